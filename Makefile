@@ -1,0 +1,42 @@
+# `make` lists what can be made.  Everything is installed into .venv beside this file, nothing elsewhere.
+
+PYTHON ?= python3
+PYTEST_ARGS ?= -n 2
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+.NOTPARALLEL:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+demo: $(VENV)/.installed-plot ## fit a model to a few images and draw the maps
+	$(RUN) examples/demo.py
+
+test: lint ## lint, then run the tests (PYTEST_ARGS='-n 2' by default)
+	$(RUN) -P -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev ## check style, format and types
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+
+clean: ## remove .venv and everything that was built
+	rm -rf $(VENV) build dist *.egg-info htmlcov .coverage .coverage.*
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Both installations are editable: they share .venv, so that a copied package of one would hide
+# later changes of the checkout from the other.
+$(VENV)/.installed-%: setup.cfg pyproject.toml | $(VENV)/bin/pip
+	@echo 'Installing nipype_blm[$*] into $(VENV); the first time takes a few minutes.'
+	$(PIP) install --quiet --editable '.[$*]'
+	@touch $@
+
+# bin/pip is the last file that venv writes; bin/python stays behind when venv fails.
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,140 @@
+"""``blm CONFIG.yml``: check a configuration, run the workflow, say what came out."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Before NumPy is imported: its own threads would compete with ours.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+os.environ.setdefault("NIPYPE_NO_ET", "1")
+
+from nipype_blm import __version__
+from nipype_blm.errors import InputError
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+WORKFLOW = "blm_wf"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    arguments = _make_parser().parse_args(argv)
+    try:
+        config = load_config(arguments.config)
+        for notice in config.notices:
+            _say(f"notice: {notice}")
+        return _check(config) if arguments.check else _run(config, arguments)
+    except InputError as error:
+        for problem in error.problems:
+            _say(f"error: {problem}")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        _say("Interrupted. The same command goes on from where it was.")
+        return INTERRUPTED
+    except OSError as error:
+        _say(f"error: {error}")
+        return FAILED
+
+
+def load_config(path: Path) -> Any:
+    """Read and check a configuration file."""
+    from nipype_blm.io.tables import read_yaml
+    from nipype_blm.model.config import parse_config
+
+    path = path.absolute()
+    return parse_config(read_yaml(path), base=path.parent)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Help(argparse.Action):
+    """Prints help with every field; the fields are only imported for that."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show this message and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from nipype_blm.cli.fields import describe_fields
+
+        parser.epilog = describe_fields()
+        parser.print_help()
+        parser.exit()
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="blm",
+        add_help=False,
+        description="Fit one linear model at every voxel of many images.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG.yml", help="configuration file")
+    parser.add_argument("-h", "--help", action=_Help)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="check the configuration and the headers of all images, and fit nothing",
+    )
+    parser.add_argument(
+        "--clean",
+        action="store_true",
+        help="remove the intermediate files when the run has ended well",
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress and no summary")
+    parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
+    return parser
+
+
+def _check(config: Any) -> int:
+    from nipype_blm.stages.plan import prepare_run
+
+    run = prepare_run(config)
+    plan, spec = run.plan, run.spec
+    print(
+        f"{spec.n_obs} images, {spec.n_params} columns of X, {spec.n_voxels} voxels, "
+        f"{len(config.contrasts)} contrasts: all good.\n"
+        f"{plan.n_batches} batches of up to {plan.images_per_batch} images, "
+        f"{plan.n_blocks} blocks of up to {plan.voxels_per_block} voxels; "
+        f"up to {(plan.disk_bytes + plan.map_bytes) / 1e9:.2f} GB of disk."
+    )
+    return OK
+
+
+def _run(config: Any, arguments: argparse.Namespace) -> int:
+    from nipype_blm.cli.progress import ProgressBar
+    from nipype_blm.cli.run import find_input_error, run_workflow
+    from nipype_blm.stages.plan import prepare_run
+
+    run = prepare_run(config)
+    quiet = arguments.quiet or config.sim
+    totals = {"images": run.spec.n_obs, "voxels": run.spec.n_voxels}
+    work_dir = config.work_folder
+    try:
+        with ProgressBar(totals, quiet=quiet):
+            run_workflow(config, WORKFLOW)
+    except Exception as error:
+        problems = find_input_error(error)
+        if problems:
+            raise InputError(problems) from error
+        _say(f"error: {error}\nThe run failed; logs and crash files are in {work_dir}.")
+        return FAILED
+    if arguments.clean:
+        for name in (WORKFLOW, "logs"):
+            shutil.rmtree(work_dir / name, ignore_errors=True)
+        if not any(work_dir.iterdir()):
+            work_dir.rmdir()
+    if not quiet:
+        from nipype_blm.report.summary import summarise_run
+
+        print(summarise_run(config.outdir))
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Describe every field of a configuration file for ``blm --help``."""
+
+import textwrap
+from typing import Any
+
+from pydantic import BaseModel
+
+from nipype_blm.model.config import BlmConfig, MissingnessRules
+
+_WITHOUT_EFFECT = "Accepted without effect."
+
+
+def describe_fields() -> str:
+    """Return the text that explains all fields."""
+    fields = BlmConfig.model_fields
+    mandatory = {name: info for name, info in fields.items() if info.is_required()}
+    optional = {
+        name: info
+        for name, info in fields.items()
+        if not info.is_required() and info.description != _WITHOUT_EFFECT
+    }
+    ignored = [name for name, info in fields.items() if info.description == _WITHOUT_EFFECT]
+    return "\n".join(
+        [
+            "mandatory fields of CONFIG.yml:",
+            *_describe(mandatory),
+            "",
+            "optional fields:",
+            *_describe(optional),
+            "",
+            f"accepted without effect: {', '.join(ignored)}",
+            "",
+            "Relative paths are resolved against the file that names them.",
+            "Exit codes: 0 done, 1 the run failed, 2 bad input.",
+        ]
+    )
+
+
+def _describe(fields: dict[str, Any], indent: int = 2) -> list[str]:
+    lines = []
+    for name, info in fields.items():
+        first = f"{' ' * indent}{name}"
+        lines += textwrap.wrap(
+            info.description or "",
+            width=88,
+            initial_indent=f"{first:<21} ",
+            subsequent_indent=" " * 22,
+        )
+        if name == "Missingness":
+            nested: type[BaseModel] = MissingnessRules
+            lines += _describe(dict(nested.model_fields), indent + 2)
+    return lines

@@ -1,0 +1,69 @@
+"""Run the workflow of a configuration on this machine."""
+
+import os
+import re
+from typing import Any
+
+from nipype import config as nipype_config
+from nipype import logging as nipype_logging
+
+from nipype_blm.interfaces.base import GIB, traits_from_config
+from nipype_blm.model.config import BlmConfig
+from nipype_blm.workflows.blm import INPUTS, init_blm_wf
+
+
+def count_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def run_workflow(config: BlmConfig, name: str) -> None:
+    """Run a configuration with Nipype's Linear plugin, in its working folder."""
+    given = traits_from_config(config)
+    inputs = {field: given.pop(field) for field in INPUTS if field in given}
+    recorded = config.to_yaml_dict()
+    given["options"] = {
+        field: recorded[field]
+        for field in ("outdir", "work_dir", "clusterType", "numNodes", "sim")
+        if field in recorded
+    }
+    cores = count_cores()
+    given["max_mem_gb"] = config.MAXMEM / GIB
+    workflow = init_blm_wf(
+        out_dir=config.outdir, n_procs=min(config.numNodes or cores, cores), name=name, **given
+    )
+    for field, value in inputs.items():
+        setattr(workflow.inputs.inputnode, field, value)
+    config.work_folder.mkdir(parents=True, exist_ok=True)
+    workflow.base_dir = str(config.work_folder)
+    _quieten(config)
+    workflow.run(plugin="Linear")
+
+
+def _quieten(config: BlmConfig) -> None:
+    """Send Nipype's messages to a file in the working folder."""
+    logs = config.work_folder / "logs"
+    logs.mkdir(exist_ok=True)
+    nipype_config.update_config(
+        {
+            "logging": {"log_to_file": "true", "log_directory": str(logs)},
+            "execution": {"crashdump_dir": str(logs), "stop_on_first_crash": "true"},
+        }
+    )
+    nipype_logging.update_logging(nipype_config)
+    for logger in nipype_logging.loggers.values():
+        for handler in logger.handlers:
+            if type(handler).__name__ == "StreamHandler":
+                handler.setLevel("CRITICAL")
+    root = nipype_logging._logger
+    for handler in root.handlers:
+        if type(handler).__name__ == "StreamHandler":
+            handler.setLevel("CRITICAL")
+
+
+def find_input_error(error: BaseException) -> list[str]:
+    """Return the problems of an InputError that a node reported as text."""
+    found = re.search(r"nipype_blm\.errors\.InputError: (.*?)\s*\Z", str(error), re.DOTALL)
+    return [line.strip() for line in found.group(1).splitlines()] if found else []
+
+

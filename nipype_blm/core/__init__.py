@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: products, least squares, contrasts, tails."""

@@ -1,0 +1,155 @@
+"""Small dense linear algebra: the QR of a design, packed Cholesky factors inside kernels.
+
+A symmetric matrix of one voxel is *packed*: its lower triangle row by row,
+``a[i * (i + 1) // 2 + j]`` for ``i >= j``.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core._jit import inline
+
+FloatArray = NDArray[np.float64]
+
+# A column whose squared distance from the columns before it is below this fraction of its
+# squared length depends on them: Q'Q of the observations present is known to ~1e-14.
+RANK_TOLERANCE = 1e-10
+
+
+def packed_size(n: int) -> int:
+    """Return the number of entries of the lower triangle of an n by n matrix."""
+    return n * (n + 1) // 2
+
+
+class DesignFactor(NamedTuple):
+    """The QR factorisation of a design, and how a constant enters it.
+
+    With ``X = Q R``, a constant image of height 1 is written as ``s = X c``: exactly ones
+    where a combination of the columns of X is constant, else the projection of ones.
+    Subtracting a multiple of s from y changes no residual and moves beta along c.
+    """
+
+    Q: FloatArray  # (n_obs, n_params), orthonormal columns
+    R: FloatArray  # (n_params, n_params), upper triangular
+    constant: FloatArray  # (n_params,), c
+    shift: FloatArray  # (n_obs,), s = X c
+
+
+def factorise_design(X: FloatArray) -> DesignFactor:
+    """Compute the QR factorisation of a design of full column rank.
+
+    Parameters
+    ----------
+    X : array of shape (n_obs, n_params)
+        Design matrix, without missing values.
+    """
+    Q, R = np.linalg.qr(X)
+    constant, shift = _express_constant(X)
+    return DesignFactor(np.ascontiguousarray(Q), np.ascontiguousarray(R), constant, shift)
+
+
+def _express_constant(X: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return c and s = X c, as close to ones as the columns of X allow."""
+    n_obs, n_params = X.shape
+    is_constant = (X == X[0]).all(axis=0) & (X[0] != 0)
+    if is_constant.any():
+        c = np.zeros(n_params)
+        c[np.argmax(is_constant)] = 1 / X[0, np.argmax(is_constant)]
+        return c, np.ones(n_obs)
+    c = np.linalg.lstsq(X, np.ones(n_obs), rcond=None)[0]
+    # Rounding noise in c times a large voxel mean would spoil the other coefficients.
+    c[np.abs(c) * np.abs(X).max(axis=0) < 1e-12] = 0.0
+    rounded = np.round(c)
+    c = np.where(np.abs(c - rounded) < 1e-12, rounded, c)
+    fitted = X @ c
+    return c, np.ones(n_obs) if np.abs(fitted - 1).max() < 1e-12 else fitted
+
+
+def find_dependent_columns(X: FloatArray) -> list[tuple[int, list[int]]]:
+    """Return each column of X that depends on others, with the columns it is made of.
+
+    Columns are taken from left to right and compared at unit length, so that units do not
+    matter; ``numpy.linalg.matrix_rank``'s tolerance decides.
+
+    Returns
+    -------
+    list of (int, list of int)
+        A column and the earlier independent columns that make it; ``[]`` for a zero column.
+    """
+    n_obs, n_params = X.shape
+    lengths = np.linalg.norm(X, axis=0)
+    scaled = X / np.where(lengths > 0, lengths, 1.0)
+    tolerance = max(n_obs, n_params) * np.finfo(float).eps
+    independent: list[int] = []
+    dependent: list[tuple[int, list[int]]] = []
+    Q = np.empty((n_obs, 0))
+    for column in range(n_params):
+        residual = scaled[:, column]
+        for _ in range(2):  # twice is enough (Kahan): orthogonal to working precision
+            residual = residual - Q @ (Q.T @ residual)
+        distance = np.linalg.norm(residual)
+        if distance > tolerance and Q.shape[1] < n_obs:
+            Q = np.column_stack([Q, residual / distance])
+            independent.append(column)
+            continue
+        weights = np.linalg.lstsq(scaled[:, independent], scaled[:, column], rcond=None)[0]
+        dependent.append(
+            (column, [i for i, w in zip(independent, weights, strict=True) if abs(w) > 1e-6])
+        )
+    return dependent
+
+
+@inline
+def cholesky_packed(a: Any, n: int, tolerance: float) -> bool:
+    """Replace packed `a` by its Cholesky factor; False where a pivot vanishes."""
+    row = 0
+    for i in range(n):
+        diagonal = a[row + i]
+        column = 0
+        for j in range(i + 1):
+            x = a[row + j]
+            for k in range(j):
+                x -= a[row + k] * a[column + k]
+            if i == j:
+                if not x > tolerance * diagonal:
+                    return False
+                a[row + i] = np.sqrt(x)
+            else:
+                a[row + j] = x / a[column + j]
+            column += j + 1
+        row += i + 1
+    return True
+
+
+@inline
+def solve_lower_packed(factor: Any, b: Any, n: int, out: Any) -> None:
+    """Solve L out = b, L packed lower triangular."""
+    row = 0
+    for i in range(n):
+        x = b[i]
+        for k in range(i):
+            x -= factor[row + k] * out[k]
+        out[i] = x / factor[row + i]
+        row += i + 1
+
+
+@inline
+def solve_lower_transposed_packed(factor: Any, b: Any, n: int, out: Any) -> None:
+    """Solve L' out = b, L packed lower triangular."""
+    for i in range(n - 1, -1, -1):
+        x = b[i]
+        for k in range(i + 1, n):
+            x -= factor[k * (k + 1) // 2 + i] * out[k]
+        out[i] = x / factor[i * (i + 1) // 2 + i]
+
+
+@inline
+def solve_upper(R: Any, b: Any, n: int, out: Any) -> None:
+    """Solve R out = b, R square upper triangular."""
+    for i in range(n - 1, -1, -1):
+        x = b[i]
+        for k in range(i + 1, n):
+            x -= R[i, k] * out[k]
+        out[i] = x / R[i, i]

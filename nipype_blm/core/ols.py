@@ -1,0 +1,390 @@
+"""Ordinary least squares at every voxel of a block, from the products of its batches."""
+
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core._jit import inline, kernel
+from nipype_blm.core.linalg import (
+    RANK_TOLERANCE,
+    DesignFactor,
+    FloatArray,
+    cholesky_packed,
+    packed_size,
+    solve_lower_packed,
+    solve_lower_transposed_packed,
+    solve_upper,
+)
+from nipype_blm.core.products import Products, count_bits, run_split
+from nipype_blm.core.status import VoxelStatus, is_fitted
+
+# RSS below this fraction of y'y (after the shift) is rounding error of the sums.
+ZERO_VARIANCE = 1e-13
+# ... and below this one, rounding has reached the ninth digit of RSS.
+IMPRECISE = 1e-6
+
+
+class Estimates(NamedTuple):
+    """Least-squares estimates of a block of voxels.
+
+    `status` and `n_obs` cover the block; everything else only its fitted voxels.
+    """
+
+    status: NDArray[np.uint8]  # (n_voxels,), VoxelStatus
+    n_obs: NDArray[np.int32]  # (n_voxels,)
+    beta: FloatArray  # (n_params, n_fitted), units of the images per unit of X
+    resms: FloatArray  # (n_fitted,), RSS / (n_obs - n_params)
+    llh: FloatArray  # (n_fitted,), maximised log-likelihood
+    slot: NDArray[np.int32]  # (n_fitted,), row of `factor`; -1 where no image is missing
+    factor: FloatArray  # (n_slots, packed), Cholesky factor of Q'Q of the rows present
+    cov: FloatArray  # (packed, n_fitted), covariance of beta; no row unless asked for
+
+    @property
+    def dof(self) -> NDArray[np.int32]:
+        """Residual degrees of freedom n_obs - n_params at the fitted voxels."""
+        fitted = self.n_obs[is_fitted(self.status)]
+        return np.asarray(fitted - len(self.beta), np.int32)
+
+
+class _Totals(NamedTuple):
+    """Products of all batches at the candidate voxels of a block."""
+
+    reference: FloatArray
+    QtY: FloatArray
+    YtY: FloatArray
+    seen: NDArray[np.int32]  # observations merged so far
+    slot: NDArray[np.int32]
+    gram: FloatArray  # (n_slots, packed): Q'Q of the observations present
+
+
+def fit_ols(
+    n_obs: NDArray[np.int32],
+    batches: Iterable[tuple[slice, Products]],
+    design: DesignFactor,
+    minimum_n: int,
+    allowed: NDArray[np.bool_] | None = None,
+    with_cov: bool = False,
+    n_threads: int = 1,
+    pool: Executor | None = None,
+) -> Estimates:
+    """Fit y = X beta + e at every voxel of a block.
+
+    Parameters
+    ----------
+    n_obs : array of shape (n_voxels,)
+        Observations present at each voxel, over all batches.
+    batches : iterable of (slice, Products)
+        The rows of each batch, and its products in this block; taken one at a time.
+    design : DesignFactor
+        X = QR and the direction of a constant.
+    minimum_n : int
+        Voxels with fewer observations are dropped (besides those with n_obs <= p + 1).
+    allowed : bool array of shape (n_voxels,), optional
+        False drops a voxel (post-analysis mask).
+    with_cov : bool
+        Whether to compute the covariance of beta.
+    n_threads, pool
+        Threads, and the executor that has them.
+
+    Returns
+    -------
+    Estimates
+
+    Notes
+    -----
+    With the Cholesky factor Q_v'Q_v = L L' of the rows present at voxel v, z = L^-1 Q_v'y
+    gives RSS = y'y - z'z, and beta = R^-1 L'^-1 z + reference c.  The log-likelihood is
+    the Gaussian one at the ML variance RSS / n.
+    """
+    n_params = design.R.shape[0]
+    status = _screen(n_obs, n_params, minimum_n, allowed)
+    candidates = np.flatnonzero(status == VoxelStatus.FITTED)
+    totals = _merge(n_obs[candidates], candidates, batches, design, n_threads, pool)
+    n = candidates.size
+    beta, resms, llh = np.empty((n_params, n)), np.empty(n), np.empty(n)
+    outcome = np.full(n, VoxelStatus.FITTED, np.uint8)
+
+    def fit(start: int, stop: int) -> None:
+        part = slice(start, stop)
+        _fit(
+            totals.QtY[:, part],
+            totals.YtY[part],
+            totals.seen[part],
+            totals.reference[part],
+            totals.slot[part],
+            totals.gram,
+            design.R,
+            design.constant,
+            beta[:, part],
+            resms[part],
+            llh[part],
+            outcome[part],
+        )
+
+    run_split(fit, n, n_threads, pool)
+    status[candidates] = outcome
+    keep = is_fitted(outcome)
+    slot = totals.slot
+    if not keep.all():
+        beta, resms, llh, slot = beta[:, keep], resms[keep], llh[keep], slot[keep]
+    cov = np.empty((packed_size(n_params) if with_cov else 0, resms.size))
+    if with_cov:
+        R_inverse = np.ascontiguousarray(_invert_upper(design.R))
+        run_split(
+            lambda a, b: _covariance(slot[a:b], totals.gram, R_inverse, resms[a:b], cov[:, a:b]),
+            resms.size,
+            n_threads,
+            pool,
+        )
+    return Estimates(status, n_obs, beta, resms, llh, slot, totals.gram, cov)
+
+
+def _screen(
+    n_obs: NDArray[np.int32],
+    n_params: int,
+    minimum_n: int,
+    allowed: NDArray[np.bool_] | None,
+) -> NDArray[np.uint8]:
+    """Return the status of each voxel before fitting; FITTED marks the candidates."""
+    status = np.full(n_obs.size, VoxelStatus.FITTED, np.uint8)
+    if allowed is not None:
+        status[~allowed] = VoxelStatus.MASKED_AFTER
+    status[n_obs <= n_params + 1] = VoxelStatus.TOO_FEW
+    status[n_obs < minimum_n] = VoxelStatus.BELOW_MINIMUM
+    status[n_obs == 0] = VoxelStatus.NO_DATA
+    return status
+
+
+def _merge(
+    n_obs: NDArray[np.int32],
+    candidates: NDArray[np.intp],
+    batches: Iterable[tuple[slice, Products]],
+    design: DesignFactor,
+    n_threads: int,
+    pool: Executor | None,
+) -> _Totals:
+    """Add the products of all batches at the candidate voxels.
+
+    Notes
+    -----
+    Each batch has its own reference.  With d the difference of the references and
+    s = Q w, moving a batch to the first reference adds d Q's to Q'y and
+    2 d s'y + d^2 s's to y'y: all known from Q'y and Q'Q of the rows present.
+    """
+    n, n_params = n_obs.size, design.R.shape[0]
+    ring = n_obs < len(design.Q)
+    slot = np.where(ring, np.cumsum(ring) - 1, -1).astype(np.int32)
+    totals = _Totals(
+        np.zeros(n),
+        np.zeros((n_params, n)),
+        np.zeros(n),
+        np.zeros(n, np.int32),
+        slot,
+        np.zeros((int(ring.sum()), packed_size(n_params))),
+    )
+    direction = design.R @ design.constant
+    for rows, products in batches:
+        Q = np.ascontiguousarray(design.Q[rows])
+        gram = (Q.T @ Q)[np.tril_indices(n_params)]
+
+        def merge(
+            start: int,
+            stop: int,
+            products: Products = products,
+            Q: FloatArray = Q,
+            gram: FloatArray = gram,
+        ) -> None:
+            part = slice(start, stop)
+            _merge_batch(
+                candidates[part],
+                *products,
+                Q,
+                gram,
+                direction,
+                totals.reference[part],
+                totals.QtY[:, part],
+                totals.YtY[part],
+                totals.seen[part],
+                totals.slot[part],
+                totals.gram,
+            )
+
+        run_split(merge, n, n_threads, pool)
+    return totals
+
+
+@inline
+def _present_gram(presence: Any, v: int, n_present: int, Q: Any, gram: Any, out: Any) -> None:
+    """Compute packed Q'Q of the rows present, from whichever rows are fewer."""
+    n_obs, n_params = Q.shape
+    from_missing = 2 * n_present > n_obs
+    for j in range(out.size):
+        out[j] = gram[j] if from_missing else 0.0
+    sign = -1.0 if from_missing else 1.0
+    for w in range(presence.shape[0]):
+        n_bits = min(32, n_obs - 32 * w)
+        bits = np.uint64(presence[w, v])
+        if from_missing:
+            bits = ~bits & ((np.uint64(1) << np.uint64(n_bits)) - np.uint64(1))
+        while bits != np.uint64(0):
+            lowest = bits & (~bits + np.uint64(1))
+            q = Q[32 * w + count_bits(lowest - np.uint64(1))]
+            bits ^= lowest
+            position = 0
+            for a in range(n_params):
+                x = sign * q[a]
+                for b in range(a + 1):
+                    out[position + b] += x * q[b]
+                position += a + 1
+
+
+@kernel
+def _merge_batch(
+    voxels: Any,
+    reference: Any,
+    QtY: Any,
+    YtY: Any,
+    n_obs: Any,
+    presence: Any,
+    Q: Any,
+    full_gram: Any,
+    direction: Any,
+    total_reference: Any,
+    total_QtY: Any,
+    total_YtY: Any,
+    seen: Any,
+    slot: Any,
+    total_gram: Any,
+) -> None:
+    """Add one batch to the totals at `voxels` (positions in the block)."""
+    n_rows, n_params = Q.shape
+    gram = np.empty(full_gram.size)
+    shifted = np.empty(n_params)
+    for j in range(voxels.size):
+        v = voxels[j]
+        n = n_obs[v]
+        if n == 0:
+            continue
+        if slot[j] >= 0:
+            if n == n_rows:
+                gram[:] = full_gram
+            else:
+                _present_gram(presence, v, n, Q, full_gram, gram)
+            row = total_gram[slot[j]]
+            for i in range(gram.size):
+                row[i] += gram[i]
+        else:
+            gram[:] = full_gram
+        if seen[j] == 0:
+            total_reference[j] = reference[v]
+        seen[j] += n
+        d = reference[v] - total_reference[j]
+        squares = YtY[v]
+        if d == 0:
+            for a in range(n_params):
+                total_QtY[a, j] += QtY[a, v]
+        else:
+            for a in range(n_params):
+                shifted[a] = 0.0
+            position = 0
+            for a in range(n_params):
+                for b in range(a):
+                    shifted[a] += gram[position + b] * direction[b]
+                    shifted[b] += gram[position + b] * direction[a]
+                shifted[a] += gram[position + a] * direction[a]
+                position += a + 1
+            for a in range(n_params):
+                squares += d * direction[a] * (2 * QtY[a, v] + d * shifted[a])
+                total_QtY[a, j] += QtY[a, v] + d * shifted[a]
+        total_YtY[j] += squares
+
+
+@kernel
+def _fit(
+    QtY: Any,
+    YtY: Any,
+    n_obs: Any,
+    reference: Any,
+    slot: Any,
+    gram: Any,
+    R: Any,
+    constant: Any,
+    beta: Any,
+    resms: Any,
+    llh: Any,
+    status: Any,
+) -> None:
+    """Solve for the estimates; `gram` becomes its Cholesky factor."""
+    n_params = R.shape[0]
+    z = np.empty(n_params)
+    gamma = np.empty(n_params)
+    b = np.empty(n_params)
+    for j in range(YtY.size):
+        for a in range(n_params):
+            z[a] = QtY[a, j]
+            gamma[a] = z[a]
+        if slot[j] >= 0:
+            L = gram[slot[j]]
+            if not cholesky_packed(L, n_params, RANK_TOLERANCE):
+                status[j] = VoxelStatus.RANK_DEFICIENT
+                continue
+            solve_lower_packed(L, gamma, n_params, z)
+            solve_lower_transposed_packed(L, z, n_params, gamma)
+        rss = YtY[j]
+        for a in range(n_params):
+            rss -= z[a] * z[a]
+        if not rss > ZERO_VARIANCE * YtY[j]:
+            status[j] = VoxelStatus.ZERO_VARIANCE
+            continue
+        if rss < IMPRECISE * YtY[j]:
+            status[j] = VoxelStatus.FITTED_IMPRECISE
+        solve_upper(R, gamma, n_params, b)
+        for a in range(n_params):
+            beta[a, j] = b[a] + reference[j] * constant[a]
+        n = n_obs[j]
+        resms[j] = rss / (n - n_params)
+        llh[j] = -0.5 * n * (np.log(rss / n) + np.log(2 * np.pi) + 1)
+
+
+def _invert_upper(R: FloatArray) -> FloatArray:
+    """Return the inverse of an upper triangular matrix."""
+    # Row scaling by the diagonal first: columns of X may differ by many powers of ten.
+    scale = np.diag(R)
+    return np.triu(np.linalg.inv(R / scale[:, None])) / scale
+
+
+@kernel
+def _covariance(slot: Any, factor: Any, R_inverse: Any, resms: Any, out: Any) -> None:
+    """Compute packed resms R^-1 (L L')^-1 R^-1' at each voxel."""
+    n_params = R_inverse.shape[0]
+    U = np.zeros((n_params, n_params))
+    shared = np.empty(out.shape[0])
+    column = np.empty(n_params)
+    for j in range(-1, slot.size):
+        is_ring = j >= 0 and slot[j] >= 0
+        if j < 0 or is_ring:
+            for i in range(n_params):  # row i of R^-1 gives column i of L^-1 R^-1'
+                if is_ring:
+                    solve_lower_packed(factor[slot[j]], R_inverse[i], n_params, column)
+                    for k in range(n_params):
+                        U[i, k] = column[k]
+                else:
+                    for k in range(n_params):
+                        U[i, k] = R_inverse[i, k]
+        position = 0
+        for a in range(n_params):
+            for b in range(a + 1):
+                if j < 0 or is_ring:
+                    x = 0.0
+                    for k in range(n_params):
+                        x += U[a, k] * U[b, k]
+                else:
+                    x = shared[position]
+                if j < 0:
+                    shared[position] = x
+                else:
+                    out[position, j] = x * resms[j]
+                position += 1

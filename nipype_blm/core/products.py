@@ -1,0 +1,248 @@
+"""Sufficient statistics for least squares at every voxel, from one pass over the images.
+
+With X = QR, y shifted by the voxel's first value and missing rows left out, a batch of
+observations is reduced to Q'y, y'y and one bit per observation (present or not).
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core._jit import inline, kernel
+from nipype_blm.core.linalg import FloatArray
+
+TILE = 256  # voxels whose partial sums stay in the first-level cache
+WORD = 32  # observations in one word of presence bits
+
+
+class Products(NamedTuple):
+    """Products of one batch of observations, at every voxel.
+
+    A voxel without any observation in the batch has 0 everywhere.
+    """
+
+    reference: FloatArray  # (n_voxels,), subtracted from y: the first value, times s
+    QtY: FloatArray  # (n_params, n_voxels), Q'(y - reference s)
+    YtY: FloatArray  # (n_voxels,), squared length of y - reference s
+    n_obs: NDArray[np.int32]  # (n_voxels,), observations present
+    presence: NDArray[np.uint32]  # (n_words, n_voxels), bit i % 32 of word i // 32
+
+
+class ProductAccumulator:
+    """Adds chunks of observations to the products of one batch.
+
+    Parameters
+    ----------
+    Q : array of shape (n_obs, n_params)
+        The rows of Q that belong to this batch.
+    shift : array of shape (n_obs,)
+        s = X c of `DesignFactor`, for the same rows.
+    n_voxels : int
+
+    Notes
+    -----
+    The work is split over ranges of voxels, never over observations, so that the sums are
+    bitwise the same for any number of threads.
+    """
+
+    def __init__(self, Q: FloatArray, shift: FloatArray, n_voxels: int) -> None:
+        n_obs, n_params = Q.shape
+        self._Qt = np.ascontiguousarray(Q.T)
+        self._shift = np.ascontiguousarray(shift)
+        self._row = 0
+        self.reference = np.full(n_voxels, np.nan)
+        self.QtY = np.zeros((n_params, n_voxels))
+        self.YtY = np.zeros(n_voxels)
+        self.presence = np.zeros((-(-n_obs // WORD), n_voxels), np.uint32)
+
+    def tasks(
+        self, values: NDArray[Any], n_missing: NDArray[np.int64], n_tasks: int
+    ) -> list[Callable[[], None]]:
+        """Return functions, safe to run at once, that together add the next observations.
+
+        Parameters
+        ----------
+        values : float array of shape (n_rows, n_voxels)
+            NaN where missing.  The rows continue in the order of Q and may not cross a
+            word of 32 observations.
+        n_missing : integer array of shape (n_rows,)
+            Missing values of each row.
+        """
+        n_rows, n_voxels = values.shape
+        rows = slice(self._row, self._row + n_rows)
+        word, bit = divmod(self._row, WORD)
+        if bit + n_rows > WORD:
+            raise ValueError(f"{n_rows} rows after row {self._row} cross a word boundary.")
+        Qt = np.ascontiguousarray(self._Qt[:, rows])
+        shift = self._shift[rows]
+        self._row += n_rows
+
+        def add(start: int, stop: int) -> None:
+            _accumulate(
+                values,
+                n_missing,
+                Qt,
+                shift,
+                self.reference[start:stop],
+                self.QtY[:, start:stop],
+                self.YtY[start:stop],
+                self.presence[word, start:stop],
+                bit,
+                start,
+            )
+
+        edges = split_voxels(n_voxels, n_tasks)
+        return [lambda a=a, b=b: add(a, b) for a, b in edges]
+
+    def finish(self) -> Products:
+        """Return the products of the observations added so far."""
+        np.nan_to_num(self.reference, copy=False)
+        n_obs = np.zeros(self.YtY.size, np.int32)
+        _count_presence(self.presence, n_obs)
+        return Products(self.reference, self.QtY, self.YtY, n_obs, self.presence)
+
+
+def split_voxels(n_voxels: int, n_parts: int) -> list[tuple[int, int]]:
+    """Split 0 ... n_voxels into at most `n_parts` ranges of whole tiles."""
+    n_tiles = -(-n_voxels // TILE)
+    edges = [min(round(i * n_tiles / n_parts) * TILE, n_voxels) for i in range(n_parts + 1)]
+    return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+
+
+def run_split(
+    function: Callable[[int, int], Any], n_voxels: int, n_threads: int, pool: Executor | None
+) -> None:
+    """Call function(start, stop) on ranges of voxels, in threads where there are several."""
+    ranges = split_voxels(n_voxels, n_threads)
+    if pool is None or len(ranges) < 2:
+        for start, stop in ranges:
+            function(start, stop)
+        return
+    for future in [pool.submit(function, start, stop) for start, stop in ranges]:
+        future.result()
+
+
+@inline
+def count_bits(word: Any) -> int:
+    """Return the number of set bits of the low 32 bits of an unsigned 64-bit word."""
+    x = word - ((word >> np.uint64(1)) & np.uint64(0x55555555))
+    x = (x & np.uint64(0x33333333)) + ((x >> np.uint64(2)) & np.uint64(0x33333333))
+    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F)
+    return np.int64(((x * np.uint64(0x01010101)) >> np.uint64(24)) & np.uint64(0xFF))
+
+
+@kernel
+def _count_presence(presence: Any, out: Any) -> None:
+    for w in range(presence.shape[0]):
+        words = presence[w]
+        for v in range(words.size):
+            out[v] += np.int32(count_bits(np.uint64(words[v])))
+
+
+@inline
+def _shift_row(y: Any, reference: Any, shift: float, n_missing: int, out: Any) -> None:
+    """Write y - reference * shift to `out`; 0 where y is missing."""
+    n = y.size
+    if n_missing == n:
+        for t in range(n):
+            out[t] = 0.0
+    elif n_missing == 0:
+        for t in range(n):
+            out[t] = np.float64(y[t]) - reference[t] * shift
+    else:
+        for t in range(n):
+            difference = np.float64(y[t]) - reference[t] * shift
+            out[t] = difference if difference == difference else 0.0
+
+
+@inline
+def _add_row_products(Qt: Any, D: Any, n: int, QtY: Any, a: int) -> None:
+    """Add Q'D of column a of Q, four observations at a time."""
+    q = Qt[a]
+    k = q.size
+    total = QtY[a]
+    i = 0
+    while i + 3 < k:
+        q0, q1, q2, q3 = q[i], q[i + 1], q[i + 2], q[i + 3]
+        d0, d1, d2, d3 = D[i], D[i + 1], D[i + 2], D[i + 3]
+        for t in range(n):
+            total[t] += (q0 * d0[t] + q1 * d1[t]) + (q2 * d2[t] + q3 * d3[t])
+        i += 4
+    while i < k:
+        q0 = q[i]
+        d0 = D[i]
+        for t in range(n):
+            total[t] += q0 * d0[t]
+        i += 1
+
+
+@kernel
+def _accumulate(
+    values: Any,
+    n_missing: Any,
+    Qt: Any,
+    shift: Any,
+    reference: Any,
+    QtY: Any,
+    YtY: Any,
+    words: Any,
+    bit: int,
+    first_voxel: int,
+) -> None:
+    """Add the rows of `values` from voxel `first_voxel` on to the products given."""
+    k = values.shape[0]
+    n_params = Qt.shape[0]
+    n_voxels = YtY.size
+    D = np.empty((k, TILE))
+    missing = np.empty(k, np.int64)
+    all_present = np.uint32((np.uint64(1) << np.uint64(k)) - np.uint64(1)) << np.uint32(bit)
+    for start in range(0, n_voxels, TILE):
+        stop = min(start + TILE, n_voxels)
+        n = stop - start
+        ref = reference[start:stop]
+        without_reference = 0
+        for t in range(n):
+            without_reference += ref[t] != ref[t]
+        n_missing_tile = 0
+        for i in range(k):
+            y = values[i, first_voxel + start : first_voxel + stop]
+            m = 0
+            if n_missing[i] > 0:
+                for t in range(n):
+                    m += y[t] != y[t]
+            missing[i] = m
+            n_missing_tile += m
+            if without_reference > 0 and m < n:
+                without_reference = 0
+                for t in range(n):
+                    if ref[t] != ref[t]:
+                        ref[t] = y[t]
+                    without_reference += ref[t] != ref[t]
+            _shift_row(y, ref, shift[i], m, D[i, :n])
+        word = words[start:stop]
+        if n_missing_tile == 0:
+            for t in range(n):
+                word[t] |= all_present
+        elif n_missing_tile == n * k:
+            continue
+        else:
+            for i in range(k):
+                y = values[i, first_voxel + start : first_voxel + stop]
+                one = np.uint32(1) << np.uint32(bit + i)
+                if missing[i] == 0:
+                    for t in range(n):
+                        word[t] |= one
+                elif missing[i] < n:
+                    for t in range(n):
+                        word[t] |= one if y[t] == y[t] else np.uint32(0)
+        total = YtY[start:stop]
+        for i in range(k):
+            d = D[i]
+            for t in range(n):
+                total[t] += d[t] * d[t]
+        tile_products = QtY[:, start:stop]
+        for a in range(n_params):
+            _add_row_products(Qt, D, n, tile_products, a)

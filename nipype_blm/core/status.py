@@ -1,0 +1,50 @@
+"""What happened at each voxel: one enumeration for every model."""
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class VoxelStatus(IntEnum):
+    """Value of the ``*_vox_status`` map; values below 10 are in the result's mask."""
+
+    OUTSIDE = 0
+    FITTED = 1
+    FITTED_IMPRECISE = 2
+    NO_DATA = 10
+    BELOW_MINIMUM = 11
+    TOO_FEW = 12
+    RANK_DEFICIENT = 13
+    ZERO_VARIANCE = 14
+    MASKED_AFTER = 15
+
+    @property
+    def meaning(self) -> str:
+        """One sentence for tables and sidecars."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    VoxelStatus.OUTSIDE: "outside the analysis mask",
+    VoxelStatus.FITTED: "fitted",
+    VoxelStatus.FITTED_IMPRECISE: (
+        "fitted; the residuals are below 1e-6 of the sum of squares, so the residual "
+        "variance has fewer than 9 digits"
+    ),
+    VoxelStatus.NO_DATA: "dropped: no image has data here",
+    VoxelStatus.BELOW_MINIMUM: "dropped: fewer images than MinN or MinPercent ask for",
+    VoxelStatus.TOO_FEW: "dropped: no more images than columns of X plus one",
+    VoxelStatus.RANK_DEFICIENT: (
+        "dropped: the rows of X of the images present here are rank-deficient"
+    ),
+    VoxelStatus.ZERO_VARIANCE: "dropped: no residual variance (constant or fitted exactly)",
+    VoxelStatus.MASKED_AFTER: "dropped: outside the mask given as Missingness.Masking",
+}
+
+FIRST_DROPPED = 10
+
+
+def is_fitted(status: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return True where a voxel is in the result's mask."""
+    return (status > VoxelStatus.OUTSIDE) & (status < FIRST_DROPPED)

@@ -1,0 +1,189 @@
+"""What all interfaces share: the traits of a model and of its maps, and the references."""
+
+from pathlib import Path
+from typing import Any
+
+from nipype.external.due import BibTeX
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    Directory,
+    File,
+    InputMultiObject,
+    LibraryBaseInterface,
+    OutputMultiObject,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from nipype_blm.model.config import BlmConfig, parse_config
+from nipype_blm.stages.assemble import AssembledMaps
+
+GIB = 2**30
+
+_BLM_REFERENCE = BibTeX(
+    "@misc{blm, author={Maullin-Sapey, Thomas and Nichols, Thomas E.},"
+    "title={{BLM}: the Big Linear Models toolbox}, year={2023},"
+    "howpublished={https://github.com/TomMaullin/BLM}}"
+)
+_BLMM_REFERENCE = BibTeX(
+    "@article{blmm, author={Maullin-Sapey, Thomas and Nichols, Thomas E.},"
+    "title={{BLMM}: Parallelised computing for big linear mixed models},"
+    "journal={NeuroImage}, volume={264}, pages={119729}, year={2022},"
+    "doi={10.1016/j.neuroimage.2022.119729}}"
+)
+
+
+class BLMInterface(LibraryBaseInterface, SimpleInterface):
+    """Base of all interfaces: version and references."""
+
+    _pkg = "nipype_blm"
+    _references = [
+        {"entry": _BLM_REFERENCE, "description": "Big Linear Models", "tags": ["method"]},
+        {"entry": _BLMM_REFERENCE, "description": "Products of batches", "tags": ["method"]},
+    ]
+
+
+class ModelInputSpec(BaseInterfaceInputSpec):
+    """A Big Linear Model, as traits."""
+
+    in_files = InputMultiObject(
+        traits.Str,
+        mandatory=True,
+        hash_files=False,
+        desc="images, one for each row of the design; or one 4D image; "
+        "or one text file that lists images",
+    )
+    design_file = File(mandatory=True, desc="design matrix: CSV, TSV or whitespace table")
+    contrasts = traits.Either(
+        traits.List(traits.Dict),
+        traits.Dict,
+        mandatory=True,
+        desc="contrasts, each with name and vector (a row for T, rows for F)",
+    )
+    mask_file = File(desc="analysis mask: inside means finite and not zero")
+    data_mask_files = InputMultiObject(
+        traits.Str, hash_files=False, desc="one mask for each image, or a text file of them"
+    )
+    data_mask_thresh = traits.Float(desc="values below this are missing")
+    min_percent = traits.Either(
+        traits.Float, traits.Str, desc='least share of the images at a voxel: 0.1 or "10%"'
+    )
+    min_n = traits.Int(desc="least number of images at a voxel")
+    post_mask_file = File(desc="voxels outside this mask leave the result")
+    zero_is_missing = traits.Bool(True, usedefault=True, desc="exact zeros are missing")
+    two_sided = traits.Bool(False, usedefault=True, desc="two-sided p-values of T contrasts")
+    minlog = traits.Float(desc="infinite -log10 p become |minlog| or -|minlog|")
+    output_cov = traits.Bool(True, usedefault=True, desc="write the covariances of beta")
+    max_mem_gb = traits.Range(
+        low=0.0, value=4.0, usedefault=True, nohash=True, desc="memory to use, in GiB"
+    )
+    images_per_batch = traits.Int(desc="images read by one node; planned if not given")
+    voxels_per_block = traits.Int(desc="voxels fitted by one node; planned if not given")
+    max_blocks = traits.Int(desc="most voxel blocks, memory permitting")
+    compress = traits.Bool(False, usedefault=True, desc="write .nii.gz instead of .nii")
+
+
+# The trait of each field of a configuration file.
+FIELD_TRAITS = {
+    "Y_files": "in_files",
+    "X": "design_file",
+    "contrasts": "contrasts",
+    "analysis_mask": "mask_file",
+    "data_mask_files": "data_mask_files",
+    "data_mask_thresh": "data_mask_thresh",
+    "zero_is_missing": "zero_is_missing",
+    "two_sided": "two_sided",
+    "minlog": "minlog",
+    "OutputCovB": "output_cov",
+    "images_per_batch": "images_per_batch",
+    "voxels_per_block": "voxels_per_block",
+    "maxnvb": "max_blocks",
+    "compress": "compress",
+}
+MISSINGNESS_TRAITS = {"MinPercent": "min_percent", "MinN": "min_n", "Masking": "post_mask_file"}
+
+
+def config_from_traits(inputs: Any, out_dir: Path, **options: Any) -> BlmConfig:
+    """Return the configuration that the traits of a model describe, checked."""
+
+    def value(trait: str) -> Any:
+        given = getattr(inputs, trait)
+        if isinstance(given, list) and trait.endswith("_files"):
+            return given[0] if len(given) == 1 else given
+        return given if isdefined(given) else None
+
+    data = {field: value(trait) for field, trait in FIELD_TRAITS.items()}
+    missingness = {field: value(trait) for field, trait in MISSINGNESS_TRAITS.items()}
+    data["Missingness"] = {k: v for k, v in missingness.items() if v is not None}
+    data["MAXMEM"] = inputs.max_mem_gb * GIB
+    return parse_config(data | {"outdir": out_dir} | options)
+
+
+def traits_from_config(config: BlmConfig) -> dict[str, Any]:
+    """Return the traits that describe a configuration."""
+    data = config.to_yaml_dict()
+    found = {trait: data[field] for field, trait in FIELD_TRAITS.items() if field in data}
+    missingness = data["Missingness"]
+    found |= {t: missingness[f] for f, t in MISSINGNESS_TRAITS.items() if f in missingness}
+    return found | {"max_mem_gb": config.MAXMEM / GIB}
+
+
+def _map(description: str) -> File:
+    return File(exists=True, desc=description)
+
+
+class MapsOutputSpec(TraitedSpec):
+    """The maps of a Big Linear Model."""
+
+    out_dir = Directory(exists=True, desc="folder of all maps and their sidecars")
+    mask_file = _map("voxels in the result")
+    blm_vox_mask = _map("voxels in the result")
+    blm_vox_status = _map("what happened at each voxel")
+    blm_vox_n = _map("images with data at each voxel")
+    blm_vox_edf = _map("residual degrees of freedom")
+    blm_vox_beta = _map("estimates, one volume for each column of the design")
+    blm_vox_resms = _map("residual mean square")
+    blm_vox_llh = _map("maximised log-likelihood")
+    blm_vox_cov = _map("covariances of the estimates, row by row")
+    blm_vox_con = _map("effects of the T contrasts")
+    blm_vox_conSE = _map("standard errors of the T contrasts")
+    blm_vox_conT = _map("T statistics")
+    blm_vox_conTlp = _map("-log10 p of the T contrasts")
+    blm_vox_conF = _map("F statistics")
+    blm_vox_conFlp = _map("-log10 p of the F contrasts")
+    blm_vox_conR2 = _map("partial R2 of the F contrasts")
+    contrast_metadata = traits.List(traits.Dict, desc="name, label and type of each contrast")
+    effect_maps = OutputMultiObject(
+        File(exists=True), desc="effect of each contrast; F: one volume for each row"
+    )
+    variance_maps = OutputMultiObject(
+        File(exists=True), desc="variance of each effect; F: covariances, row by row"
+    )
+    stat_maps = OutputMultiObject(File(exists=True), desc="T or F of each contrast")
+    zscore_maps = OutputMultiObject(
+        File(exists=True), desc="normal deviate with the same upper tail, for each contrast"
+    )
+    pvalue_maps = OutputMultiObject(File(exists=True), desc="p of each contrast")
+    dof_maps = OutputMultiObject(
+        File(exists=True), desc="error degrees of freedom of each contrast"
+    )
+    dof = traits.Int(desc="smallest error degrees of freedom in the mask")
+
+
+# Every output but the folder; a builder connects them all.
+MAP_OUTPUTS = tuple(MapsOutputSpec().copyable_trait_names())
+
+
+def maps_as_outputs(maps: AssembledMaps, out_dir: Path) -> dict[str, Any]:
+    """Return the outputs of `MapsOutputSpec`."""
+    kinds = ("effect", "variance", "stat", "zscore", "pvalue", "dof")
+    results: dict[str, Any] = {f"blm_vox_{name}": str(path) for name, path in maps.files.items()}
+    results |= {f"{kind}_maps": [str(p) for p in maps.contrast_maps[kind]] for kind in kinds}
+    return results | {
+        "out_dir": str(out_dir),
+        "mask_file": str(maps.files["mask"]),
+        "contrast_metadata": maps.contrast_metadata,
+        "dof": maps.minimum_dof,
+    }

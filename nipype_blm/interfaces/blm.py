@@ -1,0 +1,284 @@
+"""Big Linear Models: one interface for each stage, and one for the whole model."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    Directory,
+    File,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from nipype_blm.interfaces.base import (
+    BLMInterface,
+    MapsOutputSpec,
+    ModelInputSpec,
+    config_from_traits,
+    maps_as_outputs,
+)
+
+
+def _threads() -> Any:
+    return traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="threads to use")
+
+
+def _fingerprint() -> Any:
+    return traits.Str(mandatory=True, desc="fingerprint of the model and its images")
+
+
+class _PlanBLMInputSpec(ModelInputSpec):
+    plan_dir = traits.Str(
+        ".",
+        usedefault=True,
+        nohash=True,
+        desc="folder for the plan, relative to the working directory; outside of it, a file "
+        "that did not change keeps its time, and nodes that depend on it stay cached",
+    )
+    options = traits.Dict(
+        nohash=True, desc="further fields of the configuration, to be recorded in inputs.yml"
+    )
+
+
+class _PlanBLMOutputSpec(TraitedSpec):
+    model_file = File(exists=True, desc="the model without its contrasts")
+    batch_files = traits.List(File(exists=True), desc="the images of each batch")
+    contrasts_file = File(exists=True, desc="the contrasts")
+    inputs_file = File(exists=True, desc="the configuration, complete and re-runnable")
+    blocks = traits.List(traits.Int, desc="numbers of the voxel blocks")
+    fingerprint = traits.Str(desc="fingerprint of the model and its images")
+    max_threads = traits.Int(desc="most threads that fit into memory while reading")
+
+
+class PlanBLM(BLMInterface):
+    """Check a model and its images, and cut the work into batches and blocks.
+
+    Runs every time, and notes size and time of every image; what it wrote before stays as it
+    is where nothing changed.
+    """
+
+    input_spec = _PlanBLMInputSpec
+    output_spec = _PlanBLMOutputSpec
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.io.inputs import write_inputs
+        from nipype_blm.stages.plan import prepare_run, write_plan
+
+        folder = Path(runtime.cwd, self.inputs.plan_dir).resolve()
+        options = dict(self.inputs.options) if isdefined(self.inputs.options) else {}
+        out_dir = Path(options.pop("outdir", folder))
+        config = config_from_traits(self.inputs, out_dir, **options)
+        run = prepare_run(config)
+        plan = write_plan(run, folder)
+        self._results = {
+            "model_file": str(plan.model_file),
+            "batch_files": [str(path) for path in plan.batch_files],
+            "contrasts_file": str(plan.contrasts_file),
+            "inputs_file": str(write_inputs(folder / "inputs.yml", config)),
+            "blocks": plan.blocks,
+            "fingerprint": plan.fingerprint,
+            "max_threads": run.plan.threads(2**16, config.MAXMEM),
+        }
+        return runtime
+
+
+class _ComputeProductsInputSpec(BaseInterfaceInputSpec):
+    model_file = File(exists=True, mandatory=True, desc="the model without its contrasts")
+    batch_file = File(exists=True, mandatory=True, desc="the images of the batch")
+    max_threads = traits.Range(low=1, nohash=True, desc="most threads that fit into memory")
+    n_procs = _threads()
+
+
+class _ComputeProductsOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="products of the batch at every voxel")
+
+
+class ComputeProducts(BLMInterface):
+    """Read the images of a batch, once, and reduce them to products at every voxel."""
+
+    input_spec = _ComputeProductsInputSpec
+    output_spec = _ComputeProductsOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.stages.products import compute_products
+
+        n_threads = self.inputs.n_procs
+        if isdefined(self.inputs.max_threads):
+            n_threads = min(n_threads, self.inputs.max_threads)
+        out_file = Path(runtime.cwd, "products.blm")
+        compute_products(self.inputs.model_file, self.inputs.batch_file, out_file, n_threads)
+        self._results["out_file"] = str(out_file)
+        return runtime
+
+
+class _FitLeastSquaresInputSpec(BaseInterfaceInputSpec):
+    model_file = File(exists=True, mandatory=True, desc="the model without its contrasts")
+    batch_files = traits.List(File(exists=True), mandatory=True, desc="images of each batch")
+    products_files = traits.List(File(exists=True), mandatory=True, desc="products of each batch")
+    fingerprint = _fingerprint()
+    block = traits.Int(mandatory=True, desc="number of the voxel block")
+    n_procs = _threads()
+
+
+class _FitLeastSquaresOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="estimates of the block")
+
+
+class FitLeastSquares(BLMInterface):
+    """Fit the model at every voxel of a block by ordinary least squares."""
+
+    input_spec = _FitLeastSquaresInputSpec
+    output_spec = _FitLeastSquaresOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.stages.estimates import compute_estimates
+
+        out_file = Path(runtime.cwd, "estimates.blm")
+        compute_estimates(
+            self.inputs.model_file,
+            self.inputs.batch_files,
+            self.inputs.products_files,
+            self.inputs.block,
+            self.inputs.fingerprint,
+            out_file,
+            self.inputs.n_procs,
+        )
+        self._results["out_file"] = str(out_file)
+        return runtime
+
+
+class _ComputeContrastsInputSpec(BaseInterfaceInputSpec):
+    model_file = File(exists=True, mandatory=True, desc="the model without its contrasts")
+    contrasts_file = File(exists=True, mandatory=True, desc="the contrasts")
+    estimates_file = File(exists=True, mandatory=True, desc="estimates of the block")
+    fingerprint = _fingerprint()
+    block = traits.Int(mandatory=True, desc="number of the voxel block")
+    n_procs = _threads()
+
+
+class _ComputeContrastsOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="statistics of the block")
+
+
+class ComputeContrasts(BLMInterface):
+    """Test every contrast at a block of voxels, from saved estimates."""
+
+    input_spec = _ComputeContrastsInputSpec
+    output_spec = _ComputeContrastsOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.stages.statistics import compute_statistics
+
+        out_file = Path(runtime.cwd, "statistics.blm")
+        compute_statistics(
+            self.inputs.model_file,
+            self.inputs.contrasts_file,
+            self.inputs.estimates_file,
+            self.inputs.block,
+            self.inputs.fingerprint,
+            out_file,
+            self.inputs.n_procs,
+        )
+        self._results["out_file"] = str(out_file)
+        return runtime
+
+
+class _AssembleMapsInputSpec(BaseInterfaceInputSpec):
+    model_file = File(exists=True, mandatory=True, desc="the model without its contrasts")
+    contrasts_file = File(exists=True, mandatory=True, desc="the contrasts")
+    estimates_files = traits.List(File(exists=True), mandatory=True, desc="estimates by block")
+    statistics_files = traits.List(File(exists=True), mandatory=True, desc="statistics by block")
+    fingerprint = _fingerprint()
+    inputs_file = File(exists=True, desc="the configuration, copied to the maps")
+    out_dir = Directory(desc="folder for the maps; default: blm in the working directory")
+    compress = traits.Bool(False, usedefault=True, desc="write .nii.gz instead of .nii")
+
+
+class AssembleMaps(BLMInterface):
+    """Put all blocks together into maps, which appear only when all are complete."""
+
+    input_spec = _AssembleMapsInputSpec
+    output_spec = MapsOutputSpec
+
+    @property
+    def always_run(self) -> bool:
+        """Whether the maps have to be looked at though the inputs are the same.
+
+        Maps in a folder of the user may have been changed or removed; those that were not
+        are not written again.
+        """
+        return isdefined(self.inputs.out_dir)
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.stages.assemble import assemble_maps
+
+        given = self.inputs.out_dir if isdefined(self.inputs.out_dir) else "blm"
+        out_dir = Path(runtime.cwd, given)
+        maps = assemble_maps(
+            self.inputs.model_file,
+            self.inputs.contrasts_file,
+            self.inputs.estimates_files,
+            self.inputs.statistics_files,
+            self.inputs.fingerprint,
+            out_dir,
+            self.inputs.compress,
+            Path(self.inputs.inputs_file) if isdefined(self.inputs.inputs_file) else None,
+        )
+        self._results = maps_as_outputs(maps, out_dir)
+        return runtime
+
+
+class _BLMInputSpec(ModelInputSpec):
+    out_dir = Directory(desc="folder for the maps; default: blm in the working directory")
+    n_procs = _threads()
+
+
+class BLM(BLMInterface):
+    """Fit a Big Linear Model in one process.
+
+    Examples
+    --------
+    >>> from nipype_blm.interfaces import BLM
+    >>> blm = BLM(n_procs=2)
+    >>> blm.inputs.in_files = ["sub-01.nii.gz", "sub-02.nii.gz", "sub-03.nii.gz"]
+    >>> blm.inputs.design_file = "design.csv"
+    >>> blm.inputs.contrasts = [{"name": "mean", "vector": [1]}]
+    >>> result = blm.run()  # doctest: +SKIP
+    """
+
+    input_spec = _BLMInputSpec
+    output_spec = MapsOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.io.inputs import write_inputs
+        from nipype_blm.stages.plan import prepare_run
+        from nipype_blm.stages.run import run_blm
+
+        given = self.inputs.out_dir if isdefined(self.inputs.out_dir) else "blm"
+        out_dir = Path(runtime.cwd, given)
+        work_dir = Path(runtime.cwd, "blm_work")
+        config = config_from_traits(
+            self.inputs, out_dir, work_dir=work_dir, numNodes=self.inputs.n_procs
+        )
+        run = prepare_run(config)
+        work_dir.mkdir(exist_ok=True)
+        n_threads = run.plan.threads(self.inputs.n_procs, config.MAXMEM)
+        inputs_file = write_inputs(work_dir / "inputs.yml", config)
+        maps = run_blm(run, work_dir, out_dir, n_threads, config.compress, inputs_file)
+        shutil.rmtree(work_dir)
+        self._results = maps_as_outputs(maps, out_dir)
+        return runtime
+
+
+__all__ = [
+    "BLM",
+    "AssembleMaps",
+    "ComputeContrasts",
+    "ComputeProducts",
+    "FitLeastSquares",
+    "PlanBLM",
+]

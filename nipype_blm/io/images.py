@@ -1,0 +1,361 @@
+"""Read images fast: headers once, voxels into reused buffers, damage never unnoticed."""
+
+import functools
+import gzip
+import os
+import threading
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+from zlib_ng import gzip_ng, zlib_ng
+
+from nipype_blm.core.voxels import gather, gather_scaled
+from nipype_blm.errors import InputError
+
+_HEADER_SIZE = 348
+_SMALL_KINDS = {"float32", "int8", "uint8", "int16", "uint16"}  # float32 holds them exactly
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zlib_ng.error)
+
+
+class ImageHeader(NamedTuple):
+    """What has to be known of an image before its voxels are read."""
+
+    shape: tuple[int, int, int]
+    n_volumes: int
+    affine: NDArray[np.float64]  # voxel to mm
+    dtype: np.dtype[Any]  # on disk, with its byte order
+    slope: float
+    inter: float
+    offset: int  # of the voxels, in bytes; -1 where nibabel has to read them
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether values are slope * stored + inter."""
+        return (self.slope, self.inter) != (1.0, 0.0)
+
+    @property
+    def n_grid(self) -> int:
+        """Voxels of one volume."""
+        return int(np.prod(self.shape))
+
+    @property
+    def fits_float32(self) -> bool:
+        """Whether float32 holds every value exactly."""
+        is_small = self.dtype.newbyteorder("=").name in _SMALL_KINDS
+        return is_small and not self.is_scaled and self.offset >= 0
+
+
+def is_image_path(path: Path) -> bool:
+    """Return whether a name looks like that of an image rather than of a list."""
+    return path.name.lower().endswith((".nii", ".nii.gz", ".img", ".hdr", ".mgz", ".mgh"))
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Read the header of an image.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, unreadable or not an image.
+    """
+    try:
+        return _parse_header(path, _read_start(path))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist.") from error
+    except OSError as error:
+        if isinstance(error, gzip.BadGzipFile):
+            raise InputError(f"{path} is damaged: {error}.") from error
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except _DAMAGE as error:
+        raise InputError(f"{path} is damaged: {error}.") from error
+    except (ImageFileError, HeaderDataError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not an image that can be read: {error}.") from error
+
+
+def _read_start(path: Path) -> bytes:
+    """Return the first bytes of a file, decompressed."""
+    with path.open("rb") as file:
+        data = file.read(4096)
+    if data[:2] == b"\x1f\x8b":
+        data = zlib.decompressobj(31).decompress(data, _HEADER_SIZE)
+    elif path.suffix == ".gz":
+        raise gzip.BadGzipFile("its name ends in .gz, but it is not compressed")
+    return data[:_HEADER_SIZE]
+
+
+def _parse_header(path: Path, start: bytes) -> ImageHeader:
+    if len(start) == _HEADER_SIZE and start[344:348] == b"n+1\0":
+        # The fields that decide; description and display range may differ between images.
+        return _parse_nifti1(start[:4], start[40:120], start[252:328])
+    image: Any = nib.load(path)
+    header = image.header
+    spatial, n_volumes = _split_shape(image.shape)
+    dtype = np.dtype(header.get_data_dtype())
+    _check_type(dtype)
+    return ImageHeader(spatial, n_volumes, np.array(image.affine), dtype, 1.0, 0.0, -1)
+
+
+@functools.lru_cache(maxsize=256)
+def _parse_nifti1(size: bytes, fields: bytes, orientation: bytes) -> ImageHeader:
+    block = bytearray(_HEADER_SIZE)
+    block[:4], block[40:120], block[252:328] = size, fields, orientation
+    block[344:348] = b"n+1\0"
+    header = nib.Nifti1Header(bytes(block), check=False)
+    dtype = np.dtype(header.get_data_dtype())
+    _check_type(dtype)
+    spatial, n_volumes = _split_shape(header.get_data_shape())
+    slope, inter = header.get_slope_inter()
+    return ImageHeader(
+        spatial,
+        n_volumes,
+        header.get_best_affine(),
+        dtype,
+        1.0 if slope is None else float(slope),
+        0.0 if inter is None else float(inter),
+        int(header.get_data_offset()),
+    )
+
+
+def _split_shape(shape: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:
+    """Return the spatial shape and the number of volumes."""
+    x, y, z = (*shape, 1, 1, 1)[:3]
+    n_volumes = int(np.prod(shape[3:], dtype=np.int64))
+    if min(x, y, z, n_volumes) < 1:
+        raise ValueError(f"its shape is {shape}")
+    return (int(x), int(y), int(z)), n_volumes
+
+
+def _check_type(dtype: np.dtype[Any]) -> None:
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise ValueError(f"its data type is {dtype}; real numbers of at most 64 bits are expected")
+
+
+def describe_grid_difference(header: ImageHeader, expected: ImageHeader) -> str | None:
+    """Say how the grid of an image differs from the one expected, or None.
+
+    Affines may differ by a thousandth of a voxel at the corners of the grid.
+    """
+    if header.shape != expected.shape:
+        return f"its shape is {header.shape}, expected {expected.shape}"
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in expected.shape])).reshape(3, -1)
+    moved = (header.affine - expected.affine) @ np.vstack([corners, np.ones(corners.shape[1])])
+    voxel = np.linalg.norm(expected.affine[:3, :3], axis=0).min()
+    if not np.abs(moved).max() <= 1e-3 * voxel:
+        return (
+            f"its affine is {np.round(header.affine, 4).tolist()}, "
+            f"expected {np.round(expected.affine, 4).tolist()}"
+        )
+    return None
+
+
+class ImageReader:
+    """Reads the voxels of a mask from images on one grid; safe in several threads.
+
+    Parameters
+    ----------
+    expected : ImageHeader
+        The grid that every image must have.
+    starts, lengths : integer arrays
+        Runs of the mask in file order.
+    threshold : float
+        Values below it are missing.
+    zero_is_missing : bool
+    """
+
+    def __init__(
+        self,
+        expected: ImageHeader,
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        threshold: float = -np.inf,
+        zero_is_missing: bool = True,
+    ) -> None:
+        self._expected = expected
+        self._runs = starts, lengths
+        self._missing_if = float(threshold), zero_is_missing
+        self._local = threading.local()
+
+    def read(self, path: Path, volume: int, out: NDArray[Any]) -> tuple[int, int]:
+        """Read one volume into a row of floats, NaN where missing.
+
+        Returns
+        -------
+        n_missing, n_infinite : int
+
+        Raises
+        ------
+        InputError
+            If the file is missing, damaged, or not on the grid expected.
+        """
+        try:
+            header, values = self._read_values(path, volume)
+        except FileNotFoundError as error:
+            raise InputError(f"{path} does not exist any more.") from error
+        except _DAMAGE as error:
+            raise InputError(
+                f"{path} is damaged ({error}); restore it and run again."
+            ) from error
+        if header.is_scaled:
+            return gather_scaled(
+                values, *self._runs, header.slope, header.inter, *self._missing_if, out
+            )
+        return gather(values, *self._runs, *self._missing_if, out)
+
+    def _read_values(self, path: Path, volume: int) -> tuple[ImageHeader, NDArray[Any]]:
+        """Return the header, and one volume as it is stored, in file order."""
+        if path.suffix == ".gz":
+            try:
+                return self._read_gzip(path, volume)
+            except _NotNifti1:
+                return self._read_with_nibabel(path, volume)
+        header = self._check(path, read_header(path), volume)
+        if header.offset < 0:
+            return self._read_with_nibabel(path, volume)
+        return header, self._read_plain(path, header, volume)
+
+    def _read_with_nibabel(self, path: Path, volume: int) -> tuple[ImageHeader, NDArray[Any]]:
+        """Read any other format; nibabel has applied slope and intercept."""
+        header = self._check(path, read_header(path), volume)
+        image: Any = nib.load(path)
+        if len(image.shape) == 4:
+            data = np.asanyarray(image.dataobj[..., volume])
+        else:
+            data = np.asanyarray(image.dataobj).reshape(*header.shape, -1, order="F")[..., volume]
+        return header, data.ravel(order="F").astype(np.float64)
+
+    def _check(self, path: Path, header: ImageHeader, volume: int) -> ImageHeader:
+        difference = describe_grid_difference(header, self._expected)
+        if difference or volume >= header.n_volumes:
+            what = difference or f"it has {header.n_volumes} volumes"
+            raise InputError(f"{path} has changed since the run was planned: {what}.")
+        return header
+
+    def _buffer(self, size: int) -> NDArray[np.uint8]:
+        """Return this thread's buffer."""
+        buffer: NDArray[np.uint8] | None = getattr(self._local, "buffer", None)
+        if buffer is None or buffer.size < size:
+            buffer = self._local.buffer = np.empty(size, np.uint8)
+        return buffer[:size]
+
+    def _read_plain(self, path: Path, header: ImageHeader, volume: int) -> NDArray[Any]:
+        n_bytes = header.n_grid * header.dtype.itemsize
+        buffer = self._buffer(n_bytes)
+        with path.open("rb", buffering=0) as file:
+            file.seek(header.offset + volume * n_bytes)
+            done = _fill(file, buffer)
+        if done < n_bytes:
+            raise EOFError(f"{n_bytes - done} bytes of voxels are missing at its end")
+        return _native(buffer.view(header.dtype))
+
+    def _read_gzip(self, path: Path, volume: int) -> tuple[ImageHeader, NDArray[Any]]:
+        """Decompress up to a volume; to the end, where the checksum is, after the last one.
+
+        Volumes of one file asked for in order by one thread are read in one pass.
+        """
+        stream = getattr(self._local, "stream", None)
+        if stream is None or stream.path != path or stream.volume > volume:
+            stream = self._local.stream = _GzipVolumes(path)
+            self._check(path, stream.header, volume)
+        header = stream.header
+        n_bytes = header.n_grid * header.dtype.itemsize
+        buffer = self._buffer(n_bytes)
+        while stream.volume <= volume:
+            stream.read_into(buffer)
+        if stream.volume == header.n_volumes:
+            stream.close()
+            self._local.stream = None
+        return header, _native(buffer.view(header.dtype))
+
+
+class _NotNifti1(Exception):
+    """The decompressed file is of another format."""
+
+
+class _GzipVolumes:
+    """The volumes of one compressed image, one after the other."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.volume = 0
+        self._file = gzip_ng.open(path, "rb")
+        start = bytearray(_HEADER_SIZE)
+        if _fill(self._file, np.frombuffer(start, np.uint8)) < _HEADER_SIZE:
+            raise EOFError("it ends within the header")
+        if bytes(start[344:348]) != b"n+1\0":
+            raise _NotNifti1
+        self.header = _parse_header(path, bytes(start))
+        self._file.read(self.header.offset - _HEADER_SIZE)
+
+    def read_into(self, buffer: NDArray[np.uint8]) -> None:
+        done = _fill(self._file, buffer)
+        if done < buffer.size:
+            raise EOFError(f"{buffer.size - done} bytes of voxels are missing at its end")
+        self.volume += 1
+
+    def close(self) -> None:
+        """Read to the end, so that the checksum is tested."""
+        extra = self._file.read(1)
+        self._file.close()
+        if extra:
+            raise EOFError("there are more bytes than its header says")
+
+
+def _fill(file: Any, buffer: NDArray[np.uint8]) -> int:
+    """Read until a buffer is full or the file ends; return the bytes read."""
+    view = memoryview(buffer)
+    done = 0
+    while done < len(view):
+        n = file.readinto(view[done:])
+        if not n:
+            break
+        done += n
+    return done
+
+
+def _native(values: NDArray[Any]) -> NDArray[Any]:
+    """Return values in this machine's byte order."""
+    return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
+
+
+def read_mask(path: Path, expected: ImageHeader, what: str) -> NDArray[np.bool_]:
+    """Read a mask in file order; inside means finite and not zero.
+
+    Parameters
+    ----------
+    what : str
+        The field that names the mask, for messages.
+    """
+    header = read_header(path)
+    difference = describe_grid_difference(header, expected)
+    if difference is None and header.n_volumes > 1:
+        difference = f"it has {header.n_volumes} volumes"
+    if difference is not None:
+        raise InputError(
+            f"{what} {path} is not in the space of the images: {difference}; "
+            "resample it to the images."
+        )
+    n_grid = header.n_grid
+    values = np.empty(n_grid)
+    reader = ImageReader(expected, np.array([0]), np.array([n_grid]))
+    reader.read(path, 0, values)
+    mask = ~np.isnan(values)
+    if not mask.any():
+        raise InputError(f"{what} {path} has no voxel that is finite and not zero.")
+    return mask
+
+
+def stat_file(path: Path) -> tuple[int, int]:
+    """Return the size in bytes and the time of modification in ns."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def header_of_model(template: bytes) -> ImageHeader:
+    """Return the grid that a model's template header describes."""
+    return _parse_nifti1(template[:4], template[40:120], template[252:328])

@@ -1,0 +1,29 @@
+"""Write inputs.yml: the configuration of a run, complete and re-runnable."""
+
+import importlib.metadata
+import platform
+from pathlib import Path
+
+import yaml
+
+from nipype_blm import __version__
+from nipype_blm.io.manifest import write_if_changed
+from nipype_blm.model.config import BlmConfig
+
+
+def read_versions() -> dict[str, str]:
+    """Return the versions of everything that computes."""
+    libraries = ("nipype", "nibabel", "numpy", "scipy", "numba", "zlib-ng")
+    return {
+        "nipype_blm": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in libraries},
+    }
+
+
+def write_inputs(path: Path, config: BlmConfig) -> Path:
+    """Write every field of a configuration, with absolute paths, and the versions."""
+    data = config.to_yaml_dict() | {"versions": read_versions()}
+    text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=100)
+    write_if_changed(path, text.encode())
+    return path

@@ -1,0 +1,70 @@
+"""Write and read the model and the contrasts that the stages share."""
+
+import json
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from nipype_blm.core.linalg import DesignFactor
+from nipype_blm.io.arrayfile import ArrayFile, fingerprint, pack_arrays
+from nipype_blm.model.contrasts import Contrast
+from nipype_blm.model.spec import NUMERICS, ContrastSpec, ModelSpec
+
+_ARRAYS = ("X", "mask", "allowed")
+_SPECIAL = (*_ARRAYS, "design", "header")
+
+
+def pack_model(spec: ModelSpec) -> tuple[str, bytes]:
+    """Return the fingerprint of a model, and the contents of its file."""
+    arrays = {name: np.asarray(getattr(spec, name)) for name in _ARRAYS}
+    arrays |= spec.design._asdict() | {"header": np.frombuffer(spec.header, np.uint8)}
+    options = {
+        field.name: getattr(spec, field.name)
+        for field in fields(spec)
+        if field.name not in _SPECIAL
+    }
+    body = b"".join(pack_arrays("", arrays, {"numerics": NUMERICS, "options": options}))
+    stamp = fingerprint(body)
+    return stamp, b"".join(pack_arrays(stamp, arrays, options))
+
+
+@lru_cache(maxsize=1)
+def _read_model(path: Path, size: int, mtime_ns: int) -> tuple[str, ModelSpec]:
+    file = ArrayFile(path)
+    design = DesignFactor(*(file.read(name) for name in DesignFactor._fields))
+    options = dict(file.meta)
+    options["names"], options["shape"] = tuple(options["names"]), tuple(options["shape"])
+    spec = ModelSpec(
+        **{name: file.read(name) for name in _ARRAYS},
+        **options,
+        design=design,
+        header=file.read("header").tobytes(),
+    )
+    return file.stamp, spec
+
+
+def read_model(path: Path | str) -> tuple[str, ModelSpec]:
+    """Return the fingerprint of a model, and the model."""
+    path = Path(path)
+    status = path.stat()
+    return _read_model(path, status.st_size, status.st_mtime_ns)
+
+
+def pack_contrasts(spec: ContrastSpec) -> bytes:
+    """Return the contents of a file of contrasts."""
+    data = {
+        "contrasts": [contrast.model_dump(mode="json") for contrast in spec.contrasts],
+        "two_sided": spec.two_sided,
+        "minlog": spec.minlog,
+    }
+    return json.dumps(data, indent=1).encode()
+
+
+def read_contrasts(path: Path | str) -> tuple[str, ContrastSpec]:
+    """Return the fingerprint of the contrasts, and the contrasts."""
+    content = Path(path).read_bytes()
+    data = json.loads(content)
+    contrasts = tuple(Contrast(**contrast) for contrast in data["contrasts"])
+    return fingerprint(content), ContrastSpec(contrasts, data["two_sided"], data["minlog"])

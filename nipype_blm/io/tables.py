@@ -1,0 +1,162 @@
+"""Read the text files of a configuration: YAML, design tables, lists of images."""
+
+import csv
+import math
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from nipype_blm.core.linalg import FloatArray
+from nipype_blm.errors import InputError
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a text file named by a field of the configuration."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} {path} is not a text file.") from error
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror}.") from error
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a mapping that names a key twice; plain YAML keeps the last silently."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the field {key!r} is given twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a configuration file."""
+    text = read_text(path, "Configuration file")
+    try:
+        return yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from error
+
+
+class ListedPath(NamedTuple):
+    """A path and where it was given."""
+
+    path: Path
+    where: str
+
+
+def read_path_list(path: Path, what: str) -> list[ListedPath]:
+    """Read a text file with one path a line; blank lines are skipped.
+
+    Relative paths are resolved against the folder of the list.
+    """
+    lines = enumerate(read_text(path, what).splitlines(), 1)
+    listed = [
+        ListedPath(
+            Path(path.parent, Path(line.strip()).expanduser()).absolute(),
+            f"line {number} of {path.name}",
+        )
+        for number, line in lines
+        if line.strip()
+    ]
+    if not listed:
+        raise InputError(f"{what} {path} lists no file.")
+    return listed
+
+
+class Table(NamedTuple):
+    """A table of numbers."""
+
+    values: FloatArray  # (n_rows, n_columns)
+    names: list[str]  # of the columns; X1, X2, ... without a header
+
+
+def read_table(path: Path, what: str) -> Table:
+    """Read a CSV, TSV or whitespace-separated table of numbers.
+
+    A first row of text is a header; a first column of text names the rows and is skipped.
+
+    Raises
+    ------
+    InputError
+        Naming every cell that is not a finite number, up to ten.
+    """
+    lines = [(i, line) for i, line in enumerate(read_text(path, what).splitlines(), 1)]
+    lines = [(i, line) for i, line in lines if line.strip(" \t,;")]
+    if not lines:
+        raise InputError(f"{what} {path} is empty.")
+    rows = _split_cells([line for _, line in lines])
+    header: list[str] | None = None
+    if any(_to_number(cell) is None for cell in rows[0]) and not _is_row_labelled(rows):
+        header = rows[0]
+        rows, lines = rows[1:], lines[1:]
+    if not rows:
+        raise InputError(f"{what} {path} has a header but no row.")
+    if header is not None and len(rows[0]) == len(header) + 1:
+        header = ["", *header]  # as R writes it: no name above the row names
+    widths = {len(row) for row in rows} | ({len(header)} if header else set())
+    if len(widths) > 1:
+        odd = next(i for (i, _), row in zip(lines, rows, strict=True) if len(row) != len(rows[0]))
+        raise InputError(
+            f"{what} {path}: line {odd} has another number of columns than line {lines[0][0]}."
+        )
+    if len(rows[0]) > 1 and all(_to_number(row[0]) is None for row in rows):
+        rows = [row[1:] for row in rows]
+        header = header[1:] if header else None
+    names = header or [f"X{i}" for i in range(1, len(rows[0]) + 1)]
+    values = np.array([[_to_number(c) for c in row] for row in rows], float)
+    _check_finite(path, what, rows, values, [i for i, _ in lines], names)
+    return Table(values, names)
+
+
+def _split_cells(lines: list[str]) -> list[list[str]]:
+    """Split lines at the separator that the first one has: comma, tab, semicolon or space."""
+    for separator in ",\t;":
+        if separator in lines[0]:
+            reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+            return [[cell.strip() for cell in row] for row in reader]
+    return [re.split(r"\s+", line.strip()) for line in lines]
+
+
+def _to_number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan if cell.lower() in ("", "na", "n/a") else None
+
+
+def _is_row_labelled(rows: list[list[str]]) -> bool:
+    """Return whether only the first cell of the first row is text, as in later rows."""
+    return (
+        len(rows) > 1
+        and len(rows[0]) > 1
+        and all(_to_number(cell) is not None for cell in rows[0][1:])
+        and all(_to_number(row[0]) is None for row in rows)
+    )
+
+
+def _check_finite(
+    path: Path,
+    what: str,
+    rows: list[list[str]],
+    values: FloatArray,
+    lines: list[int],
+    names: list[str],
+) -> None:
+    bad = np.argwhere(~np.isfinite(values))
+    if bad.size:
+        cells = [
+            f"{rows[i][j]!r} in line {lines[i]}, column {j + 1} ({names[j]})" for i, j in bad[:10]
+        ]
+        more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+        raise InputError(
+            f"{what} {path} must hold finite numbers only; found {'; '.join(cells)}{more}."
+        )

@@ -1,0 +1,53 @@
+"""Numbers written as arithmetic, such as ``2**32``, without evaluating code."""
+
+import ast
+import operator
+from collections.abc import Callable
+
+_BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+_UNARY: dict[type[ast.unaryop], Callable[[float], float]] = {
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+}
+
+
+def parse_number(text: str | int | float) -> float:
+    """Return the value of a number or of text with numbers and ``+ - * / **``.
+
+    Raises
+    ------
+    ValueError
+        If the text holds anything else, or its value is not finite.
+    """
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        raise ValueError(f"{text!r} is not a number")
+    try:
+        value = _evaluate(ast.parse(str(text).strip(), mode="eval").body)
+    except (SyntaxError, TypeError, OverflowError, ZeroDivisionError, RecursionError) as error:
+        raise ValueError(f"{text!r} is not a number") from error
+    if not abs(value) < float("inf"):
+        raise ValueError(f"{text!r} is not a finite number")
+    return value
+
+
+def _evaluate(node: ast.expr) -> float:
+    """Evaluate in floating point, so that no power can exhaust memory."""
+    match node:
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            return float(value)
+        case ast.Name(id="nan" | "inf" | "NaN" | "Inf" as name):
+            return float(name)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            result = _BINARY[type(op)](_evaluate(left), _evaluate(right))
+            if isinstance(result, complex):
+                raise ValueError("not a real number")
+            return result
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
+            return _UNARY[type(op)](_evaluate(operand))
+    raise ValueError(f"{ast.unparse(node)!r} is not a number")

@@ -1,0 +1,140 @@
+"""Contrasts: their vectors, names and checks."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from nipype_blm.core.linalg import FloatArray
+from nipype_blm.model.arithmetic import parse_number
+
+Vector = tuple[float, ...]
+
+
+class Contrast(BaseModel):
+    """A linear combination of the coefficients (T), or several at once (F)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, description="A name; it labels the outputs.")
+    vector: Vector | tuple[Vector, ...] = Field(
+        description="One row of weights gives a T test, a list of rows an F test."
+    )
+    statType: str | None = Field(default=None, description="Accepted; the vector decides.")
+
+    @field_validator("vector", mode="before")
+    @classmethod
+    def _parse_vector(cls, value: Any) -> Any:
+        return parse_vector(value)
+
+    @property
+    def is_f(self) -> bool:
+        """Whether this is an F contrast."""
+        return isinstance(self.vector[0], tuple)
+
+    @property
+    def matrix(self) -> FloatArray:
+        """The weights as an array of shape (q, n_params); q = 1 for a T contrast."""
+        return np.atleast_2d(np.array(self.vector, float))
+
+
+def parse_vector(value: Any) -> Vector | tuple[Vector, ...]:
+    """Read weights given as lists, or as text such as ``[1 0 0]`` or ``[[1, 0], [0, 1]]``."""
+    if isinstance(value, str):
+        value = _split_text(value)
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, Sequence) or not value:
+        raise ValueError("expected a list of weights such as [1, 0, 0]")
+    if any(isinstance(row, list | tuple) for row in value):
+        if not all(isinstance(row, list | tuple) and row for row in value):
+            raise ValueError("expected either weights or lists of weights, not both")
+        if len({len(row) for row in value}) > 1:
+            lengths = ", ".join(str(len(row)) for row in value)
+            raise ValueError(f"the rows have different lengths ({lengths})")
+        return tuple(tuple(parse_number(x) for x in row) for row in value)
+    return tuple(parse_number(x) for x in value)
+
+
+def _split_text(text: str) -> list[Any]:
+    """Split bracketed text into weights, or rows of weights."""
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1]
+    if "[" not in inner:
+        return _split_row(inner)
+    rows = re.findall(r"\[([^\[\]]*)\]", inner)
+    if re.sub(r"\[[^\[\]]*\]", "", inner).strip(" ,;\n\t"):
+        raise ValueError(f"{text!r} is not a list of weights or of rows of weights")
+    return [_split_row(row) for row in rows]
+
+
+def _split_row(text: str) -> list[str]:
+    return [x for x in re.split(r"[,;\s]+", text.strip()) if x]
+
+
+def normalise_contrasts(value: Any) -> list[dict[str, Any]]:
+    """Return contrasts as a list of mappings with ``name`` and ``vector``.
+
+    Accepts BLM's ``[{c1: {name, vector}}, ...]``, ``{c1: {name, vector}, ...}`` and
+    ``[{name, vector}, ...]``.  A contrast without a name is called by its key.
+    """
+    if isinstance(value, dict):
+        value = [{key: contrast} for key, contrast in value.items()]
+    if not isinstance(value, list | tuple):
+        raise ValueError("expected a list of contrasts, each with a name and a vector")
+    return [_normalise_one(item, number) for number, item in enumerate(value, 1)]
+
+
+def _normalise_one(item: Any, number: int) -> dict[str, Any]:
+    if isinstance(item, Contrast):
+        return item.model_dump()
+    if isinstance(item, dict) and len(item) == 1 and "vector" not in item:
+        [(key, body)] = item.items()
+        if isinstance(body, dict):
+            return {"name": str(key)} | {k: v for k, v in body.items() if v is not None}
+    if isinstance(item, dict):
+        return {"name": f"c{number}"} | item
+    raise ValueError(
+        f"contrast {number} is {item!r}; expected a mapping with a name and a vector"
+    )
+
+
+def check_contrasts(contrasts: Sequence[Contrast], n_params: int) -> list[str]:
+    """Return what is wrong with contrasts for a design of `n_params` columns."""
+    problems = []
+    seen: dict[str, int] = {}
+    for number, contrast in enumerate(contrasts, 1):
+        where = f"contrast {number} ({contrast.name!r})"
+        L = contrast.matrix
+        if contrast.name in seen:
+            problems.append(
+                f"{where} has the name of contrast {seen[contrast.name]}; names must differ."
+            )
+        seen.setdefault(contrast.name, number)
+        if L.shape[1] != n_params:
+            problems.append(
+                f"{where} has {L.shape[1]} weights, but X has {n_params} columns; "
+                f"give one weight for each column."
+            )
+        elif not L.any(axis=1).all():
+            problems.append(f"{where} has a row of zeros; nothing is tested.")
+        elif len(L) > np.linalg.matrix_rank(L / np.abs(L).max(axis=1, keepdims=True)):
+            problems.append(
+                f"{where} has {len(L)} rows, but they are linearly dependent; "
+                "leave out the rows that follow from the others."
+            )
+    return problems
+
+
+def file_labels(contrasts: Sequence[Contrast]) -> list[str]:
+    """Return a distinct alphanumeric label for each contrast, for use in file names."""
+    labels: list[str] = []
+    for number, contrast in enumerate(contrasts, 1):
+        words = re.findall(r"[A-Za-z0-9]+", contrast.name) or [f"c{number}"]
+        label = words[0] + "".join(word[0].upper() + word[1:] for word in words[1:])
+        taken = {other.lower() for other in labels}
+        labels.append(label if label.lower() not in taken else f"{label}{number}")
+    return labels

@@ -1,0 +1,34 @@
+"""Checks of a design matrix."""
+
+import numpy as np
+
+from nipype_blm.core.linalg import FloatArray, find_dependent_columns
+
+
+def check_design(X: FloatArray, names: list[str], n_images: int) -> list[str]:
+    """Return what is wrong with a design for `n_images` images."""
+    problems = []
+    n_rows, n_params = X.shape
+    if n_rows != n_images:
+        problems.append(
+            f"X has {n_rows} rows, but there are {n_images} images; give one row for each image."
+        )
+    if not np.isfinite(X).all():
+        return problems  # the table's own check names the cells
+    if n_rows <= n_params:
+        problems.append(
+            f"X has {n_params} columns but only {n_rows} rows; "
+            "more images than columns are needed."
+        )
+        return problems
+    for column, others in find_dependent_columns(X):
+        what = f"X is rank-deficient: column {column + 1} ({names[column]})"
+        if not others:
+            problems.append(f"{what} is zero; leave it out.")
+            continue
+        made_of = ", ".join(f"{i + 1} ({names[i]})" for i in others)
+        problems.append(
+            f"{what} is a linear combination of column{'s' * (len(others) > 1)} {made_of}; "
+            "leave one of them out."
+        )
+    return problems

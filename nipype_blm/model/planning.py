@@ -1,0 +1,187 @@
+"""How a run is cut into batches of images and blocks of voxels: one pure function."""
+
+from typing import NamedTuple
+
+from nipype_blm.core.linalg import packed_size
+from nipype_blm.core.products import WORD
+from nipype_blm.errors import InputError
+
+# A process costs about 280 images of work to start, and presence bits grow with the batch:
+# about a thousand images make both small (see docs/methods.md).
+IMAGES_PER_BATCH = 1024
+# Enough for a block to hide the cost of starting its node; more only costs memory.
+BLOCK_BYTES = 256 * 2**20
+STAGING_BYTES = 64 * 2**20
+# The interpreter and libraries; never taken to be more than a quarter of the budget.
+BASE_BYTES = 256 * 2**20
+
+
+class Sizes(NamedTuple):
+    """What the cost of a run depends on."""
+
+    n_images: int
+    n_params: int
+    n_voxels: int  # inside the analysis mask
+    n_grid: int  # voxels of an image
+    image_itemsize: int  # bytes of one value in the files (the largest)
+    staged_itemsize: int  # 4 or 8: precision in which values are staged
+    map_itemsize: int  # 4 or 8: precision of the maps
+    contrast_rows: tuple[int, ...]  # rows of each contrast
+    with_cov: bool
+
+
+class Plan(NamedTuple):
+    """Batches, blocks and what they cost; depends on the configuration alone."""
+
+    images_per_batch: int
+    n_batches: int
+    voxels_per_block: int
+    n_blocks: int
+    rows_per_chunk: int  # images staged at once
+    thread_bytes: int  # memory of each reading thread
+    products_bytes: int  # memory of a node that reads, with one thread
+    block_bytes: int  # memory of a node that fits
+    disk_bytes: int  # intermediate files
+    map_bytes: int  # results, uncompressed
+
+    def threads(self, wanted: int, max_bytes: int) -> int:
+        """Return how many of the threads wanted fit into memory, at least 1."""
+        spare = _usable(max_bytes) - self.products_bytes
+        return max(1, min(wanted, 1 + spare // self.thread_bytes))
+
+
+def plan_run(
+    sizes: Sizes,
+    max_bytes: int,
+    images_per_batch: int | None = None,
+    voxels_per_block: int | None = None,
+    max_blocks: int | None = None,
+) -> Plan:
+    """Choose batches of images and blocks of voxels that fit into memory.
+
+    Parameters
+    ----------
+    sizes : Sizes
+    max_bytes : int
+        Memory that one process may use.
+    images_per_batch, voxels_per_block : int, optional
+        Chosen by the user; used as they are if memory permits.
+    max_blocks : int, optional
+        Most voxel blocks, if memory permits.
+
+    Raises
+    ------
+    InputError
+        If the memory is too small; names the least that works.
+    """
+    usable = _usable(max_bytes)
+    batch = min(images_per_batch or IMAGES_PER_BATCH, sizes.n_images)
+    if images_per_batch is None:
+        batch = _fit_batch(sizes, batch, usable)
+    chunk = _fit_chunk(sizes, batch, usable)
+    products_bytes = _products_bytes(sizes, batch, chunk)
+    per_voxel = _block_bytes_per_voxel(sizes, batch) + _contrast_bytes_per_voxel(sizes)
+    volume_bytes = sizes.n_grid * (sizes.map_itemsize + 8)
+    least = max(products_bytes, volume_bytes + per_voxel * min(sizes.n_voxels, WORD))
+    if least > usable:
+        least = least + min(BASE_BYTES, -(-least // 3))
+        raise InputError(
+            f"MAXMEM is {max_bytes} bytes, too little for {sizes.n_voxels} voxels and "
+            f"{sizes.n_params} columns of X; the least that works is {least}."
+        )
+    n_batches = -(-sizes.n_images // batch)
+    if images_per_batch is None:  # even batches
+        batch = -(-sizes.n_images // n_batches)
+        n_batches = -(-sizes.n_images // batch)
+    most = (usable - volume_bytes) // per_voxel
+    block = voxels_per_block or _choose_block(sizes, batch, most, max_blocks)
+    block = min(block, sizes.n_voxels)
+    return Plan(
+        images_per_batch=batch,
+        n_batches=n_batches,
+        voxels_per_block=block,
+        n_blocks=-(-sizes.n_voxels // block),
+        rows_per_chunk=chunk,
+        thread_bytes=_thread_bytes(sizes, chunk),
+        products_bytes=products_bytes,
+        block_bytes=block * per_voxel + volume_bytes,
+        disk_bytes=_disk_bytes(sizes, batch, n_batches),
+        map_bytes=_map_bytes(sizes),
+    )
+
+
+def _usable(max_bytes: int) -> int:
+    """Return the memory left for arrays."""
+    return max_bytes - min(BASE_BYTES, max_bytes // 4)
+
+
+def _words(n_images: int) -> int:
+    return -(-n_images // WORD)
+
+
+def _thread_bytes(sizes: Sizes, chunk: int) -> int:
+    """One image as it is read, and the second staging chunk that threads need."""
+    return (sizes.n_grid + 64) * sizes.image_itemsize + (
+        chunk * sizes.n_voxels * sizes.staged_itemsize
+    )
+
+
+def _products_bytes(sizes: Sizes, batch: int, chunk: int) -> int:
+    per_voxel = 8 * (sizes.n_params + 2) + 4 + 4 * _words(batch)
+    return _thread_bytes(sizes, chunk) + sizes.n_voxels * per_voxel
+
+
+def _fit_batch(sizes: Sizes, batch: int, usable: int) -> int:
+    """Halve the batch until the presence bits fit beside a small staging chunk."""
+    while batch > WORD and _products_bytes(sizes, batch, 4) > usable:
+        batch = max(WORD, batch // 2)
+    return batch
+
+
+def _fit_chunk(sizes: Sizes, batch: int, usable: int) -> int:
+    """Return 32, 16, 8 or 4 images: sums are taken over groups of four whatever it is."""
+    chunk = WORD
+    row_bytes = sizes.n_voxels * sizes.staged_itemsize
+    while chunk > 4 and (
+        2 * chunk * row_bytes > STAGING_BYTES or _products_bytes(sizes, batch, chunk) > usable
+    ):
+        chunk //= 2
+    return chunk
+
+
+def _block_bytes_per_voxel(sizes: Sizes, batch: int) -> int:
+    """Products of one batch, their totals and the estimates of one voxel."""
+    p = sizes.n_params
+    one_batch = 8 * (p + 2) + 4 + 4 * _words(batch)
+    totals = 8 * (p + 2) + 8
+    estimates = 8 * (p + 4 + packed_size(p) * (3 if sizes.with_cov else 1))
+    return one_batch + totals + estimates
+
+
+def _contrast_bytes_per_voxel(sizes: Sizes) -> int:
+    """The largest contrast possible, so that blocks do not depend on the contrasts."""
+    p = sizes.n_params
+    return 8 * (2 * p + 2 * p * p + 6)
+
+
+def _choose_block(sizes: Sizes, batch: int, most: int, max_blocks: int | None) -> int:
+    block = max(WORD, BLOCK_BYTES // _block_bytes_per_voxel(sizes, batch))
+    if max_blocks is not None:
+        block = max(block, -(-sizes.n_voxels // max_blocks))
+    n_blocks = -(-sizes.n_voxels // min(block, most))
+    return -(-sizes.n_voxels // n_blocks)
+
+
+def _disk_bytes(sizes: Sizes, batch: int, n_batches: int) -> int:
+    p = sizes.n_params
+    products = n_batches * (8 * (p + 2) + 4 + 4 * _words(batch))
+    estimates = 8 * (p + 4 + packed_size(p) * (2 if sizes.with_cov else 1))
+    statistics = sum(8 * (q + q * q + 3) for q in sizes.contrast_rows)
+    return sizes.n_voxels * (products + estimates + statistics)
+
+
+def _map_bytes(sizes: Sizes) -> int:
+    p = sizes.n_params
+    volumes = 6 + p + (p * p if sizes.with_cov else 0)
+    volumes += sum(8 + q + q * q for q in sizes.contrast_rows)
+    return sizes.n_grid * volumes * sizes.map_itemsize

@@ -1,0 +1,1 @@
+"""Figures and summaries, from written maps."""

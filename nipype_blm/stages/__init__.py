@@ -1,0 +1,1 @@
+"""One function for each stage of a run: files in, files out."""

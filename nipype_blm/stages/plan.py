@@ -1,0 +1,304 @@
+"""Plan a run: read and check everything but the voxels, cut it into batches and blocks."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core.linalg import factorise_design
+from nipype_blm.errors import InputError
+from nipype_blm.io.arrayfile import fingerprint
+from nipype_blm.io.images import (
+    ImageHeader,
+    describe_grid_difference,
+    is_image_path,
+    read_header,
+    read_mask,
+    stat_file,
+)
+from nipype_blm.io.manifest import ImageEntry, format_manifest, write_if_changed
+from nipype_blm.io.maps import make_template_header
+from nipype_blm.io.specfile import pack_contrasts, pack_model
+from nipype_blm.io.tables import ListedPath, Table, read_path_list, read_table
+from nipype_blm.model.config import BlmConfig
+from nipype_blm.model.contrasts import check_contrasts
+from nipype_blm.model.design import check_design
+from nipype_blm.model.planning import Plan, Sizes, plan_run
+from nipype_blm.model.spec import ContrastSpec, ModelSpec
+
+# Reading headers waits for the disk: more threads than cores.
+_HEADER_THREADS = 8
+_MOST_REPORTED = 20
+
+
+class PreparedRun(NamedTuple):
+    """A run that has been checked and can start."""
+
+    spec: ModelSpec
+    contrasts: ContrastSpec
+    images: list[ImageEntry]
+    plan: Plan
+
+
+class PlanFiles(NamedTuple):
+    """What planning leaves for the stages that follow."""
+
+    model_file: Path
+    batch_files: list[Path]
+    contrasts_file: Path
+    blocks: list[int]
+    fingerprint: str  # of the model and the images, without the contrasts
+
+
+class _Problems(list[str]):
+    """Every fault found so far."""
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Note an InputError and go on."""
+        try:
+            yield
+        except InputError as error:
+            self.extend(error.problems)
+
+
+def prepare_run(config: BlmConfig) -> PreparedRun:
+    """Check everything that can be checked without reading voxels of the images.
+
+    Raises
+    ------
+    InputError
+        With all faults together.
+    """
+    problems = _Problems()
+    table: Table | None = None
+    images: list[ImageEntry] = []
+    headers: list[ImageHeader] = []
+    with problems.collect():
+        table = read_table(config.X, "X")
+    with problems.collect():
+        images, headers = _find_images(config.Y_files, "Y_files")
+    if headers and config.data_mask_files is not None:
+        with problems.collect():
+            images = _attach_masks(images, config.data_mask_files, headers[0])
+    if table is not None:
+        problems += check_contrasts(config.contrasts, table.values.shape[1])
+        if images:
+            problems += check_design(table.values, table.names, len(images))
+    if images and (config.Missingness.MinN or 0) > len(images):
+        problems.append(
+            f"Missingness.MinN is {config.Missingness.MinN}, "
+            f"but there are only {len(images)} images."
+        )
+    mask = allowed = None
+    if headers:
+        with problems.collect():
+            mask = _read_optional_mask(config.analysis_mask, headers[0], "analysis_mask")
+        with problems.collect():
+            allowed = _read_optional_mask(
+                config.Missingness.Masking, headers[0], "Missingness.Masking"
+            )
+    problems += _check_folders(config)
+    if problems or table is None or mask is None or allowed is None:
+        raise InputError(problems)
+    return _complete(config, table, images, headers, mask, allowed)
+
+
+def _complete(
+    config: BlmConfig,
+    table: Table,
+    images: list[ImageEntry],
+    headers: list[ImageHeader],
+    mask: NDArray[np.bool_],
+    allowed: NDArray[np.bool_],
+) -> PreparedRun:
+    """Plan the batches and blocks of a run without faults, as far as disk and memory go."""
+    kinds = list({id(header): header for header in headers}.values())  # few: parsed once each
+    map_dtype = "float64" if any(h.dtype.name == "float64" for h in kinds) else "float32"
+    staged_dtype = "float32" if all(h.fits_float32 for h in kinds) else "float64"
+    sizes = Sizes(
+        n_images=len(images),
+        n_params=table.values.shape[1],
+        n_voxels=int(mask.sum()),
+        n_grid=mask.size,
+        image_itemsize=max(h.dtype.itemsize for h in kinds),
+        staged_itemsize=np.dtype(staged_dtype).itemsize,
+        map_itemsize=np.dtype(map_dtype).itemsize,
+        contrast_rows=tuple(len(c.matrix) for c in config.contrasts),
+        with_cov=config.OutputCovB,
+    )
+    plan = plan_run(
+        sizes, config.MAXMEM, config.images_per_batch, config.voxels_per_block, config.maxnvb
+    )
+    _check_disk(config, plan)
+    spec = ModelSpec(
+        X=table.values,
+        names=tuple(table.names),
+        design=factorise_design(table.values),
+        shape=headers[0].shape,
+        header=make_template_header(images[0].image),
+        mask=mask,
+        allowed=allowed[mask],
+        minimum_n=config.Missingness.minimum_n(len(images)),
+        threshold=-np.inf if config.data_mask_thresh is None else config.data_mask_thresh,
+        zero_is_missing=config.zero_is_missing,
+        staged_dtype=staged_dtype,
+        map_dtype=map_dtype,
+        with_cov=config.OutputCovB,
+        images_per_batch=plan.images_per_batch,
+        voxels_per_block=plan.voxels_per_block,
+        rows_per_chunk=plan.rows_per_chunk,
+    )
+    contrasts = ContrastSpec(config.contrasts, config.two_sided, config.minlog)
+    return PreparedRun(spec, contrasts, images, plan)
+
+
+def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
+    """Write the plan; a file whose content is the same is left as it is."""
+    spec = run.spec
+    stamp, content = pack_model(spec)
+    model_file = folder / "model.blm"
+    write_if_changed(model_file, content)
+    n_batches = -(-spec.n_obs // spec.images_per_batch)
+    texts = [format_manifest(run.images[spec.batch(i)]) for i in range(n_batches)]
+    batch_files = [folder / f"batch_{i:04d}.tsv" for i in range(n_batches)]
+    for path, text in zip(batch_files, texts, strict=True):
+        write_if_changed(path, text.encode())
+    contrasts_file = folder / "contrasts.json"
+    write_if_changed(contrasts_file, pack_contrasts(run.contrasts))
+    return PlanFiles(
+        model_file,
+        batch_files,
+        contrasts_file,
+        list(range(spec.n_blocks)),
+        fingerprint(stamp, *texts),
+    )
+
+
+def _list_files(given: Path | Sequence[Path], what: str) -> list[ListedPath]:
+    """Return the files that a field names: a list file, one image, or several."""
+    if not isinstance(given, Path):
+        return [ListedPath(path, f"entry {i} of {what}") for i, path in enumerate(given, 1)]
+    if is_image_path(given):
+        return [ListedPath(given, what)]
+    return read_path_list(given, what)
+
+
+def _find_images(
+    given: Path | Sequence[Path], what: str, expected: ImageHeader | None = None
+) -> tuple[list[ImageEntry], list[ImageHeader]]:
+    """Read the headers of all images; a single 4D image stands for its volumes."""
+    listed = _list_files(given, what)
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        found = list(pool.map(_read_entry, listed))
+    problems = [item for item in found if isinstance(item, str)]
+    good = [item for item in found if not isinstance(item, str)]
+    if good and len(good) == len(listed) == 1:
+        [(entry, header)] = good
+        good = [(entry._replace(volume=i, row=i), header) for i in range(header.n_volumes)]
+    elif good:
+        expected = expected or good[0][1]
+        for entry, header in good:
+            difference = describe_grid_difference(header, expected)
+            if difference is None and header.n_volumes > 1:
+                difference = f"it has {header.n_volumes} volumes, expected 1"
+            if difference is not None:
+                problems.append(f"{entry.where}: {entry.image}: {difference}.")
+    elif expected is None and not problems:
+        problems.append(f"{what} names no image.")
+    if problems:
+        more = len(problems) - _MOST_REPORTED
+        if more > 0:
+            problems = [*problems[:_MOST_REPORTED], f"... and {more} more files of {what}."]
+        raise InputError(problems)
+    images = [entry._replace(row=row) for row, (entry, _) in enumerate(good)]
+    return images, [header for _, header in good]
+
+
+def _read_entry(listed: ListedPath) -> tuple[ImageEntry, ImageHeader] | str:
+    try:
+        header = read_header(listed.path)
+        size, mtime_ns = stat_file(listed.path)
+    except InputError as error:
+        return f"{listed.where}: {error}"
+    return ImageEntry(0, listed.path, 0, size, mtime_ns, listed.where), header
+
+
+def _attach_masks(
+    images: list[ImageEntry], given: Path | Sequence[Path], expected: ImageHeader
+) -> list[ImageEntry]:
+    """Give each image its mask."""
+    masks, headers = _find_images(given, "data_mask_files", expected)
+    difference = describe_grid_difference(headers[0], expected)
+    if difference is not None:
+        raise InputError(f"{masks[0].where}: {masks[0].image}: {difference}.")
+    if len(masks) != len(images):
+        raise InputError(
+            f"data_mask_files names {len(masks)} masks, but there are {len(images)} images; "
+            "give one mask for each image."
+        )
+    return [
+        image._replace(
+            mask=mask.image,
+            mask_volume=mask.volume,
+            mask_size=mask.size,
+            mask_mtime_ns=mask.mtime_ns,
+        )
+        for image, mask in zip(images, masks, strict=True)
+    ]
+
+
+def _read_optional_mask(
+    path: Path | None, expected: ImageHeader, what: str
+) -> NDArray[np.bool_]:
+    if path is None:
+        return np.ones(expected.n_grid, bool)
+    return read_mask(path, expected, what)
+
+
+def _existing_folder(path: Path) -> Path:
+    """Return a folder, or the nearest one above it that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _check_folders(config: BlmConfig) -> list[str]:
+    """Return what prevents writing to the output and working folders."""
+    problems = []
+    for field, folder in (("outdir", config.outdir), ("work_dir", config.work_folder)):
+        existing = _existing_folder(folder)
+        if not existing.is_dir():
+            problems.append(f"{field} {folder} cannot be made: {existing} is a file.")
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            problems.append(f"{field} {folder} cannot be written: no permission in {existing}.")
+    return problems[:1] if config.work_dir is None else problems
+
+
+def _check_disk(config: BlmConfig, plan: Plan) -> None:
+    """Compare what a run needs with what is free, counting what an earlier run has."""
+    need = {config.work_folder: plan.disk_bytes, config.outdir: plan.map_bytes}
+    by_device: dict[int, int] = {}
+    for folder, n_bytes in need.items():
+        device = _existing_folder(folder).stat().st_dev
+        by_device[device] = by_device.get(device, 0) + n_bytes
+    for folder in need:
+        existing = _existing_folder(folder)
+        required = by_device.pop(existing.stat().st_dev, 0)
+        free = shutil.disk_usage(existing).free
+        if required > free:
+            free += _folder_bytes(config.outdir) + _folder_bytes(config.work_folder)
+        if required > free:
+            raise InputError(
+                f"The disk of {folder} has {free / 1e9:.2f} GB free, but up to "
+                f"{required / 1e9:.2f} GB are needed; free some space, or choose another "
+                "outdir or work_dir."
+            )
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

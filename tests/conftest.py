@@ -1,0 +1,64 @@
+"""Settings and fixtures of all tests."""
+
+import os
+import shutil
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+os.environ["NIPYPE_NO_ET"] = "1"  # Nipype asks the network for its newest version
+os.environ["MPLBACKEND"] = "Agg"
+
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder of real images and reference answers."""
+    folder = os.environ.get("NIPYPE_BLM_TEST_DATA")
+    if not folder:
+        pytest.skip("NIPYPE_BLM_TEST_DATA is not set: set it to the folder of the test data")
+    if not Path(folder).is_dir():
+        pytest.skip(f"NIPYPE_BLM_TEST_DATA={folder} is not a folder: get the test data into it")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def require_command() -> Callable[[str, str], str]:
+    """Function that returns the path of a command, or skips and names its Debian package."""
+
+    def find(command: str, debian_package: str) -> str:
+        path = shutil.which(command)
+        if path is None:
+            pytest.skip(f"{command} is not installed: apt-get install {debian_package}")
+        return path
+
+    return find
+
+
+def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if os.environ.get("NIPYPE_BLM_NO_SKIPS") != "1" or not report.skipped:
+        return
+    if hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    report.outcome = "failed"
+    report.longrepr = f"NIPYPE_BLM_NO_SKIPS=1 forbids this skip.  {reason}"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _forbid_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _forbid_skip(report)
+    return report

@@ -1,0 +1,242 @@
+"""Imports point downwards, and slow third-party packages stay out of start-up."""
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+FOLDERS = {"nipype_blm": CHECKOUT / "nipype_blm", "nipype_blm.workflows": CHECKOUT / "workflows"}
+
+LAYERS = ["core", "model", "io", "stages", "report", "interfaces", "workflows", "cli"]
+FREE_MODULES = {"nipype_blm", "nipype_blm.errors"}  # in no layer; anyone may import them
+CORE_PACKAGES = {"numpy", "scipy", "numba", "llvmlite"}
+NIPYPE_LAYERS = {"interfaces", "workflows", "cli"}
+SLOW = ("scipy.stats", "pandas", "distributed")
+PLOTTING = ("nilearn", "matplotlib")
+
+
+class Import(NamedTuple):
+    """One imported name, where it is imported, and whether importing the module runs it."""
+
+    module: str
+    line: int
+    target: str
+    at_start: bool
+
+    @property
+    def layer(self) -> str | None:
+        return layer_of(self.module)
+
+    @property
+    def package(self) -> str:
+        return self.target.partition(".")[0]
+
+    @property
+    def is_standard(self) -> bool:
+        return self.package in sys.stdlib_module_names
+
+    def is_from(self, *packages: str) -> bool:
+        return any(f"{self.target}.".startswith(f"{package}.") for package in packages)
+
+
+def layer_of(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else None
+
+
+def read_imports(source: str, module: str, *, is_package: bool = False) -> Iterator[Import]:
+    package = module if is_package else module.rpartition(".")[0]
+
+    def visit(node: ast.AST, at_start: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module, node.lineno, alias.name, at_start)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: 1 - node.level or None] if node.level else []
+            base = ".".join([*parts, *filter(None, [node.module])])
+            for alias in node.names:
+                yield Import(module, node.lineno, f"{base}.{alias.name}", at_start)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from visit_all(node.body, False)
+            yield from visit_all(node.orelse, at_start)
+        else:
+            is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from visit_all(ast.iter_child_nodes(node), at_start and not is_function)
+
+    def visit_all(nodes, at_start: bool) -> Iterator[Import]:
+        for node in nodes:
+            yield from visit(node, at_start)
+
+    return visit(ast.parse(source), True)
+
+
+def is_upwards(found: Import) -> bool:
+    target = layer_of(found.target) if found.package == "nipype_blm" else None
+    if target is None or found.layer is None:
+        return False
+    return LAYERS.index(target) > LAYERS.index(found.layer)
+
+
+def is_not_for_core(found: Import) -> bool:
+    allowed = found.is_standard or found.package in {"nipype_blm", *CORE_PACKAGES}
+    return found.layer == "core" and not allowed
+
+
+def is_nipype_too_low(found: Import) -> bool:
+    return found.is_from("nipype") and found.layer not in NIPYPE_LAYERS
+
+
+def is_slow_at_start(found: Import) -> bool:
+    return found.at_start and found.is_from(*SLOW)
+
+
+def is_misplaced_plotting(found: Import) -> bool:
+    return found.is_from(*PLOTTING) and (found.at_start or found.layer != "report")
+
+
+def is_too_heavy_for_everyone(found: Import) -> bool:
+    is_light = found.is_standard or found.is_from("nipype_blm.errors")
+    return found.layer is None and found.at_start and not is_light
+
+
+RULES = {
+    is_upwards: f"points upwards: the layers are {' < '.join(LAYERS)}",
+    is_not_for_core: f"is not for core, which has {', '.join(sorted(CORE_PACKAGES))}",
+    is_nipype_too_low: f"is for {', '.join(sorted(NIPYPE_LAYERS))} only",
+    is_slow_at_start: "is slow to import: import it inside the function that needs it",
+    is_misplaced_plotting: "belongs inside a function of report",
+    is_too_heavy_for_everyone: "is too heavy: everyone imports this module",
+}
+
+
+def find_faults(imports: Iterator[Import]) -> list[str]:
+    return [
+        f"{found.module}, line {found.line}: {found.target} {message}"
+        for found in imports
+        for breaks_rule, message in RULES.items()
+        if breaks_rule(found)
+    ]
+
+
+def read_package() -> dict[str, list[Import]]:
+    imports = {}
+    for package, folder in FOLDERS.items():
+        for path in sorted(folder.rglob("*.py")):
+            is_package = path.name == "__init__.py"
+            parts = path.relative_to(folder).with_suffix("").parts
+            module = ".".join([package, *(parts[:-1] if is_package else parts)])
+            found = read_imports(path.read_text(encoding="utf-8"), module, is_package=is_package)
+            imports[module] = list(found)
+    return imports
+
+
+def test_every_module_lies_in_a_layer():
+    modules = read_package().keys()
+    assert {layer_of(module) for module in modules} >= set(LAYERS)
+    assert {module for module in modules if layer_of(module) is None} <= FREE_MODULES
+
+
+@pytest.mark.parametrize("layer", [*LAYERS, None])
+def test_imports_keep_the_rules(layer):
+    faults = [
+        fault
+        for module, imports in read_package().items()
+        if layer_of(module) == layer
+        for fault in find_faults(imports)
+    ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "rule"),
+    [
+        ("core.ols", "from nipype_blm.io import images", is_upwards),
+        ("core.ols", "from nipype_blm import model", is_upwards),
+        ("core.ols", "from ..io.images import read_image", is_upwards),
+        ("core.ols", "def f():\n    import nipype_blm.cli.blm", is_upwards),
+        ("report.page", "from nipype_blm.interfaces import blm", is_upwards),
+        ("core.ols", "import numpy as np, nibabel", is_not_for_core),
+        ("stages.fit", "from nipype.utils import filemanip", is_nipype_too_low),
+        ("core.ols", "from scipy import stats", is_slow_at_start),
+        (
+            "model.spec",
+            "try:\n    import pandas as pd\nexcept ImportError:\n    pass",
+            is_slow_at_start,
+        ),
+        ("cli.blm", "class A:\n    from distributed import Client", is_slow_at_start),
+        ("report.page", "import matplotlib.pyplot as plt", is_misplaced_plotting),
+        ("cli.blm", "def f():\n    from nilearn import plotting", is_misplaced_plotting),
+        ("errors", "import numpy", is_too_heavy_for_everyone),
+        ("errors", "from .core import ols", is_too_heavy_for_everyone),
+    ],
+)
+def test_each_rule_is_enforced(module, source, rule):
+    faults = [found for found in read_imports(source, f"nipype_blm.{module}") if rule(found)]
+    assert len(faults) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("core.ols", "import math, numpy.linalg\nfrom scipy.special import log_ndtr\nimport numba"),
+        ("core.ols", "from nipype_blm import __version__\nfrom nipype_blm.errors import BlmError"),
+        ("core.ols", "from . import linalg\nfrom .linalg import solve"),
+        (
+            "report.page",
+            "def f():\n    import matplotlib.pyplot\n    from nipype_blm.io import maps",
+        ),
+        ("model.spec", "if TYPE_CHECKING:\n    import pandas as pd\ndef f():\n    import pandas"),
+        ("interfaces.blm", "from nipype.interfaces.base import traits\nimport nipype_blm.core.ols"),
+        ("workflows.blm", "from .parts import init_fit_wf\nfrom nipype_blm.interfaces import blm"),
+        ("errors", "import enum\ndef f():\n    from nipype_blm.core import ols"),
+    ],
+)
+def test_allowed_imports_are_not_reported(module, source):
+    assert not find_faults(read_imports(source, f"nipype_blm.{module}"))
+
+
+def test_every_third_party_import_is_declared_in_setup_cfg():
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    requirements = [config["options"]["install_requires"], config["options.extras_require"]["plot"]]
+    names = re.findall(r"^[\w.-]+", "\n".join(requirements), flags=re.MULTILINE)
+    declared = {normalise(name) for name in names} | {"llvmlite"}  # llvmlite is a part of numba
+    distributions = packages_distributions()
+    undeclared = {
+        f"{found.module}, line {found.line}: {found.package}"
+        for imports in read_package().values()
+        for found in imports
+        if not found.is_standard and found.package != "nipype_blm"
+        if declared.isdisjoint(map(normalise, distributions.get(found.package, [])))
+    }
+    assert not undeclared
+
+
+def normalise(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+@pytest.mark.parametrize(
+    ("module", "slow"),
+    [
+        (
+            "nipype_blm",
+            ("numpy", "scipy", "numba", "nibabel", "nipype", "pydantic", *SLOW, *PLOTTING),
+        ),
+        ("nipype_blm.cli.blm", (*SLOW, *PLOTTING)),
+    ],
+)
+def test_start_up_loads_no_slow_package(module, slow, tmp_path):
+    program = f"import sys, {module}; print(*(name for name in {slow!r} if name in sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert not run.stdout.split()
