@@ -1,8 +1,8 @@
 """Run the workflow of a configuration on this machine."""
 
+import logging
 import os
 import re
-from typing import Any
 
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
@@ -51,19 +51,11 @@ def _quieten(config: BlmConfig) -> None:
         }
     )
     nipype_logging.update_logging(nipype_config)
-    for logger in nipype_logging.loggers.values():
-        for handler in logger.handlers:
-            if type(handler).__name__ == "StreamHandler":
-                handler.setLevel("CRITICAL")
-    root = nipype_logging._logger
-    for handler in root.handlers:
-        if type(handler).__name__ == "StreamHandler":
-            handler.setLevel("CRITICAL")
+    for handler in logging.getLogger("nipype").handlers:  # the terminal
+        handler.setLevel(logging.CRITICAL)
 
 
 def find_input_error(error: BaseException) -> list[str]:
     """Return the problems of an InputError that a node reported as text."""
     found = re.search(r"nipype_blm\.errors\.InputError: (.*?)\s*\Z", str(error), re.DOTALL)
     return [line.strip() for line in found.group(1).splitlines()] if found else []
-
-

@@ -22,8 +22,11 @@ R = TypeVar("R")
 FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
 
-# Functions that are compiled into the kernels that call them.
-inline = numba.njit(inline="always", **OPTIONS)
+
+def inline(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile `function` into the kernels that call it."""
+    compiled: Callable[P, R] = numba.njit(inline="always", **OPTIONS)(function)
+    return compiled
 
 
 def _is_private_directory(folder: Path) -> bool:
@@ -61,12 +64,13 @@ def cache_directory() -> Path:
 @contextlib.contextmanager
 def _numba_cache() -> Iterator[None]:
     """Let Numba choose our cache folder for the functions decorated inside."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_directory())
+    settings: Any = numba.config
+    before = settings.CACHE_DIR
+    settings.CACHE_DIR = str(cache_directory())
     try:
         yield
     finally:
-        numba.config.CACHE_DIR = before
+        settings.CACHE_DIR = before
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:

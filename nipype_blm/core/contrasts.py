@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from nipype_blm.core import tails
 from nipype_blm.core._jit import inline, kernel
 from nipype_blm.core.linalg import FloatArray, cholesky_packed, packed_size, solve_lower_packed
 from nipype_blm.core.ols import Estimates
 from nipype_blm.core.products import run_split
+from nipype_blm.core.tails import compute_f_tails, compute_t_tails
 
 
 class ContrastMaps(NamedTuple):
@@ -32,7 +32,7 @@ def compute_t_contrast(
     n_threads: int = 1,
     pool: Executor | None = None,
 ) -> ContrastMaps:
-    """Compute T = l'beta / sqrt(resms l'(X'X)^-1 l) and the p-value of its upper tail.
+    r"""Compute T = l'beta / sqrt(resms l'(X'X)^-1 l) and the p-value of its upper tail.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def compute_t_contrast(
     R : array of shape (n_params, n_params)
         Of X = QR.
     two_sided : bool
-        p for \\|T\\| instead of the upper tail.  z keeps the one-sided tail and the sign.
+        p for \|T\| instead of the upper tail.  z keeps the one-sided tail and the sign.
     """
     effect, gram = _effects(vector[None], estimates, R, n_threads, pool)
     variance = gram * estimates.resms
@@ -52,11 +52,12 @@ def compute_t_contrast(
 
     def tail(start: int, stop: int) -> None:
         part = slice(start, stop)
-        z[part] = tails.t_to_z(stat[part], dof[part])
         if two_sided:
-            log_p[part] = np.log(2) + tails.log_t_sf(np.abs(stat[part]), dof[part])
+            upper = compute_t_tails(np.abs(stat[part]), dof[part])
+            log_p[part] = np.log(2) + upper.log_sf
+            z[part] = np.copysign(upper.z, stat[part])
         else:
-            log_p[part] = tails.log_t_sf(stat[part], dof[part])
+            log_p[part], z[part] = compute_t_tails(stat[part], dof[part])
 
     run_split(tail, stat.size, n_threads, pool)
     return ContrastMaps(effect, variance, stat, log_p, z)
@@ -85,8 +86,7 @@ def compute_f_contrast(
     def test(start: int, stop: int) -> None:
         part = slice(start, stop)
         _f_statistic(effect[:, part], gram[:, part], estimates.resms[part], stat[part])
-        log_p[part] = tails.log_f_sf(stat[part], float(q), dof[part])
-        z[part] = tails.f_to_z(stat[part], float(q), dof[part])
+        log_p[part], z[part] = compute_f_tails(stat[part], float(q), dof[part])
 
     run_split(test, stat.size, n_threads, pool)
     rows, columns = np.indices((q, q)).reshape(2, -1)

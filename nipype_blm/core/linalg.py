@@ -16,6 +16,9 @@ FloatArray = NDArray[np.float64]
 # A column whose squared distance from the columns before it is below this fraction of its
 # squared length depends on them: Q'Q of the observations present is known to ~1e-14.
 RANK_TOLERANCE = 1e-10
+# Distance of a column of X, at unit length, from the columns before it: rounding of numbers
+# in a table makes ~1e-15, and a design of condition 1e12 can still be fitted.
+DEPENDENT = 1e-13
 
 
 def packed_size(n: int) -> int:
@@ -53,12 +56,12 @@ def factorise_design(X: FloatArray) -> DesignFactor:
 def _express_constant(X: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return c and s = X c, as close to ones as the columns of X allow."""
     n_obs, n_params = X.shape
-    is_constant = (X == X[0]).all(axis=0) & (X[0] != 0)
+    is_constant = (X[0] == X).all(axis=0) & (X[0] != 0)
     if is_constant.any():
         c = np.zeros(n_params)
         c[np.argmax(is_constant)] = 1 / X[0, np.argmax(is_constant)]
         return c, np.ones(n_obs)
-    c = np.linalg.lstsq(X, np.ones(n_obs), rcond=None)[0]
+    c: FloatArray = np.linalg.lstsq(X, np.ones(n_obs), rcond=None)[0]
     # Rounding noise in c times a large voxel mean would spoil the other coefficients.
     c[np.abs(c) * np.abs(X).max(axis=0) < 1e-12] = 0.0
     rounded = np.round(c)
@@ -71,7 +74,7 @@ def find_dependent_columns(X: FloatArray) -> list[tuple[int, list[int]]]:
     """Return each column of X that depends on others, with the columns it is made of.
 
     Columns are taken from left to right and compared at unit length, so that units do not
-    matter; ``numpy.linalg.matrix_rank``'s tolerance decides.
+    matter; one that is nearer than `DEPENDENT` to the columns before it depends on them.
 
     Returns
     -------
@@ -81,16 +84,15 @@ def find_dependent_columns(X: FloatArray) -> list[tuple[int, list[int]]]:
     n_obs, n_params = X.shape
     lengths = np.linalg.norm(X, axis=0)
     scaled = X / np.where(lengths > 0, lengths, 1.0)
-    tolerance = max(n_obs, n_params) * np.finfo(float).eps
     independent: list[int] = []
     dependent: list[tuple[int, list[int]]] = []
     Q = np.empty((n_obs, 0))
     for column in range(n_params):
-        residual = scaled[:, column]
+        residual: FloatArray = scaled[:, column]
         for _ in range(2):  # twice is enough (Kahan): orthogonal to working precision
             residual = residual - Q @ (Q.T @ residual)
         distance = np.linalg.norm(residual)
-        if distance > tolerance and Q.shape[1] < n_obs:
+        if distance > DEPENDENT and Q.shape[1] < n_obs:
             Q = np.column_stack([Q, residual / distance])
             independent.append(column)
             continue

@@ -242,7 +242,7 @@ def _present_gram(presence: Any, v: int, n_present: int, Q: Any, gram: Any, out:
 
 
 @kernel
-def _merge_batch(
+def _merge_batch(  # noqa: C901 - one pass over a voxel's products
     voxels: Any,
     reference: Any,
     QtY: Any,
@@ -357,7 +357,9 @@ def _invert_upper(R: FloatArray) -> FloatArray:
 
 
 @kernel
-def _covariance(slot: Any, factor: Any, R_inverse: Any, resms: Any, out: Any) -> None:
+def _covariance(  # noqa: C901 - voxels without missing images share one matrix
+    slot: Any, factor: Any, R_inverse: Any, resms: Any, out: Any
+) -> None:
     """Compute packed resms R^-1 (L L')^-1 R^-1' at each voxel."""
     n_params = R_inverse.shape[0]
     U = np.zeros((n_params, n_params))

@@ -6,6 +6,8 @@ observations is reduced to Q'y, y'y and one bit per observation (present or not)
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,8 +96,7 @@ class ProductAccumulator:
                 start,
             )
 
-        edges = split_voxels(n_voxels, n_tasks)
-        return [lambda a=a, b=b: add(a, b) for a, b in edges]
+        return [partial(add, *edges) for edges in split_voxels(n_voxels, n_tasks)]
 
     def finish(self) -> Products:
         """Return the products of the observations added so far."""
@@ -109,7 +110,7 @@ def split_voxels(n_voxels: int, n_parts: int) -> list[tuple[int, int]]:
     """Split 0 ... n_voxels into at most `n_parts` ranges of whole tiles."""
     n_tiles = -(-n_voxels // TILE)
     edges = [min(round(i * n_tiles / n_parts) * TILE, n_voxels) for i in range(n_parts + 1)]
-    return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [(a, b) for a, b in pairwise(edges) if b > a]
 
 
 def run_split(
@@ -126,7 +127,7 @@ def run_split(
 
 
 @inline
-def count_bits(word: Any) -> int:
+def count_bits(word: Any) -> Any:
     """Return the number of set bits of the low 32 bits of an unsigned 64-bit word."""
     x = word - ((word >> np.uint64(1)) & np.uint64(0x55555555))
     x = (x & np.uint64(0x33333333)) + ((x >> np.uint64(2)) & np.uint64(0x33333333))
@@ -180,7 +181,7 @@ def _add_row_products(Qt: Any, D: Any, n: int, QtY: Any, a: int) -> None:
 
 
 @kernel
-def _accumulate(
+def _accumulate(  # noqa: C901 - one pass over a tile while it is in the cache
     values: Any,
     n_missing: Any,
     Qt: Any,

@@ -38,18 +38,20 @@ def gather(
     missing = 0
     infinite = 0
     position = 0
+    none_missing, one_missing = np.int32(0), np.int32(1)  # narrow: more of them in a vector
+    count: Any
     for run in range(starts.size):
         n = lengths[run]
         # Views first, so that the loop has unit stride from 0 and is vectorised.
         x = volume[starts[run] : starts[run] + n]
         y = out[position : position + n]
-        count = np.int32(0)
+        count = none_missing
         for i in range(n):
             value = y.dtype.type(x[i])
             present = (abs(value) < np.inf) & (value >= threshold)
             present &= (value != 0) | (not zero_is_missing)
             y[i] = value if present else np.nan
-            count += np.int32(0) if present else np.int32(1)
+            count += one_missing if not present else none_missing
         if count > 0:
             for i in range(n):
                 infinite += abs(np.float64(x[i])) == np.inf

@@ -1,7 +1,7 @@
 """What all interfaces share: the traits of a model and of its maps, and the references."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from nipype.external.due import BibTeX
 from nipype.interfaces.base import (
@@ -39,7 +39,7 @@ class BLMInterface(LibraryBaseInterface, SimpleInterface):
     """Base of all interfaces: version and references."""
 
     _pkg = "nipype_blm"
-    _references = [
+    _references: ClassVar = [
         {"entry": _BLM_REFERENCE, "description": "Big Linear Models", "tags": ["method"]},
         {"entry": _BLMM_REFERENCE, "description": "Products of batches", "tags": ["method"]},
     ]
@@ -178,12 +178,13 @@ MAP_OUTPUTS = tuple(MapsOutputSpec().copyable_trait_names())
 
 def maps_as_outputs(maps: AssembledMaps, out_dir: Path) -> dict[str, Any]:
     """Return the outputs of `MapsOutputSpec`."""
-    kinds = ("effect", "variance", "stat", "zscore", "pvalue", "dof")
-    results: dict[str, Any] = {f"blm_vox_{name}": str(path) for name, path in maps.files.items()}
-    results |= {f"{kind}_maps": [str(p) for p in maps.contrast_maps[kind]] for kind in kinds}
+    traits_of_kinds = {"z": "zscore_maps", "p": "pvalue_maps"}
+    results: dict[str, Any] = {name: str(path) for name, path in maps.files.items()}
+    for kind, paths in maps.contrast_maps.items():
+        results[traits_of_kinds.get(kind, f"{kind}_maps")] = [str(path) for path in paths]
     return results | {
         "out_dir": str(out_dir),
-        "mask_file": str(maps.files["mask"]),
+        "mask_file": str(maps.files["blm_vox_mask"]),
         "contrast_metadata": maps.contrast_metadata,
         "dof": maps.minimum_dof,
     }

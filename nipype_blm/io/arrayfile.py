@@ -165,7 +165,7 @@ class ArrayFile:
 
 def _read_into(file: Any, out: NDArray[Any], offset: int) -> None:
     """Fill an array from a position of a file."""
-    view = memoryview(out.reshape(-1).view(np.uint8)) if out.size else memoryview(b"")
+    view = out.reshape(-1).view(np.uint8).data if out.size else memoryview(b"")
     file.seek(offset)
     done = 0
     while done < len(view):

@@ -2,7 +2,6 @@
 
 import functools
 import gzip
-import os
 import threading
 import zlib
 from pathlib import Path
@@ -20,7 +19,7 @@ from nipype_blm.errors import InputError
 
 _HEADER_SIZE = 348
 _SMALL_KINDS = {"float32", "int8", "uint8", "int16", "uint16"}  # float32 holds them exactly
-_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zlib_ng.error)
+_DAMAGE: Any = (EOFError, gzip.BadGzipFile, zlib.error, zlib_ng.error)
 
 
 class ImageHeader(NamedTuple):
@@ -198,9 +197,7 @@ class ImageReader:
         except FileNotFoundError as error:
             raise InputError(f"{path} does not exist any more.") from error
         except _DAMAGE as error:
-            raise InputError(
-                f"{path} is damaged ({error}); restore it and run again."
-            ) from error
+            raise InputError(f"{path} is damaged ({error}); restore it and run again.") from error
         if header.is_scaled:
             return gather_scaled(
                 values, *self._runs, header.slope, header.inter, *self._missing_if, out
@@ -212,7 +209,7 @@ class ImageReader:
         if path.suffix == ".gz":
             try:
                 return self._read_gzip(path, volume)
-            except _NotNifti1:
+            except _NotNifti1Error:
                 return self._read_with_nibabel(path, volume)
         header = self._check(path, read_header(path), volume)
         if header.offset < 0:
@@ -273,7 +270,7 @@ class ImageReader:
         return header, _native(buffer.view(header.dtype))
 
 
-class _NotNifti1(Exception):
+class _NotNifti1Error(Exception):
     """The decompressed file is of another format."""
 
 
@@ -288,7 +285,7 @@ class _GzipVolumes:
         if _fill(self._file, np.frombuffer(start, np.uint8)) < _HEADER_SIZE:
             raise EOFError("it ends within the header")
         if bytes(start[344:348]) != b"n+1\0":
-            raise _NotNifti1
+            raise _NotNifti1Error
         self.header = _parse_header(path, bytes(start))
         self._file.read(self.header.offset - _HEADER_SIZE)
 
@@ -308,7 +305,7 @@ class _GzipVolumes:
 
 def _fill(file: Any, buffer: NDArray[np.uint8]) -> int:
     """Read until a buffer is full or the file ends; return the bytes read."""
-    view = memoryview(buffer)
+    view = buffer.data
     done = 0
     while done < len(view):
         n = file.readinto(view[done:])
@@ -352,7 +349,7 @@ def read_mask(path: Path, expected: ImageHeader, what: str) -> NDArray[np.bool_]
 
 def stat_file(path: Path) -> tuple[int, int]:
     """Return the size in bytes and the time of modification in ns."""
-    status = os.stat(path)
+    status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 

@@ -30,7 +30,7 @@ def format_manifest(entries: list[ImageEntry]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(ImageEntry._fields)
-    writer.writerows([entry._replace(mask=entry.mask or "") for entry in entries])
+    writer.writerows(entries)  # None is written as an empty cell
     return text.getvalue()
 
 

@@ -14,7 +14,16 @@ from zlib_ng import gzip_ng
 from nipype_blm import __version__
 
 # NIfTI-1 intent codes.
-INTENTS = {"none": 0, "t": 3, "f": 4, "z": 5, "p": 22, "log10p": 24, "estimate": 1001, "label": 1002}
+INTENTS = {
+    "none": 0,
+    "t": 3,
+    "f": 4,
+    "z": 5,
+    "p": 22,
+    "log10p": 24,
+    "estimate": 1001,
+    "label": 1002,
+}
 _LARGEST_NIFTI1 = 2**15 - 1
 
 
@@ -98,9 +107,7 @@ def _make_header(
         header["magic"] = b"n+2\0"
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
-    header.set_intent(
-        INTENTS[info.intent], info.intent_parameters, name="", allow_unknown=True
-    )
+    header.set_intent(INTENTS[info.intent], info.intent_parameters, name="", allow_unknown=True)
     header["descrip"] = info.description[:79].encode("ascii", "replace")
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["magic"] = b"n+1\0" if max(shape) <= _LARGEST_NIFTI1 else b"n+2\0\r\n\032\n"

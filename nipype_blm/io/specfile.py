@@ -4,6 +4,7 @@ import json
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,14 +35,10 @@ def pack_model(spec: ModelSpec) -> tuple[str, bytes]:
 def _read_model(path: Path, size: int, mtime_ns: int) -> tuple[str, ModelSpec]:
     file = ArrayFile(path)
     design = DesignFactor(*(file.read(name) for name in DesignFactor._fields))
-    options = dict(file.meta)
+    options: dict[str, Any] = dict(file.meta)
     options["names"], options["shape"] = tuple(options["names"]), tuple(options["shape"])
-    spec = ModelSpec(
-        **{name: file.read(name) for name in _ARRAYS},
-        **options,
-        design=design,
-        header=file.read("header").tobytes(),
-    )
+    options |= {name: file.read(name) for name in _ARRAYS}
+    spec = ModelSpec(**options, design=design, header=file.read("header").tobytes())
     return file.stamp, spec
 
 

@@ -41,7 +41,7 @@ def read_yaml(path: Path) -> Any:
     """Read a configuration file."""
     text = read_text(path, "Configuration file")
     try:
-        return yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
+        return yaml.load(text, _UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {error}") from error
 

@@ -51,7 +51,8 @@ def _parse_fraction(value: Any) -> Fraction:
     fraction = fraction / 100 if percent else fraction
     if not 0 <= fraction <= 1:
         raise ValueError(
-            f'{value!r} is outside 0 to 1; give a fraction such as 0.1, or a percentage such as "10%"'
+            f"{value!r} is outside 0 to 1; give a fraction such as 0.1, "
+            'or a percentage such as "10%"'
         )
     return fraction
 
@@ -71,9 +72,7 @@ class MissingnessRules(_Model):
     MinPercent: Annotated[Fraction, BeforeValidator(_parse_fraction)] | None = Field(
         None, description='Least share of the images: a fraction (0.1) or a percentage ("10%").'
     )
-    MinN: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Least number of images."
-    )
+    MinN: Annotated[int, Field(ge=0)] | None = Field(None, description="Least number of images.")
     Masking: FilePath | None = Field(
         None, description="Post-analysis mask: voxels outside it leave the result."
     )
@@ -118,11 +117,10 @@ class BlmConfig(_Model):
     data_mask_files: FilePath | tuple[FilePath, ...] | None = Field(
         None, description="Text file with one mask a line, for each image in turn."
     )
-    data_mask_thresh: Number | None = Field(
-        None, description="Values below this are missing."
-    )
+    data_mask_thresh: Number | None = Field(None, description="Values below this are missing.")
     Missingness: MissingnessRules = Field(
-        default_factory=MissingnessRules, description="Which voxels are analysed:"
+        default_factory=lambda: MissingnessRules.model_validate({}),
+        description="Which voxels are analysed:",
     )
     OutputCovB: bool = Field(True, description="Write the covariances of beta (p^2 maps).")
     minlog: Number = Field(
@@ -145,9 +143,7 @@ class BlmConfig(_Model):
         None, description="Voxels fitted by one node; planned if absent."
     )
     sim: bool = Field(False, description="Print no summary when the run ends.")
-    versions: dict[str, str] | None = Field(
-        None, description="Written to inputs.yml; not read."
-    )
+    versions: dict[str, str] | None = Field(None, description="Written to inputs.yml; not read.")
 
     # Fields that BLM-py's own files have and that change nothing.
     statType: Any = Field(None, description="Accepted without effect.")
@@ -259,6 +255,5 @@ def _explain_unknown(location: list[str]) -> str:
     known = {name.lower(): name for name in model.model_fields}
     nearest = difflib.get_close_matches(field.lower(), known, n=1, cutoff=0)
     return (
-        f"{'.'.join(location)} is not a known field; "
-        f"the nearest known one is {known[nearest[0]]}."
+        f"{'.'.join(location)} is not a known field; the nearest known one is {known[nearest[0]]}."
     )

@@ -97,9 +97,7 @@ def _normalise_one(item: Any, number: int) -> dict[str, Any]:
             return {"name": str(key)} | {k: v for k, v in body.items() if v is not None}
     if isinstance(item, dict):
         return {"name": f"c{number}"} | item
-    raise ValueError(
-        f"contrast {number} is {item!r}; expected a mapping with a name and a vector"
-    )
+    raise ValueError(f"contrast {number} is {item!r}; expected a mapping with a name and a vector")
 
 
 def check_contrasts(contrasts: Sequence[Contrast], n_params: int) -> list[str]:

@@ -17,8 +17,7 @@ def check_design(X: FloatArray, names: list[str], n_images: int) -> list[str]:
         return problems  # the table's own check names the cells
     if n_rows <= n_params:
         problems.append(
-            f"X has {n_params} columns but only {n_rows} rows; "
-            "more images than columns are needed."
+            f"X has {n_params} columns but only {n_rows} rows; more images than columns are needed."
         )
         return problems
     for column, others in find_dependent_columns(X):

@@ -38,7 +38,7 @@ class Plan(NamedTuple):
     voxels_per_block: int
     n_blocks: int
     rows_per_chunk: int  # images staged at once
-    thread_bytes: int  # memory of each reading thread
+    thread_bytes: int  # memory of each further reading thread
     products_bytes: int  # memory of a node that reads, with one thread
     block_bytes: int  # memory of a node that fits
     disk_bytes: int  # intermediate files
@@ -102,7 +102,7 @@ def plan_run(
         voxels_per_block=block,
         n_blocks=-(-sizes.n_voxels // block),
         rows_per_chunk=chunk,
-        thread_bytes=_thread_bytes(sizes, chunk),
+        thread_bytes=_image_bytes(sizes),
         products_bytes=products_bytes,
         block_bytes=block * per_voxel + volume_bytes,
         disk_bytes=_disk_bytes(sizes, batch, n_batches),
@@ -119,16 +119,15 @@ def _words(n_images: int) -> int:
     return -(-n_images // WORD)
 
 
-def _thread_bytes(sizes: Sizes, chunk: int) -> int:
-    """One image as it is read, and the second staging chunk that threads need."""
-    return (sizes.n_grid + 64) * sizes.image_itemsize + (
-        chunk * sizes.n_voxels * sizes.staged_itemsize
-    )
+def _image_bytes(sizes: Sizes) -> int:
+    """One image as it is read, and the mask that may come with it."""
+    return sizes.n_grid * sizes.image_itemsize + sizes.n_voxels * sizes.staged_itemsize
 
 
 def _products_bytes(sizes: Sizes, batch: int, chunk: int) -> int:
     per_voxel = 8 * (sizes.n_params + 2) + 4 + 4 * _words(batch)
-    return _thread_bytes(sizes, chunk) + sizes.n_voxels * per_voxel
+    per_voxel += chunk * sizes.staged_itemsize
+    return _image_bytes(sizes) + sizes.n_voxels * per_voxel
 
 
 def _fit_batch(sizes: Sizes, batch: int, usable: int) -> int:
@@ -143,7 +142,7 @@ def _fit_chunk(sizes: Sizes, batch: int, usable: int) -> int:
     chunk = WORD
     row_bytes = sizes.n_voxels * sizes.staged_itemsize
     while chunk > 4 and (
-        2 * chunk * row_bytes > STAGING_BYTES or _products_bytes(sizes, batch, chunk) > usable
+        chunk * row_bytes > STAGING_BYTES or _products_bytes(sizes, batch, chunk) > usable
     ):
         chunk //= 2
     return chunk
@@ -159,7 +158,7 @@ def _block_bytes_per_voxel(sizes: Sizes, batch: int) -> int:
 
 
 def _contrast_bytes_per_voxel(sizes: Sizes) -> int:
-    """The largest contrast possible, so that blocks do not depend on the contrasts."""
+    """Return the cost of the largest contrast, so that the plan depends on none."""
     p = sizes.n_params
     return 8 * (2 * p + 2 * p * p + 6)
 

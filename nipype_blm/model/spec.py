@@ -46,12 +46,12 @@ class ModelSpec:
     @property
     def n_params(self) -> int:
         """Number of columns of X."""
-        return self.X.shape[1]
+        return int(self.X.shape[1])
 
     @property
     def n_voxels(self) -> int:
         """Number of voxels in the analysis mask."""
-        return self.allowed.size
+        return int(self.allowed.size)
 
     @property
     def runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -22,6 +22,4 @@ def summarise_run(out_dir: Path) -> str:
     ]
     sidecars = sorted(out_dir.glob("contrasts/*_stat-z_statmap.json"))
     names = [json.loads(path.read_text())["Contrast"]["Name"] for path in sidecars]
-    return "\n".join(
-        [*lines, f"Contrasts: {', '.join(names)}", f"The maps are in {out_dir}"]
-    )
+    return "\n".join([*lines, f"Contrasts: {', '.join(names)}", f"The maps are in {out_dir}"])

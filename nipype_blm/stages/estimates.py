@@ -45,7 +45,7 @@ def compute_estimates(
         for products, batch in zip(products_files, batch_files, strict=True)
     ]
     counts = [file.read("n_obs", columns) for file in files]
-    n_obs = np.sum(counts, axis=0, dtype=np.int32)
+    n_obs = np.asarray(np.sum(counts, axis=0), np.int32)
 
     def batches() -> Iterator[tuple[slice, Products]]:
         for number, file in enumerate(files):

@@ -254,9 +254,7 @@ def _attach_masks(
     ]
 
 
-def _read_optional_mask(
-    path: Path | None, expected: ImageHeader, what: str
-) -> NDArray[np.bool_]:
+def _read_optional_mask(path: Path | None, expected: ImageHeader, what: str) -> NDArray[np.bool_]:
     if path is None:
         return np.ones(expected.n_grid, bool)
     return read_mask(path, expected, what)

@@ -20,9 +20,7 @@ def run_blm(
     """Fit a prepared model and write its maps; intermediate files stay in `work_dir`."""
     plan = write_plan(run, work_dir)
     products = [
-        compute_products(
-            plan.model_file, batch, work_dir / f"products_{i:04d}.blm", n_threads
-        )
+        compute_products(plan.model_file, batch, work_dir / f"products_{i:04d}.blm", n_threads)
         for i, batch in enumerate(plan.batch_files)
     ]
     estimates, statistics = [], []

@@ -1,0 +1,62 @@
+"""The saved blocks of a run, opened for assembly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core.linalg import FloatArray
+from nipype_blm.core.status import is_fitted
+from nipype_blm.io.arrayfile import ArrayFile
+from nipype_blm.model.spec import ModelSpec
+from nipype_blm.stages.estimates import block_stamp
+from nipype_blm.stages.statistics import statistics_stamp
+
+
+@dataclass(frozen=True)
+class Block:
+    """The estimates and statistics of one block, and where its voxels lie in a volume."""
+
+    estimates: ArrayFile
+    statistics: ArrayFile
+    voxels: NDArray[np.int64]  # positions in the grid of all voxels of the block
+    fitted: NDArray[np.int64]  # ... and of the fitted ones
+    status: NDArray[np.uint8]
+    n_obs: NDArray[np.int32]
+    dof: NDArray[np.int32]  # at the fitted voxels
+
+    def estimate(self, name: str, row: int | None = None) -> FloatArray:
+        """Return one quantity, or one row of it, at the fitted voxels."""
+        return _read(self.estimates, name, row)
+
+    def statistic(self, contrast: int, name: str, row: int | None = None) -> FloatArray:
+        """Return one quantity of a contrast, or one row of it, at the fitted voxels."""
+        return _read(self.statistics, f"{contrast}/{name}", row)
+
+
+def _read(file: ArrayFile, name: str, row: int | None) -> NDArray[Any]:
+    return file.read(name) if row is None else file.read_rows(name, slice(row, row + 1))[0]
+
+
+def open_blocks(
+    spec: ModelSpec,
+    estimates_files: Sequence[Path | str],
+    statistics_files: Sequence[Path | str],
+    run_stamp: str,
+    contrasts_stamp: str,
+) -> list[Block]:
+    """Open the files of all blocks; refuse those made from other input."""
+    positions = np.flatnonzero(spec.mask)
+    blocks = []
+    for number, paths in enumerate(zip(estimates_files, statistics_files, strict=True)):
+        estimates = ArrayFile(paths[0], block_stamp(run_stamp, number))
+        statistics = ArrayFile(paths[1], statistics_stamp(run_stamp, contrasts_stamp, number))
+        voxels = positions[spec.block(number)]
+        status, n_obs = estimates.read("status"), estimates.read("n_obs")
+        fitted = is_fitted(status)
+        dof = np.asarray(n_obs[fitted] - spec.n_params, np.int32)
+        blocks.append(Block(estimates, statistics, voxels, voxels[fitted], status, n_obs, dof))
+    return blocks

@@ -1,0 +1,215 @@
+"""Which maps a Big Linear Model has: what each is, and where its values come from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core.contrasts import compute_partial_r2
+from nipype_blm.core.linalg import FloatArray
+from nipype_blm.core.status import VoxelStatus
+from nipype_blm.io.maps import MapInfo
+from nipype_blm.model.contrasts import Contrast, file_labels
+from nipype_blm.model.spec import ContrastSpec, ModelSpec
+from nipype_blm.stages.blocks import Block
+
+Volume = Callable[[Block], NDArray[Any]]  # the values of one volume at a block
+ContrastVolume = Callable[[int, Block], NDArray[Any]]  # ... of contrast number i
+
+
+@dataclass(frozen=True)
+class Map:
+    """One map file."""
+
+    info: MapInfo
+    volumes: Sequence[Volume]
+    dtype: str
+    everywhere: bool = False  # values at all voxels of the analysis mask, not the fitted
+
+    def assemble(self, blocks: Sequence[Block], n_grid: int) -> Iterator[NDArray[Any]]:
+        """Yield the volumes in file order, 0 where there is no value."""
+        for volume in self.volumes:
+            grid = np.zeros(n_grid, self.dtype)
+            for block in blocks:
+                grid[block.voxels if self.everywhere else block.fitted] = volume(block)
+            yield grid
+
+
+def list_maps(spec: ModelSpec, tests: ContrastSpec, minimum_dof: int) -> list[Map]:
+    """Return all maps of a run."""
+    maps = [*_voxel_maps(), *_estimate_maps(spec), *_stacked_maps(spec, tests)]
+    for number, label in enumerate(file_labels(tests.contrasts)):
+        maps += _maps_of_contrast(spec, tests, number, label, minimum_dof)
+    return maps
+
+
+def is_map_name(name: str) -> bool:
+    """Return whether a file, relative to the output folder, could be one of ours."""
+    folder, _, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    if extension not in ("nii", "nii.gz", "json"):
+        return name == "inputs.yml"
+    if folder == "contrasts":
+        return stem.startswith("contrast-") and stem.endswith("_statmap")
+    return folder == "" and stem.removeprefix("blm_vox_") in _STANDARD_NAMES
+
+
+_STANDARD_NAMES = (
+    *("mask", "status", "n", "edf", "beta", "resms", "llh", "cov"),
+    *("con", "conSE", "conT", "conTlp", "conF", "conFlp", "conR2"),
+)
+
+
+def contrast_map_name(label: str, kind: str, contrast: Contrast) -> str:
+    """Return the BIDS-like name of the map of one contrast."""
+    stat = {"stat": "F" if contrast.is_f else "t"}.get(kind, kind)
+    return f"contrasts/contrast-{label}_stat-{stat}_statmap"
+
+
+def _voxel_maps() -> list[Map]:
+    """Return the maps of whole numbers that tell how each voxel was treated."""
+    levels = {str(int(status)): status.meaning for status in VoxelStatus}
+    status_info = MapInfo(
+        "blm_vox_status", "What happened at each voxel.", "label", details={"Levels": levels}
+    )
+    n_info = MapInfo("blm_vox_n", "Images with data at each voxel of the analysis mask.")
+    mask_info = MapInfo("blm_vox_mask", "Voxels in the result.", "label")
+    edf_info = MapInfo("blm_vox_edf", "Residual degrees of freedom.")
+    return [
+        Map(mask_info, [lambda b: np.ones(b.fitted.size, np.uint8)], "uint8"),
+        Map(status_info, [lambda b: b.status], "uint8", everywhere=True),
+        Map(n_info, [lambda b: b.n_obs], "int32", everywhere=True),
+        Map(edf_info, [lambda b: b.dof], "int32"),
+    ]
+
+
+def _estimate_maps(spec: ModelSpec) -> list[Map]:
+    """Return the maps of estimates that do not depend on contrasts."""
+
+    def rows(name: str, numbers: Sequence[int | None]) -> list[Volume]:
+        return [partial(Block.estimate, name=name, row=row) for row in numbers]
+
+    p, names, dtype = spec.n_params, spec.names, spec.map_dtype
+    beta = MapInfo("blm_vox_beta", "Estimates of the coefficients.", "estimate", volumes=names)
+    resms = MapInfo("blm_vox_resms", "Residual mean square.", "estimate")
+    llh = MapInfo(
+        "blm_vox_llh", "Maximised log-likelihood.", "estimate", details={"Criterion": "ML"}
+    )
+    maps = [
+        Map(beta, rows("beta", range(p)), dtype),
+        Map(resms, rows("resms", [None]), dtype),
+        Map(llh, rows("llh", [None]), dtype),
+    ]
+    if spec.with_cov:
+        pairs = [(max(i, j), min(i, j)) for i in range(p) for j in range(p)]
+        packed = [high * (high + 1) // 2 + low for high, low in pairs]
+        labels = tuple(f"{a} x {b}" for a in names for b in names)
+        description = "Covariances of the estimates, row by row."
+        info = MapInfo("blm_vox_cov", description, "estimate", volumes=labels)
+        maps.append(Map(info, rows("cov", packed), dtype))
+    return maps
+
+
+def _stacked_maps(spec: ModelSpec, tests: ContrastSpec) -> list[Map]:
+    """Return BLM's 4D maps, one volume for each T (or each F) contrast."""
+
+    def effect(i: int, block: Block) -> FloatArray:
+        return block.statistic(i, "effect", 0)
+
+    def standard_error(i: int, block: Block) -> FloatArray:
+        return np.sqrt(block.statistic(i, "variance", 0))
+
+    def stat(i: int, block: Block) -> FloatArray:
+        return block.statistic(i, "stat")
+
+    def log10_p(i: int, block: Block) -> FloatArray:
+        return _replace_infinite(block.statistic(i, "log_p") / -np.log(10), tests.minlog)
+
+    def partial_r2(i: int, block: Block) -> FloatArray:
+        q = len(tests.contrasts[i].matrix)
+        return compute_partial_r2(block.statistic(i, "stat"), q, block.dof)
+
+    def stack(name: str, description: str, intent: str, volume: ContrastVolume) -> list[Map]:
+        is_f = name.startswith("conF") or name == "conR2"
+        chosen = [i for i, contrast in enumerate(tests.contrasts) if contrast.is_f == is_f]
+        info = MapInfo(
+            f"blm_vox_{name}",
+            description,
+            intent,
+            volumes=tuple(tests.contrasts[i].name for i in chosen),
+            details={"Contrasts": [_describe(tests.contrasts[i]) for i in chosen]},
+        )
+        return [Map(info, [partial(volume, i) for i in chosen], spec.map_dtype)] if chosen else []
+
+    tail = "two-sided" if tests.two_sided else "upper tail"
+    return [
+        *stack("con", "Contrasts of the estimates.", "estimate", effect),
+        *stack("conSE", "Standard errors of the contrasts.", "estimate", standard_error),
+        *stack("conT", "T statistics; degrees of freedom in blm_vox_edf.", "t", stat),
+        *stack("conTlp", f"-log10 of the uncorrected p of T ({tail}).", "log10p", log10_p),
+        *stack("conF", "F statistics; error degrees of freedom in blm_vox_edf.", "f", stat),
+        *stack("conFlp", "-log10 of the uncorrected p of F.", "log10p", log10_p),
+        *stack("conR2", "Partial R2 of the F contrasts.", "estimate", partial_r2),
+    ]
+
+
+def _replace_infinite(values: FloatArray, minlog: float) -> FloatArray:
+    """Return values with +-infinity replaced by +-|minlog|."""
+    return np.where(np.isinf(values), np.copysign(minlog, values), values)
+
+
+def _describe(contrast: Contrast) -> dict[str, Any]:
+    weights = contrast.matrix.tolist()
+    return {
+        "Name": contrast.name,
+        "Test": "F" if contrast.is_f else "T",
+        "Weights": weights if contrast.is_f else weights[0],
+    }
+
+
+def _maps_of_contrast(
+    spec: ModelSpec, tests: ContrastSpec, number: int, label: str, minimum_dof: int
+) -> list[Map]:
+    """Return the maps of one contrast by itself, as FSL, SPM and nilearn nodes take them."""
+    contrast = tests.contrasts[number]
+    q = len(contrast.matrix)
+    rows = tuple(f"row {i + 1}" for i in range(q)) if contrast.is_f else None
+    pairs = tuple(f"rows {i + 1}, {j + 1}" for i in range(q) for j in range(q))
+    test, intent = ("F", "f") if contrast.is_f else ("T", "t")
+    dof = (float(q), float(minimum_dof)) if contrast.is_f else (float(minimum_dof),)
+    tail = "two-sided" if tests.two_sided and not contrast.is_f else "upper tail"
+    details = {"Contrast": _describe(contrast), "MinimumDegreesOfFreedom": minimum_dof}
+
+    def volume(name: str, row: int | None = None) -> Volume:
+        return partial(Block.statistic, contrast=number, name=name, row=row)
+
+    def p_value(block: Block) -> FloatArray:
+        return np.exp(block.statistic(number, "log_p"))
+
+    def add(
+        kind: str,
+        description: str,
+        intent: str,
+        volumes: Sequence[Volume],
+        labels: tuple[str, ...] | None = None,
+        parameters: tuple[float, ...] = (),
+    ) -> Map:
+        name = contrast_map_name(label, kind, contrast)
+        text = f"{description}: {contrast.name}"
+        return Map(
+            MapInfo(name, text, intent, parameters, labels, details), volumes, spec.map_dtype
+        )
+
+    effects = [volume("effect", i) for i in range(q)]
+    variances = [volume("variance", i) for i in range(q * q)]
+    df = ",".join(f"{n:g}" for n in dof)
+    return [
+        add("effect", "Effect", "estimate", effects, rows),
+        add("variance", "Variance", "estimate", variances, pairs if contrast.is_f else None),
+        add("stat", f"{test}_[{df}]", intent, [volume("stat")], parameters=dof),
+        add("z", f"z with the upper tail of {test}", "z", [volume("z")]),
+        add("p", f"Uncorrected p ({tail})", "p", [p_value]),
+    ]
