@@ -52,12 +52,30 @@ def command() -> None:
 
 
 def load_config(path: Path) -> Any:
-    """Read and check a configuration file."""
+    """Read and check a configuration file.
+
+    Raises
+    ------
+    InputError
+        With the faults of all fields, and of the files that the valid ones name.
+    """
     from nipype_blm.io.tables import read_yaml
-    from nipype_blm.model.config import parse_config
+    from nipype_blm.model.config import parse_config, salvage_config
+    from nipype_blm.stages.plan import prepare_run
 
     path = path.absolute()
-    return parse_config(read_yaml(path), base=path.parent)
+    data = read_yaml(path)
+    try:
+        return parse_config(data, path.parent)
+    except InputError as error:
+        problems = error.problems
+        rest = salvage_config(data, path.parent)
+    if rest is not None:
+        try:
+            prepare_run(rest)
+        except InputError as error:
+            problems = problems + error.problems
+    raise InputError(problems)
 
 
 def _say(text: str) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
@@ -57,5 +56,6 @@ def _quieten(config: BlmConfig) -> None:
 
 def find_input_error(error: BaseException) -> list[str]:
     """Return the problems of an InputError that a node reported as text."""
-    found = re.search(r"nipype_blm\.errors\.InputError: (.*?)\s*\Z", str(error), re.DOTALL)
-    return [line.strip() for line in found.group(1).splitlines()] if found else []
+    _, name, message = str(error).rpartition("nipype_blm.errors.InputError: ")
+    lines = message.split("\n\n")[0].splitlines() if name else []
+    return [line.strip() for line in lines if line.strip()]

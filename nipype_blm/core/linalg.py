@@ -58,10 +58,9 @@ def _express_constant(X: FloatArray) -> tuple[FloatArray, FloatArray]:
     n_obs, n_params = X.shape
     is_constant = (X[0] == X).all(axis=0) & (X[0] != 0)
     if is_constant.any():
-        c = np.zeros(n_params)
-        c[np.argmax(is_constant)] = 1 / X[0, np.argmax(is_constant)]
-        return c, np.ones(n_obs)
-    c: FloatArray = np.linalg.lstsq(X, np.ones(n_obs), rcond=None)[0]
+        column = np.argmax(is_constant)
+        return np.eye(n_params)[column] / X[0, column], np.ones(n_obs)
+    c = np.asarray(np.linalg.lstsq(X, np.ones(n_obs), rcond=None)[0], np.float64)
     # Rounding noise in c times a large voxel mean would spoil the other coefficients.
     c[np.abs(c) * np.abs(X).max(axis=0) < 1e-12] = 0.0
     rounded = np.round(c)

@@ -229,6 +229,27 @@ def parse_config(data: Any, base: Path | None = None) -> BlmConfig:
         raise InputError([_explain(fault) for fault in error.errors()]) from error
 
 
+def salvage_config(data: Any, base: Path) -> BlmConfig | None:
+    """Return what is valid of a faulty configuration, so that its files can be checked too.
+
+    None if the images or the design are not among it.
+    """
+    if not isinstance(data, dict):
+        return None
+    data = {str(key): value for key, value in data.items() if value is not None}
+    try:
+        BlmConfig.model_validate(data, context={"base": base})
+    except ValidationError as error:
+        for field in {str(fault["loc"][0]) for fault in error.errors()}:
+            data.pop(field, None)
+    if "Y_files" not in data or "X" not in data:
+        return None
+    has_contrasts = "contrasts" in data
+    spare = {"outdir": base, "contrasts": [{"vector": [1]}]}
+    config = BlmConfig.model_validate(spare | data, context={"base": base})
+    return config if has_contrasts else config.model_copy(update={"contrasts": ()})
+
+
 def _explain(fault: Any) -> str:
     """Turn one of pydantic's errors into a sentence."""
     location = [str(part) for part in fault["loc"] if not str(part).startswith("function-")]

@@ -1,13 +1,16 @@
 """Draw z maps over a template, from written maps; needs the extra ``plot``."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
 
 from nipype_blm.core.linalg import FloatArray
 
-_WIDTH, _ROW_HEIGHT = 12.0, 2.3  # inches
+_WIDTH, _ROW_HEIGHT, _TITLE_HEIGHT = 12.0, 1.85, 0.35  # inches
+_DPI = 110
 _N_SLICES = 7
 _SIDECAR_END = "_stat-z_statmap.json"
 
@@ -49,6 +52,7 @@ def plot_z_maps(
     alpha: float = 0.05,
     background: Any = None,
     outline: Any = None,
+    title: str = "",
 ) -> list[DrawnContrast]:
     """Draw the z map of every contrast of a run, thresholded by its false discovery rate.
 
@@ -65,7 +69,9 @@ def plot_z_maps(
     background : path or image, optional
         Anatomy to draw on; the MNI template if not given.
     outline : path or image, optional
-        Regions to be outlined, such as regions of interest.
+        Regions to be outlined in green, such as regions of interest.
+    title : str
+        Line above the figure.
 
     Returns
     -------
@@ -76,17 +82,97 @@ def plot_z_maps(
     from matplotlib.figure import Figure
 
     out_dir = Path(out_dir)
-    sidecars = sorted(out_dir.glob(f"contrasts/*{_SIDECAR_END}"))
-    if not sidecars:
+    mask: Any = nib.load(_find_map(out_dir / "blm_vox_mask"))
+    maps = [_threshold(path, mask, alpha) for path in _find_sidecars(out_dir)]
+    heights = _choose_slices(maps, mask)
+    n_rows = len(maps)
+    height = _ROW_HEIGHT * n_rows + _TITLE_HEIGHT * bool(title)
+    figure = Figure(figsize=(_WIDTH, height), facecolor="white")
+    FigureCanvasAgg(figure)  # draws into a file whatever the display
+    axes = np.atleast_1d(figure.subplots(n_rows, 1))
+    top = 1 - _TITLE_HEIGHT * (1 + bool(title)) / height
+    figure.subplots_adjust(0.01, 0.01, 0.96, top, hspace=0.2)
+    figure.suptitle(title, x=0.01, y=1 - 0.1 / height, ha="left", va="top", fontsize=13)
+    for axis, (image, contrast) in zip(axes, maps, strict=True):
+        _draw_row(axis, image, contrast, alpha, heights, background, outline)
+    figure.savefig(out_file, dpi=_DPI)
+    return [contrast for _, contrast in maps]
+
+
+def _find_sidecars(out_dir: Path) -> list[Path]:
+    """Return the sidecars of all z maps: T contrasts first, then F, each by name."""
+    found = list(out_dir.glob(f"contrasts/*{_SIDECAR_END}"))
+    if not found:
         raise FileNotFoundError(f"{out_dir} has no z map; it is not the outdir of a complete run.")
-    figure = Figure(figsize=(_WIDTH, _ROW_HEIGHT * len(sidecars)), facecolor="white")
-    FigureCanvasAgg(figure)
-    rows = np.atleast_1d(figure.subplots(len(sidecars), 1))
-    figure.subplots_adjust(0.01, 0.02, 0.97, 1 - 0.35 / (_ROW_HEIGHT * len(sidecars)), hspace=0.25)
-    mask = _read(_find_map(out_dir / "blm_vox_mask")) > 0
-    drawn = [
-        _draw_row(row, path, mask, alpha, background, outline)
-        for row, path in zip(rows, sidecars, strict=True)
-    ]
-    figure.savefig(out_file, dpi=110)
-    return drawn
+    return sorted(found, key=lambda path: (_read_contrast(path)["Test"] == "F", path.name))
+
+
+def _read_contrast(sidecar: Path) -> dict[str, Any]:
+    """Return name, test and weights of the contrast of a map."""
+    contrast: dict[str, Any] = json.loads(sidecar.read_text())["Contrast"]
+    return contrast
+
+
+def _find_map(stem: Path) -> Path:
+    """Return a map, compressed or not."""
+    path = stem.with_name(f"{stem.name}.nii")
+    return path if path.exists() else stem.with_name(f"{stem.name}.nii.gz")
+
+
+def _threshold(sidecar: Path, mask: Any, alpha: float) -> tuple[Any, DrawnContrast]:
+    """Return a z map that is 0 where it is not significant, and what it shows."""
+    contrast = _read_contrast(sidecar)
+    image: Any = nib.load(_find_map(sidecar.with_suffix("")))
+    z = image.get_fdata()
+    inside = np.asarray(mask.dataobj) > 0
+    two_sided = contrast["Test"] == "T"
+    threshold = find_fdr_threshold(z[inside], alpha, two_sided)
+    significant = inside & ((np.abs(z) if two_sided else z) >= threshold)
+    drawn = DrawnContrast(contrast["Name"], contrast["Test"], threshold, int(significant.sum()))
+    return nib.Nifti1Image(np.where(significant, z, 0.0), image.affine), drawn
+
+
+def _choose_slices(maps: list[tuple[Any, DrawnContrast]], mask: Any) -> FloatArray:
+    """Return heights in mm, spread over what is significant in any map, else over the mask."""
+    shown = np.any([image.get_fdata() != 0 for image, _ in maps], axis=0)
+    voxels = np.argwhere(shown if shown.any() else np.asarray(mask.dataobj) > 0)
+    low, high = np.percentile(nib.affines.apply_affine(mask.affine, voxels)[:, 2], [5, 95])
+    return np.linspace(low, high, _N_SLICES).round()
+
+
+def _draw_row(
+    axis: Any,
+    image: Any,
+    contrast: DrawnContrast,
+    alpha: float,
+    heights: FloatArray,
+    background: Any,
+    outline: Any,
+) -> None:
+    """Draw one z map over the background, with a title that says what is seen."""
+    from nilearn import plotting
+
+    two_sided = contrast.test == "T"
+    beyond = f"{'|z|' if two_sided else 'z'} ≥ {contrast.threshold:.2f}"
+    found = f"{beyond}, {contrast.n_voxels:,} voxels" if contrast.n_voxels else "no voxel"
+    options = {} if background is None else {"bg_img": background}
+    display = plotting.plot_stat_map(
+        image,
+        axes=axis,
+        display_mode="z",
+        cut_coords=heights,
+        cmap="RdBu_r" if two_sided else "inferno",
+        symmetric_cbar=two_sided,
+        threshold=contrast.threshold if contrast.n_voxels else 1e-6,
+        vmax=None if contrast.n_voxels else 1.0,
+        resampling_interpolation="nearest",
+        black_bg=False,
+        **options,
+    )
+    if outline is not None:
+        display.add_contours(outline, levels=[0.5], colors="limegreen", linewidths=1.2)
+    axis.set_title(
+        f"{contrast.name}: z of {contrast.test}, false discovery rate {alpha:g} ({found})",
+        fontsize=12,
+        loc="left",
+    )

@@ -1,7 +1,7 @@
 """Plan a run: read and check everything but the voxels, cut it into batches and blocks."""
 
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -105,38 +105,20 @@ def prepare_run(config: BlmConfig) -> PreparedRun:
                 config.Missingness.Masking, headers[0], "Missingness.Masking"
             )
     problems += _check_folders(config)
-    if problems or table is None or mask is None or allowed is None:
+    sizes = plan = None
+    if table is not None and mask is not None:
+        sizes = _measure(config, table, headers, mask)
+        with problems.collect():
+            plan = plan_run(
+                sizes,
+                config.MAXMEM,
+                config.images_per_batch,
+                config.voxels_per_block,
+                config.maxnvb,
+            )
+            _check_disk(config, plan)
+    if problems or table is None or mask is None or allowed is None or not sizes or not plan:
         raise InputError(problems)
-    return _complete(config, table, images, headers, mask, allowed)
-
-
-def _complete(
-    config: BlmConfig,
-    table: Table,
-    images: list[ImageEntry],
-    headers: list[ImageHeader],
-    mask: NDArray[np.bool_],
-    allowed: NDArray[np.bool_],
-) -> PreparedRun:
-    """Plan the batches and blocks of a run without faults, as far as disk and memory go."""
-    kinds = list({id(header): header for header in headers}.values())  # few: parsed once each
-    map_dtype = "float64" if any(h.dtype.name == "float64" for h in kinds) else "float32"
-    staged_dtype = "float32" if all(h.fits_float32 for h in kinds) else "float64"
-    sizes = Sizes(
-        n_images=len(images),
-        n_params=table.values.shape[1],
-        n_voxels=int(mask.sum()),
-        n_grid=mask.size,
-        image_itemsize=max(h.dtype.itemsize for h in kinds),
-        staged_itemsize=np.dtype(staged_dtype).itemsize,
-        map_itemsize=np.dtype(map_dtype).itemsize,
-        contrast_rows=tuple(len(c.matrix) for c in config.contrasts),
-        with_cov=config.OutputCovB,
-    )
-    plan = plan_run(
-        sizes, config.MAXMEM, config.images_per_batch, config.voxels_per_block, config.maxnvb
-    )
-    _check_disk(config, plan)
     spec = ModelSpec(
         X=table.values,
         names=tuple(table.names),
@@ -148,8 +130,8 @@ def _complete(
         minimum_n=config.Missingness.minimum_n(len(images)),
         threshold=-np.inf if config.data_mask_thresh is None else config.data_mask_thresh,
         zero_is_missing=config.zero_is_missing,
-        staged_dtype=staged_dtype,
-        map_dtype=map_dtype,
+        staged_dtype=f"float{8 * sizes.staged_itemsize}",
+        map_dtype=f"float{8 * sizes.map_itemsize}",
         with_cov=config.OutputCovB,
         images_per_batch=plan.images_per_batch,
         voxels_per_block=plan.voxels_per_block,
@@ -157,6 +139,25 @@ def _complete(
     )
     contrasts = ContrastSpec(config.contrasts, config.two_sided, config.minlog)
     return PreparedRun(spec, contrasts, images, plan)
+
+
+def _measure(
+    config: BlmConfig, table: Table, headers: list[ImageHeader], mask: NDArray[np.bool_]
+) -> Sizes:
+    """Return what the cost of a run depends on."""
+    kinds = list({id(header): header for header in headers}.values())  # few: parsed once each
+    is_double = any(h.dtype.newbyteorder("=") == np.float64 for h in kinds)
+    return Sizes(
+        n_images=len(headers),
+        n_params=table.values.shape[1],
+        n_voxels=int(mask.sum()),
+        n_grid=mask.size,
+        image_itemsize=max(h.dtype.itemsize for h in kinds),
+        staged_itemsize=4 if all(h.fits_float32 for h in kinds) else 8,
+        map_itemsize=8 if is_double else 4,
+        contrast_rows=tuple(len(c.matrix) for c in config.contrasts),
+        with_cov=config.OutputCovB,
+    )
 
 
 def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
@@ -272,8 +273,12 @@ def _check_folders(config: BlmConfig) -> list[str]:
         existing = _existing_folder(folder)
         if not existing.is_dir():
             problems.append(f"{field} {folder} cannot be made: {existing} is a file.")
-        elif not os.access(existing, os.W_OK | os.X_OK):
-            problems.append(f"{field} {folder} cannot be written: no permission in {existing}.")
+            continue
+        try:
+            with tempfile.TemporaryFile(dir=existing):  # has no name where Linux can
+                pass
+        except OSError as error:
+            problems.append(f"{field} {folder} cannot be written: {existing}: {error.strerror}.")
     return problems[:1] if config.work_dir is None else problems
 
 
