@@ -151,7 +151,8 @@ def _run(config: Any, arguments: argparse.Namespace) -> int:
         problems = find_input_error(error)
         if problems:
             raise InputError(problems) from error
-        _say(f"error: {error}\nThe run failed; logs and crash files are in {work_dir}.")
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        _say(f"error: {lines[-1]}\nThe run failed; {work_dir / 'logs'} has the crash file.")
         return FAILED
     if arguments.clean:
         for name in (WORKFLOW, "logs"):

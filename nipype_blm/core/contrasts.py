@@ -8,7 +8,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from nipype_blm.core._jit import inline, kernel
-from nipype_blm.core.linalg import FloatArray, cholesky_packed, packed_size, solve_lower_packed
+from nipype_blm.core.linalg import FloatArray, packed_size, solve_lower_packed
 from nipype_blm.core.ols import Estimates
 from nipype_blm.core.products import run_split
 from nipype_blm.core.tails import compute_f_tails, compute_t_tails
@@ -44,8 +44,7 @@ def compute_t_contrast(
     two_sided : bool
         p for \|T\| instead of the upper tail.  z keeps the one-sided tail and the sign.
     """
-    effect, gram = _effects(vector[None], estimates, R, n_threads, pool)
-    variance = gram * estimates.resms
+    effect, variance, _ = _effects(vector[None], estimates, R, n_threads, pool)
     stat = effect[0] / np.sqrt(variance[0])
     log_p, z = np.empty_like(stat), np.empty_like(stat)
     dof = estimates.dof.astype(float)
@@ -78,20 +77,17 @@ def compute_f_contrast(
         Of full row rank.
     """
     q = len(L)
-    effect, gram = _effects(L, estimates, R, n_threads, pool)
+    effect, variance, factor = _effects(L, estimates, R, n_threads, pool)
     stat = np.empty(estimates.resms.size)
     log_p, z = np.empty_like(stat), np.empty_like(stat)
     dof = estimates.dof.astype(float)
 
     def test(start: int, stop: int) -> None:
         part = slice(start, stop)
-        _f_statistic(effect[:, part], gram[:, part], estimates.resms[part], stat[part])
+        _f_statistic(effect[:, part], factor[:, part], estimates.resms[part], stat[part])
         log_p[part], z[part] = compute_f_tails(stat[part], float(q), dof[part])
 
     run_split(test, stat.size, n_threads, pool)
-    rows, columns = np.indices((q, q)).reshape(2, -1)
-    low, high = np.maximum(rows, columns), np.minimum(rows, columns)
-    variance = gram[low * (low + 1) // 2 + high] * estimates.resms
     return ContrastMaps(effect, variance, stat, log_p, z)
 
 
@@ -107,20 +103,25 @@ def _effects(
     R: FloatArray,
     n_threads: int,
     pool: Executor | None,
-) -> tuple[FloatArray, FloatArray]:
-    """Return L beta (q, n) and packed L (X'X)^-1 L' (q (q + 1) / 2, n)."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return L beta (q, n), its covariance (q * q, n), and the packed factor C of that.
+
+    The covariance of the effect is resms L (X'X)^-1 L' = resms C C'.
+    """
     q, n = len(L), estimates.resms.size
     # Rows of R'^-1 L': (X_v'X_v)^-1 = R^-1 (L_v L_v')^-1 R'^-1 with the voxel's factor L_v.
     rows = np.ascontiguousarray(solve_triangular(R, L.T, trans="T").T)
-    effect, gram = np.zeros((q, n)), np.empty((packed_size(q), n))
+    effect, variance = np.zeros((q, n)), np.zeros((q, q, n))
+    factor = np.empty((packed_size(q), n))
 
     def compute(start: int, stop: int) -> None:
         part = slice(start, stop)
-        _contrast_gram(rows, estimates.slot[part], estimates.factor, gram[:, part])
         _combine(L, estimates.beta[:, part], effect[:, part])
+        _contrast_factor(rows, estimates.slot[part], estimates.factor, factor[:, part])
+        _variance(factor[:, part], estimates.resms[part], variance[:, :, part])
 
     run_split(compute, n, n_threads, pool)
-    return effect, gram
+    return effect, variance.reshape(q * q, n), factor
 
 
 @kernel
@@ -135,24 +136,31 @@ def _combine(L: Any, beta: Any, effect: Any) -> None:
 
 
 @inline
-def _packed_gram(rows: Any, out: Any, j: int) -> None:
-    """Write the packed products of all pairs of rows to column j."""
+def _factorise_rows(rows: Any, out: Any, j: int) -> None:
+    """Write the packed C of rows = C Q', Q'Q = I, to column j; `rows` becomes Q'.
+
+    Modified Gram-Schmidt: C is as accurate as the rows, where the Cholesky factor of their
+    products would have lost half of the digits.
+    """
     position = 0
     for a in range(rows.shape[0]):
         for b in range(a + 1):
             x = 0.0
             for k in range(rows.shape[1]):
                 x += rows[a, k] * rows[b, k]
+            x = np.sqrt(x) if a == b else x
+            for k in range(rows.shape[1]):
+                rows[a, k] = rows[a, k] / x if a == b else rows[a, k] - x * rows[b, k]
             out[position, j] = x
             position += 1
 
 
 @kernel
-def _contrast_gram(rows: Any, slot: Any, factor: Any, out: Any) -> None:
-    """Compute the products of L_v^-1 rows'; L_v is the identity where nothing is missing."""
+def _contrast_factor(rows: Any, slot: Any, factor: Any, out: Any) -> None:
+    """Factorise L_v^-1 rows'; L_v is the identity where nothing is missing."""
     q, n_params = rows.shape
     shared = np.empty((out.shape[0], 1))
-    _packed_gram(rows, shared, 0)
+    _factorise_rows(rows.copy(), shared, 0)
     solved = np.empty((q, n_params))
     for j in range(slot.size):
         if slot[j] < 0:
@@ -161,23 +169,29 @@ def _contrast_gram(rows: Any, slot: Any, factor: Any, out: Any) -> None:
         else:
             for i in range(q):
                 solve_lower_packed(factor[slot[j]], rows[i], n_params, solved[i])
-            _packed_gram(solved, out, j)
+            _factorise_rows(solved, out, j)
 
 
 @kernel
-def _f_statistic(effect: Any, gram: Any, resms: Any, out: Any) -> None:
-    """Compute |C^-1 effect|^2 / (q resms) with the Cholesky factor C of gram."""
+def _variance(factor: Any, resms: Any, out: Any) -> None:
+    """Compute resms C C', row by row."""
+    q = out.shape[0]
+    for i in range(q):
+        for k in range(q):
+            for a in range(min(i, k) + 1):
+                x = factor[i * (i + 1) // 2 + a]
+                y = factor[k * (k + 1) // 2 + a]
+                for j in range(resms.size):
+                    out[i, k, j] += x[j] * y[j] * resms[j]
+
+
+@kernel
+def _f_statistic(effect: Any, factor: Any, resms: Any, out: Any) -> None:
+    """Compute |C^-1 effect|^2 / (q resms)."""
     q = effect.shape[0]
-    C = np.empty(gram.shape[0])
-    b = np.empty(q)
     z = np.empty(q)
     for j in range(out.size):
-        for i in range(C.size):
-            C[i] = gram[i, j]
-        for i in range(q):
-            b[i] = effect[i, j]
-        cholesky_packed(C, q, 0.0)
-        solve_lower_packed(C, b, q, z)
+        solve_lower_packed(factor[:, j], effect[:, j], q, z)
         total = 0.0
         for i in range(q):
             total += z[i] * z[i]

@@ -65,8 +65,7 @@ def _express_constant(X: FloatArray) -> tuple[FloatArray, FloatArray]:
     c[np.abs(c) * np.abs(X).max(axis=0) < 1e-12] = 0.0
     rounded = np.round(c)
     c = np.where(np.abs(c - rounded) < 1e-12, rounded, c)
-    fitted = X @ c
-    return c, np.ones(n_obs) if np.abs(fitted - 1).max() < 1e-12 else fitted
+    return c, X @ c
 
 
 def find_dependent_columns(X: FloatArray) -> list[tuple[int, list[int]]]:

@@ -51,7 +51,6 @@ class ModelInputSpec(BaseInterfaceInputSpec):
     in_files = InputMultiObject(
         traits.Str,
         mandatory=True,
-        hash_files=False,
         desc="images, one for each row of the design; or one 4D image; "
         "or one text file that lists images",
     )
@@ -64,7 +63,7 @@ class ModelInputSpec(BaseInterfaceInputSpec):
     )
     mask_file = File(desc="analysis mask: inside means finite and not zero")
     data_mask_files = InputMultiObject(
-        traits.Str, hash_files=False, desc="one mask for each image, or a text file of them"
+        traits.Str, desc="one mask for each image, or a text file of them"
     )
     data_mask_thresh = traits.Float(desc="values below this are missing")
     min_percent = traits.Either(

@@ -8,6 +8,7 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     Directory,
     File,
+    InputMultiObject,
     TraitedSpec,
     isdefined,
     traits,
@@ -31,6 +32,13 @@ def _fingerprint() -> Any:
 
 
 class _PlanBLMInputSpec(ModelInputSpec):
+    # Planning looks at every image itself, every time.
+    in_files = InputMultiObject(
+        traits.Str, mandatory=True, hash_files=False, desc="as for BLM: images, or a list of them"
+    )
+    data_mask_files = InputMultiObject(
+        traits.Str, hash_files=False, desc="as for BLM: masks, or a list of them"
+    )
     plan_dir = traits.Str(
         ".",
         usedefault=True,
@@ -239,6 +247,9 @@ class _BLMInputSpec(ModelInputSpec):
 
 class BLM(BLMInterface):
     """Fit a Big Linear Model in one process.
+
+    Give `in_files` as a list of images rather than as a text file, so that Nipype notices
+    when one of them changes.
 
     Examples
     --------

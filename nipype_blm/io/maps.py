@@ -90,7 +90,7 @@ def write_map(
                 gzip_ng.GzipNGFile("", "wb", compresslevel=1, fileobj=raw, mtime=0)
             )
         else:
-            file = stack.enter_context(path.open("wb", buffering=0))
+            file = stack.enter_context(path.open("wb"))
         file.write(header)
         for volume in volumes:
             file.write(np.ascontiguousarray(volume, dtype).view(np.uint8).data)

@@ -6,9 +6,11 @@ from nipype_blm.core.linalg import packed_size
 from nipype_blm.core.products import WORD
 from nipype_blm.errors import InputError
 
-# A process costs about 280 images of work to start, and presence bits grow with the batch:
-# about a thousand images make both small (see docs/methods.md).
-IMAGES_PER_BATCH = 1024
+# Starting a process costs as much as reading some 280 images, and merging a batch as much as
+# some 20; the presence bits, on the other hand, grow with the batch.
+MOST_IMAGES_PER_BATCH = 1024
+FEWEST_IMAGES_PER_BATCH = 256
+PRESENCE_BYTES = 64 * 2**20
 # Enough for a block to hide the cost of starting its node; more only costs memory.
 BLOCK_BYTES = 256 * 2**20
 STAGING_BYTES = 64 * 2**20
@@ -75,7 +77,7 @@ def plan_run(
         If the memory is too small; names the least that works.
     """
     usable = _usable(max_bytes)
-    batch = min(images_per_batch or IMAGES_PER_BATCH, sizes.n_images)
+    batch = min(images_per_batch or _default_batch(sizes), sizes.n_images)
     if images_per_batch is None:
         batch = _fit_batch(sizes, batch, usable)
     chunk = _fit_chunk(sizes, batch, usable)
@@ -128,6 +130,11 @@ def _products_bytes(sizes: Sizes, batch: int, chunk: int) -> int:
     per_voxel = 8 * (sizes.n_params + 2) + 4 + 4 * _words(batch)
     per_voxel += chunk * sizes.staged_itemsize
     return _image_bytes(sizes) + sizes.n_voxels * per_voxel
+
+
+def _default_batch(sizes: Sizes) -> int:
+    batch = PRESENCE_BYTES * 8 // sizes.n_voxels // WORD * WORD
+    return min(max(batch, FEWEST_IMAGES_PER_BATCH), MOST_IMAGES_PER_BATCH)
 
 
 def _fit_batch(sizes: Sizes, batch: int, usable: int) -> int:
