@@ -179,6 +179,7 @@ class ImageReader:
         self._runs = starts, lengths
         self._missing_if = float(threshold), zero_is_missing
         self._local = threading.local()
+        self._last_good: ImageHeader | None = None
 
     def read(self, path: Path, volume: int, out: NDArray[Any]) -> tuple[int, int]:
         """Read one volume into a row of floats, NaN where missing.
@@ -227,10 +228,13 @@ class ImageReader:
         return header, data.ravel(order="F").astype(np.float64)
 
     def _check(self, path: Path, header: ImageHeader, volume: int) -> ImageHeader:
+        if header is self._last_good and volume < header.n_volumes:
+            return header
         difference = describe_grid_difference(header, self._expected)
         if difference or volume >= header.n_volumes:
             what = difference or f"it has {header.n_volumes} volumes"
             raise InputError(f"{path} has changed since the run was planned: {what}.")
+        self._last_good = header  # equal headers are parsed once: most are this same object
         return header
 
     def _buffer(self, size: int) -> NDArray[np.uint8]:

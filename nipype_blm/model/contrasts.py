@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.model.arithmetic import parse_number
@@ -18,7 +18,9 @@ class Contrast(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, description="A name; it labels the outputs.")
+    name: Annotated[str, BeforeValidator(str)] = Field(
+        min_length=1, description="A name; it labels the outputs."
+    )
     vector: Vector | tuple[Vector, ...] = Field(
         description="One row of weights gives a T test, a list of rows an F test."
     )
@@ -44,6 +46,8 @@ def parse_vector(value: Any) -> Vector | tuple[Vector, ...]:
     """Read weights given as lists, or as text such as ``[1 0 0]`` or ``[[1, 0], [0, 1]]``."""
     if isinstance(value, str):
         value = _split_text(value)
+    if isinstance(value, int | float):
+        value = [value]
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, Sequence) or not value:

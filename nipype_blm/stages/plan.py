@@ -205,10 +205,11 @@ def _find_images(
         good = [(entry._replace(volume=i, row=i), header) for i in range(header.n_volumes)]
     elif good:
         expected = expected or good[0][1]
+        # Equal headers are parsed once, so that there are few objects.
+        distinct = {id(header): header for _, header in good}
+        differences = {key: _describe_difference(h, expected) for key, h in distinct.items()}
         for entry, header in good:
-            difference = describe_grid_difference(header, expected)
-            if difference is None and header.n_volumes > 1:
-                difference = f"it has {header.n_volumes} volumes, expected 1"
+            difference = differences[id(header)]
             if difference is not None:
                 problems.append(f"{entry.where}: {entry.image}: {difference}.")
     elif expected is None and not problems:
@@ -220,6 +221,12 @@ def _find_images(
         raise InputError(problems)
     images = [entry._replace(row=row) for row, (entry, _) in enumerate(good)]
     return images, [header for _, header in good]
+
+
+def _describe_difference(header: ImageHeader, expected: ImageHeader) -> str | None:
+    if header.n_volumes > 1:
+        return f"it has {header.n_volumes} volumes, expected 1"
+    return describe_grid_difference(header, expected)
 
 
 def _read_entry(listed: ListedPath) -> tuple[ImageEntry, ImageHeader] | str:
@@ -297,8 +304,8 @@ def _check_disk(config: BlmConfig, plan: Plan) -> None:
             free += _folder_bytes(config.outdir) + _folder_bytes(config.work_folder)
         if required > free:
             raise InputError(
-                f"The disk of {folder} has {free / 1e9:.2f} GB free, but up to "
-                f"{required / 1e9:.2f} GB are needed; free some space, or choose another "
+                f"The disk of {folder} has {free / 1e6:,.1f} MB free, but up to "
+                f"{required / 1e6:,.1f} MB are needed; free some space, or choose another "
                 "outdir or work_dir."
             )
 

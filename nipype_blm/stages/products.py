@@ -67,8 +67,10 @@ class _ImageLoader:
         self._mask_reader = ImageReader(expected, starts, lengths)
         self._values = np.empty((spec.rows_per_chunk, spec.n_voxels), spec.staged_dtype)
         # Volumes of one compressed file can only be read in order.
-        self._in_order = images[0].image.suffix == ".gz" and (
-            len({image.image for image in images}) < len(images)
+        self._in_order = any(
+            (image.volume and image.image.suffix == ".gz")
+            or (image.mask_volume and image.mask is not None and image.mask.suffix == ".gz")
+            for image in images
         )
 
     def feed(self, accumulator: ProductAccumulator, n_threads: int) -> list[tuple[ImageEntry, int]]:
