@@ -2,8 +2,8 @@
 
 import contextlib
 import functools
+import hashlib
 import os
-import pickle
 import platform
 import shutil
 import stat
@@ -45,17 +45,28 @@ def _is_private_directory(folder: Path) -> bool:
     )
 
 
+def _hash_sources() -> str:
+    """Return a hash of all kernels; Numba itself only looks at the file of each."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 @functools.cache
 def cache_directory() -> Path:
-    """Return a writable folder for compiled kernels, one for each host and Numba version.
+    """Return a writable folder for compiled kernels.
 
-    It lies in the first that works of ``$NUMBA_CACHE_DIR``, ``$XDG_CACHE_HOME`` (or
-    ``~/.cache``), the temporary directory, and a new temporary folder.
+    There is one for each host, version of Numba and state of the kernels.  It lies in the
+    first that works of ``$NUMBA_CACHE_DIR``, ``$XDG_CACHE_HOME`` (or ``~/.cache``), the
+    temporary directory, and a new temporary folder.
     """
-    name = f"nipype_blm-numba{numba.__version__}-{platform.node() or 'host'}"
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    host = platform.node() or "host"
+    name = f"nipype_blm-{_hash_sources()}-numba{numba.__version__}-{host}"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     parents = [os.environ.get("NUMBA_CACHE_DIR"), home, tempfile.gettempdir()]
-    for folder in (Path(parent) / f"{name}-{os.getuid()}" for parent in parents if parent):
+    absolute = [Path(parent) for parent in parents if parent and Path(parent).is_absolute()]
+    for folder in (parent / f"{name}-{os.getuid()}" for parent in absolute):
         if _is_private_directory(folder):
             return folder
     return Path(tempfile.mkdtemp(prefix=f"{name}-"))
@@ -78,10 +89,18 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 
     A truncated or corrupt cache file is deleted and the function compiled again.
     """
+    return _compile(function, OPTIONS)
 
+
+def exact_kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Do as `kernel`, with every operation rounded by itself, as NumPy does."""
+    return _compile(function, OPTIONS | {"fastmath": False})
+
+
+def _compile(function: Callable[P, R], options: dict[str, Any]) -> Callable[P, R]:
     def compile_() -> Callable[P, R]:
         with _numba_cache():
-            compiled: Callable[P, R] = numba.njit(cache=True, **OPTIONS)(function)
+            compiled: Callable[P, R] = numba.njit(cache=True, **options)(function)
         return compiled
 
     compiled = compile_()
@@ -91,8 +110,8 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
         nonlocal compiled
         try:
             return compiled(*args, **kwargs)
-        except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError):
-            # Kernels raise none of these themselves: the cache cannot be read.
+        except Exception:
+            # Kernels raise nothing themselves, and what a damaged cache raises is anything.
             shutil.rmtree(cache_directory(), ignore_errors=True)
             cache_directory().mkdir(mode=0o700, parents=True, exist_ok=True)
             compiled = compile_()

@@ -16,8 +16,8 @@ FloatArray = NDArray[np.float64]
 # A column whose squared distance from the columns before it is below this fraction of its
 # squared length depends on them: Q'Q of the observations present is known to ~1e-14.
 RANK_TOLERANCE = 1e-10
-# Distance of a column of X, at unit length, from the columns before it: rounding of numbers
-# in a table makes ~1e-15, and a design of condition 1e12 can still be fitted.
+# Smallest singular value of a design, columns at unit length, relative to its largest:
+# rounding makes ~1e-15, and a design of condition 1e12 can still be fitted.
 DEPENDENT = 1e-13
 
 
@@ -60,19 +60,26 @@ def _express_constant(X: FloatArray) -> tuple[FloatArray, FloatArray]:
     if is_constant.any():
         column = np.argmax(is_constant)
         return np.eye(n_params)[column] / X[0, column], np.ones(n_obs)
-    c = np.asarray(np.linalg.lstsq(X, np.ones(n_obs), rcond=None)[0], np.float64)
-    # Rounding noise in c times a large voxel mean would spoil the other coefficients.
-    c[np.abs(c) * np.abs(X).max(axis=0) < 1e-12] = 0.0
+    lengths = _lengths(X)
+    # Nearly collinear columns may make a constant only with huge weights: better not quite.
+    c = np.linalg.lstsq(X / lengths, np.ones(n_obs), rcond=1e-6)[0] / lengths
     rounded = np.round(c)
-    c = np.where(np.abs(c - rounded) < 1e-12, rounded, c)
+    if (X @ rounded == 1).all():  # such as the sum of the columns of a factor
+        return rounded, np.ones(n_obs)
     return c, X @ c
+
+
+def _lengths(X: FloatArray) -> FloatArray:
+    """Return the length of each column, 1 for a column of zeros."""
+    lengths = np.linalg.norm(X, axis=0)
+    return np.where(lengths > 0, lengths, 1.0)
 
 
 def find_dependent_columns(X: FloatArray) -> list[tuple[int, list[int]]]:
     """Return each column of X that depends on others, with the columns it is made of.
 
-    Columns are taken from left to right and compared at unit length, so that units do not
-    matter; one that is nearer than `DEPENDENT` to the columns before it depends on them.
+    Columns are taken from left to right at unit length, so that units do not matter; one
+    that adds no singular value above `DEPENDENT` times the largest depends on those before.
 
     Returns
     -------
@@ -80,30 +87,35 @@ def find_dependent_columns(X: FloatArray) -> list[tuple[int, list[int]]]:
         A column and the earlier independent columns that make it; ``[]`` for a zero column.
     """
     n_obs, n_params = X.shape
-    lengths = np.linalg.norm(X, axis=0)
-    scaled = X / np.where(lengths > 0, lengths, 1.0)
+    tolerance = max(DEPENDENT, 4 * np.sqrt(n_obs) * np.finfo(float).eps)
+    _, R = np.linalg.qr(X / _lengths(X))  # the columns of R have the geometry of X's
+
+    def is_full_rank(columns: list[int]) -> bool:
+        values = np.linalg.svd(R[:, columns], compute_uv=False)
+        return bool(len(columns) <= n_obs and values[-1] > tolerance * values[0])
+
+    if is_full_rank(list(range(n_params))):
+        return []
     independent: list[int] = []
     dependent: list[tuple[int, list[int]]] = []
-    Q = np.empty((n_obs, 0))
     for column in range(n_params):
-        residual: FloatArray = scaled[:, column]
-        for _ in range(2):  # twice is enough (Kahan): orthogonal to working precision
-            residual = residual - Q @ (Q.T @ residual)
-        distance = np.linalg.norm(residual)
-        if distance > DEPENDENT and Q.shape[1] < n_obs:
-            Q = np.column_stack([Q, residual / distance])
+        if is_full_rank([*independent, column]):
             independent.append(column)
             continue
-        weights = np.linalg.lstsq(scaled[:, independent], scaled[:, column], rcond=None)[0]
-        dependent.append(
-            (column, [i for i, w in zip(independent, weights, strict=True) if abs(w) > 1e-6])
-        )
+        weights = np.linalg.lstsq(R[:, independent], R[:, column], rcond=None)[0]
+        made_of = [i for i, w in zip(independent, weights, strict=True) if abs(w) > 1e-6]
+        dependent.append((column, made_of))
     return dependent
 
 
 @inline
-def cholesky_packed(a: Any, n: int, tolerance: float) -> bool:
-    """Replace packed `a` by its Cholesky factor; False where a pivot vanishes."""
+def cholesky_packed(a: Any, n: int, smallest: float) -> float:
+    """Replace packed `a` by its Cholesky factor; return the least pivot.
+
+    Pivots are relative to their diagonal entries; 0, where one of these is not above
+    `smallest`.
+    """
+    least = 1.0
     row = 0
     for i in range(n):
         diagonal = a[row + i]
@@ -113,14 +125,15 @@ def cholesky_packed(a: Any, n: int, tolerance: float) -> bool:
             for k in range(j):
                 x -= a[row + k] * a[column + k]
             if i == j:
-                if not x > tolerance * diagonal:
-                    return False
+                if not (x > 0.0 and diagonal > smallest):
+                    return 0.0
+                least = min(least, x / diagonal)
                 a[row + i] = np.sqrt(x)
             else:
                 a[row + j] = x / a[column + j]
             column += j + 1
         row += i + 1
-    return True
+    return least
 
 
 @inline

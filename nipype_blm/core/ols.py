@@ -21,10 +21,17 @@ from nipype_blm.core.linalg import (
 from nipype_blm.core.products import Products, count_bits, run_split
 from nipype_blm.core.status import VoxelStatus, is_fitted
 
-# RSS below this fraction of y'y (after the shift) is rounding error of the sums.
+# RSS below this fraction of y'y (after the shift) is rounding error of the sums, which
+# grows with the number of observations.
 ZERO_VARIANCE = 1e-13
+EPS = float(np.finfo(float).eps)
 # ... and below this one, rounding has reached the ninth digit of RSS.
 IMPRECISE = 1e-6
+# Entries of Q have errors of 1e-16, columns have length 1: the rest of a column that is
+# shorter than 1e-12 where data are present (squared: 1e-24) is noise.
+NOISE = 1e-24
+# A downdated sum of squares that is below this fraction of the whole has lost digits.
+CANCELLED = 0.01
 
 
 class Estimates(NamedTuple):
@@ -218,9 +225,24 @@ def _merge(
 
 @inline
 def _present_gram(presence: Any, v: int, n_present: int, Q: Any, gram: Any, out: Any) -> None:
-    """Compute packed Q'Q of the rows present, from whichever rows are fewer."""
+    """Compute packed Q'Q of the rows present, from whichever rows are fewer.
+
+    Where the rows missing make up nearly all of a column, those present are summed.
+    """
+    from_missing = 2 * n_present > len(Q)
+    _sum_rows(presence, v, from_missing, Q, gram, out)
+    has_cancelled = False
+    for a in range(Q.shape[1]):
+        diagonal = a * (a + 3) // 2
+        has_cancelled |= out[diagonal] < CANCELLED * gram[diagonal]
+    if from_missing and has_cancelled:
+        _sum_rows(presence, v, False, Q, gram, out)
+
+
+@inline
+def _sum_rows(presence: Any, v: int, from_missing: bool, Q: Any, gram: Any, out: Any) -> None:
+    """Compute packed Q'Q as the sum of the rows present, or gram less the rows missing."""
     n_obs, n_params = Q.shape
-    from_missing = 2 * n_present > n_obs
     for j in range(out.size):
         out[j] = gram[j] if from_missing else 0.0
     sign = -1.0 if from_missing else 1.0
@@ -328,15 +350,18 @@ def _fit(
             gamma[a] = z[a]
         if slot[j] >= 0:
             L = gram[slot[j]]
-            if not cholesky_packed(L, n_params, RANK_TOLERANCE):
+            pivot = cholesky_packed(L, n_params, NOISE)
+            if not pivot > RANK_TOLERANCE:
                 status[j] = VoxelStatus.RANK_DEFICIENT
                 continue
+            if pivot < IMPRECISE:
+                status[j] = VoxelStatus.FITTED_IMPRECISE
             solve_lower_packed(L, gamma, n_params, z)
             solve_lower_transposed_packed(L, z, n_params, gamma)
         rss = YtY[j]
         for a in range(n_params):
             rss -= z[a] * z[a]
-        if not rss > ZERO_VARIANCE * YtY[j]:
+        if not rss > (ZERO_VARIANCE + n_obs[j] * EPS) * YtY[j]:
             status[j] = VoxelStatus.ZERO_VARIANCE
             continue
         if rss < IMPRECISE * YtY[j]:

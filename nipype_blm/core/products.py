@@ -78,7 +78,9 @@ class ProductAccumulator:
         word, bit = divmod(self._row, WORD)
         if bit + n_rows > WORD:
             raise ValueError(f"{n_rows} rows after row {self._row} cross a word boundary.")
-        Qt = np.ascontiguousarray(self._Qt[:, rows])
+        # Zeros up to full groups of columns and rows, which add nothing.
+        Qt = np.zeros((self._Qt.shape[0] + self._Qt.shape[0] % 2, -(-n_rows // 4) * 4))
+        Qt[: len(self._Qt), :n_rows] = self._Qt[:, rows]
         shift = self._shift[rows]
         self._row += n_rows
 
@@ -160,24 +162,26 @@ def _shift_row(y: Any, reference: Any, shift: float, n_missing: int, out: Any) -
 
 
 @inline
-def _add_row_products(Qt: Any, D: Any, n: int, QtY: Any, a: int) -> None:
-    """Add Q'D of column a of Q, four observations at a time."""
-    q = Qt[a]
-    k = q.size
-    total = QtY[a]
-    i = 0
-    while i + 3 < k:
-        q0, q1, q2, q3 = q[i], q[i + 1], q[i + 2], q[i + 3]
-        d0, d1, d2, d3 = D[i], D[i + 1], D[i + 2], D[i + 3]
-        for t in range(n):
-            total[t] += (q0 * d0[t] + q1 * d1[t]) + (q2 * d2[t] + q3 * d3[t])
-        i += 4
-    while i < k:
-        q0 = q[i]
-        d0 = D[i]
-        for t in range(n):
-            total[t] += q0 * d0[t]
-        i += 1
+def _add_products(Qt: Any, D: Any, n: int, totals: Any) -> None:
+    """Add Q'D, two columns of Q and four observations at a time; both come in full groups."""
+    n_columns, k = Qt.shape
+    for a in range(0, n_columns, 2):
+        q, r = Qt[a], Qt[a + 1]
+        total, other = totals[a], totals[a + 1]
+        for i in range(0, k, 4):
+            q0, q1, q2, q3 = q[i], q[i + 1], q[i + 2], q[i + 3]
+            r0, r1, r2, r3 = r[i], r[i + 1], r[i + 2], r[i + 3]
+            d0, d1, d2, d3 = D[i], D[i + 1], D[i + 2], D[i + 3]
+            for t in range(n):
+                e0, e1, e2, e3 = d0[t], d1[t], d2[t], d3[t]
+                total[t] += (q0 * e0 + q1 * e1) + (q2 * e2 + q3 * e3)
+                other[t] += (r0 * e0 + r1 * e1) + (r2 * e2 + r3 * e3)
+
+
+@inline
+def _copy(source: Any, target: Any) -> None:
+    for t in range(source.size):
+        target[t] = source[t]
 
 
 @kernel
@@ -195,9 +199,9 @@ def _accumulate(  # noqa: C901 - one pass over a tile while it is in the cache
 ) -> None:
     """Add the rows of `values` from voxel `first_voxel` on to the products given."""
     k = values.shape[0]
-    n_params = Qt.shape[0]
-    n_voxels = YtY.size
-    D = np.empty((k, TILE))
+    n_params, n_voxels = QtY.shape
+    D = np.zeros((Qt.shape[1], TILE))
+    sums = np.zeros((Qt.shape[0] + 1, TILE))  # contiguous: rows of QtY are far apart
     missing = np.empty(k, np.int64)
     all_present = np.uint32((np.uint64(1) << np.uint64(k)) - np.uint64(1)) << np.uint32(bit)
     for start in range(0, n_voxels, TILE):
@@ -239,11 +243,15 @@ def _accumulate(  # noqa: C901 - one pass over a tile while it is in the cache
                 elif missing[i] < n:
                     for t in range(n):
                         word[t] |= one if y[t] == y[t] else np.uint32(0)
-        total = YtY[start:stop]
+        for a in range(n_params):
+            _copy(QtY[a, start:stop], sums[a])
+        _add_products(Qt, D, n, sums)
+        for a in range(n_params):
+            _copy(sums[a, :n], QtY[a, start:stop])
+        squares = sums[n_params]
+        _copy(YtY[start:stop], squares)
         for i in range(k):
             d = D[i]
             for t in range(n):
-                total[t] += d[t] * d[t]
-        tile_products = QtY[:, start:stop]
-        for a in range(n_params):
-            _add_row_products(Qt, D, n, tile_products, a)
+                squares[t] += d[t] * d[t]
+        _copy(squares[:n], YtY[start:stop])

@@ -29,8 +29,8 @@ _MEANINGS = {
     VoxelStatus.OUTSIDE: "outside the analysis mask",
     VoxelStatus.FITTED: "fitted",
     VoxelStatus.FITTED_IMPRECISE: (
-        "fitted; the residuals are below 1e-6 of the sum of squares, so the residual "
-        "variance has fewer than 9 digits"
+        "fitted with fewer than 9 digits: residuals below 1e-6 of the sum of squares, or "
+        "rows of X present that are nearly rank-deficient"
     ),
     VoxelStatus.NO_DATA: "dropped: no image has data here",
     VoxelStatus.BELOW_MINIMUM: "dropped: fewer images than MinN or MinPercent ask for",
@@ -38,7 +38,9 @@ _MEANINGS = {
     VoxelStatus.RANK_DEFICIENT: (
         "dropped: the rows of X of the images present here are rank-deficient"
     ),
-    VoxelStatus.ZERO_VARIANCE: "dropped: no residual variance (constant or fitted exactly)",
+    VoxelStatus.ZERO_VARIANCE: (
+        "dropped: no residual variance beyond rounding (constant, or fitted exactly)"
+    ),
     VoxelStatus.MASKED_AFTER: "dropped: outside the mask given as Missingness.Masking",
 }
 

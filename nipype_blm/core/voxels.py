@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.core._jit import kernel
+from nipype_blm.core._jit import exact_kernel, kernel
 
 
 def find_runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -60,7 +60,7 @@ def gather(
     return missing, infinite
 
 
-@kernel
+@exact_kernel
 def gather_scaled(
     volume: Any,
     starts: Any,

@@ -16,6 +16,8 @@ _UNARY: dict[type[ast.unaryop], Callable[[float], float]] = {
     ast.USub: operator.neg,
 }
 
+_LONGEST = 100  # characters; nesting that exhausts the parser takes more
+
 
 def parse_number(text: str | int | float) -> float:
     """Return the value of a number or of text with numbers and ``+ - * / **``.
@@ -25,11 +27,12 @@ def parse_number(text: str | int | float) -> float:
     ValueError
         If the text holds anything else, or its value is not finite.
     """
-    if isinstance(text, bool) or not isinstance(text, str | int | float):
+    is_number = isinstance(text, str | int | float) and not isinstance(text, bool)
+    if not is_number or len(str(text)) > _LONGEST:
         raise ValueError(f"{text!r} is not a number")
     try:
         value = _evaluate(ast.parse(str(text).strip(), mode="eval").body)
-    except (SyntaxError, TypeError, OverflowError, ZeroDivisionError, RecursionError) as error:
+    except (SyntaxError, TypeError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(f"{text!r} is not a number") from error
     if not abs(value) < float("inf"):
         raise ValueError(f"{text!r} is not a finite number")

@@ -155,20 +155,23 @@ def _draw_row(
     two_sided = contrast.test == "T"
     beyond = f"{'|z|' if two_sided else 'z'} ≥ {contrast.threshold:.2f}"
     found = f"{beyond}, {contrast.n_voxels:,} voxels" if contrast.n_voxels else "no voxel"
-    options = {} if background is None else {"bg_img": background}
-    display = plotting.plot_stat_map(
-        image,
-        axes=axis,
-        display_mode="z",
-        cut_coords=heights,
-        cmap="RdBu_r" if two_sided else "inferno",
-        symmetric_cbar=two_sided,
-        threshold=contrast.threshold if contrast.n_voxels else 1e-6,
-        vmax=None if contrast.n_voxels else 1.0,
-        resampling_interpolation="nearest",
-        black_bg=False,
-        **options,
-    )
+    given = () if background is None else (background,)
+    options: dict[str, Any] = {"axes": axis, "display_mode": "z", "cut_coords": heights}
+    options |= {"black_bg": False, "colorbar": contrast.n_voxels > 0}
+    if contrast.n_voxels == 0:
+        display = plotting.plot_anat(*given, **options)
+    else:
+        display = plotting.plot_stat_map(
+            image,
+            *given,
+            cmap="RdBu_r" if two_sided else "inferno",
+            symmetric_cbar=two_sided,
+            # Below the smallest z, which would be left out, and above it for the colours.
+            threshold=0.999 * contrast.threshold,
+            vmax=max(np.abs(image.get_fdata()).max(), 1.2 * contrast.threshold),
+            resampling_interpolation="nearest",
+            **options,
+        )
     if outline is not None:
         display.add_contours(outline, levels=[0.5], colors="limegreen", linewidths=1.2)
     axis.set_title(

@@ -1,0 +1,157 @@
+"""A small study on disk, and the ``blm`` command run on it."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from nipype_blm.cli.blm import main
+
+SHAPE = (4, 3, 2)
+AFFINE = np.array([[-2, 0, 0, 90], [0, 2, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1.0]])
+N_IMAGES = 12
+
+
+def read_map(path):
+    """Return a copy: a memory map would change with the file."""
+    return np.array(nib.load(path).dataobj)
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self):
+        """The problems reported, one line each."""
+        return [
+            line.removeprefix("error: ")
+            for line in self.err.splitlines()
+            if line.startswith("error: ")
+        ]
+
+
+class Study:
+    """Twelve images with missing data, a design of three columns, a T and an F contrast.
+
+    Values are integers that every type of image holds exactly; 0 is missing.
+    """
+
+    def __init__(self, folder, capsys):
+        self.folder = folder
+        self.outdir = folder / "out"
+        self._capsys = capsys
+        rng = np.random.default_rng(0)
+        self.X = np.c_[np.ones(N_IMAGES), np.arange(N_IMAGES) % 2, rng.normal(size=N_IMAGES)]
+        self.values = rng.integers(1, 100, (N_IMAGES, *SHAPE))
+        self.values[rng.random(self.values.shape) < 0.15] = 0
+        self.values[:, 0, 0, 0] = 0  # no data
+        self.values[2:, 1, 0, 0] = 0  # too few images
+        for i in range(N_IMAGES):
+            self.save_image(f"s{i:02}.nii", self.values[i])
+        self.write("Y.txt", "".join(f"s{i:02}.nii\n" for i in range(N_IMAGES)))
+        self.write_design(self.X)
+        self.fields = {
+            "Y_files": "Y.txt",
+            "X": "X.csv",
+            "outdir": "out",
+            "contrasts": [
+                {"c1": {"name": "age", "vector": [0, 0, 1]}},
+                {"c2": {"name": "any", "vector": [[0, 1, 0], [0, 0, 1]]}},
+            ],
+        }
+
+    def write(self, name, text):
+        path = self.folder / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    def write_design(self, X):
+        np.savetxt(self.folder / "X.csv", X, fmt="%.17g", delimiter=",")
+
+    def save_image(self, name, values, dtype=np.float32, affine=AFFINE, cls=nib.Nifti1Image):
+        path = self.folder / name
+        nib.save(cls(np.asarray(values, dtype), affine), path)
+        return path
+
+    def configure(self, *, to="blm.yml", **changes):
+        """Write a configuration; None leaves a field out."""
+        fields = {k: v for k, v in (self.fields | changes).items() if v is not None}
+        return self.write(to, yaml.safe_dump(fields, sort_keys=False))
+
+    def command(self, *arguments):
+        """Run the command and catch what it prints."""
+        self._capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            code = exit_.code
+        return Result(code, *self._capsys.readouterr())
+
+    def run(self, *options, **changes):
+        """Configure and run."""
+        return self.command(self.configure(**changes), *options)
+
+    def maps_of(self, **changes):
+        """Configure, run, and return all maps."""
+        result = self.run(**changes)
+        assert result.code == 0, result.err
+        return self.maps()
+
+    def path(self, name):
+        [path] = self.outdir.glob(f"{name}.nii*")
+        return path
+
+    def map(self, name):
+        return read_map(self.path(f"blm_vox_{name}"))
+
+    def maps(self):
+        return {
+            path.name.split(".nii")[0]: read_map(path)
+            for path in sorted(self.outdir.rglob("*.nii*"))
+            if "work" not in path.relative_to(self.outdir).parts
+        }
+
+    def results(self):
+        """Names of everything in the output folder but the work folder."""
+        return {p.name for p in self.outdir.iterdir()} - {"work"} if self.outdir.exists() else set()
+
+    def sidecar(self, name):
+        return json.loads((self.outdir / f"{name}.json").read_text())
+
+    def fit(self, present=None, values=None):
+        """Return n, beta and resms of each voxel by numpy.linalg.lstsq; NaN where not fitted."""
+        values = self.values if values is None else values
+        present = values != 0 if present is None else present
+        n = present.sum(axis=0)
+        p = self.X.shape[1]
+        beta = np.full((*SHAPE, p), np.nan)
+        resms = np.full(SHAPE, np.nan)
+        for voxel in np.ndindex(*SHAPE):
+            rows = present[(slice(None), *voxel)]
+            X, y = self.X[rows], values[(slice(None), *voxel)][rows]
+            if n[voxel] <= p + 1 or np.linalg.matrix_rank(X) < p:
+                continue
+            beta[voxel], [rss], *_ = np.linalg.lstsq(X, y)
+            resms[voxel] = rss / (n[voxel] - p)
+        return n, beta, resms
+
+
+def snapshot(folder: Path):
+    """Return the contents of all files of a folder."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def study(tmp_path, capsys):
+    return Study(tmp_path, capsys)
+
+
+@pytest.fixture
+def contents_of():
+    return snapshot

@@ -1,0 +1,206 @@
+"""The cache of compiled kernels: damage, folders that cannot be used, changes of the package."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nipype_blm
+
+KERNEL = """
+from nipype_blm.core._jit import cache_directory, kernel
+
+@kernel
+def double(x):
+    return x + x
+
+@kernel
+def triple(x):
+    return 3 * x
+"""
+
+# Prints the folder of the cache, and what the kernels return.
+USE = """
+from kernels import cache_directory, double, triple
+print(cache_directory(), double(2.5), triple(2.5))
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder with a module of kernels, and a folder with their cache."""
+    project, cache = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("cache")
+    (project / "kernels.py").write_text(KERNEL)
+    use(project, NUMBA_CACHE_DIR=cache)
+    return project, cache
+
+
+@pytest.fixture
+def project(made: tuple[Path, Path]) -> Path:
+    return made[0]
+
+
+@pytest.fixture
+def cache(made: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of the cache."""
+    return shutil.copytree(made[1], tmp_path / "cache")
+
+
+def run(project: Path, program: str = USE, **variables: str | Path | None) -> str:
+    """Run a program in a new process; a variable that is None is not set."""
+    environment = os.environ | {"PYTHONPATH": project, "PYTHONDONTWRITEBYTECODE": "1"} | variables
+    environment = {name: str(value) for name, value in environment.items() if value is not None}
+    command = [sys.executable, "-c", program]
+    # Not in the checkout: "-c" would import the package from there.
+    result = subprocess.run(command, env=environment, cwd=project, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def use(project: Path, **variables: str | Path | None) -> Path:
+    """Run the kernels in a new process and return the folder of their cache."""
+    folder, *results = run(project, **variables).rsplit(" ", 2)
+    assert results == ["5.0", "7.5"]
+    return Path(folder)
+
+
+def cache_files(folder: Path) -> dict[str, Path]:
+    """Return the index (nbi) and data (nbc) of `double`, which Numba keeps in a subfolder."""
+    files = {path.suffix: path for path in folder.rglob("*double*")}
+    assert files.keys() == {".nbi", ".nbc"}
+    return files
+
+
+def test_kernels_are_compiled_once_and_kept(project, cache):
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb*")}
+    assert len(before) == 4
+    assert use(project, NUMBA_CACHE_DIR=cache).parent == cache
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb*")} == before
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "last byte missing": lambda content: content[:-1],
+    "text": lambda content: b"This is not a cache.\n" * 50,
+    "one wrong letter": lambda content: content.replace(b"numba", b"mumba", 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_a_damaged_cache_is_made_anew(project, cache, damage, suffix):
+    file = cache_files(cache)[suffix]
+    damaged = DAMAGE[damage](file.read_bytes())
+    file.write_bytes(damaged)
+    assert use(project, NUMBA_CACHE_DIR=cache).parent == cache
+    assert cache_files(cache)[suffix].read_bytes() != damaged
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_a_lost_cache_file_is_made_anew(project, cache, suffix):
+    cache_files(cache)[suffix].unlink()
+    use(project, NUMBA_CACHE_DIR=cache)
+    cache_files(cache)
+
+
+def test_the_cache_lies_in_the_home_folder_unless_told_otherwise(project, tmp_path):
+    plain = {"NUMBA_CACHE_DIR": None, "XDG_CACHE_HOME": None, "HOME": tmp_path / "home"}
+    assert use(project, **plain).parent == tmp_path / "home/.cache"
+    assert use(project, **plain | {"XDG_CACHE_HOME": tmp_path / "x"}).parent == tmp_path / "x"
+
+
+def test_a_read_only_package_and_an_unusable_home_work(tmp_path):
+    project, temporary = tmp_path / "project", tmp_path / "temporary"
+    temporary.mkdir()
+    shutil.copytree(Path(nipype_blm.__file__).parent, project / "nipype_blm")
+    (project / "kernels.py").write_text(KERNEL)
+    folders = [project, *(path for path in project.rglob("*") if path.is_dir())]
+    before = set(project.rglob("*"))
+    # /dev/null has no subfolders, not even for root.
+    nowhere = {"HOME": "/dev/null", "NUMBA_CACHE_DIR": "/dev/null/cache", "XDG_CACHE_HOME": None}
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        assert use(project, TMPDIR=temporary, **nowhere).parent == temporary
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert set(project.rglob("*")) == before
+
+
+def test_a_user_without_a_home_folder_works(project, tmp_path):
+    # As in a container that runs as a user number without an account.
+    program = """
+import pwd
+def getpwuid(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = getpwuid
+"""
+    nowhere = {"HOME": None, "NUMBA_CACHE_DIR": None, "XDG_CACHE_HOME": None, "TMPDIR": tmp_path}
+    folder, *results = run(project, program + USE, **nowhere).rsplit(" ", 2)
+    assert results == ["5.0", "7.5"]
+    assert Path(folder).parent == tmp_path
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702])
+def test_a_cache_that_others_can_write_to_is_not_used(project, cache, tmp_path, mode):
+    [folder] = cache.iterdir()
+    for file in cache_files(folder).values():
+        file.write_bytes(b"from somebody else")
+    folder.chmod(mode)
+    other = tmp_path / "other"
+    assert use(project, NUMBA_CACHE_DIR=cache, XDG_CACHE_HOME=other).parent == other
+    for file in cache_files(folder).values():
+        assert file.read_bytes() == b"from somebody else"
+
+
+def test_a_link_in_place_of_the_cache_is_not_followed(project, cache, tmp_path):
+    [folder] = cache.iterdir()
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    other = tmp_path / "other"
+    assert use(project, NUMBA_CACHE_DIR=cache, XDG_CACHE_HOME=other).parent == other
+
+
+def test_a_temporary_folder_is_made_where_no_cache_is_private(project, tmp_path):
+    places = {"NUMBA_CACHE_DIR": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "TMPDIR": tmp_path}
+    taken = use(project, **places)
+    taken.chmod(0o777)
+    folder = use(project, **places)
+    assert folder.parent == tmp_path
+    assert folder != taken
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+USE_OLS = """
+import numpy as np
+from nipype_blm.core.linalg import factorise_design
+from nipype_blm.core.ols import fit_ols
+from nipype_blm.core.products import ProductAccumulator
+X = np.arange(20.0).reshape(10, 2) ** 2
+Y = np.arange(10.0)[:, None] ** 3
+Y[3] = np.nan
+design = factorise_design(X)
+accumulator = ProductAccumulator(design.Q, design.shift, 1)
+for task in accumulator.tasks(Y, np.isnan(Y).sum(axis=1), 1):
+    task()
+products = accumulator.finish()
+print(fit_ols(products.n_obs, [(slice(0, 10), products)], design, 0).status.item())
+"""
+
+
+def test_a_changed_helper_recompiles_the_kernels_of_other_modules(tmp_path):
+    """Numba itself looks only at the file in which a kernel stands."""
+    shutil.copytree(Path(nipype_blm.__file__).parent, tmp_path / "nipype_blm")
+    assert run(tmp_path, USE_OLS, NUMBA_CACHE_DIR=tmp_path / "cache") == "1"
+    source = tmp_path / "nipype_blm/core/linalg.py"
+    # No voxel with a missing image is of full rank any more.
+    changed, n = re.subn(r"(?m)^RANK_TOLERANCE = .*$", "RANK_TOLERANCE = 2.0", source.read_text())
+    assert n == 1
+    source.write_text(changed)
+    assert run(tmp_path, USE_OLS, NUMBA_CACHE_DIR=tmp_path / "cache") == "13"

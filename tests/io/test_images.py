@@ -1,0 +1,569 @@
+"""Images of every format give the same voxels, and damage never goes unnoticed."""
+
+import gzip
+import zlib
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nipype_blm.core.voxels import find_runs
+from nipype_blm.errors import InputError
+from nipype_blm.io.images import (
+    ImageReader,
+    describe_grid_difference,
+    header_of_model,
+    is_image_path,
+    read_header,
+    read_mask,
+    stat_file,
+)
+from nipype_blm.io.maps import make_template_header
+
+SHAPE = (4, 3, 2)
+AFFINE = np.array([[-2, 0, 0, 90], [0, 2, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1.0]])
+MASK = np.random.default_rng(1).random(24) < 0.7  # in file order
+
+
+def make_values(shape=SHAPE):
+    """Return integers that every type holds, some of them 0."""
+    return np.random.default_rng(0).integers(0, 100, shape)
+
+
+def save(path, values, dtype="float32", cls=nib.Nifti1Image, affine=AFFINE, scale=None):
+    """Write an image whose stored numbers, times slope plus intercept, are the values."""
+    slope, inter = scale or (1, 0)
+    stored = np.asarray((values - inter) / slope, np.dtype(dtype).newbyteorder("="))
+    if cls is nib.MGHImage:
+        image = cls(stored, affine)
+    else:
+        header = cls.header_class(endianness="<" if np.dtype(dtype).isnative else ">")
+        image = cls(stored, affine, header, dtype=stored.dtype)
+    if scale:
+        image.header.set_slope_inter(slope, inter)
+    nib.save(image, path)
+    return path
+
+
+def expected_of(values, zero_is_missing=True, threshold=-np.inf):
+    flat = np.asarray(values, float).ravel(order="F")[MASK]
+    missing = ~np.isfinite(flat) | (flat < threshold) | (zero_is_missing & (flat == 0))
+    return np.where(missing, np.nan, flat)
+
+
+def make_reader(path, **options):
+    return ImageReader(read_header(path), *find_runs(MASK), **options)
+
+
+def read(path, volume=0, **options):
+    out = np.empty(MASK.sum())
+    make_reader(path, **options).read(path, volume, out)
+    return out
+
+
+TYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float32", "float64"]
+BIG_ENDIAN = [">i2", ">i4", ">f4", ">f8"]
+
+
+@pytest.mark.parametrize("dtype", TYPES + BIG_ENDIAN)
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.gz"])
+def test_every_type_and_byte_order_is_read(tmp_path, dtype, name):
+    path = save(tmp_path / name, make_values(), dtype)
+    header = read_header(path)
+    assert header.dtype == np.dtype(dtype)
+    assert (header.shape, header.n_volumes, header.n_grid) == (SHAPE, 1, 24)
+    np.testing.assert_array_equal(header.affine, AFFINE)
+    np.testing.assert_array_equal(read(path), expected_of(make_values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [
+        ("i.nii", nib.Nifti2Image),
+        ("i.nii.gz", nib.Nifti2Image),
+        ("i.img", nib.Nifti1Pair),
+        ("i.hdr", nib.Nifti1Pair),
+        ("i.img.gz", nib.Nifti1Pair),
+        ("i.img", nib.Nifti2Pair),
+        ("i.img", nib.Spm99AnalyzeImage),
+        ("i.hdr", nib.AnalyzeImage),
+        ("i.mgz", nib.MGHImage),
+        ("i.mgh", nib.MGHImage),
+    ],
+)
+def test_every_format_is_read(tmp_path, name, cls):
+    path = save(tmp_path / name, make_values(), "int16", cls)
+    header = read_header(path)
+    assert header.shape == SHAPE
+    # Analyze stores voxel sizes, MGH angles, in single precision.
+    np.testing.assert_allclose(header.affine, nib.load(path).affine, atol=1e-5)
+    np.testing.assert_array_equal(read(path), expected_of(make_values()))
+
+
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.gz", "i.img"])
+@pytest.mark.parametrize("scale", [(0.5, 0), (1, -7), (0.5, 3), (-1, 50)])
+def test_slope_and_intercept_come_before_the_test_for_zero(tmp_path, name, scale):
+    values = make_values()
+    values.flat[:2] = 0, 50  # 50 is stored as 0 where the intercept is 50
+    cls = nib.Nifti1Pair if name == "i.img" else nib.Nifti1Image
+    path = save(tmp_path / name, values, "int16", cls, scale=scale)
+    assert nib.load(path).dataobj.slope == scale[0]
+    np.testing.assert_array_equal(read(path), expected_of(values))
+
+
+@pytest.mark.parametrize("slope", [0, np.nan])
+def test_a_slope_of_zero_or_nan_means_no_scaling(tmp_path, slope):
+    path = save(tmp_path / "i.nii", make_values(), "int16")
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.array([slope, 5], "<f4").tobytes()
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read(path), expected_of(make_values()))
+
+
+def test_zero_can_be_data_and_values_below_a_threshold_are_missing(tmp_path):
+    values = make_values().astype(float)
+    values[0, 0, :] = np.nan, np.inf
+    values[1, 0, :] = -np.inf, -5
+    path = save(tmp_path / "i.nii", values)
+    for options in [{"zero_is_missing": False}, {"threshold": 0.0}, {"threshold": 50.0}]:
+        np.testing.assert_array_equal(read(path, **options), expected_of(values, **options))
+    options = {"zero_is_missing": False, "threshold": 0.0}
+    np.testing.assert_array_equal(read(path, **options), expected_of(values, **options))
+
+
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.gz"])
+@pytest.mark.parametrize("scale", [None, (1, 0.5)])
+def test_missing_and_infinite_values_are_counted(tmp_path, name, scale):
+    values = np.where(make_values() == 0, 1, make_values()).astype(float)
+    inside = np.flatnonzero(MASK)
+    flat = values.ravel(order="F")
+    flat[inside[:4]] = np.nan, np.inf, -np.inf, 0
+    path = save(tmp_path / name, flat.reshape(SHAPE, order="F"), "float64", scale=scale)
+    counts = make_reader(path).read(path, 0, np.empty(inside.size))
+    assert counts == (4, 2)
+
+
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.gz", "i.img"])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 0, 2, 2, 1)])
+def test_volumes_of_a_4d_image_are_read_in_any_order(tmp_path, name, order):
+    values = make_values((*SHAPE, 5))
+    cls = nib.Nifti1Pair if name == "i.img" else nib.Nifti1Image
+    path = save(tmp_path / name, values, "int16", cls)
+    header = read_header(path)
+    assert (header.shape, header.n_volumes) == (SHAPE, 5)
+    reader = make_reader(path)
+    out = np.empty(MASK.sum())
+    for volume in order:
+        reader.read(path, volume, out)
+        np.testing.assert_array_equal(out, expected_of(values[..., volume]))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 1), (4, 3, 2, 1, 1)])
+def test_singleton_dimensions_at_the_end_are_ignored(tmp_path, shape):
+    path = save(tmp_path / "i.nii", make_values().reshape(shape))
+    header = read_header(path)
+    assert (header.shape, header.n_volumes) == (SHAPE, 1)
+    np.testing.assert_array_equal(read(path), expected_of(make_values()))
+
+
+def test_a_2d_image_is_one_slice(tmp_path):
+    path = save(tmp_path / "i.nii", make_values((24, 1)), "int16")
+    assert read_header(path).shape == (24, 1, 1)
+    np.testing.assert_array_equal(read(path), expected_of(make_values((24, 1))))
+
+
+@pytest.mark.parametrize("sizes", [[100], [348], [352], [400], [10, 400], list(range(50, 600, 50))])
+def test_several_gzip_members_are_one_image(tmp_path, sizes):
+    content = save(tmp_path / "i.nii", make_values(), "float64").read_bytes()
+    parts = np.split(np.frombuffer(content, np.uint8), [s for s in sizes if s < len(content)])
+    path = tmp_path / "i.nii.gz"
+    path.write_bytes(b"".join(gzip.compress(part.tobytes()) for part in parts))
+    assert read_header(path).shape == SHAPE
+    np.testing.assert_array_equal(read(path), expected_of(make_values()))
+
+
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.GZ"])
+@pytest.mark.parametrize("n_volumes", [1, 40])
+def test_a_compressed_image_is_never_read_as_if_it_were_not(tmp_path, name, n_volumes):
+    values = make_values((*SHAPE, n_volumes))
+    content = save(tmp_path / "plain.nii", values, "float64").read_bytes()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content, 0))  # as large as the voxels themselves
+    try:
+        found = read(path)
+    except InputError as error:
+        assert name in str(error)  # noqa: PT017 - either answer is right
+    else:
+        np.testing.assert_array_equal(found, expected_of(values[..., 0]))
+
+
+def test_one_reader_reads_images_of_several_formats(tmp_path):
+    paths = [
+        save(tmp_path / "a.nii.gz", make_values(), "float64"),
+        save(tmp_path / "b.nii", make_values(), "uint8"),
+        save(tmp_path / "c.nii.gz", make_values(), ">i4"),
+        save(tmp_path / "d.img", make_values(), "int16", nib.Nifti1Pair),
+    ]
+    reader = make_reader(paths[0])
+    for path in paths:
+        out = np.empty(MASK.sum(), np.float32)
+        reader.read(path, 0, out)
+        np.testing.assert_array_equal(out, expected_of(make_values()))
+
+
+# ------------------------------------------------------------------------------- damage
+
+
+def assert_refused(path, message, header_too=False):
+    """Reading must fail and name the file, whether or not its header can be read."""
+    whole = save(path.with_name("whole.nii"), make_values(), "float64")
+    reader = ImageReader(read_header(whole), *find_runs(MASK))
+    with pytest.raises(InputError, match=message) as error:
+        reader.read(path, 0, np.empty(MASK.sum()))
+    assert str(path) in str(error.value)
+    if header_too:
+        with pytest.raises(InputError) as error:
+            read_header(path)
+        assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("length", [0, 3, 100, 347])
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.gz"])
+def test_an_image_cut_within_its_header_is_refused_by_both_readers(tmp_path, name, length):
+    content = save(tmp_path / "plain.nii", make_values(), "float64").read_bytes()[:length]
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert_refused(path, ".", header_too=True)
+
+
+@pytest.mark.parametrize("length", [348, 352, 400, 543])
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.gz"])
+def test_an_image_that_lacks_voxels_is_refused(tmp_path, name, length):
+    content = save(tmp_path / "plain.nii", make_values(), "float64").read_bytes()
+    assert len(content) == 544
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content[:length]) if name.endswith(".gz") else content[:length])
+    assert_refused(path, "is damaged.*restore it")
+
+
+def test_a_compressed_image_cut_short_anywhere_is_refused(tmp_path):
+    content = save(tmp_path / "plain.nii", make_values(), "float64").read_bytes()
+    compressed = gzip.compress(content)
+    path = tmp_path / "i.nii.gz"
+    for length in range(len(compressed)):
+        path.write_bytes(compressed[:length])
+        assert_refused(path, ".")
+
+
+def test_any_flipped_byte_of_a_compressed_image_is_noticed_or_harmless(tmp_path):
+    rng = np.random.default_rng(0)
+    content = save(tmp_path / "plain.nii", make_values(), "float64").read_bytes()
+    compressed = bytearray(gzip.compress(content, mtime=0))
+    path = tmp_path / "i.nii.gz"
+    refused = 0
+    reader = make_reader(tmp_path / "plain.nii")
+    out = np.empty(MASK.sum())
+    for position in range(len(compressed)):
+        damaged = compressed.copy()
+        damaged[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            reader.read(path, 0, out)
+        except InputError as error:
+            assert str(path) in str(error)  # noqa: PT017 - some bytes matter, some do not
+            refused += 1
+        else:  # time, operating system and the like
+            assert position < 10, position
+            np.testing.assert_array_equal(out, expected_of(make_values()))
+    assert refused >= len(compressed) - 10
+
+
+def test_a_wrong_checksum_or_length_alone_is_noticed(tmp_path):
+    content = save(tmp_path / "plain.nii", make_values(), "float64").read_bytes()
+    for position in (-8, -4):
+        compressed = bytearray(gzip.compress(content))
+        compressed[position] ^= 1
+        path = tmp_path / "i.nii.gz"
+        path.write_bytes(compressed)
+        assert_refused(path, "is damaged")
+
+
+@pytest.mark.parametrize("volume", [0, 3])
+def test_damage_at_the_end_of_a_4d_image_is_noticed_at_its_last_volume_or_before(tmp_path, volume):
+    values = make_values((*SHAPE, 4))
+    compressed = bytearray(gzip.compress(save(tmp_path / "p.nii", values).read_bytes()))
+    compressed[-8] ^= 1
+    path = tmp_path / "i.nii.gz"
+    path.write_bytes(compressed)
+    reader = make_reader(path)
+
+    def read_the_rest():
+        for i in range(volume, 4):
+            reader.read(path, i, np.empty(MASK.sum()))
+
+    with pytest.raises(InputError, match="is damaged"):
+        read_the_rest()
+
+
+@pytest.mark.parametrize("junk", [b"junk", b"\x1f\x8b", gzip.compress(b"junk")])
+def test_junk_after_a_compressed_image_is_noticed(tmp_path, junk):
+    content = save(tmp_path / "plain.nii", make_values(), "float64").read_bytes()
+    path = tmp_path / "i.nii.gz"
+    path.write_bytes(gzip.compress(content) + junk)
+    assert_refused(path, "is damaged")
+
+
+def test_zeros_after_a_compressed_image_are_padding(tmp_path):
+    path = save(tmp_path / "i.nii.gz", make_values())
+    path.write_bytes(path.read_bytes() + bytes(512))
+    np.testing.assert_array_equal(read(path), expected_of(make_values()))
+
+
+def test_bytes_after_a_plain_image_change_nothing(tmp_path):
+    path = save(tmp_path / "i.nii", make_values())
+    path.write_bytes(path.read_bytes() + b"junk")
+    np.testing.assert_array_equal(read(path), expected_of(make_values()))
+
+
+def test_header_extensions_are_passed_over(tmp_path):
+    image = nib.Nifti1Image(make_values().astype(np.int16), AFFINE)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"hello" * 99))
+    for name in ("i.nii", "i.nii.gz"):
+        nib.save(image, tmp_path / name)
+        np.testing.assert_array_equal(read(tmp_path / name), expected_of(make_values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("i.nii", b""),
+        ("i.nii", b"hello" * 200),
+        ("i.nii", bytes(1000)),
+        ("i.nii.gz", b""),
+        ("i.nii.gz", b"hello" * 200),
+        ("i.nii.gz", gzip.compress(b"")),
+        ("i.nii.gz", gzip.compress(b"hello" * 200)),
+        ("i.nii.gz", zlib.compress(b"hello" * 200)),
+        ("i.txt", b"hello" * 200),
+        ("i.img", bytes(1000)),
+        ("i", b"hello" * 200),
+    ],
+)
+def test_a_file_that_is_no_image_is_refused_by_both_readers(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert_refused(path, ".", header_too=True)
+
+
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.gz", "i.img"])
+def test_a_file_that_does_not_exist_or_is_a_folder_is_named(tmp_path, name):
+    path = tmp_path / name
+    assert_refused(path, "does not exist", header_too=True)
+    path.mkdir()
+    with pytest.raises(InputError, match=f"{name} cannot be read: Is a directory"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("kept", ["i.img", "i.hdr"])
+def test_half_of_a_pair_is_refused(tmp_path, kept):
+    save(tmp_path / "i.img", make_values(), "int16", nib.Nifti1Pair)
+    for name in {"i.img", "i.hdr"} - {kept}:
+        (tmp_path / name).unlink()
+    assert_refused(tmp_path / kept, ".")
+
+
+def test_an_uncompressed_file_named_gz_is_refused(tmp_path):
+    path = tmp_path / "i.nii.gz"
+    path.write_bytes(save(tmp_path / "i.nii", make_values()).read_bytes())
+    assert_refused(path, r"i\.nii\.gz", header_too=True)
+    with pytest.raises(InputError, match="not compressed"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.gz", "i.img"])
+@pytest.mark.parametrize("dtype", ["complex64", "complex128", "rgb"])
+def test_values_that_are_no_real_numbers_are_refused(tmp_path, name, dtype):
+    rgb = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+    cls = nib.Nifti1Pair if name == "i.img" else nib.Nifti1Image
+    nib.save(cls(np.zeros(SHAPE, rgb if dtype == "rgb" else dtype), AFFINE), tmp_path / name)
+    with pytest.raises(InputError, match="real numbers"):
+        read_header(tmp_path / name)
+
+
+def test_a_header_of_a_type_that_does_not_exist_is_refused(tmp_path):
+    path = save(tmp_path / "i.nii", make_values())
+    content = bytearray(path.read_bytes())
+    content[70:72] = np.array(7, "<i2").tobytes()
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"i\.nii is not an image that can be read"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("dims", [[3, 4, 0, 2], [3, 4, -3, 2], [0, 1, 1, 1], [9, 1, 1, 1]])
+def test_a_header_of_an_impossible_shape_is_refused(tmp_path, dims):
+    path = save(tmp_path / "i.nii", make_values())
+    content = bytearray(path.read_bytes())
+    content[40:48] = np.array(dims, "<i2").tobytes()
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"i\.nii"):
+        read_header(path)
+
+
+# ---------------------------------------------------------------------------------- grid
+
+
+def header_with(tmp_path, shape=SHAPE, affine=AFFINE):
+    return read_header(save(tmp_path / "grid.nii", np.ones(shape), affine=affine))
+
+
+def test_equal_grids_do_not_differ(tmp_path):
+    one, other = header_with(tmp_path), header_with(tmp_path, (*SHAPE, 5))
+    assert describe_grid_difference(other, one) is None
+
+
+def test_both_shapes_are_named(tmp_path):
+    text = describe_grid_difference(header_with(tmp_path, (4, 3, 3)), header_with(tmp_path))
+    assert "(4, 3, 3)" in text
+    assert "(4, 3, 2)" in text
+
+
+@pytest.mark.parametrize("shift", [0.01, -5, np.nan])
+def test_both_affines_are_named(tmp_path, shift):
+    affine = AFFINE.copy()
+    affine[0, 3] += shift
+    text = describe_grid_difference(
+        header_with(tmp_path)._replace(affine=affine), header_with(tmp_path)
+    )
+    assert str(np.round(affine, 4).tolist()) in text
+    assert str(AFFINE.tolist()) in text
+
+
+def test_affines_that_differ_by_rounding_are_equal(tmp_path):
+    affine = AFFINE * (1 + 1e-7)
+    affine[3, 3] = 1
+    header = header_with(tmp_path)
+    assert describe_grid_difference(header._replace(affine=affine), header) is None
+
+
+def test_a_small_rotation_counts_where_it_moves_far_voxels(tmp_path):
+    header = header_with(tmp_path, (200, 200, 200))
+    affine = header.affine.copy()
+    affine[0, 1] += 1e-4  # 0.02 mm at the far end
+    assert "affine" in describe_grid_difference(header._replace(affine=affine), header)
+
+
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.gz", "i.img"])
+def test_an_image_whose_grid_is_not_the_planned_one_is_refused(tmp_path, name):
+    expected = header_with(tmp_path)
+    cls = nib.Nifti1Pair if name == "i.img" else nib.Nifti1Image
+    path = tmp_path / name
+
+    def assert_refused_as_changed(volume, message):
+        reader = ImageReader(expected, *find_runs(MASK))
+        for _ in range(2):  # the second attempt too
+            with pytest.raises(InputError, match=message):
+                reader.read(path, volume, np.empty(MASK.sum()))
+
+    save(path, make_values((2, 3, 4)), "int16", cls)
+    assert_refused_as_changed(0, r"shape is \(2, 3, 4\), expected \(4, 3, 2\)")
+    save(path, make_values(), "int16", cls, affine=np.eye(4))
+    assert_refused_as_changed(0, "affine")
+    save(path, make_values(), "int16", cls)
+    assert_refused_as_changed(1, "has 1 volumes")
+
+
+def test_the_grid_of_a_template_is_that_of_the_image(tmp_path):
+    path = save(tmp_path / "i.nii.gz", make_values((*SHAPE, 3)), ">i2")
+    header = header_of_model(make_template_header(path))
+    assert header.shape == SHAPE
+    np.testing.assert_array_equal(header.affine, AFFINE)
+
+
+# --------------------------------------------------------------------------------- masks
+
+
+@pytest.mark.parametrize("inside", [1, 255, 0.01, -3])
+@pytest.mark.parametrize("outside", [0, np.nan, np.inf])
+def test_inside_a_mask_means_finite_and_not_zero(tmp_path, inside, outside):
+    where = np.random.default_rng(0).random(SHAPE) < 0.5
+    path = save(tmp_path / "m.nii.gz", np.where(where, inside, outside))
+    mask = read_mask(path, header_with(tmp_path), "analysis_mask")
+    np.testing.assert_array_equal(mask, where.ravel(order="F"))
+
+
+def test_a_scaled_integer_mask_is_tested_after_scaling(tmp_path):
+    where = np.random.default_rng(0).random(SHAPE) < 0.5
+    path = save(tmp_path / "m.nii", where * 1.0, "int16", scale=(0.5, -3))
+    mask = read_mask(path, header_with(tmp_path), "analysis_mask")
+    np.testing.assert_array_equal(mask, where.ravel(order="F"))
+
+
+@pytest.mark.parametrize("value", [0, np.nan])
+def test_a_mask_without_a_voxel_is_refused(tmp_path, value):
+    path = save(tmp_path / "m.nii", np.full(SHAPE, value))
+    with pytest.raises(InputError, match=r"analysis_mask .*m\.nii has no voxel"):
+        read_mask(path, header_with(tmp_path), "analysis_mask")
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine", "message"),
+    [
+        ((4, 3, 3), AFFINE, r"shape is \(4, 3, 3\), expected \(4, 3, 2\)"),
+        (SHAPE, np.eye(4), "affine is .* expected"),
+        ((*SHAPE, 2), AFFINE, "2 volumes"),
+    ],
+)
+def test_a_mask_in_another_space_is_refused(tmp_path, shape, affine, message):
+    path = save(tmp_path / "m.nii", np.ones(shape), affine=affine)
+    with pytest.raises(InputError, match=message) as error:
+        read_mask(path, header_with(tmp_path), "analysis_mask")
+    assert f"analysis_mask {path} is not in the space of the images" in str(error.value)
+
+
+def test_a_damaged_mask_is_named(tmp_path):
+    path = save(tmp_path / "m.nii.gz", np.ones(SHAPE))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"m\.nii\.gz is damaged"):
+        read_mask(path, header_with(tmp_path), "analysis_mask")
+
+
+# ---------------------------------------------------------------------------------- rest
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "fits"),
+    [
+        ("uint8", None, True),
+        ("int16", None, True),
+        (">i2", None, True),
+        ("float32", None, True),
+        ("float64", None, False),
+        ("int32", None, False),
+        ("int64", None, False),
+        ("int16", (0.1, 0), False),
+    ],
+)
+def test_float32_is_used_only_where_it_holds_every_value(tmp_path, dtype, scale, fits):
+    header = read_header(save(tmp_path / "i.nii", make_values(), dtype, scale=scale))
+    assert header.fits_float32 == fits
+
+
+def test_large_integers_are_read_exactly(tmp_path):
+    values = np.full(SHAPE, 2**31 - 1) - make_values()
+    path = tmp_path / "i.nii"
+    nib.save(nib.Nifti1Image(values.astype(np.int32), AFFINE), path)
+    np.testing.assert_array_equal(read(path), expected_of(values))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_image"),
+    [("a.nii", True), ("A.NII.GZ", True), ("a.img", True), ("a.hdr", True), ("nii.txt", False)],
+)
+def test_images_are_told_from_lists_by_their_names(tmp_path, name, is_image):
+    assert is_image_path(tmp_path / name) == is_image
+
+
+def test_size_and_time_of_a_file_are_returned(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"123")
+    assert stat_file(path) == (3, path.stat().st_mtime_ns)

@@ -1,0 +1,50 @@
+"""inputs.yml is a complete configuration with versions."""
+
+import yaml
+
+from nipype_blm import __version__
+from nipype_blm.io.inputs import read_versions, write_inputs
+from nipype_blm.io.tables import read_yaml
+from nipype_blm.model.config import parse_config
+
+
+def make_config(tmp_path):
+    return parse_config(
+        {
+            "Y_files": "Y.txt",
+            "X": "Größe: a, b.csv",
+            "outdir": "out",
+            "MAXMEM": "2**30",
+            "Missingness": {"MinPercent": "1/3", "Masking": "m.nii"},
+            "contrasts": [
+                {"c1": {"name": "yes: #1", "vector": "[[1 0] [0 1/3]]"}},
+                {"c2": {"name": "no", "vector": [1, 0]}},
+                {"c3": {"name": "1e3", "vector": [0, -1]}},
+            ],
+        },
+        tmp_path,
+    )
+
+
+def test_the_same_configuration_is_read_from_inputs_yml_wherever_it_lies(tmp_path):
+    config = make_config(tmp_path)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    path = write_inputs(folder / "inputs.yml", config)
+    again = parse_config(read_yaml(path), path.parent)
+    assert again.model_copy(update={"versions": None}) == config
+
+
+def test_inputs_yml_holds_the_versions_of_everything_that_computes(tmp_path):
+    path = write_inputs(tmp_path / "inputs.yml", make_config(tmp_path))
+    versions = yaml.safe_load(path.read_text())["versions"]
+    assert versions == read_versions()
+    assert versions["nipype_blm"] == __version__
+    assert {"python", "nipype", "nibabel", "numpy", "scipy", "numba"} <= set(versions)
+
+
+def test_inputs_yml_of_an_unchanged_configuration_is_not_written_again(tmp_path):
+    path = write_inputs(tmp_path / "inputs.yml", make_config(tmp_path))
+    inode = path.stat().st_ino
+    write_inputs(path, make_config(tmp_path))
+    assert path.stat().st_ino == inode

@@ -1,0 +1,77 @@
+"""A batch's images are read back as written, and a replaced image is noticed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nipype_blm.errors import InputError
+from nipype_blm.io.images import stat_file
+from nipype_blm.io.manifest import (
+    ImageEntry,
+    check_unchanged,
+    format_manifest,
+    read_manifest,
+    write_if_changed,
+)
+
+
+def test_images_are_read_back(tmp_path):
+    entries = [
+        ImageEntry(0, Path("/a/b.nii"), 0, 10, 2**62, "line 1 of Y.txt"),
+        ImageEntry(1, Path('/a/odd "name"\twith\ttabs.nii'), 3, 11, 1, "entry 2 of Y_files"),
+        ImageEntry(2, Path("/a/Größe\n.nii"), 0, 12, 2, "Y_files", Path("/m.nii"), 4, 5, 6),
+    ]
+    path = tmp_path / "batch.tsv"
+    path.write_text(format_manifest(entries))
+    assert read_manifest(path) == entries
+
+
+def make_entry(tmp_path, with_mask):
+    image = tmp_path / "image.nii"
+    image.write_bytes(b"image")
+    entry = ImageEntry(0, image, 0, *stat_file(image), "line 1 of Y.txt")
+    if with_mask:
+        mask = tmp_path / "mask.nii"
+        mask.write_bytes(b"mask")
+        size, mtime_ns = stat_file(mask)
+        entry = entry._replace(mask=mask, mask_size=size, mask_mtime_ns=mtime_ns)
+    return entry
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_an_unchanged_image_passes(tmp_path, with_mask):
+    check_unchanged(make_entry(tmp_path, with_mask))
+
+
+@pytest.mark.parametrize("changed", ["image.nii", "mask.nii"])
+def test_a_file_of_another_size_time_or_none_is_an_error_that_names_it(tmp_path, changed):
+    entry = make_entry(tmp_path, with_mask=True)
+    path = tmp_path / changed
+    content, status = path.read_bytes(), path.stat()
+
+    path.write_bytes(content + b" more")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(InputError, match=f"{changed} has changed"):
+        check_unchanged(entry)
+
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with pytest.raises(InputError, match=f"{changed} has changed"):
+        check_unchanged(entry)
+
+    path.unlink()
+    with pytest.raises(InputError, match=f"{changed} cannot be read any more"):
+        check_unchanged(entry)
+
+
+def test_a_file_is_written_only_when_its_content_changes(tmp_path):
+    path = tmp_path / "new" / "file"
+    write_if_changed(path, b"one")
+    os.utime(path, ns=(1, 1))
+    write_if_changed(path, b"one")
+    assert path.stat().st_mtime_ns == 1
+    write_if_changed(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mtime_ns != 1
+    assert [p.name for p in path.parent.iterdir()] == ["file"]

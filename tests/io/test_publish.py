@@ -1,0 +1,119 @@
+"""Results appear when complete, replace those of an earlier run, and touch nothing else."""
+
+import json
+
+import pytest
+
+from nipype_blm.io.publish import publish
+
+
+def writer(**files):
+    """Return a function that writes files with these contents to a folder."""
+
+    def write(folder):
+        for stem, text in files.items():
+            path = folder / f"{stem.replace('__', '/')}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    return write
+
+
+def is_ours(name):
+    return name.startswith(("map_", "sub/map_")) and ".." not in name
+
+
+def visible(folder):
+    paths = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    return {str(p.relative_to(folder)): p.read_text() for p in paths}
+
+
+def must_not_write(folder):
+    raise AssertionError("written again")
+
+
+@pytest.fixture
+def out(tmp_path):
+    folder = tmp_path / "new" / "out"
+    publish(folder, "one", writer(map_a="a", sub__map_b="b"), is_ours)
+    return folder
+
+
+def test_files_appear_with_their_folders_and_nothing_else(out):
+    assert visible(out) == {"map_a.txt": "a", "sub/map_b.txt": "b"}
+    assert [p.name for p in out.iterdir() if p.name.endswith(".part")] == []
+
+
+def test_what_is_there_unchanged_is_not_written_again(out):
+    publish(out, "one", must_not_write, is_ours)
+    assert visible(out) == {"map_a.txt": "a", "sub/map_b.txt": "b"}
+
+
+@pytest.mark.parametrize("change", ["another stamp", "a file deleted", "a file changed"])
+def test_what_differs_is_written_again(out, change):
+    if change == "a file deleted":
+        (out / "map_a.txt").unlink()
+    if change == "a file changed":
+        (out / "sub" / "map_b.txt").write_text("longer")
+    stamp = "two" if change == "another stamp" else "one"
+    publish(out, stamp, writer(map_a="new a", sub__map_b="new b"), is_ours)
+    assert visible(out) == {"map_a.txt": "new a", "sub/map_b.txt": "new b"}
+
+
+def test_files_of_an_earlier_run_are_removed_and_foreign_ones_kept(out):
+    (out / "mine.txt").write_text("mine")
+    (out / "sub" / "mine.txt").write_text("mine")
+    (out / "map_left.txt").write_text("by another program")
+    publish(out, "two", writer(map_c="c"), is_ours)
+    assert visible(out) == {"map_c.txt": "c", "mine.txt": "mine", "sub/mine.txt": "mine"}
+
+
+def test_a_failure_while_writing_leaves_the_earlier_results(out):
+    def fail(folder):
+        writer(map_a="half")(folder)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        publish(out, "two", fail, is_ours)
+    assert visible(out) == {"map_a.txt": "a", "sub/map_b.txt": "b"}
+    publish(out, "one", must_not_write, is_ours)
+    assert [p.name for p in out.iterdir() if p.name.endswith(".part")] == []
+
+
+def test_an_interrupted_move_is_finished_by_the_next_run(out):
+    (out / "map_c.txt").mkdir()  # no file can be moved here
+    new = writer(map_a="new a", map_c="c", map_d="d")
+    with pytest.raises(OSError, match=r"map_c\.txt"):
+        publish(out, "two", new, is_ours)
+    (out / "map_c.txt").rmdir()
+    publish(out, "two", new, is_ours)
+    assert visible(out) == {"map_a.txt": "new a", "map_c.txt": "c", "map_d.txt": "d"}
+
+
+def test_an_interrupted_move_is_taken_back_by_a_run_of_the_earlier_input(out):
+    (out / "map_c.txt").mkdir()
+    with pytest.raises(OSError, match=r"map_c\.txt"):
+        publish(out, "two", writer(map_a="new a", map_c="c", sub__map_d="d"), is_ours)
+    (out / "map_c.txt").rmdir()
+    publish(out, "one", writer(map_a="a", sub__map_b="b"), is_ours)
+    assert visible(out) == {"map_a.txt": "a", "sub/map_b.txt": "b"}
+
+
+def test_a_record_that_names_files_elsewhere_is_not_believed(out):
+    keep = out.parent / "map_keep.txt"
+    keep.write_text("keep")
+    [record] = [p for p in out.iterdir() if p.name.startswith(".")]
+    data = json.loads(record.read_text())
+    data["files"] |= {"../map_keep.txt": [4, 0], "sub/map_/../../../map_keep.txt": [4, 0]}
+    record.write_text(json.dumps(data))
+    publish(out, "two", writer(map_a="a"), is_ours)
+    assert keep.read_text() == "keep"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"stamp": "one", "files": 5}'])
+def test_a_damaged_record_means_that_everything_is_written_again(out, text):
+    [record] = [p for p in out.iterdir() if p.name.startswith(".")]
+    record.write_text(text)
+    publish(out, "one", writer(map_a="new a"), is_ours)
+    assert visible(out)["map_a.txt"] == "new a"
+    publish(out, "one", must_not_write, is_ours)

@@ -1,0 +1,132 @@
+"""A model and its contrasts are read back as they were, and fingerprints tell them apart."""
+
+from dataclasses import fields, replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nipype_blm.core.linalg import factorise_design
+from nipype_blm.io.specfile import pack_contrasts, pack_model, read_contrasts, read_model
+from nipype_blm.model.contrasts import Contrast
+from nipype_blm.model.spec import ContrastSpec, ModelSpec
+
+
+@pytest.fixture
+def spec():
+    rng = np.random.default_rng(0)
+    X = np.c_[np.ones(10), rng.normal(size=10)]
+    mask = rng.random(12) < 0.7
+    return ModelSpec(
+        X=X,
+        names=("mean", "Größe"),
+        design=factorise_design(X),
+        shape=(3, 2, 2),
+        header=bytes(nib.Nifti1Header().binaryblock),
+        mask=mask,
+        allowed=rng.random(mask.sum()) < 0.7,
+        minimum_n=3,
+        threshold=-np.inf,
+        zero_is_missing=True,
+        staged_dtype="float32",
+        map_dtype="float64",
+        with_cov=True,
+        images_per_batch=4,
+        voxels_per_block=3,
+        rows_per_chunk=4,
+    )
+
+
+def test_a_model_is_read_back(tmp_path, spec):
+    stamp, content = pack_model(spec)
+    path = tmp_path / "model.blm"
+    path.write_bytes(content)
+    read_stamp, read = read_model(path)
+    assert read_stamp == stamp
+    for field in fields(spec):
+        expected, found = getattr(spec, field.name), getattr(read, field.name)
+        if field.name == "design":
+            for one, other in zip(expected, found, strict=True):
+                np.testing.assert_array_equal(one, other)
+        elif isinstance(expected, np.ndarray):
+            np.testing.assert_array_equal(found, expected)
+        else:
+            assert found == expected, field.name
+
+
+def test_an_equal_model_has_the_same_fingerprint_and_bytes(spec):
+    assert pack_model(spec) == pack_model(replace(spec, X=spec.X.copy()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": ("mean", "age")},
+        {"shape": (2, 3, 2)},
+        {"minimum_n": 4},
+        {"threshold": 0.0},
+        {"zero_is_missing": False},
+        {"staged_dtype": "float64"},
+        {"map_dtype": "float32"},
+        {"with_cov": False},
+        {"images_per_batch": 5},
+        {"voxels_per_block": 5},
+        {"header": b"\1" * 348},
+    ],
+)
+def test_every_change_of_a_model_changes_its_fingerprint(spec, change):
+    assert pack_model(replace(spec, **change))[0] != pack_model(spec)[0]
+
+
+def test_every_change_of_an_array_changes_the_fingerprint(spec):
+    X = spec.X.copy()
+    X[3, 1] = np.nextafter(X[3, 1], np.inf)
+    changes = [
+        {"X": X, "design": factorise_design(X)},
+        {"mask": ~spec.mask},
+        {"allowed": ~spec.allowed},
+    ]
+    stamps = {pack_model(replace(spec, **change))[0] for change in changes}
+    assert len(stamps - {pack_model(spec)[0]}) == 3
+
+
+def test_a_model_file_that_was_replaced_is_read_anew(tmp_path, spec):
+    path = tmp_path / "model.blm"
+    path.write_bytes(pack_model(spec)[1])
+    read_model(path)
+    path.write_bytes(pack_model(replace(spec, names=("another", "name of a column")))[1])
+    assert read_model(path)[1].names == ("another", "name of a column")
+
+
+TESTS = ContrastSpec(
+    (
+        Contrast(name="F", vector=[[1, 0], [0, 1 / 3]]),
+        Contrast(name="Größe", vector=[0, 0.1], statType="T"),
+    ),
+    two_sided=False,
+    minlog=-323.3062153431158,
+)
+
+
+def test_contrasts_are_read_back(tmp_path):
+    path = tmp_path / "contrasts.json"
+    path.write_bytes(pack_contrasts(TESTS))
+    assert read_contrasts(path)[1] == TESTS
+
+
+def test_every_change_of_contrasts_changes_their_fingerprint(tmp_path):
+    path = tmp_path / "contrasts.json"
+
+    def stamp_of(tests):
+        path.write_bytes(pack_contrasts(tests))
+        return read_contrasts(path)[0]
+
+    renamed = (TESTS.contrasts[0], Contrast(name="T", vector=[0, 0.1], statType="T"))
+    stamps = [
+        stamp_of(TESTS),
+        stamp_of(replace(TESTS, two_sided=True)),
+        stamp_of(replace(TESTS, minlog=-400.0)),
+        stamp_of(replace(TESTS, contrasts=TESTS.contrasts[::-1])),
+        stamp_of(replace(TESTS, contrasts=renamed)),
+    ]
+    assert len(set(stamps)) == 5

@@ -1,0 +1,205 @@
+"""Tables, lists and YAML are read in all the forms in which people write them."""
+
+import numpy as np
+import pytest
+
+from nipype_blm.errors import InputError
+from nipype_blm.io.tables import read_path_list, read_table, read_yaml
+
+VALUES = [[1, 0.5], [1, -2], [1, 3e-5]]
+
+
+def write(folder, text, name="X.csv"):
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def error_of(folder, text, name="X.csv"):
+    with pytest.raises(InputError) as error:
+        read_table(write(folder, text, name), "X")
+    [problem] = error.value.problems
+    assert str(folder / name) in problem
+    return problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,0.5\n1,-2\n1,3e-5\n",
+        "1,0.5\n1,-2\n1,3e-5",
+        "1, 0.5\n1, -2\n1, 3e-5\n",
+        "1\t0.5\n1\t-2\n1\t3e-5\n",
+        "1;0.5\n1;-2\n1;3e-5\n",
+        "1 0.5\n1 -2\n1 3e-5\n",
+        "   1    0.5\n   1   -2  \n   1    3e-5\n",
+        "1 \t 0.5\n1 \t -2\n1 \t 3e-5\n",
+        '"1","0.5"\n"1","-2"\n"1","3e-5"\n',
+        "1,0.5\r\n1,-2\r\n1,3e-5\r\n",
+        "1,0.5\r1,-2\r1,3e-5\r",
+        "\ufeff1,0.5\n1,-2\n1,3e-5\n",
+        "\n1,0.5\n\n1,-2\n1,3e-5\n\n\n",
+        "+1,.5\n1.0,-2.\n1e0,0.00003\n",
+    ],
+)
+def test_every_way_to_write_numbers_gives_the_same_table(tmp_path, text):
+    table = read_table(write(tmp_path, text), "X")
+    np.testing.assert_array_equal(table.values, VALUES)
+    assert table.names == ["X1", "X2"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mean,age\n1,0.5\n1,-2\n1,3e-5\n",
+        "\ufeffmean,age\r\n1,0.5\r\n1,-2\r\n1,3e-5\r\n",
+        '"mean","age"\n1,0.5\n1,-2\n1,3e-5\n',
+        "mean\tage\n1\t0.5\n1\t-2\n1\t3e-5\n",
+        "mean age\n1 0.5\n1 -2\n1 3e-5\n",
+        '"mean" "age"\n1 0.5\n1 -2\n1 3e-5\n',
+        "id,mean,age\nsub-01,1,0.5\nsub-02,1,-2\nsub-03,1,3e-5\n",
+        'id,mean,age\n"Doe, J",1,0.5\n"Roe, R",1,-2\n"Poe, E",1,3e-5\n',
+        ",mean,age\na,1,0.5\nb,1,-2\nc,1,3e-5\n",
+        "mean,age\na,1,0.5\nb,1,-2\nc,1,3e-5\n",
+        "id\tmean\tage\na\t1\t0.5\nb\t1\t-2\nc\t1\t3e-5\n",
+        "id mean age\na 1 0.5\nb 1 -2\nc 1 3e-5\n",
+        '"mean" "age"\n"1" 1 0.5\n"2" 1 -2\n"3" 1 3e-5\n',
+    ],
+)
+def test_header_and_row_names_are_told_from_the_numbers(tmp_path, text):
+    table = read_table(write(tmp_path, text), "X")
+    np.testing.assert_array_equal(table.values, VALUES)
+    assert table.names == ["mean", "age"]
+
+
+def test_row_names_without_a_header_are_left_out(tmp_path):
+    table = read_table(write(tmp_path, "a,1,0.5\nb,1,-2\nc,1,3e-5\n"), "X")
+    np.testing.assert_array_equal(table.values, VALUES)
+    assert table.names == ["X1", "X2"]
+
+
+def test_a_table_may_have_one_column(tmp_path):
+    assert read_table(write(tmp_path, "1\n2\n"), "X").values.tolist() == [[1], [2]]
+    assert read_table(write(tmp_path, "age\n1\n2\n"), "X").names == ["age"]
+
+
+def test_numbers_keep_all_their_digits(tmp_path):
+    values = np.random.default_rng(0).normal(size=(20, 3)) * [1e-300, 1, 1e300]
+    text = "\n".join(",".join(map(repr, row)) for row in values.tolist())
+    np.testing.assert_array_equal(read_table(write(tmp_path, text), "X").values, values)
+
+
+@pytest.mark.parametrize("cell", ["x", "", "NA", "nan", "NaN", "n/a", "inf", "-Inf", "1;2", "1 2"])
+def test_a_cell_that_is_no_finite_number_is_named_with_line_and_column(tmp_path, cell):
+    problem = error_of(tmp_path, f"mean,age\n1,0.5\n\n1,{cell}\n1,3\n")
+    assert repr(cell) in problem
+    assert "line 4" in problem
+    assert "column 2 (age)" in problem
+
+
+def test_the_number_of_a_column_is_that_of_the_design_and_the_name_that_of_the_header(tmp_path):
+    problem = error_of(tmp_path, "id,mean,age\na,1,0.5\nb,1,x\nc,1,2\n")
+    assert "(age)" in problem
+    assert "line 3" in problem
+
+
+def test_several_bad_cells_are_reported_together(tmp_path):
+    problem = error_of(tmp_path, "1,2\n1,NA\nx,2\n")
+    assert "line 2" in problem
+    assert "line 3" in problem
+
+
+def test_many_bad_cells_are_counted(tmp_path):
+    problem = error_of(tmp_path, "1,2\n" + "1,NA\n" * 15)
+    assert problem.count("'NA'") == 10
+    assert "and 5 more" in problem
+
+
+def test_a_ragged_row_is_named_with_its_line(tmp_path):
+    assert "line 4" in error_of(tmp_path, "a,b\n1,2\n\n1,2,3\n1,2\n")
+    assert "line 2" in error_of(tmp_path, "a,b\n1,2,3,4\n1,2,3,4\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "is empty"), ("\n \n", "is empty"), ("mean,age\n", "has a header but no row")],
+)
+def test_a_table_without_rows_is_refused(tmp_path, text, message):
+    assert message in error_of(tmp_path, text)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe1\x00", b"\x1f\x8b\x08\x00\xff", bytes(range(256))])
+def test_a_file_that_is_not_text_is_refused(tmp_path, content):
+    assert "X" in error_of(tmp_path, content)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"X .*no\.csv cannot be read: No such file"):
+        read_table(tmp_path / "no.csv", "X")
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        read_table(tmp_path, "X")
+
+
+def test_a_list_is_resolved_against_its_own_folder_and_blank_lines_are_counted(tmp_path):
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    text = "\ufeffa.nii\r\n\r\n  sub/b c.nii \r\n/abs/d.nii\r\n\r\n"
+    listed = read_path_list(write(folder, text, "Y.txt"), "Y_files")
+    assert [str(item.path) for item in listed] == [
+        f"{folder}/a.nii",
+        f"{folder}/sub/b c.nii",
+        "/abs/d.nii",
+    ]
+    assert [item.where for item in listed] == [
+        "line 1 of Y.txt",
+        "line 3 of Y.txt",
+        "line 4 of Y.txt",
+    ]
+
+
+def test_a_tilde_in_a_list_stands_for_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    [item] = read_path_list(write(tmp_path, "~/a.nii\n", "Y.txt"), "Y_files")
+    assert str(item.path) == "/home/someone/a.nii"
+
+
+def test_a_home_folder_that_does_not_exist_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="nobody-of-this-name"):
+        read_path_list(write(tmp_path, "~nobody-of-this-name/a.nii\n", "Y.txt"), "Y_files")
+
+
+@pytest.mark.parametrize("text", ["", "\n\n  \n"])
+def test_a_list_without_files_is_refused(tmp_path, text):
+    with pytest.raises(InputError, match=r"Y_files .*Y\.txt lists no file"):
+        read_path_list(write(tmp_path, text, "Y.txt"), "Y_files")
+
+
+def test_yaml_is_read_with_a_byte_order_mark_and_any_line_end(tmp_path):
+    path = write(tmp_path, "\ufeffX: a.csv\r\nnumNodes: 3\r\n", "c.yml")
+    assert read_yaml(path) == {"X": "a.csv", "numNodes": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("X: [1, 2\noutdir: b\n", "line 2"),
+        ("X: a\n\toutdir: b\n", "line 2"),
+        ("X: a\noutdir: b\nX: c\n", "'X' is given twice"),
+        ("c: {name: a, name: b}\n", "'name' is given twice"),
+        ("X: !!python/object/apply:os.getcwd []\n", "line 1"),
+        ("[a]: 1\n", "c.yml"),
+        ("{a: 1}: 1\n", "c.yml"),
+        ("X: a\x00\n", "c.yml"),
+    ],
+)
+def test_yaml_that_is_not_valid_is_refused_with_its_place(tmp_path, text, message):
+    path = write(tmp_path, text, "c.yml")
+    with pytest.raises(InputError) as error:
+        read_yaml(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_yaml_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"Configuration file .*c\.yml cannot be read"):
+        read_yaml(tmp_path / "c.yml")

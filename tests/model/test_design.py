@@ -1,0 +1,61 @@
+"""Faults of a design matrix are found and named."""
+
+import numpy as np
+
+from nipype_blm.model.design import check_design
+
+
+def make_design(n=10, p=3):
+    X = np.random.default_rng(0).normal(size=(n, p))
+    X[:, 0] = 1
+    return X
+
+
+NAMES = ["mean", "age", "dose"]
+
+
+def test_a_good_design_has_no_problem():
+    assert check_design(make_design(), NAMES, 10) == []
+
+
+def test_a_design_of_any_scale_has_no_problem():
+    assert check_design(make_design() * [1e-12, 1, 1e12], NAMES, 10) == []
+
+
+def test_both_counts_are_in_the_message_when_rows_and_images_differ():
+    [problem] = check_design(make_design(), NAMES, 12)
+    assert "10 rows" in problem
+    assert "12 images" in problem
+
+
+def test_a_design_without_more_rows_than_columns_is_refused():
+    [problem] = check_design(make_design(3, 3), NAMES, 3)
+    assert "3 columns" in problem
+    assert "3 rows" in problem
+
+
+def test_a_column_of_zeros_is_named():
+    X = make_design()
+    X[:, 1] = 0
+    [problem] = check_design(X, NAMES, 10)
+    assert "column 2 (age) is zero" in problem
+
+
+def test_a_column_that_follows_from_others_is_named_with_them():
+    X = np.c_[make_design(), np.ones(10)]
+    X[:, 2] = 3 * X[:, 1] - X[:, 0]
+    problems = check_design(X, [*NAMES, "group"], 10)
+    assert len(problems) == 2
+    assert "column 3 (dose)" in problems[0]
+    assert "1 (mean), 2 (age)" in problems[0]
+    assert "column 4 (group)" in problems[1]
+    assert "1 (mean)" in problems[1]
+    assert "(age)" not in problems[1]
+
+
+def test_several_faults_are_reported_together():
+    X = make_design()
+    X[:, 2] = 2 * X[:, 0]
+    problems = check_design(X, NAMES, 12)
+    assert any("12 images" in problem for problem in problems)
+    assert any("(dose)" in problem for problem in problems)

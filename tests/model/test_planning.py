@@ -1,0 +1,186 @@
+"""Plans fit into memory, for any size of study, without any data."""
+
+import re
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from nipype_blm.errors import InputError
+from nipype_blm.model.planning import BASE_BYTES, Plan, Sizes, plan_run
+
+GIB = 2**30
+ALL = Sizes(
+    n_images=200,
+    n_params=5,
+    n_voxels=200_000,
+    n_grid=902_629,
+    image_itemsize=4,
+    staged_itemsize=4,
+    map_itemsize=4,
+    contrast_rows=(1, 1, 3),
+    with_cov=True,
+)
+
+
+@st.composite
+def any_sizes(draw):
+    n_grid = draw(st.integers(1, 10**7))
+    p = draw(st.integers(1, 60))
+    return Sizes(
+        n_images=draw(st.integers(p + 1, 10**5)),
+        n_params=p,
+        n_voxels=draw(st.integers(1, n_grid)),
+        n_grid=n_grid,
+        image_itemsize=draw(st.sampled_from([1, 2, 4, 8])),
+        staged_itemsize=draw(st.sampled_from([4, 8])),
+        map_itemsize=draw(st.sampled_from([4, 8])),
+        contrast_rows=tuple(draw(st.lists(st.integers(1, p), min_size=1, max_size=4))),
+        with_cov=draw(st.booleans()),
+    )
+
+
+memory = st.integers(2**16, 2**38)
+wished = st.none() | st.integers(1, 10**5)
+
+
+def least_memory(sizes, **options):
+    """Return what a refused plan says is the least memory that works."""
+    with pytest.raises(InputError) as error:
+        plan_run(sizes, 1, **options)
+    return int(re.search(r"the least that works is (\d+)", str(error.value)).group(1))
+
+
+def plan_or_discard(sizes, max_bytes, **options):
+    try:
+        return plan_run(sizes, max_bytes, **options)
+    except InputError:
+        assume(False)
+
+
+@given(any_sizes(), memory, wished, wished, st.none() | st.integers(1, 100))
+def test_batches_and_blocks_cover_everything_once(sizes, max_bytes, images, voxels, most):
+    plan = plan_or_discard(
+        sizes,
+        max_bytes,
+        images_per_batch=images,
+        voxels_per_block=voxels,
+        max_blocks=most,
+    )
+    for size, number, total in [
+        (plan.images_per_batch, plan.n_batches, sizes.n_images),
+        (plan.voxels_per_block, plan.n_blocks, sizes.n_voxels),
+    ]:
+        assert 1 <= size <= total
+        assert (number - 1) * size < total <= number * size
+    assert plan.rows_per_chunk >= 1
+
+
+@given(any_sizes(), memory)
+def test_every_plan_fits_into_the_memory_that_it_was_made_for(sizes, max_bytes):
+    plan = plan_or_discard(sizes, max_bytes)
+    base = min(BASE_BYTES, max_bytes // 4)
+    assert base + max(plan.products_bytes, plan.block_bytes) <= max_bytes
+
+
+@given(any_sizes(), memory, wished, wished, st.none() | st.integers(1, 100))
+def test_no_wish_makes_a_plan_exceed_the_memory(sizes, max_bytes, images, voxels, most):
+    plan = plan_or_discard(
+        sizes,
+        max_bytes,
+        images_per_batch=images,
+        voxels_per_block=voxels,
+        max_blocks=most,
+    )
+    base = min(BASE_BYTES, max_bytes // 4)
+    assert base + max(plan.products_bytes, plan.block_bytes) <= max_bytes
+
+
+@given(any_sizes(), memory, st.integers(1, 200))
+def test_threads_fit_into_memory_and_there_is_at_least_one(sizes, max_bytes, wanted):
+    plan = plan_or_discard(sizes, max_bytes)
+    threads = plan.threads(wanted, max_bytes)
+    assert 1 <= threads <= wanted
+    base = min(BASE_BYTES, max_bytes // 4)
+    assert base + plan.products_bytes + (threads - 1) * plan.thread_bytes <= max_bytes
+    if threads < wanted:
+        assert base + plan.products_bytes + threads * plan.thread_bytes > max_bytes
+
+
+@given(any_sizes(), memory)
+def test_a_plan_is_a_pure_function(sizes, max_bytes):
+    assert plan_or_discard(sizes, max_bytes) == plan_run(sizes, max_bytes)
+
+
+@given(any_sizes())
+def test_the_least_memory_named_works(sizes):
+    least = least_memory(sizes)
+    assert isinstance(plan_run(sizes, least), Plan)
+
+
+@given(any_sizes(), wished)
+def test_the_least_memory_named_works_with_batches_of_any_size(sizes, images):
+    least = least_memory(sizes, images_per_batch=images)
+    assert isinstance(plan_run(sizes, least, images_per_batch=images), Plan)
+
+
+@given(any_sizes())
+def test_the_least_memory_named_is_not_generous(sizes):
+    # The share of the interpreter is rounded, by less than 8 bytes.
+    with pytest.raises(InputError):
+        plan_run(sizes, least_memory(sizes) - 8)
+
+
+@given(any_sizes(), memory, memory)
+def test_what_works_in_less_memory_works_in_more_and_needs_no_more_batches(sizes, one, other):
+    less, more = sorted((one, other))
+    plan = plan_or_discard(sizes, less)
+    assert plan_run(sizes, more).n_batches <= plan.n_batches
+
+
+@given(any_sizes(), memory, memory)
+def test_blocks_do_not_depend_on_the_contrasts(sizes, max_bytes, seed):
+    plan = plan_or_discard(sizes, max_bytes)
+    other = plan_run(sizes._replace(contrast_rows=(1,) * (seed % 7 + 1)), max_bytes)
+    assert other[:5] == plan[:5]
+
+
+@given(any_sizes(), memory, st.integers(1, 100))
+def test_max_blocks_bounds_the_blocks_where_memory_permits(sizes, max_bytes, most):
+    plan = plan_or_discard(sizes, max_bytes, max_blocks=most)
+    free = plan_run(sizes, 2**50, max_blocks=most)
+    assert free.n_blocks <= most
+    assert plan.n_blocks >= free.n_blocks
+
+
+def test_a_hundred_thousand_images_of_a_million_voxels_are_planned_without_data():
+    sizes = ALL._replace(n_images=100_000, n_voxels=1_000_000, n_grid=1_000_000)
+    plan = plan_run(sizes, 8 * GIB)
+    assert 1 < plan.n_batches < 1000  # each batch costs a process
+    assert 1 < plan.n_blocks < 1000
+    assert max(plan.products_bytes, plan.block_bytes) <= 8 * GIB
+
+
+def test_memory_does_not_grow_with_the_images():
+    few = plan_run(ALL._replace(n_images=5_000), 4 * GIB)
+    many = plan_run(ALL._replace(n_images=100_000), 4 * GIB)
+    # Batches are made even, so their size may differ a little.
+    assert many.products_bytes == pytest.approx(few.products_bytes, rel=0.1)
+    assert many.block_bytes == pytest.approx(few.block_bytes, rel=0.1)
+
+
+def test_a_small_study_is_one_batch_and_one_block():
+    plan = plan_run(ALL._replace(n_voxels=1000), 4 * GIB)
+    assert (plan.n_batches, plan.n_blocks) == (1, 1)
+    assert plan.images_per_batch == 200
+
+
+def test_sizes_asked_for_are_used():
+    plan = plan_run(ALL, 4 * GIB, images_per_batch=7, voxels_per_block=1001)
+    assert (plan.images_per_batch, plan.n_batches) == (7, 29)
+    assert (plan.voxels_per_block, plan.n_blocks) == (1001, 200)
+
+
+def test_too_little_memory_is_refused_with_all_numbers():
+    with pytest.raises(InputError, match=r"MAXMEM is 5000 bytes.*200000 voxels.*5 columns"):
+        plan_run(ALL, 5000)

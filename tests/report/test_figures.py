@@ -1,0 +1,139 @@
+"""Figures show what survives the false discovery rate, and only that."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from scipy import stats
+
+from nipype_blm.report.figures import DrawnContrast, find_fdr_threshold, plot_z_maps
+
+plt = pytest.importorskip("matplotlib.pyplot", reason="pip install 'nipype_blm[plot]'")
+pytest.importorskip("nilearn", reason="pip install 'nipype_blm[plot]'")
+
+SHAPE = (14, 16, 12)
+AFFINE = np.array([[10.0, 0, 0, -65], [0, 10, 0, -90], [0, 0, 10, -45], [0, 0, 0, 1]])
+BLOB = np.s_[2:6, 5:9, 3:7]  # 64 voxels
+
+
+def benjamini_hochberg(p: np.ndarray, alpha: float) -> np.ndarray:
+    """Return which hypotheses are rejected, by the textbook definition."""
+    ranks = np.argsort(np.argsort(p)) + 1
+    good = p <= alpha * ranks / p.size
+    return p <= p[good].max() if good.any() else np.zeros(p.size, bool)
+
+
+def write_image(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(values, AFFINE), path)
+
+
+def write_run(folder: Path, contrasts: dict[str, tuple[str, float]], extension: str = ".nii"):
+    """Write mask and z maps: 0.01 everywhere but in the blob, and huge outside of the mask."""
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1:-1, 1:-1, 1:-1] = 1
+    write_image(folder / f"blm_vox_mask{extension}", mask)
+    for label, (test, height) in contrasts.items():
+        z = np.where(mask, 0.01, 50.0).astype(np.float32)
+        z[BLOB] = height
+        stem = folder / "contrasts" / f"contrast-{label}_stat-z_statmap"
+        write_image(stem.with_name(f"{stem.name}{extension}"), z)
+        sidecar = {"Contrast": {"Name": f"the {label}", "Test": test, "Weights": [1]}}
+        stem.with_name(f"{stem.name}.json").write_text(json.dumps(sidecar))
+
+
+def count_coloured(png: Path) -> tuple[int, int]:
+    """Return how many pixels are red and how many are blue, colour bars left out."""
+    pixels = plt.imread(png)
+    red, green, blue = np.moveaxis(pixels[:, : int(0.88 * pixels.shape[1]), :3], -1, 0)
+    return int(np.sum(red - np.maximum(green, blue) > 0.2)), int(
+        np.sum(blue - np.maximum(green, red) > 0.2)
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_the_threshold_keeps_what_benjamini_and_hochberg_reject(alpha, two_sided):
+    rng = np.random.default_rng(0)
+    z = np.concatenate([rng.standard_normal(400), rng.normal(3, 1, 40), rng.normal(-3, 1, 40)])
+    p = 2 * stats.norm.sf(np.abs(z)) if two_sided else stats.norm.sf(z)
+    rejected = benjamini_hochberg(p, alpha)
+    assert 0 < rejected.sum() < z.size
+    threshold = find_fdr_threshold(z, alpha, two_sided)
+    assert_array_equal((np.abs(z) if two_sided else z) >= threshold, rejected)
+
+
+def test_without_any_significant_voxel_the_threshold_is_infinite():
+    assert find_fdr_threshold(np.zeros(100), 0.05, two_sided=True) == np.inf
+
+
+def test_voxels_outside_of_the_mask_are_neither_counted_nor_drawn(tmp_path):
+    write_run(tmp_path, {"age": ("T", 0.01)})
+    [drawn] = plot_z_maps(tmp_path, tmp_path / "z.png")
+    assert drawn == DrawnContrast("the age", "T", np.inf, 0)
+    assert count_coloured(tmp_path / "z.png") == (0, 0)
+
+
+@pytest.mark.parametrize("extension", [".nii", ".nii.gz"])
+def test_t_contrasts_are_drawn_at_both_tails_in_two_colours(extension, tmp_path):
+    write_run(tmp_path / "up", {"age": ("T", 6.0)}, extension)
+    write_run(tmp_path / "down", {"age": ("T", -6.0)}, extension)
+    for folder in ("up", "down"):
+        [drawn] = plot_z_maps(tmp_path / folder, tmp_path / f"{folder}.png")
+        assert drawn.n_voxels == 64
+        assert 0.01 < drawn.threshold <= 6
+    red, blue = count_coloured(tmp_path / "up.png")
+    assert (red > 100, blue) == (True, 0)
+    red, blue = count_coloured(tmp_path / "down.png")
+    assert (red, blue > 100) == (0, True)
+
+
+def test_f_contrasts_are_drawn_at_the_upper_tail_only(tmp_path):
+    write_run(tmp_path, {"any": ("F", -6.0)})
+    [drawn] = plot_z_maps(tmp_path, tmp_path / "z.png")
+    assert drawn.n_voxels == 0
+
+
+def test_t_contrasts_come_first_and_each_has_a_row(tmp_path):
+    write_run(tmp_path, {"any": ("F", 6.0)})
+    plot_z_maps(tmp_path, tmp_path / "one.png")
+    write_run(tmp_path, {"any": ("F", 6.0), "old": ("T", 6.0), "group": ("T", 0.01)})
+    drawn = plot_z_maps(tmp_path, tmp_path / "three.png")
+    assert [row.name for row in drawn] == ["the group", "the old", "the any"]
+    heights = [len(plt.imread(tmp_path / name)) for name in ("one.png", "three.png")]
+    assert abs(heights[1] - 3 * heights[0]) <= 3  # each height is rounded to whole pixels
+
+
+def test_background_outline_and_title_change_the_picture(tmp_path):
+    write_run(tmp_path, {"age": ("T", 6.0)})
+    background = tmp_path / "anatomy.nii"
+    write_image(background, np.indices(SHAPE).sum(axis=0).astype(np.float32))
+    region = np.zeros(SHAPE, np.uint8)
+    region[BLOB] = 1
+    write_image(tmp_path / "region.nii", region)
+    options = [
+        {},
+        {"background": background},
+        {"outline": tmp_path / "region.nii"},
+        {"title": "A title"},
+    ]
+    pictures = []
+    for i, option in enumerate(options):
+        plot_z_maps(tmp_path, tmp_path / f"{i}.png", **option)
+        pictures.append((tmp_path / f"{i}.png").read_bytes())
+    assert len(set(pictures)) == len(options)
+
+
+def test_no_figure_stays_open(tmp_path):
+    write_run(tmp_path, {"age": ("T", 6.0)})
+    before = plt.get_fignums()
+    plot_z_maps(tmp_path, tmp_path / "z.png")
+    assert plt.get_fignums() == before
+
+
+def test_a_folder_without_z_maps_is_refused_by_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        plot_z_maps(tmp_path, tmp_path / "z.png")

@@ -1,0 +1,347 @@
+"""What README and docs say is true: snippets run, tables are complete, links lead somewhere."""
+
+import ast
+import configparser
+import html
+import importlib
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from nipype_blm.core.status import VoxelStatus
+from nipype_blm.interfaces import BLM
+from nipype_blm.interfaces import blm as interfaces
+from nipype_blm.interfaces.base import FIELD_TRAITS, MISSINGNESS_TRAITS
+from nipype_blm.model.arithmetic import parse_number
+from nipype_blm.model.config import BlmConfig, MissingnessRules
+from nipype_blm.model.contrasts import Contrast
+from nipype_blm.workflows import init_blm_wf
+
+CHECKOUT = Path(__file__).parents[1]
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+USER_GUIDE, OUTPUTS, METHODS, DESIGN = (
+    CHECKOUT / "docs" / name for name in ("user_guide.md", "outputs.md", "methods.md", "design.md")
+)
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def page_id(page: Path) -> str:
+    return page.relative_to(CHECKOUT).as_posix()
+
+
+def read_tables(page: Path, first_header: str) -> list[list[str]]:
+    """Return the cells of every row of all tables whose first column has this header."""
+    rows, is_wanted = [], False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if not line.startswith("|"):
+            is_wanted = False
+        elif cells[0] == first_header:
+            is_wanted = True
+        elif is_wanted and not line.startswith("|---"):
+            rows.append(cells)
+    assert rows, f"{page_id(page)} has no table of {first_header}"
+    return rows
+
+
+def unquote(cell: str) -> str:
+    """Return what stands in backticks."""
+    [text] = re.findall(r"`([^`]+)`", cell)
+    return text
+
+
+@pytest.fixture
+def study(tmp_path) -> Path:
+    """The files that the snippets mention: 20 tiny images, design, lists and mask."""
+    rng = np.random.default_rng(7)
+    shape, affine = (6, 7, 5), np.diag([8.0, 8, 8, 1])
+    (tmp_path / "images").mkdir()
+    design = np.column_stack([np.ones(20), rng.uniform(-3, 3, 20), np.arange(20) % 2])
+    names = [f"images/sub-{i:02d}.nii.gz" for i in range(20)]
+    for name, row in zip(names, design, strict=True):
+        values = 100 + rng.standard_normal(shape) + 2 * row[1]
+        values[rng.random(shape) < 0.1] = 0
+        nib.save(nib.Nifti1Image(values.astype(np.float32), affine), tmp_path / name)
+    nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), affine), tmp_path / "mask.nii.gz")
+    (tmp_path / "images.txt").write_text("\n".join(names))
+    np.savetxt(tmp_path / "design.csv", design, "%g", ",", header="one,age,group", comments="")
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, env=dict(os.environ), capture_output=True, text=True)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+
+
+def run_line(line: str, folder: Path) -> None:
+    """Run one line of a shell; `make` and `pip install` are only checked."""
+    words = shlex.split(line, comments=True)
+    match words:
+        case []:
+            return
+        case ["make", target]:
+            assert re.search(rf"^{target}:", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
+        case ["pip", "install", "."]:
+            return
+        case ["pip", "install", what]:
+            config = configparser.ConfigParser(interpolation=None)
+            config.read(CHECKOUT / "setup.cfg")
+            assert what.removeprefix(".[").removesuffix("]") in config["options.extras_require"]
+        case ["blm", *arguments]:
+            run([str(Path(sysconfig.get_path("scripts"), "blm")), *arguments], folder)
+        case _:
+            pytest.fail(f"no rule for the command {line!r}")
+
+
+def run_snippet(language: str, text: str, folder: Path) -> None:
+    if language == "yaml":
+        name = re.match(r"# (\w+\.yml)\n", text)
+        assert name, "the first line of a configuration names its file"
+        (folder / name[1]).write_text(text)
+    elif language == "python":
+        (folder / "snippet.py").write_text(text)
+        run([sys.executable, "snippet.py"], folder)
+    else:
+        assert language == "bash", f"no rule for snippets in {language!r}"
+        for line in text.splitlines():
+            run_line(line, folder)
+
+
+def run_snippets(page: Path, folder: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    snippets = FENCED.findall(text)
+    assert text.count("\n```") == 2 * len(snippets)
+    for language, snippet in snippets:
+        run_snippet(language, snippet, folder)
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=page_id)
+def test_all_snippets_of_a_page_run_one_after_the_other(page, study):
+    run_snippets(page, study)
+
+
+def test_the_snippets_of_the_readme_write_maps_and_thresholded_z_maps(study):
+    run_snippets(PAGES[0], study)
+    assert (study / "results" / "blm_vox_conF.nii").is_file()
+    assert (study / "maps" / "blm_vox_beta.nii").is_file()
+    [thresholded] = (study / "work").rglob("thresholded.nii.gz")
+    assert np.any(nib.load(thresholded).get_fdata() > 0)  # every voxel has an effect of age
+
+
+def test_the_pipeline_of_the_readme_is_the_example():
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    [snippet] = [text for language, text in FENCED.findall(readme) if language == "python"]
+    assert (CHECKOUT / "examples" / "pipeline.py").read_text(encoding="utf-8").endswith(snippet)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", heading).strip().lower() for heading in headings]
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_to_files_and_headings(page):
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    local = [link for link in links if not link.startswith("https://")]
+    assert local or page == METHODS
+    for link in local:
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert target.is_relative_to(CHECKOUT), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_index_names_every_page():
+    index = (CHECKOUT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {page.name for page in PAGES if page.parent.name == "docs"} - {"index.md"}
+    assert pages == set(re.findall(r"^\* \[.+\]\((.+)\)", index, re.MULTILINE))
+
+
+IGNORED = {
+    name
+    for name, field in BlmConfig.model_fields.items()
+    if field.description == "Accepted without effect."
+}
+
+
+def test_the_tables_of_fields_name_every_field_and_no_other():
+    documented = {unquote(row[0]) for row in read_tables(USER_GUIDE, "Field")}
+    models = (BlmConfig, MissingnessRules, Contrast)
+    known = {name for model in models for name in model.model_fields}
+    assert documented == known - (IGNORED - Contrast.model_fields.keys()) - {"versions"}
+
+
+def test_fields_without_effect_and_versions_are_named():
+    text = USER_GUIDE.read_text(encoding="utf-8")
+    section = text[text.index("### Without effect") : text.index("### Contrasts")]
+    assert set(re.findall(r"`(\w+)`", section)) == IGNORED | {"versions"}
+
+
+def test_mandatory_fields_have_a_table_of_their_own():
+    text = USER_GUIDE.read_text(encoding="utf-8")
+    section = text[text.index("### Mandatory") : text.index("### Which voxels")]
+    documented = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
+    assert documented == [n for n, field in BlmConfig.model_fields.items() if field.is_required()]
+
+
+def test_the_defaults_in_the_tables_are_those_of_the_code():
+    defaults = {
+        name: field.default
+        for model in (BlmConfig, MissingnessRules)
+        for name, field in model.model_fields.items()
+        if not field.is_required() and field.default_factory is None
+    }
+    checked = set()
+    for name_cell, default_cell, *_ in (r for r in read_tables(USER_GUIDE, "Field") if len(r) > 2):
+        default = defaults.get(unquote(name_cell))
+        if default is None:
+            continue
+        value = yaml.safe_load(unquote(default_cell))
+        is_arithmetic = isinstance(value, str) and isinstance(default, int)
+        assert (parse_number(value) if is_arithmetic else value) == default
+        checked.add(unquote(name_cell))
+    assert checked == {n for n, default in defaults.items() if default is not None}
+
+
+def test_the_table_of_traits_is_that_of_the_code():
+    rows = [row for row in read_tables(USER_GUIDE, "Field") if len(row) == 2]
+    documented = {unquote(field): unquote(trait) for field, trait in rows}
+    extra = {"MAXMEM": "max_mem_gb", "numNodes": "n_procs"}
+    assert documented == FIELD_TRAITS | MISSINGNESS_TRAITS | extra
+    assert set(documented.values()) <= set(BLM().inputs.copyable_trait_names())
+
+
+def fit(study: Path) -> Path:
+    """Fit a T and an F contrast; return the folder of the maps."""
+    contrasts = [
+        {"name": "age", "vector": [0, 1, 0]},
+        {"name": "any", "vector": np.eye(3).tolist()},
+    ]
+    BLM(
+        in_files=[str(study / "images.txt")],
+        design_file=study / "design.csv",
+        contrasts=contrasts,
+        out_dir=study / "maps",
+    ).run(cwd=study)
+    return study / "maps"
+
+
+def test_the_tables_of_maps_hold_names_dimensions_and_intents_of_the_files(study):
+    maps = {path.stem: nib.load(path) for path in fit(study).glob("*.nii")}
+    rows = [row for row in read_tables(OUTPUTS, "File") if len(row) == 5]
+    assert {unquote(row[0]) for row in rows} == maps.keys()
+    for name, volumes, _, _, intent in rows:
+        image = maps[unquote(name)]
+        assert (image.ndim == 3) == (volumes == "1, 3D"), name
+        assert image.header["intent_code"] == int(intent.split()[0]), name
+
+
+def test_the_table_of_contrast_maps_holds_kinds_dimensions_and_intents(study):
+    maps = {
+        path.name.split("_stat-")[1].split("_")[0]: nib.load(path)
+        for path in sorted((fit(study) / "contrasts").glob("*.nii"), reverse=True)
+        if "contrast-age" in path.name or "_stat-F_" in path.name
+    }
+    rows = {row[0]: row for row in read_tables(OUTPUTS, "`WHAT`")}
+    kinds = {kind: cell for cell in rows for kind in re.findall(r"`(\w+)`", cell)}
+    assert kinds.keys() == maps.keys()
+    for kind, image in maps.items():
+        assert image.ndim == 3  # of a T contrast, and F itself
+        codes = [int(code) for code in re.findall(r"\d+", rows[kinds[kind]][-1])]
+        assert image.header["intent_code"] in codes
+
+
+def test_the_readme_names_every_output(study):
+    folder = fit(study)
+    documented = {
+        unquote(row[0]).rstrip("/") for row in read_tables(CHECKOUT / "README.md", "File")
+    }
+    written = {path.name for path in folder.iterdir() if path.suffix != ".json"}
+    assert documented == written
+
+
+def test_the_table_of_states_is_the_enumeration():
+    rows = read_tables(OUTPUTS, "Value")
+    documented = [(int(value), unquote(name), meaning) for value, name, meaning in rows]
+    assert documented == [(int(s), s.name, s.meaning) for s in VoxelStatus]
+
+
+def resolve(name: str) -> object:
+    """Return what a dotted name below nipype_blm stands for."""
+    parts = name.split(".")
+    for n in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(["nipype_blm", *parts[:n]]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[n:]:
+            found = getattr(found, attribute)
+        return found
+    raise AttributeError(name)
+
+
+@pytest.mark.parametrize("page", [METHODS, DESIGN], ids=page_id)
+def test_every_name_of_the_code_exists(page):
+    names = set(re.findall(r"`((?:core|model|stages|io)\.[\w.]+)`", page.read_text("utf-8")))
+    assert len(names) > 4
+    for name in names:
+        assert resolve(name) is not None, name
+
+
+def test_constants_in_methods_have_the_values_of_the_code():
+    found = re.findall(r"`(core\.[\w.]+)` = ([\d.e-]+\d)", METHODS.read_text(encoding="utf-8"))
+    assert len(found) >= 4
+    for name, value in found:
+        assert resolve(name) == ast.literal_eval(value), name
+
+
+def workflow_edges() -> set[tuple[str, str]]:
+    return {(a.name, b.name) for a, b in init_blm_wf()._graph.edges}
+
+
+def edges_of_picture(svg: Path) -> set[tuple[str, str]]:
+    titles = [html.unescape(t) for t in re.findall("<title>(.*?)</title>", svg.read_text())]
+    pairs = [title.split("->") for title in titles if "->" in title]
+    return {(a.split()[0], b.split()[0]) for a, b in pairs}
+
+
+def test_the_picture_shows_the_edges_of_the_workflow():
+    assert edges_of_picture(CHECKOUT / "docs" / "_static" / "blm_wf.svg") == workflow_edges()
+
+
+def test_the_script_draws_the_picture(require_command, tmp_path):
+    require_command("dot", "graphviz")
+    script = runpy.run_path(str(CHECKOUT / "docs" / "make_graph.py"))
+    script["draw_graph"](tmp_path / "graph.svg")
+    assert edges_of_picture(tmp_path / "graph.svg") == workflow_edges()
+
+
+def test_the_table_of_nodes_names_every_node_and_its_interface():
+    rows = read_tables(DESIGN, "Node")
+    documented = {unquote(row[0]): unquote(row[1]) for row in rows}
+    nodes = {name: init_blm_wf().get_node(name) for name in init_blm_wf().list_node_names()}
+    stages = {n: node for n, node in nodes.items() if n not in ("inputnode", "outputnode")}
+    assert documented == {n: type(node.interface).__name__ for n, node in stages.items()}
+    assert set(documented.values()) == set(interfaces.__all__) - {"BLM"}
+
+
+def test_the_table_of_rooms_names_every_package():
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    packages = config["options"]["packages"].split()
+    rooms = {name.partition(".")[2] for name in packages} - {""}
+    assert {unquote(row[0]) for row in read_tables(DESIGN, "Room")} == rooms
