@@ -162,7 +162,7 @@ def _run(config: Any, arguments: argparse.Namespace) -> int:
     if not quiet:
         from nipype_blm.report.summary import summarise_run
 
-        print(summarise_run(config.outdir))
+        print(summarise_run(config.outdir, [contrast.name for contrast in config.contrasts]))
     return OK
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -193,33 +194,27 @@ def _merge(
         np.zeros((int(ring.sum()), packed_size(n_params))),
     )
     direction = design.R @ design.constant
+
+    def merge(products: Products, Q: FloatArray, start: int, stop: int) -> None:
+        part = slice(start, stop)
+        _merge_batch(
+            candidates[part],
+            *products,
+            Q,
+            (Q.T @ Q)[np.tril_indices(n_params)],
+            direction,
+            totals.reference[part],
+            totals.QtY[:, part],
+            totals.YtY[part],
+            totals.seen[part],
+            totals.slot[part],
+            totals.gram,
+        )
+
     for rows, products in batches:
         Q = np.ascontiguousarray(design.Q[rows])
-        gram = (Q.T @ Q)[np.tril_indices(n_params)]
-
-        def merge(
-            start: int,
-            stop: int,
-            products: Products = products,
-            Q: FloatArray = Q,
-            gram: FloatArray = gram,
-        ) -> None:
-            part = slice(start, stop)
-            _merge_batch(
-                candidates[part],
-                *products,
-                Q,
-                gram,
-                direction,
-                totals.reference[part],
-                totals.QtY[:, part],
-                totals.YtY[part],
-                totals.seen[part],
-                totals.slot[part],
-                totals.gram,
-            )
-
-        run_split(merge, n, n_threads, pool)
+        run_split(partial(merge, products, Q), n, n_threads, pool)
+        del products  # before the next batch is read
     return totals
 
 

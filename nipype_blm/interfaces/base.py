@@ -16,6 +16,7 @@ from nipype.interfaces.base import (
     isdefined,
     traits,
 )
+from threadpoolctl import threadpool_limits
 
 from nipype_blm.model.config import BlmConfig, parse_config
 from nipype_blm.stages.assemble import AssembledMaps
@@ -36,13 +37,25 @@ _BLMM_REFERENCE = BibTeX(
 
 
 class BLMInterface(LibraryBaseInterface, SimpleInterface):
-    """Base of all interfaces: version and references."""
+    """Base of all interfaces: version, references, one BLAS thread, lost outputs."""
 
     _pkg = "nipype_blm"
     _references: ClassVar = [
         {"entry": _BLM_REFERENCE, "description": "Big Linear Models", "tags": ["method"]},
         {"entry": _BLMM_REFERENCE, "description": "Products of batches", "tags": ["method"]},
     ]
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run with one BLAS thread: more of them only compete with the threads of ours."""
+        with threadpool_limits(1):
+            return super().run(*args, **kwargs)
+
+    def _list_outputs(self) -> dict[str, Any]:
+        # Nipype asks an interface that has not run when a cached output is gone; the error
+        # makes it run the node again instead of handing on nothing.
+        if not self._results:
+            raise FileNotFoundError(f"An output of {type(self).__name__} is missing.")
+        return dict(super()._list_outputs())
 
 
 class ModelInputSpec(BaseInterfaceInputSpec):

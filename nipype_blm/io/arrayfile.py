@@ -126,7 +126,8 @@ class ArrayFile:
         if stamp is not None and stamp != self.stamp:
             raise InputError(
                 f"{self.path} was made from other input than this run's; "
-                "the job that should have renewed it did not run. Run again."
+                "the job that should have renewed it did not run. Run again; if that does not "
+                "help, delete the working directory."
             )
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import math
 import threading
 import zlib
 from pathlib import Path
@@ -41,7 +42,7 @@ class ImageHeader(NamedTuple):
     @property
     def n_grid(self) -> int:
         """Voxels of one volume."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     @property
     def fits_float32(self) -> bool:
@@ -77,11 +78,20 @@ def read_header(path: Path) -> ImageHeader:
         raise InputError(f"{path} is not an image that can be read: {error}.") from error
 
 
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def _is_gzip(path: Path) -> bool:
+    """Return whether a file is compressed, whatever its name says."""
+    with path.open("rb", buffering=0) as file:
+        return file.read(2) == _GZIP_MAGIC
+
+
 def _read_start(path: Path) -> bytes:
     """Return the first bytes of a file, decompressed."""
     with path.open("rb") as file:
         data = file.read(4096)
-    if data[:2] == b"\x1f\x8b":
+    if data[:2] == _GZIP_MAGIC:
         data = zlib.decompressobj(31).decompress(data, _HEADER_SIZE)
     elif path.suffix == ".gz":
         raise gzip.BadGzipFile("its name ends in .gz, but it is not compressed")
@@ -124,14 +134,16 @@ def _parse_nifti1(size: bytes, fields: bytes, orientation: bytes) -> ImageHeader
 def _split_shape(shape: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:
     """Return the spatial shape and the number of volumes."""
     x, y, z = (*shape, 1, 1, 1)[:3]
-    n_volumes = int(np.prod(shape[3:], dtype=np.int64))
+    n_volumes = math.prod(shape[3:])
     if min(x, y, z, n_volumes) < 1:
         raise ValueError(f"its shape is {shape}")
+    if n_volumes not in (1, *shape[3:]):
+        raise ValueError(f"its shape is {shape}, more than four dimensions")
     return (int(x), int(y), int(z)), n_volumes
 
 
 def _check_type(dtype: np.dtype[Any]) -> None:
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+    if dtype.kind not in "iuf" or dtype.itemsize > 8 or dtype == np.float16:
         raise ValueError(f"its data type is {dtype}; real numbers of at most 64 bits are expected")
 
 
@@ -207,7 +219,7 @@ class ImageReader:
 
     def _read_values(self, path: Path, volume: int) -> tuple[ImageHeader, NDArray[Any]]:
         """Return the header, and one volume as it is stored, in file order."""
-        if path.suffix == ".gz":
+        if _is_gzip(path):
             try:
                 return self._read_gzip(path, volume)
             except _NotNifti1Error:
@@ -261,8 +273,9 @@ class ImageReader:
         """
         stream = getattr(self._local, "stream", None)
         if stream is None or stream.path != path or stream.volume > volume:
-            stream = self._local.stream = _GzipVolumes(path)
+            stream = _GzipVolumes(path)
             self._check(path, stream.header, volume)
+            self._local.stream = stream
         header = stream.header
         n_bytes = header.n_grid * header.dtype.itemsize
         buffer = self._buffer(n_bytes)
@@ -286,9 +299,8 @@ class _GzipVolumes:
         self.volume = 0
         self._file = gzip_ng.open(path, "rb")
         start = bytearray(_HEADER_SIZE)
-        if _fill(self._file, np.frombuffer(start, np.uint8)) < _HEADER_SIZE:
-            raise EOFError("it ends within the header")
-        if bytes(start[344:348]) != b"n+1\0":
+        size = _fill(self._file, np.frombuffer(start, np.uint8))
+        if size < _HEADER_SIZE or bytes(start[344:348]) != b"n+1\0":
             raise _NotNifti1Error
         self.header = _parse_header(path, bytes(start))
         self._file.read(self.header.offset - _HEADER_SIZE)
@@ -352,11 +364,21 @@ def read_mask(path: Path, expected: ImageHeader, what: str) -> NDArray[np.bool_]
 
 
 def stat_file(path: Path) -> tuple[int, int]:
-    """Return the size in bytes and the time of modification in ns."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    """Return the size in bytes and the time of modification in ns.
+
+    For an image of two files (.hdr and .img), the sums of both: a change of either shows.
+    """
+    paths = [path]
+    for one, other in ((".img", ".hdr"), (".hdr", ".img")):
+        name = path.name.removesuffix(".gz")
+        if name.endswith(one):
+            partner = path.with_name(path.name.replace(one, other))
+            paths += [partner] if partner.exists() else []
+    found = [each.stat() for each in paths]
+    return sum(each.st_size for each in found), sum(each.st_mtime_ns for each in found)
 
 
-def header_of_model(template: bytes) -> ImageHeader:
-    """Return the grid that a model's template header describes."""
-    return _parse_nifti1(template[:4], template[40:120], template[252:328])
+def header_of_model(template: bytes, shape: tuple[int, int, int]) -> ImageHeader:
+    """Return the grid that a template header describes; it cannot hold a large shape."""
+    header = _parse_nifti1(template[:4], template[40:120], template[252:328])
+    return header._replace(shape=shape)

@@ -44,17 +44,11 @@ def make_template_header(image_file: Path) -> bytes:
     header = nib.Nifti1Header()
     shape = (*image.shape, 1, 1, 1)[:3]
     header.set_data_shape([min(n, _LARGEST_NIFTI1) for n in shape])
-    header.set_zooms(nib.affines.voxel_sizes(image.affine))
-    source = image.header
-    if isinstance(source, nib.Nifti1Header):
-        header.set_xyzt_units(*source.get_xyzt_units())
-        header["qform_code"], header["sform_code"] = source["qform_code"], source["sform_code"]
-        for field in ("pixdim", "quatern_b", "quatern_c", "quatern_d"):
-            header[field] = source[field]
-        for field in ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"):
-            header[field] = source[field]
-        header["pixdim"][4:] = 1
+    if isinstance(image.header, nib.Nifti1Header):  # or NIfTI-2, which has the same fields
+        for field in _SPACE_FIELDS:
+            header[field] = image.header[field]
     else:
+        header.set_zooms(nib.affines.voxel_sizes(image.affine))
         header.set_xyzt_units("mm")
         header.set_sform(image.affine, code="scanner")
     return bytes(header.binaryblock)
@@ -101,20 +95,26 @@ def write_map(
 def _make_header(
     template: bytes, shape: Sequence[int], info: MapInfo, dtype: np.dtype[Any]
 ) -> bytes:
-    header: Any = nib.Nifti1Header(template, check=False)
-    if max(shape) > _LARGEST_NIFTI1:
-        header = nib.Nifti2Header.from_header(header, check=False)
-        header["magic"] = b"n+2\0"
+    template_header = nib.Nifti1Header(template, check=False)
+    is_large = max(shape) > _LARGEST_NIFTI1
+    header: Any = nib.Nifti2Header() if is_large else nib.Nifti1Header()
+    for field in _SPACE_FIELDS:
+        header[field] = template_header[field]
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
+    header["pixdim"][4:] = 1
     header.set_intent(INTENTS[info.intent], info.intent_parameters, name="", allow_unknown=True)
     header["descrip"] = info.description[:79].encode("ascii", "replace")
     header["scl_slope"], header["scl_inter"] = 1, 0
-    header["magic"] = b"n+1\0" if max(shape) <= _LARGEST_NIFTI1 else b"n+2\0\r\n\032\n"
-    offset = 352 if max(shape) <= _LARGEST_NIFTI1 else 544
-    header["vox_offset"] = offset
-    block = bytes(header.binaryblock)
-    return block + bytes(offset - len(block))
+    block = header.binaryblock
+    header["vox_offset"] = offset = -(-(len(block) + 4) // 16) * 16
+    return bytes(header.binaryblock) + bytes(offset - len(block))
+
+
+_SPACE_FIELDS = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
 
 
 def _describe(info: MapInfo) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Make results appear in a folder all at once, and take away those of an earlier run."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from nipype_blm.io.images import stat_file
 
 _RECORD = ".nipype_blm.json"
+_PART = ".nipype_blm.part"
 
 
 class _Record(NamedTuple):
@@ -43,7 +43,8 @@ def publish(
     before = _read_record(out_dir, is_ours)
     if before.stamp == stamp and _list_files(out_dir, before.files) == before.files:
         return
-    part = out_dir / f".{os.getpid()}.part"
+    part = out_dir / _PART
+    shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
     try:
         write(part)
         names = {str(path.relative_to(part)) for path in part.rglob("*") if path.is_file()}

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +60,7 @@ def read_path_list(path: Path, what: str) -> list[ListedPath]:
     lines = enumerate(read_text(path, what).splitlines(), 1)
     listed = [
         ListedPath(
-            Path(path.parent, Path(line.strip()).expanduser()).absolute(),
+            _resolve(line.strip(), path, number),
             f"line {number} of {path.name}",
         )
         for number, line in lines
@@ -72,11 +71,19 @@ def read_path_list(path: Path, what: str) -> list[ListedPath]:
     return listed
 
 
+def _resolve(text: str, path: Path, number: int) -> Path:
+    try:
+        return Path(path.parent, Path(text).expanduser()).absolute()
+    except RuntimeError as error:
+        raise InputError(f"line {number} of {path.name}: {text}: {error}") from error
+
+
 class Table(NamedTuple):
     """A table of numbers."""
 
     values: FloatArray  # (n_rows, n_columns)
     names: list[str]  # of the columns; X1, X2, ... without a header
+    has_header: bool
 
 
 def read_table(path: Path, what: str) -> Table:
@@ -90,7 +97,7 @@ def read_table(path: Path, what: str) -> Table:
         Naming every cell that is not a finite number, up to ten.
     """
     lines = [(i, line) for i, line in enumerate(read_text(path, what).splitlines(), 1)]
-    lines = [(i, line) for i, line in lines if line.strip(" \t,;")]
+    lines = [(i, line) for i, line in lines if line.strip()]
     if not lines:
         raise InputError(f"{what} {path} is empty.")
     rows = _split_cells([line for _, line in lines])
@@ -102,19 +109,25 @@ def read_table(path: Path, what: str) -> Table:
         raise InputError(f"{what} {path} has a header but no row.")
     if header is not None and len(rows[0]) == len(header) + 1:
         header = ["", *header]  # as R writes it: no name above the row names
-    widths = {len(row) for row in rows} | ({len(header)} if header else set())
-    if len(widths) > 1:
-        odd = next(i for (i, _), row in zip(lines, rows, strict=True) if len(row) != len(rows[0]))
-        raise InputError(
-            f"{what} {path}: line {odd} has another number of columns than line {lines[0][0]}."
-        )
-    if len(rows[0]) > 1 and all(_to_number(row[0]) is None for row in rows):
+    for (line, _), row in zip(lines, rows, strict=True):
+        if len(row) != len(header or rows[0]):
+            raise InputError(
+                f"{what} {path}: line {line} has {len(row)} columns, "
+                f"but the first line has {len(header or rows[0])}."
+            )
+    if len(rows[0]) > 1 and _names_rows(rows, header):
         rows = [row[1:] for row in rows]
         header = header[1:] if header else None
     names = header or [f"X{i}" for i in range(1, len(rows[0]) + 1)]
     values = np.array([[_to_number(c) for c in row] for row in rows], float)
     _check_finite(path, what, rows, values, [i for i, _ in lines], names)
-    return Table(values, names)
+    return Table(values, names, header is not None)
+
+
+def _names_rows(rows: list[list[str]], header: list[str] | None) -> bool:
+    """Return whether the first column is text, or has no name while the others have."""
+    is_unnamed = header is not None and not header[0] and all(header[1:])
+    return is_unnamed or all(_to_number(row[0]) is None for row in rows)
 
 
 def _split_cells(lines: list[str]) -> list[list[str]]:
@@ -123,7 +136,7 @@ def _split_cells(lines: list[str]) -> list[list[str]]:
         if separator in lines[0]:
             reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
             return [[cell.strip() for cell in row] for row in reader]
-    return [re.split(r"\s+", line.strip()) for line in lines]
+    return list(csv.reader([" ".join(line.split()) for line in lines], delimiter=" "))
 
 
 def _to_number(cell: str) -> float | None:

@@ -32,7 +32,7 @@ def parse_number(text: str | int | float) -> float:
         raise ValueError(f"{text!r} is not a number")
     try:
         value = _evaluate(ast.parse(str(text).strip(), mode="eval").body)
-    except (SyntaxError, TypeError, OverflowError, ZeroDivisionError) as error:
+    except (ValueError, SyntaxError, TypeError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(f"{text!r} is not a number") from error
     if not abs(value) < float("inf"):
         raise ValueError(f"{text!r} is not a finite number")
@@ -53,4 +53,4 @@ def _evaluate(node: ast.expr) -> float:
             return result
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
             return _UNARY[type(op)](_evaluate(operand))
-    raise ValueError(f"{ast.unparse(node)!r} is not a number")
+    raise ValueError("not a number")

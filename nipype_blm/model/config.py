@@ -30,7 +30,17 @@ def _resolve(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str | Path):
         raise ValueError(f"{value!r} is not a path")
     base = (info.context or {}).get("base", Path.cwd())
-    return Path(base, Path(value).expanduser()).absolute()
+    try:
+        return Path(base, Path(value).expanduser()).absolute()
+    except RuntimeError as error:  # of ~name
+        raise ValueError(f"{value}: {error}") from error
+
+
+def _resolve_all(value: Any, info: ValidationInfo) -> Any:
+    """Resolve one path, or several."""
+    if isinstance(value, list | tuple) and value:
+        return tuple(_resolve(item, info) for item in value)
+    return _resolve(value, info)
 
 
 def _parse_bytes(value: Any) -> int:
@@ -58,6 +68,7 @@ def _parse_fraction(value: Any) -> Fraction:
 
 
 FilePath = Annotated[Path, BeforeValidator(_resolve)]
+FilePaths = Annotated[Path | tuple[Path, ...], BeforeValidator(_resolve_all)]
 Bytes = Annotated[int, BeforeValidator(_parse_bytes)]
 Number = Annotated[float, BeforeValidator(parse_number)]
 
@@ -83,7 +94,10 @@ class MissingnessRules(_Model):
         if not isinstance(value, dict):
             return value
         names = {name.lower(): name for name in cls.model_fields}
-        return {names.get(str(key).lower(), key): item for key, item in value.items()}
+        found = {names.get(str(key).lower(), key): item for key, item in value.items()}
+        if len(found) < len(value):
+            raise ValueError(f"a field is given twice, in {', '.join(map(str, value))}")
+        return found
 
     def minimum_n(self, n_images: int) -> int:
         """Return the least number of images a voxel needs, out of `n_images`."""
@@ -94,15 +108,13 @@ class MissingnessRules(_Model):
 class BlmConfig(_Model):
     """A Big Linear Model: BLM-py's configuration, and a few fields more."""
 
-    Y_files: FilePath | tuple[FilePath, ...] = Field(
-        description="Text file with one image a line, or one 4D image."
-    )
+    Y_files: FilePaths = Field(description="Text file with one image a line, or one 4D image.")
     X: FilePath = Field(
         description="Design matrix: CSV, TSV or whitespace table, one row for each image."
     )
     outdir: FilePath = Field(description="Folder for the results; made if need be.")
     contrasts: tuple[Contrast, ...] = Field(
-        min_length=1, description="Contrasts c1, c2, ..., each with a name and a vector."
+        description="Contrasts c1, c2, ..., each with a name and a vector."
     )
     clusterType: str = Field("local", description="Where to run: local (the default).")
     numNodes: Annotated[int, Field(ge=1)] | None = Field(
@@ -114,7 +126,7 @@ class BlmConfig(_Model):
     MAXMEM: Bytes = Field(
         DEFAULT_MAXMEM, description='Memory to use, in bytes; a number or "2**32" (default).'
     )
-    data_mask_files: FilePath | tuple[FilePath, ...] | None = Field(
+    data_mask_files: FilePaths | None = Field(
         None, description="Text file with one mask a line, for each image in turn."
     )
     data_mask_thresh: Number | None = Field(None, description="Values below this are missing.")
@@ -234,28 +246,26 @@ def parse_config(data: Any, base: Path | None = None) -> BlmConfig:
 def salvage_config(data: Any, base: Path) -> BlmConfig | None:
     """Return what is valid of a faulty configuration, so that its files can be checked too.
 
-    None if the images or the design are not among it.
+    Images or a design without a valid value are None, contrasts empty, outdir is `base`.
     """
     if not isinstance(data, dict):
         return None
     data = {str(key): value for key, value in data.items() if value is not None}
     try:
-        BlmConfig.model_validate(data, context={"base": base})
+        return BlmConfig.model_validate(data, context={"base": base})
     except ValidationError as error:
         for field in {str(fault["loc"][0]) for fault in error.errors()}:
             data.pop(field, None)
-    if "Y_files" not in data or "X" not in data:
-        return None
-    has_contrasts = "contrasts" in data
-    spare = {"outdir": base, "contrasts": [{"vector": [1]}]}
+    spare = {"Y_files": base, "X": base, "outdir": base, "contrasts": [{"vector": [1]}]}
     config = BlmConfig.model_validate(spare | data, context={"base": base})
-    return config if has_contrasts else config.model_copy(update={"contrasts": ()})
+    empty = {"Y_files": None, "X": None, "contrasts": ()}
+    return config.model_copy(update={k: v for k, v in empty.items() if k not in data})
 
 
 def _explain(fault: Any) -> str:
     """Turn one of pydantic's errors into a sentence."""
     location = [str(part) for part in fault["loc"] if not str(part).startswith("function-")]
-    field = ".".join(location)
+    field = _name_field(location)
     match fault["type"]:
         case "missing":
             return f"{field} is missing; it is a mandatory field."
@@ -278,5 +288,14 @@ def _explain_unknown(location: list[str]) -> str:
     known = {name.lower(): name for name in model.model_fields}
     nearest = difflib.get_close_matches(field.lower(), known, n=1, cutoff=0)
     return (
-        f"{'.'.join(location)} is not a known field; the nearest known one is {known[nearest[0]]}."
+        f"{_name_field(location)} is not a known field; "
+        f"the nearest known one is {known[nearest[0]]}."
     )
+
+
+def _name_field(location: list[str]) -> str:
+    """Return how a user would name a field: ``contrast 2: vector``, ``Missingness.MinN``."""
+    match location:
+        case ["contrasts", number, *rest] if number.isdigit():
+            return ": ".join([f"contrast {int(number) + 1}", *rest[:1]])
+    return ".".join(location)

@@ -87,7 +87,7 @@ def normalise_contrasts(value: Any) -> list[dict[str, Any]]:
     """
     if isinstance(value, dict):
         value = [{key: contrast} for key, contrast in value.items()]
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list | tuple) or not value:
         raise ValueError("expected a list of contrasts, each with a name and a vector")
     return [_normalise_one(item, number) for number, item in enumerate(value, 1)]
 
@@ -138,5 +138,6 @@ def file_labels(contrasts: Sequence[Contrast]) -> list[str]:
         words = re.findall(r"[A-Za-z0-9]+", contrast.name) or [f"c{number}"]
         label = words[0] + "".join(word[0].upper() + word[1:] for word in words[1:])
         taken = {other.lower() for other in labels}
-        labels.append(label if label.lower() not in taken else f"{label}{number}")
+        candidates = (f"{label}{suffix}" for suffix in ("", *range(number, 2 * number + 1)))
+        labels.append(next(c for c in candidates if c.lower() not in taken))
     return labels

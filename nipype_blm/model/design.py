@@ -5,13 +5,17 @@ import numpy as np
 from nipype_blm.core.linalg import FloatArray, find_dependent_columns
 
 
-def check_design(X: FloatArray, names: list[str], n_images: int) -> list[str]:
-    """Return what is wrong with a design for `n_images` images."""
+def check_design(
+    X: FloatArray, names: list[str], n_images: int | None, has_header: bool = False
+) -> list[str]:
+    """Return what is wrong with a design for `n_images` images, if they could be counted."""
     problems = []
     n_rows, n_params = X.shape
-    if n_rows != n_images:
+    if n_images is not None and n_rows != n_images:
+        below = f" below the header {', '.join(names[:4])} ..." if has_header else ""
         problems.append(
-            f"X has {n_rows} rows, but there are {n_images} images; give one row for each image."
+            f"X has {n_rows} rows{below}, but there are {n_images} images; "
+            "give one row for each image."
         )
     if not np.isfinite(X).all():
         return problems  # the table's own check names the cells

@@ -80,24 +80,22 @@ def plan_run(
     batch = min(images_per_batch or _default_batch(sizes), sizes.n_images)
     if images_per_batch is None:
         batch = _fit_batch(sizes, batch, usable)
-    chunk = _fit_chunk(sizes, batch, usable)
-    products_bytes = _products_bytes(sizes, batch, chunk)
-    per_voxel = _block_bytes_per_voxel(sizes, batch) + _contrast_bytes_per_voxel(sizes)
-    volume_bytes = sizes.n_grid * (sizes.map_itemsize + 8)
-    least = max(products_bytes, volume_bytes + per_voxel * min(sizes.n_voxels, WORD))
+    least = _least_bytes(sizes, batch)
     if least > usable:
         least = least + min(BASE_BYTES, -(-least // 3))
         raise InputError(
             f"MAXMEM is {max_bytes} bytes, too little for {sizes.n_voxels} voxels and "
             f"{sizes.n_params} columns of X; the least that works is {least}."
         )
+    chunk = _fit_chunk(sizes, batch, usable)
+    per_voxel = _block_bytes_per_voxel(sizes, batch) + _contrast_bytes_per_voxel(sizes)
     n_batches = -(-sizes.n_images // batch)
     if images_per_batch is None:  # even batches
         batch = -(-sizes.n_images // n_batches)
         n_batches = -(-sizes.n_images // batch)
-    most = (usable - volume_bytes) // per_voxel
+    most = (usable - _volume_bytes(sizes)) // per_voxel
     block = voxels_per_block or _choose_block(sizes, batch, most, max_blocks)
-    block = min(block, sizes.n_voxels)
+    block = min(block, most, sizes.n_voxels)
     return Plan(
         images_per_batch=batch,
         n_batches=n_batches,
@@ -105,8 +103,8 @@ def plan_run(
         n_blocks=-(-sizes.n_voxels // block),
         rows_per_chunk=chunk,
         thread_bytes=_image_bytes(sizes),
-        products_bytes=products_bytes,
-        block_bytes=block * per_voxel + volume_bytes,
+        products_bytes=_products_bytes(sizes, batch, chunk),
+        block_bytes=block * per_voxel + _volume_bytes(sizes),
         disk_bytes=_disk_bytes(sizes, batch, n_batches),
         map_bytes=_map_bytes(sizes),
     )
@@ -137,9 +135,21 @@ def _default_batch(sizes: Sizes) -> int:
     return min(max(batch, FEWEST_IMAGES_PER_BATCH), MOST_IMAGES_PER_BATCH)
 
 
+def _volume_bytes(sizes: Sizes) -> int:
+    """One volume of a map, and the positions of its voxels."""
+    return sizes.n_grid * (sizes.map_itemsize + 8)
+
+
+def _least_bytes(sizes: Sizes, batch: int) -> int:
+    """Return the least memory for a batch: four images staged, a few voxels fitted."""
+    per_voxel = _block_bytes_per_voxel(sizes, batch) + _contrast_bytes_per_voxel(sizes)
+    block = _volume_bytes(sizes) + per_voxel * min(sizes.n_voxels, WORD)
+    return max(_products_bytes(sizes, batch, 4), block)
+
+
 def _fit_batch(sizes: Sizes, batch: int, usable: int) -> int:
-    """Halve the batch until the presence bits fit beside a small staging chunk."""
-    while batch > WORD and _products_bytes(sizes, batch, 4) > usable:
+    """Halve the batch until its presence bits fit into memory."""
+    while batch > WORD and _least_bytes(sizes, batch) > usable:
         batch = max(WORD, batch // 2)
     return batch
 

@@ -1,6 +1,6 @@
 """Say in a few lines what a run found."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 from nipype_blm.core.status import VoxelStatus
 
 
-def summarise_run(out_dir: Path) -> str:
-    """Return what happened at the voxels, and where the maps are."""
+def summarise_run(out_dir: Path, contrasts: Sequence[str]) -> str:
+    """Return what happened at the voxels, what was tested, and where the maps are."""
     [status_file] = [*out_dir.glob("blm_vox_status.nii"), *out_dir.glob("blm_vox_status.nii.gz")]
     image: Any = nib.load(status_file)
     counts = np.bincount(np.asarray(image.dataobj).ravel(), minlength=256)
@@ -20,6 +20,4 @@ def summarise_run(out_dir: Path) -> str:
         for status in VoxelStatus
         if counts[status] and status != VoxelStatus.OUTSIDE
     ]
-    sidecars = sorted(out_dir.glob("contrasts/*_stat-z_statmap.json"))
-    names = [json.loads(path.read_text())["Contrast"]["Name"] for path in sidecars]
-    return "\n".join([*lines, f"Contrasts: {', '.join(names)}", f"The maps are in {out_dir}"])
+    return "\n".join([*lines, f"Contrasts: {', '.join(contrasts)}", f"The maps are in {out_dir}"])

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nipype_blm.io.arrayfile import fingerprint
+from nipype_blm.io.manifest import write_if_changed
 from nipype_blm.io.maps import write_map
 from nipype_blm.io.publish import publish
 from nipype_blm.io.specfile import read_contrasts, read_model
@@ -53,7 +54,6 @@ def assemble_maps(
     minimum_dof = min((int(block.dof.min()) for block in blocks if block.dof.size), default=0)
     maps = list_maps(spec, tests, minimum_dof)
     extension = ".nii.gz" if compress else ".nii"
-    inputs = inputs_file.read_bytes() if inputs_file is not None else b""
 
     def write(folder: Path) -> None:
         folder.mkdir()
@@ -61,11 +61,11 @@ def assemble_maps(
             volumes = item.assemble(blocks, spec.mask.size)
             path = folder / f"{item.info.name}{extension}"
             write_map(path, spec.header, spec.shape, item.info, volumes, np.dtype(item.dtype))
-        if inputs_file is not None:
-            (folder / "inputs.yml").write_bytes(inputs)
 
-    stamp = fingerprint(run_stamp, contrasts_stamp, extension, inputs)
+    stamp = fingerprint(run_stamp, contrasts_stamp, extension)
     publish(out_dir, stamp, write, is_map_name)
+    if inputs_file is not None:
+        write_if_changed(out_dir / "inputs.yml", inputs_file.read_bytes())
 
     labels = file_labels(tests.contrasts)
     named = list(zip(tests.contrasts, labels, strict=True))

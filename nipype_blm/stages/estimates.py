@@ -49,8 +49,7 @@ def compute_estimates(
 
     def batches() -> Iterator[tuple[slice, Products]]:
         for number, file in enumerate(files):
-            arrays = (file.read(name, columns) for name in Products._fields)
-            yield spec.batch(number), Products(*arrays)
+            yield spec.batch(number), Products(*(file.read(n, columns) for n in Products._fields))
 
     with ThreadPoolExecutor(n_threads) as pool:
         estimates = fit_ols(

@@ -51,7 +51,7 @@ def is_map_name(name: str) -> bool:
     folder, _, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
     if extension not in ("nii", "nii.gz", "json"):
-        return name == "inputs.yml"
+        return False
     if folder == "contrasts":
         return stem.startswith("contrast-") and stem.endswith("_statmap")
     return folder == "" and stem.removeprefix("blm_vox_") in _STANDARD_NAMES

@@ -68,6 +68,14 @@ class _Problems(list[str]):
             self.extend(error.problems)
 
 
+class _Found(NamedTuple):
+    """The images that a field names."""
+
+    entries: list[ImageEntry]
+    headers: list[ImageHeader]  # of those that could be read
+    n_listed: int | None  # None where the list itself could not be read
+
+
 def prepare_run(config: BlmConfig) -> PreparedRun:
     """Check everything that can be checked without reading voxels of the images.
 
@@ -78,36 +86,31 @@ def prepare_run(config: BlmConfig) -> PreparedRun:
     """
     problems = _Problems()
     table: Table | None = None
-    images: list[ImageEntry] = []
-    headers: list[ImageHeader] = []
     with problems.collect():
-        table = read_table(config.X, "X")
-    with problems.collect():
-        images, headers = _find_images(config.Y_files, "Y_files")
-    if headers and config.data_mask_files is not None:
-        with problems.collect():
-            images = _attach_masks(images, config.data_mask_files, headers[0])
+        table = _read_design(config.X)
+    images = _find_images(config.Y_files, "Y_files", problems)
+    expected = images.headers[0] if images.headers else None
+    entries = images.entries
+    if config.data_mask_files is not None:
+        masks = _find_images(config.data_mask_files, "data_mask_files", problems, expected)
+        entries = _attach_masks(images, masks, problems)
     if table is not None:
         problems += check_contrasts(config.contrasts, table.values.shape[1])
-        if images:
-            problems += check_design(table.values, table.names, len(images))
-    if images and (config.Missingness.MinN or 0) > len(images):
+        problems += check_design(table.values, table.names, images.n_listed, table.has_header)
+    minimum = config.Missingness.MinN or 0
+    if images.n_listed is not None and minimum > images.n_listed:
         problems.append(
-            f"Missingness.MinN is {config.Missingness.MinN}, "
-            f"but there are only {len(images)} images."
+            f"Missingness.MinN is {minimum}, but there are only {images.n_listed} images."
         )
     mask = allowed = None
-    if headers:
-        with problems.collect():
-            mask = _read_optional_mask(config.analysis_mask, headers[0], "analysis_mask")
-        with problems.collect():
-            allowed = _read_optional_mask(
-                config.Missingness.Masking, headers[0], "Missingness.Masking"
-            )
+    with problems.collect():
+        mask = _read_optional_mask(config.analysis_mask, expected, "analysis_mask")
+    with problems.collect():
+        allowed = _read_optional_mask(config.Missingness.Masking, expected, "Missingness.Masking")
     problems += _check_folders(config)
     sizes = plan = None
     if table is not None and mask is not None:
-        sizes = _measure(config, table, headers, mask)
+        sizes = _measure(config, table, images, mask)
         with problems.collect():
             plan = plan_run(
                 sizes,
@@ -123,11 +126,11 @@ def prepare_run(config: BlmConfig) -> PreparedRun:
         X=table.values,
         names=tuple(table.names),
         design=factorise_design(table.values),
-        shape=headers[0].shape,
-        header=make_template_header(images[0].image),
+        shape=images.headers[0].shape,
+        header=make_template_header(entries[0].image),
         mask=mask,
         allowed=allowed[mask],
-        minimum_n=config.Missingness.minimum_n(len(images)),
+        minimum_n=config.Missingness.minimum_n(len(entries)),
         threshold=-np.inf if config.data_mask_thresh is None else config.data_mask_thresh,
         zero_is_missing=config.zero_is_missing,
         staged_dtype=f"float{8 * sizes.staged_itemsize}",
@@ -138,17 +141,15 @@ def prepare_run(config: BlmConfig) -> PreparedRun:
         rows_per_chunk=plan.rows_per_chunk,
     )
     contrasts = ContrastSpec(config.contrasts, config.two_sided, config.minlog)
-    return PreparedRun(spec, contrasts, images, plan)
+    return PreparedRun(spec, contrasts, entries, plan)
 
 
-def _measure(
-    config: BlmConfig, table: Table, headers: list[ImageHeader], mask: NDArray[np.bool_]
-) -> Sizes:
+def _measure(config: BlmConfig, table: Table, images: _Found, mask: NDArray[np.bool_]) -> Sizes:
     """Return what the cost of a run depends on."""
-    kinds = list({id(header): header for header in headers}.values())  # few: parsed once each
+    kinds = list({id(header): header for header in images.headers}.values())  # few
     is_double = any(h.dtype.newbyteorder("=") == np.float64 for h in kinds)
     return Sizes(
-        n_images=len(headers),
+        n_images=images.n_listed or 1,
         n_params=table.values.shape[1],
         n_voxels=int(mask.sum()),
         n_grid=mask.size,
@@ -191,36 +192,50 @@ def _list_files(given: Path | Sequence[Path], what: str) -> list[ListedPath]:
     return read_path_list(given, what)
 
 
+def _read_design(path: Path | None) -> Table | None:
+    return None if path is None else read_table(path, "X")
+
+
 def _find_images(
-    given: Path | Sequence[Path], what: str, expected: ImageHeader | None = None
-) -> tuple[list[ImageEntry], list[ImageHeader]]:
+    given: Path | Sequence[Path] | None,
+    what: str,
+    problems: _Problems,
+    expected: ImageHeader | None = None,
+) -> _Found:
     """Read the headers of all images; a single 4D image stands for its volumes."""
-    listed = _list_files(given, what)
+    listed: list[ListedPath] | None = None
+    with problems.collect():
+        listed = [] if given is None else _list_files(given, what)
+    if not listed:
+        return _Found([], [], None)
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
         found = list(pool.map(_read_entry, listed))
-    problems = [item for item in found if isinstance(item, str)]
+    faults = [item for item in found if isinstance(item, str)]
     good = [item for item in found if not isinstance(item, str)]
-    if good and len(good) == len(listed) == 1:
+    if len(good) == len(listed) == 1:
         [(entry, header)] = good
-        good = [(entry._replace(volume=i, row=i), header) for i in range(header.n_volumes)]
-    elif good:
-        expected = expected or good[0][1]
-        # Equal headers are parsed once, so that there are few objects.
-        distinct = {id(header): header for _, header in good}
-        differences = {key: _describe_difference(h, expected) for key, h in distinct.items()}
-        for entry, header in good:
-            difference = differences[id(header)]
-            if difference is not None:
-                problems.append(f"{entry.where}: {entry.image}: {difference}.")
-    elif expected is None and not problems:
-        problems.append(f"{what} names no image.")
-    if problems:
-        more = len(problems) - _MOST_REPORTED
-        if more > 0:
-            problems = [*problems[:_MOST_REPORTED], f"... and {more} more files of {what}."]
-        raise InputError(problems)
-    images = [entry._replace(row=row) for row, (entry, _) in enumerate(good)]
-    return images, [header for _, header in good]
+        good = [
+            (entry._replace(volume=i), header._replace(n_volumes=1))
+            for i in range(header.n_volumes)
+        ]
+        listed = listed * header.n_volumes
+    headers = [header for _, header in good]
+    # Equal headers are parsed once, so that there are few objects.
+    distinct = {id(header): header for header in headers}
+    expected = expected or (headers[0] if headers else None)
+    differences = {
+        key: _describe_difference(header, expected) if expected else None
+        for key, header in distinct.items()
+    }
+    for entry, header in good:
+        if differences[id(header)] is not None:
+            faults.append(f"{entry.where}: {entry.image}: {differences[id(header)]}.")
+    more = len(faults) - _MOST_REPORTED
+    if more > 0:
+        faults = [*faults[:_MOST_REPORTED], f"... and {more} more files of {what}."]
+    problems += faults
+    entries = [entry._replace(row=row) for row, (entry, _) in enumerate(good)]
+    return _Found(entries, headers, len(listed))
 
 
 def _describe_difference(header: ImageHeader, expected: ImageHeader) -> str | None:
@@ -238,18 +253,12 @@ def _read_entry(listed: ListedPath) -> tuple[ImageEntry, ImageHeader] | str:
     return ImageEntry(0, listed.path, 0, size, mtime_ns, listed.where), header
 
 
-def _attach_masks(
-    images: list[ImageEntry], given: Path | Sequence[Path], expected: ImageHeader
-) -> list[ImageEntry]:
+def _attach_masks(images: _Found, masks: _Found, problems: _Problems) -> list[ImageEntry]:
     """Give each image its mask."""
-    masks, headers = _find_images(given, "data_mask_files", expected)
-    difference = describe_grid_difference(headers[0], expected)
-    if difference is not None:
-        raise InputError(f"{masks[0].where}: {masks[0].image}: {difference}.")
-    if len(masks) != len(images):
-        raise InputError(
-            f"data_mask_files names {len(masks)} masks, but there are {len(images)} images; "
-            "give one mask for each image."
+    if None not in (images.n_listed, masks.n_listed) and images.n_listed != masks.n_listed:
+        problems.append(
+            f"data_mask_files names {masks.n_listed} masks, but there are {images.n_listed} "
+            "images; give one mask for each image."
         )
     return [
         image._replace(
@@ -258,11 +267,16 @@ def _attach_masks(
             mask_size=mask.size,
             mask_mtime_ns=mask.mtime_ns,
         )
-        for image, mask in zip(images, masks, strict=True)
+        for image, mask in zip(images.entries, masks.entries, strict=False)
     ]
 
 
-def _read_optional_mask(path: Path | None, expected: ImageHeader, what: str) -> NDArray[np.bool_]:
+def _read_optional_mask(
+    path: Path | None, expected: ImageHeader | None, what: str
+) -> NDArray[np.bool_] | None:
+    """Read a mask; all voxels without one; None where there is no image to compare it with."""
+    if expected is None:
+        return None
     if path is None:
         return np.ones(expected.n_grid, bool)
     return read_mask(path, expected, what)
@@ -276,7 +290,10 @@ def _existing_folder(path: Path) -> Path:
 def _check_folders(config: BlmConfig) -> list[str]:
     """Return what prevents writing to the output and working folders."""
     problems = []
-    for field, folder in (("outdir", config.outdir), ("work_dir", config.work_folder)):
+    folders = {"outdir": config.outdir, "work_dir": config.work_dir}
+    for field, folder in folders.items():
+        if folder is None:
+            continue
         existing = _existing_folder(folder)
         if not existing.is_dir():
             problems.append(f"{field} {folder} cannot be made: {existing} is a file.")
@@ -286,7 +303,7 @@ def _check_folders(config: BlmConfig) -> list[str]:
                 pass
         except OSError as error:
             problems.append(f"{field} {folder} cannot be written: {existing}: {error.strerror}.")
-    return problems[:1] if config.work_dir is None else problems
+    return problems
 
 
 def _check_disk(config: BlmConfig, plan: Plan) -> None:

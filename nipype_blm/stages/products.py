@@ -60,7 +60,7 @@ class _ImageLoader:
     """Stages chunks of images; all threads read one, then all of them reduce it."""
 
     def __init__(self, spec: ModelSpec, images: list[ImageEntry]) -> None:
-        expected = header_of_model(spec.header)
+        expected = header_of_model(spec.header, spec.shape)
         starts, lengths = spec.runs
         self._images = images
         self._reader = ImageReader(expected, starts, lengths, spec.threshold, spec.zero_is_missing)
