@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline.engine import MapNode, Node, Workflow
+from nipype.pipeline.engine import Node, Workflow
 
 from nipype_blm.interfaces.base import MAP_OUTPUTS
 from nipype_blm.interfaces.blm import (
@@ -14,6 +14,8 @@ from nipype_blm.interfaces.blm import (
     FitLeastSquares,
     PlanBLM,
 )
+
+from .nodes import FileMapNode
 
 INPUTS = ("in_files", "design_file", "contrasts", "mask_file", "data_mask_files", "post_mask_file")
 
@@ -86,13 +88,13 @@ def init_blm_wf(
         name="plan",
         mem_gb=0.5,
     )
-    products = MapNode(
+    products = FileMapNode(
         ComputeProducts(n_procs=n_procs), iterfield=["batch_file"], name="products", **resources
     )
-    estimates = MapNode(
+    estimates = FileMapNode(
         FitLeastSquares(n_procs=n_procs), iterfield=["block"], name="estimates", **resources
     )
-    contrasts = MapNode(
+    contrasts = FileMapNode(
         ComputeContrasts(n_procs=n_procs),
         iterfield=["block", "estimates_file"],
         name="contrasts",

@@ -65,7 +65,7 @@ def read_header(path: Path) -> ImageHeader:
         If the file is missing, unreadable or not an image.
     """
     try:
-        return _parse_header(path, _read_start(path))
+        return _parse_header(path, read_start(path))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
     except OSError as error:
@@ -87,7 +87,7 @@ def _is_gzip(path: Path) -> bool:
         return file.read(2) == _GZIP_MAGIC
 
 
-def _read_start(path: Path) -> bytes:
+def read_start(path: Path) -> bytes:
     """Return the first bytes of a file, decompressed."""
     with path.open("rb") as file:
         data = file.read(4096)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from zlib_ng import gzip_ng
 
 from nipype_blm import __version__
+from nipype_blm.io.images import read_start
 
 # NIfTI-1 intent codes.
 INTENTS = {
@@ -40,13 +41,19 @@ class MapInfo(NamedTuple):
 
 def make_template_header(image_file: Path) -> bytes:
     """Return a NIfTI-1 header with the space of an image and nothing else of it."""
-    image: Any = nib.load(image_file)
+    start = read_start(image_file)
+    source: Any
+    if start[344:348] == b"n+1\0":
+        source = nib.Nifti1Header(start, check=False)
+    else:
+        image: Any = nib.load(image_file)
+        source = image.header
     header = nib.Nifti1Header()
-    shape = (*image.shape, 1, 1, 1)[:3]
+    shape = (*source.get_data_shape(), 1, 1, 1)[:3]
     header.set_data_shape([min(n, _LARGEST_NIFTI1) for n in shape])
-    if isinstance(image.header, nib.Nifti1Header):  # or NIfTI-2, which has the same fields
+    if isinstance(source, nib.Nifti1Header):  # or NIfTI-2, which has the same fields
         for field in _SPACE_FIELDS:
-            header[field] = image.header[field]
+            header[field] = source[field]
     else:
         header.set_zooms(nib.affines.voxel_sizes(image.affine))
         header.set_xyzt_units("mm")

@@ -185,11 +185,11 @@ FAULTS = {
     ),
     "a contrast of text": (
         lambda s: {"contrasts": one(vector="[0 0 one]")},
-        ["contrasts", "'one'", "not a number"],
+        ["contrast ", ": vector: ", "'one'", "not a number"],
     ),
     "a ragged contrast": (
         lambda s: {"contrasts": one(vector=[[0, 1, 0], [0, 1]])},
-        ["contrasts", "3, 2"],
+        ["contrast ", ": vector: ", "3, 2"],
     ),
     "duplicate names": (
         lambda s: {"contrasts": [{"c1": GOOD}, {"c2": GOOD | {"vector": [1, 0, 0]}}]},

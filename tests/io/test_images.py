@@ -474,7 +474,7 @@ def test_an_image_whose_grid_is_not_the_planned_one_is_refused(tmp_path, name):
 
 def test_the_grid_of_a_template_is_that_of_the_image(tmp_path):
     path = save(tmp_path / "i.nii.gz", make_values((*SHAPE, 3)), ">i2")
-    header = header_of_model(make_template_header(path))
+    header = header_of_model(make_template_header(path), SHAPE)
     assert header.shape == SHAPE
     np.testing.assert_array_equal(header.affine, AFFINE)
 
