@@ -195,13 +195,13 @@ def _merge(
     )
     direction = design.R @ design.constant
 
-    def merge(products: Products, Q: FloatArray, start: int, stop: int) -> None:
+    def merge(products: Products, row_products: FloatArray, start: int, stop: int) -> None:
         part = slice(start, stop)
         _merge_batch(
             candidates[part],
             *products,
-            Q,
-            (Q.T @ Q)[np.tril_indices(n_params)],
+            row_products,
+            row_products.sum(axis=0),
             direction,
             totals.reference[part],
             totals.QtY[:, part],
@@ -211,36 +211,41 @@ def _merge(
             totals.gram,
         )
 
+    low, high = np.tril_indices(n_params)
     for rows, products in batches:
-        Q = np.ascontiguousarray(design.Q[rows])
-        run_split(partial(merge, products, Q), n, n_threads, pool)
+        row_products = design.Q[rows][:, low] * design.Q[rows][:, high]
+        run_split(partial(merge, products, row_products), n, n_threads, pool)
         del products  # before the next batch is read
     return totals
 
 
 @inline
-def _present_gram(presence: Any, v: int, n_present: int, Q: Any, gram: Any, out: Any) -> None:
+def _present_gram(
+    presence: Any, v: int, n_present: int, n_params: int, products: Any, gram: Any, out: Any
+) -> None:
     """Compute packed Q'Q of the rows present, from whichever rows are fewer.
 
-    Where the rows missing make up nearly all of a column, those present are summed.
+    `products` has the packed qq' of each row q of Q, `gram` their sum.  Where the rows missing
+    make up nearly all of a column, those present are summed.
     """
-    from_missing = 2 * n_present > len(Q)
-    _sum_rows(presence, v, from_missing, Q, gram, out)
+    from_missing = 2 * n_present > len(products)
+    _sum_rows(presence, v, from_missing, products, gram, out)
     has_cancelled = False
-    for a in range(Q.shape[1]):
+    for a in range(n_params):
         diagonal = a * (a + 3) // 2
         has_cancelled |= out[diagonal] < CANCELLED * gram[diagonal]
     if from_missing and has_cancelled:
-        _sum_rows(presence, v, False, Q, gram, out)
+        _sum_rows(presence, v, False, products, gram, out)
 
 
 @inline
-def _sum_rows(presence: Any, v: int, from_missing: bool, Q: Any, gram: Any, out: Any) -> None:
+def _sum_rows(
+    presence: Any, v: int, from_missing: bool, products: Any, gram: Any, out: Any
+) -> None:
     """Compute packed Q'Q as the sum of the rows present, or gram less the rows missing."""
-    n_obs, n_params = Q.shape
+    n_obs = len(products)
     for j in range(out.size):
-        out[j] = gram[j] if from_missing else 0.0
-    sign = -1.0 if from_missing else 1.0
+        out[j] = 0.0
     for w in range(presence.shape[0]):
         n_bits = min(32, n_obs - 32 * w)
         bits = np.uint64(presence[w, v])
@@ -248,14 +253,13 @@ def _sum_rows(presence: Any, v: int, from_missing: bool, Q: Any, gram: Any, out:
             bits = ~bits & ((np.uint64(1) << np.uint64(n_bits)) - np.uint64(1))
         while bits != np.uint64(0):
             lowest = bits & (~bits + np.uint64(1))
-            q = Q[32 * w + count_bits(lowest - np.uint64(1))]
+            row = products[32 * w + count_bits(lowest - np.uint64(1))]
             bits ^= lowest
-            position = 0
-            for a in range(n_params):
-                x = sign * q[a]
-                for b in range(a + 1):
-                    out[position + b] += x * q[b]
-                position += a + 1
+            for j in range(out.size):
+                out[j] += row[j]
+    if from_missing:
+        for j in range(out.size):
+            out[j] = gram[j] - out[j]
 
 
 @kernel
@@ -266,7 +270,7 @@ def _merge_batch(  # noqa: C901 - one pass over a voxel's products
     YtY: Any,
     n_obs: Any,
     presence: Any,
-    Q: Any,
+    row_products: Any,
     full_gram: Any,
     direction: Any,
     total_reference: Any,
@@ -277,7 +281,7 @@ def _merge_batch(  # noqa: C901 - one pass over a voxel's products
     total_gram: Any,
 ) -> None:
     """Add one batch to the totals at `voxels` (positions in the block)."""
-    n_rows, n_params = Q.shape
+    n_rows, n_params = len(row_products), len(direction)
     gram = np.empty(full_gram.size)
     shifted = np.empty(n_params)
     for j in range(voxels.size):
@@ -289,7 +293,7 @@ def _merge_batch(  # noqa: C901 - one pass over a voxel's products
             if n == n_rows:
                 gram[:] = full_gram
             else:
-                _present_gram(presence, v, n, Q, full_gram, gram)
+                _present_gram(presence, v, n, n_params, row_products, full_gram, gram)
             row = total_gram[slot[j]]
             for i in range(gram.size):
                 row[i] += gram[i]

@@ -291,13 +291,22 @@ class _NotNifti1Error(Exception):
     """The decompressed file is of another format."""
 
 
+class _GzipFile(gzip_ng.GzipNGFile):
+    """A compressed file that fills a buffer without a copy in between."""
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer; Python's own class reads and copies."""
+        n: int = self._buffer.readinto(buffer)
+        return n
+
+
 class _GzipVolumes:
     """The volumes of one compressed image, one after the other."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.volume = 0
-        self._file = gzip_ng.open(path, "rb")
+        self._file = _GzipFile(path, "rb")
         start = bytearray(_HEADER_SIZE)
         size = _fill(self._file, np.frombuffer(start, np.uint8))
         if size < _HEADER_SIZE or bytes(start[344:348]) != b"n+1\0":

@@ -93,7 +93,8 @@ def plan_run(
     if images_per_batch is None:  # even batches
         batch = -(-sizes.n_images // n_batches)
         n_batches = -(-sizes.n_images // batch)
-    most = (usable - _volume_bytes(sizes)) // per_voxel
+    fixed = _volume_bytes(sizes) + _row_products_bytes(sizes, batch)
+    most = (usable - fixed) // per_voxel
     block = voxels_per_block or _choose_block(sizes, batch, most, max_blocks)
     block = min(block, most, sizes.n_voxels)
     return Plan(
@@ -104,7 +105,7 @@ def plan_run(
         rows_per_chunk=chunk,
         thread_bytes=_image_bytes(sizes),
         products_bytes=_products_bytes(sizes, batch, chunk),
-        block_bytes=block * per_voxel + _volume_bytes(sizes),
+        block_bytes=block * per_voxel + fixed,
         disk_bytes=_disk_bytes(sizes, batch, n_batches),
         map_bytes=_map_bytes(sizes),
     )
@@ -140,10 +141,16 @@ def _volume_bytes(sizes: Sizes) -> int:
     return sizes.n_grid * (sizes.map_itemsize + 8)
 
 
+def _row_products_bytes(sizes: Sizes, batch: int) -> int:
+    """Products of all pairs of columns, for each image of a batch."""
+    return 8 * packed_size(sizes.n_params) * batch
+
+
 def _least_bytes(sizes: Sizes, batch: int) -> int:
     """Return the least memory for a batch: four images staged, a few voxels fitted."""
     per_voxel = _block_bytes_per_voxel(sizes, batch) + _contrast_bytes_per_voxel(sizes)
     block = _volume_bytes(sizes) + per_voxel * min(sizes.n_voxels, WORD)
+    block += _row_products_bytes(sizes, batch)
     return max(_products_bytes(sizes, batch, 4), block)
 
 

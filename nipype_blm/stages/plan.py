@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -208,8 +209,10 @@ def _find_images(
         listed = [] if given is None else _list_files(given, what)
     if not listed:
         return _Found([], [], None)
+    parts = [listed[i::_HEADER_THREADS] for i in range(_HEADER_THREADS)]
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        found = list(pool.map(_read_entry, listed))
+        found_parts = list(pool.map(lambda part: [_read_entry(item) for item in part], parts))
+    found = [found_parts[i % len(parts)][i // len(parts)] for i in range(len(listed))]
     faults = [item for item in found if isinstance(item, str)]
     good = [item for item in found if not isinstance(item, str)]
     if len(good) == len(listed) == 1:
@@ -246,11 +249,20 @@ def _describe_difference(header: ImageHeader, expected: ImageHeader) -> str | No
 
 def _read_entry(listed: ListedPath) -> tuple[ImageEntry, ImageHeader] | str:
     try:
-        header = read_header(listed.path)
         size, mtime_ns = stat_file(listed.path)
+    except OSError:
+        size = mtime_ns = 0  # reading the header says what is wrong
+    try:
+        header = _read_header_once(listed.path, size, mtime_ns)
     except InputError as error:
         return f"{listed.where}: {error}"
     return ImageEntry(0, listed.path, 0, size, mtime_ns, listed.where), header
+
+
+@lru_cache(maxsize=2**17)
+def _read_header_once(path: Path, size: int, mtime_ns: int) -> ImageHeader:
+    """Read a header, once in a process that first checks and then plans."""
+    return read_header(path)
 
 
 def _attach_masks(images: _Found, masks: _Found, problems: _Problems) -> list[ImageEntry]:

@@ -18,7 +18,7 @@ N_IMAGES = 12
 
 def read_map(path):
     """Return a copy: a memory map would change with the file."""
-    return np.asarray(nib.load(path).dataobj)
+    return np.asarray(nib.load(path).dataobj).copy()
 
 
 class Result(NamedTuple):
