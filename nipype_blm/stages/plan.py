@@ -123,15 +123,29 @@ def prepare_run(config: BlmConfig) -> PreparedRun:
             _check_disk(config, plan)
     if problems or table is None or mask is None or allowed is None or not sizes or not plan:
         raise InputError(problems)
-    spec = ModelSpec(
+    spec = _make_spec(config, table, images, mask, allowed, sizes, plan)
+    contrasts = ContrastSpec(config.contrasts, config.two_sided, config.minlog)
+    return PreparedRun(spec, contrasts, entries, plan)
+
+
+def _make_spec(
+    config: BlmConfig,
+    table: Table,
+    images: _Found,
+    mask: NDArray[np.bool_],
+    allowed: NDArray[np.bool_],
+    sizes: Sizes,
+    plan: Plan,
+) -> ModelSpec:
+    return ModelSpec(
         X=table.values,
         names=tuple(table.names),
         design=factorise_design(table.values),
         shape=images.headers[0].shape,
-        header=make_template_header(entries[0].image),
+        header=make_template_header(images.entries[0].image),
         mask=mask,
         allowed=allowed[mask],
-        minimum_n=config.Missingness.minimum_n(len(entries)),
+        minimum_n=config.Missingness.minimum_n(len(images.entries)),
         threshold=-np.inf if config.data_mask_thresh is None else config.data_mask_thresh,
         zero_is_missing=config.zero_is_missing,
         staged_dtype=f"float{8 * sizes.staged_itemsize}",
@@ -141,8 +155,6 @@ def prepare_run(config: BlmConfig) -> PreparedRun:
         voxels_per_block=plan.voxels_per_block,
         rows_per_chunk=plan.rows_per_chunk,
     )
-    contrasts = ContrastSpec(config.contrasts, config.two_sided, config.minlog)
-    return PreparedRun(spec, contrasts, entries, plan)
 
 
 def _measure(config: BlmConfig, table: Table, images: _Found, mask: NDArray[np.bool_]) -> Sizes:
