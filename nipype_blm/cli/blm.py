@@ -152,6 +152,8 @@ def _run(config: Any, arguments: argparse.Namespace) -> int:
         if problems:
             raise InputError(problems) from error
         lines = str(error).strip().splitlines() or [type(error).__name__]
+        if lines[-1].strip() == "KeyboardInterrupt":  # as Nipype reports it
+            raise KeyboardInterrupt from error
         _say(f"error: {lines[-1]}\nThe run failed; {work_dir / 'logs'} has the crash file.")
         return FAILED
     if arguments.clean:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nipype import config as nipype_config
 from nipype import logging as nipype_logging
 
 from nipype_blm.interfaces.base import GIB, traits_from_config
@@ -36,49 +35,33 @@ def run_workflow(config: BlmConfig, name: str) -> None:
     )
     for field, value in inputs.items():
         setattr(workflow.inputs.inputnode, field, value)
-    config.work_folder.mkdir(parents=True, exist_ok=True)
+    logs = config.work_folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
     workflow.base_dir = str(config.work_folder)
-    with _messages_to_file(config.work_folder / "logs"):
+    workflow.config["execution"] |= {"crashdump_dir": str(logs), "stop_on_first_crash": "true"}
+    with _messages_to_file(logs):
         workflow.run(plugin="Linear")
 
 
 @contextmanager
 def _messages_to_file(logs: Path) -> Iterator[None]:
-    """Send Nipype's messages and crash files to a folder instead of the terminal."""
-    settings = {
-        "logging": {"log_to_file": "true", "log_directory": str(logs)},
-        "execution": {"crashdump_dir": str(logs), "stop_on_first_crash": "true"},
-    }
-    before = {
-        section: {name: nipype_config.get(section, name) for name in names}
-        for section, names in settings.items()
-    }
-    logs.mkdir(exist_ok=True)
+    """Send Nipype's messages to a file instead of the terminal."""
+    loggers = [nipype_logging.getLogger(name) for name in nipype_logging.loggers]
+    to_file = logging.FileHandler(logs / "nipype.log")
+    to_file.setFormatter(logging.Formatter(nipype_logging.fmt, nipype_logging.datefmt))
     terminal = {handler: handler.level for handler in logging.getLogger("nipype").handlers}
-    nipype_config.update_config(settings)
-    nipype_logging.update_logging(nipype_config)
-    to_file = list(nipype_logging.getLogger("nipype.workflow").handlers)
     try:
         for handler in terminal:
             handler.setLevel(logging.CRITICAL)
+        for logger in loggers:
+            logger.addHandler(to_file)
         yield
     finally:
+        for logger in loggers:
+            logger.removeHandler(to_file)
         for handler, level in terminal.items():
             handler.setLevel(level)
-        _restore(before)
-        nipype_logging.update_logging(nipype_config)
-        for handler in to_file:
-            handler.close()
-
-
-def _restore(settings: dict[str, dict[str, str | None]]) -> None:
-    """Give settings of Nipype the values they had; None where there was none."""
-    for section, values in settings.items():
-        for name, value in values.items():
-            if value is None:
-                nipype_config._config.remove_option(section, name)
-            else:
-                nipype_config.set(section, name, value)
+        to_file.close()
 
 
 def find_input_error(error: BaseException) -> list[str]:

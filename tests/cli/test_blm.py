@@ -10,6 +10,7 @@ import yaml
 
 from nipype_blm import __version__
 from nipype_blm.cli.blm import load_config
+from nipype_blm.cli.progress import ProgressBar
 from nipype_blm.model.config import BlmConfig, MissingnessRules
 from nipype_blm.stages.plan import prepare_run
 
@@ -47,6 +48,20 @@ def test_quiet_prints_nothing(study):
 
 def test_sim_prints_no_summary(study):
     assert study.run(sim=1).out == ""
+
+
+def test_an_interrupted_run_says_so_writes_no_map_and_is_resumed(study, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressBar, "_advance", interrupt)  # in the middle of a node
+        result = study.run()
+    assert result.code == 130
+    assert "goes on" in result.err
+    assert not list(study.outdir.glob("blm_vox_*"))
+    assert list(study.outdir.glob("work/logs/crash-*"))  # not where the command was started
+    assert study.run().code == 0
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
