@@ -8,14 +8,16 @@ from pathlib import Path
 
 from nipype import logging as nipype_logging
 
-from nipype_blm.interfaces.base import GIB, traits_from_config
+from nipype_blm.interfaces.base import traits_from_config
 from nipype_blm.model.config import BlmConfig
 from nipype_blm.workflows.blm import INPUTS, init_blm_wf
 
 
 def count_cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Return the cores that this process may use; not every system can tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def run_workflow(config: BlmConfig, name: str) -> None:
@@ -29,7 +31,6 @@ def run_workflow(config: BlmConfig, name: str) -> None:
         if field in recorded
     }
     cores = count_cores()
-    given["max_mem_gb"] = config.MAXMEM / GIB
     workflow = init_blm_wf(
         out_dir=config.outdir, n_procs=min(config.numNodes or cores, cores), name=name, **given
     )

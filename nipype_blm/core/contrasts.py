@@ -1,17 +1,16 @@
 """Contrasts of the estimates: effect, variance, statistic, p and z at every fitted voxel."""
 
-from collections.abc import Sequence
-from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.linalg import solve_triangular
 
 from nipype_blm.core._jit import inline, kernel
 from nipype_blm.core.linalg import FloatArray, packed_size, solve_lower_packed
 from nipype_blm.core.ols import Estimates
-from nipype_blm.core.products import run_split
 from nipype_blm.core.tails import compute_f_tails, compute_t_tails
+from nipype_blm.core.threads import ONE_THREAD, Threads
 
 
 class ContrastMaps(NamedTuple):
@@ -29,8 +28,7 @@ def compute_t_contrast(
     estimates: Estimates,
     R: FloatArray,
     two_sided: bool = False,
-    n_threads: int = 1,
-    pool: Executor | None = None,
+    threads: Threads = ONE_THREAD,
 ) -> ContrastMaps:
     r"""Compute T = l'beta / sqrt(resms l'(X'X)^-1 l) and the p-value of its upper tail.
 
@@ -43,8 +41,13 @@ def compute_t_contrast(
         Of X = QR.
     two_sided : bool
         p for \|T\| instead of the upper tail.  z keeps the one-sided tail and the sign.
+    threads : Threads
+
+    Returns
+    -------
+    ContrastMaps
     """
-    effect, variance, _ = _effects(vector[None], estimates, R, n_threads, pool)
+    effect, variance, _ = _effects(vector[None], estimates, R, threads)
     stat = effect[0] / np.sqrt(variance[0])
     log_p, z = np.empty_like(stat), np.empty_like(stat)
     dof = estimates.dof.astype(float)
@@ -58,7 +61,7 @@ def compute_t_contrast(
         else:
             log_p[part], z[part] = compute_t_tails(stat[part], dof[part])
 
-    run_split(tail, stat.size, n_threads, pool)
+    threads.split(tail, stat.size)
     return ContrastMaps(effect, variance, stat, log_p, z)
 
 
@@ -66,8 +69,7 @@ def compute_f_contrast(
     L: FloatArray,
     estimates: Estimates,
     R: FloatArray,
-    n_threads: int = 1,
-    pool: Executor | None = None,
+    threads: Threads = ONE_THREAD,
 ) -> ContrastMaps:
     """Compute F = (L beta)'(L (X'X)^-1 L')^-1 (L beta) / (q resms) and its upper tail.
 
@@ -75,9 +77,17 @@ def compute_f_contrast(
     ----------
     L : array of shape (q, n_params)
         Of full row rank.
+    estimates : Estimates
+    R : array of shape (n_params, n_params)
+        Of X = QR.
+    threads : Threads
+
+    Returns
+    -------
+    ContrastMaps
     """
     q = len(L)
-    effect, variance, factor = _effects(L, estimates, R, n_threads, pool)
+    effect, variance, factor = _effects(L, estimates, R, threads)
     stat = np.empty(estimates.resms.size)
     log_p, z = np.empty_like(stat), np.empty_like(stat)
     dof = estimates.dof.astype(float)
@@ -87,12 +97,12 @@ def compute_f_contrast(
         _f_statistic(effect[:, part], factor[:, part], estimates.resms[part], stat[part])
         log_p[part], z[part] = compute_f_tails(stat[part], float(q), dof[part])
 
-    run_split(test, stat.size, n_threads, pool)
+    threads.split(test, stat.size)
     return ContrastMaps(effect, variance, stat, log_p, z)
 
 
-def compute_partial_r2(F: FloatArray, q: int, dof: Sequence[Any] | Any) -> FloatArray:
-    """Return the partial R2 of an F contrast, q F / (q F + dof)."""
+def compute_partial_r2(F: FloatArray, q: int, dof: ArrayLike) -> FloatArray:
+    """Return the partial R2 of an F contrast of q rows, q F / (q F + dof)."""
     explained = q * F
     return np.asarray(explained / (explained + np.asarray(dof)))
 
@@ -101,8 +111,7 @@ def _effects(
     L: FloatArray,
     estimates: Estimates,
     R: FloatArray,
-    n_threads: int,
-    pool: Executor | None,
+    threads: Threads,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return L beta (q, n), its covariance (q * q, n), and the packed factor C of that.
 
@@ -120,7 +129,7 @@ def _effects(
         _contrast_factor(rows, estimates.slot[part], estimates.factor, factor[:, part])
         _variance(factor[:, part], estimates.resms[part], variance[:, :, part])
 
-    run_split(compute, n, n_threads, pool)
+    threads.split(compute, n)
     return effect, variance.reshape(q * q, n), factor
 
 

@@ -1,7 +1,6 @@
 """Ordinary least squares at every voxel of a block, from the products of its batches."""
 
 from collections.abc import Iterable
-from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,14 +18,16 @@ from nipype_blm.core.linalg import (
     solve_lower_transposed_packed,
     solve_upper,
 )
-from nipype_blm.core.products import Products, count_bits, run_split
+from nipype_blm.core.products import Products, count_bits
 from nipype_blm.core.status import VoxelStatus, is_fitted
+from nipype_blm.core.threads import ONE_THREAD, Threads
 
 # RSS below this fraction of y'y (after the shift) is rounding error of the sums, which
 # grows with the number of observations.
 ZERO_VARIANCE = 1e-13
 EPS = float(np.finfo(float).eps)
-# ... and below this one, rounding has reached the ninth digit of RSS.
+# ... and below this one, rounding has reached the ninth digit of RSS; a pivot below it, as a
+# fraction of its diagonal element, costs the estimates as much.
 IMPRECISE = 1e-6
 # Entries of Q have errors of 1e-16, columns have length 1: the rest of a column that is
 # shorter than 1e-12 where data are present (squared: 1e-24) is noise.
@@ -52,9 +53,15 @@ class Estimates(NamedTuple):
 
     @property
     def dof(self) -> NDArray[np.int32]:
-        """Residual degrees of freedom n_obs - n_params at the fitted voxels."""
-        fitted = self.n_obs[is_fitted(self.status)]
-        return np.asarray(fitted - len(self.beta), np.int32)
+        """Residual degrees of freedom at the fitted voxels."""
+        return compute_dof(self.status, self.n_obs, len(self.beta))
+
+
+def compute_dof(
+    status: NDArray[np.uint8], n_obs: NDArray[np.int32], n_params: int
+) -> NDArray[np.int32]:
+    """Return n_obs - n_params at the fitted voxels."""
+    return np.asarray(n_obs[is_fitted(status)] - n_params, np.int32)
 
 
 class _Totals(NamedTuple):
@@ -75,8 +82,7 @@ def fit_ols(
     minimum_n: int,
     allowed: NDArray[np.bool_] | None = None,
     with_cov: bool = False,
-    n_threads: int = 1,
-    pool: Executor | None = None,
+    threads: Threads = ONE_THREAD,
 ) -> Estimates:
     """Fit y = X beta + e at every voxel of a block.
 
@@ -94,8 +100,7 @@ def fit_ols(
         False drops a voxel (post-analysis mask).
     with_cov : bool
         Whether to compute the covariance of beta.
-    n_threads, pool
-        Threads, and the executor that has them.
+    threads : Threads
 
     Returns
     -------
@@ -104,13 +109,14 @@ def fit_ols(
     Notes
     -----
     With the Cholesky factor Q_v'Q_v = L L' of the rows present at voxel v, z = L^-1 Q_v'y
-    gives RSS = y'y - z'z, and beta = R^-1 L'^-1 z + reference c.  The log-likelihood is
-    the Gaussian one at the ML variance RSS / n.
+    gives RSS = y'y - z'z, and beta = R^-1 L'^-1 z + reference c (Golub and Van Loan, Matrix
+    Computations, section 5.3).  The log-likelihood is the Gaussian one at the ML variance
+    RSS / n.
     """
     n_params = design.R.shape[0]
     status = _screen(n_obs, n_params, minimum_n, allowed)
     candidates = np.flatnonzero(status == VoxelStatus.FITTED)
-    totals = _merge(n_obs[candidates], candidates, batches, design, n_threads, pool)
+    totals = _merge(n_obs[candidates], candidates, batches, design, threads)
     n = candidates.size
     beta, resms, llh = np.empty((n_params, n)), np.empty(n), np.empty(n)
     outcome = np.full(n, VoxelStatus.FITTED, np.uint8)
@@ -132,22 +138,23 @@ def fit_ols(
             outcome[part],
         )
 
-    run_split(fit, n, n_threads, pool)
+    threads.split(fit, n)
     status[candidates] = outcome
     keep = is_fitted(outcome)
     slot = totals.slot
     if not keep.all():
         beta, resms, llh, slot = beta[:, keep], resms[keep], llh[keep], slot[keep]
+    factor = totals.gram  # in whose place _fit has put it
     cov = np.empty((packed_size(n_params) if with_cov else 0, resms.size))
     if with_cov:
         R_inverse = np.ascontiguousarray(_invert_upper(design.R))
-        run_split(
-            lambda a, b: _covariance(slot[a:b], totals.gram, R_inverse, resms[a:b], cov[:, a:b]),
-            resms.size,
-            n_threads,
-            pool,
-        )
-    return Estimates(status, n_obs, beta, resms, llh, slot, totals.gram, cov)
+
+        def covariance(start: int, stop: int) -> None:
+            part = slice(start, stop)
+            _covariance(slot[part], factor, R_inverse, resms[part], cov[:, part])
+
+        threads.split(covariance, resms.size)
+    return Estimates(status, n_obs, beta, resms, llh, slot, factor, cov)
 
 
 def _screen(
@@ -171,8 +178,7 @@ def _merge(
     candidates: NDArray[np.intp],
     batches: Iterable[tuple[slice, Products]],
     design: DesignFactor,
-    n_threads: int,
-    pool: Executor | None,
+    threads: Threads,
 ) -> _Totals:
     """Add the products of all batches at the candidate voxels.
 
@@ -214,7 +220,7 @@ def _merge(
     low, high = np.tril_indices(n_params)
     for rows, products in batches:
         row_products = design.Q[rows][:, low] * design.Q[rows][:, high]
-        run_split(partial(merge, products, row_products), n, n_threads, pool)
+        threads.split(partial(merge, products, row_products), n)
         del products  # before the next batch is read
     return totals
 
@@ -338,7 +344,7 @@ def _fit(
     llh: Any,
     status: Any,
 ) -> None:
-    """Solve for the estimates; `gram` becomes its Cholesky factor."""
+    """Solve for the estimates; the Cholesky factor of `gram` is left in its place."""
     n_params = R.shape[0]
     z = np.empty(n_params)
     gamma = np.empty(n_params)
@@ -380,37 +386,33 @@ def _invert_upper(R: FloatArray) -> FloatArray:
     return np.triu(np.linalg.inv(R / scale[:, None])) / scale
 
 
+@inline
+def _row_products(rows: Any, out: Any) -> None:
+    """Compute the packed products of all pairs of rows."""
+    position = 0
+    for a in range(rows.shape[0]):
+        for b in range(a + 1):
+            x = 0.0
+            for k in range(rows.shape[1]):
+                x += rows[a, k] * rows[b, k]
+            out[position] = x
+            position += 1
+
+
 @kernel
-def _covariance(  # noqa: C901 - voxels without missing images share one matrix
-    slot: Any, factor: Any, R_inverse: Any, resms: Any, out: Any
-) -> None:
+def _covariance(slot: Any, factor: Any, R_inverse: Any, resms: Any, out: Any) -> None:
     """Compute packed resms R^-1 (L L')^-1 R^-1' at each voxel."""
     n_params = R_inverse.shape[0]
-    U = np.zeros((n_params, n_params))
-    shared = np.empty(out.shape[0])
-    column = np.empty(n_params)
-    for j in range(-1, slot.size):
-        is_ring = j >= 0 and slot[j] >= 0
-        if j < 0 or is_ring:
-            for i in range(n_params):  # row i of R^-1 gives column i of L^-1 R^-1'
-                if is_ring:
-                    solve_lower_packed(factor[slot[j]], R_inverse[i], n_params, column)
-                    for k in range(n_params):
-                        U[i, k] = column[k]
-                else:
-                    for k in range(n_params):
-                        U[i, k] = R_inverse[i, k]
-        position = 0
-        for a in range(n_params):
-            for b in range(a + 1):
-                if j < 0 or is_ring:
-                    x = 0.0
-                    for k in range(n_params):
-                        x += U[a, k] * U[b, k]
-                else:
-                    x = shared[position]
-                if j < 0:
-                    shared[position] = x
-                else:
-                    out[position, j] = x * resms[j]
-                position += 1
+    rows = np.empty((n_params, n_params))
+    shared = np.empty(out.shape[0])  # of voxels where no image is missing: L = I
+    own = np.empty(out.shape[0])
+    _row_products(R_inverse, shared)
+    for j in range(slot.size):
+        values = shared
+        if slot[j] >= 0:
+            for i in range(n_params):  # row i of R^-1 gives row i of R^-1 L^-1'
+                solve_lower_packed(factor[slot[j]], R_inverse[i], n_params, rows[i])
+            _row_products(rows, own)
+            values = own
+        for i in range(out.shape[0]):
+            out[i, j] = values[i] * resms[j]

@@ -4,10 +4,6 @@ With X = QR, y shifted by the voxel's first value and missing rows left out, a b
 observations is reduced to Q'y, y'y and one bit per observation (present or not).
 """
 
-from collections.abc import Callable
-from concurrent.futures import Executor
-from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +11,8 @@ from numpy.typing import NDArray
 
 from nipype_blm.core._jit import inline, kernel
 from nipype_blm.core.linalg import FloatArray
+from nipype_blm.core.threads import ONE_THREAD, TILE, Threads
 
-TILE = 256  # voxels whose partial sums stay in the first-level cache
 WORD = 32  # observations in one word of presence bits
 
 
@@ -43,11 +39,6 @@ class ProductAccumulator:
     shift : array of shape (n_obs,)
         s = X c of `DesignFactor`, for the same rows.
     n_voxels : int
-
-    Notes
-    -----
-    The work is split over ranges of voxels, never over observations, so that the sums are
-    bitwise the same for any number of threads.
     """
 
     def __init__(self, Q: FloatArray, shift: FloatArray, n_voxels: int) -> None:
@@ -60,18 +51,26 @@ class ProductAccumulator:
         self.YtY = np.zeros(n_voxels)
         self.presence = np.zeros((-(-n_obs // WORD), n_voxels), np.uint32)
 
-    def tasks(
-        self, values: NDArray[Any], n_missing: NDArray[np.int64], n_tasks: int
-    ) -> list[Callable[[], None]]:
-        """Return functions, safe to run at once, that together add the next observations.
+    def add(
+        self,
+        values: NDArray[Any],
+        n_missing: NDArray[np.int64],
+        threads: Threads = ONE_THREAD,
+    ) -> None:
+        """Add the next observations.
 
         Parameters
         ----------
         values : float array of shape (n_rows, n_voxels)
-            NaN where missing.  The rows continue in the order of Q and may not cross a
-            word of 32 observations.
+            NaN where missing.  The rows continue in the order of Q.
         n_missing : integer array of shape (n_rows,)
             Missing values of each row.
+        threads : Threads
+
+        Raises
+        ------
+        ValueError
+            If the rows cross a word of 32 observations.
         """
         n_rows, n_voxels = values.shape
         rows = slice(self._row, self._row + n_rows)
@@ -84,7 +83,7 @@ class ProductAccumulator:
         shift = self._shift[rows]
         self._row += n_rows
 
-        def add(start: int, stop: int) -> None:
+        def accumulate(start: int, stop: int) -> None:
             _accumulate(
                 values,
                 n_missing,
@@ -98,7 +97,7 @@ class ProductAccumulator:
                 start,
             )
 
-        return [partial(add, *edges) for edges in split_voxels(n_voxels, n_tasks)]
+        threads.split(accumulate, n_voxels)
 
     def finish(self) -> Products:
         """Return the products of the observations added so far."""
@@ -106,26 +105,6 @@ class ProductAccumulator:
         n_obs = np.zeros(self.YtY.size, np.int32)
         _count_presence(self.presence, n_obs)
         return Products(self.reference, self.QtY, self.YtY, n_obs, self.presence)
-
-
-def split_voxels(n_voxels: int, n_parts: int) -> list[tuple[int, int]]:
-    """Split 0 ... n_voxels into at most `n_parts` ranges of whole tiles."""
-    n_tiles = -(-n_voxels // TILE)
-    edges = [min(round(i * n_tiles / n_parts) * TILE, n_voxels) for i in range(n_parts + 1)]
-    return [(a, b) for a, b in pairwise(edges) if b > a]
-
-
-def run_split(
-    function: Callable[[int, int], Any], n_voxels: int, n_threads: int, pool: Executor | None
-) -> None:
-    """Call function(start, stop) on ranges of voxels, in threads where there are several."""
-    ranges = split_voxels(n_voxels, n_threads)
-    if pool is None or len(ranges) < 2:
-        for start, stop in ranges:
-            function(start, stop)
-        return
-    for future in [pool.submit(function, start, stop) for start, stop in ranges]:
-        future.result()
 
 
 @inline

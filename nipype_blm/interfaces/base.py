@@ -184,7 +184,7 @@ class MapsOutputSpec(TraitedSpec):
     dof = traits.Int(desc="smallest error degrees of freedom in the mask")
 
 
-# Every output but the folder; a builder connects them all.
+# Every output; a builder connects them all.
 MAP_OUTPUTS = tuple(MapsOutputSpec().copyable_trait_names())
 
 

@@ -154,9 +154,7 @@ class BlmConfig(_Model):
     voxels_per_block: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Voxels fitted by one node; planned if absent."
     )
-    sim: Annotated[bool, BeforeValidator(bool)] = Field(
-        False, description="Print no summary when the run ends."
-    )
+    sim: bool = Field(False, description="Print no summary when the run ends.")
     versions: dict[str, str] | None = Field(None, description="Written to inputs.yml; not read.")
 
     # Fields that BLM-py's own files have and that change nothing.

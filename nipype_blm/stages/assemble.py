@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.manifest import write_if_changed
 from nipype_blm.io.maps import write_map
 from nipype_blm.io.publish import publish
@@ -14,6 +13,7 @@ from nipype_blm.io.specfile import read_contrasts, read_model
 from nipype_blm.model.contrasts import file_labels
 from nipype_blm.stages.blocks import open_blocks
 from nipype_blm.stages.maps import contrast_map_name, is_map_name, list_maps
+from nipype_blm.stages.stamps import maps_stamp
 
 
 class AssembledMaps(NamedTuple):
@@ -62,7 +62,7 @@ def assemble_maps(
             path = folder / f"{item.info.name}{extension}"
             write_map(path, spec.header, spec.shape, item.info, volumes, np.dtype(item.dtype))
 
-    stamp = fingerprint(run_stamp, contrasts_stamp, extension)
+    stamp = maps_stamp(run_stamp, contrasts_stamp, extension)
     publish(out_dir, stamp, write, is_map_name)
     if inputs_file is not None:
         write_if_changed(out_dir / "inputs.yml", inputs_file.read_bytes())

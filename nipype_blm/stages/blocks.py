@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
+from nipype_blm.core.ols import compute_dof
 from nipype_blm.core.status import is_fitted
 from nipype_blm.io.arrayfile import ArrayFile
 from nipype_blm.model.spec import ModelSpec
-from nipype_blm.stages.estimates import block_stamp
-from nipype_blm.stages.statistics import statistics_stamp
+from nipype_blm.stages.stamps import block_stamp, statistics_stamp
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def open_blocks(
         statistics = ArrayFile(paths[1], statistics_stamp(run_stamp, contrasts_stamp, number))
         voxels = positions[spec.block(number)]
         status, n_obs = estimates.read("status"), estimates.read("n_obs")
-        fitted = is_fitted(status)
-        dof = np.asarray(n_obs[fitted] - spec.n_params, np.int32)
-        blocks.append(Block(estimates, statistics, voxels, voxels[fitted], status, n_obs, dof))
+        fitted = voxels[is_fitted(status)]
+        dof = compute_dof(status, n_obs, spec.n_params)
+        blocks.append(Block(estimates, statistics, voxels, fitted, status, n_obs, dof))
     return blocks

@@ -1,7 +1,6 @@
 """Fit a block of voxels from the products of all batches."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,11 @@ import numpy as np
 
 from nipype_blm.core.ols import Estimates, fit_ols
 from nipype_blm.core.products import Products
-from nipype_blm.io.arrayfile import ArrayFile, fingerprint, write_arrays
+from nipype_blm.core.threads import Threads
+from nipype_blm.io.arrayfile import ArrayFile, write_arrays
 from nipype_blm.io.specfile import read_model
-from nipype_blm.stages.products import batch_stamp
 from nipype_blm.stages.progress import advance
-
-
-def block_stamp(run_stamp: str, block: int) -> str:
-    """Return the fingerprint of one block of a run."""
-    return fingerprint(run_stamp, str(block))
+from nipype_blm.stages.stamps import batch_stamp, block_stamp
 
 
 def compute_estimates(
@@ -51,7 +46,7 @@ def compute_estimates(
         for number, file in enumerate(files):
             yield spec.batch(number), Products(*(file.read(n, columns) for n in Products._fields))
 
-    with ThreadPoolExecutor(n_threads) as pool:
+    with Threads(n_threads) as threads:
         estimates = fit_ols(
             n_obs,
             batches(),
@@ -59,8 +54,7 @@ def compute_estimates(
             spec.minimum_n,
             spec.allowed[columns],
             spec.with_cov,
-            n_threads,
-            pool if n_threads > 1 else None,
+            threads,
         )
     advance("voxels", n_obs.size)
     return write_arrays(out_file, block_stamp(run_stamp, block), estimates._asdict())

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import factorise_design
 from nipype_blm.errors import InputError
-from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.images import (
     ImageHeader,
     describe_grid_difference,
@@ -32,6 +31,7 @@ from nipype_blm.model.contrasts import check_contrasts
 from nipype_blm.model.design import check_design
 from nipype_blm.model.planning import Plan, Sizes, plan_run
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
+from nipype_blm.stages.stamps import run_stamp
 
 # Reading headers waits for the disk: more threads than cores.
 _HEADER_THREADS = 8
@@ -192,7 +192,7 @@ def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
         batch_files,
         contrasts_file,
         list(range(spec.n_blocks)),
-        fingerprint(stamp, *texts),
+        run_stamp(stamp, texts),
     )
 
 

@@ -1,9 +1,6 @@
 """Reduce the images of a batch to products: each image is read once."""
 
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -11,21 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.products import ProductAccumulator
+from nipype_blm.core.threads import ONE_THREAD, Threads
 from nipype_blm.core.voxels import apply_data_mask
 from nipype_blm.errors import InputError
-from nipype_blm.io.arrayfile import fingerprint, write_arrays
+from nipype_blm.io.arrayfile import write_arrays
 from nipype_blm.io.images import ImageReader, header_of_model
 from nipype_blm.io.manifest import ImageEntry, check_unchanged, read_manifest
 from nipype_blm.io.specfile import read_model
 from nipype_blm.model.spec import ModelSpec
 from nipype_blm.stages.progress import advance
+from nipype_blm.stages.stamps import batch_stamp
 
 _logger = logging.getLogger(__name__)
-
-
-def batch_stamp(model_stamp: str, batch_file: Path | str) -> str:
-    """Return the fingerprint of a batch: the model, and its images with size and time."""
-    return fingerprint(model_stamp, Path(batch_file).read_bytes())
 
 
 def compute_products(
@@ -50,7 +44,9 @@ def compute_products(
     images = read_manifest(Path(batch_file))
     rows = slice(images[0].row, images[-1].row + 1)
     accumulator = ProductAccumulator(spec.design.Q[rows], spec.design.shift[rows], spec.n_voxels)
-    for image, n_infinite in _ImageLoader(spec, images).feed(accumulator, n_threads):
+    with Threads(n_threads) as threads:
+        infinite = _ImageLoader(spec, images).feed(accumulator, threads)
+    for image, n_infinite in infinite:
         _logger.warning("%s has %d infinite values, taken as missing.", image.image, n_infinite)
     products = accumulator.finish()
     return write_arrays(out_file, batch_stamp(stamp, batch_file), products._asdict())
@@ -73,22 +69,18 @@ class _ImageLoader:
             for image in images
         )
 
-    def feed(self, accumulator: ProductAccumulator, n_threads: int) -> list[tuple[ImageEntry, int]]:
+    def feed(
+        self, accumulator: ProductAccumulator, threads: Threads
+    ) -> list[tuple[ImageEntry, int]]:
         """Add all images to the products; return those with infinite values, and how many."""
         n_images, chunk = len(self._images), len(self._values)
         counts = np.zeros((n_images, 2), np.int64)
-        with ExitStack() as stack:
-            pool = loaders = None
-            if n_threads > 1:
-                pool = loaders = stack.enter_context(ThreadPoolExecutor(n_threads))
-                if self._in_order:
-                    loaders = stack.enter_context(ThreadPoolExecutor(1))
-            for first in range(0, n_images, chunk):
-                rows = range(first, min(first + chunk, n_images))
-                _run_all([partial(self._load, row, row - first, counts) for row in rows], loaders)
-                values = self._values[: len(rows)]
-                _run_all(accumulator.tasks(values, counts[rows, 0], n_threads), pool)
-                advance("images", len(rows))
+        readers = ONE_THREAD if self._in_order else threads
+        for first in range(0, n_images, chunk):
+            rows = range(first, min(first + chunk, n_images))
+            readers.run([partial(self._load, row, row - first, counts) for row in rows])
+            accumulator.add(self._values[: len(rows)], counts[rows, 0], threads)
+            advance("images", len(rows))
         return [(self._images[row], int(counts[row, 1])) for row in np.flatnonzero(counts[:, 1])]
 
     def _load(self, row: int, slot: int, counts: NDArray[np.int64]) -> None:
@@ -104,18 +96,3 @@ class _ImageLoader:
         except InputError as error:
             raise InputError(f"{image.where}: {error}") from error
         counts[row] = n_missing, n_infinite
-
-
-def _run_all(tasks: list[Callable[[], None]], pool: ThreadPoolExecutor | None) -> None:
-    """Do all tasks; at the first error, drop those that have not started."""
-    if pool is None:
-        for task in tasks:
-            task()
-        return
-    futures = [pool.submit(task) for task in tasks]
-    try:
-        for future in futures:
-            future.result()
-    finally:
-        for future in futures:
-            future.cancel()

@@ -1,20 +1,16 @@
 """Test the contrasts at a block of voxels, from saved estimates."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from nipype_blm.core.contrasts import compute_f_contrast, compute_t_contrast
-from nipype_blm.io.arrayfile import ArrayFile, fingerprint, write_arrays
+from nipype_blm.core.threads import Threads
+from nipype_blm.io.arrayfile import ArrayFile, write_arrays
 from nipype_blm.io.specfile import read_contrasts, read_model
-from nipype_blm.stages.estimates import block_stamp, read_estimates
-
-
-def statistics_stamp(run_stamp: str, contrasts_stamp: str, block: int) -> str:
-    """Return the fingerprint of the contrasts of one block."""
-    return fingerprint(block_stamp(run_stamp, block), contrasts_stamp)
+from nipype_blm.stages.estimates import read_estimates
+from nipype_blm.stages.stamps import block_stamp, statistics_stamp
 
 
 def compute_statistics(
@@ -34,14 +30,13 @@ def compute_statistics(
     contrasts_stamp, tests = read_contrasts(contrasts_file)
     estimates = read_estimates(ArrayFile(estimates_file, block_stamp(run_stamp, block)))
     arrays: dict[str, NDArray[Any]] = {}
-    with ThreadPoolExecutor(n_threads) as pool:
-        threads = (n_threads, pool if n_threads > 1 else None)
+    with Threads(n_threads) as threads:
         for number, contrast in enumerate(tests.contrasts):
             L, R = contrast.matrix, spec.design.R
             if contrast.is_f:
-                maps = compute_f_contrast(L, estimates, R, *threads)
+                maps = compute_f_contrast(L, estimates, R, threads)
             else:
-                maps = compute_t_contrast(L[0], estimates, R, tests.two_sided, *threads)
+                maps = compute_t_contrast(L[0], estimates, R, tests.two_sided, threads)
             arrays |= {f"{number}/{name}": array for name, array in maps._asdict().items()}
     stamp = statistics_stamp(run_stamp, contrasts_stamp, block)
     return write_arrays(out_file, stamp, arrays)

@@ -1,8 +1,7 @@
 """Products and estimates from whole arrays, and an oracle in extended precision."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from nipype_blm.core.linalg import DesignFactor, factorise_design
 from nipype_blm.core.ols import Estimates, fit_ols
 from nipype_blm.core.products import ProductAccumulator, Products
 from nipype_blm.core.status import is_fitted
+from nipype_blm.core.threads import Threads
 
 
 class Solution(NamedTuple):
@@ -30,13 +30,7 @@ class Solution(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def pool() -> Iterator[Executor]:
-    with ThreadPoolExecutor(4) as executor:
-        yield executor
-
-
-@pytest.fixture(scope="session")
-def reduce(pool: Executor) -> Callable[..., Products]:
+def reduce() -> Callable[..., Products]:
     """Function that computes the products of the observations `rows`."""
 
     def reduce(
@@ -50,9 +44,8 @@ def reduce(pool: Executor) -> Callable[..., Products]:
         accumulator = ProductAccumulator(design.Q[rows], design.shift[rows], Y.shape[1])
         for first in range(0, len(Y), chunk):
             values = np.ascontiguousarray(Y[first : first + chunk])
-            tasks = accumulator.tasks(values, np.isnan(values).sum(axis=1), n_threads)
-            for done in [pool.submit(task) for task in tasks]:
-                done.result()
+            with Threads(n_threads) as threads:
+                accumulator.add(values, np.isnan(values).sum(axis=1), threads)
         return accumulator.finish()
 
     return reduce

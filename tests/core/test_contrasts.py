@@ -14,6 +14,7 @@ from nipype_blm.core.contrasts import (
     compute_partial_r2,
     compute_t_contrast,
 )
+from nipype_blm.core.threads import Threads
 
 EPS = np.finfo(float).eps
 N_OBS = 45
@@ -195,18 +196,17 @@ def test_f_depends_on_the_space_of_rows_alone(fit):
 
 
 @pytest.mark.parametrize("n_threads", [2, 4])
-def test_any_number_of_threads_gives_the_same_contrasts(fit, pool, n_threads):
+def test_any_number_of_threads_gives_the_same_contrasts(fit, n_threads):
     X, Y = make_data(4)
     Y = np.random.default_rng(4).permuted(np.tile(Y, 80), axis=0)
     estimates, design = fit(X, Y)
     L = np.eye(4)[1:]
     t = compute_t_contrast(L[0], estimates, design.R)
     f = compute_f_contrast(L, estimates, design.R)
-    threads = {"n_threads": n_threads, "pool": pool}
-    for one, several in (
-        (t, compute_t_contrast(L[0], estimates, design.R, **threads)),
-        (f, compute_f_contrast(L, estimates, design.R, **threads)),
-    ):
+    with Threads(n_threads) as threads:
+        more_t = compute_t_contrast(L[0], estimates, design.R, threads=threads)
+        more_f = compute_f_contrast(L, estimates, design.R, threads)
+    for one, several in ((t, more_t), (f, more_f)):
         for name, array in several._asdict().items():
             assert_array_equal(array, getattr(one, name), name)
 

@@ -187,8 +187,7 @@ Y = np.arange(10.0)[:, None] ** 3
 Y[3] = np.nan
 design = factorise_design(X)
 accumulator = ProductAccumulator(design.Q, design.shift, 1)
-for task in accumulator.tasks(Y, np.isnan(Y).sum(axis=1), 1):
-    task()
+accumulator.add(Y, np.isnan(Y).sum(axis=1))
 products = accumulator.finish()
 print(fit_ols(products.n_obs, [(slice(0, 10), products)], design, 0).status.item())
 """

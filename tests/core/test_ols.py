@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from nipype_blm.core.ols import Estimates
 from nipype_blm.core.status import VoxelStatus, is_fitted
+from nipype_blm.core.threads import Threads
 
 EPS = np.finfo(float).eps
 FITTED, IMPRECISE = VoxelStatus.FITTED, VoxelStatus.FITTED_IMPRECISE
@@ -145,12 +146,13 @@ def test_a_large_effect_costs_digits_of_resms_and_says_so(
         assert_allclose(error.astype(float), 0, atol=100 * EPS * effect)  # sums of that size
 
 
-@pytest.mark.parametrize("options", [{"n_threads": 2}, {"n_threads": 4}, {"n_threads": 50}])
-def test_any_number_of_threads_gives_the_same_bits(fit, pool, options):
+@pytest.mark.parametrize("n_threads", [2, 4, 50])
+def test_any_number_of_threads_gives_the_same_bits(fit, n_threads):
     X, Y = make_X(70, 4), make_Y(70, 1100)
     Y[:, ::5] = 2.0
     one, _ = fit(X, Y, [30])
-    several, _ = fit(X, Y, [30], pool=pool, **options)
+    with Threads(n_threads) as threads:
+        several, _ = fit(X, Y, [30], threads=threads)
     for name, array in several._asdict().items():
         assert_array_equal(array, getattr(one, name), name)
 

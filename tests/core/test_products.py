@@ -1,7 +1,5 @@
 """Products against sums over the observations that are present."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,8 +12,6 @@ from nipype_blm.core.products import (
     ProductAccumulator,
     Products,
     count_bits,
-    run_split,
-    split_voxels,
 )
 
 N_VOXELS = 2 * TILE + 37
@@ -87,9 +83,9 @@ def test_any_number_of_threads_gives_the_same_bits(reduce, n_threads):
 def test_rows_that_cross_a_word_are_refused():
     design = factorise_design(np.ones((40, 1)))
     accumulator = ProductAccumulator(design.Q, design.shift, 2)
-    accumulator.tasks(np.ones((20, 2)), np.zeros(20, np.int64), 1)
+    accumulator.add(np.ones((20, 2)), np.zeros(20, np.int64))
     with pytest.raises(ValueError, match="20 rows after row 20 cross a word boundary"):
-        accumulator.tasks(np.ones((20, 2)), np.zeros(20, np.int64), 1)
+        accumulator.add(np.ones((20, 2)), np.zeros(20, np.int64))
 
 
 def test_float32_values_are_taken_exactly(reduce):
@@ -132,28 +128,3 @@ def test_a_negative_zero_is_a_value(reduce):
 @given(st.integers(0, 2**32 - 1))
 def test_bits_are_counted(word):
     assert count_bits(np.uint64(word)) == word.bit_count()
-
-
-@given(st.integers(0, 20 * TILE), st.integers(1, 30))
-def test_voxels_are_split_into_whole_tiles_that_cover_them(n_voxels, n_parts):
-    ranges = split_voxels(n_voxels, n_parts)
-    assert len(ranges) <= n_parts
-    assert [v for a, b in ranges for v in range(a, b)] == list(range(n_voxels))
-    assert all(start % TILE == 0 for start, _ in ranges)
-
-
-@pytest.mark.parametrize("n_threads", [1, 3])
-def test_a_split_run_visits_every_voxel_once_and_passes_errors_on(n_threads):
-    visits = np.zeros(5 * TILE, int)
-
-    def visit(start: int, stop: int) -> None:
-        visits[start:stop] += 1
-
-    def fail(start: int, stop: int) -> None:
-        raise RuntimeError(f"voxel {start}")
-
-    with ThreadPoolExecutor(n_threads) as pool:
-        run_split(visit, visits.size, n_threads, pool)
-        with pytest.raises(RuntimeError, match="voxel 0"):
-            run_split(fail, visits.size, n_threads, pool)
-    assert_array_equal(visits, 1)

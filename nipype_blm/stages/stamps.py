@@ -1,0 +1,31 @@
+"""What each intermediate file is made from: the fingerprints that their readers check."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from nipype_blm.io.arrayfile import fingerprint
+
+
+def batch_stamp(model_stamp: str, batch_file: Path | str) -> str:
+    """Return the fingerprint of a batch: the model, and its images with size and time."""
+    return fingerprint(model_stamp, Path(batch_file).read_bytes())
+
+
+def run_stamp(model_stamp: str, manifests: Iterable[str]) -> str:
+    """Return the fingerprint of a run: the model and all images, without the contrasts."""
+    return fingerprint(model_stamp, *manifests)
+
+
+def block_stamp(run: str, block: int) -> str:
+    """Return the fingerprint of the estimates of a block."""
+    return fingerprint(run, str(block))
+
+
+def statistics_stamp(run: str, contrasts: str, block: int) -> str:
+    """Return the fingerprint of the statistics of a block."""
+    return fingerprint(block_stamp(run, block), contrasts)
+
+
+def maps_stamp(run: str, contrasts: str, extension: str) -> str:
+    """Return the fingerprint of all maps."""
+    return fingerprint(run, contrasts, extension)
