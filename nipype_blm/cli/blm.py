@@ -136,7 +136,7 @@ def _check(config: Any) -> int:
 
 
 def _run(config: Any, arguments: argparse.Namespace) -> int:
-    from nipype_blm.cli.progress import ProgressBar
+    from nipype_blm.cli.progress import show_progress
     from nipype_blm.cli.run import find_input_error, run_workflow
     from nipype_blm.stages.plan import prepare_run
 
@@ -145,7 +145,7 @@ def _run(config: Any, arguments: argparse.Namespace) -> int:
     totals = {"images": run.spec.n_obs, "voxels": run.spec.n_voxels}
     work_dir = config.work_folder
     try:
-        with ProgressBar(totals, quiet=quiet):
+        with show_progress(totals, quiet):
             run_workflow(config, WORKFLOW)
     except Exception as error:
         problems = find_input_error(error)

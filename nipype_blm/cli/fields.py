@@ -5,9 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from nipype_blm.model.config import BlmConfig, MissingnessRules
-
-_WITHOUT_EFFECT = "Accepted without effect."
+from nipype_blm.model.config import IGNORED_FIELDS, BlmConfig, MissingnessRules
 
 
 def describe_fields() -> str:
@@ -17,9 +15,8 @@ def describe_fields() -> str:
     optional = {
         name: info
         for name, info in fields.items()
-        if not info.is_required() and info.description != _WITHOUT_EFFECT
+        if not info.is_required() and name not in IGNORED_FIELDS
     }
-    ignored = [name for name, info in fields.items() if info.description == _WITHOUT_EFFECT]
     return "\n".join(
         [
             "mandatory fields of CONFIG.yml:",
@@ -28,7 +25,7 @@ def describe_fields() -> str:
             "optional fields:",
             *_describe(optional),
             "",
-            f"accepted without effect: {', '.join(ignored)}",
+            f"accepted without effect: {', '.join(IGNORED_FIELDS)}",
             "",
             "Relative paths are resolved against the file that names them.",
             "Exit codes: 0 done, 1 the run failed, 2 bad input.",

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from nipype_blm.model.config import BlmConfig, parse_config
 from nipype_blm.stages.assemble import AssembledMaps
+from nipype_blm.stages.maps import MAPS
 
 GIB = 2**30
 
@@ -142,30 +143,30 @@ def traits_from_config(config: BlmConfig) -> dict[str, Any]:
     return found | {"max_mem_gb": config.MAXMEM / GIB}
 
 
-def _map(description: str) -> File:
-    return File(exists=True, desc=description)
+def _map(name: str) -> File:
+    return File(exists=True, desc=MAPS[name][0])
 
 
 class MapsOutputSpec(TraitedSpec):
     """The maps of a Big Linear Model."""
 
     out_dir = Directory(exists=True, desc="folder of all maps and their sidecars")
-    mask_file = _map("voxels in the result")
-    blm_vox_mask = _map("voxels in the result")
-    blm_vox_status = _map("what happened at each voxel")
-    blm_vox_n = _map("images with data at each voxel")
-    blm_vox_edf = _map("residual degrees of freedom")
-    blm_vox_beta = _map("estimates, one volume for each column of the design")
-    blm_vox_resms = _map("residual mean square")
-    blm_vox_llh = _map("maximised log-likelihood")
-    blm_vox_cov = _map("covariances of the estimates, row by row")
-    blm_vox_con = _map("effects of the T contrasts")
-    blm_vox_conSE = _map("standard errors of the T contrasts")
-    blm_vox_conT = _map("T statistics")
-    blm_vox_conTlp = _map("-log10 p of the T contrasts")
-    blm_vox_conF = _map("F statistics")
-    blm_vox_conFlp = _map("-log10 p of the F contrasts")
-    blm_vox_conR2 = _map("partial R2 of the F contrasts")
+    mask_file = _map("mask")
+    blm_vox_mask = _map("mask")
+    blm_vox_status = _map("status")
+    blm_vox_n = _map("n")
+    blm_vox_edf = _map("edf")
+    blm_vox_beta = _map("beta")
+    blm_vox_resms = _map("resms")
+    blm_vox_llh = _map("llh")
+    blm_vox_cov = _map("cov")
+    blm_vox_con = _map("con")
+    blm_vox_conSE = _map("conSE")
+    blm_vox_conT = _map("conT")
+    blm_vox_conTlp = _map("conTlp")
+    blm_vox_conF = _map("conF")
+    blm_vox_conFlp = _map("conFlp")
+    blm_vox_conR2 = _map("conR2")
     contrast_metadata = traits.List(traits.Dict, desc="name, label and type of each contrast")
     effect_maps = OutputMultiObject(
         File(exists=True), desc="effect of each contrast; F: one volume for each row"

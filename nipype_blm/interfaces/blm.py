@@ -27,6 +27,10 @@ def _threads() -> Any:
     return traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="threads to use")
 
 
+def _find_out_dir(inputs: Any, runtime: Any) -> Path:
+    return Path(runtime.cwd, inputs.out_dir if isdefined(inputs.out_dir) else "blm")
+
+
 def _fingerprint() -> Any:
     return traits.Str(mandatory=True, desc="fingerprint of the model and its images")
 
@@ -123,13 +127,16 @@ class ComputeProducts(BLMInterface):
         return runtime
 
 
-class _FitLeastSquaresInputSpec(BaseInterfaceInputSpec):
+class _BlockInputSpec(BaseInterfaceInputSpec):
     model_file = File(exists=True, mandatory=True, desc="the model without its contrasts")
-    batch_files = traits.List(File(exists=True), mandatory=True, desc="images of each batch")
-    products_files = traits.List(File(exists=True), mandatory=True, desc="products of each batch")
     fingerprint = _fingerprint()
     block = traits.Int(mandatory=True, desc="number of the voxel block")
     n_procs = _threads()
+
+
+class _FitLeastSquaresInputSpec(_BlockInputSpec):
+    batch_files = traits.List(File(exists=True), mandatory=True, desc="images of each batch")
+    products_files = traits.List(File(exists=True), mandatory=True, desc="products of each batch")
 
 
 class _FitLeastSquaresOutputSpec(TraitedSpec):
@@ -159,13 +166,9 @@ class FitLeastSquares(BLMInterface):
         return runtime
 
 
-class _ComputeContrastsInputSpec(BaseInterfaceInputSpec):
-    model_file = File(exists=True, mandatory=True, desc="the model without its contrasts")
+class _ComputeContrastsInputSpec(_BlockInputSpec):
     contrasts_file = File(exists=True, mandatory=True, desc="the contrasts")
     estimates_file = File(exists=True, mandatory=True, desc="estimates of the block")
-    fingerprint = _fingerprint()
-    block = traits.Int(mandatory=True, desc="number of the voxel block")
-    n_procs = _threads()
 
 
 class _ComputeContrastsOutputSpec(TraitedSpec):
@@ -224,8 +227,7 @@ class AssembleMaps(BLMInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.stages.assemble import assemble_maps
 
-        given = self.inputs.out_dir if isdefined(self.inputs.out_dir) else "blm"
-        out_dir = Path(runtime.cwd, given)
+        out_dir = _find_out_dir(self.inputs, runtime)
         maps = assemble_maps(
             self.inputs.model_file,
             self.inputs.contrasts_file,
@@ -269,8 +271,7 @@ class BLM(BLMInterface):
         from nipype_blm.stages.plan import prepare_run
         from nipype_blm.stages.run import run_blm
 
-        given = self.inputs.out_dir if isdefined(self.inputs.out_dir) else "blm"
-        out_dir = Path(runtime.cwd, given)
+        out_dir = _find_out_dir(self.inputs, runtime)
         work_dir = Path(runtime.cwd, "blm_work")
         config = config_from_traits(
             self.inputs, out_dir, work_dir=work_dir, numNodes=self.inputs.n_procs
@@ -283,13 +284,3 @@ class BLM(BLMInterface):
         shutil.rmtree(work_dir)
         self._results = maps_as_outputs(maps, out_dir)
         return runtime
-
-
-__all__ = [
-    "BLM",
-    "AssembleMaps",
-    "ComputeContrasts",
-    "ComputeProducts",
-    "FitLeastSquares",
-    "PlanBLM",
-]

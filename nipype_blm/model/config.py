@@ -21,6 +21,8 @@ from nipype_blm.model.arithmetic import parse_number
 from nipype_blm.model.contrasts import Contrast, normalise_contrasts
 
 CLUSTER_TYPES = ("htcondor", "lsf", "moab", "oar", "pbs", "sge", "slurm")
+# BLM-py's own files have these; they change nothing.
+IGNORED_FIELDS = ("statType", "logdir", "voxelBatching", "diskMem", "name", "q")
 DEFAULT_MAXMEM = 2**32
 DEFAULT_MINLOG = -323.3062153431158
 
@@ -71,6 +73,10 @@ FilePath = Annotated[Path, BeforeValidator(_resolve)]
 FilePaths = Annotated[Path | tuple[Path, ...], BeforeValidator(_resolve_all)]
 Bytes = Annotated[int, BeforeValidator(_parse_bytes)]
 Number = Annotated[float, BeforeValidator(parse_number)]
+
+
+def _ignored() -> Any:
+    return Field(None, description="Accepted without effect.")
 
 
 class _Model(BaseModel):
@@ -157,13 +163,12 @@ class BlmConfig(_Model):
     sim: bool = Field(False, description="Print no summary when the run ends.")
     versions: dict[str, str] | None = Field(None, description="Written to inputs.yml; not read.")
 
-    # Fields that BLM-py's own files have and that change nothing.
-    statType: Any = Field(None, description="Accepted without effect.")
-    logdir: Any = Field(None, description="Accepted without effect.")
-    voxelBatching: Any = Field(None, description="Accepted without effect.")
-    diskMem: Any = Field(None, description="Accepted without effect.")
-    name: Any = Field(None, description="Accepted without effect.")
-    q: Any = Field(None, description="Accepted without effect.")
+    statType: Any = _ignored()
+    logdir: Any = _ignored()
+    voxelBatching: Any = _ignored()
+    diskMem: Any = _ignored()
+    name: Any = _ignored()
+    q: Any = _ignored()
 
     @field_validator("contrasts", mode="before")
     @classmethod
@@ -188,11 +193,7 @@ class BlmConfig(_Model):
     @property
     def notices(self) -> list[str]:
         """One sentence for each field that was given and has no effect."""
-        given = [
-            field
-            for field in ("statType", "logdir", "voxelBatching", "diskMem", "name", "q")
-            if getattr(self, field) is not None
-        ]
+        given = [field for field in IGNORED_FIELDS if getattr(self, field) is not None]
         notices = [f"{field} has no effect and is ignored." for field in given]
         if any(c.statType and (c.statType.upper() == "F") != c.is_f for c in self.contrasts):
             notices.append("statType is ignored: one row of weights gives T, several rows F.")

@@ -16,6 +16,26 @@ from nipype_blm.model.contrasts import Contrast, file_labels
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
 from nipype_blm.stages.blocks import Block
 
+PREFIX = "blm_vox_"
+# What each map of the whole run holds, and its NIfTI intent.
+MAPS = {
+    "mask": ("Voxels in the result.", "label"),
+    "status": ("What happened at each voxel.", "label"),
+    "n": ("Images with data at each voxel of the analysis mask.", "none"),
+    "edf": ("Residual degrees of freedom.", "none"),
+    "beta": ("Estimates, one volume for each column of X.", "estimate"),
+    "resms": ("Residual mean square.", "estimate"),
+    "llh": ("Maximised log-likelihood.", "estimate"),
+    "cov": ("Covariances of the estimates, row by row.", "estimate"),
+    "con": ("Effects of the T contrasts.", "estimate"),
+    "conSE": ("Standard errors of the T contrasts.", "estimate"),
+    "conT": ("T statistics; degrees of freedom in blm_vox_edf.", "t"),
+    "conTlp": ("-log10 of the uncorrected p of T.", "log10p"),
+    "conF": ("F statistics; error degrees of freedom in blm_vox_edf.", "f"),
+    "conFlp": ("-log10 of the uncorrected p of F.", "log10p"),
+    "conR2": ("Partial R2 of the F contrasts.", "estimate"),
+}
+
 Volume = Callable[[Block], NDArray[Any]]  # the values of one volume at a block
 ContrastVolume = Callable[[int, Block], NDArray[Any]]  # ... of contrast number i
 
@@ -54,13 +74,7 @@ def is_map_name(name: str) -> bool:
         return False
     if folder == "contrasts":
         return stem.startswith("contrast-") and stem.endswith("_statmap")
-    return folder == "" and stem.removeprefix("blm_vox_") in _STANDARD_NAMES
-
-
-_STANDARD_NAMES = (
-    *("mask", "status", "n", "edf", "beta", "resms", "llh", "cov"),
-    *("con", "conSE", "conT", "conTlp", "conF", "conFlp", "conR2"),
-)
+    return folder == "" and stem.removeprefix(PREFIX) in MAPS
 
 
 def contrast_map_name(label: str, kind: str, contrast: Contrast) -> str:
@@ -69,20 +83,19 @@ def contrast_map_name(label: str, kind: str, contrast: Contrast) -> str:
     return f"contrasts/contrast-{label}_stat-{stat}_statmap"
 
 
+def _info(name: str, volumes: tuple[str, ...] | None = None, **details: Any) -> MapInfo:
+    description, intent = MAPS[name]
+    return MapInfo(f"{PREFIX}{name}", description, intent, volumes=volumes, details=details)
+
+
 def _voxel_maps() -> list[Map]:
     """Return the maps of whole numbers that tell how each voxel was treated."""
     levels = {str(int(status)): status.meaning for status in VoxelStatus}
-    status_info = MapInfo(
-        "blm_vox_status", "What happened at each voxel.", "label", details={"Levels": levels}
-    )
-    n_info = MapInfo("blm_vox_n", "Images with data at each voxel of the analysis mask.")
-    mask_info = MapInfo("blm_vox_mask", "Voxels in the result.", "label")
-    edf_info = MapInfo("blm_vox_edf", "Residual degrees of freedom.")
     return [
-        Map(mask_info, [lambda b: np.ones(b.fitted.size, np.uint8)], "uint8"),
-        Map(status_info, [lambda b: b.status], "uint8", everywhere=True),
-        Map(n_info, [lambda b: b.n_obs], "int32", everywhere=True),
-        Map(edf_info, [lambda b: b.dof], "int32"),
+        Map(_info("mask"), [lambda b: np.ones(b.fitted.size, np.uint8)], "uint8"),
+        Map(_info("status", Levels=levels), [lambda b: b.status], "uint8", everywhere=True),
+        Map(_info("n"), [lambda b: b.n_obs], "int32", everywhere=True),
+        Map(_info("edf"), [lambda b: b.dof], "int32"),
     ]
 
 
@@ -93,23 +106,16 @@ def _estimate_maps(spec: ModelSpec) -> list[Map]:
         return [partial(Block.estimate, name=name, row=row) for row in numbers]
 
     p, names, dtype = spec.n_params, spec.names, spec.map_dtype
-    beta = MapInfo("blm_vox_beta", "Estimates of the coefficients.", "estimate", volumes=names)
-    resms = MapInfo("blm_vox_resms", "Residual mean square.", "estimate")
-    llh = MapInfo(
-        "blm_vox_llh", "Maximised log-likelihood.", "estimate", details={"Criterion": "ML"}
-    )
     maps = [
-        Map(beta, rows("beta", range(p)), dtype),
-        Map(resms, rows("resms", [None]), dtype),
-        Map(llh, rows("llh", [None]), dtype),
+        Map(_info("beta", names), rows("beta", range(p)), dtype),
+        Map(_info("resms"), rows("resms", [None]), dtype),
+        Map(_info("llh", Criterion="ML"), rows("llh", [None]), dtype),
     ]
     if spec.with_cov:
         pairs = [(max(i, j), min(i, j)) for i in range(p) for j in range(p)]
         packed = [high * (high + 1) // 2 + low for high, low in pairs]
         labels = tuple(f"{a} x {b}" for a in names for b in names)
-        description = "Covariances of the estimates, row by row."
-        info = MapInfo("blm_vox_cov", description, "estimate", volumes=labels)
-        maps.append(Map(info, rows("cov", packed), dtype))
+        maps.append(Map(_info("cov", labels), rows("cov", packed), dtype))
     return maps
 
 
@@ -132,27 +138,22 @@ def _stacked_maps(spec: ModelSpec, tests: ContrastSpec) -> list[Map]:
         q = len(tests.contrasts[i].matrix)
         return compute_partial_r2(block.statistic(i, "stat"), q, block.dof)
 
-    def stack(name: str, description: str, intent: str, volume: ContrastVolume) -> list[Map]:
-        is_f = name.startswith("conF") or name == "conR2"
+    def stack(name: str, volume: ContrastVolume, **details: Any) -> list[Map]:
+        is_f = name in ("conF", "conFlp", "conR2")
         chosen = [i for i, contrast in enumerate(tests.contrasts) if contrast.is_f == is_f]
-        info = MapInfo(
-            f"blm_vox_{name}",
-            description,
-            intent,
-            volumes=tuple(tests.contrasts[i].name for i in chosen),
-            details={"Contrasts": [_describe(tests.contrasts[i]) for i in chosen]},
-        )
+        names = tuple(tests.contrasts[i].name for i in chosen)
+        contrasts = [describe_contrast(tests.contrasts[i]) for i in chosen]
+        info = _info(name, names, Contrasts=contrasts, **details)
         return [Map(info, [partial(volume, i) for i in chosen], spec.map_dtype)] if chosen else []
 
-    tail = "two-sided" if tests.two_sided else "upper tail"
     return [
-        *stack("con", "Contrasts of the estimates.", "estimate", effect),
-        *stack("conSE", "Standard errors of the contrasts.", "estimate", standard_error),
-        *stack("conT", "T statistics; degrees of freedom in blm_vox_edf.", "t", stat),
-        *stack("conTlp", f"-log10 of the uncorrected p of T ({tail}).", "log10p", log10_p),
-        *stack("conF", "F statistics; error degrees of freedom in blm_vox_edf.", "f", stat),
-        *stack("conFlp", "-log10 of the uncorrected p of F.", "log10p", log10_p),
-        *stack("conR2", "Partial R2 of the F contrasts.", "estimate", partial_r2),
+        *stack("con", effect),
+        *stack("conSE", standard_error),
+        *stack("conT", stat),
+        *stack("conTlp", log10_p, Tail="two-sided" if tests.two_sided else "upper"),
+        *stack("conF", stat),
+        *stack("conFlp", log10_p, Tail="upper"),
+        *stack("conR2", partial_r2),
     ]
 
 
@@ -161,7 +162,8 @@ def _replace_infinite(values: FloatArray, minlog: float) -> FloatArray:
     return np.where(np.isinf(values), np.copysign(minlog, values), values)
 
 
-def _describe(contrast: Contrast) -> dict[str, Any]:
+def describe_contrast(contrast: Contrast) -> dict[str, Any]:
+    """Return what the sidecars of a contrast say of it."""
     weights = contrast.matrix.tolist()
     return {
         "Name": contrast.name,
@@ -181,7 +183,7 @@ def _maps_of_contrast(
     test, intent = ("F", "f") if contrast.is_f else ("T", "t")
     dof = (float(q), float(minimum_dof)) if contrast.is_f else (float(minimum_dof),)
     tail = "two-sided" if tests.two_sided and not contrast.is_f else "upper tail"
-    details = {"Contrast": _describe(contrast), "MinimumDegreesOfFreedom": minimum_dof}
+    details = {"Contrast": describe_contrast(contrast), "MinimumDegreesOfFreedom": minimum_dof}
 
     def volume(name: str, row: int | None = None) -> Volume:
         return partial(Block.statistic, contrast=number, name=name, row=row)

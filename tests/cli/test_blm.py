@@ -10,7 +10,6 @@ import yaml
 
 from nipype_blm import __version__
 from nipype_blm.cli.blm import load_config
-from nipype_blm.cli.progress import ProgressBar
 from nipype_blm.model.config import BlmConfig, MissingnessRules
 from nipype_blm.stages.plan import prepare_run
 
@@ -55,7 +54,7 @@ def test_an_interrupted_run_says_so_writes_no_map_and_is_resumed(study, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ProgressBar, "_advance", interrupt)  # in the middle of a node
+        patch.setattr("nipype_blm.stages.products.advance", interrupt)  # in the middle of a node
         result = study.run()
     assert result.code == 130
     assert "goes on" in result.err

@@ -1,11 +1,11 @@
 """Progress is shown in plain lines where there is no terminal."""
 
-from nipype_blm.cli.progress import ProgressBar
+from nipype_blm.cli.progress import show_progress
 from nipype_blm.stages.progress import advance
 
 
 def test_each_tenth_gives_one_line(capsys):
-    with ProgressBar({"images": 100, "voxels": 7}):
+    with show_progress({"images": 100, "voxels": 7}):
         for _ in range(100):
             advance("images", 1)
         advance("voxels", 7)
@@ -19,13 +19,13 @@ def test_each_tenth_gives_one_line(capsys):
 
 
 def test_quiet_shows_nothing(capsys):
-    with ProgressBar({"images": 1, "voxels": 1}, quiet=True):
+    with show_progress({"images": 1, "voxels": 1}, quiet=True):
         advance("images", 1)
     assert capsys.readouterr() == ("", "")
 
 
 def test_nothing_is_shown_of_what_happens_after_it_ends(capsys):
-    with ProgressBar({"images": 2, "voxels": 1}):
+    with show_progress({"images": 2, "voxels": 1}):
         pass
     advance("images", 2)
     assert capsys.readouterr() == ("", "")
