@@ -26,6 +26,7 @@ def init_blm_wf(
     n_procs: int = 1,
     max_mem_gb: float = 4.0,
     compress: bool = False,
+    copy_inputs: bool = True,
     name: str = "blm_wf",
     **options: Any,
 ) -> Workflow:
@@ -47,12 +48,15 @@ def init_blm_wf(
         Memory that each such node may use, in GiB.
     compress : bool
         Write .nii.gz instead of .nii.
+    copy_inputs : bool
+        Write the complete configuration, inputs.yml, beside the maps.
     name : str
         Name of the workflow.
     **options
         Further traits of `nipype_blm.interfaces.PlanBLM`: ``min_n``, ``min_percent``,
         ``data_mask_thresh``, ``zero_is_missing``, ``two_sided``, ``minlog``, ``output_cov``,
-        ``images_per_batch``, ``voxels_per_block``, ``max_blocks``, ``options``.
+        ``images_per_batch``, ``voxels_per_block``, ``max_blocks``,
+        ``recorded_fields``.
 
     Inputs
     ------
@@ -77,8 +81,8 @@ def init_blm_wf(
     assemble_maps = AssembleMaps(compress=compress)
     if out_dir is not None:
         assemble_maps.inputs.out_dir = str(Path(out_dir).absolute())
-        recorded = {"outdir": assemble_maps.inputs.out_dir} | options.get("options", {})
-        options["options"] = recorded
+        recorded = {"outdir": assemble_maps.inputs.out_dir} | options.get("recorded_fields", {})
+        options["recorded_fields"] = recorded
     inputnode = Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
     outputnode = Node(IdentityInterface(fields=list(MAP_OUTPUTS)), name="outputnode")
     resources: dict[str, Any] = {"n_procs": n_procs, "mem_gb": max_mem_gb}
@@ -103,53 +107,26 @@ def init_blm_wf(
     assemble = Node(assemble_maps, name="assemble", mem_gb=0.5)
 
     workflow = Workflow(name=name)
+    shared = _same("model_file", "fingerprint")
     workflow.connect(
         [
-            (inputnode, plan, [(field, field) for field in INPUTS]),
-            (
-                plan,
-                products,
-                [
-                    ("model_file", "model_file"),
-                    ("batch_files", "batch_file"),
-                    ("max_threads", "max_threads"),
-                ],
-            ),
-            (
-                plan,
-                estimates,
-                [
-                    ("model_file", "model_file"),
-                    ("batch_files", "batch_files"),
-                    ("fingerprint", "fingerprint"),
-                    ("blocks", "block"),
-                ],
-            ),
+            (inputnode, plan, _same(*INPUTS)),
+            (plan, products, [*_same("model_file", "max_threads"), ("batch_files", "batch_file")]),
+            (plan, estimates, [*shared, *_same("batch_files"), ("blocks", "block")]),
             (products, estimates, [("out_file", "products_files")]),
-            (
-                plan,
-                contrasts,
-                [
-                    ("model_file", "model_file"),
-                    ("contrasts_file", "contrasts_file"),
-                    ("fingerprint", "fingerprint"),
-                    ("blocks", "block"),
-                ],
-            ),
+            (plan, contrasts, [*shared, *_same("contrasts_file"), ("blocks", "block")]),
             (estimates, contrasts, [("out_file", "estimates_file")]),
-            (
-                plan,
-                assemble,
-                [
-                    ("model_file", "model_file"),
-                    ("contrasts_file", "contrasts_file"),
-                    ("fingerprint", "fingerprint"),
-                    ("inputs_file", "inputs_file"),
-                ],
-            ),
+            (plan, assemble, [*shared, *_same("contrasts_file")]),
             (estimates, assemble, [("out_file", "estimates_files")]),
             (contrasts, assemble, [("out_file", "statistics_files")]),
-            (assemble, outputnode, [(field, field) for field in MAP_OUTPUTS]),
+            (assemble, outputnode, _same(*MAP_OUTPUTS)),
         ]
     )
+    if copy_inputs:
+        workflow.connect(plan, "inputs_file", assemble, "inputs_file")
     return workflow
+
+
+def _same(*names: str) -> list[tuple[str, str]]:
+    """Return connections of outputs to inputs of the same name."""
+    return [(name, name) for name in names]

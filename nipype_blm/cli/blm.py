@@ -3,7 +3,6 @@
 import argparse
 import gc
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from nipype_blm import __version__
 from nipype_blm.errors import InputError
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-WORKFLOW = "blm_wf"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,34 +135,33 @@ def _check(config: Any) -> int:
 
 def _run(config: Any, arguments: argparse.Namespace) -> int:
     from nipype_blm.cli.progress import show_progress
-    from nipype_blm.cli.run import find_input_error, run_workflow
+    from nipype_blm.cli.run import clean, describe_failure, find_input_error, run_workflow
     from nipype_blm.stages.plan import prepare_run
 
     run = prepare_run(config)
     quiet = arguments.quiet or config.sim
     totals = {"images": run.spec.n_obs, "voxels": run.spec.n_voxels}
-    work_dir = config.work_folder
     try:
         with show_progress(totals, quiet):
-            run_workflow(config, WORKFLOW)
+            run_workflow(config, arguments.config)
     except Exception as error:
         problems = find_input_error(error)
         if problems:
             raise InputError(problems) from error
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        if lines[-1].strip() == "KeyboardInterrupt":  # as Nipype reports it
+        reason = describe_failure(error, config)
+        if reason == "KeyboardInterrupt":  # as Nipype reports it
             raise KeyboardInterrupt from error
-        _say(f"error: {lines[-1]}\nThe run failed; {work_dir / 'logs'} has the crash file.")
+        _say(f"error: {reason}")
         return FAILED
     if arguments.clean:
-        for name in (WORKFLOW, "logs"):
-            shutil.rmtree(work_dir / name, ignore_errors=True)
-        if not any(work_dir.iterdir()):
-            work_dir.rmdir()
-    if not quiet:
-        from nipype_blm.report.summary import summarise_run
+        clean(config)
+    from nipype_blm.report.summary import count_fitted, summarise_run
 
+    if not quiet:
         print(summarise_run(config.outdir, [contrast.name for contrast in config.contrasts]))
+    if count_fitted(config.outdir) == 0:
+        _say("error: no voxel could be fitted; blm_vox_status says why.")
+        return FAILED
     return OK
 
 

@@ -1,7 +1,9 @@
 """Run the workflow of a configuration on this machine."""
 
+import errno
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from nipype_blm.interfaces.base import traits_from_config
 from nipype_blm.model.config import BlmConfig
 from nipype_blm.workflows.blm import INPUTS, init_blm_wf
 
+WORKFLOW = "blm_wf"
+
 
 def count_cores() -> int:
     """Return the cores that this process may use; not every system can tell."""
@@ -20,23 +24,43 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def run_workflow(config: BlmConfig, name: str) -> None:
-    """Run a configuration with Nipype's Linear plugin, in its working folder."""
+def find_logs(config: BlmConfig) -> Path:
+    """Return the folder of messages and crash files."""
+    return config.work_folder / WORKFLOW / "logs"
+
+
+def clean(config: BlmConfig) -> None:
+    """Remove the intermediate files, and their folder if nothing else is in it."""
+    shutil.rmtree(config.work_folder / WORKFLOW, ignore_errors=True)
+    if not any(config.work_folder.iterdir()):
+        config.work_folder.rmdir()
+
+
+def run_workflow(config: BlmConfig, config_file: Path) -> None:
+    """Run a configuration with Nipype's Linear plugin, in its working folder.
+
+    The file that it was read from is never rewritten, even if it is the inputs.yml of an
+    earlier run.
+    """
     given = traits_from_config(config)
     inputs = {field: given.pop(field) for field in INPUTS if field in given}
     recorded = config.to_yaml_dict()
-    given["options"] = {
+    given["recorded_fields"] = {
         field: recorded[field]
         for field in ("outdir", "work_dir", "clusterType", "numNodes", "sim")
         if field in recorded
     }
     cores = count_cores()
     workflow = init_blm_wf(
-        out_dir=config.outdir, n_procs=min(config.numNodes or cores, cores), name=name, **given
+        out_dir=config.outdir,
+        copy_inputs=config_file.resolve() != (config.outdir / "inputs.yml").resolve(),
+        n_procs=min(config.numNodes or cores, cores),
+        name=WORKFLOW,
+        **given,
     )
     for field, value in inputs.items():
         setattr(workflow.inputs.inputnode, field, value)
-    logs = config.work_folder / "logs"
+    logs = find_logs(config)
     logs.mkdir(parents=True, exist_ok=True)
     workflow.base_dir = str(config.work_folder)
     workflow.config["execution"] |= {"crashdump_dir": str(logs), "stop_on_first_crash": "true"}
@@ -51,7 +75,9 @@ def _messages_to_file(logs: Path) -> Iterator[None]:
     to_file = logging.FileHandler(logs / "nipype.log")
     to_file.setFormatter(logging.Formatter(nipype_logging.fmt, nipype_logging.datefmt))
     terminal = {handler: handler.level for handler in logging.getLogger("nipype").handlers}
+    raise_exceptions = logging.raiseExceptions
     try:
+        logging.raiseExceptions = False  # a full disk: the run itself reports it
         for handler in terminal:
             handler.setLevel(logging.CRITICAL)
         for logger in loggers:
@@ -63,6 +89,7 @@ def _messages_to_file(logs: Path) -> Iterator[None]:
         for handler, level in terminal.items():
             handler.setLevel(level)
         to_file.close()
+        logging.raiseExceptions = raise_exceptions
 
 
 def find_input_error(error: BaseException) -> list[str]:
@@ -70,3 +97,15 @@ def find_input_error(error: BaseException) -> list[str]:
     _, name, message = str(error).rpartition("nipype_blm.errors.InputError: ")
     lines = message.split("\n\n")[0].splitlines() if name else []
     return [line.strip() for line in lines if line.strip()]
+
+
+def describe_failure(error: BaseException, config: BlmConfig) -> str:
+    """Return the last line of what Nipype reports, and where more can be read."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reason = lines[-1].strip()
+    if reason == "KeyboardInterrupt":
+        return reason
+    if f"[Errno {errno.ENOSPC}]" in reason or f"[Errno {errno.EDQUOT}]" in reason:
+        folders = f"{config.work_folder} or {config.outdir}"
+        return f"The disk of {folders} is full ({reason}); free some space and run again."
+    return f"{reason}\nThe run failed; its messages are in {find_logs(config)}."

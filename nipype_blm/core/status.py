@@ -36,7 +36,8 @@ _MEANINGS = {
     VoxelStatus.BELOW_MINIMUM: "dropped: fewer images than MinN or MinPercent ask for",
     VoxelStatus.TOO_FEW: "dropped: no more images than columns of X plus one",
     VoxelStatus.RANK_DEFICIENT: (
-        "dropped: the rows of X of the images present here are rank-deficient"
+        "dropped: the rows of X of the images present here are rank-deficient, or so nearly "
+        "that sums over all images cannot tell"
     ),
     VoxelStatus.ZERO_VARIANCE: (
         "dropped: no residual variance beyond rounding (constant, or fitted exactly)"

@@ -1,7 +1,7 @@
 """Big Linear Models: one interface for each stage, and one for the whole model."""
 
-import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from nipype.interfaces.base import (
@@ -50,7 +50,7 @@ class _PlanBLMInputSpec(ModelInputSpec):
         desc="folder for the plan, relative to the working directory; outside of it, a file "
         "that did not change keeps its time, and nodes that depend on it stay cached",
     )
-    options = traits.Dict(
+    recorded_fields = traits.Dict(
         nohash=True, desc="further fields of the configuration, to be recorded in inputs.yml"
     )
 
@@ -81,9 +81,10 @@ class PlanBLM(BLMInterface):
         from nipype_blm.stages.plan import prepare_run, write_plan
 
         folder = Path(runtime.cwd, self.inputs.plan_dir).resolve()
-        options = dict(self.inputs.options) if isdefined(self.inputs.options) else {}
-        out_dir = Path(options.pop("outdir", folder))
-        config = config_from_traits(self.inputs, out_dir, **options)
+        given = self.inputs.recorded_fields
+        recorded = dict(given) if isdefined(given) else {}
+        out_dir = Path(recorded.pop("outdir", folder))
+        config = config_from_traits(self.inputs, out_dir, **recorded)
         run = prepare_run(config)
         plan = write_plan(run, folder)
         self._results = {
@@ -272,15 +273,12 @@ class BLM(BLMInterface):
         from nipype_blm.stages.run import run_blm
 
         out_dir = _find_out_dir(self.inputs, runtime)
-        work_dir = Path(runtime.cwd, "blm_work")
-        config = config_from_traits(
-            self.inputs, out_dir, work_dir=work_dir, numNodes=self.inputs.n_procs
-        )
+        config = config_from_traits(self.inputs, out_dir, numNodes=self.inputs.n_procs)
         run = prepare_run(config)
-        work_dir.mkdir(exist_ok=True)
         n_threads = run.plan.threads(self.inputs.n_procs, config.MAXMEM)
-        inputs_file = write_inputs(work_dir / "inputs.yml", config)
-        maps = run_blm(run, work_dir, out_dir, n_threads, config.compress, inputs_file)
-        shutil.rmtree(work_dir)
+        with TemporaryDirectory(prefix=".blm_work", dir=runtime.cwd) as folder:
+            work_dir = Path(folder)
+            inputs_file = write_inputs(work_dir / "inputs.yml", config)
+            maps = run_blm(run, work_dir, out_dir, n_threads, config.compress, inputs_file)
         self._results = maps_as_outputs(maps, out_dir)
         return runtime

@@ -164,6 +164,15 @@ class ArrayFile:
         return out
 
 
+def is_complete(path: Path | str) -> bool:
+    """Return whether a file of arrays is there and not cut short."""
+    try:
+        ArrayFile(path)
+    except (OSError, InputError):
+        return False
+    return True
+
+
 def _read_into(file: Any, out: NDArray[Any], offset: int) -> None:
     """Fill an array from a position of a file."""
     view = out.reshape(-1).view(np.uint8).data if out.size else memoryview(b"")

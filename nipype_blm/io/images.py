@@ -19,6 +19,7 @@ from nipype_blm.core.voxels import gather, gather_scaled
 from nipype_blm.errors import InputError
 
 _HEADER_SIZE = 348
+_VOXELS_START = 352  # after the header and four bytes that announce extensions
 _SMALL_KINDS = {"float32", "int8", "uint8", "int16", "uint16"}  # float32 holds them exactly
 _DAMAGE: Any = (EOFError, gzip.BadGzipFile, zlib.error, zlib_ng.error)
 
@@ -101,7 +102,10 @@ def read_start(path: Path) -> bytes:
 def _parse_header(path: Path, start: bytes) -> ImageHeader:
     if len(start) == _HEADER_SIZE and start[344:348] == b"n+1\0":
         # The fields that decide; description and display range may differ between images.
-        return _parse_nifti1(start[:4], start[40:120], start[252:328])
+        parsed = _parse_nifti1(start[:4], start[40:120], start[252:328])
+        if parsed.offset < _VOXELS_START:
+            raise ValueError(f"its voxels would start at byte {parsed.offset}, in the header")
+        return parsed
     image: Any = nib.load(path)
     header = image.header
     spatial, n_volumes = _split_shape(image.shape)
@@ -154,6 +158,8 @@ def describe_grid_difference(header: ImageHeader, expected: ImageHeader) -> str 
     """
     if header.shape != expected.shape:
         return f"its shape is {header.shape}, expected {expected.shape}"
+    if not np.linalg.det(header.affine[:3, :3]):
+        return f"its affine is singular: {header.affine.tolist()}"
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in expected.shape])).reshape(3, -1)
     moved = (header.affine - expected.affine) @ np.vstack([corners, np.ones(corners.shape[1])])
     voxel = np.linalg.norm(expected.affine[:3, :3], axis=0).min()

@@ -14,17 +14,6 @@ from zlib_ng import gzip_ng
 from nipype_blm import __version__
 from nipype_blm.io.images import read_start
 
-# NIfTI-1 intent codes.
-INTENTS = {
-    "none": 0,
-    "t": 3,
-    "f": 4,
-    "z": 5,
-    "p": 22,
-    "log10p": 24,
-    "estimate": 1001,
-    "label": 1002,
-}
 _LARGEST_NIFTI1 = 2**15 - 1
 
 
@@ -33,7 +22,7 @@ class MapInfo(NamedTuple):
 
     name: str  # path below the output folder, without extension
     description: str  # one sentence
-    intent: str = "none"
+    intent: str = "none"  # as nibabel calls it
     intent_parameters: tuple[float, ...] = ()
     volumes: tuple[str, ...] | None = None  # a label for each; None for a 3D map
     details: dict[str, Any] | None = None  # further entries of the sidecar
@@ -110,7 +99,7 @@ def _make_header(
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
     header["pixdim"][4:] = 1
-    header.set_intent(INTENTS[info.intent], info.intent_parameters, name="", allow_unknown=True)
+    header.set_intent(info.intent, info.intent_parameters, name="", allow_unknown=True)
     header["descrip"] = info.description[:79].encode("ascii", "replace")
     header["scl_slope"], header["scl_inter"] = 1, 0
     block = header.binaryblock

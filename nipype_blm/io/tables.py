@@ -18,7 +18,7 @@ def read_text(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{what} {path} is not a text file.") from error
+        raise InputError(f"{what} {path} is not a text file in UTF-8.") from error
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read: {error.strerror}.") from error
 
@@ -27,7 +27,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """Refuses a mapping that names a key twice; plain YAML keeps the last silently."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"  # "<<", which a field of the mapping may repeat
+        own = [key for key, _ in node.value if key.tag != merge]
+        keys = [self.construct_object(key, deep=True) for key in own]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
@@ -127,21 +129,23 @@ def read_table(path: Path, what: str) -> Table:
 def _names_rows(rows: list[list[str]], header: list[str] | None) -> bool:
     """Return whether the first column is text, or has no name while the others have."""
     is_unnamed = header is not None and not header[0] and all(header[1:])
-    return is_unnamed or all(_to_number(row[0]) is None for row in rows)
+    is_text = all(_to_number(row[0]) is None for row in rows)
+    return is_unnamed or (is_text and len({row[0] for row in rows}) == len(rows))
 
 
 def _split_cells(lines: list[str]) -> list[list[str]]:
     """Split lines at the separator that the first one has: comma, tab, semicolon or space."""
     for separator in ",\t;":
-        if separator in lines[0]:
-            reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-            return [[cell.strip() for cell in row] for row in reader]
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+        rows = [[cell.strip() for cell in row] for row in reader]
+        if len(rows[0]) > 1 and (len(rows) == 1 or len(rows[1]) > 1):
+            return rows
     return list(csv.reader([" ".join(line.split()) for line in lines], delimiter=" "))
 
 
 def _to_number(cell: str) -> float | None:
     try:
-        return float(cell)
+        return float(cell.replace("_", "x"))  # Python reads 1_0 as 10
     except ValueError:
         return math.nan if cell.lower() in ("", "na", "n/a") else None
 

@@ -272,6 +272,8 @@ def _explain(fault: Any) -> str:
             return _explain_unknown(location)
         case "value_error":
             message = str(fault["ctx"]["error"])
+        case "model_type" | "model_attributes_type":
+            message = f"{fault['input']!r} was given; expected fields such as MinN: 10"
         case _:
             message = f"{fault['input']!r} was given: {fault['msg'].lower()}"
     return f"{field}: {message}."
@@ -285,6 +287,8 @@ def _explain_unknown(location: list[str]) -> str:
     elif "contrasts" in parents:
         model = Contrast
     known = {name.lower(): name for name in model.model_fields}
+    if not parents:
+        known |= {name.lower(): f"Missingness.{name}" for name in MissingnessRules.model_fields}
     nearest = difflib.get_close_matches(field.lower(), known, n=1, cutoff=0)
     return (
         f"{_name_field(location)} is not a known field; "

@@ -1,6 +1,7 @@
 """Contrasts: their vectors, names and checks."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -48,6 +49,8 @@ def parse_vector(value: Any) -> Vector | tuple[Vector, ...]:
         value = _split_text(value)
     if isinstance(value, int | float):
         value = [value]
+    if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], str):
+        value = _split_text(value[0])  # [0 1] without commas is one string in YAML
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, Sequence) or not value:
@@ -67,8 +70,9 @@ def _split_text(text: str) -> list[Any]:
     inner = text.strip()
     if inner.startswith("[") and inner.endswith("]"):
         inner = inner[1:-1]
-    if "[" not in inner:
-        return _split_row(inner)
+    if "[" not in inner:  # as in MATLAB, a semicolon ends a row
+        rows = [row for row in inner.split(";") if row.strip()]
+        return [_split_row(row) for row in rows] if ";" in inner else _split_row(inner)
     rows = re.findall(r"\[([^\[\]]*)\]", inner)
     if re.sub(r"\[[^\[\]]*\]", "", inner).strip(" ,;\n\t"):
         raise ValueError(f"{text!r} is not a list of weights or of rows of weights")
@@ -76,7 +80,7 @@ def _split_text(text: str) -> list[Any]:
 
 
 def _split_row(text: str) -> list[str]:
-    return [x for x in re.split(r"[,;\s]+", text.strip()) if x]
+    return [x for x in re.split(r"[,\s]+", text.strip()) if x]
 
 
 def normalise_contrasts(value: Any) -> list[dict[str, Any]]:
@@ -99,8 +103,8 @@ def _normalise_one(item: Any, number: int) -> dict[str, Any]:
         [(key, body)] = item.items()
         if isinstance(body, dict):
             return {"name": str(key)} | {k: v for k, v in body.items() if v is not None}
-    if isinstance(item, dict):
-        return {"name": f"c{number}"} | item
+    if isinstance(item, dict):  # "c1:" alone, its fields not indented below it, is None
+        return {"name": f"c{number}"} | {k: v for k, v in item.items() if v is not None}
     raise ValueError(f"contrast {number} is {item!r}; expected a mapping with a name and a vector")
 
 
@@ -131,12 +135,20 @@ def check_contrasts(contrasts: Sequence[Contrast], n_params: int) -> list[str]:
     return problems
 
 
+_LONGEST_LABEL = 100  # of the 255 bytes that a file name may have
+
+
 def file_labels(contrasts: Sequence[Contrast]) -> list[str]:
     """Return a distinct alphanumeric label for each contrast, for use in file names."""
     labels: list[str] = []
     for number, contrast in enumerate(contrasts, 1):
-        words = re.findall(r"[A-Za-z0-9]+", contrast.name) or [f"c{number}"]
+        plain = unicodedata.normalize("NFKD", contrast.name)  # an accent is a character
+        plain = "".join(c for c in plain if not unicodedata.combining(c))
+        for sign, word in {"<": " lt ", ">": " gt "}.items():
+            plain = plain.replace(sign, word)
+        words = re.findall(r"[A-Za-z0-9]+", plain) or [f"c{number}"]
         label = words[0] + "".join(word[0].upper() + word[1:] for word in words[1:])
+        label = label[:_LONGEST_LABEL]
         taken = {other.lower() for other in labels}
         candidates = (f"{label}{suffix}" for suffix in ("", *range(number, 2 * number + 1)))
         labels.append(next(c for c in candidates if c.lower() not in taken))

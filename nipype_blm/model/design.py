@@ -13,15 +13,18 @@ def check_design(
     n_rows, n_params = X.shape
     if n_images is not None and n_rows != n_images:
         below = f" below the header {', '.join(names[:4])} ..." if has_header else ""
+        if n_rows == n_images + 1 and np.array_equal(X[0] - X[0, 0], np.arange(n_params)):
+            below = " (the first looks like a header)"
         problems.append(
             f"X has {n_rows} rows{below}, but there are {n_images} images; "
             "give one row for each image."
         )
     if not np.isfinite(X).all():
         return problems  # the table's own check names the cells
-    if n_rows <= n_params:
+    if n_rows < n_params + 2:
         problems.append(
-            f"X has {n_params} columns but only {n_rows} rows; more images than columns are needed."
+            f"X has {n_params} columns but only {n_rows} rows; "
+            f"at least {n_params + 2} images are needed."
         )
         return problems
     for column, others in find_dependent_columns(X):

@@ -82,10 +82,9 @@ def plan_run(
         batch = _fit_batch(sizes, batch, usable)
     least = _least_bytes(sizes, batch)
     if least > usable:
-        least = least + min(BASE_BYTES, -(-least // 3))
         raise InputError(
             f"MAXMEM is {max_bytes} bytes, too little for {sizes.n_voxels} voxels and "
-            f"{sizes.n_params} columns of X; the least that works is {least}."
+            f"{sizes.n_params} columns of X; the least that works is {_budget_for(least)}."
         )
     chunk = _fit_chunk(sizes, batch, usable)
     per_voxel = _block_bytes_per_voxel(sizes, batch) + _contrast_bytes_per_voxel(sizes)
@@ -116,8 +115,9 @@ def _usable(max_bytes: int) -> int:
     return max_bytes - min(BASE_BYTES, max_bytes // 4)
 
 
-def _words(n_images: int) -> int:
-    return -(-n_images // WORD)
+def _budget_for(n_bytes: int) -> int:
+    """Return the memory of which `n_bytes` are left for arrays."""
+    return n_bytes + min(BASE_BYTES, -(-n_bytes // 3))
 
 
 def _image_bytes(sizes: Sizes) -> int:
@@ -125,9 +125,20 @@ def _image_bytes(sizes: Sizes) -> int:
     return sizes.n_grid * sizes.image_itemsize + sizes.n_voxels * sizes.staged_itemsize
 
 
+def _products_bytes_per_voxel(sizes: Sizes, batch: int) -> int:
+    """Products of one batch at one voxel, in memory or in its file."""
+    return 8 * (sizes.n_params + 2) + 4 + 4 * -(-batch // WORD)
+
+
+def _estimates_bytes_per_voxel(sizes: Sizes) -> int:
+    """Estimates at one voxel that misses images, in its file."""
+    packed = packed_size(sizes.n_params) * (2 if sizes.with_cov else 1)
+    return 8 * (sizes.n_params + 4 + packed)
+
+
 def _products_bytes(sizes: Sizes, batch: int, chunk: int) -> int:
-    per_voxel = 8 * (sizes.n_params + 2) + 4 + 4 * _words(batch)
-    per_voxel += chunk * sizes.staged_itemsize
+    """Memory of a node that reads: one image, a chunk staged, the products of the batch."""
+    per_voxel = _products_bytes_per_voxel(sizes, batch) + chunk * sizes.staged_itemsize
     return _image_bytes(sizes) + sizes.n_voxels * per_voxel
 
 
@@ -174,11 +185,10 @@ def _fit_chunk(sizes: Sizes, batch: int, usable: int) -> int:
 
 def _block_bytes_per_voxel(sizes: Sizes, batch: int) -> int:
     """Products of one batch, their totals and the estimates of one voxel."""
-    p = sizes.n_params
-    one_batch = 8 * (p + 2) + 4 + 4 * _words(batch)
-    totals = 8 * (p + 2) + 8
-    estimates = 8 * (p + 4 + packed_size(p) * (3 if sizes.with_cov else 1))
-    return one_batch + totals + estimates
+    totals = 8 * (sizes.n_params + 3)
+    covariances = 8 * packed_size(sizes.n_params) * sizes.with_cov  # a copy, while they are packed
+    one_batch = _products_bytes_per_voxel(sizes, batch)
+    return one_batch + totals + _estimates_bytes_per_voxel(sizes) + covariances
 
 
 def _contrast_bytes_per_voxel(sizes: Sizes) -> int:
@@ -196,11 +206,10 @@ def _choose_block(sizes: Sizes, batch: int, most: int, max_blocks: int | None) -
 
 
 def _disk_bytes(sizes: Sizes, batch: int, n_batches: int) -> int:
-    p = sizes.n_params
-    products = n_batches * (8 * (p + 2) + 4 + 4 * _words(batch))
-    estimates = 8 * (p + 4 + packed_size(p) * (2 if sizes.with_cov else 1))
+    """Return the size of all intermediate files, if every voxel missed some image."""
+    products = n_batches * _products_bytes_per_voxel(sizes, batch)
     statistics = sum(8 * (q + q * q + 3) for q in sizes.contrast_rows)
-    return sizes.n_voxels * (products + estimates + statistics)
+    return sizes.n_voxels * (products + _estimates_bytes_per_voxel(sizes) + statistics)
 
 
 def _map_bytes(sizes: Sizes) -> int:

@@ -1,6 +1,7 @@
 """Put the blocks together into maps; results appear only when all are complete."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from nipype_blm.io.publish import publish
 from nipype_blm.io.specfile import read_contrasts, read_model
 from nipype_blm.model.contrasts import file_labels
 from nipype_blm.stages.blocks import open_blocks
-from nipype_blm.stages.maps import contrast_map_name, is_map_name, list_maps
+from nipype_blm.stages.maps import Map, contrast_map_name, is_map_name, list_maps
 from nipype_blm.stages.stamps import maps_stamp
 
 
@@ -55,12 +56,18 @@ def assemble_maps(
     maps = list_maps(spec, tests, minimum_dof)
     extension = ".nii.gz" if compress else ".nii"
 
+    def write_one(path: Path, item: Map) -> None:
+        volumes = item.assemble(blocks, spec.mask.size)
+        write_map(path, spec.header, spec.shape, item.info, volumes, np.dtype(item.dtype))
+
     def write(folder: Path) -> None:
         folder.mkdir()
         for item in maps:
-            volumes = item.assemble(blocks, spec.mask.size)
             path = folder / f"{item.info.name}{extension}"
-            write_map(path, spec.header, spec.shape, item.info, volumes, np.dtype(item.dtype))
+            try:
+                write_one(path, item)
+            except OverflowError:  # images in unusual units
+                write_one(path, replace(item, dtype="float64"))
 
     stamp = maps_stamp(run_stamp, contrasts_stamp, extension)
     publish(out_dir, stamp, write, is_map_name)

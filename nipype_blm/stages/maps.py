@@ -29,10 +29,10 @@ MAPS = {
     "cov": ("Covariances of the estimates, row by row.", "estimate"),
     "con": ("Effects of the T contrasts.", "estimate"),
     "conSE": ("Standard errors of the T contrasts.", "estimate"),
-    "conT": ("T statistics; degrees of freedom in blm_vox_edf.", "t"),
-    "conTlp": ("-log10 of the uncorrected p of T.", "log10p"),
-    "conF": ("F statistics; error degrees of freedom in blm_vox_edf.", "f"),
-    "conFlp": ("-log10 of the uncorrected p of F.", "log10p"),
+    "conT": ("T statistics; degrees of freedom in blm_vox_edf.", "t test"),
+    "conTlp": ("-log10 of the uncorrected p of T.", "log10 p value"),
+    "conF": ("F statistics; error degrees of freedom in blm_vox_edf.", "f test"),
+    "conFlp": ("-log10 of the uncorrected p of F.", "log10 p value"),
     "conR2": ("Partial R2 of the F contrasts.", "estimate"),
 }
 
@@ -50,17 +50,34 @@ class Map:
     everywhere: bool = False  # values at all voxels of the analysis mask, not the fitted
 
     def assemble(self, blocks: Sequence[Block], n_grid: int) -> Iterator[NDArray[Any]]:
-        """Yield the volumes in file order, 0 where there is no value."""
+        """Yield the volumes in file order, 0 where there is no value.
+
+        Raises
+        ------
+        OverflowError
+            If values are too large or too small for single precision.
+        """
         for volume in self.volumes:
             grid = np.zeros(n_grid, self.dtype)
             for block in blocks:
-                grid[block.voxels if self.everywhere else block.fitted] = volume(block)
+                values = volume(block)
+                if self.dtype == "float32" and not self._fits_single(values):
+                    raise OverflowError(f"{self.info.name} does not fit into single precision.")
+                grid[block.voxels if self.everywhere else block.fitted] = values
             yield grid
+
+    def _fits_single(self, values: NDArray[Any]) -> bool:
+        """Return whether values keep their digits; a p-value may well become 0."""
+        limits = np.finfo(np.float32)
+        size = np.abs(values)
+        if self.info.intent == "p value":
+            return True
+        return bool(((size <= limits.max) & ((size >= limits.tiny) | (size == 0))).all())
 
 
 def list_maps(spec: ModelSpec, tests: ContrastSpec, minimum_dof: int) -> list[Map]:
     """Return all maps of a run."""
-    maps = [*_voxel_maps(), *_estimate_maps(spec), *_stacked_maps(spec, tests)]
+    maps = [*_voxel_maps(), *_estimate_maps(spec), *_stacked_maps(spec, tests, minimum_dof)]
     for number, label in enumerate(file_labels(tests.contrasts)):
         maps += _maps_of_contrast(spec, tests, number, label, minimum_dof)
     return maps
@@ -74,7 +91,7 @@ def is_map_name(name: str) -> bool:
         return False
     if folder == "contrasts":
         return stem.startswith("contrast-") and stem.endswith("_statmap")
-    return folder == "" and stem.removeprefix(PREFIX) in MAPS
+    return folder == "" and stem in {f"{PREFIX}{name}" for name in MAPS}
 
 
 def contrast_map_name(label: str, kind: str, contrast: Contrast) -> str:
@@ -119,7 +136,7 @@ def _estimate_maps(spec: ModelSpec) -> list[Map]:
     return maps
 
 
-def _stacked_maps(spec: ModelSpec, tests: ContrastSpec) -> list[Map]:
+def _stacked_maps(spec: ModelSpec, tests: ContrastSpec, minimum_dof: int) -> list[Map]:
     """Return BLM's 4D maps, one volume for each T (or each F) contrast."""
 
     def effect(i: int, block: Block) -> FloatArray:
@@ -144,6 +161,11 @@ def _stacked_maps(spec: ModelSpec, tests: ContrastSpec) -> list[Map]:
         names = tuple(tests.contrasts[i].name for i in chosen)
         contrasts = [describe_contrast(tests.contrasts[i]) for i in chosen]
         info = _info(name, names, Contrasts=contrasts, **details)
+        if name == "conT":
+            info = info._replace(intent_parameters=(float(minimum_dof),))
+        elif name == "conF" and chosen:
+            q = len(tests.contrasts[chosen[0]].matrix)
+            info = info._replace(intent_parameters=(float(q), float(minimum_dof)))
         return [Map(info, [partial(volume, i) for i in chosen], spec.map_dtype)] if chosen else []
 
     return [
@@ -180,7 +202,7 @@ def _maps_of_contrast(
     q = len(contrast.matrix)
     rows = tuple(f"row {i + 1}" for i in range(q)) if contrast.is_f else None
     pairs = tuple(f"rows {i + 1}, {j + 1}" for i in range(q) for j in range(q))
-    test, intent = ("F", "f") if contrast.is_f else ("T", "t")
+    test, intent = ("F", "f test") if contrast.is_f else ("T", "t test")
     dof = (float(q), float(minimum_dof)) if contrast.is_f else (float(minimum_dof),)
     tail = "two-sided" if tests.two_sided and not contrast.is_f else "upper tail"
     details = {"Contrast": describe_contrast(contrast), "MinimumDegreesOfFreedom": minimum_dof}
@@ -212,6 +234,6 @@ def _maps_of_contrast(
         add("effect", "Effect", "estimate", effects, rows),
         add("variance", "Variance", "estimate", variances, pairs if contrast.is_f else None),
         add("stat", f"{test}_[{df}]", intent, [volume("stat")], parameters=dof),
-        add("z", f"z with the upper tail of {test}", "z", [volume("z")]),
-        add("p", f"Uncorrected p ({tail})", "p", [p_value]),
+        add("z", f"z with the upper tail of {test}", "z score", [volume("z")]),
+        add("p", f"Uncorrected p ({tail})", "p value", [p_value]),
     ]

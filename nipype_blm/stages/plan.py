@@ -31,6 +31,7 @@ from nipype_blm.model.contrasts import check_contrasts
 from nipype_blm.model.design import check_design
 from nipype_blm.model.planning import Plan, Sizes, plan_run
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
+from nipype_blm.stages.maps import is_map_name
 from nipype_blm.stages.stamps import run_stamp
 
 # Reading headers waits for the disk: more threads than cores.
@@ -109,6 +110,7 @@ def prepare_run(config: BlmConfig) -> PreparedRun:
     with problems.collect():
         allowed = _read_optional_mask(config.Missingness.Masking, expected, "Missingness.Masking")
     problems += _check_folders(config)
+    problems += _check_overwriting(config, entries)
     sizes = plan = None
     if table is not None and mask is not None:
         sizes = _measure(config, table, images, mask)
@@ -328,6 +330,24 @@ def _check_folders(config: BlmConfig) -> list[str]:
         except OSError as error:
             problems.append(f"{field} {folder} cannot be written: {existing}: {error.strerror}.")
     return problems
+
+
+def _check_overwriting(config: BlmConfig, images: list[ImageEntry]) -> list[str]:
+    """Return which inputs have the place and the name of a map, and would be lost."""
+    given = [config.X, config.analysis_mask, config.Missingness.Masking]
+    given += [path for image in images for path in (image.image, image.mask)]
+    folder = config.outdir.resolve()
+    lost = {
+        str(path)
+        for path in given
+        if path is not None
+        and path.resolve().is_relative_to(folder)
+        and is_map_name(str(path.resolve().relative_to(folder)))
+    }
+    return [
+        f"{path} is read, but the maps would replace it; choose another outdir."
+        for path in sorted(lost)
+    ]
 
 
 def _check_disk(config: BlmConfig, plan: Plan) -> None:

@@ -59,6 +59,7 @@ class _ImageLoader:
         expected = header_of_model(spec.header, spec.shape)
         starts, lengths = spec.runs
         self._images = images
+        self._problems: list[tuple[int, str]] = []  # row, and what is wrong with its image
         self._reader = ImageReader(expected, starts, lengths, spec.threshold, spec.zero_is_missing)
         self._mask_reader = ImageReader(expected, starts, lengths)
         self._values = np.empty((spec.rows_per_chunk, spec.n_voxels), spec.staged_dtype)
@@ -79,6 +80,8 @@ class _ImageLoader:
         for first in range(0, n_images, chunk):
             rows = range(first, min(first + chunk, n_images))
             readers.run([partial(self._load, row, row - first, counts) for row in rows])
+            if self._problems:
+                raise InputError([text for _, text in sorted(self._problems)])
             accumulator.add(self._values[: len(rows)], counts[rows, 0], threads)
             advance("images", len(rows))
         return [(self._images[row], int(counts[row, 1])) for row in np.flatnonzero(counts[:, 1])]
@@ -90,9 +93,10 @@ class _ImageLoader:
             check_unchanged(image)
             n_missing, n_infinite = self._reader.read(image.image, image.volume, out)
             if image.mask is not None:
-                mask = np.empty_like(out)
+                mask = np.empty(out.size)  # float64, which holds any mask's values
                 self._mask_reader.read(image.mask, image.mask_volume, mask)
                 n_missing = apply_data_mask(out, mask)
         except InputError as error:
-            raise InputError(f"{image.where}: {error}") from error
+            self._problems.append((row, f"{image.where}: {error}"))
+            return
         counts[row] = n_missing, n_infinite

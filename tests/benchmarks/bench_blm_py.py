@@ -65,10 +65,6 @@ def make_sides(arguments: Any, folder: Path, paths: list[Path], X: Path) -> dict
     if arguments.peer_python is not None:
         command = [arguments.peer_python, HERE / "run_blm_py.py", peer]
         sides["BLM-py"] = Side(command, peer_out, fewer=True)
-    if arguments.prototype is not None:
-        path, out = config("prototype")
-        command = [sys.executable, HERE / "run_prototype.py", arguments.prototype, path]
-        sides["prototype"] = Side(command, out)
     return sides
 
 
@@ -101,9 +97,6 @@ def judge(name: str, n_obs: int, measured: dict[str, Any]) -> list[dict[str, Any
         aims.append(aim(f"{name}: CPU of BLM-py / CPU of blm", ratio, ">=", times))
         ratio = ours["pss_mib"] / peer["pss_mib"]
         aims.append(aim(f"{name}: memory of blm / memory of BLM-py", ratio, "<=", 0.5))
-    if "prototype" in measured:
-        more = measured["one node"]["cpu_s"] - measured["prototype"]["cpu_s"]
-        aims.append(aim(f"{name}: CPU s of one node beyond the prototype", more, "<=", 0.5))
     return aims
 
 
@@ -111,7 +104,6 @@ def main() -> None:
     arguments = parse_arguments(
         __doc__,
         peer_python={"type": Path, "help": "Python of BLM-py's environment (see README.md)"},
-        prototype={"type": Path, "help": "folder of a bare prototype, proto.py; optional"},
         n={"type": int, "nargs": "+", "default": [100, 200, 500], "choices": [100, 200, 500]},
         dim={"type": int, "default": 100, "help": "voxels along each side of new images"},
     )

@@ -547,11 +547,12 @@ def test_voxels_that_cannot_be_fitted_leave_the_mask_with_a_status(study):
     assert {str(code) for code in np.unique(status)} <= set(levels)
 
 
-def test_data_without_one_voxel_that_can_be_fitted_give_empty_maps(study):
+def test_data_without_one_voxel_that_can_be_fitted_are_a_failure_with_empty_maps(study):
     for i in range(12):
         study.save_image(f"s{i:02}.nii", np.zeros((4, 3, 2)))
     result = study.run()
-    assert result.code == 0, result.err
+    assert result.code == 1
+    assert any("no voxel could be fitted" in error for error in result.errors)
     assert not study.map("mask").any()
     assert (study.map("status") == 10).all()
     assert nib.load(study.path("blm_vox_conT")).shape == (4, 3, 2, 1)

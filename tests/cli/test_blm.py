@@ -59,7 +59,7 @@ def test_an_interrupted_run_says_so_writes_no_map_and_is_resumed(study, monkeypa
     assert result.code == 130
     assert "goes on" in result.err
     assert not list(study.outdir.glob("blm_vox_*"))
-    assert list(study.outdir.glob("work/logs/crash-*"))  # not where the command was started
+    assert list(study.outdir.glob("work/blm_wf/logs/crash-*"))  # not where the command was started
     assert study.run().code == 0
 
 

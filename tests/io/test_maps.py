@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nipype_blm import __version__
-from nipype_blm.io.maps import INTENTS, MapInfo, make_template_header, write_map
+from nipype_blm.io.maps import MapInfo, make_template_header, write_map
 
 AFFINE = np.array([[-2, 0, 0, 90], [0, 2.5, 0.5, -126], [0, 0, 3, -72], [0, 0, 0, 1.0]])
 SHAPE = (4, 3, 2)
@@ -54,7 +54,7 @@ def test_labelled_volumes_make_a_4d_map(tmp_path, n):
 
 
 def test_the_file_says_what_it_is(tmp_path):
-    info = MapInfo("m", "T statistics of é.", "t", (17.0,))
+    info = MapInfo("m", "T statistics of é.", "t test", (17.0,))
     header = nib.load(write(tmp_path, info, make_volumes(1))).header
     assert header.get_intent() == ("t test", (17.0,), "")
     assert header["descrip"] == b"T statistics of ?."
@@ -90,24 +90,22 @@ def test_equal_maps_are_equal_files(tmp_path):
     assert gzip.decompress(contents.pop())  # its checksum holds
 
 
-@pytest.mark.parametrize("intent", INTENTS)
-def test_every_intent_has_its_nifti_code(tmp_path, intent):
+@pytest.mark.parametrize(
+    ("intent", "code"),
+    [
+        ("none", 0),
+        ("t test", 3),
+        ("f test", 4),
+        ("z score", 5),
+        ("p value", 22),
+        ("log10 p value", 24),
+        ("estimate", 1001),
+        ("label", 1002),
+    ],
+)
+def test_every_intent_has_its_nifti_code(tmp_path, intent, code):
     header = nib.load(write(tmp_path, MapInfo("m", "A map.", intent), make_volumes(1))).header
-    assert header["intent_code"] == INTENTS[intent]
-
-
-def test_intents_are_those_of_the_nifti_standard():
-    labels = {code: nib.nifti1.intent_codes.label[code] for code in INTENTS.values()}
-    assert labels == {
-        0: "none",
-        3: "t test",
-        4: "f test",
-        5: "z score",
-        22: "p value",
-        24: "log10 p value",
-        1001: "estimate",
-        1002: "label",
-    }
+    assert header["intent_code"] == code
 
 
 @pytest.mark.parametrize("codes", [(1, 0), (0, 4), (1, 2), (4, 4)])
@@ -157,7 +155,7 @@ def test_a_grid_longer_than_nifti1_allows_is_written_as_nifti2(tmp_path):
     nib.save(nib.Nifti2Image(np.ones(shape, np.uint8), AFFINE), source)
     values = np.arange(40_000, dtype=np.float32)
     path = tmp_path / "m.nii"
-    info = MapInfo("m", "A map.", "z", volumes=("a", "b"))
+    info = MapInfo("m", "A map.", "z score", volumes=("a", "b"))
     write_map(path, make_template_header(source), shape, info, [values, -values], np.dtype("f4"))
     image = nib.load(path)
     assert isinstance(image, nib.Nifti2Image)
