@@ -70,9 +70,11 @@ class Map:
         """Return whether values keep their digits; a p-value may well become 0."""
         limits = np.finfo(np.float32)
         size = np.abs(values)
-        if self.info.intent == "p value":
+        if self.info.intent == "p value" or not size.size:
             return True
-        return bool(((size <= limits.max) & ((size >= limits.tiny) | (size == 0))).all())
+        if size.min() < limits.tiny and (size[size > 0] < limits.tiny).any():
+            return False
+        return bool(size.max() <= limits.max)
 
 
 def list_maps(spec: ModelSpec, tests: ContrastSpec, minimum_dof: int) -> list[Map]:

@@ -334,15 +334,19 @@ def _check_folders(config: BlmConfig) -> list[str]:
 
 def _check_overwriting(config: BlmConfig, images: list[ImageEntry]) -> list[str]:
     """Return which inputs have the place and the name of a map, and would be lost."""
+    folder = config.outdir.resolve()
+    files = [*folder.glob("*.nii*"), *folder.glob("contrasts/*.nii*")]
+    maps = {path for path in files if is_map_name(str(path.relative_to(folder)))}
+    names = {path.name for path in maps}
     given = [config.X, config.analysis_mask, config.Missingness.Masking]
     given += [path for image in images for path in (image.image, image.mask)]
-    folder = config.outdir.resolve()
     lost = {
         str(path)
         for path in given
-        if path is not None
-        and path.resolve().is_relative_to(folder)
-        and is_map_name(str(path.resolve().relative_to(folder)))
+        if maps
+        and path is not None
+        and (path.name in names or path.is_symlink())
+        and path.resolve() in maps
     }
     return [
         f"{path} is read, but the maps would replace it; choose another outdir."
