@@ -155,11 +155,13 @@ def _run(config: Any, arguments: argparse.Namespace) -> int:
         return FAILED
     if arguments.clean:
         clean(config)
-    from nipype_blm.report.summary import count_fitted, summarise_run
+    from nipype_blm.report.summary import count_fitted, count_status, summarise_run
 
+    counts = count_status(config.outdir)
     if not quiet:
-        print(summarise_run(config.outdir, [contrast.name for contrast in config.contrasts]))
-    if count_fitted(config.outdir) == 0:
+        names = [contrast.name for contrast in config.contrasts]
+        print(summarise_run(counts, names, config.outdir))
+    if count_fitted(counts) == 0:
         _say("error: no voxel could be fitted; blm_vox_status says why.")
         return FAILED
     return OK

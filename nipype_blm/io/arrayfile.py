@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError
+from nipype_blm.io.files import read_into, replacing
 
 FORMAT = "nipype_blm arrays 1"
 _ALIGNMENT = 64
@@ -62,23 +63,6 @@ def pack_arrays(stamp: str, arrays: Mapping[str, NDArray[Any]], meta: Any) -> It
 
 def _align(n: int) -> int:
     return -(-n // _ALIGNMENT) * _ALIGNMENT
-
-
-class replacing:  # noqa: N801 - reads as a statement
-    """Context in which a file is written beside `path`, to replace it if all goes well."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
-
-    def __enter__(self) -> Path:
-        return self._part
-
-    def __exit__(self, error: object, *_: object) -> None:
-        if error is None:
-            self._part.replace(self._path)
-        else:
-            self._part.unlink(missing_ok=True)
 
 
 class ArrayFile:
@@ -146,12 +130,12 @@ class ArrayFile:
         with self.path.open("rb", buffering=0) as file:
             if columns is None or (columns.start, columns.stop) == (0, shape[-1]):
                 out = np.empty(shape, dtype)
-                _read_into(file, out, offset)
+                _read_at(file, out, offset)
                 return out
             out = np.empty([*shape[:-1], columns.stop - columns.start], dtype)
             row_bytes = shape[-1] * out.itemsize
             for row, part in enumerate(out.reshape(-1, out.shape[-1])):
-                _read_into(file, part, offset + row * row_bytes + columns.start * out.itemsize)
+                _read_at(file, part, offset + row * row_bytes + columns.start * out.itemsize)
         return out
 
     def read_rows(self, name: str, rows: slice) -> NDArray[Any]:
@@ -160,7 +144,7 @@ class ArrayFile:
         out = np.empty([rows.stop - rows.start, *shape[1:]], dtype)
         skip = rows.start * out.itemsize * int(np.prod(shape[1:], dtype=np.int64))
         with self.path.open("rb", buffering=0) as file:
-            _read_into(file, out, self._start + offset + skip)
+            _read_at(file, out, self._start + offset + skip)
         return out
 
 
@@ -173,13 +157,11 @@ def is_complete(path: Path | str) -> bool:
     return True
 
 
-def _read_into(file: Any, out: NDArray[Any], offset: int) -> None:
+def _read_at(file: Any, out: NDArray[Any], offset: int) -> None:
     """Fill an array from a position of a file."""
-    view = out.reshape(-1).view(np.uint8).data if out.size else memoryview(b"")
+    if not out.size:
+        return
     file.seek(offset)
-    done = 0
-    while done < len(view):
-        n = file.readinto(view[done:])
-        if not n:
-            raise OSError(f"{file.name} ended after {offset + done} bytes.")
-        done += n
+    done = read_into(file, out.reshape(-1).view(np.uint8))
+    if done < out.nbytes:
+        raise OSError(f"{file.name} ended after {offset + done} bytes.")

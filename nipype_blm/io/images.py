@@ -17,6 +17,7 @@ from zlib_ng import gzip_ng, zlib_ng
 
 from nipype_blm.core.voxels import gather, gather_scaled
 from nipype_blm.errors import InputError
+from nipype_blm.io.files import read_into
 
 _HEADER_SIZE = 348
 _VOXELS_START = 352  # after the header and four bytes that announce extensions
@@ -69,12 +70,10 @@ def read_header(path: Path) -> ImageHeader:
         return _parse_header(path, read_start(path))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
-    except OSError as error:
-        if isinstance(error, gzip.BadGzipFile):
-            raise InputError(f"{path} is damaged: {error}.") from error
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except _DAMAGE as error:
+    except _DAMAGE as error:  # before OSError, of which some are
         raise InputError(f"{path} is damaged: {error}.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ImageFileError, HeaderDataError, ValueError, KeyError) as error:
         raise InputError(f"{path} is not an image that can be read: {error}.") from error
 
@@ -82,7 +81,7 @@ def read_header(path: Path) -> ImageHeader:
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-def _is_gzip(path: Path) -> bool:
+def is_gzip(path: Path) -> bool:
     """Return whether a file is compressed, whatever its name says."""
     with path.open("rb", buffering=0) as file:
         return file.read(2) == _GZIP_MAGIC
@@ -225,7 +224,7 @@ class ImageReader:
 
     def _read_values(self, path: Path, volume: int) -> tuple[ImageHeader, NDArray[Any]]:
         """Return the header, and one volume as it is stored, in file order."""
-        if _is_gzip(path):
+        if is_gzip(path):
             try:
                 return self._read_gzip(path, volume)
             except _NotNifti1Error:
@@ -267,7 +266,7 @@ class ImageReader:
         buffer = self._buffer(n_bytes)
         with path.open("rb", buffering=0) as file:
             file.seek(header.offset + volume * n_bytes)
-            done = _fill(file, buffer)
+            done = read_into(file, buffer)
         if done < n_bytes:
             raise EOFError(f"{n_bytes - done} bytes of voxels are missing at its end")
         return _native(buffer.view(header.dtype))
@@ -286,7 +285,7 @@ class ImageReader:
         n_bytes = header.n_grid * header.dtype.itemsize
         buffer = self._buffer(n_bytes)
         while stream.volume <= volume:
-            stream.read_into(buffer)
+            stream.read_volume(buffer)
         if stream.volume == header.n_volumes:
             stream.close()
             self._local.stream = None
@@ -314,14 +313,14 @@ class _GzipVolumes:
         self.volume = 0
         self._file = _GzipFile(path, "rb")
         start = bytearray(_HEADER_SIZE)
-        size = _fill(self._file, np.frombuffer(start, np.uint8))
+        size = read_into(self._file, np.frombuffer(start, np.uint8))
         if size < _HEADER_SIZE or bytes(start[344:348]) != b"n+1\0":
             raise _NotNifti1Error
         self.header = _parse_header(path, bytes(start))
         self._file.read(self.header.offset - _HEADER_SIZE)
 
-    def read_into(self, buffer: NDArray[np.uint8]) -> None:
-        done = _fill(self._file, buffer)
+    def read_volume(self, buffer: NDArray[np.uint8]) -> None:
+        done = read_into(self._file, buffer)
         if done < buffer.size:
             raise EOFError(f"{buffer.size - done} bytes of voxels are missing at its end")
         self.volume += 1
@@ -332,18 +331,6 @@ class _GzipVolumes:
         self._file.close()
         if extra:
             raise EOFError("there are more bytes than its header says")
-
-
-def _fill(file: Any, buffer: NDArray[np.uint8]) -> int:
-    """Read until a buffer is full or the file ends; return the bytes read."""
-    view = buffer.data
-    done = 0
-    while done < len(view):
-        n = file.readinto(view[done:])
-        if not n:
-            break
-        done += n
-    return done
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:

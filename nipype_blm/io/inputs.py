@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from nipype_blm import __version__
-from nipype_blm.io.manifest import write_if_changed
+from nipype_blm.io.files import write_if_changed
 from nipype_blm.model.config import BlmConfig
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nipype_blm.errors import InputError
-from nipype_blm.io.arrayfile import replacing
 from nipype_blm.io.images import stat_file
 
 
@@ -66,15 +65,3 @@ def check_unchanged(entry: ImageEntry) -> None:
             raise InputError(f"{path} cannot be read any more: {error.strerror}.") from error
         if found != planned:
             raise InputError(f"{path} has changed since the run was planned; run again.")
-
-
-def write_if_changed(path: Path, content: bytes) -> None:
-    """Write a file unless it has this content, so that its time tells of a change."""
-    try:
-        if path.read_bytes() == content:
-            return
-    except FileNotFoundError:
-        pass
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        part.write_bytes(content)

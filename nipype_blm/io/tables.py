@@ -11,6 +11,7 @@ import yaml
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError
+from nipype_blm.model.config import resolve_path
 
 
 def read_text(path: Path, what: str) -> str:
@@ -59,25 +60,18 @@ def read_path_list(path: Path, what: str) -> list[ListedPath]:
 
     Relative paths are resolved against the folder of the list.
     """
-    lines = enumerate(read_text(path, what).splitlines(), 1)
-    listed = [
-        ListedPath(
-            _resolve(line.strip(), path, number),
-            f"line {number} of {path.name}",
-        )
-        for number, line in lines
-        if line.strip()
-    ]
+    listed = []
+    for number, line in enumerate(read_text(path, what).splitlines(), 1):
+        where = f"line {number} of {path.name}"
+        if not line.strip():
+            continue
+        try:
+            listed.append(ListedPath(resolve_path(line.strip(), path.parent), where))
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from error
     if not listed:
         raise InputError(f"{what} {path} lists no file.")
     return listed
-
-
-def _resolve(text: str, path: Path, number: int) -> Path:
-    try:
-        return Path(path.parent, Path(text).expanduser()).absolute()
-    except RuntimeError as error:
-        raise InputError(f"line {number} of {path.name}: {text}: {error}") from error
 
 
 class Table(NamedTuple):

@@ -27,15 +27,19 @@ DEFAULT_MAXMEM = 2**32
 DEFAULT_MINLOG = -323.3062153431158
 
 
-def _resolve(value: Any, info: ValidationInfo) -> Any:
+def resolve_path(text: str | Path, base: Path) -> Path:
+    """Return an absolute path; a relative one starts from the folder `base`."""
+    try:
+        return Path(base, Path(text).expanduser()).absolute()
+    except RuntimeError as error:  # of ~name
+        raise ValueError(f"{text}: {error}") from error
+
+
+def _resolve(value: Any, info: ValidationInfo) -> Path:
     """Resolve a relative path against the folder of the configuration file."""
     if not isinstance(value, str | Path):
         raise ValueError(f"{value!r} is not a path")
-    base = (info.context or {}).get("base", Path.cwd())
-    try:
-        return Path(base, Path(value).expanduser()).absolute()
-    except RuntimeError as error:  # of ~name
-        raise ValueError(f"{value}: {error}") from error
+    return resolve_path(value, (info.context or {}).get("base", Path.cwd()))
 
 
 def _resolve_all(value: Any, info: ValidationInfo) -> Any:

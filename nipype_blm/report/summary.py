@@ -11,25 +11,23 @@ from numpy.typing import NDArray
 from nipype_blm.core.status import VoxelStatus, is_fitted
 
 
-def summarise_run(out_dir: Path, contrasts: Sequence[str]) -> str:
+def count_status(out_dir: Path) -> NDArray[np.intp]:
+    """Return how many voxels have each status, shape (256,)."""
+    [status_file] = [*out_dir.glob("blm_vox_status.nii"), *out_dir.glob("blm_vox_status.nii.gz")]
+    image: Any = nib.load(status_file)
+    return np.bincount(np.asarray(image.dataobj).ravel(), minlength=256)
+
+
+def count_fitted(counts: NDArray[np.intp]) -> int:
+    """Return how many voxels are in the result, given how many have each status."""
+    return int(counts[is_fitted(np.arange(counts.size, dtype=np.uint8))].sum())
+
+
+def summarise_run(counts: NDArray[np.intp], contrasts: Sequence[str], out_dir: Path) -> str:
     """Return what happened at the voxels, what was tested, and where the maps are."""
-    counts = _count_status(out_dir)
     lines = [
         f"{int(counts[status]):>10,} voxels {status.meaning}"
         for status in VoxelStatus
         if counts[status] and status != VoxelStatus.OUTSIDE
     ]
     return "\n".join([*lines, f"Contrasts: {', '.join(contrasts)}", f"The maps are in {out_dir}"])
-
-
-def count_fitted(out_dir: Path) -> int:
-    """Return how many voxels are in the result."""
-    counts = _count_status(out_dir)
-    return int(counts[is_fitted(np.arange(counts.size, dtype=np.uint8))].sum())
-
-
-def _count_status(out_dir: Path) -> NDArray[np.intp]:
-    """Return how many voxels have each status."""
-    [status_file] = [*out_dir.glob("blm_vox_status.nii"), *out_dir.glob("blm_vox_status.nii.gz")]
-    image: Any = nib.load(status_file)
-    return np.bincount(np.asarray(image.dataobj).ravel(), minlength=256)

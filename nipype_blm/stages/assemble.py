@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nipype_blm.io.manifest import write_if_changed
+from nipype_blm.io.files import write_if_changed
 from nipype_blm.io.maps import write_map
 from nipype_blm.io.publish import publish
 from nipype_blm.io.specfile import read_contrasts, read_model

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import factorise_design
 from nipype_blm.errors import InputError
+from nipype_blm.io.files import write_if_changed
 from nipype_blm.io.images import (
     ImageHeader,
     describe_grid_difference,
@@ -22,7 +24,7 @@ from nipype_blm.io.images import (
     read_mask,
     stat_file,
 )
-from nipype_blm.io.manifest import ImageEntry, format_manifest, write_if_changed
+from nipype_blm.io.manifest import ImageEntry, format_manifest
 from nipype_blm.io.maps import make_template_header
 from nipype_blm.io.specfile import pack_contrasts, pack_model
 from nipype_blm.io.tables import ListedPath, Table, read_path_list, read_table
@@ -223,10 +225,11 @@ def _find_images(
         listed = [] if given is None else _list_files(given, what)
     if not listed:
         return _Found([], [], None)
-    parts = [listed[i::_HEADER_THREADS] for i in range(_HEADER_THREADS)]
+    size = -(-len(listed) // _HEADER_THREADS)
+    parts = [listed[i : i + size] for i in range(0, len(listed), size)]
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        found_parts = list(pool.map(lambda part: [_read_entry(item) for item in part], parts))
-    found = [found_parts[i % len(parts)][i // len(parts)] for i in range(len(listed))]
+        found_parts = pool.map(lambda part: [_read_entry(item) for item in part], parts)
+        found = list(chain.from_iterable(found_parts))
     faults = [item for item in found if isinstance(item, str)]
     good = [item for item in found if not isinstance(item, str)]
     if len(good) == len(listed) == 1:

@@ -12,7 +12,7 @@ from nipype_blm.core.threads import ONE_THREAD, Threads
 from nipype_blm.core.voxels import apply_data_mask
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import write_arrays
-from nipype_blm.io.images import ImageReader, header_of_model
+from nipype_blm.io.images import ImageReader, header_of_model, is_gzip
 from nipype_blm.io.manifest import ImageEntry, check_unchanged, read_manifest
 from nipype_blm.io.specfile import read_model
 from nipype_blm.model.spec import ModelSpec
@@ -64,11 +64,9 @@ class _ImageLoader:
         self._mask_reader = ImageReader(expected, starts, lengths)
         self._values = np.empty((spec.rows_per_chunk, spec.n_voxels), spec.staged_dtype)
         # Volumes of one compressed file can only be read in order.
-        self._in_order = any(
-            (image.volume and image.image.suffix == ".gz")
-            or (image.mask_volume and image.mask is not None and image.mask.suffix == ".gz")
-            for image in images
-        )
+        files = {image.image for image in images if image.volume}
+        files |= {image.mask for image in images if image.mask is not None and image.mask_volume}
+        self._in_order = any(path.is_file() and is_gzip(path) for path in files)
 
     def feed(
         self, accumulator: ProductAccumulator, threads: Threads

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nipype_blm.errors import InputError
-from nipype_blm.io.arrayfile import ArrayFile, fingerprint, replacing, write_arrays
+from nipype_blm.io.arrayfile import ArrayFile, fingerprint, write_arrays
+from nipype_blm.io.files import replacing
 
 RNG = np.random.default_rng(0)
 ARRAYS = {

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from nipype_blm.errors import InputError
+from nipype_blm.io.files import write_if_changed
 from nipype_blm.io.images import stat_file
 from nipype_blm.io.manifest import (
     ImageEntry,
     check_unchanged,
     format_manifest,
     read_manifest,
-    write_if_changed,
 )
 
 
