@@ -29,6 +29,12 @@ def inline(function: Callable[P, R]) -> Callable[P, R]:
     return compiled
 
 
+def routine(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile `function` once, to be called from kernels."""
+    compiled: Callable[P, R] = numba.njit(**OPTIONS)(function)
+    return compiled
+
+
 def _is_private_directory(folder: Path) -> bool:
     """Make `folder`; say whether only this user can write there (the cache is unpickled)."""
     try:
@@ -48,7 +54,7 @@ def _is_private_directory(folder: Path) -> bool:
 def _hash_sources() -> str:
     """Return a hash of all kernels; Numba itself only looks at the file of each."""
     digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

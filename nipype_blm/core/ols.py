@@ -205,7 +205,11 @@ def _merge(
         part = slice(start, stop)
         _merge_batch(
             candidates[part],
-            *products,
+            products.reference,
+            products.QtY,
+            products.YtY,
+            products.n_obs,
+            products.presence,
             row_products,
             row_products.sum(axis=0),
             direction,

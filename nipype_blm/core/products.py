@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core._jit import inline, kernel
+from nipype_blm.core.factors import RandomRows, select_rows
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.threads import ONE_THREAD, TILE, Threads
 
@@ -27,6 +28,7 @@ class Products(NamedTuple):
     YtY: FloatArray  # (n_voxels,), squared length of y - reference s
     n_obs: NDArray[np.int32]  # (n_voxels,), observations present
     presence: NDArray[np.uint32]  # (n_words, n_voxels), bit i % 32 of word i // 32
+    ZtY: FloatArray  # (n_columns, n_voxels), Z'(y - reference s), as `RandomRows.columns`
 
 
 class ProductAccumulator:
@@ -39,9 +41,17 @@ class ProductAccumulator:
     shift : array of shape (n_obs,)
         s = X c of `DesignFactor`, for the same rows.
     n_voxels : int
+    random : RandomRows, optional
+        The same rows of Z, in a mixed model.
     """
 
-    def __init__(self, Q: FloatArray, shift: FloatArray, n_voxels: int) -> None:
+    def __init__(
+        self,
+        Q: FloatArray,
+        shift: FloatArray,
+        n_voxels: int,
+        random: RandomRows | None = None,
+    ) -> None:
         n_obs, n_params = Q.shape
         self._Qt = np.ascontiguousarray(Q.T)
         self._shift = np.ascontiguousarray(shift)
@@ -50,6 +60,8 @@ class ProductAccumulator:
         self.QtY = np.zeros((n_params, n_voxels))
         self.YtY = np.zeros(n_voxels)
         self.presence = np.zeros((-(-n_obs // WORD), n_voxels), np.uint32)
+        self._random = select_rows([], slice(n_obs)) if random is None else random
+        self.ZtY = np.zeros((self._random.columns.size, n_voxels))
 
     def add(
         self,
@@ -81,6 +93,7 @@ class ProductAccumulator:
         Qt = np.zeros((self._Qt.shape[0] + self._Qt.shape[0] % 2, -(-n_rows // 4) * 4))
         Qt[: len(self._Qt), :n_rows] = self._Qt[:, rows]
         shift = self._shift[rows]
+        index, value = self._random.index[rows], self._random.value[rows]
         self._row += n_rows
 
         def accumulate(start: int, stop: int) -> None:
@@ -93,6 +106,9 @@ class ProductAccumulator:
                 self.QtY[:, start:stop],
                 self.YtY[start:stop],
                 self.presence[word, start:stop],
+                index,
+                value,
+                self.ZtY[:, start:stop],
                 bit,
                 start,
             )
@@ -104,7 +120,7 @@ class ProductAccumulator:
         np.nan_to_num(self.reference, copy=False)
         n_obs = np.zeros(self.YtY.size, np.int32)
         _count_presence(self.presence, n_obs)
-        return Products(self.reference, self.QtY, self.YtY, n_obs, self.presence)
+        return Products(self.reference, self.QtY, self.YtY, n_obs, self.presence, self.ZtY)
 
 
 @inline
@@ -158,6 +174,23 @@ def _add_products(Qt: Any, D: Any, n: int, totals: Any) -> None:
 
 
 @inline
+def _add_levels(index: Any, weight: Any, D: Any, n: int, ZtY: Any, level: Any) -> None:
+    """Add weight[i] D[i] to row index[i] of Z'y; `level` keeps the sum of equal neighbours."""
+    last = -1
+    for i in range(index.size):
+        if index[i] != last:
+            if last >= 0:
+                _copy(level[:n], ZtY[last])
+            last = index[i]
+            _copy(ZtY[last], level)
+        w, d = weight[i], D[i]
+        for t in range(n):
+            level[t] += w * d[t]
+    if last >= 0:
+        _copy(level[:n], ZtY[last])
+
+
+@inline
 def _copy(source: Any, target: Any) -> None:
     for t in range(source.size):
         target[t] = source[t]
@@ -173,6 +206,9 @@ def _accumulate(  # noqa: C901 - one pass over a tile while it is in the cache
     QtY: Any,
     YtY: Any,
     words: Any,
+    index: Any,
+    weight: Any,
+    ZtY: Any,
     bit: int,
     first_voxel: int,
 ) -> None:
@@ -181,6 +217,7 @@ def _accumulate(  # noqa: C901 - one pass over a tile while it is in the cache
     n_params, n_voxels = QtY.shape
     D = np.zeros((Qt.shape[1], TILE))
     sums = np.zeros((Qt.shape[0] + 1, TILE))  # contiguous: rows of QtY are far apart
+    level = np.empty(TILE)
     missing = np.empty(k, np.int64)
     all_present = np.uint32((np.uint64(1) << np.uint64(k)) - np.uint64(1)) << np.uint32(bit)
     for start in range(0, n_voxels, TILE):
@@ -234,3 +271,5 @@ def _accumulate(  # noqa: C901 - one pass over a tile while it is in the cache
             for t in range(n):
                 squares[t] += d[t] * d[t]
         _copy(squares[:n], YtY[start:stop])
+        for e in range(index.shape[1]):
+            _add_levels(index[:, e], weight[:, e], D, n, ZtY[:, start:stop], level)

@@ -12,12 +12,16 @@ class VoxelStatus(IntEnum):
     OUTSIDE = 0
     FITTED = 1
     FITTED_IMPRECISE = 2
+    FITTED_BOUNDARY = 3
+    NOT_CONVERGED = 4
     NO_DATA = 10
     BELOW_MINIMUM = 11
     TOO_FEW = 12
     RANK_DEFICIENT = 13
     ZERO_VARIANCE = 14
     MASKED_AFTER = 15
+    TOO_MANY_EFFECTS = 16
+    UNIDENTIFIED = 17
 
     @property
     def meaning(self) -> str:
@@ -32,6 +36,12 @@ _MEANINGS = {
         "fitted with fewer than 9 digits: residuals below 1e-6 of the sum of squares, or "
         "rows of X present that are nearly rank-deficient"
     ),
+    VoxelStatus.FITTED_BOUNDARY: (
+        "fitted at the boundary: some variance of random effects is zero, or a correlation 1"
+    ),
+    VoxelStatus.NOT_CONVERGED: (
+        "fitted without convergence: the iterations ended before the likelihood was largest"
+    ),
     VoxelStatus.NO_DATA: "dropped: no image has data here",
     VoxelStatus.BELOW_MINIMUM: "dropped: fewer images than MinN or MinPercent ask for",
     VoxelStatus.TOO_FEW: "dropped: no more images than columns of X plus one",
@@ -43,6 +53,10 @@ _MEANINGS = {
         "dropped: no residual variance beyond rounding (constant, or fitted exactly)"
     ),
     VoxelStatus.MASKED_AFTER: "dropped: outside the mask given as Missingness.Masking",
+    VoxelStatus.TOO_MANY_EFFECTS: "dropped: no more images than random effects (safeMode)",
+    VoxelStatus.UNIDENTIFIED: (
+        "dropped: the images present here cannot tell random effects from residuals"
+    ),
 }
 
 FIRST_DROPPED = 10

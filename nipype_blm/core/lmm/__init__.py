@@ -1,0 +1,1 @@
+"""Linear mixed models at every voxel of a block, from the products of its batches."""
