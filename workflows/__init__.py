@@ -1,5 +1,6 @@
 """Nipype workflows: nodes and edges only."""
 
 from .blm import init_blm_wf
+from .blmm import init_blmm_wf
 
-__all__ = ["init_blm_wf"]
+__all__ = ["init_blm_wf", "init_blmm_wf"]

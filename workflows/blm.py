@@ -3,21 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline.engine import Node, Workflow
+from nipype.pipeline.engine import Workflow
 
 from nipype_blm.interfaces.base import MAP_OUTPUTS
-from nipype_blm.interfaces.blm import (
-    AssembleMaps,
-    ComputeContrasts,
-    ComputeProducts,
-    FitLeastSquares,
-    PlanBLM,
-)
+from nipype_blm.interfaces.blm import AssembleMaps, FitLeastSquares, PlanBLM
 
-from .nodes import FileMapNode
+from .stages import Model, build_model_wf
 
 INPUTS = ("in_files", "design_file", "contrasts", "mask_file", "data_mask_files", "post_mask_file")
+_MODEL = Model(PlanBLM, FitLeastSquares, AssembleMaps, INPUTS, MAP_OUTPUTS)
 
 
 def init_blm_wf(
@@ -78,55 +72,13 @@ def init_blm_wf(
     mask_file, dof, out_dir
         Mask of the result, smallest degrees of freedom, folder of all maps.
     """
-    assemble_maps = AssembleMaps(compress=compress)
-    if out_dir is not None:
-        assemble_maps.inputs.out_dir = str(Path(out_dir).absolute())
-        recorded = {"outdir": assemble_maps.inputs.out_dir} | options.get("recorded_fields", {})
-        options["recorded_fields"] = recorded
-    inputnode = Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
-    outputnode = Node(IdentityInterface(fields=list(MAP_OUTPUTS)), name="outputnode")
-    resources: dict[str, Any] = {"n_procs": n_procs, "mem_gb": max_mem_gb}
-    # Beside the node's own folder, which is emptied whenever the node runs.
-    plan = Node(
-        PlanBLM(max_mem_gb=max_mem_gb, compress=compress, plan_dir="../plan_files", **options),
-        name="plan",
-        mem_gb=0.5,
+    return build_model_wf(
+        _MODEL,
+        out_dir=out_dir,
+        n_procs=n_procs,
+        max_mem_gb=max_mem_gb,
+        compress=compress,
+        copy_inputs=copy_inputs,
+        name=name,
+        options=options,
     )
-    products = FileMapNode(
-        ComputeProducts(n_procs=n_procs), iterfield=["batch_file"], name="products", **resources
-    )
-    estimates = FileMapNode(
-        FitLeastSquares(n_procs=n_procs), iterfield=["block"], name="estimates", **resources
-    )
-    contrasts = FileMapNode(
-        ComputeContrasts(n_procs=n_procs),
-        iterfield=["block", "estimates_file"],
-        name="contrasts",
-        **resources,
-    )
-    assemble = Node(assemble_maps, name="assemble", mem_gb=0.5)
-
-    workflow = Workflow(name=name)
-    shared = _same("model_file", "fingerprint")
-    workflow.connect(
-        [
-            (inputnode, plan, _same(*INPUTS)),
-            (plan, products, [*_same("model_file", "max_threads"), ("batch_files", "batch_file")]),
-            (plan, estimates, [*shared, *_same("batch_files"), ("blocks", "block")]),
-            (products, estimates, [("out_file", "products_files")]),
-            (plan, contrasts, [*shared, *_same("contrasts_file"), ("blocks", "block")]),
-            (estimates, contrasts, [("out_file", "estimates_file")]),
-            (plan, assemble, [*shared, *_same("contrasts_file")]),
-            (estimates, assemble, [("out_file", "estimates_files")]),
-            (contrasts, assemble, [("out_file", "statistics_files")]),
-            (assemble, outputnode, _same(*MAP_OUTPUTS)),
-        ]
-    )
-    if copy_inputs:
-        workflow.connect(plan, "inputs_file", assemble, "inputs_file")
-    return workflow
-
-
-def _same(*names: str) -> list[tuple[str, str]]:
-    """Return connections of outputs to inputs of the same name."""
-    return [(name, name) for name in names]

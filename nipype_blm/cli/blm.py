@@ -1,4 +1,7 @@
-"""``blm CONFIG.yml``: check a configuration, run the workflow, say what came out."""
+"""``blm CONFIG.yml``: check a configuration, run the workflow, say what came out.
+
+``blmm`` (in `nipype_blm.cli.blmm`) does the same for a mixed model.
+"""
 
 import argparse
 import gc
@@ -17,16 +20,20 @@ from nipype_blm import __version__
 from nipype_blm.errors import InputError
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_DESCRIPTIONS = {
+    "blm": "Fit one linear model at every voxel of many images.",
+    "blmm": "Fit one linear mixed model at every voxel of many images.",
+}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    arguments = _make_parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, model: str = "blm") -> int:
+    """Run the command of a model, ``blm`` or ``blmm``; return its exit code."""
+    arguments = _make_parser(model).parse_args(argv)
     try:
-        config = load_config(arguments.config)
+        config = load_config(arguments.config, model)
         for notice in config.notices:
             _say(f"notice: {notice}")
-        return _check(config) if arguments.check else _run(config, arguments)
+        return _check(config) if arguments.check else _run(config, arguments, model)
     except InputError as error:
         for problem in error.problems:
             _say(f"error: {problem}")
@@ -39,18 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def command() -> None:
+def command(model: str = "blm") -> None:
     """Run `main` as a process of its own."""
     # A short-lived process: collecting cycles, and freeing every object at the end, would
     # take a fifth of its CPU time.
     gc.disable()
-    code = main()
+    code = main(model=model)
     gc.freeze()
     sys.exit(code)
 
 
-def load_config(path: Path) -> Any:
-    """Read and check a configuration file.
+def load_config(path: Path, model: str = "blm") -> Any:
+    """Read and check a configuration file of a model.
 
     Raises
     ------
@@ -61,19 +68,27 @@ def load_config(path: Path) -> Any:
     from nipype_blm.model.config import parse_config, salvage_config
     from nipype_blm.stages.plan import prepare_run
 
+    kind = _find_kind(model)
     path = path.absolute()
     data = read_yaml(path)
     try:
-        return parse_config(data, path.parent)
+        return parse_config(data, path.parent, model=kind)
     except InputError as error:
         problems = error.problems
-        rest = salvage_config(data, path.parent)
+        rest = salvage_config(data, path.parent, model=kind)
     if rest is not None:
         try:
             prepare_run(rest)
         except InputError as error:
             problems = problems + error.problems
     raise InputError(problems)
+
+
+def _find_kind(model: str) -> Any:
+    """Return the class of the configurations of a model."""
+    from nipype_blm.model.config import BlmConfig, BlmmConfig
+
+    return {"blm": BlmConfig, "blmm": BlmmConfig}[model]
 
 
 def _say(text: str) -> None:
@@ -89,16 +104,16 @@ class _Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from nipype_blm.cli.fields import describe_fields
 
-        parser.epilog = describe_fields()
+        parser.epilog = describe_fields(_find_kind(parser.prog))
         parser.print_help()
         parser.exit()
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _make_parser(model: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="blm",
+        prog=model,
         add_help=False,
-        description="Fit one linear model at every voxel of many images.",
+        description=_DESCRIPTIONS[model],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", type=Path, metavar="CONFIG.yml", help="configuration file")
@@ -126,6 +141,7 @@ def _check(config: Any) -> int:
     print(
         f"{spec.n_obs} images, {spec.n_params} columns of X, {spec.n_voxels} voxels, "
         f"{len(config.contrasts)} contrasts: all good.\n"
+        f"{''.join(_describe_factor(factor) for factor in spec.factors)}"
         f"{plan.n_batches} batches of up to {plan.images_per_batch} images, "
         f"{plan.n_blocks} blocks of up to {plan.voxels_per_block} voxels; "
         f"up to {(plan.disk_bytes + plan.map_bytes) / 1e9:.2f} GB of disk."
@@ -133,7 +149,14 @@ def _check(config: Any) -> int:
     return OK
 
 
-def _run(config: Any, arguments: argparse.Namespace) -> int:
+def _describe_factor(factor: Any) -> str:
+    return (
+        f"Random factor {factor.name}: {factor.n_levels} levels, "
+        f"{factor.n_effects} effects of each.\n"
+    )
+
+
+def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.cli.run import clean, describe_failure, find_input_error, run_workflow
     from nipype_blm.stages.plan import prepare_run
@@ -157,12 +180,12 @@ def _run(config: Any, arguments: argparse.Namespace) -> int:
         clean(config)
     from nipype_blm.report.summary import count_fitted, count_status, summarise_run
 
-    counts = count_status(config.outdir)
+    counts = count_status(config.outdir, model)
     if not quiet:
         names = [contrast.name for contrast in config.contrasts]
         print(summarise_run(counts, names, config.outdir))
     if count_fitted(counts) == 0:
-        _say("error: no voxel could be fitted; blm_vox_status says why.")
+        _say(f"error: no voxel could be fitted; {model}_vox_status says why.")
         return FAILED
     return OK
 

@@ -1,16 +1,24 @@
-"""Describe every field of a configuration file for ``blm --help``."""
+"""Describe every field of a configuration file for ``--help``."""
 
 import textwrap
 from typing import Any
 
 from pydantic import BaseModel
 
-from nipype_blm.model.config import IGNORED_FIELDS, BlmConfig, MissingnessRules
+from nipype_blm.model.config import (
+    IGNORED_FIELDS,
+    BlmConfig,
+    FactorConfig,
+    MissingnessRules,
+    ModelConfig,
+)
+
+_NESTED: dict[str, type[BaseModel]] = {"Missingness": MissingnessRules, "Z": FactorConfig}
 
 
-def describe_fields() -> str:
-    """Return the text that explains all fields."""
-    fields = BlmConfig.model_fields
+def describe_fields(model: type[ModelConfig] = BlmConfig) -> str:
+    """Return the text that explains all fields of a model."""
+    fields = model.model_fields
     mandatory = {name: info for name, info in fields.items() if info.is_required()}
     optional = {
         name: info
@@ -43,7 +51,6 @@ def _describe(fields: dict[str, Any], indent: int = 2) -> list[str]:
             initial_indent=f"{first:<21} ",
             subsequent_indent=" " * 22,
         )
-        if name == "Missingness":
-            nested: type[BaseModel] = MissingnessRules
-            lines += _describe(dict(nested.model_fields), indent + 2)
+        if name in _NESTED:
+            lines += _describe(dict(_NESTED[name].model_fields), indent + 2)
     return lines

@@ -11,10 +11,16 @@ from pathlib import Path
 from nipype import logging as nipype_logging
 
 from nipype_blm.interfaces.base import traits_from_config
-from nipype_blm.model.config import BlmConfig
-from nipype_blm.workflows.blm import INPUTS, init_blm_wf
+from nipype_blm.model.config import BlmmConfig, ModelConfig
+from nipype_blm.workflows import init_blm_wf, init_blmm_wf
+from nipype_blm.workflows.blmm import INPUTS
 
-WORKFLOW = "blm_wf"
+WORKFLOW, MIXED_WORKFLOW = "blm_wf", "blmm_wf"
+
+
+def name_workflow(config: ModelConfig) -> str:
+    """Return the name of the workflow, and of its folder below the working folder."""
+    return MIXED_WORKFLOW if isinstance(config, BlmmConfig) else WORKFLOW
 
 
 def count_cores() -> int:
@@ -24,19 +30,19 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def find_logs(config: BlmConfig) -> Path:
+def find_logs(config: ModelConfig) -> Path:
     """Return the folder of messages and crash files."""
-    return config.work_folder / WORKFLOW / "logs"
+    return config.work_folder / name_workflow(config) / "logs"
 
 
-def clean(config: BlmConfig) -> None:
+def clean(config: ModelConfig) -> None:
     """Remove the intermediate files, and their folder if nothing else is in it."""
-    shutil.rmtree(config.work_folder / WORKFLOW, ignore_errors=True)
+    shutil.rmtree(config.work_folder / name_workflow(config), ignore_errors=True)
     if not any(config.work_folder.iterdir()):
         config.work_folder.rmdir()
 
 
-def run_workflow(config: BlmConfig, config_file: Path) -> None:
+def run_workflow(config: ModelConfig, config_file: Path) -> None:
     """Run a configuration with Nipype's Linear plugin, in its working folder.
 
     The file that it was read from is never rewritten, even if it is the inputs.yml of an
@@ -51,11 +57,12 @@ def run_workflow(config: BlmConfig, config_file: Path) -> None:
         if field in recorded
     }
     cores = count_cores()
-    workflow = init_blm_wf(
+    init_wf = init_blmm_wf if isinstance(config, BlmmConfig) else init_blm_wf
+    workflow = init_wf(
         out_dir=config.outdir,
         copy_inputs=config_file.resolve() != (config.outdir / "inputs.yml").resolve(),
         n_procs=min(config.numNodes or cores, cores),
-        name=WORKFLOW,
+        name=name_workflow(config),
         **given,
     )
     for field, value in inputs.items():
@@ -99,7 +106,7 @@ def find_input_error(error: BaseException) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def describe_failure(error: BaseException, config: BlmConfig) -> str:
+def describe_failure(error: BaseException, config: ModelConfig) -> str:
     """Return the last line of what Nipype reports, and where more can be read."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     reason = lines[-1].strip()

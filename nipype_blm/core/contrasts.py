@@ -49,8 +49,15 @@ def compute_t_contrast(
     """
     effect, variance, _ = _effects(vector[None], estimates, R, threads)
     stat = effect[0] / np.sqrt(variance[0])
+    log_p, z = find_t_tails(stat, estimates.dof.astype(float), two_sided, threads)
+    return ContrastMaps(effect, variance, stat, log_p, z)
+
+
+def find_t_tails(
+    stat: FloatArray, dof: FloatArray, two_sided: bool, threads: Threads
+) -> tuple[FloatArray, FloatArray]:
+    """Return log p and z of T statistics; z keeps the one-sided tail and the sign."""
     log_p, z = np.empty_like(stat), np.empty_like(stat)
-    dof = estimates.dof.astype(float)
 
     def tail(start: int, stop: int) -> None:
         part = slice(start, stop)
@@ -62,7 +69,7 @@ def compute_t_contrast(
             log_p[part], z[part] = compute_t_tails(stat[part], dof[part])
 
     threads.split(tail, stat.size)
-    return ContrastMaps(effect, variance, stat, log_p, z)
+    return log_p, z
 
 
 def compute_f_contrast(
@@ -89,16 +96,28 @@ def compute_f_contrast(
     q = len(L)
     effect, variance, factor = _effects(L, estimates, R, threads)
     stat = np.empty(estimates.resms.size)
-    log_p, z = np.empty_like(stat), np.empty_like(stat)
-    dof = estimates.dof.astype(float)
 
     def test(start: int, stop: int) -> None:
         part = slice(start, stop)
         _f_statistic(effect[:, part], factor[:, part], estimates.resms[part], stat[part])
-        log_p[part], z[part] = compute_f_tails(stat[part], float(q), dof[part])
 
     threads.split(test, stat.size)
+    log_p, z = find_f_tails(stat, q, estimates.dof.astype(float), threads)
     return ContrastMaps(effect, variance, stat, log_p, z)
+
+
+def find_f_tails(
+    stat: FloatArray, q: int, dof: FloatArray, threads: Threads
+) -> tuple[FloatArray, FloatArray]:
+    """Return log p and z of F statistics with q and dof degrees of freedom."""
+    log_p, z = np.empty_like(stat), np.empty_like(stat)
+
+    def tail(start: int, stop: int) -> None:
+        part = slice(start, stop)
+        log_p[part], z[part] = compute_f_tails(stat[part], float(q), dof[part])
+
+    threads.split(tail, stat.size)
+    return log_p, z
 
 
 def compute_partial_r2(F: FloatArray, q: int, dof: ArrayLike) -> FloatArray:
@@ -125,7 +144,7 @@ def _effects(
 
     def compute(start: int, stop: int) -> None:
         part = slice(start, stop)
-        _combine(L, estimates.beta[:, part], effect[:, part])
+        combine_rows(L, estimates.beta[:, part], effect[:, part])
         _contrast_factor(rows, estimates.slot[part], estimates.factor, factor[:, part])
         _variance(factor[:, part], estimates.resms[part], variance[:, :, part])
 
@@ -134,7 +153,7 @@ def _effects(
 
 
 @kernel
-def _combine(L: Any, beta: Any, effect: Any) -> None:
+def combine_rows(L: Any, beta: Any, effect: Any) -> None:
     """Add L beta to `effect`, skipping zero weights."""
     for i in range(L.shape[0]):
         for a in range(L.shape[1]):

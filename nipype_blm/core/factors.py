@@ -46,7 +46,7 @@ class RandomRows(NamedTuple):
     """Some rows of Z, without its zeros."""
 
     columns: NDArray[np.int64]  # (n_columns,), columns of Z with an entry in these rows, sorted
-    index: NDArray[np.int64]  # (n_rows, n_terms), position in `columns` of each entry
+    position: NDArray[np.int64]  # (n_rows, n_terms), of each entry in `columns`
     value: FloatArray  # (n_rows, n_terms), the entry
 
 
@@ -65,7 +65,7 @@ def select_rows(factors: Sequence[RandomFactor], rows: slice) -> RandomRows:
         offset += factor.n_columns
     n_rows = len(range(*rows.indices(len(factors[0].level)))) if factors else 0
     found = np.concatenate(columns, axis=1) if columns else np.empty((n_rows, 0), np.int64)
-    present, index = np.unique(found, return_inverse=True)
+    present, position = np.unique(found, return_inverse=True)
     values = [np.asarray(factor.Z[rows], float) for factor in factors]
     value = np.concatenate(values, axis=1) if values else np.empty((n_rows, 0))
-    return RandomRows(present, index.reshape(found.shape).astype(np.int64), value)
+    return RandomRows(present, position.reshape(found.shape).astype(np.int64), value)

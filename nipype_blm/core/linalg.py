@@ -108,6 +108,13 @@ def find_dependent_columns(X: FloatArray) -> list[tuple[int, list[int]]]:
     return dependent
 
 
+def invert_upper(R: FloatArray) -> FloatArray:
+    """Return the inverse of an upper triangular matrix."""
+    # Row scaling by the diagonal first: columns of X may differ by many powers of ten.
+    scale = np.diag(R)
+    return np.ascontiguousarray(np.triu(np.linalg.inv(R / scale[:, None])) / scale)
+
+
 @inline
 def cholesky_packed(a: Any, n: int, smallest: float) -> float:
     """Replace packed `a` by its Cholesky factor; return the least pivot.

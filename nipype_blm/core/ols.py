@@ -1,6 +1,6 @@
 """Ordinary least squares at every voxel of a block, from the products of its batches."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,13 +13,14 @@ from nipype_blm.core.linalg import (
     DesignFactor,
     FloatArray,
     cholesky_packed,
+    invert_upper,
     packed_size,
     solve_lower_packed,
     solve_lower_transposed_packed,
     solve_upper,
 )
 from nipype_blm.core.products import Products, count_bits
-from nipype_blm.core.status import VoxelStatus, is_fitted
+from nipype_blm.core.status import FIRST_DROPPED, VoxelStatus, is_fitted
 from nipype_blm.core.threads import ONE_THREAD, Threads
 
 # RSS below this fraction of y'y (after the shift) is rounding error of the sums, which
@@ -34,6 +35,12 @@ IMPRECISE = 1e-6
 NOISE = 1e-24
 # A downdated sum of squares that is below this fraction of the whole has lost digits.
 CANCELLED = 0.01
+
+# Plain numbers for kernels.
+_FITTED = int(VoxelStatus.FITTED)
+_IMPRECISE_FIT = int(VoxelStatus.FITTED_IMPRECISE)
+_RANK_DEFICIENT = int(VoxelStatus.RANK_DEFICIENT)
+_ZERO_VARIANCE = int(VoxelStatus.ZERO_VARIANCE)
 
 
 class Estimates(NamedTuple):
@@ -64,7 +71,7 @@ def compute_dof(
     return np.asarray(n_obs[is_fitted(status)] - n_params, np.int32)
 
 
-class _Totals(NamedTuple):
+class Totals(NamedTuple):
     """Products of all batches at the candidate voxels of a block."""
 
     reference: FloatArray
@@ -114,9 +121,9 @@ def fit_ols(
     RSS / n.
     """
     n_params = design.R.shape[0]
-    status = _screen(n_obs, n_params, minimum_n, allowed)
+    status = screen_voxels(n_obs, n_params, minimum_n, allowed)
     candidates = np.flatnonzero(status == VoxelStatus.FITTED)
-    totals = _merge(n_obs[candidates], candidates, batches, design, threads)
+    totals = merge_products(n_obs[candidates], candidates, batches, design, threads)
     n = candidates.size
     beta, resms, llh = np.empty((n_params, n)), np.empty(n), np.empty(n)
     outcome = np.full(n, VoxelStatus.FITTED, np.uint8)
@@ -147,7 +154,7 @@ def fit_ols(
     factor = totals.gram  # in whose place _fit has put it
     cov = np.empty((packed_size(n_params) if with_cov else 0, resms.size))
     if with_cov:
-        R_inverse = np.ascontiguousarray(_invert_upper(design.R))
+        R_inverse = invert_upper(design.R)
 
         def covariance(start: int, stop: int) -> None:
             part = slice(start, stop)
@@ -157,7 +164,7 @@ def fit_ols(
     return Estimates(status, n_obs, beta, resms, llh, slot, factor, cov)
 
 
-def _screen(
+def screen_voxels(
     n_obs: NDArray[np.int32],
     n_params: int,
     minimum_n: int,
@@ -173,14 +180,17 @@ def _screen(
     return status
 
 
-def _merge(
+def merge_products(
     n_obs: NDArray[np.int32],
     candidates: NDArray[np.intp],
     batches: Iterable[tuple[slice, Products]],
     design: DesignFactor,
     threads: Threads,
-) -> _Totals:
+    follow: Callable[[slice, Products, Totals], None] | None = None,
+) -> Totals:
     """Add the products of all batches at the candidate voxels.
+
+    `follow` is called after each batch, with its rows, its products and the totals so far.
 
     Notes
     -----
@@ -191,7 +201,7 @@ def _merge(
     n, n_params = n_obs.size, design.R.shape[0]
     ring = n_obs < len(design.Q)
     slot = np.where(ring, np.cumsum(ring) - 1, -1).astype(np.int32)
-    totals = _Totals(
+    totals = Totals(
         np.zeros(n),
         np.zeros((n_params, n)),
         np.zeros(n),
@@ -225,6 +235,8 @@ def _merge(
     for rows, products in batches:
         row_products = design.Q[rows][:, low] * design.Q[rows][:, high]
         threads.split(partial(merge, products, row_products), n)
+        if follow is not None:
+            follow(rows, products, totals)
         del products  # before the next batch is read
     return totals
 
@@ -333,6 +345,38 @@ def _merge_batch(  # noqa: C901 - one pass over a voxel's products
         total_YtY[j] += squares
 
 
+@inline
+def solve_normal_equations(
+    QtY: Any, YtY: Any, n_obs: Any, slot: Any, gram: Any, j: int, z: Any, gamma: Any
+) -> tuple[int, float]:
+    """Solve Q'Q gamma = Q'y at voxel j; return its status and RSS.
+
+    The Cholesky factor of `gram` is left in its place.
+    """
+    n_params = gamma.size
+    status = _FITTED
+    for a in range(n_params):
+        z[a] = QtY[a, j]
+        gamma[a] = z[a]
+    if slot[j] >= 0:
+        L = gram[slot[j]]
+        pivot = cholesky_packed(L, n_params, NOISE)
+        if not pivot > RANK_TOLERANCE:
+            return _RANK_DEFICIENT, 0.0
+        if pivot < IMPRECISE:
+            status = _IMPRECISE_FIT
+        solve_lower_packed(L, gamma, n_params, z)
+        solve_lower_transposed_packed(L, z, n_params, gamma)
+    rss = YtY[j]
+    for a in range(n_params):
+        rss -= z[a] * z[a]
+    if not rss > (ZERO_VARIANCE + n_obs[j] * EPS) * YtY[j]:
+        return _ZERO_VARIANCE, 0.0
+    if rss < IMPRECISE * YtY[j]:
+        status = _IMPRECISE_FIT
+    return status, rss
+
+
 @kernel
 def _fit(
     QtY: Any,
@@ -354,40 +398,16 @@ def _fit(
     gamma = np.empty(n_params)
     b = np.empty(n_params)
     for j in range(YtY.size):
-        for a in range(n_params):
-            z[a] = QtY[a, j]
-            gamma[a] = z[a]
-        if slot[j] >= 0:
-            L = gram[slot[j]]
-            pivot = cholesky_packed(L, n_params, NOISE)
-            if not pivot > RANK_TOLERANCE:
-                status[j] = VoxelStatus.RANK_DEFICIENT
-                continue
-            if pivot < IMPRECISE:
-                status[j] = VoxelStatus.FITTED_IMPRECISE
-            solve_lower_packed(L, gamma, n_params, z)
-            solve_lower_transposed_packed(L, z, n_params, gamma)
-        rss = YtY[j]
-        for a in range(n_params):
-            rss -= z[a] * z[a]
-        if not rss > (ZERO_VARIANCE + n_obs[j] * EPS) * YtY[j]:
-            status[j] = VoxelStatus.ZERO_VARIANCE
+        outcome, rss = solve_normal_equations(QtY, YtY, n_obs, slot, gram, j, z, gamma)
+        status[j] = outcome
+        if outcome >= FIRST_DROPPED:
             continue
-        if rss < IMPRECISE * YtY[j]:
-            status[j] = VoxelStatus.FITTED_IMPRECISE
         solve_upper(R, gamma, n_params, b)
         for a in range(n_params):
             beta[a, j] = b[a] + reference[j] * constant[a]
         n = n_obs[j]
         resms[j] = rss / (n - n_params)
         llh[j] = -0.5 * n * (np.log(rss / n) + np.log(2 * np.pi) + 1)
-
-
-def _invert_upper(R: FloatArray) -> FloatArray:
-    """Return the inverse of an upper triangular matrix."""
-    # Row scaling by the diagonal first: columns of X may differ by many powers of ten.
-    scale = np.diag(R)
-    return np.triu(np.linalg.inv(R / scale[:, None])) / scale
 
 
 @inline

@@ -93,7 +93,7 @@ class ProductAccumulator:
         Qt = np.zeros((self._Qt.shape[0] + self._Qt.shape[0] % 2, -(-n_rows // 4) * 4))
         Qt[: len(self._Qt), :n_rows] = self._Qt[:, rows]
         shift = self._shift[rows]
-        index, value = self._random.index[rows], self._random.value[rows]
+        index, value = self._random.position[rows], self._random.value[rows]
         self._row += n_rows
 
         def accumulate(start: int, stop: int) -> None:

@@ -8,12 +8,17 @@ from nipype_blm.interfaces.blm import (
     FitLeastSquares,
     PlanBLM,
 )
+from nipype_blm.interfaces.blmm import BLMM, AssembleMixedMaps, FitMixedModel, PlanBLMM
 
 __all__ = [
     "BLM",
+    "BLMM",
     "AssembleMaps",
+    "AssembleMixedMaps",
     "ComputeContrasts",
     "ComputeProducts",
     "FitLeastSquares",
+    "FitMixedModel",
     "PlanBLM",
+    "PlanBLMM",
 ]

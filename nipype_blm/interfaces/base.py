@@ -18,7 +18,8 @@ from nipype.interfaces.base import (
 )
 from threadpoolctl import threadpool_limits
 
-from nipype_blm.model.config import BlmConfig, parse_config
+from nipype_blm.core.lmm.estimates import METHODS
+from nipype_blm.model.config import BlmmConfig, ConfigT, ModelConfig, parse_config
 from nipype_blm.stages.assemble import AssembledMaps
 from nipype_blm.stages.maps import MAPS
 
@@ -60,7 +61,7 @@ class BLMInterface(LibraryBaseInterface, SimpleInterface):
 
 
 class ModelInputSpec(BaseInterfaceInputSpec):
-    """A Big Linear Model, as traits."""
+    """What the traits of all models share."""
 
     in_files = InputMultiObject(
         traits.Str,
@@ -98,6 +99,28 @@ class ModelInputSpec(BaseInterfaceInputSpec):
     compress = traits.Bool(False, usedefault=True, desc="write .nii.gz instead of .nii")
 
 
+class MixedInputSpec(BaseInterfaceInputSpec):
+    """What a mixed model has besides."""
+
+    random_factors = traits.List(
+        traits.Dict,
+        mandatory=True,
+        desc="random factors, each with name, factor (a file with one label for each image) and "
+        "design (a table of the effects of a level); and, if wished, correlated and nested_in",
+    )
+    reml = traits.Bool(True, usedefault=True, desc="restricted maximum likelihood")
+    method = traits.Enum(
+        *METHODS, usedefault=True, desc="exact, or one of the methods of Fisher scoring"
+    )
+    tol = traits.Float(desc="gain in log-likelihood below which iterations end")
+    maxnit = traits.Int(desc="most iterations at a voxel")
+    n_starts = traits.Int(desc="starting values tried at a voxel; chosen if not given")
+    safe_mode = traits.Bool(
+        True, usedefault=True, desc="drop voxels with no more images than random effects"
+    )
+    resms = traits.Bool(False, usedefault=True, desc="write blmm_vox_resms")
+
+
 # The trait of each field of a configuration file.
 FIELD_TRAITS = {
     "Y_files": "in_files",
@@ -116,9 +139,23 @@ FIELD_TRAITS = {
     "compress": "compress",
 }
 MISSINGNESS_TRAITS = {"MinPercent": "min_percent", "MinN": "min_n", "Masking": "post_mask_file"}
+MIXED_TRAITS = {
+    "Z": "random_factors",
+    "reml": "reml",
+    "method": "method",
+    "tol": "tol",
+    "maxnit": "maxnit",
+    "n_starts": "n_starts",
+    "safeMode": "safe_mode",
+    "resms": "resms",
+}
 
 
-def config_from_traits(inputs: Any, out_dir: Path, **options: Any) -> BlmConfig:
+def _traits_of_fields(model: type[ModelConfig]) -> dict[str, str]:
+    return FIELD_TRAITS | MIXED_TRAITS if issubclass(model, BlmmConfig) else FIELD_TRAITS
+
+
+def config_from_traits(inputs: Any, out_dir: Path, model: type[ConfigT], **options: Any) -> ConfigT:
     """Return the configuration that the traits of a model describe, checked."""
 
     def value(trait: str) -> Any:
@@ -127,46 +164,32 @@ def config_from_traits(inputs: Any, out_dir: Path, **options: Any) -> BlmConfig:
             return given[0] if len(given) == 1 else given
         return given if isdefined(given) else None
 
-    data = {field: value(trait) for field, trait in FIELD_TRAITS.items()}
+    data = {field: value(trait) for field, trait in _traits_of_fields(model).items()}
     missingness = {field: value(trait) for field, trait in MISSINGNESS_TRAITS.items()}
     data["Missingness"] = {k: v for k, v in missingness.items() if v is not None}
     data["MAXMEM"] = inputs.max_mem_gb * GIB
-    return parse_config(data | {"outdir": out_dir} | options)
+    return parse_config(data | {"outdir": out_dir} | options, model=model)
 
 
-def traits_from_config(config: BlmConfig) -> dict[str, Any]:
+def traits_from_config(config: ModelConfig) -> dict[str, Any]:
     """Return the traits that describe a configuration."""
     data = config.to_yaml_dict()
-    found = {trait: data[field] for field, trait in FIELD_TRAITS.items() if field in data}
+    fields = _traits_of_fields(type(config))
+    found = {trait: data[field] for field, trait in fields.items() if field in data}
     missingness = data["Missingness"]
     found |= {t: missingness[f] for f, t in MISSINGNESS_TRAITS.items() if f in missingness}
     return found | {"max_mem_gb": config.MAXMEM / GIB}
 
 
-def _map(name: str) -> File:
-    return File(exists=True, desc=MAPS[name][0])
+def _map(name: str, model: str = "blm") -> File:
+    return File(exists=True, desc=MAPS[model][name][0])
 
 
-class MapsOutputSpec(TraitedSpec):
-    """The maps of a Big Linear Model."""
+class _ContrastMapsOutputSpec(TraitedSpec):
+    """The outputs that all models have under the same name."""
 
     out_dir = Directory(exists=True, desc="folder of all maps and their sidecars")
     mask_file = _map("mask")
-    blm_vox_mask = _map("mask")
-    blm_vox_status = _map("status")
-    blm_vox_n = _map("n")
-    blm_vox_edf = _map("edf")
-    blm_vox_beta = _map("beta")
-    blm_vox_resms = _map("resms")
-    blm_vox_llh = _map("llh")
-    blm_vox_cov = _map("cov")
-    blm_vox_con = _map("con")
-    blm_vox_conSE = _map("conSE")
-    blm_vox_conT = _map("conT")
-    blm_vox_conTlp = _map("conTlp")
-    blm_vox_conF = _map("conF")
-    blm_vox_conFlp = _map("conFlp")
-    blm_vox_conR2 = _map("conR2")
     contrast_metadata = traits.List(traits.Dict, desc="name, label and type of each contrast")
     effect_maps = OutputMultiObject(
         File(exists=True), desc="effect of each contrast; F: one volume for each row"
@@ -182,22 +205,71 @@ class MapsOutputSpec(TraitedSpec):
     dof_maps = OutputMultiObject(
         File(exists=True), desc="error degrees of freedom of each contrast"
     )
+
+
+class MapsOutputSpec(_ContrastMapsOutputSpec):
+    """The maps of a Big Linear Model."""
+
+    blm_vox_mask = _map("mask")
+    blm_vox_status = _map("status")
+    blm_vox_n = _map("n")
+    blm_vox_edf = _map("edf")
+    blm_vox_beta = _map("beta")
+    blm_vox_resms = _map("resms")
+    blm_vox_llh = _map("llh")
+    blm_vox_cov = _map("cov")
+    blm_vox_con = _map("con")
+    blm_vox_conSE = _map("conSE")
+    blm_vox_conT = _map("conT")
+    blm_vox_conTlp = _map("conTlp")
+    blm_vox_conF = _map("conF")
+    blm_vox_conFlp = _map("conFlp")
+    blm_vox_conR2 = _map("conR2")
     dof = traits.Int(desc="smallest error degrees of freedom in the mask")
+
+
+class MixedMapsOutputSpec(_ContrastMapsOutputSpec):
+    """The maps of a Big Linear Mixed Model."""
+
+    blmm_vox_mask = _map("mask", "blmm")
+    blmm_vox_status = _map("status", "blmm")
+    blmm_vox_n = _map("n", "blmm")
+    blmm_vox_edf = _map("edf", "blmm")
+    blmm_vox_beta = _map("beta", "blmm")
+    blmm_vox_sigma2 = _map("sigma2", "blmm")
+    blmm_vox_D = _map("D", "blmm")
+    blmm_vox_varcomp = _map("varcomp", "blmm")
+    blmm_vox_icc = _map("icc", "blmm")
+    blmm_vox_resms = _map("resms", "blmm")
+    blmm_vox_llh = _map("llh", "blmm")
+    blmm_vox_nit = _map("nit", "blmm")
+    blmm_vox_cov = _map("cov", "blmm")
+    blmm_vox_con = _map("con", "blmm")
+    blmm_vox_conSE = _map("conSE", "blmm")
+    blmm_vox_conT = _map("conT", "blmm")
+    blmm_vox_conT_swedf = _map("conT_swedf", "blmm")
+    blmm_vox_conTlp = _map("conTlp", "blmm")
+    blmm_vox_conF = _map("conF", "blmm")
+    blmm_vox_conF_swedf = _map("conF_swedf", "blmm")
+    blmm_vox_conFlp = _map("conFlp", "blmm")
+    blmm_vox_conR2 = _map("conR2", "blmm")
+    dof = traits.Float(desc="smallest error degrees of freedom of any contrast in the mask")
 
 
 # Every output; a builder connects them all.
 MAP_OUTPUTS = tuple(MapsOutputSpec().copyable_trait_names())
+MIXED_MAP_OUTPUTS = tuple(MixedMapsOutputSpec().copyable_trait_names())
 
 
 def maps_as_outputs(maps: AssembledMaps, out_dir: Path) -> dict[str, Any]:
-    """Return the outputs of `MapsOutputSpec`."""
+    """Return the outputs of `MapsOutputSpec` or `MixedMapsOutputSpec`."""
     traits_of_kinds = {"z": "zscore_maps", "p": "pvalue_maps"}
     results: dict[str, Any] = {name: str(path) for name, path in maps.files.items()}
     for kind, paths in maps.contrast_maps.items():
         results[traits_of_kinds.get(kind, f"{kind}_maps")] = [str(path) for path in paths]
     return results | {
         "out_dir": str(out_dir),
-        "mask_file": str(maps.files["blm_vox_mask"]),
+        "mask_file": str(maps.mask_file),
         "contrast_metadata": maps.contrast_metadata,
         "dof": maps.minimum_dof,
     }

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -21,21 +21,30 @@ from nipype_blm.interfaces.base import (
     config_from_traits,
     maps_as_outputs,
 )
+from nipype_blm.model.config import BlmConfig, ModelConfig
 
 
 def _threads() -> Any:
     return traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="threads to use")
 
 
-def _find_out_dir(inputs: Any, runtime: Any) -> Path:
-    return Path(runtime.cwd, inputs.out_dir if isdefined(inputs.out_dir) else "blm")
+def _find_out_dir(inputs: Any, runtime: Any, default: str) -> Path:
+    return Path(runtime.cwd, inputs.out_dir if isdefined(inputs.out_dir) else default)
+
+
+def _out_dir() -> Any:
+    return Directory(
+        desc="folder for the maps; default: one named after the model in the working directory"
+    )
 
 
 def _fingerprint() -> Any:
     return traits.Str(mandatory=True, desc="fingerprint of the model and its images")
 
 
-class _PlanBLMInputSpec(ModelInputSpec):
+class PlanBLMInputSpec(ModelInputSpec):
+    """A Big Linear Model, and where its plan goes."""
+
     # Planning looks at every image itself, every time.
     in_files = InputMultiObject(
         traits.Str, mandatory=True, hash_files=False, desc="as for BLM: images, or a list of them"
@@ -72,9 +81,10 @@ class PlanBLM(BLMInterface):
     is where nothing changed.
     """
 
-    input_spec = _PlanBLMInputSpec
+    input_spec = PlanBLMInputSpec
     output_spec = _PlanBLMOutputSpec
     _always_run = True
+    _config: ClassVar[type[ModelConfig]] = BlmConfig
 
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.io.inputs import write_inputs
@@ -84,7 +94,7 @@ class PlanBLM(BLMInterface):
         given = self.inputs.recorded_fields
         recorded = dict(given) if isdefined(given) else {}
         out_dir = Path(recorded.pop("outdir", folder))
-        config = config_from_traits(self.inputs, out_dir, **recorded)
+        config = config_from_traits(self.inputs, out_dir, self._config, **recorded)
         run = prepare_run(config)
         plan = write_plan(run, folder)
         self._results = {
@@ -135,20 +145,20 @@ class _BlockInputSpec(BaseInterfaceInputSpec):
     n_procs = _threads()
 
 
-class _FitLeastSquaresInputSpec(_BlockInputSpec):
+class _FitInputSpec(_BlockInputSpec):
     batch_files = traits.List(File(exists=True), mandatory=True, desc="images of each batch")
     products_files = traits.List(File(exists=True), mandatory=True, desc="products of each batch")
 
 
-class _FitLeastSquaresOutputSpec(TraitedSpec):
+class _FitOutputSpec(TraitedSpec):
     out_file = File(exists=True, desc="estimates of the block")
 
 
-class FitLeastSquares(BLMInterface):
-    """Fit the model at every voxel of a block by ordinary least squares."""
+class FitModel(BLMInterface):
+    """Fit the model, whichever it is, at every voxel of a block."""
 
-    input_spec = _FitLeastSquaresInputSpec
-    output_spec = _FitLeastSquaresOutputSpec
+    input_spec = _FitInputSpec
+    output_spec = _FitOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.stages.estimates import compute_estimates
@@ -165,6 +175,10 @@ class FitLeastSquares(BLMInterface):
         )
         self._results["out_file"] = str(out_file)
         return runtime
+
+
+class FitLeastSquares(FitModel):
+    """Fit the model at every voxel of a block by ordinary least squares."""
 
 
 class _ComputeContrastsInputSpec(_BlockInputSpec):
@@ -206,7 +220,7 @@ class _AssembleMapsInputSpec(BaseInterfaceInputSpec):
     statistics_files = traits.List(File(exists=True), mandatory=True, desc="statistics by block")
     fingerprint = _fingerprint()
     inputs_file = File(exists=True, desc="the configuration, copied to the maps")
-    out_dir = Directory(desc="folder for the maps; default: blm in the working directory")
+    out_dir = _out_dir()
     compress = traits.Bool(False, usedefault=True, desc="write .nii.gz instead of .nii")
 
 
@@ -215,6 +229,7 @@ class AssembleMaps(BLMInterface):
 
     input_spec = _AssembleMapsInputSpec
     output_spec = MapsOutputSpec
+    _folder = "blm"
 
     @property
     def always_run(self) -> bool:
@@ -228,7 +243,7 @@ class AssembleMaps(BLMInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.stages.assemble import assemble_maps
 
-        out_dir = _find_out_dir(self.inputs, runtime)
+        out_dir = _find_out_dir(self.inputs, runtime, self._folder)
         maps = assemble_maps(
             self.inputs.model_file,
             self.inputs.contrasts_file,
@@ -243,8 +258,10 @@ class AssembleMaps(BLMInterface):
         return runtime
 
 
-class _BLMInputSpec(ModelInputSpec):
-    out_dir = Directory(desc="folder for the maps; default: blm in the working directory")
+class BLMInputSpec(ModelInputSpec):
+    """A Big Linear Model, and how it is run."""
+
+    out_dir = _out_dir()
     n_procs = _threads()
 
 
@@ -264,21 +281,24 @@ class BLM(BLMInterface):
     >>> result = blm.run()  # doctest: +SKIP
     """
 
-    input_spec = _BLMInputSpec
+    input_spec = BLMInputSpec
     output_spec = MapsOutputSpec
+    _config: ClassVar[type[ModelConfig]] = BlmConfig
+    _folder = "blm"
 
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.io.inputs import write_inputs
         from nipype_blm.stages.plan import prepare_run
-        from nipype_blm.stages.run import run_blm
+        from nipype_blm.stages.run import run_model
 
-        out_dir = _find_out_dir(self.inputs, runtime)
-        config = config_from_traits(self.inputs, out_dir, numNodes=self.inputs.n_procs)
+        out_dir = _find_out_dir(self.inputs, runtime, self._folder)
+        n_procs = self.inputs.n_procs
+        config = config_from_traits(self.inputs, out_dir, self._config, numNodes=n_procs)
         run = prepare_run(config)
-        n_threads = run.plan.threads(self.inputs.n_procs, config.MAXMEM)
+        n_threads = run.plan.threads(n_procs, config.MAXMEM)
         with TemporaryDirectory(prefix=".blm_work", dir=runtime.cwd) as folder:
             work_dir = Path(folder)
             inputs_file = write_inputs(work_dir / "inputs.yml", config)
-            maps = run_blm(run, work_dir, out_dir, n_threads, config.compress, inputs_file)
+            maps = run_model(run, work_dir, out_dir, n_threads, config.compress, inputs_file)
         self._results = maps_as_outputs(maps, out_dir)
         return runtime

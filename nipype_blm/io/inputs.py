@@ -8,7 +8,7 @@ import yaml
 
 from nipype_blm import __version__
 from nipype_blm.io.files import write_if_changed
-from nipype_blm.model.config import BlmConfig
+from nipype_blm.model.config import ModelConfig
 
 
 def read_versions() -> dict[str, str]:
@@ -21,7 +21,7 @@ def read_versions() -> dict[str, str]:
     }
 
 
-def write_inputs(path: Path, config: BlmConfig) -> Path:
+def write_inputs(path: Path, config: ModelConfig) -> Path:
     """Write every field of a configuration, with absolute paths, and the versions."""
     data = config.to_yaml_dict() | {"versions": read_versions()}
     text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=100)

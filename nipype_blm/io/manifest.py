@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nipype_blm.errors import InputError
-from nipype_blm.io.images import stat_file
+from nipype_blm.io.images import is_gzip, stat_file
 
 
 class ImageEntry(NamedTuple):
@@ -51,6 +51,13 @@ def read_manifest(path: Path) -> list[ImageEntry]:
             )
             for line in csv.DictReader(file, delimiter="\t")
         ]
+
+
+def must_be_read_in_order(images: list[ImageEntry]) -> bool:
+    """Return whether there are volumes of a compressed file, which is read from its start."""
+    files = {image.image for image in images if image.volume}
+    files |= {image.mask for image in images if image.mask is not None and image.mask_volume}
+    return any(path.is_file() and is_gzip(path) for path in files)
 
 
 def check_unchanged(entry: ImageEntry) -> None:

@@ -8,24 +8,30 @@ from typing import Any
 
 import numpy as np
 
+from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import DesignFactor
+from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.io.arrayfile import ArrayFile, fingerprint, pack_arrays
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.model.spec import NUMERICS, ContrastSpec, ModelSpec
 
 _ARRAYS = ("X", "mask", "allowed")
-_SPECIAL = (*_ARRAYS, "design", "header")
+_SPECIAL = (*_ARRAYS, "design", "header", "factors", "options")
 
 
 def pack_model(spec: ModelSpec) -> tuple[str, bytes]:
     """Return the fingerprint of a model, and the contents of its file."""
     arrays = {name: np.asarray(getattr(spec, name)) for name in _ARRAYS}
     arrays |= spec.design._asdict() | {"header": np.frombuffer(spec.header, np.uint8)}
-    options = {
+    for i, factor in enumerate(spec.factors):
+        arrays |= {f"{i}/level": factor.level, f"{i}/Z": factor.Z}
+    options: dict[str, Any] = {
         field.name: getattr(spec, field.name)
         for field in fields(spec)
         if field.name not in _SPECIAL
     }
+    options["factors"] = [[factor.name, factor.correlated] for factor in spec.factors]
+    options["options"] = None if spec.options is None else spec.options._asdict()
     body = b"".join(pack_arrays("", arrays, {"numerics": NUMERICS, "options": options}))
     stamp = fingerprint(body)
     return stamp, b"".join(pack_arrays(stamp, arrays, options))
@@ -37,6 +43,13 @@ def _read_model(path: Path, size: int, mtime_ns: int) -> tuple[str, ModelSpec]:
     design = DesignFactor(*(file.read(name) for name in DesignFactor._fields))
     options: dict[str, Any] = dict(file.meta)
     options["names"], options["shape"] = tuple(options["names"]), tuple(options["shape"])
+    options["effect_names"] = tuple(tuple(names) for names in options["effect_names"])
+    options["factors"] = tuple(
+        RandomFactor(name, file.read(f"{i}/level"), file.read(f"{i}/Z"), correlated)
+        for i, (name, correlated) in enumerate(options["factors"])
+    )
+    if options["options"] is not None:
+        options["options"] = MixedOptions(**options["options"])
     options |= {name: file.read(name) for name in _ARRAYS}
     spec = ModelSpec(**options, design=design, header=file.read("header").tobytes())
     return file.stamp, spec

@@ -2,7 +2,8 @@
 
 import csv
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import yaml
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError
 from nipype_blm.model.config import resolve_path
+
+_MISSING = ("", "na", "n/a")
 
 
 def read_text(path: Path, what: str) -> str:
@@ -96,7 +99,8 @@ def read_table(path: Path, what: str) -> Table:
     lines = [(i, line) for i, line in lines if line.strip()]
     if not lines:
         raise InputError(f"{what} {path} is empty.")
-    rows = _split_cells([line for _, line in lines])
+    with _name_file(path, what):
+        rows = _split_cells([line for _, line in lines])
     header: list[str] | None = None
     if any(_to_number(cell) is None for cell in rows[0]) and not _is_row_labelled(rows):
         header = rows[0]
@@ -127,6 +131,15 @@ def _names_rows(rows: list[list[str]], header: list[str] | None) -> bool:
     return is_unnamed or (is_text and len({row[0] for row in rows}) == len(rows))
 
 
+@contextmanager
+def _name_file(path: Path, what: str) -> Iterator[None]:
+    """Say which file it is that the csv module refuses, for cells of 128 KiB and more."""
+    try:
+        yield
+    except csv.Error as error:
+        raise InputError(f"{what} {path} is not a table: {error}.") from error
+
+
 def _split_cells(lines: list[str]) -> list[list[str]]:
     """Split lines at the separator that the first one has: comma, tab, semicolon or space."""
     for separator in ",\t;":
@@ -141,7 +154,7 @@ def _to_number(cell: str) -> float | None:
     try:
         return float(cell.replace("_", "x"))  # Python reads 1_0 as 10
     except ValueError:
-        return math.nan if cell.lower() in ("", "na", "n/a") else None
+        return math.nan if cell.lower() in _MISSING else None
 
 
 def _is_row_labelled(rows: list[list[str]]) -> bool:
@@ -171,3 +184,45 @@ def _check_finite(
         raise InputError(
             f"{what} {path} must hold finite numbers only; found {'; '.join(cells)}{more}."
         )
+
+
+def read_labels(path: Path, what: str) -> list[str]:
+    """Read the labels of a grouping factor, one a line.
+
+    Labels are text, taken as they are but for quotes and the spaces around them; blank lines
+    at the end are skipped.
+
+    Raises
+    ------
+    InputError
+        Naming every line without a label, or with more than one, up to ten.
+    """
+    lines = read_text(path, what).splitlines()
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise InputError(f"{what} {path} is empty.")
+    with _name_file(path, what):
+        rows = [_split_line(line.strip()) for line in lines]
+    faults = []
+    for number, cells in enumerate(rows, 1):
+        if len(cells) > 1:
+            faults.append(f"{len(cells)} columns in line {number}")
+        elif cells[0].lower() in (*_MISSING, "nan"):
+            faults.append(f"{cells[0]!r} in line {number}")
+    if faults:
+        more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
+        raise InputError(
+            f"{what} {path} must hold one label a line, and none may be missing; "
+            f"found {'; '.join(faults[:10])}{more}."
+        )
+    return [cells[0] for cells in rows]
+
+
+def _split_line(line: str) -> list[str]:
+    """Split a line at the first separator that it has: comma, tab or semicolon."""
+    for separator in ",\t;":
+        [cells] = csv.reader([line], delimiter=separator, skipinitialspace=True)
+        if len(cells) > 1:
+            break
+    return [cell.strip() for cell in cells] or [""]

@@ -1,9 +1,10 @@
 """What a user asks for: every field of a configuration, checked all at once."""
 
 import difflib
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, overload
 
 from pydantic import (
     BaseModel,
@@ -16,12 +17,13 @@ from pydantic import (
     model_validator,
 )
 
+from nipype_blm.core.lmm.estimates import METHODS, MixedOptions
 from nipype_blm.errors import InputError
 from nipype_blm.model.arithmetic import parse_number
 from nipype_blm.model.contrasts import Contrast, normalise_contrasts
 
 CLUSTER_TYPES = ("htcondor", "lsf", "moab", "oar", "pbs", "sge", "slurm")
-# BLM-py's own files have these; they change nothing.
+# Files of BLM-py and BLMM-py have these; they change nothing.
 IGNORED_FIELDS = ("statType", "logdir", "voxelBatching", "diskMem", "name", "q")
 DEFAULT_MAXMEM = 2**32
 DEFAULT_MINLOG = -323.3062153431158
@@ -73,10 +75,26 @@ def _parse_fraction(value: Any) -> Fraction:
     return fraction
 
 
+def _parse_tolerance(value: Any) -> float:
+    tolerance = parse_number(value)
+    if tolerance <= 0:
+        raise ValueError(f"{value!r} is not above 0; give a small number such as 1e-6")
+    return tolerance
+
+
+def _parse_method(value: Any) -> str:
+    methods = {method.lower(): method for method in METHODS}
+    method = methods.get(str(value).strip().lower())
+    if method is None:
+        raise ValueError(f"{value!r} is not a method; choose one of {', '.join(METHODS)}")
+    return method
+
+
 FilePath = Annotated[Path, BeforeValidator(_resolve)]
 FilePaths = Annotated[Path | tuple[Path, ...], BeforeValidator(_resolve_all)]
 Bytes = Annotated[int, BeforeValidator(_parse_bytes)]
 Number = Annotated[float, BeforeValidator(parse_number)]
+Text = Annotated[str, BeforeValidator(str), Field(min_length=1)]
 
 
 def _ignored() -> Any:
@@ -115,8 +133,8 @@ class MissingnessRules(_Model):
         return max(int(share), self.MinN or 0)
 
 
-class BlmConfig(_Model):
-    """A Big Linear Model: BLM-py's configuration, and a few fields more."""
+class ModelConfig(_Model):
+    """The fields that all models share."""
 
     Y_files: FilePaths = Field(description="Text file with one image a line, or one 4D image.")
     X: FilePath = Field(
@@ -216,13 +234,170 @@ class BlmConfig(_Model):
         return data
 
 
+class BlmConfig(ModelConfig):
+    """A Big Linear Model: BLM-py's configuration, and a few fields more."""
+
+
+class FactorConfig(_Model):
+    """One random factor."""
+
+    name: Text = Field(description="A name; the key (f1, f2, ...) if absent.")
+    factor: FilePath = Field(
+        description="Text file with one label a line: the level of each image.  Labels are text, "
+        "taken as given: 5 and 05 differ."
+    )
+    design: FilePath = Field(
+        description="Table of the random effects of a level, one row for each image; a column "
+        "of ones is a random intercept."
+    )
+    correlated: bool = Field(
+        True, description="Whether the effects of a level may be correlated (default)."
+    )
+    nested_in: Text | None = Field(
+        None,
+        description="Name of the factor within whose levels these labels are unique.",
+    )
+
+
+class BlmmConfig(ModelConfig):
+    """A Big Linear Mixed Model: BLMM-py's configuration, and a few fields more."""
+
+    Z: tuple[FactorConfig, ...] = Field(description="Random factors f1, f2, ..., each with:")
+    method: Annotated[str, BeforeValidator(_parse_method)] = Field(
+        "exact",
+        description="exact (default: Newton steps to the optimum where there is such an engine), "
+        "or Fisher scoring: pSFS, SFS, pFS, FS.",
+    )
+    reml: bool = Field(
+        True, description="Restricted maximum likelihood (default); false: maximum likelihood."
+    )
+    tol: Annotated[float, BeforeValidator(_parse_tolerance)] = Field(
+        1e-6, description="Iterations end when the log-likelihood gains less; default 1e-6."
+    )
+    maxnit: Annotated[int, Field(ge=1)] = Field(
+        10000, description="Most iterations at a voxel; default 10000."
+    )
+    n_starts: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Starting values tried at a voxel; chosen by the levels if absent."
+    )
+    safeMode: bool = Field(
+        True, description="Drop voxels with no more images than random effects (default)."
+    )
+    resms: bool = Field(False, description="Write blmm_vox_resms.")
+
+    @field_validator("Z", mode="before")
+    @classmethod
+    def _normalise_factors(cls, value: Any) -> Any:
+        return normalise_factors(value)
+
+    @field_validator("Z")
+    @classmethod
+    def _check_nesting(cls, value: tuple[FactorConfig, ...]) -> tuple[FactorConfig, ...]:
+        problems = check_nesting(value)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return value
+
+    @property
+    def estimation(self) -> MixedOptions:
+        """How the model is estimated."""
+        return MixedOptions(
+            reml=self.reml,
+            method=self.method,
+            tol=self.tol,
+            maxnit=self.maxnit,
+            safe_mode=self.safeMode,
+            n_starts=self.n_starts,
+        )
+
+    def to_yaml_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values from which an equal configuration can be read."""
+        factors = [factor.model_dump(mode="json", exclude_none=True) for factor in self.Z]
+        named = [{f"f{i}": factor} for i, factor in enumerate(factors, 1)]
+        return super().to_yaml_dict() | {"Z": named}
+
+
+def normalise_factors(value: Any) -> list[dict[str, Any]]:
+    """Return random factors as a list of mappings with `name`, `factor` and `design`.
+
+    Accepts BLMM's ``[{f1: {name, factor, design}}, ...]``, ``{f1: {name, factor, design},
+    ...}``, ``[{name, factor, design}, ...]`` and one factor by itself.
+    """
+    if isinstance(value, dict):
+        is_one = not any(isinstance(body, dict) for body in value.values())
+        value = [value] if is_one else [{key: body} for key, body in value.items()]
+    if not isinstance(value, list | tuple) or not any(value):
+        raise ValueError(
+            "expected a list of random factors, each with name, factor and design; "
+            "use blm for a model without any"
+        )
+    return [_normalise_factor(item, number) for number, item in enumerate(value, 1)]
+
+
+def _normalise_factor(item: Any, number: int) -> dict[str, Any]:
+    name = f"f{number}"
+    if isinstance(item, FactorConfig):
+        return item.model_dump()
+    if isinstance(item, dict) and len(item) == 1:
+        [(key, body)] = item.items()
+        if isinstance(body, dict):
+            name, item = str(key), body
+    if not isinstance(item, dict):
+        raise ValueError(
+            f"factor {number} is {item!r}; expected a mapping with name, factor and design"
+        )
+    # "f1:" with its fields not indented below it has the value None.
+    return {"name": name} | {str(k): v for k, v in item.items() if v is not None}
+
+
+def check_nesting(factors: Sequence[FactorConfig]) -> list[str]:
+    """Return what is wrong with the names of factors and with what they are nested in."""
+    problems = []
+    names = [factor.name for factor in factors]
+    outer = {factor.name: factor.nested_in for factor in factors}
+    for number, factor in enumerate(factors, 1):
+        first = names.index(factor.name) + 1
+        if first < number:
+            problems.append(
+                f"f{number} has the name of f{first}, {factor.name!r}; names must differ"
+            )
+        elif factor.nested_in not in (None, *names):
+            others = ", ".join(repr(name) for name in names if name != factor.name)
+            problems.append(
+                f"f{number} is nested_in {factor.nested_in!r}, which is no other factor"
+                + (f"; choose one of {others}" if others else "")
+            )
+        elif _is_within_itself(factor.name, outer):
+            problems.append(f"f{number} is nested_in {factor.nested_in!r}, and so within itself")
+    return problems
+
+
+def _is_within_itself(name: str, outer: dict[str, str | None]) -> bool:
+    """Return whether the factors that one is nested in lead back to it."""
+    above = outer[name]
+    for _ in outer:  # a circle that does not hold `name` has no end
+        if above is None or above == name:
+            break
+        above = outer.get(above)
+    return above == name
+
+
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+
+
 def _exact_text(fraction: Fraction) -> float | str:
     """Return a number that reads back as the same fraction, or text a/b."""
     value = float(fraction)
     return value if Fraction(str(value)) == fraction else str(fraction)
 
 
-def parse_config(data: Any, base: Path | None = None) -> BlmConfig:
+@overload
+def parse_config(data: Any, base: Path | None = None) -> BlmConfig: ...
+@overload
+def parse_config(data: Any, base: Path | None = None, *, model: type[ConfigT]) -> ConfigT: ...
+def parse_config(
+    data: Any, base: Path | None = None, *, model: type[ModelConfig] = BlmConfig
+) -> ModelConfig:
     """Check a configuration.
 
     Parameters
@@ -231,6 +406,8 @@ def parse_config(data: Any, base: Path | None = None) -> BlmConfig:
         The fields, as read from YAML.
     base : path, optional
         Folder against which relative paths are resolved; default the current one.
+    model : type
+        `BlmConfig` or `BlmmConfig`.
 
     Raises
     ------
@@ -241,39 +418,50 @@ def parse_config(data: Any, base: Path | None = None) -> BlmConfig:
         raise InputError("The configuration is not a list of fields such as 'X: design.csv'.")
     data = {str(key): value for key, value in data.items() if value is not None}
     try:
-        return BlmConfig.model_validate(data, context={"base": base or Path.cwd()})
+        return model.model_validate(data, context={"base": base or Path.cwd()})
     except ValidationError as error:
-        raise InputError([_explain(fault) for fault in error.errors()]) from error
+        raise InputError([_explain(fault, model) for fault in error.errors()]) from error
 
 
-def salvage_config(data: Any, base: Path) -> BlmConfig | None:
+@overload
+def salvage_config(data: Any, base: Path) -> BlmConfig | None: ...
+@overload
+def salvage_config(data: Any, base: Path, *, model: type[ConfigT]) -> ConfigT | None: ...
+def salvage_config(
+    data: Any, base: Path, *, model: type[ModelConfig] = BlmConfig
+) -> ModelConfig | None:
     """Return what is valid of a faulty configuration, so that its files can be checked too.
 
-    Images or a design without a valid value are None, contrasts empty, outdir is `base`.
+    Images or a design without a valid value are None, contrasts and random factors empty,
+    outdir is `base`.
     """
     if not isinstance(data, dict):
         return None
     data = {str(key): value for key, value in data.items() if value is not None}
     try:
-        return BlmConfig.model_validate(data, context={"base": base})
+        return model.model_validate(data, context={"base": base})
     except ValidationError as error:
         for field in {str(fault["loc"][0]) for fault in error.errors()}:
             data.pop(field, None)
     spare = {"Y_files": base, "X": base, "outdir": base, "contrasts": [{"vector": [1]}]}
-    config = BlmConfig.model_validate(spare | data, context={"base": base})
-    empty = {"Y_files": None, "X": None, "contrasts": ()}
+    empty: dict[str, Any] = {"Y_files": None, "X": None, "contrasts": ()}
+    if "Z" in model.model_fields:
+        spare |= {"Z": [{"factor": base, "design": base}]}
+        empty |= {"Z": ()}
+    config = model.model_validate(spare | data, context={"base": base})
     return config.model_copy(update={k: v for k, v in empty.items() if k not in data})
 
 
-def _explain(fault: Any) -> str:
+def _explain(fault: Any, model: type[ModelConfig]) -> str:
     """Turn one of pydantic's errors into a sentence."""
     location = [str(part) for part in fault["loc"] if not str(part).startswith("function-")]
     field = _name_field(location)
     match fault["type"]:
         case "missing":
-            return f"{field} is missing; it is a mandatory field."
+            hint = ", or use blm for a model without random factors" if field == "Z" else ""
+            return f"{field} is missing; it is a mandatory field{hint}."
         case "extra_forbidden":
-            return _explain_unknown(location)
+            return _explain_unknown(location, model)
         case "value_error":
             message = str(fault["ctx"]["error"])
         case "model_type" | "model_attributes_type":
@@ -283,14 +471,17 @@ def _explain(fault: Any) -> str:
     return f"{field}: {message}."
 
 
-def _explain_unknown(location: list[str]) -> str:
+def _explain_unknown(location: list[str], model: type[ModelConfig]) -> str:
     *parents, field = location
-    model: type[BaseModel] = BlmConfig
-    if "Missingness" in parents:
-        model = MissingnessRules
-    elif "contrasts" in parents:
-        model = Contrast
-    known = {name.lower(): name for name in model.model_fields}
+    if not parents and field in BlmmConfig.model_fields:
+        return (
+            f"{field} is a field of mixed models; run this configuration with blmm, "
+            "or leave the field out."
+        )
+    inner: dict[str, type[BaseModel]]
+    inner = {"Missingness": MissingnessRules, "Z": FactorConfig, "contrasts": Contrast}
+    nested = inner[parents[0]] if parents else model
+    known = {name.lower(): name for name in nested.model_fields}
     if not parents:
         known |= {name.lower(): f"Missingness.{name}" for name in MissingnessRules.model_fields}
     nearest = difflib.get_close_matches(field.lower(), known, n=1, cutoff=0)
@@ -301,8 +492,13 @@ def _explain_unknown(location: list[str]) -> str:
 
 
 def _name_field(location: list[str]) -> str:
-    """Return how a user would name a field: ``contrast 2: vector``, ``Missingness.MinN``."""
+    """Return how a user would name a field.
+
+    Such as ``contrast 2: vector``, ``Z f1 factor`` or ``Missingness.MinN``.
+    """
     match location:
         case ["contrasts", number, *rest] if number.isdigit():
             return ": ".join([f"contrast {int(number) + 1}", *rest[:1]])
+        case ["Z", number, *rest] if number.isdigit():
+            return " ".join([f"Z f{int(number) + 1}", *rest[:1]])
     return ".".join(location)

@@ -1,7 +1,12 @@
 """How a run is cut into batches of images and blocks of voxels: one pure function."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import packed_size
 from nipype_blm.core.products import WORD
 from nipype_blm.errors import InputError
@@ -30,6 +35,24 @@ class Sizes(NamedTuple):
     map_itemsize: int  # 4 or 8: precision of the maps
     contrast_rows: tuple[int, ...]  # rows of each contrast
     with_cov: bool
+    # Of a mixed model only.
+    columns_of_rows: tuple[int, ...] = ()  # as `count_columns_of_rows` returns it
+    n_variances: int = 0  # entries of vech(D) of all factors
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether there are random effects."""
+        return bool(self.columns_of_rows)
+
+    @property
+    def n_raneffs(self) -> int:
+        """Columns of Z."""
+        return self.columns_of_rows[-1] if self.is_mixed else 0
+
+    def most_columns(self, n_rows: int) -> int:
+        """Return a number of columns of Z that no `n_rows` consecutive rows exceed."""
+        step = (n_rows - 1).bit_length()
+        return self.columns_of_rows[: step + 1][-1] if self.is_mixed else 0
 
 
 class Plan(NamedTuple):
@@ -83,7 +106,8 @@ def plan_run(
     least = _least_bytes(sizes, batch)
     if least > usable:
         raise InputError(
-            f"MAXMEM is {max_bytes} bytes, too little for {sizes.n_voxels} voxels and "
+            f"MAXMEM is {max_bytes} bytes, too little for {sizes.n_voxels} voxels"
+            f"{f', {sizes.n_raneffs} columns of Z' if sizes.is_mixed else ''} and "
             f"{sizes.n_params} columns of X; the least that works is {_budget_for(least)}."
         )
     chunk = _fit_chunk(sizes, batch, usable)
@@ -110,6 +134,39 @@ def plan_run(
     )
 
 
+def count_columns_of_rows(factors: Sequence[RandomFactor]) -> tuple[int, ...]:
+    """Return the most columns of Z that 1, 2, 4, ... consecutive rows use, up to all rows.
+
+    Notes
+    -----
+    A column counts for a range of rows at its first row there: rows from s on have it at row
+    i if the row before with the same level lies before s.  So row i adds to all s between
+    that row and i.
+    """
+    n_obs = len(factors[0].level)
+    rows = np.arange(n_obs)
+    previous = [_find_previous(factor) for factor in factors]
+    most = []
+    for step in range((n_obs - 1).bit_length() + 1):
+        n_rows = min(2**step, n_obs)
+        change = np.zeros(n_obs + 1, np.int64)
+        for factor, before in zip(factors, previous, strict=True):
+            first = np.maximum(before, rows - n_rows) + 1
+            change[:-1] += factor.n_effects * np.bincount(np.maximum(first, 0), minlength=n_obs)
+            change[1:] -= factor.n_effects
+        most.append(int(change.cumsum().max()))
+    return tuple(most)
+
+
+def _find_previous(factor: RandomFactor) -> NDArray[np.intp]:
+    """Return the row before each row that has the same level; -1 for a level's first."""
+    order = np.argsort(factor.level, kind="stable")
+    is_same = np.diff(factor.level[order]) == 0
+    previous = np.full(order.size, -1)
+    previous[order[1:][is_same]] = order[:-1][is_same]
+    return previous
+
+
 def _usable(max_bytes: int) -> int:
     """Return the memory left for arrays."""
     return max_bytes - min(BASE_BYTES, max_bytes // 4)
@@ -127,13 +184,15 @@ def _image_bytes(sizes: Sizes) -> int:
 
 def _products_bytes_per_voxel(sizes: Sizes, batch: int) -> int:
     """Products of one batch at one voxel, in memory or in its file."""
-    return 8 * (sizes.n_params + 2) + 4 + 4 * -(-batch // WORD)
+    columns = sizes.n_params + sizes.most_columns(batch)
+    return 8 * (columns + 2) + 4 + 4 * -(-batch // WORD)
 
 
 def _estimates_bytes_per_voxel(sizes: Sizes) -> int:
     """Estimates at one voxel that misses images, in its file."""
-    packed = packed_size(sizes.n_params) * (2 if sizes.with_cov else 1)
-    return 8 * (sizes.n_params + 4 + packed)
+    matrices = 1 + sizes.n_variances + sizes.with_cov
+    packed = packed_size(sizes.n_params) * matrices
+    return 8 * (sizes.n_params + 4 + sizes.n_variances + packed)
 
 
 def _products_bytes(sizes: Sizes, batch: int, chunk: int) -> int:
@@ -188,13 +247,23 @@ def _block_bytes_per_voxel(sizes: Sizes, batch: int) -> int:
     totals = 8 * (sizes.n_params + 3)
     covariances = 8 * packed_size(sizes.n_params) * sizes.with_cov  # a copy, while they are packed
     one_batch = _products_bytes_per_voxel(sizes, batch)
-    return one_batch + totals + _estimates_bytes_per_voxel(sizes) + covariances
+    fitted = one_batch + totals + _estimates_bytes_per_voxel(sizes) + covariances
+    return fitted + (_mixed_bytes_per_voxel(sizes, batch) if sizes.is_mixed else 0)
+
+
+def _mixed_bytes_per_voxel(sizes: Sizes, batch: int) -> int:
+    """Return what a mixed model needs besides: all of Z'y and presence, estimates twice."""
+    # Each batch has its own words: no more than one for 16 images, or for a smaller batch.
+    words = sizes.n_images // min(batch, WORD // 2) + 1
+    gram = packed_size(sizes.n_params)
+    copies = 8 * words + _estimates_bytes_per_voxel(sizes)
+    return 8 * (sizes.n_raneffs + gram) + copies
 
 
 def _contrast_bytes_per_voxel(sizes: Sizes) -> int:
     """Return the cost of the largest contrast, so that the plan depends on none."""
     p = sizes.n_params
-    return 8 * (2 * p + 2 * p * p + 6)
+    return 8 * (2 * p + (2 + sizes.n_variances) * p * p + 6 + sizes.is_mixed)
 
 
 def _choose_block(sizes: Sizes, batch: int, most: int, max_blocks: int | None) -> int:
@@ -208,12 +277,14 @@ def _choose_block(sizes: Sizes, batch: int, most: int, max_blocks: int | None) -
 def _disk_bytes(sizes: Sizes, batch: int, n_batches: int) -> int:
     """Return the size of all intermediate files, if every voxel missed some image."""
     products = n_batches * _products_bytes_per_voxel(sizes, batch)
-    statistics = sum(8 * (q + q * q + 3) for q in sizes.contrast_rows)
+    statistics = sum(8 * (q + q * q + 3 + sizes.is_mixed) for q in sizes.contrast_rows)
     return sizes.n_voxels * (products + _estimates_bytes_per_voxel(sizes) + statistics)
 
 
 def _map_bytes(sizes: Sizes) -> int:
     p = sizes.n_params
     volumes = 6 + p + (p * p if sizes.with_cov else 0)
-    volumes += sum(8 + q + q * q for q in sizes.contrast_rows)
+    volumes += sum(8 + q + q * q + 2 * sizes.is_mixed for q in sizes.contrast_rows)
+    if sizes.is_mixed:  # sigma2 and nit, D and varcomp, icc
+        volumes += 2 + 3 * sizes.n_variances
     return sizes.n_grid * volumes * sizes.map_itemsize

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import DesignFactor, FloatArray
+from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.core.voxels import find_runs
 from nipype_blm.model.contrasts import Contrast
 
@@ -19,6 +21,7 @@ class ModelSpec:
     """A model without its contrasts; everything that the estimates depend on.
 
     `header` is the NIfTI-1 header of the maps to be written; masks are in file order.
+    Observations are in the order in which they are read.
     """
 
     X: FloatArray  # (n_obs, n_params)
@@ -37,6 +40,15 @@ class ModelSpec:
     images_per_batch: int
     voxels_per_block: int
     rows_per_chunk: int
+    factors: tuple[RandomFactor, ...] = ()
+    effect_names: tuple[tuple[str, ...], ...] = ()  # of each factor
+    options: MixedOptions | None = None  # None: least squares
+    with_resms: bool = True
+
+    @property
+    def model(self) -> str:
+        """``blm`` or ``blmm``, with which the names of maps begin."""
+        return "blm" if self.options is None else "blmm"
 
     @property
     def n_obs(self) -> int:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from nipype_blm.core.status import VoxelStatus, is_fitted
 
 
-def count_status(out_dir: Path) -> NDArray[np.intp]:
-    """Return how many voxels have each status, shape (256,)."""
-    [status_file] = [*out_dir.glob("blm_vox_status.nii"), *out_dir.glob("blm_vox_status.nii.gz")]
+def count_status(out_dir: Path, model: str = "blm") -> NDArray[np.intp]:
+    """Return how many voxels of a model have each status, shape (256,)."""
+    names = (f"{model}_vox_status.nii", f"{model}_vox_status.nii.gz")
+    [status_file] = [out_dir / name for name in names if (out_dir / name).exists()]
     image: Any = nib.load(status_file)
     return np.bincount(np.asarray(image.dataobj).ravel(), minlength=256)
 

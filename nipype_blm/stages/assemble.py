@@ -1,29 +1,39 @@
 """Put the blocks together into maps; results appear only when all are complete."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from nipype_blm.core.status import VoxelStatus
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.io.maps import write_map
 from nipype_blm.io.publish import publish
 from nipype_blm.io.specfile import read_contrasts, read_model
 from nipype_blm.model.contrasts import file_labels
-from nipype_blm.stages.blocks import open_blocks
+from nipype_blm.stages.blocks import Block, open_blocks
 from nipype_blm.stages.maps import Map, contrast_map_name, is_map_name, list_maps
 from nipype_blm.stages.stamps import maps_stamp
+
+_logger = logging.getLogger(__name__)
 
 
 class AssembledMaps(NamedTuple):
     """The maps of a run."""
 
-    files: dict[str, Path]  # BLM's name, such as blm_vox_beta, to its map
+    files: dict[str, Path]  # name, such as blm_vox_beta, to its map
     contrast_metadata: list[dict[str, Any]]
     contrast_maps: dict[str, list[Path]]  # effect, variance, stat, z, p, dof: one per contrast
-    minimum_dof: int
+    minimum_dof: float
+
+    @property
+    def mask_file(self) -> Path:
+        """Mask of the result."""
+        return next(path for name, path in self.files.items() if name.endswith("_vox_mask"))
 
 
 def assemble_maps(
@@ -52,7 +62,8 @@ def assemble_maps(
     _, spec = read_model(model_file)
     contrasts_stamp, tests = read_contrasts(contrasts_file)
     blocks = open_blocks(spec, estimates_files, statistics_files, run_stamp, contrasts_stamp)
-    minimum_dof = min((int(block.dof.min()) for block in blocks if block.dof.size), default=0)
+    _warn_of_unconverged(blocks)
+    minimum_dof = [_find_minimum_dof(blocks, i) for i in range(len(tests.contrasts))]
     maps = list_maps(spec, tests, minimum_dof)
     extension = ".nii.gz" if compress else ".nii"
 
@@ -70,7 +81,7 @@ def assemble_maps(
                 write_one(path, replace(item, dtype="float64"))
 
     stamp = maps_stamp(run_stamp, contrasts_stamp, extension)
-    publish(out_dir, stamp, write, is_map_name)
+    publish(out_dir, stamp, write, partial(is_map_name, model=spec.model))
     if inputs_file is not None:
         write_if_changed(out_dir / "inputs.yml", inputs_file.read_bytes())
 
@@ -78,9 +89,10 @@ def assemble_maps(
     named = list(zip(tests.contrasts, labels, strict=True))
     contrast_maps = {
         kind: [out_dir / f"{contrast_map_name(label, kind, c)}{extension}" for c, label in named]
-        for kind in ("effect", "variance", "stat", "z", "p")
+        for kind in ("effect", "variance", "stat", "z", "p", "dof")
     }
-    contrast_maps["dof"] = [out_dir / f"blm_vox_edf{extension}"] * len(labels)
+    if spec.options is None:  # the same for all contrasts
+        contrast_maps["dof"] = [out_dir / f"blm_vox_edf{extension}"] * len(labels)
     names = [item.info.name for item in maps if "/" not in item.info.name]
     return AssembledMaps(
         files={name: out_dir / f"{name}{extension}" for name in names},
@@ -94,5 +106,22 @@ def assemble_maps(
             for contrast, label in named
         ],
         contrast_maps=contrast_maps,
-        minimum_dof=minimum_dof,
+        minimum_dof=min(minimum_dof),
     )
+
+
+def _find_minimum_dof(blocks: Sequence[Block], contrast: int) -> float:
+    """Return the smallest error degrees of freedom in the mask; 0 without any voxel."""
+    found = [block.contrast_dof(contrast) for block in blocks]
+    return min((dof.min().item() for dof in found if dof.size), default=0)
+
+
+def _warn_of_unconverged(blocks: Sequence[Block]) -> None:
+    n = sum(int((block.status == VoxelStatus.NOT_CONVERGED).sum()) for block in blocks)
+    if n:
+        _logger.warning(
+            "%d voxels have status %d: %s.",
+            n,
+            VoxelStatus.NOT_CONVERGED,
+            VoxelStatus.NOT_CONVERGED.meaning,
+        )

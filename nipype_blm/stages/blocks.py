@@ -26,7 +26,8 @@ class Block:
     fitted: NDArray[np.int64]  # ... and of the fitted ones
     status: NDArray[np.uint8]
     n_obs: NDArray[np.int32]
-    dof: NDArray[np.int32]  # at the fitted voxels
+    dof: NDArray[np.int32]  # images less columns of X, at the fitted voxels
+    is_mixed: bool
 
     def estimate(self, name: str, row: int | None = None) -> FloatArray:
         """Return one quantity, or one row of it, at the fitted voxels."""
@@ -35,6 +36,10 @@ class Block:
     def statistic(self, contrast: int, name: str, row: int | None = None) -> FloatArray:
         """Return one quantity of a contrast, or one row of it, at the fitted voxels."""
         return _read(self.statistics, f"{contrast}/{name}", row)
+
+    def contrast_dof(self, contrast: int) -> NDArray[Any]:
+        """Return the error degrees of freedom of a contrast at the fitted voxels."""
+        return self.statistic(contrast, "dof") if self.is_mixed else self.dof
 
 
 def _read(file: ArrayFile, name: str, row: int | None) -> NDArray[Any]:
@@ -58,5 +63,6 @@ def open_blocks(
         status, n_obs = estimates.read("status"), estimates.read("n_obs")
         fitted = voxels[is_fitted(status)]
         dof = compute_dof(status, n_obs, spec.n_params)
-        blocks.append(Block(estimates, statistics, voxels, fitted, status, n_obs, dof))
+        is_mixed = spec.options is not None
+        blocks.append(Block(estimates, statistics, voxels, fitted, status, n_obs, dof, is_mixed))
     return blocks

@@ -2,17 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from nipype_blm.core.lmm.estimates import MixedEstimates
 from nipype_blm.core.ols import Estimates, fit_ols
 from nipype_blm.core.products import Products
 from nipype_blm.core.threads import Threads
 from nipype_blm.io.arrayfile import ArrayFile, write_arrays
 from nipype_blm.io.specfile import read_model
+from nipype_blm.model.spec import ModelSpec
 from nipype_blm.stages.progress import advance
 from nipype_blm.stages.stamps import batch_stamp, block_stamp
+
+EstimatesT = TypeVar("EstimatesT", Estimates, MixedEstimates)
 
 
 def compute_estimates(
@@ -47,20 +52,28 @@ def compute_estimates(
             yield spec.batch(number), Products(*(file.read(n, columns) for n in Products._fields))
 
     with Threads(n_threads) as threads:
-        estimates = fit_ols(
-            n_obs,
-            batches(),
-            spec.design,
-            spec.minimum_n,
-            spec.allowed[columns],
-            spec.with_cov,
-            threads,
-        )
+        estimates = _fit(spec, n_obs, batches(), spec.allowed[columns], threads)
     advance("voxels", n_obs.size)
     return write_arrays(out_file, block_stamp(run_stamp, block), estimates._asdict())
 
 
-def read_estimates(file: ArrayFile) -> Estimates:
+def _fit(
+    spec: ModelSpec,
+    n_obs: NDArray[np.int32],
+    batches: Iterator[tuple[slice, Products]],
+    allowed: NDArray[np.bool_],
+    threads: Threads,
+) -> Estimates | MixedEstimates:
+    """Fit the model, with random effects or without."""
+    rest = (spec.minimum_n, allowed, spec.with_cov, threads)
+    if spec.options is None:
+        return fit_ols(n_obs, batches, spec.design, *rest)
+    from nipype_blm.core.lmm.fit import fit_lmm
+
+    return fit_lmm(n_obs, batches, spec.design, spec.factors, spec.options, *rest)
+
+
+def read_estimates(file: ArrayFile, kind: type[EstimatesT]) -> EstimatesT:
     """Read what contrasts need; the covariances stay in the file."""
-    arrays: dict[str, Any] = {name: file.read(name) for name in Estimates._fields if name != "cov"}
-    return Estimates(**arrays, cov=np.empty((0, arrays["resms"].size)))
+    arrays: dict[str, Any] = {name: file.read(name) for name in kind._fields if name != "cov"}
+    return kind(**arrays, cov=np.empty((0, arrays["resms"].size)))

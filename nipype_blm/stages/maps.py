@@ -1,14 +1,16 @@
-"""Which maps a Big Linear Model has: what each is, and where its values come from."""
+"""Which maps a model has: what each is, and where its values come from."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.contrasts import compute_partial_r2
+from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.status import VoxelStatus
 from nipype_blm.io.maps import MapInfo
@@ -16,9 +18,8 @@ from nipype_blm.model.contrasts import Contrast, file_labels
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
 from nipype_blm.stages.blocks import Block
 
-PREFIX = "blm_vox_"
 # What each map of the whole run holds, and its NIfTI intent.
-MAPS = {
+_LEAST_SQUARES = {
     "mask": ("Voxels in the result.", "label"),
     "status": ("What happened at each voxel.", "label"),
     "n": ("Images with data at each voxel of the analysis mask.", "none"),
@@ -35,6 +36,21 @@ MAPS = {
     "conFlp": ("-log10 of the uncorrected p of F.", "log10 p value"),
     "conR2": ("Partial R2 of the F contrasts.", "estimate"),
 }
+_MIXED = _LEAST_SQUARES | {
+    "edf": ("Images with data less columns of X.", "none"),
+    "sigma2": ("Residual variance.", "estimate"),
+    "D": ("Covariances of the random effects of a level, relative to sigma2.", "estimate"),
+    "varcomp": ("Covariances of the random effects of a level: sigma2 times D.", "estimate"),
+    "icc": ("Share of each factor in the variance of intercepts and residuals.", "estimate"),
+    "resms": ("Mean square of y - X beta, over n less columns of X.", "estimate"),
+    "llh": ("Maximised log-likelihood, by the criterion named below.", "estimate"),
+    "nit": ("Evaluations of the likelihood.", "none"),
+    "conT": ("T statistics; degrees of freedom in blmm_vox_conT_swedf.", "t test"),
+    "conT_swedf": ("Satterthwaite's degrees of freedom of T.", "none"),
+    "conF": ("F statistics; error degrees of freedom in blmm_vox_conF_swedf.", "f test"),
+    "conF_swedf": ("Satterthwaite's error degrees of freedom of F.", "none"),
+}
+MAPS = {"blm": _LEAST_SQUARES, "blmm": _MIXED}  # by the model
 
 Volume = Callable[[Block], NDArray[Any]]  # the values of one volume at a block
 ContrastVolume = Callable[[int, Block], NDArray[Any]]  # ... of contrast number i
@@ -77,23 +93,26 @@ class Map:
         return bool(size.max() <= limits.max)
 
 
-def list_maps(spec: ModelSpec, tests: ContrastSpec, minimum_dof: int) -> list[Map]:
-    """Return all maps of a run."""
-    maps = [*_voxel_maps(), *_estimate_maps(spec), *_stacked_maps(spec, tests, minimum_dof)]
+def list_maps(spec: ModelSpec, tests: ContrastSpec, minimum_dof: Sequence[float]) -> list[Map]:
+    """Return all maps of a run; `minimum_dof` has the smallest dof of each contrast."""
+    maps = [*_voxel_maps(spec), *_estimate_maps(spec)]
+    if spec.options is not None:
+        maps += _variance_maps(spec)
+    maps += _stacked_maps(spec, tests, minimum_dof)
     for number, label in enumerate(file_labels(tests.contrasts)):
-        maps += _maps_of_contrast(spec, tests, number, label, minimum_dof)
+        maps += _maps_of_contrast(spec, tests, number, label, minimum_dof[number])
     return maps
 
 
-def is_map_name(name: str) -> bool:
-    """Return whether a file, relative to the output folder, could be one of ours."""
+def is_map_name(name: str, model: str) -> bool:
+    """Return whether a file, relative to the output folder, could be a map of the model."""
     folder, _, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
     if extension not in ("nii", "nii.gz", "json"):
         return False
     if folder == "contrasts":
         return stem.startswith("contrast-") and stem.endswith("_statmap")
-    return folder == "" and stem in {f"{PREFIX}{name}" for name in MAPS}
+    return folder == "" and stem in {f"{model}_vox_{name}" for name in MAPS[model]}
 
 
 def contrast_map_name(label: str, kind: str, contrast: Contrast) -> str:
@@ -102,83 +121,159 @@ def contrast_map_name(label: str, kind: str, contrast: Contrast) -> str:
     return f"contrasts/contrast-{label}_stat-{stat}_statmap"
 
 
-def _info(name: str, volumes: tuple[str, ...] | None = None, **details: Any) -> MapInfo:
-    description, intent = MAPS[name]
-    return MapInfo(f"{PREFIX}{name}", description, intent, volumes=volumes, details=details)
+def _info(
+    spec: ModelSpec, name: str, volumes: tuple[str, ...] | None = None, **details: Any
+) -> MapInfo:
+    description, intent = MAPS[spec.model][name]
+    name = f"{spec.model}_vox_{name}"
+    return MapInfo(name, description, intent, volumes=volumes, details=details)
 
 
-def _voxel_maps() -> list[Map]:
+def _voxel_maps(spec: ModelSpec) -> list[Map]:
     """Return the maps of whole numbers that tell how each voxel was treated."""
+    info = partial(_info, spec)
     levels = {str(int(status)): status.meaning for status in VoxelStatus}
     return [
-        Map(_info("mask"), [lambda b: np.ones(b.fitted.size, np.uint8)], "uint8"),
-        Map(_info("status", Levels=levels), [lambda b: b.status], "uint8", everywhere=True),
-        Map(_info("n"), [lambda b: b.n_obs], "int32", everywhere=True),
-        Map(_info("edf"), [lambda b: b.dof], "int32"),
+        Map(info("mask"), [lambda b: np.ones(b.fitted.size, np.uint8)], "uint8"),
+        Map(info("status", Levels=levels), [lambda b: b.status], "uint8", everywhere=True),
+        Map(info("n"), [lambda b: b.n_obs], "int32", everywhere=True),
+        Map(info("edf"), [lambda b: b.dof], "int32"),
     ]
+
+
+def _rows(name: str, numbers: Sequence[int | None]) -> list[Volume]:
+    """Return rows of an estimate as volumes; None stands for the whole of it."""
+    return [partial(Block.estimate, name=name, row=row) for row in numbers]
 
 
 def _estimate_maps(spec: ModelSpec) -> list[Map]:
     """Return the maps of estimates that do not depend on contrasts."""
-
-    def rows(name: str, numbers: Sequence[int | None]) -> list[Volume]:
-        return [partial(Block.estimate, name=name, row=row) for row in numbers]
-
     p, names, dtype = spec.n_params, spec.names, spec.map_dtype
-    maps = [
-        Map(_info("beta", names), rows("beta", range(p)), dtype),
-        Map(_info("resms"), rows("resms", [None]), dtype),
-        Map(_info("llh", Criterion="ML"), rows("llh", [None]), dtype),
-    ]
+    info = partial(_info, spec)
+    criterion = "REML" if spec.options is not None and spec.options.reml else "ML"
+    maps = [Map(info("beta", names), _rows("beta", range(p)), dtype)]
+    if spec.with_resms:
+        maps.append(Map(info("resms"), _rows("resms", [None]), dtype))
+    maps.append(Map(info("llh", Criterion=criterion), _rows("llh", [None]), dtype))
     if spec.with_cov:
         pairs = [(max(i, j), min(i, j)) for i in range(p) for j in range(p)]
         packed = [high * (high + 1) // 2 + low for high, low in pairs]
         labels = tuple(f"{a} x {b}" for a in names for b in names)
-        maps.append(Map(_info("cov", labels), rows("cov", packed), dtype))
+        maps.append(Map(info("cov", labels), _rows("cov", packed), dtype))
     return maps
 
 
-def _stacked_maps(spec: ModelSpec, tests: ContrastSpec, minimum_dof: int) -> list[Map]:
+def _variance_maps(spec: ModelSpec) -> list[Map]:
+    """Return the maps of the random effects."""
+    labels = tuple(chain.from_iterable(map(_label_vech, spec.factors, spec.effect_names)))
+    info, dtype = partial(_info, spec), spec.map_dtype
+
+    def variance(row: int, block: Block) -> FloatArray:
+        return block.estimate("sigma2") * block.estimate("D", row)
+
+    maps = [
+        Map(info("sigma2"), _rows("sigma2", [None]), dtype),
+        Map(info("D", labels), _rows("D", range(len(labels))), dtype),
+        Map(info("varcomp", labels), [partial(variance, i) for i in range(len(labels))], dtype),
+        Map(info("nit"), _rows("nit", [None]), "int32"),
+    ]
+    intercepts = find_intercepts(spec.factors)
+
+    def share(name: str, block: Block) -> FloatArray:
+        variances = {k: c**2 * block.estimate("D", row) for k, (row, c) in intercepts.items()}
+        return np.asarray(variances[name] / (1 + sum(variances.values())))
+
+    if intercepts:
+        volumes = [partial(share, name) for name in intercepts]
+        maps.append(Map(info("icc", tuple(intercepts)), volumes, dtype))
+    return maps
+
+
+def _label_vech(factor: RandomFactor, effects: Sequence[str]) -> list[str]:
+    """Return a label for each entry of vech(D), column by column."""
+    return [
+        f"{factor.name}: {one}" if one is other else f"{factor.name}: {one} x {other}"
+        for i, one in enumerate(effects)
+        for other in effects[i:]
+    ]
+
+
+def find_intercepts(factors: Sequence[RandomFactor]) -> dict[str, tuple[int, float]]:
+    """Return, for each factor with a constant effect, its row of D and its value in Z."""
+    found, offset = {}, 0
+    for factor in factors:
+        q = factor.n_effects
+        for effect, column in enumerate(factor.Z.T):
+            if column[0] != 0 and (column == column[0]).all():
+                row = offset + effect * q - effect * (effect - 1) // 2  # of vech, the diagonal
+                found[factor.name] = (row, float(column[0]))
+        offset += factor.n_variances
+    return found
+
+
+def _stacked_maps(spec: ModelSpec, tests: ContrastSpec, minimum_dof: Sequence[float]) -> list[Map]:
     """Return BLM's 4D maps, one volume for each T (or each F) contrast."""
-
-    def effect(i: int, block: Block) -> FloatArray:
-        return block.statistic(i, "effect", 0)
-
-    def standard_error(i: int, block: Block) -> FloatArray:
-        return np.sqrt(block.statistic(i, "variance", 0))
-
-    def stat(i: int, block: Block) -> FloatArray:
-        return block.statistic(i, "stat")
+    stack = partial(_stack, spec, tests, minimum_dof)
 
     def log10_p(i: int, block: Block) -> FloatArray:
         return _replace_infinite(block.statistic(i, "log_p") / -np.log(10), tests.minlog)
 
     def partial_r2(i: int, block: Block) -> FloatArray:
         q = len(tests.contrasts[i].matrix)
-        return compute_partial_r2(block.statistic(i, "stat"), q, block.dof)
+        return compute_partial_r2(block.statistic(i, "stat"), q, block.contrast_dof(i))
 
-    def stack(name: str, volume: ContrastVolume, **details: Any) -> list[Map]:
-        is_f = name in ("conF", "conFlp", "conR2")
-        chosen = [i for i, contrast in enumerate(tests.contrasts) if contrast.is_f == is_f]
-        names = tuple(tests.contrasts[i].name for i in chosen)
-        contrasts = [describe_contrast(tests.contrasts[i]) for i in chosen]
-        info = _info(name, names, Contrasts=contrasts, **details)
-        if name == "conT":
-            info = info._replace(intent_parameters=(float(minimum_dof),))
-        elif name == "conF" and chosen:
-            q = len(tests.contrasts[chosen[0]].matrix)
-            info = info._replace(intent_parameters=(float(q), float(minimum_dof)))
-        return [Map(info, [partial(volume, i) for i in chosen], spec.map_dtype)] if chosen else []
+    def dof(i: int, block: Block) -> NDArray[Any]:
+        return block.contrast_dof(i)
 
-    return [
-        *stack("con", effect),
-        *stack("conSE", standard_error),
-        *stack("conT", stat),
+    maps = [
+        *stack("con", _effect),
+        *stack("conSE", _standard_error),
+        *stack("conT", _stat),
         *stack("conTlp", log10_p, Tail="two-sided" if tests.two_sided else "upper"),
-        *stack("conF", stat),
+        *stack("conF", _stat),
         *stack("conFlp", log10_p, Tail="upper"),
         *stack("conR2", partial_r2),
     ]
+    if spec.options is not None:
+        maps += [*stack("conT_swedf", dof), *stack("conF_swedf", dof)]
+    return maps
+
+
+def _effect(i: int, block: Block) -> FloatArray:
+    return block.statistic(i, "effect", 0)
+
+
+def _standard_error(i: int, block: Block) -> FloatArray:
+    return np.sqrt(block.statistic(i, "variance", 0))
+
+
+def _stat(i: int, block: Block) -> FloatArray:
+    return block.statistic(i, "stat")
+
+
+def _stack(
+    spec: ModelSpec,
+    tests: ContrastSpec,
+    minimum_dof: Sequence[float],
+    name: str,
+    volume: ContrastVolume,
+    **details: Any,
+) -> list[Map]:
+    """Return the map of one quantity of all T, or of all F contrasts; none without any."""
+    is_f = name.startswith(("conF", "conR2"))
+    chosen = [i for i, contrast in enumerate(tests.contrasts) if contrast.is_f == is_f]
+    if not chosen:
+        return []
+    names = tuple(tests.contrasts[i].name for i in chosen)
+    contrasts = [describe_contrast(tests.contrasts[i]) for i in chosen]
+    info = _info(spec, name, names, Contrasts=contrasts, **details)
+    smallest = float(min(minimum_dof[i] for i in chosen))
+    if name == "conT":
+        info = info._replace(intent_parameters=(smallest,))
+    elif name == "conF":
+        q = len(tests.contrasts[chosen[0]].matrix)
+        info = info._replace(intent_parameters=(float(q), smallest))
+    return [Map(info, [partial(volume, i) for i in chosen], spec.map_dtype)]
 
 
 def _replace_infinite(values: FloatArray, minlog: float) -> FloatArray:
@@ -197,7 +292,7 @@ def describe_contrast(contrast: Contrast) -> dict[str, Any]:
 
 
 def _maps_of_contrast(
-    spec: ModelSpec, tests: ContrastSpec, number: int, label: str, minimum_dof: int
+    spec: ModelSpec, tests: ContrastSpec, number: int, label: str, minimum_dof: float
 ) -> list[Map]:
     """Return the maps of one contrast by itself, as FSL, SPM and nilearn nodes take them."""
     contrast = tests.contrasts[number]
@@ -232,10 +327,13 @@ def _maps_of_contrast(
     effects = [volume("effect", i) for i in range(q)]
     variances = [volume("variance", i) for i in range(q * q)]
     df = ",".join(f"{n:g}" for n in dof)
-    return [
+    maps = [
         add("effect", "Effect", "estimate", effects, rows),
         add("variance", "Variance", "estimate", variances, pairs if contrast.is_f else None),
         add("stat", f"{test}_[{df}]", intent, [volume("stat")], parameters=dof),
         add("z", f"z with the upper tail of {test}", "z score", [volume("z")]),
         add("p", f"Uncorrected p ({tail})", "p value", [p_value]),
     ]
+    if spec.options is not None:
+        maps.append(add("dof", f"Error degrees of freedom of {test}", "none", [volume("dof")]))
+    return maps

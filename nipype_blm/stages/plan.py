@@ -2,18 +2,19 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.core.linalg import factorise_design
+from nipype_blm.core.factors import RandomFactor
+from nipype_blm.core.linalg import FloatArray, factorise_design
 from nipype_blm.errors import InputError
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.io.images import (
@@ -24,14 +25,15 @@ from nipype_blm.io.images import (
     read_mask,
     stat_file,
 )
-from nipype_blm.io.manifest import ImageEntry, format_manifest
+from nipype_blm.io.manifest import ImageEntry, format_manifest, must_be_read_in_order
 from nipype_blm.io.maps import make_template_header
 from nipype_blm.io.specfile import pack_contrasts, pack_model
-from nipype_blm.io.tables import ListedPath, Table, read_path_list, read_table
-from nipype_blm.model.config import BlmConfig
+from nipype_blm.io.tables import ListedPath, Table, read_labels, read_path_list, read_table
+from nipype_blm.model.config import BlmmConfig, FactorConfig, ModelConfig
 from nipype_blm.model.contrasts import check_contrasts
 from nipype_blm.model.design import check_design
-from nipype_blm.model.planning import Plan, Sizes, plan_run
+from nipype_blm.model.planning import Plan, Sizes, count_columns_of_rows, plan_run
+from nipype_blm.model.random import FactorTable, check_factors, make_factors
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
 from nipype_blm.stages.maps import is_map_name
 from nipype_blm.stages.stamps import run_stamp
@@ -39,6 +41,8 @@ from nipype_blm.stages.stamps import run_stamp
 # Reading headers waits for the disk: more threads than cores.
 _HEADER_THREADS = 8
 _MOST_REPORTED = 20
+
+T = TypeVar("T")
 
 
 class PreparedRun(NamedTuple):
@@ -71,6 +75,14 @@ class _Problems(list[str]):
         except InputError as error:
             self.extend(error.problems)
 
+    def attempt(self, function: Callable[..., T], *arguments: Any) -> T | None:
+        """Return what a function returns; None after an InputError, which is noted."""
+        try:
+            return function(*arguments)
+        except InputError as error:
+            self.extend(error.problems)
+            return None
+
 
 class _Found(NamedTuple):
     """The images that a field names."""
@@ -80,7 +92,16 @@ class _Found(NamedTuple):
     n_listed: int | None  # None where the list itself could not be read
 
 
-def prepare_run(config: BlmConfig) -> PreparedRun:
+class _Design(NamedTuple):
+    """X and Z; their rows in the order in which the images are read."""
+
+    X: FloatArray
+    names: tuple[str, ...]  # of the columns of X
+    factors: tuple[RandomFactor, ...]
+    effect_names: tuple[tuple[str, ...], ...]  # of the random effects of each factor
+
+
+def prepare_run(config: ModelConfig) -> PreparedRun:
     """Check everything that can be checked without reading voxels of the images.
 
     Raises
@@ -89,9 +110,8 @@ def prepare_run(config: BlmConfig) -> PreparedRun:
         With all faults together.
     """
     problems = _Problems()
-    table: Table | None = None
-    with problems.collect():
-        table = _read_design(config.X)
+    table = None if config.X is None else problems.attempt(read_table, config.X, "X")
+    random = _read_factors(config, problems)
     images = _find_images(config.Y_files, "Y_files", problems)
     expected = images.headers[0] if images.headers else None
     entries = images.entries
@@ -101,21 +121,22 @@ def prepare_run(config: BlmConfig) -> PreparedRun:
     if table is not None:
         problems += check_contrasts(config.contrasts, table.values.shape[1])
         problems += check_design(table.values, table.names, images.n_listed, table.has_header)
+    factors = _make_factors(config, table, random, images.n_listed, problems)
     minimum = config.Missingness.MinN or 0
     if images.n_listed is not None and minimum > images.n_listed:
         problems.append(
             f"Missingness.MinN is {minimum}, but there are only {images.n_listed} images."
         )
-    mask = allowed = None
-    with problems.collect():
-        mask = _read_optional_mask(config.analysis_mask, expected, "analysis_mask")
-    with problems.collect():
-        allowed = _read_optional_mask(config.Missingness.Masking, expected, "Missingness.Masking")
+    read_mask_of = partial(problems.attempt, _read_optional_mask, expected)
+    mask = read_mask_of(config.analysis_mask, "analysis_mask")
+    allowed = read_mask_of(config.Missingness.Masking, "Missingness.Masking")
     problems += _check_folders(config)
     problems += _check_overwriting(config, entries)
-    sizes = plan = None
+    design = sizes = plan = None
     if table is not None and mask is not None:
-        sizes = _measure(config, table, images, mask)
+        order = _order_rows(factors, entries, len(table.values))
+        design = _arrange_design(table, random, factors, order)
+        sizes = _measure(config, design, images, mask)
         with problems.collect():
             plan = plan_run(
                 sizes,
@@ -125,16 +146,17 @@ def prepare_run(config: BlmConfig) -> PreparedRun:
                 config.maxnvb,
             )
             _check_disk(config, plan)
-    if problems or table is None or mask is None or allowed is None or not sizes or not plan:
+    if problems or design is None or mask is None or allowed is None or not sizes or not plan:
         raise InputError(problems)
-    spec = _make_spec(config, table, images, mask, allowed, sizes, plan)
+    spec = _make_spec(config, design, images, mask, allowed, sizes, plan)
     contrasts = ContrastSpec(config.contrasts, config.two_sided, config.minlog)
+    entries = [entries[i]._replace(row=row) for row, i in enumerate(order)]
     return PreparedRun(spec, contrasts, entries, plan)
 
 
 def _make_spec(
-    config: BlmConfig,
-    table: Table,
+    config: ModelConfig,
+    design: _Design,
     images: _Found,
     mask: NDArray[np.bool_],
     allowed: NDArray[np.bool_],
@@ -142,9 +164,9 @@ def _make_spec(
     plan: Plan,
 ) -> ModelSpec:
     return ModelSpec(
-        X=table.values,
-        names=tuple(table.names),
-        design=factorise_design(table.values),
+        X=design.X,
+        names=design.names,
+        design=factorise_design(design.X),
         shape=images.headers[0].shape,
         header=make_template_header(images.entries[0].image),
         mask=mask,
@@ -158,16 +180,22 @@ def _make_spec(
         images_per_batch=plan.images_per_batch,
         voxels_per_block=plan.voxels_per_block,
         rows_per_chunk=plan.rows_per_chunk,
+        factors=design.factors,
+        effect_names=design.effect_names,
+        options=config.estimation if isinstance(config, BlmmConfig) else None,
+        with_resms=config.resms if isinstance(config, BlmmConfig) else True,
     )
 
 
-def _measure(config: BlmConfig, table: Table, images: _Found, mask: NDArray[np.bool_]) -> Sizes:
+def _measure(
+    config: ModelConfig, design: _Design, images: _Found, mask: NDArray[np.bool_]
+) -> Sizes:
     """Return what the cost of a run depends on."""
     kinds = list({id(header): header for header in images.headers}.values())  # few
     is_double = any(h.dtype.newbyteorder("=") == np.float64 for h in kinds)
     return Sizes(
         n_images=images.n_listed or 1,
-        n_params=table.values.shape[1],
+        n_params=design.X.shape[1],
         n_voxels=int(mask.sum()),
         n_grid=mask.size,
         image_itemsize=max(h.dtype.itemsize for h in kinds),
@@ -175,6 +203,8 @@ def _measure(config: BlmConfig, table: Table, images: _Found, mask: NDArray[np.b
         map_itemsize=8 if is_double else 4,
         contrast_rows=tuple(len(c.matrix) for c in config.contrasts),
         with_cov=config.OutputCovB,
+        columns_of_rows=count_columns_of_rows(design.factors) if design.factors else (),
+        n_variances=sum(factor.n_variances for factor in design.factors),
     )
 
 
@@ -209,8 +239,75 @@ def _list_files(given: Path | Sequence[Path], what: str) -> list[ListedPath]:
     return read_path_list(given, what)
 
 
-def _read_design(path: Path | None) -> Table | None:
-    return None if path is None else read_table(path, "X")
+def _read_factors(config: ModelConfig, problems: _Problems) -> list[FactorTable | None]:
+    """Read labels and design of each random factor; None where one of them cannot be read."""
+    given = config.Z if isinstance(config, BlmmConfig) else ()
+    return [_read_factor(factor, f"Z f{i}", problems) for i, factor in enumerate(given, 1)]
+
+
+def _read_factor(factor: FactorConfig, what: str, problems: _Problems) -> FactorTable | None:
+    labels = problems.attempt(read_labels, factor.factor, f"{what} factor")
+    table = problems.attempt(read_table, factor.design, f"{what} design")
+    if labels is None or table is None:
+        return None
+    return FactorTable(factor, labels, table.values, _name_effects(table))
+
+
+def _name_effects(design: Table) -> list[str]:
+    """Return names of random effects, also where the table has no header."""
+    if design.has_header:
+        return design.names
+    is_constant = (design.values == design.values[0]).all(axis=0)
+    return ["intercept" if constant else f"effect {i}" for i, constant in enumerate(is_constant, 1)]
+
+
+def _make_factors(
+    config: ModelConfig,
+    table: Table | None,
+    random: list[FactorTable | None],
+    n_images: int | None,
+    problems: _Problems,
+) -> tuple[RandomFactor, ...]:
+    """Return the random factors; none of them if they or X cannot be used."""
+    if not isinstance(config, BlmmConfig):
+        return ()
+    X = None if table is None else table.values
+    faults = check_factors(random, n_images, X, config.safeMode)
+    problems += faults
+    good = [found for found in random if found is not None]
+    is_complete = not faults and len(good) == len(random) > 0
+    if not is_complete or X is None or len(X) != len(good[0].labels):
+        return ()
+    return make_factors(good)
+
+
+def _order_rows(
+    factors: Sequence[RandomFactor], images: list[ImageEntry], n_rows: int
+) -> NDArray[np.intp]:
+    """Return the order in which observations are read.
+
+    With the rows of a level side by side a batch has few columns of Z, and their sums stay in
+    the cache.
+    """
+    if not factors or must_be_read_in_order(images):
+        return np.arange(n_rows)
+    largest = max(factors, key=lambda factor: factor.n_columns)
+    return np.argsort(largest.level, kind="stable")
+
+
+def _arrange_design(
+    table: Table,
+    random: list[FactorTable | None],
+    factors: Sequence[RandomFactor],
+    order: NDArray[np.intp],
+) -> _Design:
+    """Return X and Z with their rows in another order."""
+    return _Design(
+        table.values[order],
+        tuple(table.names),
+        tuple(factor._replace(level=factor.level[order], Z=factor.Z[order]) for factor in factors),
+        tuple(tuple(found.names) for found in random if found is not None),
+    )
 
 
 def _find_images(
@@ -301,7 +398,7 @@ def _attach_masks(images: _Found, masks: _Found, problems: _Problems) -> list[Im
 
 
 def _read_optional_mask(
-    path: Path | None, expected: ImageHeader | None, what: str
+    expected: ImageHeader | None, path: Path | None, what: str
 ) -> NDArray[np.bool_] | None:
     """Read a mask; all voxels without one; None where there is no image to compare it with."""
     if expected is None:
@@ -316,7 +413,7 @@ def _existing_folder(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def _check_folders(config: BlmConfig) -> list[str]:
+def _check_folders(config: ModelConfig) -> list[str]:
     """Return what prevents writing to the output and working folders."""
     problems = []
     folders = {"outdir": config.outdir, "work_dir": config.work_dir}
@@ -335,13 +432,17 @@ def _check_folders(config: BlmConfig) -> list[str]:
     return problems
 
 
-def _check_overwriting(config: BlmConfig, images: list[ImageEntry]) -> list[str]:
-    """Return which inputs have the place and the name of a map, and would be lost."""
+def _check_overwriting(config: ModelConfig, images: list[ImageEntry]) -> list[str]:
+    """Return what would be lost: inputs with the place and name of a map, maps of another model."""
+    model, other = "blm", "blmm"
+    given = [config.X, config.analysis_mask, config.Missingness.Masking]
+    if isinstance(config, BlmmConfig):
+        model, other = other, model
+        given += [path for factor in config.Z for path in (factor.factor, factor.design)]
     folder = config.outdir.resolve()
     files = [*folder.glob("*.nii*"), *folder.glob("contrasts/*.nii*")]
-    maps = {path for path in files if is_map_name(str(path.relative_to(folder)))}
+    maps = {path for path in files if is_map_name(str(path.relative_to(folder)), model)}
     names = {path.name for path in maps}
-    given = [config.X, config.analysis_mask, config.Missingness.Masking]
     given += [path for image in images for path in (image.image, image.mask)]
     lost = {
         str(path)
@@ -351,13 +452,20 @@ def _check_overwriting(config: BlmConfig, images: list[ImageEntry]) -> list[str]
         and (path.name in names or path.is_symlink())
         and path.resolve() in maps
     }
-    return [
+    problems = [
         f"{path} is read, but the maps would replace it; choose another outdir."
         for path in sorted(lost)
     ]
+    others = [path for path in folder.glob(f"{other}_vox_*.nii*") if is_map_name(path.name, other)]
+    if others:  # contrasts and inputs.yml have the same names
+        problems.append(
+            f"outdir {folder} has maps of {other} ({min(others).name}), some of which those of "
+            f"{model} would replace; choose another outdir, or remove them."
+        )
+    return problems
 
 
-def _check_disk(config: BlmConfig, plan: Plan) -> None:
+def _check_disk(config: ModelConfig, plan: Plan) -> None:
     """Compare what a run needs with what is free, counting what an earlier run has."""
     need = {config.work_folder: plan.disk_bytes, config.outdir: plan.map_bytes}
     by_device: dict[int, int] = {}

@@ -7,13 +7,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nipype_blm.core.factors import select_rows
 from nipype_blm.core.products import ProductAccumulator
 from nipype_blm.core.threads import ONE_THREAD, Threads
 from nipype_blm.core.voxels import apply_data_mask
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import write_arrays
-from nipype_blm.io.images import ImageReader, header_of_model, is_gzip
-from nipype_blm.io.manifest import ImageEntry, check_unchanged, read_manifest
+from nipype_blm.io.images import ImageReader, header_of_model
+from nipype_blm.io.manifest import (
+    ImageEntry,
+    check_unchanged,
+    must_be_read_in_order,
+    read_manifest,
+)
 from nipype_blm.io.specfile import read_model
 from nipype_blm.model.spec import ModelSpec
 from nipype_blm.stages.progress import advance
@@ -43,7 +49,12 @@ def compute_products(
     stamp, spec = read_model(model_file)
     images = read_manifest(Path(batch_file))
     rows = slice(images[0].row, images[-1].row + 1)
-    accumulator = ProductAccumulator(spec.design.Q[rows], spec.design.shift[rows], spec.n_voxels)
+    accumulator = ProductAccumulator(
+        spec.design.Q[rows],
+        spec.design.shift[rows],
+        spec.n_voxels,
+        select_rows(spec.factors, rows) if spec.factors else None,
+    )
     with Threads(n_threads) as threads:
         infinite = _ImageLoader(spec, images).feed(accumulator, threads)
     for image, n_infinite in infinite:
@@ -63,10 +74,7 @@ class _ImageLoader:
         self._reader = ImageReader(expected, starts, lengths, spec.threshold, spec.zero_is_missing)
         self._mask_reader = ImageReader(expected, starts, lengths)
         self._values = np.empty((spec.rows_per_chunk, spec.n_voxels), spec.staged_dtype)
-        # Volumes of one compressed file can only be read in order.
-        files = {image.image for image in images if image.volume}
-        files |= {image.mask for image in images if image.mask is not None and image.mask_volume}
-        self._in_order = any(path.is_file() and is_gzip(path) for path in files)
+        self._in_order = must_be_read_in_order(images)
 
     def feed(
         self, accumulator: ProductAccumulator, threads: Threads

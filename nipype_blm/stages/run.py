@@ -9,7 +9,7 @@ from nipype_blm.stages.products import compute_products
 from nipype_blm.stages.statistics import compute_statistics
 
 
-def run_blm(
+def run_model(
     run: PreparedRun,
     work_dir: Path,
     out_dir: Path,

@@ -42,6 +42,8 @@ class Study:
     Values are integers that every type of image holds exactly; 0 is missing.
     """
 
+    model = "blm"  # whose command is run
+
     def __init__(self, folder, capsys):
         self.folder = folder
         self.outdir = folder / "out"
@@ -88,7 +90,7 @@ class Study:
         """Run the command and catch what it prints."""
         self._capsys.readouterr()
         try:
-            code = main([str(argument) for argument in arguments])
+            code = main([str(argument) for argument in arguments], self.model)
         except SystemExit as exit_:
             code = exit_.code
         return Result(code, *self._capsys.readouterr())
@@ -108,7 +110,7 @@ class Study:
         return path
 
     def map(self, name):
-        return read_map(self.path(f"blm_vox_{name}"))
+        return read_map(self.path(f"{self.model}_vox_{name}"))
 
     def maps(self):
         return {

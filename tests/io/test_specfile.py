@@ -6,7 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import factorise_design
+from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.io.specfile import pack_contrasts, pack_model, read_contrasts, read_model
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
@@ -52,6 +54,65 @@ def test_a_model_is_read_back(tmp_path, spec):
             np.testing.assert_array_equal(found, expected)
         else:
             assert found == expected, field.name
+
+
+@pytest.fixture
+def mixed_spec(spec):
+    level = np.array([0, 0, 0, 1, 1, 2, 2, 2, 3, 3], np.int32)
+    day = np.arange(10.0)
+    return replace(
+        spec,
+        factors=(
+            RandomFactor("Proband", level, np.c_[np.ones(10), day], correlated=False),
+            RandomFactor("site", level[::-1] // 2, np.ones((10, 1))),
+        ),
+        effect_names=(("one", "day"), ("one",)),
+        options=MixedOptions(reml=False, method="FS", tol=1e-9, n_starts=4),
+        with_resms=False,
+    )
+
+
+def test_random_factors_and_options_are_read_back(tmp_path, mixed_spec):
+    path = tmp_path / "model.blm"
+    path.write_bytes(pack_model(mixed_spec)[1])
+    read = read_model(path)[1]
+    for field in ("effect_names", "options", "with_resms"):
+        assert getattr(read, field) == getattr(mixed_spec, field)
+    for one, other in zip(mixed_spec.factors, read.factors, strict=True):
+        assert (other.name, other.correlated) == (one.name, one.correlated)
+        np.testing.assert_array_equal(other.level, one.level)
+        np.testing.assert_array_equal(other.Z, one.Z)
+        assert other.level.dtype == one.level.dtype
+
+
+def test_every_change_of_the_random_part_changes_the_fingerprint(mixed_spec):
+    first, second = mixed_spec.factors
+    level = first.level.copy()
+    level[0] = 1
+    factors = [
+        (second, first),
+        (first,),
+        (first._replace(name="subject"), second),
+        (first._replace(correlated=True), second),
+        (first._replace(level=level), second),
+        (first, second._replace(Z=2 * second.Z)),
+    ]
+    options = [
+        mixed_spec.options._replace(**{name: value})
+        for name, value in [
+            ("reml", True),
+            ("method", "exact"),
+            ("tol", 1e-8),
+            ("maxnit", 7),
+            ("safe_mode", False),
+            ("n_starts", None),
+        ]
+    ]
+    changed = [replace(mixed_spec, factors=each) for each in factors]
+    changed += [replace(mixed_spec, options=each) for each in [*options, None]]
+    changed += [replace(mixed_spec, with_resms=True), mixed_spec]
+    stamps = {pack_model(each)[0] for each in changed}
+    assert len(stamps) == len(changed)
 
 
 def test_an_equal_model_has_the_same_fingerprint_and_bytes(spec):

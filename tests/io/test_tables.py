@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nipype_blm.errors import InputError
-from nipype_blm.io.tables import read_path_list, read_table, read_yaml
+from nipype_blm.io.tables import read_labels, read_path_list, read_table, read_yaml
 
 VALUES = [[1, 0.5], [1, -2], [1, 3e-5]]
 
@@ -133,6 +133,12 @@ def test_a_file_that_is_not_text_is_refused(tmp_path, content):
     assert "X" in error_of(tmp_path, content)
 
 
+def test_a_cell_that_no_table_has_is_refused(tmp_path):
+    text = "1,2\n1," + "2" * 200_000
+    assert "is not a table" in error_of(tmp_path, text)
+    assert "is not a table" in label_error_of(tmp_path, text)
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(InputError, match=r"X .*no\.csv cannot be read: No such file"):
         read_table(tmp_path / "no.csv", "X")
@@ -203,3 +209,80 @@ def test_yaml_that_is_not_valid_is_refused_with_its_place(tmp_path, text, messag
 def test_yaml_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(InputError, match=r"Configuration file .*c\.yml cannot be read"):
         read_yaml(tmp_path / "c.yml")
+
+
+def labels_of(folder, text):
+    return read_labels(write(folder, text, "f.csv"), "Z f1 factor")
+
+
+def label_error_of(folder, text):
+    with pytest.raises(InputError) as error:
+        labels_of(folder, text)
+    [problem] = error.value.problems
+    assert problem.startswith(f"Z f1 factor {folder / 'f.csv'} ")
+    return problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "b\na 1\nb\n",
+        "b\na 1\nb",
+        "b\r\na 1\r\nb\r\n",
+        "b\ra 1\rb\r",
+        "\ufeffb\na 1\nb\n",
+        '"b"\n"a 1"\n"b"\n',
+        "  b\n a 1 \n\tb\t\n",
+        "b\na 1\nb\n\n \n\n",
+    ],
+)
+def test_every_way_to_write_labels_gives_the_same_ones(tmp_path, text):
+    assert labels_of(tmp_path, text) == ["b", "a 1", "b"]
+
+
+def test_labels_are_text_taken_as_they_are(tmp_path):
+    given = ["5", "05", "5.0", "5e0", "-1", "b", "B", "sub-01", "Zoë", "inf", "1_0", "NAN1"]
+    assert labels_of(tmp_path, "\n".join(given)) == given
+
+
+def test_the_first_line_of_labels_is_no_header(tmp_path):
+    assert labels_of(tmp_path, "subject\n1\n2\n") == ["subject", "1", "2"]
+
+
+def test_a_quoted_label_may_hold_a_separator(tmp_path):
+    assert labels_of(tmp_path, '"Doe, J"\n"a;b"\n"x\ty"\n"say ""a"""\n') == [
+        "Doe, J",
+        "a;b",
+        "x\ty",
+        'say "a"',
+    ]
+
+
+@pytest.mark.parametrize("label", ["", " ", '""', '" "', "NA", "na", "N/A", "nan", "NaN"])
+def test_a_missing_label_is_refused_with_its_line(tmp_path, label):
+    problem = label_error_of(tmp_path, f"a\nb\n{label}\nb\n")
+    assert "in line 3." in problem
+    assert "missing" in problem
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";", " , "])
+def test_a_second_column_beside_the_labels_is_refused_with_its_line(tmp_path, separator):
+    problem = label_error_of(tmp_path, f"a\n1{separator}b\nb\n")
+    assert "found 2 columns in line 2." in problem
+
+
+def test_faulty_labels_are_reported_together_up_to_ten(tmp_path):
+    problem = label_error_of(tmp_path, "a\nNA\nb,c\n" + "\n" * 13 + "a\n")
+    assert "'NA' in line 2; 2 columns in line 3; '' in line 4" in problem
+    assert problem.endswith("and 5 more.")
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "\ufeff"])
+def test_a_file_without_labels_is_refused(tmp_path, text):
+    assert "is empty" in label_error_of(tmp_path, text)
+
+
+def test_labels_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"Z f1 factor .*no\.csv cannot be read"):
+        read_labels(tmp_path / "no.csv", "Z f1 factor")
+    assert "not a text file" in label_error_of(tmp_path, b"\xff\xfe1\x00")

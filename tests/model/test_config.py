@@ -4,11 +4,20 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nipype_blm.core.lmm.estimates import METHODS, MixedOptions
 from nipype_blm.errors import InputError
-from nipype_blm.model.config import BlmConfig, MissingnessRules, parse_config
+from nipype_blm.model.config import (
+    BlmConfig,
+    BlmmConfig,
+    FactorConfig,
+    MissingnessRules,
+    parse_config,
+    salvage_config,
+)
 
 GOOD = {
     "Y_files": "Y.txt",
@@ -277,7 +286,7 @@ def test_a_stat_type_that_contradicts_its_vector_gets_a_notice():
 
 
 def test_every_field_has_a_description():
-    for model in (BlmConfig, MissingnessRules):
+    for model in (BlmConfig, BlmmConfig, FactorConfig, MissingnessRules):
         for name, field in model.model_fields.items():
             assert field.description, name
 
@@ -307,3 +316,338 @@ def test_min_percent_is_read_back_exactly(fraction):
     config = parse(Missingness={"MinPercent": str(fraction)})
     again = parse_config(config.to_yaml_dict())
     assert again.Missingness.MinPercent == fraction
+
+
+SUBJECT = {"name": "subject", "factor": "f.csv", "design": "Z.csv"}
+SITE = {"name": "site", "factor": "g.csv", "design": "W.csv"}
+MIXED = GOOD | {"Z": [{"f1": SUBJECT}]}
+
+
+def parse_mixed(base=Path("/base"), **changes):
+    return parse_config(MIXED | changes, base, model=BlmmConfig)
+
+
+def mixed_problems_of(**changes):
+    with pytest.raises(InputError) as error:
+        parse_mixed(**changes)
+    return error.value.problems
+
+
+def nest(**nested_in):
+    """Return random factors by name, and what each is nested in."""
+    return [
+        {f"f{i}": SUBJECT | {"name": name, "nested_in": outer}}
+        for i, (name, outer) in enumerate(nested_in.items(), 1)
+    ]
+
+
+def test_mandatory_fields_are_enough_for_a_mixed_model():
+    config = parse_mixed()
+    assert isinstance(config, BlmmConfig)
+    assert config.estimation == MixedOptions()  # has the same defaults
+    assert not config.resms
+    assert config.notices == []
+    [factor] = config.Z
+    assert factor.name == "subject"
+    assert factor.factor == Path("/base/f.csv")
+    assert factor.design == Path("/base/Z.csv")
+    assert factor.correlated
+    assert factor.nested_in is None
+
+
+BLMM_PY = """
+MAXMEM: 2**32
+Y_files: /data/Y.txt
+data_mask_files: /data/M_.txt
+data_mask_thresh: 0.1
+X: /data/X.csv
+Z:
+  - f1:
+      name: subject
+      factor: /data/f1.csv
+      design: /data/Z1.csv
+  - f2:
+      name: site
+      factor: /data/f2.csv
+      design: /data/Z2.csv
+outdir: /data/out/
+clusterType: local
+numNodes: 10
+contrasts:
+  - c1:
+      name: T
+      vector: [1, 0, 0]
+  - c2:
+      name: F
+      vector: [[1, 0, 0], [0, 1, 0]]
+Missingness:
+  MinPercent: 0.10
+  MinN: 15
+analysis_mask: /data/mask.nii.gz
+method: pSFS
+tol: 1e-6
+maxnit: 10000
+voxelBatching: 1
+maxnvb: 60
+resms: 0
+safeMode: 1
+"""
+
+
+def test_a_configuration_of_blmm_py_is_read_unchanged():
+    config = parse_config(yaml.safe_load(BLMM_PY), model=BlmmConfig)
+    assert config.estimation == MixedOptions(method="pSFS")
+    assert [factor.name for factor in config.Z] == ["subject", "site"]
+    assert config.Z[1].design == Path("/data/Z2.csv")
+    assert config.Missingness.minimum_n(200) == 20
+    assert [contrast.is_f for contrast in config.contrasts] == [False, True]
+    assert not config.resms
+    assert config.notices == ["voxelBatching has no effect and is ignored."]
+
+
+def test_a_mixed_model_has_every_field_of_a_linear_one_with_the_same_default():
+    for name, field in BlmConfig.model_fields.items():
+        assert BlmmConfig.model_fields[name].get_default(call_default_factory=True) == (
+            field.get_default(call_default_factory=True)
+        ), name
+
+
+@pytest.mark.parametrize(
+    "Z",
+    [
+        [{"f1": SUBJECT}, {"f2": SITE}],
+        {"f1": SUBJECT, "f2": SITE},
+        [SUBJECT, SITE],
+        [{"f1": None, **SUBJECT}, {"f2": None, **SITE}],  # fields not indented below their key
+        ({"f1": SUBJECT}, {"f2": SITE}),
+    ],
+)
+def test_random_factors_are_read_however_they_are_listed(Z):
+    assert parse_mixed(Z=Z) == parse_mixed(Z=[{"f1": SUBJECT}, {"f2": SITE}])
+    assert [factor.name for factor in parse_mixed(Z=Z).Z] == ["subject", "site"]
+
+
+def test_one_random_factor_needs_no_list():
+    assert parse_mixed(Z=SUBJECT) == parse_mixed()
+    assert parse_mixed(Z={"f1": SUBJECT}) == parse_mixed()
+
+
+def test_a_random_factor_without_a_name_is_called_by_its_key_or_its_place():
+    files = {"factor": "f.csv", "design": "Z.csv"}
+    assert [factor.name for factor in parse_mixed(Z={"f1": files, "f2": files}).Z] == ["f1", "f2"]
+    assert [factor.name for factor in parse_mixed(Z=[{"ID": files}, files]).Z] == ["ID", "f2"]
+
+
+@pytest.mark.parametrize("Z", [[], {}, [None], 5, "f.csv", True])
+def test_z_without_a_random_factor_is_refused_and_blm_is_named(Z):
+    [problem] = mixed_problems_of(Z=Z)
+    assert problem.startswith("Z: expected a list of random factors")
+    assert "use blm" in problem
+
+
+def test_an_entry_of_z_that_is_no_factor_is_refused_and_shown():
+    [problem] = mixed_problems_of(Z=[SUBJECT, "g.csv"])
+    assert problem.startswith("Z: factor 2 is 'g.csv'")
+
+
+@pytest.mark.parametrize("field", ["factor", "design"])
+def test_both_files_of_each_random_factor_are_asked_for(field):
+    [problem] = mixed_problems_of(Z=[SUBJECT, SITE | {field: None}])
+    assert problem == f"Z f2 {field} is missing; it is a mandatory field."
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("factor", 5), ("design", [1]), ("correlated", "perhaps"), ("nested_in", ""), ("name", "")],
+)
+def test_a_fault_in_a_random_factor_is_one_message_that_says_where(field, value):
+    [problem] = mixed_problems_of(Z=[SITE, SUBJECT | {field: value}])
+    assert problem.startswith(f"Z f2 {field}: ")
+    assert repr(value) in problem
+
+
+@pytest.mark.parametrize(
+    ("unknown", "nearest"),
+    [
+        ("factors", "factor"),
+        ("Design", "design"),
+        ("corelated", "correlated"),
+        ("nestedin", "nested_in"),
+        ("nmae", "name"),
+    ],
+)
+def test_an_unknown_entry_of_a_random_factor_is_refused_with_the_nearest(unknown, nearest):
+    [problem] = mixed_problems_of(Z=[SITE, {"f2": SUBJECT | {unknown: 1}}])
+    expected = f"Z f2 {unknown} is not a known field; the nearest known one is {nearest}."
+    assert problem == expected
+
+
+@pytest.mark.parametrize(
+    ("unknown", "nearest"),
+    [("toll", "tol"), ("safemode", "safeMode"), ("z", "Z"), ("max_nit", "maxnit"), ("x", "X")],
+)
+def test_an_unknown_field_of_a_mixed_model_is_refused_with_the_nearest(unknown, nearest):
+    [problem] = mixed_problems_of(**{unknown: 1})
+    assert problem.endswith(f"the nearest known one is {nearest}.")
+
+
+def test_the_fields_of_a_mixed_model_are_refused_by_blm_which_names_blmm():
+    [problem] = problems_of(Z=[SUBJECT])
+    assert problem.startswith("Z is a field of mixed models")
+    assert "blmm" in problem
+    own = set(BlmmConfig.model_fields) - set(BlmConfig.model_fields)
+    assert own == {
+        "Z", "method", "reml", "tol", "maxnit", "n_starts", "safeMode", "resms"
+    }  # fmt: skip
+    for field in own:
+        [problem] = problems_of(**{field: 1})
+        assert problem.startswith(f"{field} is a field of mixed models")
+
+
+def test_a_configuration_without_z_is_refused_by_blmm_which_names_blm():
+    with pytest.raises(InputError) as error:
+        parse_config(GOOD, model=BlmmConfig)
+    [problem] = error.value.problems
+    assert problem.startswith("Z is missing")
+    assert "use blm " in problem
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_accepted_in_any_case(method):
+    for text in (method, method.lower(), method.upper(), f" {method} "):
+        assert parse_mixed(method=text).method == method
+
+
+@pytest.mark.parametrize("method", ["newton", "", 5, "p SFS"])
+def test_an_unknown_method_is_refused_with_all_known_ones(method):
+    [problem] = mixed_problems_of(method=method)
+    assert problem.startswith(f"method: {method!r}")
+    assert "exact, pSFS, SFS, pFS, FS" in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "tol"), [("1e-6", 1e-6), (1e-6, 1e-6), ("10**-8", 1e-8), (1, 1), (0.001, 0.001)]
+)
+def test_tol_is_a_number_or_arithmetic(text, tol):
+    assert parse_mixed(tol=text).tol == tol
+
+
+@pytest.mark.parametrize("tol", [0, -1e-6, "0.0", "nan", "inf", ".inf", "small", True, [1]])
+def test_a_tol_that_is_not_a_finite_number_above_zero_is_refused_and_shown(tol):
+    [problem] = mixed_problems_of(tol=tol)
+    assert problem.startswith("tol: ")
+    assert repr(tol) in problem
+
+
+@pytest.mark.parametrize("field", ["maxnit", "n_starts"])
+@pytest.mark.parametrize("count", [0, -1, 1.5, "many"])
+def test_a_count_of_a_mixed_model_is_at_least_one(field, count):
+    [problem] = mixed_problems_of(**{field: count})
+    assert problem.startswith(f"{field}: ")
+    assert repr(count) in problem
+    assert getattr(parse_mixed(**{field: 1}), field) == 1
+
+
+@pytest.mark.parametrize("field", ["reml", "safeMode", "resms"])
+def test_a_switch_of_a_mixed_model_is_zero_or_one_or_a_truth_value(field):
+    for value in (0, False, "false"):
+        assert getattr(parse_mixed(**{field: value}), field) is False
+    for value in (1, True, "true"):
+        assert getattr(parse_mixed(**{field: value}), field) is True
+    [problem] = mixed_problems_of(**{field: 2})
+    assert problem.startswith(f"{field}: 2 was given")
+
+
+def test_options_of_the_estimation_are_those_of_the_configuration():
+    config = parse_mixed(
+        method="fs", tol="1e-8", maxnit=20, n_starts=3, safeMode=0, reml=False, resms=1
+    )
+    assert config.estimation == MixedOptions(
+        reml=False, method="FS", tol=1e-8, maxnit=20, safe_mode=False, n_starts=3
+    )
+
+
+@pytest.mark.parametrize("field", ["voxelBatching", "diskMem", "name", "q"])
+def test_a_field_of_blmm_without_effect_gets_a_notice(field):
+    [notice] = parse_mixed(**{field: 1}).notices
+    assert notice.startswith(f"{field} has no effect")
+
+
+def test_factors_may_be_nested_several_deep_and_in_any_order():
+    Z = parse_mixed(Z=nest(eye="subject", subject="site", site=None)).Z
+    assert [factor.nested_in for factor in Z] == ["subject", "site", None]
+    assert parse_mixed(Z=[SUBJECT | {"nested_in": 3}, SITE | {"name": 3}]).Z[0].nested_in == "3"
+
+
+@pytest.mark.parametrize(
+    ("Z", "message"),
+    [
+        ([SUBJECT, SITE, SUBJECT], "f3 has the name of f1, 'subject'"),
+        (nest(a="b", c=None), "f1 is nested_in 'b', which is no other factor; choose one of 'c'."),
+        (nest(a="b"), "f1 is nested_in 'b', which is no other factor."),
+        (nest(a=None, b="b"), "f2 is nested_in 'b', and so within itself"),
+        (nest(a="b", b="a", c="a"), "f1 is nested_in 'b', and so within itself; f2 is"),
+        (nest(a="b", b="c", c="a"), "f3 is nested_in 'a', and so within itself"),
+    ],
+)
+def test_names_and_nesting_that_make_no_sense_are_refused(Z, message):
+    [problem] = mixed_problems_of(Z=Z)
+    assert problem.startswith("Z: f")
+    assert message in problem
+
+
+def test_a_factor_nested_in_a_circle_of_others_is_not_itself_at_fault():
+    [problem] = mixed_problems_of(Z=nest(a="b", b="a", c="a"))
+    assert "f3" not in problem
+
+
+def test_all_faults_of_a_mixed_model_are_reported_together():
+    problems = mixed_problems_of(
+        Z=[SUBJECT | {"factor": None, "extra": 1}, SITE | {"correlated": "x"}],
+        tol=0,
+        method="newton",
+        maxnit=0,
+        X=None,
+    )
+    starts = ("Z f1 factor", "Z f1 extra", "Z f2 correlated", "tol", "method", "maxnit", "X is")
+    for start in starts:
+        assert sum(problem.startswith(start) for problem in problems) == 1, start
+    assert len(problems) == len(starts)
+
+
+def test_a_mixed_configuration_is_read_back_from_its_plain_values():
+    config = parse_mixed(
+        Z=[
+            {"f1": SUBJECT | {"nested_in": "site", "correlated": False}},
+            {"f2": SITE | {"factor": "~/g.csv"}},
+        ],
+        method="psfs",
+        tol="1e-300",
+        maxnit=7,
+        n_starts=2,
+        safeMode=0,
+        reml=0,
+        resms=1,
+        Missingness={"MinPercent": "1/3"},
+        voxelBatching=1,
+    )
+    data = config.to_yaml_dict()
+    assert yaml.safe_load(yaml.safe_dump(data)) == data
+    assert [*data["Z"][0], *data["Z"][1]] == ["f1", "f2"]
+    assert parse_config(data, Path("/another"), model=BlmmConfig) == config
+
+
+def test_what_is_valid_of_a_faulty_mixed_configuration_is_kept():
+    data = MIXED | {"tol": 0, "X": 5}
+    config = salvage_config(data, Path("/base"), model=BlmmConfig)
+    assert config.X is None
+    assert config.tol == 1e-6
+    assert config.Z == parse_mixed().Z
+    config = salvage_config(data | {"Z": [SUBJECT | {"factr": 1}]}, Path("/base"), model=BlmmConfig)
+    assert config.Z == ()
+    assert config.Y_files == Path("/base/Y.txt")
+
+
+def test_a_faulty_linear_configuration_is_salvaged_as_one():
+    config = salvage_config(MIXED, Path("/base"))
+    assert config == parse()

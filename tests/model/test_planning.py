@@ -2,12 +2,20 @@
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from nipype_blm.core.factors import RandomFactor, count_columns, select_rows
 from nipype_blm.errors import InputError
-from nipype_blm.model.planning import BASE_BYTES, Plan, Sizes, plan_run
+from nipype_blm.model.planning import (
+    BASE_BYTES,
+    Plan,
+    Sizes,
+    count_columns_of_rows,
+    plan_run,
+)
 
 GIB = 2**30
 ALL = Sizes(
@@ -24,9 +32,20 @@ ALL = Sizes(
 
 
 @st.composite
+def random_parts(draw):
+    """Columns of Z in 1, 2, 4, ... rows, growing as they do, and entries of D."""
+    columns = draw(st.lists(st.integers(0, 50), min_size=1, max_size=10))
+    return {
+        "columns_of_rows": tuple(np.cumsum(columns).tolist()),
+        "n_variances": draw(st.integers(1, 12)),
+    }
+
+
+@st.composite
 def any_sizes(draw):
     n_grid = draw(st.integers(1, 10**7))
     p = draw(st.integers(1, 60))
+    mixed = draw(st.none() | random_parts())
     return Sizes(
         n_images=draw(st.integers(p + 1, 10**5)),
         n_params=p,
@@ -37,6 +56,7 @@ def any_sizes(draw):
         map_itemsize=draw(st.sampled_from([4, 8])),
         contrast_rows=tuple(draw(st.lists(st.integers(1, p), min_size=1, max_size=4))),
         with_cov=draw(st.booleans()),
+        **(mixed or {}),
     )
 
 
@@ -184,3 +204,71 @@ def test_sizes_asked_for_are_used():
 def test_too_little_memory_is_refused_with_all_numbers():
     with pytest.raises(InputError, match=r"MAXMEM is 5000 bytes.*200000 voxels.*5 columns"):
         plan_run(ALL, 5000)
+
+
+# -- Mixed models --------------------------------------------------------------------------
+
+MIXED = ALL._replace(columns_of_rows=(2, 2, 2, 4, 6, 10, 18, 34, 50), n_variances=3)
+
+
+@st.composite
+def any_factors(draw):
+    """One to three factors with up to three effects, for up to 40 observations."""
+    n_obs = draw(st.integers(1, 40))
+    factors = []
+    for name in draw(st.sampled_from(["a", "ab", "abc"])):
+        labels = draw(st.lists(st.integers(0, 12), min_size=n_obs, max_size=n_obs))
+        level = np.unique(labels, return_inverse=True)[1].astype(np.int32)
+        factors.append(RandomFactor(name, level, np.ones((n_obs, draw(st.integers(1, 3))))))
+    return factors
+
+
+@given(any_factors())
+def test_columns_of_rows_are_the_most_that_any_such_rows_use(factors):
+    n_obs = len(factors[0].level)
+
+    def most(n_rows):
+        starts = range(n_obs - n_rows + 1)
+        return max(select_rows(factors, slice(s, s + n_rows)).columns.size for s in starts)
+
+    found = count_columns_of_rows(factors)
+    assert found == tuple(most(min(2**step, n_obs)) for step in range(len(found)))
+    assert found[-1] == count_columns(factors)
+
+
+@given(any_factors(), st.integers(1, 40))
+def test_no_batch_has_more_columns_than_the_plan_expects(factors, batch):
+    n_obs = len(factors[0].level)
+    sizes = MIXED._replace(n_images=n_obs, columns_of_rows=count_columns_of_rows(factors))
+    for start in range(0, n_obs, batch):
+        used = select_rows(factors, slice(start, start + batch)).columns.size
+        assert used <= sizes.most_columns(batch) <= count_columns(factors)
+
+
+def test_sorted_levels_cost_less_memory_than_scattered_ones():
+    level = np.repeat(np.arange(500, dtype=np.int32), 4)
+    shuffled = np.random.default_rng(0).permutation(level)
+
+    def cost(levels):
+        factor = RandomFactor("subject", levels, np.ones((2000, 1)))
+        sizes = ALL._replace(
+            n_images=2000, columns_of_rows=count_columns_of_rows([factor]), n_variances=1
+        )
+        return plan_run(sizes, 64 * GIB, images_per_batch=256).products_bytes
+
+    assert cost(level) < 0.5 * cost(shuffled)
+
+
+def test_a_mixed_model_of_many_levels_is_planned_in_small_blocks():
+    columns = tuple(min(2**step, 25_000) for step in range(18))
+    sizes = ALL._replace(n_images=100_000, columns_of_rows=columns, n_variances=1)
+    plan = plan_run(sizes, 8 * GIB)
+    assert max(plan.products_bytes, plan.block_bytes) <= 8 * GIB
+    # All of Z'y at one voxel is 25,000 numbers.
+    assert plan.block_bytes >= plan.voxels_per_block * 8 * 25_000
+    assert plan.disk_bytes >= sizes.n_voxels * 8 * 25_000
+
+
+def test_too_little_memory_for_a_mixed_model_names_the_columns_of_z():
+    with pytest.raises(InputError, match=r"200000 voxels, 50 columns of Z and 5 columns of X"):
+        plan_run(MIXED, 5000)

@@ -1,9 +1,12 @@
 """Batches and blocks of a model cut it into pieces without gaps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from nipype_blm.core.linalg import factorise_design
+from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.model.spec import ModelSpec
 
 
@@ -34,6 +37,12 @@ def make_spec(images_per_batch=4, voxels_per_block=3):
 def test_sizes_are_those_of_the_arrays():
     spec = make_spec()
     assert (spec.n_obs, spec.n_params, spec.n_voxels) == (10, 2, 7)
+
+
+def test_a_model_with_options_of_mixed_models_is_one():
+    spec = make_spec()
+    assert spec.model == "blm"
+    assert replace(spec, options=MixedOptions()).model == "blmm"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

@@ -1,0 +1,70 @@
+"""``blmm_compare SMALLER LARGER OUT``: test one model against another at every voxel."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nipype_blm import __version__
+from nipype_blm.errors import InputError
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    arguments = _make_parser().parse_args(argv)
+    from nipype_blm.model.compare import count_compared, describe_mixture
+    from nipype_blm.stages.compare import compare_models
+
+    try:
+        result = compare_models(arguments.smaller, arguments.larger, arguments.out)
+    except InputError as error:
+        for problem in error.problems:
+            _say(f"error: {problem}")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        _say("Interrupted; no map was written.")
+        return INTERRUPTED
+    except OSError as error:
+        _say(f"error: {error}")
+        return FAILED
+    for notice in result.notices:
+        _say(f"notice: {notice}")
+    if not arguments.quiet:
+        print(
+            f"{count_compared(result.counts):,} voxels compared by {result.criterion}; "
+            f"Chi2 against {describe_mixture(result.dofs)}.\n"
+            f"The maps are in {arguments.out}"
+        )
+    return OK
+
+
+def command() -> None:
+    """Run `main` as a process of its own."""
+    sys.exit(main())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="blmm_compare",
+        description="Likelihood-ratio test of two nested models at every voxel, from the results "
+        "of blm and blmm.  Both models need the same images, the same X and one random factor "
+        "at most.",
+        epilog="Exit codes: 0 done, 1 the comparison failed, 2 bad input.",
+    )
+    folder = "folder of results of blm or blmm: the model with "
+    parser.add_argument("smaller", type=Path, metavar="SMALLER", help=f"{folder}fewer effects")
+    parser.add_argument("larger", type=Path, metavar="LARGER", help=f"{folder}more effects")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the maps")
+    parser.add_argument("--quiet", action="store_true", help="show no summary")
+    parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
+    return parser
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,418 @@
+"""Fit a mixed model at every voxel of a block."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core._jit import kernel
+from nipype_blm.core.factors import RandomFactor, count_columns, select_rows
+from nipype_blm.core.linalg import (
+    DesignFactor,
+    FloatArray,
+    invert_upper,
+    packed_size,
+    solve_upper,
+)
+from nipype_blm.core.lmm.estimates import MixedEstimates, MixedOptions
+from nipype_blm.core.lmm.evaluation import Results, make_results
+from nipype_blm.core.lmm.general_fit import fit_general, make_general_model, order_of_factors
+from nipype_blm.core.lmm.levels import Voxels, scale_effects
+from nipype_blm.core.lmm.newton import BOUNDARY, NO_RESIDUAL, STUCK, UNDEFINED, UNIDENTIFIED
+from nipype_blm.core.lmm.slope import fit_slopes, make_slope_model
+from nipype_blm.core.ols import (
+    Totals,
+    merge_products,
+    screen_voxels,
+    solve_normal_equations,
+)
+from nipype_blm.core.products import WORD, Products, count_bits
+from nipype_blm.core.status import VoxelStatus, is_fitted
+from nipype_blm.core.threads import ONE_THREAD, Threads
+
+# With fewer levels the likelihood may have several maxima: 5 of 20,000 voxels with 12 levels
+# ended below the highest, 10 with 60 levels, none with 200.
+FEW_LEVELS = 100
+# D = x I, in units in which Z'Z of a level is about I.
+FURTHER_STARTS = (0.01, 100.0)
+
+_STATUS_OF_OUTCOME = {
+    BOUNDARY: VoxelStatus.FITTED_BOUNDARY,
+    STUCK: VoxelStatus.NOT_CONVERGED,
+    NO_RESIDUAL: VoxelStatus.ZERO_VARIANCE,
+    UNDEFINED: VoxelStatus.ZERO_VARIANCE,
+    UNIDENTIFIED: VoxelStatus.UNIDENTIFIED,
+}
+
+
+def fit_lmm(
+    n_obs: NDArray[np.int32],
+    batches: Iterable[tuple[slice, Products]],
+    design: DesignFactor,
+    factors: Sequence[RandomFactor],
+    options: MixedOptions,
+    minimum_n: int,
+    allowed: NDArray[np.bool_] | None = None,
+    with_cov: bool = False,
+    threads: Threads = ONE_THREAD,
+) -> MixedEstimates:
+    """Fit y = X beta + Z b + e at every voxel of a block.
+
+    Parameters
+    ----------
+    n_obs : array of shape (n_voxels,)
+        Observations present at each voxel, over all batches.
+    batches : iterable of (slice, Products)
+        The rows of each batch, and its products in this block; taken one at a time.
+    design : DesignFactor
+        X = QR and the direction of a constant.
+    factors : sequence of RandomFactor
+    options : MixedOptions
+    minimum_n : int
+        Voxels with fewer observations are dropped (besides those with n_obs <= p + 1).
+    allowed : bool array of shape (n_voxels,), optional
+        False drops a voxel (post-analysis mask).
+    with_cov : bool
+        Whether to compute the covariance of beta.
+    threads : Threads
+
+    Returns
+    -------
+    MixedEstimates
+    """
+    n_params, n_columns = design.R.shape[0], count_columns(factors)
+    status = screen_voxels(n_obs, n_params, minimum_n, allowed)
+    if options.safe_mode:
+        few = (status == VoxelStatus.FITTED) & (n_obs <= n_columns)
+        status[few] = VoxelStatus.TOO_MANY_EFFECTS
+    candidates = np.flatnonzero(status == VoxelStatus.FITTED)
+    merger = _Merger(candidates, factors, design.shift, threads)
+    totals = merge_products(n_obs[candidates], candidates, batches, design, threads, merger.add)
+    outcome, effect, rss = _center(totals, n_params, threads)
+    presence = merger.presence()
+    voxels = Voxels(
+        np.flatnonzero(is_fitted(outcome))[_group(presence[:, is_fitted(outcome)])],
+        presence,
+        merger.full(),
+        totals.seen,
+        merger.ZtY,
+        effect,
+        rss,
+        totals.slot,
+        totals.gram,
+    )
+    results, D = _fit(voxels, design, factors, options, merger.batches, threads)
+    for code, meaning in _STATUS_OF_OUTCOME.items():
+        outcome[is_fitted(outcome) & (results.outcome == code)] = meaning
+    status[candidates] = outcome
+    return _collect(status, n_obs, outcome, voxels, results, D, totals, design, options, with_cov)
+
+
+class _Merger:
+    """Adds up Z'y of the batches, in the units of the first reference of each voxel."""
+
+    def __init__(
+        self,
+        candidates: NDArray[np.intp],
+        factors: Sequence[RandomFactor],
+        shift: FloatArray,
+        threads: Threads,
+    ) -> None:
+        self._candidates = candidates
+        self._factors = factors
+        self._shift = shift
+        self._threads = threads
+        self._words: list[NDArray[np.uint32]] = []
+        self.batches: list[slice] = []
+        self.ZtY = np.zeros((count_columns(factors), candidates.size))
+
+    def add(self, rows: slice, products: Products, totals: Totals) -> None:
+        """Add one batch, which has been merged into the totals."""
+        random = select_rows(self._factors, rows)
+        shift = self._shift[rows]
+        ZtS = np.zeros(random.columns.size)
+        np.add.at(ZtS, random.position, random.value * shift[:, None])
+        presence = np.ascontiguousarray(products.presence[:, self._candidates])
+        self._words.append(presence)
+        self.batches.append(slice(rows.start, rows.start + len(shift)))
+
+        def merge(start: int, stop: int) -> None:
+            part = slice(start, stop)
+            voxels = self._candidates[part]
+            distance = products.reference[voxels] - totals.reference[part]
+            distance[products.n_obs[voxels] == 0] = 0
+            _merge_random(
+                voxels,
+                random.columns,
+                products.ZtY,
+                ZtS,
+                distance,
+                presence[:, part],
+                random.position,
+                random.value * shift[:, None],
+                self.ZtY[:, part],
+            )
+
+        self._threads.split(merge, self._candidates.size)
+
+    def presence(self) -> NDArray[np.uint32]:
+        """Return the presence bits of all batches."""
+        return np.concatenate(self._words) if self._words else np.zeros((0, 0), np.uint32)
+
+    def full(self) -> NDArray[np.uint32]:
+        """Return the presence bits of a voxel where no image is missing."""
+        words = []
+        for rows in self.batches:
+            n = rows.stop - rows.start
+            counts = np.minimum(WORD, n - np.arange(0, n, WORD))
+            words.append((np.uint64(1) << counts.astype(np.uint64)) - np.uint64(1))
+        return np.concatenate(words).astype(np.uint32) if words else np.zeros(0, np.uint32)
+
+
+@kernel
+def _merge_random(
+    voxels: Any,
+    columns: Any,
+    ZtY: Any,
+    ZtS: Any,
+    distance: Any,
+    presence: Any,
+    index: Any,
+    weighted_shift: Any,
+    total: Any,
+) -> None:
+    """Add Z'y + distance Z's of the rows present, s the shift of the reference."""
+    n_rows = len(index)
+    for c in range(columns.size):
+        row, out, shift = ZtY[c], total[columns[c]], ZtS[c]
+        for j in range(voxels.size):
+            out[j] += row[voxels[j]] + distance[j] * shift
+    for j in range(voxels.size):
+        if distance[j] == 0.0:
+            continue
+        for w in range(presence.shape[0]):
+            n_bits = min(32, n_rows - 32 * w)
+            everything = (np.uint64(1) << np.uint64(n_bits)) - np.uint64(1)
+            bits = ~np.uint64(presence[w, j]) & everything
+            while bits != np.uint64(0):
+                lowest = bits & (~bits + np.uint64(1))
+                i = 32 * w + count_bits(lowest - np.uint64(1))
+                bits ^= lowest
+                for t in range(index.shape[1]):
+                    total[columns[index[i, t]], j] -= distance[j] * weighted_shift[i, t]
+
+
+def _center(
+    totals: Totals, n_params: int, threads: Threads
+) -> tuple[NDArray[np.uint8], FloatArray, FloatArray]:
+    """Fit by least squares; return status, gamma (n_params, n) and RSS."""
+    n = totals.YtY.size
+    status = np.full(n, VoxelStatus.FITTED, np.uint8)
+    effect, rss = np.zeros((n_params, n)), np.zeros(n)
+
+    def solve(start: int, stop: int) -> None:
+        part = slice(start, stop)
+        _solve(
+            totals.QtY[:, part],
+            totals.YtY[part],
+            totals.seen[part],
+            totals.slot[part],
+            totals.gram,
+            effect[:, part],
+            rss[part],
+            status[part],
+        )
+
+    threads.split(solve, n)
+    return status, effect, rss
+
+
+@kernel
+def _solve(
+    QtY: Any, YtY: Any, n_obs: Any, slot: Any, gram: Any, effect: Any, rss: Any, status: Any
+) -> None:
+    n_params = len(QtY)
+    z, gamma = np.empty(n_params), np.empty(n_params)
+    for j in range(YtY.size):
+        status[j], rss[j] = solve_normal_equations(QtY, YtY, n_obs, slot, gram, j, z, gamma)
+        for a in range(n_params):
+            effect[a, j] = gamma[a]
+
+
+def _group(presence: NDArray[np.uint32]) -> NDArray[np.intp]:
+    """Return an order in which voxels with the same images follow each other."""
+    n_words, n = presence.shape
+    key = np.zeros(n, np.uint64)
+    for w in range(n_words):
+        key = (key ^ presence[w]) * np.uint64(0x9E3779B97F4A7C15)
+        key ^= key >> np.uint64(29)
+    _, first, group = np.unique(key, return_index=True, return_inverse=True)
+    return np.argsort(first[group], kind="stable")
+
+
+def _fit(
+    voxels: Voxels,
+    design: DesignFactor,
+    factors: Sequence[RandomFactor],
+    options: MixedOptions,
+    batches: Sequence[slice],
+    threads: Threads,
+) -> tuple[Results, FloatArray]:
+    """Fit all voxels of `order`; return the results, and vech(D) in the units of Z."""
+    n_params, n = voxels.effect.shape
+    scales = [scale_effects(factor) for factor in factors]
+    n_starts = options.n_starts or _count_starts(factors)
+    starts = np.array(FURTHER_STARTS[: n_starts - 1])
+    fit: Callable[[Voxels, Results], None]
+    if len(factors) == 1 and factors[0].n_effects == 2 and options.method == "exact":
+        order = [0]
+        slope = make_slope_model(factors[0], scales[0], design.Q, batches)
+        n_spread = slope.pick.size
+
+        def fit(part: Voxels, results: Results) -> None:
+            fit_slopes(part, slope, options, starts, results)
+    else:
+        order = order_of_factors(factors)
+        general = make_general_model(factors, scales, design.Q, batches)
+        n_spread = general.pick.size
+
+        def fit(part: Voxels, results: Results) -> None:
+            fit_general(part, general, options, starts, results)
+
+    n_entries = sum(factor.n_variances for factor in factors)
+    results = make_results(n_params, n_entries, n_spread, n)
+
+    def fit_range(start: int, stop: int) -> None:
+        fit(voxels._replace(order=voxels.order[start:stop]), results)
+
+    threads.split(fit_range, voxels.order.size)
+    return results, _scale_back(results.D, factors, scales, order)
+
+
+def _count_starts(factors: Sequence[RandomFactor]) -> int:
+    """Return how many starting values are tried where the user does not say."""
+    few = any(f.n_effects > 1 and f.n_levels < FEW_LEVELS for f in factors)
+    return 1 + len(FURTHER_STARTS) * few
+
+
+def _scale_back(
+    D: FloatArray,
+    factors: Sequence[RandomFactor],
+    scales: Sequence[FloatArray],
+    order: Sequence[int],
+) -> FloatArray:
+    """Return vech(D) in the units of Z, factor by factor, from D packed in another order."""
+    found: dict[int, FloatArray] = {}
+    position = 0
+    for i in order:
+        stop = position + factors[i].n_variances
+        found[i] = _transform_vech(D[position:stop], scales[i])
+        position = stop
+    return np.concatenate([found[i] for i in range(len(factors))])
+
+
+def _transform_vech(D: FloatArray, S: FloatArray) -> FloatArray:
+    """Return vech(S D S'), column by column, from D packed row by row."""
+    q = len(S)
+    low, high = np.tril_indices(q)
+    full = np.zeros((q, q, D.shape[1]))
+    full[low, high] = D
+    full[high, low] = D
+    full = np.einsum("ia,abn,jb->ijn", S, full, S)
+    columns, rows = np.triu_indices(q)
+    return np.ascontiguousarray(full[rows, columns])
+
+
+def _collect(
+    status: NDArray[np.uint8],
+    n_obs: NDArray[np.int32],
+    outcome: NDArray[np.uint8],
+    voxels: Voxels,
+    results: Results,
+    D: FloatArray,
+    totals: Totals,
+    design: DesignFactor,
+    options: MixedOptions,
+    with_cov: bool,
+) -> MixedEstimates:
+    """Return the estimates of the fitted voxels, in the units of X and y."""
+    n_params = design.R.shape[0]
+    keep = np.flatnonzero(is_fitted(outcome))
+    change = results.effect[:, keep]
+    gamma = voxels.effect[:, keep] + change
+    beta, length = np.empty_like(gamma), np.empty(keep.size)
+    _to_beta(gamma, design.R, beta)
+    beta += design.constant[:, None] * totals.reference[keep]
+    _squared_length(change, voxels.slot[keep], voxels.gram, length)
+    n = voxels.n_obs[keep]
+    N = n - n_params if options.reml else n
+    constant = 2 * np.log(np.abs(np.diag(design.R))).sum() if options.reml else 0.0
+    deviance = results.deviance[keep] + N * (1 + np.log(2 * np.pi / N)) + constant
+    covariance = results.covariance[:, keep]
+    cov = np.empty((packed_size(n_params) if with_cov else 0, keep.size))
+    if with_cov:
+        _transform(covariance, invert_upper(design.R), cov)
+    return MixedEstimates(
+        status=status,
+        n_obs=n_obs,
+        beta=beta,
+        sigma2=results.sigma2[keep],
+        D=D[:, keep],
+        llh=-0.5 * deviance,
+        resms=(voxels.rss[keep] + length) / (n - n_params),
+        nit=results.nit[keep],
+        covariance=covariance,
+        spread=results.spread[:, :, keep],
+        cov=cov,
+    )
+
+
+@kernel
+def _to_beta(gamma: Any, R: Any, beta: Any) -> None:
+    """Compute R^-1 gamma."""
+    n_params = len(R)
+    b = np.empty(n_params)
+    for j in range(gamma.shape[1]):
+        solve_upper(R, gamma[:, j], n_params, b)
+        for a in range(n_params):
+            beta[a, j] = b[a]
+
+
+@kernel
+def _squared_length(change: Any, slot: Any, gram: Any, out: Any) -> None:
+    """Compute |Q change|^2 over the rows present."""
+    n_params = len(change)
+    for j in range(out.size):
+        total = 0.0
+        for b in range(n_params):
+            x = change[b, j]
+            if slot[j] >= 0:  # row b of L' times the change
+                x = 0.0
+                for a in range(b, n_params):
+                    x += gram[slot[j], a * (a + 1) // 2 + b] * change[a, j]
+            total += x * x
+        out[j] = total
+
+
+@kernel
+def _transform(packed: Any, A: Any, out: Any) -> None:
+    """Compute A C A' of the packed C at each voxel, A upper triangular."""
+    n = len(A)
+    X = np.empty((n, n))
+    for v in range(packed.shape[1]):
+        for i in range(n):
+            for j in range(n):
+                x = 0.0
+                for k in range(i, n):
+                    high, low = max(k, j), min(k, j)
+                    x += A[i, k] * packed[high * (high + 1) // 2 + low, v]
+                X[i, j] = x
+        position = 0
+        for i in range(n):
+            for j in range(i + 1):
+                x = 0.0
+                for k in range(j, n):
+                    x += X[i, k] * A[j, k]
+                out[position, v] = x
+                position += 1

@@ -1,0 +1,192 @@
+"""Contrasts of mixed models, with Satterthwaite's degrees of freedom."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from nipype_blm.core._jit import kernel, routine
+from nipype_blm.core.contrasts import combine_rows, find_f_tails, find_t_tails
+from nipype_blm.core.linalg import FloatArray
+from nipype_blm.core.lmm.estimates import MixedEstimates
+from nipype_blm.core.lmm.newton import eigen
+from nipype_blm.core.status import is_fitted
+from nipype_blm.core.threads import ONE_THREAD, Threads
+
+
+class MixedContrastMaps(NamedTuple):
+    """One contrast at the fitted voxels of a block; q rows of L (1 for a T contrast)."""
+
+    effect: FloatArray  # (q, n_fitted), L beta
+    variance: FloatArray  # (q * q, n_fitted), covariance of the effect, row-major
+    stat: FloatArray  # (n_fitted,), T or F
+    log_p: FloatArray  # (n_fitted,), natural logarithm of p
+    z: FloatArray  # (n_fitted,), normal deviate with the same one-sided (F: upper) tail
+    dof: FloatArray  # (n_fitted,), Satterthwaite's degrees of freedom (F: of the denominator)
+
+
+def compute_t_contrast(
+    vector: FloatArray,
+    estimates: MixedEstimates,
+    R: FloatArray,
+    reml: bool,
+    two_sided: bool = False,
+    threads: Threads = ONE_THREAD,
+) -> MixedContrastMaps:
+    r"""Compute T = l'beta / sqrt(S), S = l'cov(beta) l, and the p-value of its upper tail.
+
+    Parameters
+    ----------
+    vector : array of shape (n_params,)
+        The contrast l.
+    estimates : MixedEstimates
+    R : array of shape (n_params, n_params)
+        Of X = QR.
+    reml : bool
+        How the model was estimated.
+    two_sided : bool
+        p for \|T\| instead of the upper tail.  z keeps the one-sided tail and the sign.
+    threads : Threads
+
+    Returns
+    -------
+    MixedContrastMaps
+
+    Notes
+    -----
+    The degrees of freedom are 2 S^2 / var(S), var(S) by the delta method from the observed
+    information of the variance parameters (Kuznetsova, Brockhoff and Christensen, lmerTest,
+    J. Stat. Softw. 82, 2017, section 2); at the boundary, from those that are not zero.
+    """
+    effect, variance, _, dof = _test_directions(vector[None], estimates, R, reml, threads)
+    stat = effect[0] / np.sqrt(variance[0])
+    log_p, z = find_t_tails(stat, dof, two_sided, threads)
+    return MixedContrastMaps(effect, variance, stat, log_p, z, dof)
+
+
+def compute_f_contrast(
+    L: FloatArray,
+    estimates: MixedEstimates,
+    R: FloatArray,
+    reml: bool,
+    threads: Threads = ONE_THREAD,
+) -> MixedContrastMaps:
+    """Compute F = (L beta)'(L cov(beta) L')^-1 (L beta) / q and its upper tail.
+
+    Parameters
+    ----------
+    L : array of shape (q, n_params)
+        Of full row rank.
+    estimates : MixedEstimates
+    R : array of shape (n_params, n_params)
+        Of X = QR.
+    reml : bool
+        How the model was estimated.
+    threads : Threads
+
+    Returns
+    -------
+    MixedContrastMaps
+
+    Notes
+    -----
+    The eigenvectors of L cov(beta) L' give q independent T statistics with nu_i degrees of
+    freedom each; those of F have the same expectation of F as their mean square:
+    2 E / (E - q), E = sum nu_i / (nu_i - 2), and 2 where some nu_i <= 2 (lmerTest, ibid.).
+    """
+    effect, variance, stat, dof = _test_directions(L, estimates, R, reml, threads)
+    log_p, z = find_f_tails(stat, len(L), dof, threads)
+    return MixedContrastMaps(effect, variance, stat, log_p, z, dof)
+
+
+def _test_directions(
+    L: FloatArray, estimates: MixedEstimates, R: FloatArray, reml: bool, threads: Threads
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return effect (q, n), variance (q * q, n), F and its denominator's degrees of freedom."""
+    q, n = len(L), estimates.sigma2.size
+    rows = np.ascontiguousarray(solve_triangular(R, L.T, trans="T").T)
+    effect, variance = np.zeros((q, n)), np.empty((q, q, n))
+    stat, dof = np.empty(n), np.empty(n)
+    n_obs = estimates.n_obs[is_fitted(estimates.status)].astype(float)
+    weight = n_obs - len(R) if reml else n_obs
+
+    def test(start: int, stop: int) -> None:
+        part = slice(start, stop)
+        combine_rows(L, estimates.beta[:, part], effect[:, part])
+        _test(
+            rows,
+            effect[:, part],
+            estimates.covariance[:, part],
+            estimates.spread[:, :, part],
+            weight[part],
+            variance[:, :, part],
+            stat[part],
+            dof[part],
+        )
+
+    threads.split(test, n)
+    return effect, variance.reshape(q * q, n), stat, dof
+
+
+@routine
+def _quadratic(x: Any, y: Any, packed: Any) -> float:
+    """Return x'C y of a packed symmetric matrix."""
+    total = 0.0
+    position = 0
+    for a in range(x.size):
+        for b in range(a):
+            total += packed[position] * (x[a] * y[b] + x[b] * y[a])
+            position += 1
+        total += packed[position] * x[a] * y[a]
+        position += 1
+    return total
+
+
+@kernel
+def _test(
+    rows: Any,
+    effect: Any,
+    covariance: Any,
+    spread: Any,
+    weight: Any,
+    variance: Any,
+    stat: Any,
+    dof: Any,
+) -> None:
+    """Test the directions of each voxel; `weight` is N, the observations behind sigma2."""
+    q, p = rows.shape
+    A, U, direction = np.empty((q, q)), np.empty((q, q)), np.empty(p)
+    packed, change = np.empty(covariance.shape[0]), np.empty(covariance.shape[0])
+    for v in range(stat.size):
+        packed[:] = covariance[:, v]
+        for i in range(q):
+            for j in range(i + 1):
+                x = _quadratic(rows[i], rows[j], packed)
+                A[i, j], A[j, i] = x, x
+                variance[i, j, v], variance[j, i, v] = x, x
+        eigen(A, q, U)
+        F, least, E, inverse = 0.0, np.inf, 0.0, 0.0
+        for i in range(q):
+            projected = 0.0
+            direction[:] = 0.0
+            for j in range(q):
+                projected += U[j, i] * effect[j, v]
+                for a in range(p):
+                    direction[a] += U[j, i] * rows[j, a]
+            S = A[i, i]
+            F += projected * projected / S
+            # var(S) / S^2: through sigma2 alone, and through every other combination.
+            relative = 2.0 / weight[v]
+            for k in range(spread.shape[0]):
+                change[:] = spread[k, :, v]
+                x = _quadratic(direction, direction, change) / S
+                relative += x * x
+            nu = 2.0 / relative
+            least = min(least, nu)
+            E += nu / (nu - 2.0)
+            inverse += 1.0 / (nu - 2.0)
+        stat[v] = F / q
+        if q == 1:
+            dof[v] = least
+        else:
+            dof[v] = E / inverse if least > 2.0 else 2.0

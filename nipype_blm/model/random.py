@@ -1,0 +1,331 @@
+"""Random factors from their labels and designs, and what may be wrong with them."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core.factors import RandomFactor, count_columns
+from nipype_blm.core.linalg import FloatArray, find_dependent_columns
+from nipype_blm.model.config import FactorConfig
+
+# Part of a derivative of the covariance that is new, relative to its size, below which its
+# variance is not identified: rounding makes ~1e-14, covariates almost equal in all levels ~1e-4.
+_NOT_NEW = 1e-8
+# Random vectors that stand for a matrix; as many as there are variances are always enough.
+_MOST_PROBES = 10
+
+
+class FactorTable(NamedTuple):
+    """What was read for one random factor."""
+
+    config: FactorConfig
+    labels: Sequence[str]  # (n_obs,)
+    Z: FloatArray  # (n_obs, n_effects)
+    names: Sequence[str]  # of the columns of Z
+
+
+def find_levels(labels: Sequence[str], outer: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
+    """Return the level of each observation, numbered from 0.
+
+    Labels are compared as text, so that 5 and 05 are two levels.  Levels are in numerical
+    order if all labels are numbers, else in that of the text.
+
+    Parameters
+    ----------
+    labels : sequence of str, length n_obs
+        The label of each observation.
+    outer : array of shape (n_obs,), optional
+        Levels of the factor that this one is nested in; equal labels within different ones
+        of these are different levels.
+    """
+    texts = sorted(set(labels))
+    numbers = {text: _to_number(text) for text in texts}
+    if all(map(math.isfinite, numbers.values())):
+        texts.sort(key=numbers.__getitem__)
+    codes = {text: code for code, text in enumerate(texts)}
+    level = np.array([codes[label] for label in labels], np.int64)
+    if outer is not None:
+        level = np.unique(outer * np.int64(len(texts)) + level, return_inverse=True)[1]
+    return level.astype(np.int32)
+
+
+def _to_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def make_factor(
+    name: str,
+    labels: Sequence[str],
+    Z: FloatArray,
+    correlated: bool = True,
+    nested_in: RandomFactor | None = None,
+) -> RandomFactor:
+    """Return a random factor.
+
+    Parameters
+    ----------
+    name : str
+        Name of the factor.
+    labels : sequence of str, length n_obs
+        The label of each observation; see `find_levels`.
+    Z : array of shape (n_obs, n_effects)
+        Design of the effects of a level.
+    correlated : bool
+        Whether the effects of a level may be correlated.
+    nested_in : RandomFactor, optional
+        The factor within whose levels labels are unique.
+    """
+    level = find_levels(labels, None if nested_in is None else nested_in.level)
+    return RandomFactor(name, level, np.ascontiguousarray(Z, float), correlated)
+
+
+def make_factors(tables: Sequence[FactorTable]) -> tuple[RandomFactor, ...]:
+    """Return the random factors of a model, in the order given.
+
+    `nested_in` must name another of the factors, and never lead back to where it started;
+    every valid configuration is like that.
+    """
+    by_name = {table.config.name: table for table in tables}
+    made: dict[str, RandomFactor] = {}
+
+    def make(name: str) -> RandomFactor:
+        if name not in made:
+            config, labels, Z, _ = by_name[name]
+            outer = None if config.nested_in is None else make(config.nested_in)
+            made[name] = make_factor(name, labels, Z, config.correlated, outer)
+        return made[name]
+
+    return tuple(make(table.config.name) for table in tables)
+
+
+def check_factors(
+    tables: Sequence[FactorTable | None],
+    n_images: int | None,
+    X: FloatArray | None = None,
+    safe_mode: bool = True,
+) -> list[str]:
+    """Return what is wrong with random factors, naming the field and the file.
+
+    Parameters
+    ----------
+    tables : sequence of FactorTable or None
+        What was read for factors f1, f2, ...; None where files could not be read.
+    n_images : int or None
+        Number of images, if they could be counted.
+    X : array of shape (n_obs, n_params), optional
+        Design matrix of the fixed effects, if it could be read.
+    safe_mode : bool
+        Whether voxels with no more images than random effects are dropped.
+    """
+    problems = []
+    for number, table in enumerate(tables, 1):
+        if table is not None:
+            problems += _check_rows(table, number, n_images) or _check_columns(table, number)
+    complete = [table for table in tables if table is not None]
+    if problems or len(complete) < len(tables) or len({len(t.labels) for t in complete}) != 1:
+        return problems
+    factors = make_factors(complete)
+    where = [_where_factor(table, number) for number, table in enumerate(complete, 1)]
+    problems = _check_levels(factors, where)
+    problems = problems or _check_number(factors, where, safe_mode)
+    return problems or _check_identified(factors, where, X)
+
+
+def _where_factor(table: FactorTable, number: int) -> str:
+    return f"Z f{number} factor {table.config.factor}"
+
+
+def _check_rows(table: FactorTable, number: int, n_images: int | None) -> list[str]:
+    """Return which of the two files does not have one row for each image."""
+    problems = []
+    labels, n_rows = table.labels, len(table.Z)
+    design = f"Z f{number} design {table.config.design}"
+    if n_images is None:
+        if n_rows != len(labels):
+            problems.append(
+                f"{design} has {n_rows} rows, but {table.config.factor} has {len(labels)} labels; "
+                "give one row and one label for each image."
+            )
+        return problems
+    if len(labels) != n_images:
+        is_header = len(labels) == n_images + 1 and labels[0] not in labels[1:]
+        hint = f" (the first, {labels[0]!r}, looks like a header)" if is_header else ""
+        problems.append(
+            f"{_where_factor(table, number)} has {len(labels)} labels{hint}, but there are "
+            f"{n_images} images; give one label for each image."
+        )
+    if n_rows != n_images:
+        problems.append(
+            f"{design} has {n_rows} rows, but there are {n_images} images; "
+            "give one row for each image."
+        )
+    return problems
+
+
+def _check_columns(table: FactorTable, number: int) -> list[str]:
+    """Return which random effects are zero, or follow from others."""
+    design = f"Z f{number} design {table.config.design}"
+    if not np.isfinite(table.Z).all():
+        return [f"{design} must hold finite numbers only."]
+    problems = []
+    for column, others in find_dependent_columns(table.Z):
+        what = f"{design}: column {column + 1} ({table.names[column]})"
+        made_of = ", ".join(f"{i + 1} ({table.names[i]})" for i in others)
+        problems.append(
+            f"{what} is a linear combination of column{'s' * (len(others) > 1)} {made_of}; "
+            "leave one of them out."
+            if others
+            else f"{what} is zero; leave it out."
+        )
+    return problems
+
+
+def _check_levels(factors: Sequence[RandomFactor], where: Sequence[str]) -> list[str]:
+    """Return which factors have too few or too many levels."""
+    problems = []
+    for factor, file in zip(factors, where, strict=True):
+        if factor.n_levels == 1:
+            problems.append(
+                f"{file} has one level only; random effects need several levels, "
+                "so leave this factor out."
+            )
+        elif factor.n_levels == len(factor.level):
+            problems.append(
+                f"{file} has as many levels as there are images ({factor.n_levels}), so that its "
+                "effects cannot be told from the residual; leave this factor out, or group images."
+            )
+    return problems
+
+
+def _check_number(
+    factors: Sequence[RandomFactor], where: Sequence[str], safe_mode: bool
+) -> list[str]:
+    """Return whether there are too many random effects for the images."""
+    n_obs = len(factors[0].level)
+    if safe_mode:
+        n_columns = count_columns(factors)
+        if n_columns < n_obs:
+            return []
+        made_of = " + ".join(f"{factor.n_levels} x {factor.n_effects}" for factor in factors)
+        return [
+            f"{', '.join(where)}: {made_of} = {n_columns} random effects (levels x effects), but "
+            f"only {n_obs} images; safeMode would drop every voxel.  Use fewer effects, or set "
+            "safeMode: 0."
+        ]
+    return [
+        f"{file}: its random effects fit all {n_obs} images exactly, so that they cannot be told "
+        "from the residual; use fewer effects or fewer levels."
+        for factor, file in zip(factors, where, strict=True)
+        if _is_saturated(factor)
+    ]
+
+
+def _is_saturated(factor: RandomFactor) -> bool:
+    """Return whether the columns of Z that belong to a factor can make any image."""
+    n_obs, n_effects = factor.Z.shape
+    if np.minimum(np.bincount(factor.level), n_effects).sum() < n_obs:
+        return False
+    order = np.argsort(factor.level, kind="stable")
+    starts = np.searchsorted(factor.level[order], np.arange(1, factor.n_levels))
+    parts = np.split(factor.Z[order], starts)
+    return bool(sum(np.linalg.matrix_rank(part) for part in parts) == n_obs)
+
+
+def _check_identified(
+    factors: Sequence[RandomFactor], where: Sequence[str], X: FloatArray | None
+) -> list[str]:
+    """Return whose variances the likelihood cannot tell from others, whatever the images."""
+    # The first parameter is the residual variance, and belongs to no factor.
+    owner = [-1] + [k for k, factor in enumerate(factors) for _ in _entries_of(factor)]
+    problems: dict[int, str] = {}
+    for parameter, others in _find_unidentified(factors, X):
+        k = owner[parameter]
+        what = f"{where[k]}: the variances of its random effects"
+        if not others:
+            reason = f"{where[k]}: X tells its levels apart already, and leaves nothing random"
+            problems.setdefault(k, f"{reason}; leave this factor out, or those columns of X.")
+            continue
+        names = {-1: "the residual variance", k: "each other"}
+        owners = sorted({owner[i] for i in others})
+        sources = [names.get(i, f"those of f{i + 1} ({factors[i].name})") for i in owners]
+        advice = "use fewer random effects, or leave one factor out"
+        if k in owners and factors[k].correlated:
+            advice = "set correlated: false, or use fewer random effects"
+        problems.setdefault(k, f"{what} cannot be told from {' and '.join(sources)}; {advice}.")
+    return list(problems.values())
+
+
+def _find_unidentified(
+    factors: Sequence[RandomFactor], X: FloatArray | None
+) -> list[tuple[int, list[int]]]:
+    """Return each variance parameter whose effect on the data others have too.
+
+    The covariance of y is linear in its parameters, V = sum_i t_i M_i with M_0 = I.  With P
+    the projection that removes X, they can be estimated only if the matrices P M_i P are
+    linearly independent.  Their products with a few random vectors are independent if they
+    are, with probability one, and need no matrix of n_obs by n_obs.
+
+    Returns
+    -------
+    list of (int, list of int)
+        A parameter and the earlier ones that make it; ``[]`` where X leaves nothing of it.
+    """
+    n_obs = len(factors[0].level)
+    basis = np.empty((n_obs, 0))
+    if X is not None and X.shape[1] < len(X) == n_obs:  # else X has a message of its own
+        basis = _orthonormal_basis(X)
+    # D of correlated effects may take any form, so that any basis of them will do.
+    bases = [np.linalg.qr(f.Z)[0] if f.correlated else f.Z for f in factors]
+    factors = [f._replace(Z=Z) for f, Z in zip(factors, bases, strict=True)]
+    n_parameters = 1 + sum(len(_entries_of(factor)) for factor in factors)
+    rng = np.random.default_rng(0)
+    triangle = np.empty((0, n_parameters))  # R of the QR of all products
+    squares = np.zeros(n_parameters)
+    for _ in range(min(n_parameters, _MOST_PROBES)):
+        w = rng.standard_normal(n_obs)
+        squares += (_multiply_derivatives(factors, w) ** 2).sum(axis=0)
+        products = _multiply_derivatives(factors, w - basis @ (basis.T @ w))
+        products -= basis @ (basis.T @ products)
+        triangle = np.linalg.qr(np.vstack([triangle, products]))[1]
+    triangle /= np.sqrt(squares)
+    independent: list[int] = []
+    dependent = []
+    for parameter, column in enumerate(triangle.T):
+        known = triangle[:, independent]
+        weights = np.linalg.lstsq(known, column, rcond=None)[0]
+        if np.linalg.norm(column - known @ weights) > _NOT_NEW:
+            independent.append(parameter)
+            continue
+        made_of = np.abs(weights) * np.linalg.norm(known, axis=0) > _NOT_NEW
+        dependent.append((parameter, [independent[i] for i in np.flatnonzero(made_of)]))
+    return dependent
+
+
+def _orthonormal_basis(X: FloatArray) -> FloatArray:
+    """Return orthonormal columns that span those of X, of any rank."""
+    U, values, _ = np.linalg.svd(X / (np.linalg.norm(X, axis=0) + (X == 0).all(axis=0)), False)
+    return np.asarray(U[:, values > 1e-12 * values[0]])
+
+
+def _entries_of(factor: RandomFactor) -> list[tuple[int, int]]:
+    """Return row and column of the entries of D that are estimated."""
+    rows = range(factor.n_effects)
+    return [(a, b) for a in rows for b in rows[: a + 1] if factor.correlated or a == b]
+
+
+def _multiply_derivatives(factors: Sequence[RandomFactor], w: FloatArray) -> FloatArray:
+    """Return M_i w for each variance parameter, of shape (n_obs, n_parameters)."""
+    products = [w]
+    for factor in factors:
+        level, columns = factor.level, factor.Z.T
+        sums = [np.bincount(level, column * w)[level] for column in columns]
+        for a, b in _entries_of(factor):
+            product = columns[a] * sums[b]
+            products.append(product if a == b else product + columns[b] * sums[a])
+    return np.stack(products, axis=1)

@@ -1,0 +1,267 @@
+"""Compare the fits of two models, from the folders of their results."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core.likelihoods import (
+    Likelihood,
+    compute_chi2,
+    compute_ml,
+    compute_reml,
+    log_det_of_covariance,
+    log_det_of_design,
+    read_likelihood,
+)
+from nipype_blm.core.linalg import FloatArray
+from nipype_blm.core.mixtures import log_mixture_sf
+from nipype_blm.core.status import VoxelStatus
+from nipype_blm.errors import InputError
+from nipype_blm.io.arrayfile import fingerprint
+from nipype_blm.io.maps import MapInfo, make_template_header, write_map
+from nipype_blm.io.publish import publish
+from nipype_blm.model.compare import (
+    ComparisonStatus,
+    choose_mixture,
+    count_variances,
+    describe_mixture,
+    is_compared,
+)
+from nipype_blm.stages.results import Results, find_map, list_differences
+
+PREFIX = "blmm_vox_"
+MAPS = {
+    "mask": "Voxels at which the models were compared.",
+    "status": "What happened at each voxel.",
+    "Chi2": "Likelihood ratio: twice the gain in log-likelihood.",
+    "Chi2lp": "-log10 of the uncorrected p of the likelihood ratio.",
+}
+
+# A voxel is left out where the rounding of maps may change Chi2 by more, and p by 5 %.
+MOST_ERROR = 0.1
+# ... and is worth a word from here on.
+NOTABLE_ERROR = 0.01
+_VOXELS_AT_ONCE = 2**12
+
+
+class Comparison(NamedTuple):
+    """The maps of a comparison, and what there is to say of it."""
+
+    files: dict[str, Path]  # blmm_vox_Chi2 and the like
+    dofs: tuple[int, ...]  # of the equal mixture of chi-square distributions
+    criterion: str  # ML or REML
+    counts: dict[ComparisonStatus, int]  # voxels of each status that occurs
+    notices: list[str]
+
+
+def compare_models(first: Path, second: Path, out_dir: Path) -> Comparison:
+    """Test the larger of two nested models against the smaller one at every voxel.
+
+    Parameters
+    ----------
+    first, second : Path
+        Folders of results of ``blm`` or ``blmm``: of the smaller model, and of the larger; in
+        the other order they are swapped, with a notice.
+    out_dir : Path
+        Folder for the maps.
+
+    Raises
+    ------
+    InputError
+        If the models cannot be compared, or nowhere.
+    """
+    _check_out_dir(out_dir)
+    smaller, larger = Results(first), Results(second)
+    swapped = count_variances(smaller.factors) > count_variances(larger.factors)
+    if swapped:
+        smaller, larger = larger, smaller
+    problems = list_differences(smaller, larger)
+    if problems:
+        raise InputError(problems)
+    dofs = choose_mixture(smaller.factors, larger.factors)
+    criterion = str(larger.criterion)  # which has random effects by now
+    status, chi2 = _compare_voxels(smaller, larger, criterion)
+    numbers = np.bincount(status, minlength=max(ComparisonStatus) + 1)
+    counts = {level: int(numbers[level]) for level in ComparisonStatus if numbers[level]}
+    compared = is_compared(status)
+    if not compared.any():
+        raise InputError(
+            f"{smaller.folder} and {larger.folder} can be compared at no voxel: "
+            f"{'; '.join(_describe_counts(counts))}."
+        )
+    error = float(chi2.error[compared].max())
+    details = {
+        "Smaller": str(smaller.folder),
+        "Larger": str(larger.folder),
+        "Criterion": criterion,
+        "Distribution": describe_mixture(dofs),
+        "DegreesOfFreedom": list(dofs),
+        "LargestErrorOfChi2": float(f"{error:.2g}"),
+    }
+    volumes = _make_volumes(status, np.where(compared, chi2.value, 0.0), dofs, counts, details)
+    files = _write(larger, out_dir, volumes)
+    notices = [f"{first} has the larger model: the two were swapped."] if swapped else []
+    notices += _make_notices(counts, error)
+    return Comparison(files, dofs, criterion, counts, notices)
+
+
+def is_map_name(name: str) -> bool:
+    """Return whether a file, relative to the output folder, could be one of ours."""
+    stem, _, extension = name.partition(".")
+    is_known = stem in {f"{PREFIX}{kind}" for kind in MAPS}
+    return is_known and extension in ("nii", "nii.gz", "json")
+
+
+def _check_out_dir(out_dir: Path) -> None:
+    """Refuse the folder of a run, of which maps would be replaced."""
+    for name in ("blm_vox_llh", "blmm_vox_llh"):
+        if find_map(out_dir, name) is not None:
+            raise InputError(
+                f"{out_dir} holds the results of a run ({name}), of which maps would be "
+                "replaced; choose another folder for the comparison."
+            )
+
+
+def _compare_voxels(
+    smaller: Results, larger: Results, criterion: str
+) -> tuple[NDArray[np.uint8], Likelihood]:
+    """Return the status and Chi2 of each voxel of the grid."""
+    status = np.zeros(smaller.mask.size, np.uint8)
+    status[smaller.mask] = ComparisonStatus.NOT_IN_LARGER
+    status[larger.mask] = ComparisonStatus.NOT_IN_SMALLER
+    both = smaller.mask & larger.mask
+    runs = (smaller, larger)
+    n_obs = [run.read("n", both) for run in runs]
+    for run, n in zip(runs, n_obs, strict=True):
+        _check_design_is_unchanged(run, both, n)
+    small, large = (
+        _read_likelihood(run, both, n, criterion) for run, n in zip(runs, n_obs, strict=True)
+    )
+    chi2 = compute_chi2(small, large)
+
+    here = np.full(n_obs[0].size, ComparisonStatus.COMPARED, np.uint8)
+    for run in runs:
+        has_ended = run.read("status", both) != VoxelStatus.NOT_CONVERGED
+        here[~has_ended] = ComparisonStatus.NOT_CONVERGED
+    here[~np.isfinite(chi2.value)] = ComparisonStatus.NO_LIKELIHOOD
+    here[chi2.error > MOST_ERROR] = ComparisonStatus.IMPRECISE
+    if criterion == "REML" and not smaller.factors and smaller.find("cov") is None:
+        here[n_obs[0] < len(smaller.X)] = ComparisonStatus.NO_COVARIANCE
+    here[n_obs[0] != n_obs[1]] = ComparisonStatus.N_DIFFERS
+
+    status[both] = here
+    value, error = np.zeros(status.size), np.zeros(status.size)
+    value[both], error[both] = chi2
+    return status, Likelihood(value, error)
+
+
+def _check_design_is_unchanged(run: Results, voxels: NDArray[np.bool_], n_obs: FloatArray) -> None:
+    """Refuse an X that is not the one that the maps were made with, as far as they tell."""
+    n_rows, n_params = run.X.shape
+    if (run.read("edf", voxels) != n_obs - n_params).any() or (n_obs > n_rows).any():
+        raise InputError(
+            f"X of {run.folder} has {n_rows} rows and {n_params} columns, with which its maps "
+            f"{run.prefix}n and {run.prefix}edf do not agree: one of them has changed since the "
+            "run; run it again."
+        )
+
+
+def _read_likelihood(
+    run: Results, voxels: NDArray[np.bool_], n_obs: FloatArray, criterion: str
+) -> Likelihood:
+    """Return the log-likelihood at the voxels of a mask, NaN where it cannot be known."""
+    if run.factors:
+        return read_likelihood(run.read("llh", voxels), n_obs, run.dtype("llh"))
+    resms, dtype = run.read("resms", voxels), run.dtype("resms")
+    n_params = run.X.shape[1]
+    if criterion == "ML":
+        return compute_ml(resms, n_obs, n_params, dtype)
+    # Where all images are present X itself gives all digits.
+    log_det = Likelihood(np.full(n_obs.size, log_det_of_design(run.X)), np.zeros(n_obs.size))
+    is_ring = n_obs < len(run.X)
+    log_det.value[is_ring] = np.nan
+    if is_ring.any() and run.find("cov") is not None:
+        ring = voxels.copy()
+        ring[voxels] = is_ring
+        log_det.value[is_ring], log_det.error[is_ring] = _read_log_det(run, ring, resms[is_ring])
+    return compute_reml(resms, n_obs, n_params, log_det, dtype)
+
+
+def _read_log_det(run: Results, voxels: NDArray[np.bool_], resms: FloatArray) -> Likelihood:
+    """Return ln|X_v'X_v| at the voxels of a mask, from the covariances of the estimates."""
+    n_params, dtype = run.X.shape[1], run.dtype("cov")
+    rows, columns = np.tril_indices(n_params)
+    packed = run.read_volumes("cov", voxels, (rows * n_params + columns).tolist(), dtype)
+    value, error = np.empty(resms.size), np.empty(resms.size)
+    for start in range(0, resms.size, _VOXELS_AT_ONCE):
+        part = slice(start, start + _VOXELS_AT_ONCE)
+        cov = np.empty((len(resms[part]), n_params, n_params))
+        cov[:, rows, columns] = cov[:, columns, rows] = packed[:, part].T
+        value[part], error[part] = log_det_of_covariance(cov, resms[part], dtype)
+    return Likelihood(value, error)
+
+
+def _describe_counts(counts: dict[ComparisonStatus, int]) -> list[str]:
+    plain = (ComparisonStatus.OUTSIDE, ComparisonStatus.COMPARED)
+    return [
+        f"{n:,} voxel{'s' * (n > 1)} {level.meaning}"
+        for level, n in counts.items()
+        if level not in plain
+    ]
+
+
+def _make_notices(counts: dict[ComparisonStatus, int], error: float) -> list[str]:
+    """Return what a user has to know of the voxels."""
+    notices = [f"{text}." for text in _describe_counts(counts)]
+    if ComparisonStatus.NO_COVARIANCE in counts:
+        notices.append("Run blm again with OutputCovB: true to compare those voxels too.")
+    if error > NOTABLE_ERROR:
+        notices.append(f"The rounding of maps may change Chi2 by up to {error:.2g}.")
+    return notices
+
+
+def _make_volumes(
+    status: NDArray[np.uint8],
+    chi2: FloatArray,
+    dofs: tuple[int, ...],
+    counts: dict[ComparisonStatus, int],
+    details: dict[str, Any],
+) -> list[tuple[MapInfo, NDArray[Any]]]:
+    """Return each map and its values."""
+
+    def info(name: str, intent: str, *parameters: float, **more: Any) -> MapInfo:
+        return MapInfo(f"{PREFIX}{name}", MAPS[name], intent, parameters, details=details | more)
+
+    levels = {str(int(level)): level.meaning for level in ComparisonStatus}
+    voxels = {str(int(level)): n for level, n in counts.items()}
+    # A mixture has no NIfTI intent.
+    chi2_info = info("Chi2", "chi2", *dofs) if len(dofs) == 1 else info("Chi2", "none")
+    log10_p = log_mixture_sf(chi2, dofs) / -np.log(10) + 0.0  # no -0
+    return [
+        (info("mask", "label"), is_compared(status).astype(np.uint8)),
+        (info("status", "label", Levels=levels, Voxels=voxels), status),
+        (chi2_info, chi2),
+        (info("Chi2lp", "log10 p value"), log10_p),
+    ]
+
+
+def _write(
+    run: Results, out_dir: Path, volumes: list[tuple[MapInfo, NDArray[Any]]]
+) -> dict[str, Path]:
+    """Write maps as those of a run are: in their space and type, compressed or not."""
+    source = run.path("llh")
+    extension = ".nii.gz" if source.name.endswith(".gz") else ".nii"
+    template, real = make_template_header(source), run.dtype("llh").newbyteorder("=")
+    typed = [(info, v if v.dtype == np.uint8 else v.astype(real)) for info, v in volumes]
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        for info, values in typed:
+            path = folder / f"{info.name}{extension}"
+            write_map(path, template, run.header.shape, info, [values], values.dtype)
+
+    parts = [repr(info).encode() + values.tobytes() for info, values in typed]
+    publish(out_dir, fingerprint(extension, template, *parts), write, is_map_name)
+    return {info.name: out_dir / f"{info.name}{extension}" for info, _ in typed}

@@ -1,0 +1,1 @@
+"""Mixed models fitted by brute force and by lme4, to compare estimates with."""

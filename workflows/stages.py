@@ -1,0 +1,94 @@
+"""The nodes that all models have, and their edges."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
+
+from nipype_blm.interfaces.blm import (
+    AssembleMaps,
+    ComputeContrasts,
+    ComputeProducts,
+    FitModel,
+    PlanBLM,
+)
+
+from .nodes import FileMapNode
+
+
+class Model(NamedTuple):
+    """What differs between the workflows of models."""
+
+    plan: type[PlanBLM]
+    fit: type[FitModel]
+    assemble: type[AssembleMaps]
+    inputs: Sequence[str]  # of the workflow
+    outputs: Sequence[str]
+
+
+def build_model_wf(
+    model: Model,
+    *,
+    out_dir: str | Path | None,
+    n_procs: int,
+    max_mem_gb: float,
+    compress: bool,
+    copy_inputs: bool,
+    name: str,
+    options: dict[str, Any],
+) -> Workflow:
+    """Build the workflow of a model; `options` are further traits of its plan."""
+    assemble_maps = model.assemble(compress=compress)
+    if out_dir is not None:
+        assemble_maps.inputs.out_dir = str(Path(out_dir).absolute())
+        recorded = {"outdir": assemble_maps.inputs.out_dir} | options.get("recorded_fields", {})
+        options = options | {"recorded_fields": recorded}
+    inputnode = Node(IdentityInterface(fields=list(model.inputs)), name="inputnode")
+    outputnode = Node(IdentityInterface(fields=list(model.outputs)), name="outputnode")
+    resources: dict[str, Any] = {"n_procs": n_procs, "mem_gb": max_mem_gb}
+    # Beside the node's own folder, which is emptied whenever the node runs.
+    plan = Node(
+        model.plan(max_mem_gb=max_mem_gb, compress=compress, plan_dir="../plan_files", **options),
+        name="plan",
+        mem_gb=0.5,
+    )
+    products = FileMapNode(
+        ComputeProducts(n_procs=n_procs), iterfield=["batch_file"], name="products", **resources
+    )
+    estimates = FileMapNode(
+        model.fit(n_procs=n_procs), iterfield=["block"], name="estimates", **resources
+    )
+    contrasts = FileMapNode(
+        ComputeContrasts(n_procs=n_procs),
+        iterfield=["block", "estimates_file"],
+        name="contrasts",
+        **resources,
+    )
+    assemble = Node(assemble_maps, name="assemble", mem_gb=0.5)
+
+    workflow = Workflow(name=name)
+    shared = _same("model_file", "fingerprint")
+    workflow.connect(
+        [
+            (inputnode, plan, _same(*model.inputs)),
+            (plan, products, [*_same("model_file", "max_threads"), ("batch_files", "batch_file")]),
+            (plan, estimates, [*shared, *_same("batch_files"), ("blocks", "block")]),
+            (products, estimates, [("out_file", "products_files")]),
+            (plan, contrasts, [*shared, *_same("contrasts_file"), ("blocks", "block")]),
+            (estimates, contrasts, [("out_file", "estimates_file")]),
+            (plan, assemble, [*shared, *_same("contrasts_file")]),
+            (estimates, assemble, [("out_file", "estimates_files")]),
+            (contrasts, assemble, [("out_file", "statistics_files")]),
+            (assemble, outputnode, _same(*model.outputs)),
+        ]
+    )
+    if copy_inputs:
+        workflow.connect(plan, "inputs_file", assemble, "inputs_file")
+    return workflow
+
+
+def _same(*names: str) -> list[tuple[str, str]]:
+    """Return connections of outputs to inputs of the same name."""
+    return [(name, name) for name in names]
