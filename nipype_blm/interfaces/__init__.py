@@ -1,4 +1,4 @@
-"""Nipype interfaces: one for each stage, and one-node models."""
+"""Nipype interfaces: one for each stage, one-node models, and their comparison."""
 
 from nipype_blm.interfaces.blm import (
     BLM,
@@ -9,12 +9,14 @@ from nipype_blm.interfaces.blm import (
     PlanBLM,
 )
 from nipype_blm.interfaces.blmm import BLMM, AssembleMixedMaps, FitMixedModel, PlanBLMM
+from nipype_blm.interfaces.compare import CompareModels
 
 __all__ = [
     "BLM",
     "BLMM",
     "AssembleMaps",
     "AssembleMixedMaps",
+    "CompareModels",
     "ComputeContrasts",
     "ComputeProducts",
     "FitLeastSquares",

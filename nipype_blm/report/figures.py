@@ -1,6 +1,7 @@
-"""Draw z maps over a template, from written maps; needs the extra ``plot``."""
+"""Draw maps over a template, from written maps; needs the extra ``plot``."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +62,7 @@ def plot_z_maps(
     Parameters
     ----------
     out_dir : path
-        Folder of the maps.
+        Folder of the maps of ``blm`` or ``blmm``.
     out_file : path
         Figure to write; its extension tells the format.
     alpha : float
@@ -78,14 +79,64 @@ def plot_z_maps(
     list of DrawnContrast
         One for each row of the figure.
     """
+    out_dir = Path(out_dir)
+    sidecars = _find_sidecars(out_dir)
+    mask: Any = nib.load(_find_mask(out_dir))
+    maps = [_threshold(path, mask, alpha) for path in sidecars]
+    heights = _choose_slices([image for image, _ in maps], mask)
+    figure, axes = _make_rows(len(maps), title)
+    for axis, (image, contrast) in zip(axes, maps, strict=True):
+        _draw_row(axis, image, contrast, alpha, heights, background, outline)
+    figure.savefig(out_file, dpi=_DPI)
+    return [contrast for _, contrast in maps]
+
+
+def plot_maps(
+    maps: Mapping[str, Any],
+    out_file: Path,
+    background: Any = None,
+    outline: Any = None,
+    title: str = "",
+) -> None:
+    """Draw maps of variances, shares of variance or the like: what is above 0.
+
+    Parameters
+    ----------
+    maps : mapping of str to path or image
+        Title of each row, and its 3D map.
+    out_file : path
+        Figure to write; its extension tells the format.
+    background, outline, title
+        As for `plot_z_maps`.
+    """
+    from nilearn import plotting
+
+    images: list[Any] = [
+        nib.load(map_) if isinstance(map_, str | Path) else map_ for map_ in maps.values()
+    ]
+    heights = _choose_slices(images, images[0])
+    figure, axes = _make_rows(len(images), title)
+    given = () if background is None else (background,)
+    for axis, name, image in zip(axes, maps, images, strict=True):
+        options: dict[str, Any] = {"axes": axis, "display_mode": "z", "cut_coords": heights}
+        options |= {"black_bg": False, "resampling_interpolation": "nearest"}
+        values = image.get_fdata()
+        if (values > 0).any():
+            # Half of the smallest value: all of them are drawn, and 0 is not.
+            options |= {"threshold": values[values > 0].min() / 2, "vmin": 0.0}
+            options |= {"vmax": np.percentile(values[values > 0], 99.5), "cmap": "inferno"}
+            display = plotting.plot_stat_map(image, *given, symmetric_cbar=False, **options)
+        else:
+            display = plotting.plot_anat(*given, **options, colorbar=False)
+        _finish_row(axis, display, name, outline)
+    figure.savefig(out_file, dpi=_DPI)
+
+
+def _make_rows(n_rows: int, title: str) -> tuple[Any, Any]:
+    """Return a figure, and the axes of each of its rows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    out_dir = Path(out_dir)
-    mask: Any = nib.load(_find_map(out_dir / "blm_vox_mask"))
-    maps = [_threshold(path, mask, alpha) for path in _find_sidecars(out_dir)]
-    heights = _choose_slices(maps, mask)
-    n_rows = len(maps)
     height = _ROW_HEIGHT * n_rows + _TITLE_HEIGHT * bool(title)
     figure = Figure(figsize=(_WIDTH, height), facecolor="white")
     FigureCanvasAgg(figure)  # draws into a file whatever the display
@@ -93,10 +144,13 @@ def plot_z_maps(
     top = 1 - _TITLE_HEIGHT * (1 + bool(title)) / height
     figure.subplots_adjust(0.01, 0.01, 0.96, top, hspace=0.2)
     figure.suptitle(title, x=0.01, y=1 - 0.1 / height, ha="left", va="top", fontsize=13)
-    for axis, (image, contrast) in zip(axes, maps, strict=True):
-        _draw_row(axis, image, contrast, alpha, heights, background, outline)
-    figure.savefig(out_file, dpi=_DPI)
-    return [contrast for _, contrast in maps]
+    return figure, axes
+
+
+def _find_mask(out_dir: Path) -> Path:
+    """Return the mask of the result, of whichever model it is."""
+    masks = [_find_map(out_dir / f"{model}_vox_mask") for model in ("blm", "blmm")]
+    return masks[0] if masks[0].exists() else masks[1]
 
 
 def _find_sidecars(out_dir: Path) -> list[Path]:
@@ -132,9 +186,9 @@ def _threshold(sidecar: Path, mask: Any, alpha: float) -> tuple[Any, DrawnContra
     return nib.Nifti1Image(np.where(significant, z, 0.0), image.affine), drawn
 
 
-def _choose_slices(maps: list[tuple[Any, DrawnContrast]], mask: Any) -> FloatArray:
-    """Return heights in mm, spread over what is significant in any map, else over the mask."""
-    shown = np.any([image.get_fdata() != 0 for image, _ in maps], axis=0)
+def _choose_slices(images: list[Any], mask: Any) -> FloatArray:
+    """Return heights in mm, spread over what is drawn of any image, else over the mask."""
+    shown = np.any([image.get_fdata() != 0 for image in images], axis=0)
     voxels = np.argwhere(shown if shown.any() else np.asarray(mask.dataobj) > 0)
     low, high = np.percentile(nib.affines.apply_affine(mask.affine, voxels)[:, 2], [5, 95])
     return np.linspace(low, high, _N_SLICES).round()
@@ -172,10 +226,12 @@ def _draw_row(
             resampling_interpolation="nearest",
             **options,
         )
+    name = f"{contrast.name}: z of {contrast.test}, false discovery rate {alpha:g} ({found})"
+    _finish_row(axis, display, name, outline)
+
+
+def _finish_row(axis: Any, display: Any, title: str, outline: Any) -> None:
+    """Add outline and title to what is drawn."""
     if outline is not None:
         display.add_contours(outline, levels=[0.5], colors="limegreen", linewidths=1.2)
-    axis.set_title(
-        f"{contrast.name}: z of {contrast.test}, false discovery rate {alpha:g} ({found})",
-        fontsize=12,
-        loc="left",
-    )
+    axis.set_title(title, fontsize=12, loc="left")

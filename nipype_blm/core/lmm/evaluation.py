@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.core._jit import routine
+from nipype_blm.core._jit import inline, routine
 from nipype_blm.core.linalg import FloatArray, packed_size
 
 # Positions in `Evaluation.number`.
@@ -32,6 +32,7 @@ class Evaluation(NamedTuple):
     effect_gradient: FloatArray  # (m, p), L' db/dD
     # (m, p, p), L^-1 X L'^-1 with X the derivative of -Q'V^-1 Q; set only on request.
     sensitivity: FloatArray
+    inverse: FloatArray  # (p, p), L^-1, where that is needed
 
 
 class Results(NamedTuple):
@@ -59,6 +60,7 @@ def make_evaluation(n_params: int, n_entries: int) -> Evaluation:
         np.zeros((p, p)),
         np.zeros((m, p)),
         np.zeros((m, p, p)),
+        np.zeros((p, p)),
     )
 
 
@@ -115,19 +117,33 @@ def solve_lower_transposed(L: Any, x: Any, n: int) -> None:
 
 
 @routine
-def _write_sandwich(L: Any, X: Any, n: int, row: Any, out: Any) -> None:
-    """Write L'^-1 X L^-1 packed to `out`; the symmetric X is overwritten."""
-    for i in range(n):  # X L^-1, row by row: X is symmetric
-        solve_lower_transposed(L, X[i], n)
-    position = 0
-    for j in range(n):
-        for i in range(n):
-            row[i] = X[i, j]
-        solve_lower_transposed(L, row, n)
-        X[:n, j] = row[:n]
+def invert_lower(L: Any, n: int, out: Any) -> None:
+    """Compute L^-1 of a lower triangular matrix; the upper triangle of `out` is left alone."""
     for i in range(n):
+        out[i, i] = 1.0 / L[i, i]
+        for j in range(i):
+            x = 0.0
+            for k in range(j, i):
+                x += L[i, k] * out[k, j]
+            out[i, j] = -x * out[i, i]
+
+
+@inline
+def _write_sandwich(inverse: Any, X: Any, row: Any, out: Any) -> None:
+    """Write K'X K packed to `out`, K = `inverse` lower triangular and X symmetric."""
+    n = row.size
+    position = 0
+    for i in range(n):
+        for j in range(n):
+            x = 0.0
+            for k in range(i, n):
+                x += inverse[k, i] * X[k, j]
+            row[j] = x
         for j in range(i + 1):
-            out[position] = X[i, j]
+            x = 0.0
+            for k in range(j, n):
+                x += row[k] * inverse[k, j]
+            out[position] = x
             position += 1
 
 
@@ -178,7 +194,9 @@ def write_results(
         for k in range(m):
             for b in range(p):
                 matrix[a, b] += sigma2 * e.sensitivity[k, a, b] * change[k]
-    _write_sandwich(L, matrix, p, row, results.covariance[:, j])
+    inverse = e.inverse
+    invert_lower(L, p, inverse)
+    _write_sandwich(inverse, matrix, row, results.covariance[:, j])
     for c in range(n_spread):
         matrix[:] = 0.0
         for k in range(m):
@@ -187,4 +205,4 @@ def write_results(
                 matrix[a, a] += x * e.r2_gradient[k] / N
                 for b in range(p):
                     matrix[a, b] += x * sigma2 * e.sensitivity[k, a, b]
-        _write_sandwich(L, matrix, p, row, results.spread[c, :, j])
+        _write_sandwich(inverse, matrix, row, results.spread[c, :, j])

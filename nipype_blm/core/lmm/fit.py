@@ -18,6 +18,7 @@ from nipype_blm.core.linalg import (
 from nipype_blm.core.lmm.estimates import MixedEstimates, MixedOptions
 from nipype_blm.core.lmm.evaluation import Results, make_results
 from nipype_blm.core.lmm.general_fit import fit_general, make_general_model, order_of_factors
+from nipype_blm.core.lmm.intercept import fit_intercepts, make_intercept_model
 from nipype_blm.core.lmm.levels import Voxels, scale_effects
 from nipype_blm.core.lmm.newton import BOUNDARY, NO_RESIDUAL, STUCK, UNDEFINED, UNIDENTIFIED
 from nipype_blm.core.lmm.slope import fit_slopes, make_slope_model
@@ -265,7 +266,15 @@ def _fit(
     n_starts = options.n_starts or _count_starts(factors)
     starts = np.array(FURTHER_STARTS[: n_starts - 1])
     fit: Callable[[Voxels, Results], None]
-    if len(factors) == 1 and factors[0].n_effects == 2 and options.method == "exact":
+    exact = options.method == "exact"
+    if exact and len(factors) == 1 and factors[0].n_effects == 1:
+        order = [0]
+        intercept = make_intercept_model(factors[0], scales[0], design.Q, batches)
+        n_spread = 1
+
+        def fit(part: Voxels, results: Results) -> None:
+            fit_intercepts(part, intercept, options, results)
+    elif exact and len(factors) == 1 and factors[0].n_effects == 2:
         order = [0]
         slope = make_slope_model(factors[0], scales[0], design.Q, batches)
         n_spread = slope.pick.size

@@ -153,24 +153,46 @@ def fill_level(rows: Any, presence: Any, v: int, j: int, blocks: Any) -> None:
         G[3, j] = G[0, j] * rest
 
 
+@inline
+def _subtract_row(rows: Any, i: int, j: int, blocks: Any) -> None:
+    """Take observation i away from level j; nothing is left of a level without any."""
+    G, M = blocks.G, blocks.M
+    blocks.n_obs[j] -= 1
+    empty = blocks.n_obs[j] == 0
+    packed = 0
+    for a in range(M.shape[0]):
+        z = rows.Z[i, a]
+        for b in range(a + 1):
+            G[packed, j] = 0.0 if empty else G[packed, j] - z * rows.Z[i, b]
+            packed += 1
+        for b in range(M.shape[1]):
+            M[a, b, j] = 0.0 if empty else M[a, b, j] - z * rows.B[i, b]
+
+
 @routine
 def load_blocks(rows: Any, voxels: Any, v: int, shared: Any, mark: Any, own: Any) -> None:
     """Compute the blocks of voxel v: those of levels that lack nothing are shared.
 
-    `mark` has an entry for each level, and remembers voxels that were loaded.
+    Afterwards mark[j] is v for the levels j that lack something.  These are summed anew where
+    there are determinants, or where more is missing than not; elsewhere the missing rows are
+    subtracted, which leaves the rounding errors of a few rows.
     """
     own.G[:] = shared.G
     own.M[:] = shared.M
     own.n_obs[:] = shared.n_obs
+    anew = own.M.shape[0] == 2 or 2 * voxels.n_obs[v] < rows.level.size
     for w in range(voxels.full.size):
         bits = np.uint64(voxels.full[w] & ~voxels.presence[w, v])
         while bits != np.uint64(0):
             lowest = bits & (~bits + np.uint64(1))
-            j = rows.level[rows.first[w] + count_bits(lowest - np.uint64(1))]
+            i = rows.first[w] + count_bits(lowest - np.uint64(1))
+            j = rows.level[i]
             bits ^= lowest
-            if mark[j] != v:
-                mark[j] = v
+            if anew and mark[j] != v:
                 fill_level(rows, voxels.presence, v, j, own)
+            elif not anew:
+                _subtract_row(rows, i, j, own)
+            mark[j] = v
 
 
 @routine
