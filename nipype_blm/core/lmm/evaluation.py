@@ -83,16 +83,18 @@ def make_results(n_params: int, n_entries: int, n_spread: int, n: int) -> Result
 def cholesky(A: Any, n: int) -> bool:
     """Replace the lower triangle of A by its Cholesky factor; say whether there is one."""
     for i in range(n):
-        for j in range(i + 1):
-            x = A[i, j]
+        row = A[i]
+        for j in range(i):
+            other, x = A[j], row[j]
             for k in range(j):
-                x -= A[i, k] * A[j, k]
-            if i > j:
-                A[i, j] = x / A[j, j]
-            else:
-                if not x > 0.0:
-                    return False
-                A[i, i] = np.sqrt(x)
+                x -= row[k] * other[k]
+            row[j] = x / other[j]
+        x = row[i]
+        for k in range(i):
+            x -= row[k] * row[k]
+        if not x > 0.0:
+            return False
+        row[i] = np.sqrt(x)
     return True
 
 
@@ -100,20 +102,21 @@ def cholesky(A: Any, n: int) -> bool:
 def solve_lower(L: Any, x: Any, n: int) -> None:
     """Replace x by L^-1 x."""
     for i in range(n):
-        y = x[i]
+        row, y = L[i], x[i]
         for k in range(i):
-            y -= L[i, k] * x[k]
-        x[i] = y / L[i, i]
+            y -= row[k] * x[k]
+        x[i] = y / row[i]
 
 
 @routine
 def solve_lower_transposed(L: Any, x: Any, n: int) -> None:
     """Replace x by L'^-1 x."""
     for i in range(n - 1, -1, -1):
-        y = x[i]
-        for k in range(i + 1, n):
-            y -= L[k, i] * x[k]
-        x[i] = y / L[i, i]
+        row = L[i]
+        y = x[i] / row[i]
+        x[i] = y
+        for k in range(i):
+            x[k] -= row[k] * y
 
 
 @routine

@@ -1,6 +1,7 @@
 """Fit a mixed model at every voxel of a block."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,15 @@ from nipype_blm.core.linalg import (
     packed_size,
     solve_upper,
 )
+from nipype_blm.core.lmm.crossed import FEWEST_VOXELS, CrossedGroup, fit_crossed, make_group
 from nipype_blm.core.lmm.estimates import MixedEstimates, MixedOptions
 from nipype_blm.core.lmm.evaluation import Results, make_results
-from nipype_blm.core.lmm.general_fit import fit_general, make_general_model, order_of_factors
+from nipype_blm.core.lmm.general_fit import (
+    GeneralModel,
+    fit_general,
+    make_general_model,
+    order_of_factors,
+)
 from nipype_blm.core.lmm.intercept import fit_intercepts, make_intercept_model
 from nipype_blm.core.lmm.levels import Voxels, scale_effects
 from nipype_blm.core.lmm.newton import BOUNDARY, NO_RESIDUAL, STUCK, UNDEFINED, UNIDENTIFIED
@@ -291,12 +298,55 @@ def _fit(
 
     n_entries = sum(factor.n_variances for factor in factors)
     results = make_results(n_params, n_entries, n_spread, n)
+    if exact and len(factors) == 2 and all(factor.n_effects == 1 for factor in factors):
+        voxels = _fit_groups(voxels, general, options, results, threads)
 
     def fit_range(start: int, stop: int) -> None:
         fit(voxels._replace(order=voxels.order[start:stop]), results)
 
     threads.split(fit_range, voxels.order.size)
     return results, _scale_back(results.D, factors, scales, order)
+
+
+def _fit_groups(
+    voxels: Voxels,
+    model: GeneralModel,
+    options: MixedOptions,
+    results: Results,
+    threads: Threads,
+) -> Voxels:
+    """Fit two crossed effects where many voxels have the same images; return the others."""
+    others = []
+    for order in _split_groups(voxels):
+        if order.size < FEWEST_VOXELS:
+            others.append(order)
+            continue
+        group = make_group(voxels, model, int(order[0]), options.reml)
+        threads.split(partial(_fit_part, voxels, order, model, group, options, results), order.size)
+    remaining = np.concatenate(others) if others else np.zeros(0, np.int64)
+    return voxels._replace(order=remaining)
+
+
+def _split_groups(voxels: Voxels) -> list[NDArray[np.int64]]:
+    """Return the voxels of `order` that have the same images, group by group."""
+    if not voxels.order.size:
+        return []
+    presence = voxels.presence[:, voxels.order]
+    edges = np.flatnonzero((presence[:, 1:] != presence[:, :-1]).any(axis=0)) + 1
+    return np.split(voxels.order, edges)
+
+
+def _fit_part(
+    voxels: Voxels,
+    order: NDArray[np.int64],
+    model: GeneralModel,
+    group: CrossedGroup,
+    options: MixedOptions,
+    results: Results,
+    start: int,
+    stop: int,
+) -> None:
+    fit_crossed(voxels._replace(order=order[start:stop]), model, group, options, results)
 
 
 def _count_starts(factors: Sequence[RandomFactor]) -> int:

@@ -163,7 +163,7 @@ def fit_general(
 
 
 @routine
-def _load_products(model: Any, voxels: Any, v: int, gram: Any, BtB: Any) -> None:
+def load_products(model: Any, voxels: Any, v: int, gram: Any, BtB: Any) -> None:
     """Compute B'B of the rows present at voxel v, from whichever rows are fewer."""
     B = model.rows.B
     n, k = B.shape
@@ -368,7 +368,7 @@ def _fit_general(
         if last < 0 or not has_same_images(voxels.presence, v, last):
             load_blocks(model.rows, voxels, v, model.shared, mark, own)
             load_gram(voxels, v, gram)
-            _load_products(model, voxels, v, gram, BtB)
+            load_products(model, voxels, v, gram, BtB)
             last = v
         if voxels.n_obs[v] <= count_identified(own.n_obs, q):
             results.outcome[v] = UNIDENTIFIED

@@ -92,8 +92,8 @@ def fit_intercepts(
     """Fit the voxels of `order`."""
     p, n = len(voxels.effect), model.shared.n_obs.size
     n_classes = int(model.shared.n_obs.max()) + 1 if model.by_count else n
-    complete = _make_classes(n, n_classes, p)
-    _classify_all(model.shared, model.by_count, complete)
+    complete = make_classes(n, n_classes, p)
+    classify_all(model.shared, model.by_count, complete)
     _fit_intercepts(
         voxels,
         model.rows,
@@ -105,13 +105,14 @@ def fit_intercepts(
         options.maxnit,
         copy_blocks(model.shared),
         complete,
-        _make_classes(n, n_classes, p),
+        make_classes(n, n_classes, p),
         make_evaluation(p, 1),
         results,
     )
 
 
-def _make_classes(n_levels: int, n_classes: int, n_params: int) -> Classes:
+def make_classes(n_levels: int, n_classes: int, n_params: int) -> Classes:
+    """Return classes to be filled."""
     return Classes(
         np.zeros(n_levels, np.int64),
         np.zeros(n_classes),
@@ -142,7 +143,7 @@ def _add_level(j: int, sign: float, blocks: Any, by_count: bool, classes: Any) -
 
 
 @kernel
-def _classify_all(blocks: Any, by_count: bool, classes: Any) -> None:
+def classify_all(blocks: Any, by_count: bool, classes: Any) -> None:
     """Sort all levels into classes, and add up Q'z z'Q of each class."""
     classes.size[:] = 0.0
     classes.Sxx[:] = 0.0
@@ -177,15 +178,15 @@ def _classify(
 
 
 @routine
-def _add_up(
-    voxels: Any, first: int, n_lanes: int, scale: float, blocks: Any, classes: Any, T: Any
+def add_up(
+    voxels: Any, first: int, n_lanes: int, row: int, scale: float, M: Any, classes: Any, T: Any
 ) -> None:
-    """Add up the products with y of several voxels that have the same images."""
-    if n_lanes == 1:
-        _add_up_one(voxels, voxels.order[first], scale, blocks, classes, T[:, 0])
-        return
-    p, n = blocks.M.shape[1], blocks.M.shape[2]
-    M = blocks.M[0]
+    """Add up the products with y of several voxels that have the same images.
+
+    M (k, n_levels) is z'B of the levels, the columns of Q last; Z'y begins at `row`.
+    """
+    k, n = M.shape
+    p = voxels.effect.shape[0]
     classes.syy[:] = 0.0
     classes.sxy[:] = 0.0
     gamma = np.empty((p, n_lanes))
@@ -198,17 +199,17 @@ def _add_up(
             continue
         y, squares = T[j], classes.syy[c]
         for t in range(n_lanes):
-            y[t] = scale * voxels.ZtY[j, voxels.order[first + t]]
+            y[t] = scale * voxels.ZtY[row + j, voxels.order[first + t]]
         for a in range(p):
-            x, row = M[a, j], gamma[a]
+            x, known = M[k - p + a, j], gamma[a]
             for t in range(n_lanes):
-                y[t] -= x * row[t]
+                y[t] -= x * known[t]
         for t in range(n_lanes):
             squares[t] += y[t] * y[t]
-        for a in range(p):
-            x, row = M[a, j], classes.sxy[c, a]
+        for a in range(k):
+            x, sums = M[a, j], classes.sxy[c, a]
             for t in range(n_lanes):
-                row[t] += x * y[t]
+                sums[t] += x * y[t]
 
 
 @routine
@@ -496,7 +497,10 @@ def _fit_intercepts(
             and has_same_images(voxels.presence, voxels.order[first + n_lanes], v)
         ):
             n_lanes += 1
-        _add_up(voxels, first, n_lanes, scale, own, classes, T)
+        if n_lanes == 1:
+            _add_up_one(voxels, v, scale, own, classes, T[:, 0])
+        else:
+            add_up(voxels, first, n_lanes, 0, scale, own.M[0], classes, T)
         for t in range(n_lanes):
             v = voxels.order[first + t]
             n_obs = float(voxels.n_obs[v])
