@@ -8,14 +8,17 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo demo-mixed test lint clean
 .NOTPARALLEL:
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: $(VENV)/.installed-plot ## fit a model to a few images and draw the maps
 	$(RUN) examples/demo.py
+
+demo-mixed: $(VENV)/.installed-plot ## fit a mixed model to repeated measures and draw the maps
+	$(RUN) examples/mixed_demo.py
 
 test: lint ## lint, then run the tests (PYTEST_ARGS='-n 2' by default)
 	$(RUN) -P -m pytest $(PYTEST_ARGS)

@@ -1,6 +1,6 @@
-"""Draw the nodes of the workflow: docs/_static/blm_wf.svg.  Needs Graphviz.
+"""Draw the nodes of each workflow: docs/_static/blm_wf.svg and the like.  Needs Graphviz.
 
-Usage: python docs/make_graph.py [FILE]
+Usage: python docs/make_graph.py [FOLDER]
 """
 
 import shutil
@@ -8,18 +8,23 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nipype_blm.workflows import init_blm_wf
+from nipype.pipeline.engine import Workflow
 
-DEFAULT = Path(__file__).parent / "_static" / "blm_wf.svg"
+from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_compare_wf
+
+DEFAULT = Path(__file__).parent / "_static"
 
 
-def draw_graph(path: Path) -> None:
-    """Write the picture."""
+def draw_graph(workflow: Workflow, path: Path) -> None:
+    """Write the picture of a workflow."""
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder, "graph.dot")
-        init_blm_wf().write_graph(str(graph), graph2use="orig", format="svg", simple_form=True)
+        workflow.write_graph(str(graph), graph2use="orig", format="svg", simple_form=True)
         shutil.copy(graph.with_suffix(".svg"), path)
 
 
 if __name__ == "__main__":
-    draw_graph(Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT)
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT
+    for init_wf in (init_blm_wf, init_blmm_wf, init_compare_wf):
+        workflow = init_wf()
+        draw_graph(workflow, folder / f"{workflow.name}.svg")

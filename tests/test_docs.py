@@ -4,6 +4,7 @@ import ast
 import configparser
 import html
 import importlib
+import json
 import os
 import re
 import runpy
@@ -17,21 +18,33 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from nipype.pipeline.engine import Workflow
 
 from nipype_blm import interfaces
 from nipype_blm.core.status import VoxelStatus
-from nipype_blm.interfaces import BLM
-from nipype_blm.interfaces.base import FIELD_TRAITS, MISSINGNESS_TRAITS
+from nipype_blm.interfaces import BLM, BLMM
+from nipype_blm.interfaces.base import FIELD_TRAITS, MISSINGNESS_TRAITS, MIXED_TRAITS
 from nipype_blm.model.arithmetic import parse_number
-from nipype_blm.model.config import IGNORED_FIELDS, BlmConfig, MissingnessRules
+from nipype_blm.model.config import (
+    IGNORED_FIELDS,
+    BlmConfig,
+    BlmmConfig,
+    FactorConfig,
+    MissingnessRules,
+)
 from nipype_blm.model.contrasts import Contrast
-from nipype_blm.workflows import init_blm_wf
+from nipype_blm.stages.compare import MAPS as COMPARISON_MAPS
+from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_compare_wf
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
-USER_GUIDE, OUTPUTS, METHODS, DESIGN = (
-    CHECKOUT / "docs" / name for name in ("user_guide.md", "outputs.md", "methods.md", "design.md")
+README = PAGES[0]
+USER_GUIDE, OUTPUTS, METHODS, DESIGN, COMPARE = (
+    CHECKOUT / "docs" / f"{name}.md"
+    for name in ("user_guide", "outputs", "methods", "design", "compare")
 )
+CONFIGURATIONS = (BlmConfig, BlmmConfig, MissingnessRules, FactorConfig)
+WORKFLOWS = [init_blm_wf, init_blmm_wf, init_compare_wf]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -62,7 +75,7 @@ def unquote(cell: str) -> str:
 
 @pytest.fixture
 def study(tmp_path) -> Path:
-    """The files that the snippets mention: 20 tiny images, design, lists and mask."""
+    """The files that the snippets mention: 20 tiny images, designs, labels, lists and mask."""
     rng = np.random.default_rng(7)
     shape, affine = (6, 7, 5), np.diag([8.0, 8, 8, 1])
     (tmp_path / "images").mkdir()
@@ -75,6 +88,10 @@ def study(tmp_path) -> Path:
     nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), affine), tmp_path / "mask.nii.gz")
     (tmp_path / "images.txt").write_text("\n".join(names))
     np.savetxt(tmp_path / "design.csv", design, "%g", ",", header="one,age,group", comments="")
+    np.savetxt(tmp_path / "random.csv", design[:, :2], "%g", ",", header="one,age", comments="")
+    (tmp_path / "intercept.csv").write_text("one\n" + "1\n" * 20)
+    (tmp_path / "person.txt").write_text("".join(f"sub-{i // 4}\n" for i in range(20)))
+    (tmp_path / "scanner.txt").write_text("".join(f"{i % 3}\n" for i in range(20)))
     return tmp_path
 
 
@@ -97,8 +114,8 @@ def run_line(line: str, folder: Path) -> None:
             config = configparser.ConfigParser(interpolation=None)
             config.read(CHECKOUT / "setup.cfg")
             assert what.removeprefix(".[").removesuffix("]") in config["options.extras_require"]
-        case ["blm", *arguments]:
-            run([str(Path(sysconfig.get_path("scripts"), "blm")), *arguments], folder)
+        case ["blm" | "blmm" | "blmm_compare" as command, *arguments]:
+            run([str(Path(sysconfig.get_path("scripts"), command)), *arguments], folder)
         case _:
             pytest.fail(f"no rule for the command {line!r}")
 
@@ -131,17 +148,20 @@ def test_all_snippets_of_a_page_run_one_after_the_other(page, study):
 
 
 def test_the_snippets_of_the_readme_write_maps_and_thresholded_z_maps(study):
-    run_snippets(PAGES[0], study)
+    run_snippets(README, study)
     assert (study / "results" / "blm_vox_conF.nii").is_file()
+    assert (study / "mixed_results" / "blmm_vox_conT_swedf.nii").is_file()
+    assert (study / "slopes" / "blmm_vox_Chi2lp.nii").is_file()
     assert (study / "maps" / "blm_vox_beta.nii").is_file()
     [thresholded] = (study / "work").rglob("thresholded.nii.gz")
     assert np.any(nib.load(thresholded).get_fdata() > 0)  # every voxel has an effect of age
 
 
-def test_the_pipeline_of_the_readme_is_the_example():
-    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    [snippet] = [text for language, text in FENCED.findall(readme) if language == "python"]
-    assert (CHECKOUT / "examples" / "pipeline.py").read_text(encoding="utf-8").endswith(snippet)
+def test_the_pipelines_of_the_readme_are_the_examples():
+    readme = README.read_text(encoding="utf-8")
+    snippets = [text for language, text in FENCED.findall(readme) if language == "python"]
+    for name, snippet in zip(("pipeline.py", "mixed_pipeline.py"), snippets, strict=True):
+        assert (CHECKOUT / "examples" / name).read_text(encoding="utf-8").endswith(snippet)
 
 
 def anchors(page: Path) -> set[str]:
@@ -173,7 +193,7 @@ def test_the_index_names_every_page():
 
 def test_the_tables_of_fields_name_every_field_and_no_other():
     documented = {unquote(row[0]) for row in read_tables(USER_GUIDE, "Field")}
-    models = (BlmConfig, MissingnessRules, Contrast)
+    models = (*CONFIGURATIONS, Contrast)
     known = {name for model in models for name in model.model_fields}
     assert documented == known - (set(IGNORED_FIELDS) - Contrast.model_fields.keys()) - {"versions"}
 
@@ -189,12 +209,28 @@ def test_mandatory_fields_have_a_table_of_their_own():
     section = text[text.index("### Mandatory") : text.index("### Which voxels")]
     documented = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
     assert documented == [n for n, field in BlmConfig.model_fields.items() if field.is_required()]
+    mixed = {n for n, field in BlmmConfig.model_fields.items() if field.is_required()}
+    assert mixed - set(documented) == {"Z"}
+
+
+def test_the_tables_of_random_factors_and_estimation_hold_the_fields_of_mixed_models():
+    text = USER_GUIDE.read_text(encoding="utf-8")
+    for start, end, fields in (
+        ("### Random factors", "### Estimation", {"Z", *FactorConfig.model_fields}),
+        (
+            "### Estimation",
+            "### Missing levels",
+            BlmmConfig.model_fields.keys() - BlmConfig.model_fields.keys() - {"Z"},
+        ),
+    ):
+        section = text[text.index(start) : text.index(end)]
+        assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == fields
 
 
 def test_the_defaults_in_the_tables_are_those_of_the_code():
     defaults = {
         name: field.default
-        for model in (BlmConfig, MissingnessRules)
+        for model in CONFIGURATIONS
         for name, field in model.model_fields.items()
         if not field.is_required() and field.default_factory is None
     }
@@ -204,7 +240,7 @@ def test_the_defaults_in_the_tables_are_those_of_the_code():
         if default is None:
             continue
         value = yaml.safe_load(unquote(default_cell))
-        is_arithmetic = isinstance(value, str) and isinstance(default, int)
+        is_arithmetic = isinstance(value, str) and isinstance(default, int | float)
         assert (parse_number(value) if is_arithmetic else value) == default
         checked.add(unquote(name_cell))
     assert checked == {n for n, default in defaults.items() if default is not None}
@@ -214,28 +250,38 @@ def test_the_table_of_traits_is_that_of_the_code():
     rows = [row for row in read_tables(USER_GUIDE, "Field") if len(row) == 2]
     documented = {unquote(field): unquote(trait) for field, trait in rows}
     extra = {"MAXMEM": "max_mem_gb", "numNodes": "n_procs"}
-    assert documented == FIELD_TRAITS | MISSINGNESS_TRAITS | extra
-    assert set(documented.values()) <= set(BLM().inputs.copyable_trait_names())
+    assert documented == FIELD_TRAITS | MISSINGNESS_TRAITS | MIXED_TRAITS | extra
+    assert set(documented.values()) <= set(BLMM().inputs.copyable_trait_names())
+    linear = set(documented.values()) - set(MIXED_TRAITS.values())
+    assert linear <= set(BLM().inputs.copyable_trait_names())
 
 
-def fit(study: Path) -> Path:
+def fit(study: Path, model: str) -> Path:
     """Fit a T and an F contrast; return the folder of the maps."""
     contrasts = [
         {"name": "age", "vector": [0, 1, 0]},
         {"name": "any", "vector": np.eye(3).tolist()},
     ]
-    BLM(
-        in_files=[str(study / "images.txt")],
-        design_file=study / "design.csv",
-        contrasts=contrasts,
-        out_dir=study / "maps",
-    ).run(cwd=study)
-    return study / "maps"
+    traits = {
+        "in_files": [str(study / "images.txt")],
+        "design_file": study / "design.csv",
+        "contrasts": contrasts,
+        "out_dir": study / model,
+    }
+    if model == "blm":
+        BLM(**traits).run(cwd=study)
+    else:
+        factor = {"name": "person", "factor": study / "person.txt"}
+        random_factors = [factor | {"design": study / "random.csv"}]
+        BLMM(**traits, random_factors=random_factors, resms=True).run(cwd=study)
+    return study / model
 
 
-def test_the_tables_of_maps_hold_names_dimensions_and_intents_of_the_files(study):
-    maps = {path.stem: nib.load(path) for path in fit(study).glob("*.nii")}
+@pytest.mark.parametrize("model", ["blm", "blmm"])
+def test_the_tables_of_maps_hold_names_dimensions_and_intents_of_the_files(model, study):
+    maps = {path.stem: nib.load(path) for path in fit(study, model).glob("*.nii")}
     rows = [row for row in read_tables(OUTPUTS, "File") if len(row) == 5]
+    rows = [row for row in rows if unquote(row[0]).startswith(f"{model}_")]
     assert {unquote(row[0]) for row in rows} == maps.keys()
     for name, volumes, _, _, intent in rows:
         image = maps[unquote(name)]
@@ -243,13 +289,36 @@ def test_the_tables_of_maps_hold_names_dimensions_and_intents_of_the_files(study
         assert image.header["intent_code"] == int(intent.split()[0]), name
 
 
-def test_the_table_of_contrast_maps_holds_kinds_dimensions_and_intents(study):
+def test_the_volumes_of_d_are_in_the_order_that_the_page_gives(study):
+    text = OUTPUTS.read_text(encoding="utf-8")
+    listed = re.search(r"volumes are: (.+?)\. ", text.replace("\n", " "))[1]
+    (study / "three.csv").write_text(
+        "intercept,a,b\n" + "".join(f"1,{i},{i**2 % 7}\n" for i in range(20))
+    )
+    design = {"name": "person", "factor": study / "person.txt", "design": study / "three.csv"}
+    BLMM(
+        in_files=[str(study / "images.txt")],
+        design_file=study / "design.csv",
+        contrasts=[{"name": "age", "vector": [0, 1, 0]}],
+        random_factors=[design],
+        out_dir=study / "maps",
+    ).run(cwd=study)
+    volumes = json.loads((study / "maps" / "blmm_vox_D.json").read_text())["Volumes"]
+    assert [
+        name.removeprefix("person: ").replace(" x ", " × ") for name in volumes
+    ] == listed.split(", ")
+
+
+@pytest.mark.parametrize("model", ["blm", "blmm"])
+def test_the_table_of_contrast_maps_holds_kinds_dimensions_and_intents(model, study):
     maps = {
         path.name.split("_stat-")[1].split("_")[0]: nib.load(path)
-        for path in sorted((fit(study) / "contrasts").glob("*.nii"), reverse=True)
+        for path in sorted((fit(study, model) / "contrasts").glob("*.nii"), reverse=True)
         if "contrast-age" in path.name or "_stat-F_" in path.name
     }
     rows = {row[0]: row for row in read_tables(OUTPUTS, "`WHAT`")}
+    if model == "blm":
+        assert "of `blmm` only" in rows.pop("`dof`")[2]
     kinds = {kind: cell for cell in rows for kind in re.findall(r"`(\w+)`", cell)}
     assert kinds.keys() == maps.keys()
     for kind, image in maps.items():
@@ -258,13 +327,21 @@ def test_the_table_of_contrast_maps_holds_kinds_dimensions_and_intents(study):
         assert image.header["intent_code"] in codes
 
 
+def list_outputs(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.suffix != ".json"}
+
+
 def test_the_readme_names_every_output(study):
-    folder = fit(study)
-    documented = {
-        unquote(row[0]).rstrip("/") for row in read_tables(CHECKOUT / "README.md", "File")
-    }
-    written = {path.name for path in folder.iterdir() if path.suffix != ".json"}
-    assert documented == written
+    documented = {unquote(row[0]).rstrip("/") for row in read_tables(README, "File")}
+    assert documented == list_outputs(fit(study, "blm"))
+    more = [row[0] for row in read_tables(README, "File of `blmm`")]
+    shared = {name.replace("blm_vox_", "blmm_vox_") for name in documented}
+    assert shared | {unquote(name) for name in more} == list_outputs(fit(study, "blmm"))
+
+
+def test_the_maps_of_a_comparison_are_those_of_the_code():
+    rows = read_tables(COMPARE, "File")
+    assert [unquote(row[0]) for row in rows] == [f"blmm_vox_{name}" for name in COMPARISON_MAPS]
 
 
 def test_the_table_of_states_is_the_enumeration():
@@ -302,8 +379,8 @@ def test_constants_in_methods_have_the_values_of_the_code():
         assert resolve(name) == ast.literal_eval(value), name
 
 
-def workflow_edges() -> set[tuple[str, str]]:
-    return {(a.name, b.name) for a, b in init_blm_wf()._graph.edges}
+def workflow_edges(workflow: Workflow) -> set[tuple[str, str]]:
+    return {(a.name, b.name) for a, b in workflow._graph.edges}
 
 
 def edges_of_picture(svg: Path) -> set[tuple[str, str]]:
@@ -312,24 +389,34 @@ def edges_of_picture(svg: Path) -> set[tuple[str, str]]:
     return {(a.split()[0], b.split()[0]) for a, b in pairs}
 
 
-def test_the_picture_shows_the_edges_of_the_workflow():
-    assert edges_of_picture(CHECKOUT / "docs" / "_static" / "blm_wf.svg") == workflow_edges()
+@pytest.mark.parametrize("init_wf", WORKFLOWS)
+def test_the_picture_shows_the_edges_of_the_workflow(init_wf):
+    workflow = init_wf()
+    picture = CHECKOUT / "docs" / "_static" / f"{workflow.name}.svg"
+    assert edges_of_picture(picture) == workflow_edges(workflow)
+    assert f"_static/{picture.name}" in DESIGN.read_text(encoding="utf-8")
 
 
-def test_the_script_draws_the_picture(require_command, tmp_path):
+@pytest.mark.parametrize("init_wf", WORKFLOWS)
+def test_the_script_draws_the_picture(init_wf, require_command, tmp_path):
     require_command("dot", "graphviz")
     script = runpy.run_path(str(CHECKOUT / "docs" / "make_graph.py"))
-    script["draw_graph"](tmp_path / "graph.svg")
-    assert edges_of_picture(tmp_path / "graph.svg") == workflow_edges()
+    script["draw_graph"](init_wf(), tmp_path / "graph.svg")
+    assert edges_of_picture(tmp_path / "graph.svg") == workflow_edges(init_wf())
 
 
 def test_the_table_of_nodes_names_every_node_and_its_interface():
     rows = read_tables(DESIGN, "Node")
-    documented = {unquote(row[0]): unquote(row[1]) for row in rows}
-    nodes = {name: init_blm_wf().get_node(name) for name in init_blm_wf().list_node_names()}
-    stages = {n: node for n, node in nodes.items() if n not in ("inputnode", "outputnode")}
-    assert documented == {n: type(node.interface).__name__ for n, node in stages.items()}
-    assert set(documented.values()) == set(interfaces.__all__) - {"BLM"}
+    named = {"BLM", "BLMM", "CompareModels"}
+    for column, workflow in enumerate((init_blm_wf(), init_blmm_wf()), 1):
+        documented = {unquote(row[0]): unquote(row[column]) for row in rows}
+        nodes = {name: workflow.get_node(name) for name in workflow.list_node_names()}
+        stages = {n: node for n, node in nodes.items() if n not in ("inputnode", "outputnode")}
+        assert documented == {n: type(node.interface).__name__ for n, node in stages.items()}
+        named |= set(documented.values())
+    assert named == set(interfaces.__all__)
+    for name in interfaces.__all__:
+        assert f"`{name}`" in DESIGN.read_text(encoding="utf-8") or name in ("BLM", "BLMM")
 
 
 def test_the_table_of_rooms_names_every_package():

@@ -114,18 +114,20 @@ def plot_maps(
     images: list[Any] = [
         nib.load(map_) if isinstance(map_, str | Path) else map_ for map_ in maps.values()
     ]
-    heights = _choose_slices(images, images[0])
+    everywhere = nib.Nifti1Image(np.ones(images[0].shape, np.uint8), images[0].affine)
+    heights = _choose_slices(images, everywhere)
     figure, axes = _make_rows(len(images), title)
     given = () if background is None else (background,)
     for axis, name, image in zip(axes, maps, images, strict=True):
         options: dict[str, Any] = {"axes": axis, "display_mode": "z", "cut_coords": heights}
-        options |= {"black_bg": False, "resampling_interpolation": "nearest"}
+        options |= {"black_bg": False}
         values = image.get_fdata()
         if (values > 0).any():
             # Half of the smallest value: all of them are drawn, and 0 is not.
             options |= {"threshold": values[values > 0].min() / 2, "vmin": 0.0}
             options |= {"vmax": np.percentile(values[values > 0], 99.5), "cmap": "inferno"}
-            display = plotting.plot_stat_map(image, *given, symmetric_cbar=False, **options)
+            options |= {"symmetric_cbar": False, "resampling_interpolation": "nearest"}
+            display = plotting.plot_stat_map(image, *given, **options)
         else:
             display = plotting.plot_anat(*given, **options, colorbar=False)
         _finish_row(axis, display, name, outline)

@@ -66,7 +66,7 @@ class Results:
             Z = read_table(factor.design, f"Z {factor.name} design")
             labels = read_labels(factor.factor, f"Z {factor.name} factor")
             tables.append(FactorTable(factor, labels, Z.values, Z.names))
-        problems = check_factors(tables, len(self.X))
+        problems = check_factors(tables, len(self.X), safe_mode=self.config.safeMode)
         if problems:
             raise InputError(f"{self.folder / 'inputs.yml'}: {problem}" for problem in problems)
         return make_factors(tables)

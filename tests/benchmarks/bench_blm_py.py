@@ -4,8 +4,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 from harness import HERE, Side, aim, compare, parse_arguments, write_result
 from images import (
     compress,
@@ -15,6 +13,7 @@ from images import (
     t_contrasts,
     write_config,
 )
+from maps import compare_maps, read_map
 
 # n: columns of X, as in BLM's tests, and the share of BLM-py's CPU time to be reached.
 N_PARAMS = {100: 3, 200: 4, 500: 5}
@@ -63,28 +62,9 @@ def make_sides(arguments: Any, folder: Path, paths: list[Path], X: Path) -> dict
         "one node": Side([sys.executable, HERE / "run_one_node.py", node, "1"], node_out),
     }
     if arguments.peer_python is not None:
-        command = [arguments.peer_python, HERE / "run_blm_py.py", peer]
+        command = [arguments.peer_python, HERE / "run_blm_py.py", "blm", peer]
         sides["BLM-py"] = Side(command, peer_out, fewer=True)
     return sides
-
-
-def compare_maps(ours: Path, theirs: Path) -> dict[str, dict[str, float]]:
-    """Return the largest differences in the mask of BLM-py, and the largest values there."""
-    mask = _read(theirs, "mask")[:, 0] == 1
-    found = {}
-    for name in MAPS:  # each as (voxel, volume)
-        a, b = _read(ours, name), _read(theirs, name)
-        inside = slice(None) if name == "mask" else mask
-        found[name] = {
-            "largest_difference": float(np.abs(a - b)[inside].max()),
-            "largest_value": float(np.abs(b[inside]).max()),
-        }
-    return found
-
-
-def _read(folder: Path, name: str) -> Any:
-    values = nib.load(folder / f"blm_vox_{name}.nii").get_fdata()
-    return values.reshape(np.prod(values.shape[:3]), -1)
 
 
 def judge(name: str, n_obs: int, measured: dict[str, Any]) -> list[dict[str, Any]]:
@@ -118,7 +98,9 @@ def main() -> None:
         sides = make_sides(arguments, folder, paths, X)
         found[name] = {"sides": compare(sides, arguments.repeats, folder)}
         if "BLM-py" in sides:
-            found[name]["maps"] = compare_maps(folder / "blm", folder / "BLM-py")
+            theirs = folder / "BLM-py"
+            mask = read_map(theirs, "mask")[:, 0] == 1
+            found[name]["maps"] = compare_maps(folder / "blm", theirs, MAPS, mask)
         aims += judge(name, n_obs, found[name]["sides"])
     write_result(arguments.results, "blm_py", aims, conditions=found)
 

@@ -47,20 +47,26 @@ class Side(NamedTuple):
     fewer: bool = False  # slow: run once, without a warm-up
 
 
-def parse_arguments(description: str, **options: Mapping[str, Any]) -> argparse.Namespace:
+def parse_arguments(
+    description: str, command: str = "blm", **options: Mapping[str, Any]
+) -> argparse.Namespace:
     """Return the arguments that all benchmarks have, and those given here."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("data", type=Path, help="folder for images; made if absent, and kept")
     parser.add_argument("--repeats", type=int, default=5, help="measured runs of each side")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
     parser.add_argument(
-        "--blm", type=Path, default=Path(sys.executable).with_name("blm"), help="the command"
+        f"--{command}",
+        type=Path,
+        default=Path(sys.executable).with_name(command),
+        help="the command",
     )
     for name, option in options.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **option)
     arguments = parser.parse_args()
     arguments.data = arguments.data.absolute()
-    arguments.data.mkdir(parents=True, exist_ok=True)
+    for folder in (arguments.data, arguments.results):
+        folder.mkdir(parents=True, exist_ok=True)
     return arguments
 
 
@@ -178,6 +184,17 @@ def summarise(runs: Sequence[Usage]) -> dict[str, Any]:
     }
 
 
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows with the same keys as lines of text."""
+    cells = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in cells
+    ]
+    return "\n".join(lines) + "\n"
+
+
 _HOLDS: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge}
 
 
@@ -195,7 +212,6 @@ def aim(question: str, reached: float, relation: str, target: float) -> dict[str
 
 def write_result(folder: Path, name: str, aims: list[dict[str, Any]], **details: Any) -> None:
     """Write a result with where and when it was found, and the table of all results."""
-    folder.mkdir(parents=True, exist_ok=True)
     result = {
         "benchmark": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -24,11 +24,11 @@ MNI_VOXELS = 221_000  # of a brain mask
 
 def make_blm_design(folder: Path, n_obs: int, n_params: int, dim: int) -> None:
     """Write X.csv, Y_files.txt and the images of one of BLM's tests, unless they are there."""
-    if not _is_complete(folder):
+    if not is_complete(folder):
         blm_designs.simulate_data(folder, n_obs, n_params, dim, seed=1)
 
 
-def _is_complete(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     listed = folder / "Y_files.txt"
     return listed.exists() and all(path.exists() for path in read_list(listed))
 
@@ -42,8 +42,8 @@ def make_brains(folder: Path, n_distinct: int = 100, seed: int = 2) -> None:
     (folder / "data").mkdir(parents=True, exist_ok=True)
     affine = np.diag([-2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = 90, -126, -72
-    _save(mask.astype(np.uint8), affine, folder / "data" / "mask.nii")
-    _make_all(partial(_make_brain, folder, radius / limit, affine, seed), range(n_distinct))
+    save_image(mask.astype(np.uint8), affine, folder / "data" / "mask.nii")
+    make_all(partial(_make_brain, folder, radius / limit, affine, seed), range(n_distinct))
 
 
 def _make_brain(
@@ -57,7 +57,7 @@ def _make_brain(
     edge = gaussian_filter(rng.standard_normal(MNI_SHAPE), 4)
     present = radius < 0.95 + 0.1 * edge / edge.std()
     values = 100 + 10 * noise / noise.std()
-    return _save(np.where(present & (radius < 1), values, 0).astype(np.float32), affine, path)
+    return save_image(np.where(present & (radius < 1), values, 0).astype(np.float32), affine, path)
 
 
 def link_brains(folder: Path, n_obs: int) -> list[Path]:
@@ -74,11 +74,11 @@ def link_brains(folder: Path, n_obs: int) -> list[Path]:
 
 def compress(folder: Path, out: Path) -> None:
     """Write a design of `make_blm_design` once more, with compressed images."""
-    if _is_complete(out):
+    if is_complete(out):
         return
     (out / "data").mkdir(parents=True, exist_ok=True)
     (out / "X.csv").write_bytes((folder / "X.csv").read_bytes())
-    paths = _make_all(partial(_compress, out / "data"), read_list(folder / "Y_files.txt"))
+    paths = make_all(partial(_compress, out / "data"), read_list(folder / "Y_files.txt"))
     (out / "Y_files.txt").write_text("\n".join(map(str, paths)))
 
 
@@ -99,7 +99,7 @@ def make_tiny(folder: Path, n_obs: int = 12) -> list[Path]:
     paths = [folder / f"tiny{i}.nii.gz" for i in range(n_obs)]
     for path in paths:
         values = rng.standard_normal((4, 4, 4)).astype(np.float32)
-        _save(values, np.eye(4), path)
+        save_image(values, np.eye(4), path)
     return paths
 
 
@@ -138,12 +138,12 @@ def t_contrasts(*vectors: Sequence[float]) -> list[dict[str, Any]]:
     ]
 
 
-def _make_all(make: Callable[[Any], Path], items: Sequence[Any]) -> list[Path]:
+def make_all(make: Callable[[Any], Path], items: Sequence[Any]) -> list[Path]:
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return list(pool.map(make, items))
 
 
-def _save(values: NDArray[Any], affine: NDArray[np.float64], path: Path) -> Path:
+def save_image(values: NDArray[Any], affine: NDArray[np.float64], path: Path) -> Path:
     part = path.with_name(f"part_{path.name}")
     nib.save(nib.Nifti1Image(np.ascontiguousarray(values), affine), part)
     return part.replace(path)

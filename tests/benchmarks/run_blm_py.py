@@ -1,10 +1,12 @@
-"""Run BLM-py with two one-thread workers: ``PEER_PYTHON run_blm_py.py CONFIG.yml``.
+"""Run a peer with two one-thread workers: ``PEER_PYTHON run_blm_py.py blm|blmm CONFIG.yml``.
 
-Its own ``clusterType: local`` makes as many workers and threads as the machine has cores.
+Their own ``clusterType: local`` makes as many workers and threads as the machine has cores.
 """
 
 import functools
+import importlib
 import os
+import sys
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
@@ -20,9 +22,8 @@ def main() -> None:
         dashboard_address=None,
         memory_limit=0,
     )
-    from blm.blm_cluster import _main  # reads sys.argv
-
-    _main()
+    package = sys.argv.pop(1)  # the rest is read by the peer
+    importlib.import_module(f"{package}.{package}_cluster")._main()
 
 
 if __name__ == "__main__":  # the workers import this file

@@ -1,4 +1,6 @@
-"""Run ``blm`` with one thread and write where its CPU time goes: ``sample_cpu.py CONFIG OUT``.
+"""Run a command with one thread and write where its CPU time goes.
+
+``sample_cpu.py CONFIG OUT blm|blmm``
 
 A timer of CPU time interrupts the main thread.  The time since the last interruption counts for
 the innermost function of this package on the stack, and for imports if one is going on.
@@ -38,12 +40,12 @@ def count(_: int, frame: FrameType | None) -> None:
     last = now
 
 
-def main(config: str, out: str) -> None:
+def main(config: str, out: str, command: str) -> None:
     signal.signal(signal.SIGPROF, count)
     signal.setitimer(signal.ITIMER_PROF, INTERVAL_S, INTERVAL_S)
     from nipype_blm.cli.blm import main as run_blm
 
-    run_blm([config, "--quiet"])
+    run_blm([config, "--quiet"], command)
     signal.setitimer(signal.ITIMER_PROF, 0)
     total = time.process_time()
     lines = [f"{seconds / 1e6:7.3f} s  {name}" for name, seconds in taken.most_common(40)]

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from scipy import stats
 
-from nipype_blm.report.figures import DrawnContrast, find_fdr_threshold, plot_z_maps
+from nipype_blm.report.figures import DrawnContrast, find_fdr_threshold, plot_maps, plot_z_maps
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="pip install 'nipype_blm[plot]'")
 pytest.importorskip("nilearn", reason="pip install 'nipype_blm[plot]'")
@@ -137,3 +137,33 @@ def test_no_figure_stays_open(tmp_path):
 def test_a_folder_without_z_maps_is_refused_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         plot_z_maps(tmp_path, tmp_path / "z.png")
+
+
+def test_the_maps_of_a_mixed_model_are_drawn_within_its_mask(tmp_path):
+    write_run(tmp_path, {"age": ("T", 6.0)})
+    (tmp_path / "blm_vox_mask.nii").rename(tmp_path / "blmm_vox_mask.nii")
+    [drawn] = plot_z_maps(tmp_path, tmp_path / "z.png")
+    assert drawn.n_voxels == 64
+
+
+def test_plot_maps_draws_a_row_for_each_map_and_colours_what_is_above_0(tmp_path):
+    background = tmp_path / "anatomy.nii"
+    write_image(background, np.indices(SHAPE).sum(axis=0).astype(np.float32))
+    values = np.zeros(SHAPE, np.float32)
+    values[BLOB] = 0.8
+    image = nib.Nifti1Image(values, AFFINE)
+    write_image(tmp_path / "map.nii", values)
+    plot_maps({"one": image}, tmp_path / "one.png", background)
+    plot_maps({"one": tmp_path / "map.nii", "2": image}, tmp_path / "two.png", background)
+    heights = [len(plt.imread(tmp_path / name)) for name in ("one.png", "two.png")]
+    assert abs(heights[1] - 2 * heights[0]) <= 2  # each height is rounded to whole pixels
+    plot_maps({"one": nib.Nifti1Image(0 * values, AFFINE)}, tmp_path / "none.png", background)
+    assert count_saturated(tmp_path / "one.png") > 100
+    assert count_saturated(tmp_path / "none.png") == 0
+
+
+def count_saturated(png: Path) -> int:
+    """Return how many pixels are not grey, colour bars left out."""
+    pixels = plt.imread(png)[:, :, :3]
+    pixels = pixels[:, : int(0.88 * pixels.shape[1])]
+    return int(np.sum(pixels.max(axis=-1) - pixels.min(axis=-1) > 0.2))

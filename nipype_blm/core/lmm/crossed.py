@@ -53,8 +53,6 @@ from nipype_blm.core.lmm.newton import (
 # gradient and 1e-7 in its Hessian (200 by 20 levels).  Beyond, it is computed directly.
 N_NODES = 32
 LARGEST_Z = 6.0
-# Voxels that repay the table.
-FEWEST_VOXELS = 2000
 
 
 class CrossedGroup(NamedTuple):
@@ -116,13 +114,20 @@ def fit_crossed(
     )
 
 
-def make_group(voxels: Voxels, model: GeneralModel, v: int, reml: bool) -> CrossedGroup:
-    """Prepare the fit of voxels that have the same images as voxel v."""
+def make_group(voxels: Voxels, model: GeneralModel, v: int, reml: bool) -> CrossedGroup | None:
+    """Prepare the fit of voxels that have the same images as voxel v.
+
+    Returns None where a factor has fewer than two levels there, or as many as images.
+    """
     p, k = len(voxels.effect), len(model.BtB)
     blocks = copy_blocks(model.shared)
     n = blocks.n_obs.size
     BtB = np.zeros((k + 1, k + 1))
     _load(voxels, model, v, blocks, np.full(n, -1), np.zeros((p, p)), BtB)
+    n_second = int((np.diag(BtB)[: k - p] > 0).sum())
+    n_first = int((blocks.n_obs > 0).sum())
+    if min(n_first, n_second) < 2 or voxels.n_obs[v] <= n_first:
+        return None
     full, BtB = BtB, BtB[np.tril_indices(k)]
     by_count = bool((np.abs(model.rows.Z) == np.abs(model.rows.Z[0])).all())
     n_classes = int(model.shared.n_obs.max()) + 1 if by_count else n

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,10 @@ from nipype_blm.core.linalg import (
     packed_size,
     solve_upper,
 )
-from nipype_blm.core.lmm.crossed import FEWEST_VOXELS, CrossedGroup, fit_crossed, make_group
+from nipype_blm.core.lmm.crossed import fit_crossed, make_group
 from nipype_blm.core.lmm.estimates import MixedEstimates, MixedOptions
 from nipype_blm.core.lmm.evaluation import Results, make_results
 from nipype_blm.core.lmm.general_fit import (
-    GeneralModel,
     fit_general,
     make_general_model,
     order_of_factors,
@@ -28,7 +27,7 @@ from nipype_blm.core.lmm.general_fit import (
 from nipype_blm.core.lmm.intercept import fit_intercepts, make_intercept_model
 from nipype_blm.core.lmm.levels import Voxels, scale_effects
 from nipype_blm.core.lmm.newton import BOUNDARY, NO_RESIDUAL, STUCK, UNDEFINED, UNIDENTIFIED
-from nipype_blm.core.lmm.slope import fit_slopes, make_slope_model
+from nipype_blm.core.lmm.slope import fit_slopes, make_slope_model, reduce_group
 from nipype_blm.core.ols import (
     Totals,
     merge_products,
@@ -42,8 +41,13 @@ from nipype_blm.core.threads import ONE_THREAD, Threads
 # With fewer levels the likelihood may have several maxima: 5 of 20,000 voxels with 12 levels
 # ended below the highest, 10 with 60 levels, none with 200.
 FEW_LEVELS = 100
-# D = x I, in units in which Z'Z of a level is about I.
-FURTHER_STARTS = (0.01, 100.0)
+# D = x I, in units in which Z'Z of a level is about I; the first two are taken where levels are
+# few, the others if the user asks for more starts.
+FURTHER_STARTS = (0.01, 100.0, 1.0, 1e4, 1e-3, 10.0, 0.1)
+USUAL_STARTS = 3
+# Voxels with the same images that repay mixing levels, or tabulating the log-determinant.
+FEWEST_TO_REDUCE = 200
+FEWEST_TO_TABULATE = 2000
 
 _STATUS_OF_OUTCOME = {
     BOUNDARY: VoxelStatus.FITTED_BOUNDARY,
@@ -259,6 +263,61 @@ def _group(presence: NDArray[np.uint32]) -> NDArray[np.intp]:
     return np.argsort(first[group], kind="stable")
 
 
+class Fit(Protocol):
+    """Fits the voxels of `order`."""
+
+    def __call__(self, voxels: Voxels, *, results: Results) -> None:  # noqa: D102
+        ...
+
+
+class _Engine(NamedTuple):
+    """What fits a model."""
+
+    order: list[int]  # of the factors, as the entries of D have it
+    n_spread: int
+    fit: Fit
+    # Voxels that have the same images as one, if they are many, may have a better way.
+    fewest: int = 0
+    specialise: Callable[[Voxels, int], Fit | None] | None = None
+
+
+def _choose_engine(
+    factors: Sequence[RandomFactor],
+    scales: Sequence[FloatArray],
+    Q: FloatArray,
+    options: MixedOptions,
+    batches: Sequence[slice],
+) -> _Engine:
+    """Prepare the fastest engine that there is for a model."""
+    starts = np.array(FURTHER_STARTS[: (options.n_starts or _count_starts(factors)) - 1])
+    n_effects = [factor.n_effects for factor in factors]
+    if options.method == "exact" and n_effects == [1]:
+        intercept = make_intercept_model(factors[0], scales[0], Q, batches)
+        return _Engine([0], 1, partial(fit_intercepts, model=intercept, options=options))
+    if options.method == "exact" and n_effects == [2]:
+        slope = make_slope_model(factors[0], scales[0], Q, batches)
+        fit_slope = partial(fit_slopes, model=slope, options=options, starts=starts)
+
+        def reduce(voxels: Voxels, v: int) -> Fit | None:
+            reduction = reduce_group(voxels, slope, v)
+            return None if reduction is None else partial(fit_slope, reduction=reduction)
+
+        return _Engine([0], slope.pick.size, fit_slope, FEWEST_TO_REDUCE, reduce)
+    general = make_general_model(factors, scales, Q, batches)
+    fit = partial(fit_general, model=general, options=options, starts=starts)
+    engine = _Engine(order_of_factors(factors), general.pick.size, fit)
+    if options.method != "exact" or n_effects != [1, 1]:
+        return engine
+
+    def tabulate(voxels: Voxels, v: int) -> Fit | None:
+        group = make_group(voxels, general, v, options.reml)
+        if group is None:
+            return None
+        return partial(fit_crossed, model=general, group=group, options=options)
+
+    return engine._replace(fewest=FEWEST_TO_TABULATE, specialise=tabulate)
+
+
 def _fit(
     voxels: Voxels,
     design: DesignFactor,
@@ -268,63 +327,28 @@ def _fit(
     threads: Threads,
 ) -> tuple[Results, FloatArray]:
     """Fit all voxels of `order`; return the results, and vech(D) in the units of Z."""
-    n_params, n = voxels.effect.shape
     scales = [scale_effects(factor) for factor in factors]
-    n_starts = options.n_starts or _count_starts(factors)
-    starts = np.array(FURTHER_STARTS[: n_starts - 1])
-    fit: Callable[[Voxels, Results], None]
-    exact = options.method == "exact"
-    if exact and len(factors) == 1 and factors[0].n_effects == 1:
-        order = [0]
-        intercept = make_intercept_model(factors[0], scales[0], design.Q, batches)
-        n_spread = 1
-
-        def fit(part: Voxels, results: Results) -> None:
-            fit_intercepts(part, intercept, options, results)
-    elif exact and len(factors) == 1 and factors[0].n_effects == 2:
-        order = [0]
-        slope = make_slope_model(factors[0], scales[0], design.Q, batches)
-        n_spread = slope.pick.size
-
-        def fit(part: Voxels, results: Results) -> None:
-            fit_slopes(part, slope, options, starts, results)
-    else:
-        order = order_of_factors(factors)
-        general = make_general_model(factors, scales, design.Q, batches)
-        n_spread = general.pick.size
-
-        def fit(part: Voxels, results: Results) -> None:
-            fit_general(part, general, options, starts, results)
-
+    engine = _choose_engine(factors, scales, design.Q, options, batches)
     n_entries = sum(factor.n_variances for factor in factors)
-    results = make_results(n_params, n_entries, n_spread, n)
-    if exact and len(factors) == 2 and all(factor.n_effects == 1 for factor in factors):
-        voxels = _fit_groups(voxels, general, options, results, threads)
+    results = make_results(len(voxels.effect), n_entries, engine.n_spread, voxels.rss.size)
 
-    def fit_range(start: int, stop: int) -> None:
-        fit(voxels._replace(order=voxels.order[start:stop]), results)
+    def run(fit: Fit, order: NDArray[np.int64]) -> None:
+        def fit_range(start: int, stop: int) -> None:
+            fit(voxels._replace(order=order[start:stop]), results=results)
 
-    threads.split(fit_range, voxels.order.size)
-    return results, _scale_back(results.D, factors, scales, order)
+        threads.split(fit_range, order.size)
 
-
-def _fit_groups(
-    voxels: Voxels,
-    model: GeneralModel,
-    options: MixedOptions,
-    results: Results,
-    threads: Threads,
-) -> Voxels:
-    """Fit two crossed effects where many voxels have the same images; return the others."""
-    others = []
+    others = [np.zeros(0, np.int64)]
     for order in _split_groups(voxels):
-        if order.size < FEWEST_VOXELS:
+        special = None
+        if engine.specialise is not None and order.size >= engine.fewest:
+            special = engine.specialise(voxels, int(order[0]))
+        if special is None:
             others.append(order)
-            continue
-        group = make_group(voxels, model, int(order[0]), options.reml)
-        threads.split(partial(_fit_part, voxels, order, model, group, options, results), order.size)
-    remaining = np.concatenate(others) if others else np.zeros(0, np.int64)
-    return voxels._replace(order=remaining)
+        else:
+            run(special, order)
+    run(engine.fit, np.concatenate(others))
+    return results, _scale_back(results.D, factors, scales, engine.order)
 
 
 def _split_groups(voxels: Voxels) -> list[NDArray[np.int64]]:
@@ -336,23 +360,10 @@ def _split_groups(voxels: Voxels) -> list[NDArray[np.int64]]:
     return np.split(voxels.order, edges)
 
 
-def _fit_part(
-    voxels: Voxels,
-    order: NDArray[np.int64],
-    model: GeneralModel,
-    group: CrossedGroup,
-    options: MixedOptions,
-    results: Results,
-    start: int,
-    stop: int,
-) -> None:
-    fit_crossed(voxels._replace(order=order[start:stop]), model, group, options, results)
-
-
 def _count_starts(factors: Sequence[RandomFactor]) -> int:
     """Return how many starting values are tried where the user does not say."""
     few = any(f.n_effects > 1 and f.n_levels < FEW_LEVELS for f in factors)
-    return 1 + len(FURTHER_STARTS) * few
+    return USUAL_STARTS if few else 1
 
 
 def _scale_back(

@@ -53,10 +53,14 @@ from nipype_blm.core.lmm.newton import (
     best_deviance,
     count_evaluations,
     count_spread,
+    end_deviance,
     find_spread,
     make_search,
     place,
 )
+
+# Information on a variance at D = I, where Z'Z of a level is about I: an eighth for each level.
+UNINFORMATIVE = 1e-9
 
 NEWTON, FULL_SCORING, SIMPLIFIED_SCORING = range(3)
 
@@ -295,6 +299,15 @@ def _solve_symmetric(A: Any, b: Any, n: int) -> bool:
 
 
 @routine
+def _has_unidentified(pick: Any, information: Any) -> bool:
+    """Return whether y says nothing of a variance: its factor has one level, for example."""
+    least = np.inf
+    for a in range(pick.size):
+        least = min(least, information[pick[a], pick[a]])
+    return bool(least < UNINFORMATIVE)
+
+
+@routine
 def _start_by_moments(model: Any, w: Any, e: Any, N: float, A: Any, x: Any, start: Any) -> None:
     """Estimate D from an evaluation at D = `start` (MINQUE; C. R. Rao, 1971).
 
@@ -383,12 +396,15 @@ def _fit_general(
         if not e.number[F] < np.inf:
             results.outcome[v] = UNDEFINED
             continue
+        if reml and _has_unidentified(pick, w.information):
+            results.outcome[v] = UNIDENTIFIED
+            continue
         _start_by_moments(model, w, e, N, A, x, start)
-        lowest = np.inf
+        lowest, is_best = np.inf, True
         for attempt in range(starts.size + 2):
             # The last attempt goes back to the best end, if that was not the end before.
             if attempt == starts.size + 1:
-                if best_deviance(search) <= lowest or not lowest < np.inf:
+                if is_best:
                     break
                 begin(search, best)
             elif attempt == 0:
@@ -403,8 +419,10 @@ def _fit_general(
                 _gather(model, method, w, e, N, g, H)
                 outcome = advance(search, e.number[F], e.number[NOISE], g, H, tolerance, N, most)
             nit += count_evaluations(search)
-            if best_deviance(search) < lowest:
-                lowest = best_deviance(search)
+            deviance = end_deviance(search, outcome)
+            is_best = deviance <= lowest or (attempt == 0 and starts.size == 0)
+            if deviance < lowest:
+                lowest = deviance
                 best[:] = search.vector[ENTRIES]
         results.outcome[v] = outcome
         results.nit[v] = nit

@@ -504,7 +504,7 @@ def _fit_intercepts(
         for t in range(n_lanes):
             v = voxels.order[first + t]
             n_obs = float(voxels.n_obs[v])
-            if n_obs <= n_present:
+            if n_obs <= n_present or n_present < 2:
                 results.outcome[v] = UNIDENTIFIED
                 continue
             N = n_obs - p if reml else n_obs

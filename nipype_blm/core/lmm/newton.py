@@ -31,7 +31,7 @@ IntArray = NDArray[np.int64]
 GO_ON, INTERIOR, BOUNDARY, STUCK, NO_RESIDUAL, UNDEFINED, UNIDENTIFIED = range(7)
 
 # Decrement at which a search ends: the step that is still taken leaves its square.
-TOLERANCE = 1e-9
+TOLERANCE = 1e-11
 LONGEST_STEP = 3.0  # |h|: a factor of 20 in B
 ZERO = 1e-13  # an eigenvalue of D below this, relative to the largest plus one, is none
 MULTIPLIER_TOLERANCE = 1e-9  # times the number of observations
@@ -736,3 +736,9 @@ def best_deviance(s: Any) -> float:
     """Return the deviance where the search has ended, after its last step."""
     ahead = 0.5 * s.number[_DECREMENT] if s.counts[_STATE] == _TRYING else 0.0
     return float(s.number[_F] - ahead)
+
+
+@routine
+def end_deviance(s: Any, outcome: int) -> float:
+    """Return the deviance where a search has ended, infinity where it found nothing."""
+    return np.inf if outcome in (NO_RESIDUAL, UNDEFINED) else best_deviance(s)

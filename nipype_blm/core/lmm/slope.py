@@ -9,6 +9,7 @@ with derivatives in N and Z'V^-1 Z = G R.  Entries of D: (D11, D12, D22).
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +58,7 @@ from nipype_blm.core.lmm.newton import (
     best_deviance,
     count_evaluations,
     count_spread,
+    end_deviance,
     find_spread,
     make_search,
 )
@@ -87,7 +89,7 @@ def make_slope_work(n_params: int, n_levels: int) -> SlopeWork:
 
 
 @routine
-def _invert_blocks(G: Any, D: Any, detD: float, w: Any) -> float:
+def _invert_blocks(G: Any, weight: Any, D: Any, detD: float, w: Any) -> float:
     """Compute W, R and Gamma of every level; return log|V|.
 
     By adjugates: det(I + D G) = 1 + tr(D G) + |D| |G| loses nothing where D is large.
@@ -115,11 +117,14 @@ def _invert_blocks(G: Any, D: Any, detD: float, w: Any) -> float:
         C12[j] = (g12 - dg * d12) * i
         C22[j] = (g22 + dg * d11) * i
     total, product = 0.0, 1.0
-    for j in range(n):  # few logarithms
-        product *= det[j]
-        if product > 1e150:
-            total += np.log(product)
-            product = 1.0
+    for j in range(n):
+        if weight[j] == 1.0:  # few logarithms
+            product *= det[j]
+            if product > 1e150:
+                total += np.log(product)
+                product = 1.0
+        elif weight[j] > 0.0:
+            total += weight[j] * np.log(det[j])
     return float(total + np.log(product))
 
 
@@ -183,7 +188,17 @@ def weigh(M: Any, w: Any, L: Any) -> None:
 
 @routine
 def evaluate_slope(
-    G: Any, M: Any, T: Any, gram: Any, rss: float, N: float, reml: bool, D: Any, w: Any, e: Any
+    G: Any,
+    M: Any,
+    weight: Any,
+    T: Any,
+    gram: Any,
+    rss: float,
+    N: float,
+    reml: bool,
+    D: Any,
+    w: Any,
+    e: Any,
 ) -> None:
     """Evaluate the deviance and its derivatives; f is infinite where it is undefined.
 
@@ -193,6 +208,8 @@ def evaluate_slope(
         G11, G12, G22 and the determinant of each level.
     M : array of shape (2, n_params, n_levels)
         Z'Q.
+    weight : array of shape (n_levels,)
+        How often G of each level counts in log|V|.
     T : array of shape (2, n_levels)
         Z'y, y the residuals of least squares.
     gram : array of shape (n_params, n_params)
@@ -203,7 +220,7 @@ def evaluate_slope(
         D11, D12, D22 and the determinant.
     """
     p, n = M.shape[1], M.shape[2]
-    log_det = _invert_blocks(G, D, D[3], w)
+    log_det = _invert_blocks(G, weight, D, D[3], w)
     e.number[F] = np.inf
     e.number[R2] = rss
     if not _solve_effects(M, T, gram, w, e):
@@ -237,13 +254,13 @@ def evaluate_slope(
         y = R12[j] * X1[j] + R22[j] * X2[j]
         u1[j] = x
         u2[j] = y
-        c1, c2, c3 = C1[j], C2[j], C3[j]
+        c1, c2, c3, m = C1[j], C2[j], C3[j], weight[j]
         q1 -= x * x
         q2 -= 2.0 * x * y
         q3 -= y * y
-        t1 += c1
-        t2 += 2.0 * c2
-        t3 += c3
+        t1 += m * c1
+        t2 += 2.0 * m * c2
+        t3 += m * c3
         mixed = c1 * y + c2 * x
         other = c2 * y + c3 * x
         h11 += x * c1 * x
@@ -252,12 +269,12 @@ def evaluate_slope(
         h22 += y * mixed + x * other
         h23 += other * y
         h33 += y * c3 * y
-        l11 -= c1 * c1
-        l12 -= 2.0 * c1 * c2
-        l13 -= c2 * c2
-        l22 -= 2.0 * (c2 * c2 + c1 * c3)
-        l23 -= 2.0 * c2 * c3
-        l33 -= c3 * c3
+        l11 -= m * c1 * c1
+        l12 -= 2.0 * m * c1 * c2
+        l13 -= m * c2 * c2
+        l22 -= 2.0 * m * (c2 * c2 + c1 * c3)
+        l23 -= 2.0 * m * c2 * c3
+        l33 -= m * c3 * c3
     z11, z12, z13, z22, z23, z33 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for a in range(p):
         N1, N2 = w.N[0, a], w.N[1, a]
@@ -366,7 +383,7 @@ def find_sensitivity_slope(w: Any, e: Any) -> None:
 
 
 @routine
-def start_slope(G: Any, T: Any, rss: float, N: float, start: Any) -> None:
+def start_slope(G: Any, weight: Any, T: Any, rss: float, N: float, start: Any) -> None:
     """Estimate D by moments at D = I, as if there were no fixed effects.
 
     MINQUE (C. R. Rao, J. Multivariate Anal. 1, 1971): the expectations of r2 and of
@@ -387,15 +404,16 @@ def start_slope(G: Any, T: Any, rss: float, N: float, start: Any) -> None:
         u1 += x * x
         u2 += x * y
         u3 += y * y
-        k1 += c1
-        k2 += c2
-        k3 += c3
-        l11 += c1 * c1
-        l12 += c1 * c2
-        l13 += c2 * c2
-        l22 += c2 * c2 + c1 * c3
-        l23 += c2 * c3
-        l33 += c3 * c3
+        m = weight[j]
+        k1 += m * c1
+        k2 += m * c2
+        k3 += m * c3
+        l11 += m * c1 * c1
+        l12 += m * c1 * c2
+        l13 += m * c2 * c2
+        l22 += m * (c2 * c2 + c1 * c3)
+        l23 += m * c2 * c3
+        l33 += m * c3 * c3
     # (s2, s2 (D - I)) from [[N, k1, 2 k2, k3], [k, Gamma (D - I) Gamma summed]]; by elimination.
     A = np.empty((4, 5))
     A[0] = np.array([N, k1, 2.0 * k2, k3, r2])
@@ -435,11 +453,132 @@ def make_slope_model(
     return SlopeModel(rows, make_blocks(rows), scale, pick)
 
 
+class Reduction(NamedTuple):
+    """Levels of equal G turned into each other until most of them have no part in Q.
+
+    An orthogonal mixture of levels with the same G changes none of the sums of the deviance.
+    Of a class of n levels, r mixtures span all Z'Q, and the others contribute the sum of tt',
+    t = Z'y: as much as two levels.  The r + 2 stand for all n.
+    """
+
+    G: FloatArray  # (4, n_mixtures)
+    M: FloatArray  # (2, n_params, n_mixtures)
+    weight: FloatArray  # (n_mixtures,), levels that G stands for in log|V|
+    order: IntArray  # (n_levels,), levels with the same G side by side
+    start: IntArray  # (n_classes + 1,), first level of each class in `order`
+    first: IntArray  # (n_classes + 1,), first mixture of each class
+    basis: FloatArray  # (n_mixtures, most levels of a class); no column if nothing is mixed
+
+
+def reduce_levels(blocks: Blocks) -> Reduction:
+    """Find classes of levels with equal G, and the mixtures that stand for them."""
+    n = blocks.n_obs.size
+    p = blocks.M.shape[1]
+    scale = np.abs(blocks.G).max() or 1.0
+    rounded = np.round(blocks.G[:3] / scale, 12)
+    _, of_level = np.unique(rounded, axis=1, return_inverse=True)
+    order = np.argsort(of_level.reshape(-1), kind="stable")
+    counts = np.bincount(of_level.reshape(-1))
+    start = np.concatenate([[0], np.cumsum(counts)])
+    G, M, weight, rows = [], [], [], []
+    first = [0]
+    for a, b in pairwise(start):
+        levels = order[a:b]
+        products = blocks.M[:, :, levels].reshape(2 * p, b - a)
+        U, values, _ = np.linalg.svd(products.T, full_matrices=False)
+        rank = int((values > 1e-13 * values[0]).sum())
+        mixed = rank + 2 < b - a
+        basis = U[:, :rank].T if mixed else np.eye(b - a)
+        size = len(basis) + 2 * mixed
+        part = np.zeros((2, p, size))
+        part[:, :, : len(basis)] = blocks.M[:, :, levels] @ basis.T
+        G.append(np.repeat(blocks.G[:, levels[:1]], size, axis=1))
+        M.append(part)
+        weight.append(np.r_[float(b - a), np.zeros(size - 1)] if mixed else np.ones(size))
+        rows.append(np.concatenate([basis, np.zeros((2 * mixed, b - a))]))
+        if not mixed:
+            G[-1] = blocks.G[:, levels]
+        first.append(first[-1] + size)
+    width = max(row.shape[1] for row in rows)
+    basis = np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows])
+    return Reduction(
+        np.ascontiguousarray(np.concatenate(G, axis=1)),
+        np.ascontiguousarray(np.concatenate(M, axis=2)),
+        np.concatenate(weight),
+        order.astype(np.int64),
+        start.astype(np.int64),
+        np.array(first, np.int64),
+        basis if len(basis) < n else np.zeros((n, 0)),
+    )
+
+
+def _keep_levels(blocks: Blocks) -> Reduction:
+    """Return the reduction that leaves every level as it is, whatever its G."""
+    n = blocks.n_obs.size
+    nothing = np.zeros(0, np.int64)
+    return Reduction(blocks.G, blocks.M, np.ones(n), nothing, nothing, nothing, np.zeros((n, 0)))
+
+
+@routine
+def _mix_levels(reduction: Any, full: Any, T: Any) -> None:
+    """Compute T = Z'y of the mixtures from that of the levels."""
+    for c in range(reduction.first.size - 1):
+        a, b = reduction.start[c], reduction.start[c + 1]
+        first, last = reduction.first[c], reduction.first[c + 1]
+        mixed = last - first < b - a
+        if mixed:
+            last -= 2
+        s11, s12, s22 = 0.0, 0.0, 0.0
+        for i in range(a, b):
+            x, y = full[0, reduction.order[i]], full[1, reduction.order[i]]
+            s11 += x * x
+            s12 += x * y
+            s22 += y * y
+        for i in range(first, last):
+            x, y = 0.0, 0.0
+            for k in range(a, b):
+                z = reduction.basis[i, k - a]
+                x += z * full[0, reduction.order[k]]
+                y += z * full[1, reduction.order[k]]
+            T[0, i] = x
+            T[1, i] = y
+            s11 -= x * x
+            s12 -= x * y
+            s22 -= y * y
+        if mixed:  # the rest, as a Cholesky factor
+            T[0, last] = np.sqrt(max(s11, 0.0))
+            T[1, last] = s12 / T[0, last] if T[0, last] > 0.0 else 0.0
+            T[0, last + 1] = 0.0
+            T[1, last + 1] = np.sqrt(max(s22 - T[1, last] * T[1, last], 0.0))
+
+
+@kernel
+def load_group(voxels: Any, v: int, model: Any, mark: Any, own: Any) -> None:
+    """Compute the blocks of voxel v."""
+    load_blocks(model.rows, voxels, v, model.shared, mark, own)
+
+
+def reduce_group(voxels: Voxels, model: SlopeModel, v: int) -> Reduction | None:
+    """Return the reduction for voxels with the same images as v, if it is worth it."""
+    own = copy_blocks(model.shared)
+    load_group(voxels, v, model, np.full(own.n_obs.size, -1), own)
+    reduction = reduce_levels(own)
+    return reduction if 1.5 * reduction.weight.size < own.n_obs.size else None
+
+
 def fit_slopes(
-    voxels: Voxels, model: SlopeModel, options: MixedOptions, starts: FloatArray, results: Results
+    voxels: Voxels,
+    model: SlopeModel,
+    options: MixedOptions,
+    starts: FloatArray,
+    results: Results,
+    reduction: Reduction | None = None,
 ) -> None:
-    """Fit the voxels of `order`."""
-    p, n = len(voxels.effect), model.shared.n_obs.size
+    """Fit the voxels of `order`; with a reduction they all have the same images."""
+    own = copy_blocks(model.shared)
+    is_reduced = reduction is not None
+    reduction = reduction or _keep_levels(own)
+    p, n = len(voxels.effect), reduction.weight.size
     _fit_slopes(
         voxels,
         model,
@@ -448,7 +587,9 @@ def fit_slopes(
         options.maxnit,
         starts,
         make_search([2] if model.pick.size == 3 else [1, 1]),
-        copy_blocks(model.shared),
+        own,
+        reduction,
+        is_reduced,
         make_slope_work(p, n),
         make_evaluation(p, 3),
         results,
@@ -465,15 +606,19 @@ def _fit_slopes(
     starts: Any,
     search: Any,
     own: Any,
+    reduction: Any,
+    is_reduced: bool,
     w: Any,
     e: Any,
     results: Any,
 ) -> None:
     """Fit the voxels one after the other."""
     p, n = voxels.effect.shape[0], own.n_obs.size
+    G, M, weight = reduction.G, reduction.M, reduction.weight
     m = model.pick.size
     gram, matrix, row = np.empty((p, p)), np.empty((p, p)), np.empty(p)
-    T, D, start, packed = np.empty((2, n)), np.zeros(4), np.zeros(3), np.zeros(m)
+    full, T = np.empty((2, n)), np.empty((2, weight.size))
+    D, start, packed = np.zeros(4), np.zeros(3), np.zeros(m)
     g, H = np.zeros(m), np.zeros((m, m))
     change, spread, best = np.zeros(3), np.zeros((3, 3)), np.zeros(m)
     mark = np.full(n, -1)
@@ -484,19 +629,23 @@ def _fit_slopes(
             load_blocks(model.rows, voxels, v, model.shared, mark, own)
             load_gram(voxels, v, gram)
             last = v
-        if voxels.n_obs[v] <= count_identified(own.n_obs, 2):
+        if voxels.n_obs[v] <= count_identified(own.n_obs, 2) or count_identified(own.n_obs, 1) < 2:
             results.outcome[v] = UNIDENTIFIED
             continue
-        load_residuals(voxels, v, model.S, own.M, T)
+        if is_reduced:
+            load_residuals(voxels, v, model.S, own.M, full)
+            _mix_levels(reduction, full, T)
+        else:
+            load_residuals(voxels, v, model.S, own.M, T)
         rss = voxels.rss[v]
         N = float(voxels.n_obs[v] - (p if reml else 0))
-        start_slope(own.G, T, rss, float(voxels.n_obs[v] - p), start)
-        lowest, nit = np.inf, 0
+        start_slope(G, weight, T, rss, float(voxels.n_obs[v] - p), start)
+        lowest, nit, is_best = np.inf, 0, True
         outcome = GO_ON
         for attempt in range(starts.size + 2):
             # The last attempt goes back to the best end, if that was not the end before.
             if attempt == starts.size + 1:
-                if best_deviance(search) <= lowest or not lowest < np.inf:
+                if is_best:
                     break
                 packed[:] = best
             else:
@@ -512,15 +661,17 @@ def _fit_slopes(
                 D[3] = (
                     D[0] * D[2] if m == 2 else search.values[NOW, 0, 0] * search.values[NOW, 0, 1]
                 )
-                evaluate_slope(own.G, own.M, T, gram, rss, N, reml, D, w, e)
+                evaluate_slope(G, M, weight, T, gram, rss, N, reml, D, w, e)
                 for k in range(m):
                     g[k] = e.gradient[model.pick[k]]
                     for i in range(m):
                         H[k, i] = e.hessian[model.pick[k], model.pick[i]]
                 outcome = advance(search, e.number[F], e.number[NOISE], g, H, tolerance, N, most)
             nit += count_evaluations(search)
-            if best_deviance(search) < lowest:
-                lowest = best_deviance(search)
+            deviance = end_deviance(search, outcome)
+            is_best = deviance <= lowest or (attempt == 0 and starts.size == 0)
+            if deviance < lowest:
+                lowest = deviance
                 best[:] = search.vector[ENTRIES]
         results.outcome[v] = outcome
         results.nit[v] = nit

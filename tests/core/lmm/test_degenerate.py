@@ -1,0 +1,133 @@
+"""Voxels that cannot be fitted, or hardly: they get a status, and their neighbours no scratch."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from oracles.designs import STRUCTURES, MixedDesign, make_designs
+
+from nipype_blm.core.status import VoxelStatus, is_fitted
+
+GOOD = {VoxelStatus.FITTED, VoxelStatus.FITTED_BOUNDARY}
+NOTHING_LEFT = {VoxelStatus.ZERO_VARIANCE}
+METHODS = ("exact", "pSFS", "FS")
+
+
+class Voxel(NamedTuple):
+    y: np.ndarray
+    status: set[VoxelStatus]  # what is right
+
+
+def make_voxels(design: MixedDesign) -> dict[str, Voxel]:
+    """Return one voxel of each sort."""
+    rng = np.random.default_rng(11)
+    n = len(design.X)
+    factor = design.factors[0]
+    noise = rng.normal(size=n)
+    spike, ones = np.zeros(n), np.ones(n)
+    spike[7] = 1.0
+    few, one_level = np.full(n, np.nan), np.full(n, np.nan)
+    few[:4] = noise[:4]
+    one_level[factor.level == 3] = noise[factor.level == 3]
+    singles = np.full(n, np.nan)
+    one_of_each = np.arange(factor.n_levels) * 6 + np.arange(factor.n_levels) % 6
+    singles[one_of_each] = noise[one_of_each]
+    lines = (factor.Z * rng.normal(size=(factor.n_levels, factor.n_effects))[factor.level]).sum(1)
+    return {
+        "empty": Voxel(np.nan * ones, {VoxelStatus.NO_DATA}),
+        "zero": Voxel(0 * ones, NOTHING_LEFT),
+        "constant": Voxel(5.1 * ones, NOTHING_LEFT),
+        "a large constant": Voxel(1e9 * ones / 3, NOTHING_LEFT),
+        "X b exactly": Voxel(design.X @ [1e3, -2.0, 0.1], NOTHING_LEFT),
+        "Z b exactly": Voxel(lines, NOTHING_LEFT),
+        "X b + Z b exactly": Voxel(design.X @ [1e3, -2.0, 0.1] + lines, NOTHING_LEFT),
+        "one value differs": Voxel(spike, GOOD),
+        "one value differs much": Voxel(1e6 * spike + noise, GOOD),
+        "few ones among zeros": Voxel((rng.random(n) < 0.1).astype(float), GOOD),
+        "two values": Voxel(np.sign(noise), GOOD),
+        "nearly Z b": Voxel(lines + 1e-3 * noise, GOOD),
+        "four images": Voxel(few, {VoxelStatus.TOO_FEW}),
+        "one image of each level": Voxel(singles, {VoxelStatus.UNIDENTIFIED}),
+        "one level": Voxel(one_level, {*GOOD, VoxelStatus.UNIDENTIFIED, VoxelStatus.TOO_FEW}),
+        "a large mean": Voxel(1e8 + noise, {*GOOD, VoxelStatus.FITTED_IMPRECISE}),
+        "tiny": Voxel(1e-38 * noise, GOOD),  # the range of single precision
+        "huge": Voxel(1e38 * noise, GOOD),
+        "infinite": Voxel(np.where(spike, np.inf, noise), NOTHING_LEFT),
+        "noise": Voxel(noise, GOOD),
+    }
+
+
+def fit_design(fit_mixed, design: MixedDesign, Y: np.ndarray, contrasts, **options):
+    return fit_mixed(Y, design.X, design.factors, contrasts, safe_mode=False, **options)
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_each_voxel_gets_the_status_that_tells_why(fit_mixed, structure, method, reml) -> None:
+    design = make_designs(np.random.default_rng(12), structure)
+    voxels = make_voxels(design)
+    Y = np.column_stack([voxel.y for voxel in voxels.values()])
+    fit = fit_design(fit_mixed, design, Y, (), reml=reml, method=method)
+    statuses = dict(zip(voxels, map(VoxelStatus, fit.status), strict=True))
+    wrong = {name: s.name for name, s in statuses.items() if s not in voxels[name].status}
+    assert not wrong
+    for values in (fit.beta, fit.sigma2, fit.llh, fit.cov, fit.resms, *fit.D):
+        assert np.isfinite(values[is_fitted(fit.status)]).all()
+    assert np.all(fit.sigma2[fit.fitted] > 0)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_good_voxels_keep_every_bit_beside_bad_ones(fit_mixed, contrasts, structure) -> None:
+    design = make_designs(np.random.default_rng(13), f"{structure} missing", n_voxels=20)
+    bad = np.column_stack([voxel.y for voxel in make_voxels(design).values()])
+    mixed = np.stack([bad, design.Y], axis=2).reshape(len(bad), -1)  # one after the other
+    found = fit_design(fit_mixed, design, mixed, contrasts)
+    alone = fit_design(fit_mixed, design, design.Y, contrasts)
+    for name in ("status", "beta", "sigma2", "llh", "cov", "resms", "nit", "stat", "dof"):
+        assert_array_equal(getattr(found, name)[1::2], getattr(alone, name), name)
+    for D, expected in zip(found.D, alone.D, strict=True):
+        assert_array_equal(D[1::2], expected)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_large_mean_costs_no_more_digits_than_it_has(fit_mixed, structure) -> None:
+    design = make_designs(np.random.default_rng(14), structure)
+    rounded = (1e8 + design.Y) - 1e8  # what 16 digits leave of the data
+    expected = fit_design(fit_mixed, design, rounded, (), tol=1e-12)
+    found = fit_design(fit_mixed, design, 1e8 + rounded, (), tol=1e-12)
+    # The first value is subtracted before anything is added up: the same data but for rounding.
+    assert_allclose(found.llh, expected.llh, rtol=0, atol=1e-8)
+    assert_allclose(found.beta - [1e8, 0, 0], expected.beta, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_safe_mode_drops_voxels_with_no_more_images_than_effects(fit_mixed, structure) -> None:
+    design = make_designs(np.random.default_rng(15), f"{structure} few_levels", n_voxels=8)
+    n_effects = sum(factor.n_columns for factor in design.factors)
+    Y = design.Y.copy()
+    rows = np.random.default_rng(16).permutation(len(Y))
+    for v, n in enumerate(range(n_effects - 3, n_effects + 5)):
+        Y[rows[n:], v] = np.nan
+    data = Y, design.X, design.factors
+    safe = fit_mixed(*data)
+    few = (safe.n_obs <= n_effects) & (safe.n_obs > 4)
+    assert_array_equal(safe.status == VoxelStatus.TOO_MANY_EFFECTS, few)
+    free = fit_mixed(*data, safe_mode=False)
+    assert VoxelStatus.TOO_MANY_EFFECTS not in free.status
+    assert_array_equal(free.status[~few], safe.status[~few])
+    # Fewer images than effects are fitted as well as they can be, or said to be too few.
+    allowed = {*GOOD, VoxelStatus.NOT_CONVERGED, VoxelStatus.UNIDENTIFIED, VoxelStatus.NO_DATA}
+    allowed |= {VoxelStatus.ZERO_VARIANCE, VoxelStatus.TOO_FEW, VoxelStatus.RANK_DEFICIENT}
+    assert set(free.status) <= allowed
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_iterations_that_end_early_are_said_so(fit_mixed, structure) -> None:
+    design = make_designs(np.random.default_rng(17), structure, n_voxels=20)
+    data = design.Y, design.X, design.factors
+    fit = fit_mixed(*data, maxnit=1)
+    assert np.mean(fit.status == VoxelStatus.NOT_CONVERGED) > 0.5
+    best = fit_mixed(*data)
+    assert np.all(fit.llh <= best.llh + 1e-8)  # a hundred roundings
