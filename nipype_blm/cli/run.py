@@ -77,7 +77,9 @@ def run_workflow(config: ModelConfig, config_file: Path) -> None:
 
 @contextmanager
 def _messages_to_file(logs: Path) -> Iterator[None]:
-    """Send Nipype's messages to a file instead of the terminal."""
+    """Send Nipype's messages to a file instead of the terminal, and our warnings to both."""
+    ours = logging.getLogger("nipype_blm")
+    to_terminal = logging.StreamHandler()  # as without any handler
     loggers = [nipype_logging.getLogger(name) for name in nipype_logging.loggers]
     to_file = logging.FileHandler(logs / "nipype.log")
     to_file.setFormatter(logging.Formatter(nipype_logging.fmt, nipype_logging.datefmt))
@@ -89,10 +91,14 @@ def _messages_to_file(logs: Path) -> Iterator[None]:
             handler.setLevel(logging.CRITICAL)
         for logger in loggers:
             logger.addHandler(to_file)
+        for handler in (to_file, to_terminal):
+            ours.addHandler(handler)
         yield
     finally:
         for logger in loggers:
             logger.removeHandler(to_file)
+        for handler in (to_file, to_terminal):
+            ours.removeHandler(handler)
         for handler, level in terminal.items():
             handler.setLevel(level)
         to_file.close()

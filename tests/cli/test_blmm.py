@@ -398,6 +398,8 @@ def test_voxels_without_convergence_are_counted_in_a_warning_and_in_the_summary(
     n = (study_of_blmm.map("status") == VoxelStatus.NOT_CONVERGED).sum()
     assert n > 10
     [warning] = [r.getMessage() for r in caplog.records if "without convergence" in r.getMessage()]
+    log = study_of_blmm.outdir / "work" / "blmm_wf" / "logs" / "nipype.log"
+    assert warning in log.read_text()
     assert warning.startswith(f"{n} voxels")
     assert f"{n} voxels {VoxelStatus.NOT_CONVERGED.meaning}" in result.out
 

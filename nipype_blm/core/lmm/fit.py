@@ -338,26 +338,25 @@ def _fit(
 
         threads.split(fit_range, order.size)
 
-    others = [np.zeros(0, np.int64)]
-    for order in _split_groups(voxels):
-        special = None
-        if engine.specialise is not None and order.size >= engine.fewest:
+    alone = np.ones(voxels.order.size, bool)
+    if engine.specialise is not None:
+        for group in _find_groups(voxels, engine.fewest):
+            order = voxels.order[group]
             special = engine.specialise(voxels, int(order[0]))
-        if special is None:
-            others.append(order)
-        else:
-            run(special, order)
-    run(engine.fit, np.concatenate(others))
+            if special is not None:
+                run(special, order)
+                alone[group] = False
+    run(engine.fit, voxels.order[alone])
     return results, _scale_back(results.D, factors, scales, engine.order)
 
 
-def _split_groups(voxels: Voxels) -> list[NDArray[np.int64]]:
-    """Return the voxels of `order` that have the same images, group by group."""
-    if not voxels.order.size:
-        return []
+def _find_groups(voxels: Voxels, fewest: int) -> list[slice]:
+    """Return where in `order` at least so many voxels have the same images."""
     presence = voxels.presence[:, voxels.order]
-    edges = np.flatnonzero((presence[:, 1:] != presence[:, :-1]).any(axis=0)) + 1
-    return np.split(voxels.order, edges)
+    changes = (presence[:, 1:] != presence[:, :-1]).any(axis=0)
+    edges = np.concatenate([[0], np.flatnonzero(changes) + 1, [voxels.order.size]])
+    large = np.flatnonzero(np.diff(edges) >= max(fewest, 1))
+    return [slice(int(edges[i]), int(edges[i + 1])) for i in large]
 
 
 def _count_starts(factors: Sequence[RandomFactor]) -> int:

@@ -44,13 +44,16 @@ def compare(fit_mixed, contrasts, designs: list[tuple[str, int, bool]]) -> list[
     fits, cases = [], []
     for kind, seed, reml in designs:
         design = make_designs(np.random.default_rng(seed), kind, N_VOXELS)
-        fit = fit_mixed(design.Y, design.X, design.factors, contrasts, reml=reml, safe_mode=False)
+        fit = fit_mixed(design.Y, design.X, design.factors, contrasts, reml=reml)
         name = f"{kind}, seed {seed}, {'REML' if reml else 'ML'}, voxel "
         fits += [(fit, v, f"{name}{v}") for v in fit.fitted]
-        Y, D = design.Y[:, fit.fitted], [fit.blocks(v) for v in fit.fitted]
+        Y, D = (
+            design.Y[:, fit.fitted],
+            [list(map(make_definite, fit.blocks(v))) for v in fit.fitted],
+        )
         cases += make_cases(Y, design.X, design.factors, contrasts, reml=reml, D=D)
-        # Levels of one observation may leave too few for X, or for variances beside sigma2.
-        dropped = {VoxelStatus.TOO_FEW, VoxelStatus.UNIDENTIFIED}
+        # Levels of one observation may leave too few for X or Z.
+        dropped = {VoxelStatus.TOO_FEW, VoxelStatus.TOO_MANY_EFFECTS}
         assert set(np.delete(fit.status, fit.fitted)) <= dropped, name
     return [
         Comparison(
@@ -59,6 +62,18 @@ def compare(fit_mixed, contrasts, designs: list[tuple[str, int, bool]]) -> list[
         )
         for (fit, v, name), case, lmer in zip(fits, cases, run_lmer(cases), strict=True)
     ]  # fmt: skip
+
+
+def make_definite(D: np.ndarray) -> np.ndarray:
+    """Return D without the negative eigenvalues that rounding of its elements has left."""
+    sd = np.sqrt(np.diag(D))
+    scale = np.outer(sd, sd) + (np.outer(sd, sd) == 0)
+    values, vectors = np.linalg.eigh(D / scale)
+    # Three effects with scales of 1e-3 to 1e2 are mixed and unmixed: 1e-16 times a few 1e4.
+    assert values.min() > -1e-10
+    if values.min() >= 0:
+        return D
+    return scale * ((vectors * np.maximum(values, 0)) @ vectors.T)
 
 
 def check_optimum(found: Comparison) -> None:
@@ -82,9 +97,15 @@ def check_tests(found: Comparison) -> list[bool]:
     """Return, for each contrast, whether lmerTest had to be put right by exact derivatives."""
     # Deviances within 1e-8 are D within 1e-4 standard errors, of which the degrees of freedom
     # move by as much; so is the D at which ours are evaluated, one step before the optimum.
-    if abs(found.excess) > 1e-8:
+    # One large level and two of one observation leave directions of D of which nothing is known,
+    # nor the degrees of freedom they take.
+    if "few_levels" in found.name and "unbalanced" in found.name:
         return []
-    case = found.case
+    # Where the likelihood is flat, the same deviance may belong to other estimates.
+    best, case = found.lmer.best, found.case
+    same = np.allclose(found.std_error, best.std_error, rtol=1e-3, atol=0)
+    if abs(found.excess) > 1e-8 or not same:
+        return []
     expected = np.array([test.df for test in found.lmer.tests])
     stats = np.array([test.stat for test in found.lmer.tests])
     assert_allclose(found.stat, stats, rtol=1e-3, atol=1e-3, err_msg=found.name)
