@@ -230,7 +230,7 @@ def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
     )
 
 
-def _list_files(given: Path | Sequence[Path], what: str) -> list[ListedPath]:
+def list_files(given: Path | Sequence[Path], what: str) -> list[ListedPath]:
     """Return the files that a field names: a list file, one image, or several."""
     if not isinstance(given, Path):
         return [ListedPath(path, f"entry {i} of {what}") for i, path in enumerate(given, 1)]
@@ -319,7 +319,7 @@ def _find_images(
     """Read the headers of all images; a single 4D image stands for its volumes."""
     listed: list[ListedPath] | None = None
     with problems.collect():
-        listed = [] if given is None else _list_files(given, what)
+        listed = [] if given is None else list_files(given, what)
     if not listed:
         return _Found([], [], None)
     size = -(-len(listed) // _HEADER_THREADS)

@@ -16,7 +16,7 @@ from nipype_blm.io.images import ImageReader, describe_grid_difference, read_hea
 from nipype_blm.io.tables import read_labels, read_table, read_yaml
 from nipype_blm.model.config import BlmConfig, BlmmConfig, ModelConfig, parse_config
 from nipype_blm.model.random import FactorTable, check_factors, make_factors
-from nipype_blm.stages.plan import _list_files
+from nipype_blm.stages.plan import list_files
 
 EXTENSIONS = (".nii", ".nii.gz")
 
@@ -180,7 +180,7 @@ def _compare_lists(one: Results, other: Results, field: str, what: str) -> list[
 
 def _read_list(run: Results, field: str) -> list[Path]:
     given = getattr(run.config, field)
-    return [] if given is None else [item.path for item in _list_files(given, field)]
+    return [] if given is None else [item.path for item in list_files(given, field)]
 
 
 def _compare_designs(one: Results, other: Results) -> list[str]:

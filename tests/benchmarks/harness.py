@@ -253,6 +253,8 @@ def _tabulate(folder: Path) -> str:
     lines = ["# What was reached", "", "Written by the benchmarks; the numbers are in the JSON."]
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text())
+        if "aims" not in result:
+            continue
         lines += [
             "",
             f"## {result['benchmark']}",

@@ -24,8 +24,15 @@ from nipype_blm.core.lmm.evaluation import (
     solve_lower_transposed,
     write_results,
 )
-from nipype_blm.core.lmm.general_fit import GeneralModel, load_products
-from nipype_blm.core.lmm.intercept import LANES, Classes, add_up, classify_all, make_classes
+from nipype_blm.core.lmm.general_fit import GeneralModel, is_identified, load_products
+from nipype_blm.core.lmm.intercept import (
+    LANES,
+    MOST_CLASSES,
+    Classes,
+    add_up,
+    classify_all,
+    make_classes,
+)
 from nipype_blm.core.lmm.levels import (
     Voxels,
     copy_blocks,
@@ -71,7 +78,7 @@ class CrossedWork(NamedTuple):
     A: FloatArray  # (3, packed), A and its derivatives in the first variance
     H: FloatArray  # (k, k), Cholesky factor of Lambda'A Lambda + diag(I, 0)
     c: FloatArray  # (3, k), the column of y in A and its derivatives
-    x: FloatArray  # (6, k)
+    x: FloatArray  # (7, k)
     log_det: FloatArray  # (6,), value, gradient and Hessian of the log-determinant
     series: FloatArray  # (6, N_NODES)
 
@@ -85,14 +92,7 @@ def fit_crossed(
 ) -> None:
     """Fit the voxels of `order`, which all have the images of the group."""
     p, k = len(voxels.effect), len(group.M)
-    work = CrossedWork(
-        np.zeros((3, packed_size(k))),
-        np.zeros((k, k)),
-        np.zeros((3, k)),
-        np.zeros((6, k)),
-        np.zeros(6),
-        np.zeros((6, N_NODES)),
-    )
+    work = _make_work(k)
     classes = group.classes
     own = classes._replace(syy=classes.syy.copy(), sxy=classes.sxy.copy())
     _fit_crossed(
@@ -114,10 +114,22 @@ def fit_crossed(
     )
 
 
+def _make_work(k: int) -> CrossedWork:
+    return CrossedWork(
+        np.zeros((3, packed_size(k))),
+        np.zeros((k, k)),
+        np.zeros((3, k)),
+        np.zeros((7, k)),
+        np.zeros(6),
+        np.zeros((6, N_NODES)),
+    )
+
+
 def make_group(voxels: Voxels, model: GeneralModel, v: int, reml: bool) -> CrossedGroup | None:
     """Prepare the fit of voxels that have the same images as voxel v.
 
-    Returns None where a factor has fewer than two levels there, or as many as images.
+    Returns None where the general way is the better one: with many classes of levels, or
+    variances that cannot be told apart.
     """
     p, k = len(voxels.effect), len(model.BtB)
     blocks = copy_blocks(model.shared)
@@ -126,13 +138,17 @@ def make_group(voxels: Voxels, model: GeneralModel, v: int, reml: bool) -> Cross
     _load(voxels, model, v, blocks, np.full(n, -1), np.zeros((p, p)), BtB)
     n_second = int((np.diag(BtB)[: k - p] > 0).sum())
     n_first = int((blocks.n_obs > 0).sum())
-    if min(n_first, n_second) < 2 or voxels.n_obs[v] <= n_first:
-        return None
-    full, BtB = BtB, BtB[np.tril_indices(k)]
     by_count = bool((np.abs(model.rows.Z) == np.abs(model.rows.Z[0])).all())
     n_classes = int(model.shared.n_obs.max()) + 1 if by_count else n
+    if min(n_first, n_second) < 2 or voxels.n_obs[v] <= n_first or n_classes > MOST_CLASSES:
+        return None
+    full, BtB = BtB, BtB[np.tril_indices(k)]
     classes = make_classes(n, n_classes, k)
     classify_all(blocks, by_count, classes)
+    work = _make_work(k)
+    N = float(voxels.n_obs[v] - (p if reml else 0))
+    if not _is_identified(classes, BtB, k - p, k if reml else k - p, N, work):
+        return None
     nodes = np.cos(np.pi * (np.arange(N_NODES) + 0.5) / N_NODES)
     values = np.zeros((N_NODES, N_NODES))
     m = k if reml else k - p
@@ -311,6 +327,18 @@ def _compute_log_det(classes: Any, s: int, m: int, d1: float, d2: float, w: Any)
     w.log_det[5] = -(T * T).sum()
 
 
+@kernel
+def _is_identified(classes: Any, BtB: Any, s: int, m: int, N: float, w: Any) -> bool:
+    """Return whether the variances can be told apart, from the log-determinant at D = I."""
+    _set_up(classes, BtB, 1.0, w.A)
+    if not _factorise(w.A[0], s, 1.0, w.H):
+        return False
+    _compute_log_det(classes, s, m, 1.0, 1.0, w)
+    d = w.log_det
+    information = np.array([[-d[3], -d[4]], [-d[4], -d[5]]])
+    return is_identified(information, d[1:3], np.arange(2), N, np.empty((2, 2)))
+
+
 @routine
 def _multiply(A: Any, x: Any, out: Any) -> None:
     """Compute A x of a packed symmetric A."""
@@ -383,10 +411,19 @@ def _evaluate(
             c2[a] -= w2 * y
     root = np.sqrt(d2)
     coefficients, product, h1, moved, score, x2 = w.x[0], w.x[1], w.x[2], w.x[3], w.x[4], w.x[5]
+    fitted = w.x[6]
     coefficients[:] = c0
-    _apply_phi(w.H, s, root, coefficients)
+    for a in range(s):
+        coefficients[a] *= root
+    solve_lower(w.H, coefficients, k)
+    solve_lower_transposed(w.H, coefficients, k)
+    for a in range(s):
+        r2 += coefficients[a] * coefficients[a]
+        coefficients[a] *= root
+    # At the minimum, where errors of the coefficients count only squared; see `general`.
+    _multiply(w.A[0], coefficients, fitted)
     for a in range(k):
-        r2 -= c0[a] * coefficients[a]
+        r2 += coefficients[a] * (fitted[a] - 2.0 * c0[a])
     e.number[R2] = r2
     if not r2 > 0.0:
         return
@@ -409,10 +446,9 @@ def _evaluate(
     _apply_phi(w.H, s, root, moved)
     for a in range(k):
         q11 -= 2.0 * h1[a] * moved[a]
-    _multiply(w.A[0], coefficients, product)
     q2 = 0.0
     for a in range(k):
-        score[a] = c0[a] - product[a] if a < s else 0.0  # Z2'P y
+        score[a] = c0[a] - fitted[a] if a < s else 0.0  # Z2'P y
         q2 -= score[a] * score[a]
     _multiply(w.A[0], moved, product)
     q12 = 0.0
@@ -420,7 +456,6 @@ def _evaluate(
         q12 -= 2.0 * score[a] * (h1[a] - product[a])
     for i in range(p):
         e.effect[i] = coefficients[s + i]
-        x, y = 0.0, 0.0
         for j in range(i + 1):
             e.factor[i, j] = w.H[s + i, s + j]
     for i in range(p):
@@ -445,9 +480,9 @@ def _evaluate(
     g, H = e.gradient, e.hessian
     g[0] = N * q1 / r2 + w.log_det[1]
     g[1] = N * q2 / r2 + w.log_det[2]
-    H[0, 0] = N * (q11 / r2 - q1 * q1 / (r2 * r2)) + w.log_det[3]
-    H[0, 1] = N * (q12 / r2 - q1 * q2 / (r2 * r2)) + w.log_det[4]
-    H[1, 1] = N * (q22 / r2 - q2 * q2 / (r2 * r2)) + w.log_det[5]
+    H[0, 0] = N * (q11 / r2 - (q1 / r2) * (q1 / r2)) + w.log_det[3]
+    H[0, 1] = N * (q12 / r2 - (q1 / r2) * (q2 / r2)) + w.log_det[4]
+    H[1, 1] = N * (q22 / r2 - (q2 / r2) * (q2 / r2)) + w.log_det[5]
     H[1, 0] = H[0, 1]
 
 
@@ -486,7 +521,7 @@ def _find_sensitivity(s: int, d2: float, columns: Any, w: Any, e: Any) -> None:
 
 
 @routine
-def _estimate_start(rss: float, N: float, w: Any, e: Any, start: Any) -> None:
+def _estimate_start(N: float, w: Any, e: Any, start: Any) -> None:
     """Estimate D by moments from an evaluation at D = I (MINQUE; C. R. Rao, 1971)."""
     r2 = e.number[R2]
     t1, t2 = w.log_det[1], w.log_det[2]
@@ -544,7 +579,7 @@ def _fit_crossed(
             if not e.number[F] < np.inf:
                 results.outcome[v] = UNDEFINED
                 continue
-            _estimate_start(rss, N, w, e, start)
+            _estimate_start(N, w, e, start)
             begin(search, start)
             outcome = GO_ON
             while outcome == GO_ON:

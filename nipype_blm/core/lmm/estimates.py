@@ -16,7 +16,7 @@ class MixedOptions(NamedTuple):
     reml: bool = True  # the restricted likelihood instead of the likelihood
     method: str = "exact"  # Newton steps to a certified optimum, or one of Fisher's scorings
     tol: float = 1e-6  # gain in log-likelihood below which iterations end
-    maxnit: int = 10000  # most evaluations of the likelihood at a voxel
+    maxnit: int = 10000  # most evaluations of the likelihood from one starting value
     safe_mode: bool = True  # drop voxels with no more images than random effects
     n_starts: int | None = None  # starting values tried; by default 1, or 3 where levels are few
 

@@ -23,7 +23,14 @@ import numpy as np
 from nipype_blm.core._jit import routine
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray, packed_size
-from nipype_blm.core.lmm.evaluation import NOISE, R2, F, cholesky, solve_lower
+from nipype_blm.core.lmm.evaluation import (
+    NOISE,
+    R2,
+    F,
+    cholesky,
+    solve_lower,
+    solve_lower_transposed,
+)
 from nipype_blm.core.lmm.levels import IntArray
 
 
@@ -306,8 +313,15 @@ def evaluate_general(
     inverse = _inverse_of_factor(H)
     half = np.dot(inverse, root.T)
     phi = np.dot(half.T, half)
-    coefficients = np.dot(phi, c)
-    r2 = w.A[0, k, k] - np.dot(c, coefficients)
+    solution = np.dot(root.T, c)
+    solve_lower(H, solution, k)
+    solve_lower_transposed(H, solution, k)
+    coefficients = np.dot(root, solution)
+    # At the minimum, where errors of the solution count only squared: as y'y - c'coefficients
+    # they would be multiplied by the condition of H, that is by D.
+    r2 = w.A[0, k, k] + np.dot(coefficients, np.dot(A, coefficients) - 2.0 * c)
+    for i in range(s):
+        r2 += solution[i] * solution[i]
     e.number[R2] = r2
     if not r2 > 0.0:
         return
@@ -389,7 +403,7 @@ def _differentiate_fit(
                 e.effect_gradient[a, i] += e.factor[j, i] * moved[a, s + j]
         for b in range(a + 1):
             hessian = second[a, b] - 2.0 * np.dot(moved[a], scores[b])
-            x = N * (hessian / r2 - e.r2_gradient[a] * e.r2_gradient[b] / (r2 * r2))
+            x = N * (hessian / r2 - (e.r2_gradient[a] / r2) * (e.r2_gradient[b] / r2))
             e.hessian[a, b] = x - w.information[a, b]
             e.hessian[b, a] = e.hessian[a, b]
         e.gradient[a] = N * e.r2_gradient[a] / r2 + w.trace[a]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nipype_blm.core._jit import kernel, routine
-from nipype_blm.core.factors import RandomFactor
+from nipype_blm.core.factors import RandomFactor, count_columns
 from nipype_blm.core.linalg import FloatArray, packed_size
 from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.core.lmm.evaluation import (
@@ -53,14 +53,16 @@ from nipype_blm.core.lmm.newton import (
     best_deviance,
     count_evaluations,
     count_spread,
-    end_deviance,
     find_spread,
+    is_needed,
+    is_rough_end,
+    keep_end,
     make_search,
     place,
 )
 
-# Information on a variance at D = I, where Z'Z of a level is about I: an eighth for each level.
-UNINFORMATIVE = 1e-9
+# Share of the information on a variance that others, and that of the residuals, leave.
+UNIDENTIFIABLE = 1e-8
 
 NEWTON, FULL_SCORING, SIMPLIFIED_SCORING = range(3)
 
@@ -103,13 +105,14 @@ def make_general_model(
     chosen = [factors[i] for i in order]
     layout = make_layout(chosen)
     n_obs = len(Q)
-    dense = [np.zeros((n_obs, factor.n_columns)) for factor in chosen[1:]]
-    for i, factor, Z in zip(order[1:], chosen[1:], dense, strict=True):
+    n_dense = count_columns(chosen[1:])
+    B = np.zeros((n_obs, n_dense + Q.shape[1]))
+    B[:, n_dense:] = Q
+    for i, factor, column in zip(order[1:], chosen[1:], layout.column[1:], strict=True):
         effects = factor.Z @ scales[i]
-        first = factor.level.astype(np.int64) * factor.n_effects
+        first = column + factor.level.astype(np.int64) * factor.n_effects
         for a in range(factor.n_effects):
-            Z[np.arange(n_obs), first + a] = effects[:, a]
-    B = np.concatenate([*dense, Q], axis=1)
+            B[np.arange(n_obs), first + a] = effects[:, a]
     rows = group_rows(chosen[0], scales[order[0]], B, batches)
     size = max(factor.n_effects for factor in factors)
     scale = np.zeros((len(factors), size, size))
@@ -299,12 +302,55 @@ def _solve_symmetric(A: Any, b: Any, n: int) -> bool:
 
 
 @routine
-def _has_unidentified(pick: Any, information: Any) -> bool:
-    """Return whether y says nothing of a variance: its factor has one level, for example."""
-    least = np.inf
-    for a in range(pick.size):
-        least = min(least, information[pick[a], pick[a]])
-    return bool(least < UNINFORMATIVE)
+def is_identified(information: Any, trace: Any, pick: Any, N: float, A: Any) -> bool:
+    """Return whether the variances can be told from each other and from that of the residuals.
+
+    Parameters
+    ----------
+    information, trace : arrays of shape (n_entries, n_entries), (n_entries,)
+        Minus the Hessian of the log-determinant at D = I, and its gradient.
+    A : array of shape (m, m)
+        Workspace.
+    """
+    m = pick.size
+    for a in range(m):
+        i = pick[a]
+        for b in range(a + 1):
+            j = pick[b]
+            A[a, b] = information[i, j] - trace[i] * trace[j] / N
+    for a in range(m):
+        if not A[a, a] > UNIDENTIFIABLE * information[pick[a], pick[a]]:
+            return False
+    identified = True
+    for a in range(m):
+        whole = A[a, a]
+        for b in range(a):
+            x = A[a, b]
+            for k in range(b):
+                x -= A[a, k] * A[b, k]
+            A[a, b] = x / A[b, b]
+            A[a, a] -= A[a, b] * A[a, b]
+        identified &= A[a, a] > UNIDENTIFIABLE * whole
+        A[a, a] = np.sqrt(max(A[a, a], UNIDENTIFIABLE * whole))
+    return bool(identified)
+
+
+@routine
+def _has_single_level(layout: Any, own: Any, BtB: Any) -> bool:
+    """Return whether the images present are all of one level of some factor."""
+    if count_identified(own.n_obs, 1) < 2:
+        return True
+    for f in range(1, layout.n_effects.size):
+        q, present = layout.n_effects[f], 0
+        for level in range(layout.n_levels[f]):
+            total = 0.0
+            for a in range(q):
+                column = layout.column[f] + level * q + a
+                total += BtB[column, column]
+            present += total > 0.0
+        if present < 2:
+            return True
+    return False
 
 
 @routine
@@ -363,7 +409,8 @@ def _fit_general(
     gram, matrix, row = np.zeros((p, p)), np.zeros((p, p)), np.zeros(p)
     roots = np.zeros((layout.n_effects.size, size, size))
     g, H = np.zeros(m), np.zeros((m, m))
-    start, entries, best = np.zeros(m), np.zeros(m), np.zeros(m)
+    start, entries = np.zeros(m), np.zeros(m)
+    ends, points = np.zeros(3), np.zeros((2, m))
     A, x = np.zeros((m, m)), np.zeros(m)
     change, spread = np.zeros(w.trace.size), np.zeros((w.trace.size, m))
     isotropic = np.zeros(m)
@@ -374,7 +421,7 @@ def _fit_general(
         for i in range(model.block_size[b]):
             isotropic[first + i * (i + 3) // 2] = 1.0
     mark = np.full(n, -1)
-    last = -1
+    last, has_single_level = -1, False
     tolerance = min(TOLERANCE, 2.0 * tol) if method == NEWTON else 2.0 * tol
     for position in range(voxels.order.size):
         v = voxels.order[position]
@@ -382,8 +429,9 @@ def _fit_general(
             load_blocks(model.rows, voxels, v, model.shared, mark, own)
             load_gram(voxels, v, gram)
             load_products(model, voxels, v, gram, BtB)
+            has_single_level = _has_single_level(layout, own, BtB)
             last = v
-        if voxels.n_obs[v] <= count_identified(own.n_obs, q):
+        if voxels.n_obs[v] <= count_identified(own.n_obs, q) or has_single_level:
             results.outcome[v] = UNIDENTIFIED
             continue
         _load_residuals(model, voxels, v, own, BtB, M)
@@ -396,34 +444,30 @@ def _fit_general(
         if not e.number[F] < np.inf:
             results.outcome[v] = UNDEFINED
             continue
-        if reml and _has_unidentified(pick, w.information):
+        if not is_identified(w.information, w.trace, pick, N, A):
             results.outcome[v] = UNIDENTIFIED
             continue
         _start_by_moments(model, w, e, N, A, x, start)
-        lowest, is_best = np.inf, True
-        for attempt in range(starts.size + 2):
-            # The last attempt goes back to the best end, if that was not the end before.
-            if attempt == starts.size + 1:
-                if is_best:
-                    break
-                begin(search, best)
-            elif attempt == 0:
-                begin(search, start)
+        ends[:] = np.inf
+        for attempt in range(starts.size + 3):
+            if not is_needed(attempt, starts.size, ends):
+                break
+            rough = attempt < starts.size
+            if rough:
+                entries[:] = starts[attempt] * isotropic
+            elif attempt == starts.size:
+                entries[:] = start
             else:
-                entries[:] = starts[attempt - 1] * isotropic
-                begin(search, entries)
+                entries[:] = points[attempt - starts.size - 1]
+            begin(search, entries)
             outcome = GO_ON
-            while outcome == GO_ON:
+            while outcome == GO_ON and not (rough and is_rough_end(search)):
                 _set_roots(model, search, roots)
                 evaluate_general(layout, BtB, own.G, M, N, reml, roots, w, e)
                 _gather(model, method, w, e, N, g, H)
                 outcome = advance(search, e.number[F], e.number[NOISE], g, H, tolerance, N, most)
             nit += count_evaluations(search)
-            deviance = end_deviance(search, outcome)
-            is_best = deviance <= lowest or (attempt == 0 and starts.size == 0)
-            if deviance < lowest:
-                lowest = deviance
-                best[:] = search.vector[ENTRIES]
+            keep_end(search, outcome, attempt - starts.size, ends, points)
         results.outcome[v] = outcome
         results.nit[v] = nit
         if outcome in (NO_RESIDUAL, UNDEFINED):

@@ -214,7 +214,7 @@ def add_up(
 
 @routine
 def _add_up_one(voxels: Any, v: int, scale: float, blocks: Any, classes: Any, y: Any) -> None:
-    """Do as `_add_up` for one voxel, with the levels innermost."""
+    """Do as `add_up` for one voxel, with the levels innermost."""
     p, n = blocks.M.shape[1], blocks.M.shape[2]
     for c in range(classes.size.size):
         classes.syy[c, 0] = 0.0
@@ -425,7 +425,11 @@ def _search(
         d = (growth - 1.0) / mean
         nit += 1
         if not _evaluate(classes, gram, rss, t, d, N, reml, A, row, e):
-            return UNDEFINED, nit, d, 0.0, 0.0
+            if z < 1e-3 or nit >= most:
+                return UNDEFINED, nit, d, 0.0, 0.0
+            high = z  # where rounding leaves no residuals
+            z = 0.5 * (low + z)
+            continue
         noise = 1e-15 * N * rss / e.number[R2]
         if noise > UNRELIABLE:
             return NO_RESIDUAL, nit, d, 0.0, 0.0

@@ -12,9 +12,9 @@ towards its null space W; it leaves the boundary where the derivative with respe
 negative eigenvalue in W.  An end is *certified*: the decrement g'M^-1 g of the last step is
 below the tolerance, M is positive definite, and no such eigenvalue is negative.
 
-The search asks for the deviance instead of calling it: `begin`, then evaluate at ``search.D``
-and `advance` until that returns something else than `GO_ON`.  So one compiled search serves
-all models.
+The search asks for the deviance instead of calling it: `begin`, then evaluate where
+``vector[ENTRIES]`` says and `advance`, until that returns something else than `GO_ON`.  So one
+compiled search serves all models.
 """
 
 from collections.abc import Sequence
@@ -35,6 +35,7 @@ TOLERANCE = 1e-11
 LONGEST_STEP = 3.0  # |h|: a factor of 20 in B
 ZERO = 1e-13  # an eigenvalue of D below this, relative to the largest plus one, is none
 MULTIPLIER_TOLERANCE = 1e-9  # times the number of observations
+ROUGH = 1e-2  # decrement from which on Newton's steps foretell the end
 UNRELIABLE = 1e-3  # rounding error of the deviance beyond which there is nothing to search
 
 # Rows of `Search.layout`: of each matrix its size, its first entry, its rank now and at the best
@@ -275,7 +276,7 @@ def _rotate_derivatives(s: Any) -> None:
         for i in range(m):
             x += J[i, a] * s.vector[_GRADIENT, i]
         s.vector[_FRAME_GRADIENT, a] = x
-    for a in range(m):  # J'H to `model`
+    for a in range(m):  # J'H to _MODEL
         for j in range(m):
             x = 0.0
             for i in range(m):
@@ -330,9 +331,9 @@ def _turn_null_space(s: Any, k: int) -> bool:
 
 @routine
 def _build_model(s: Any) -> int:
-    """Set up gradient and Hessian in the coordinates that `reach` asks for; count these.
+    """Set up gradient and Hessian in the coordinates that _REACH asks for; count these.
 
-    The gradient goes to `other_step`, the lower triangle of the Hessian to `model`.
+    The gradient goes to _OTHER, the lower triangle of the Hessian to _MODEL.
     """
     n_active = 0
     C = s.matrix[_FACTOR]
@@ -394,7 +395,7 @@ def _factorise(s: Any, n: int, shift: float, largest: float) -> bool:
 
 @routine
 def _solve_model(s: Any) -> tuple[float, bool]:
-    """Compute the step in the coordinates of `reach`.
+    """Compute the step in the coordinates of _REACH.
 
     Returns its decrement, and whether the Hessian was positive definite without help.
     """
@@ -727,7 +728,7 @@ def count_evaluations(s: Any) -> int:
 
 @routine
 def count_spread(s: Any) -> int:
-    """Return the number of columns of `spread`."""
+    """Return the number of columns of SPREAD."""
     return int(s.counts[_N_SPREAD])
 
 
@@ -739,6 +740,40 @@ def best_deviance(s: Any) -> float:
 
 
 @routine
-def end_deviance(s: Any, outcome: int) -> float:
-    """Return the deviance where a search has ended, infinity where it found nothing."""
-    return np.inf if outcome in (NO_RESIDUAL, UNDEFINED) else best_deviance(s)
+def is_rough_end(s: Any) -> bool:
+    """Return whether a search is so near its end that the deviance there is known."""
+    return bool(s.counts[_STATE] == _TRYING and s.number[_DECREMENT] < ROUGH)
+
+
+@routine
+def is_needed(attempt: int, n_rough: int, ends: Any) -> bool:
+    """Return whether a search is to be made.
+
+    First the rough ones, from `n_rough` starting values; then that from the usual start; then
+    one from the best rough end, if that promised less; then one back to the usual end, if it
+    did not keep its promise.
+
+    Parameters
+    ----------
+    ends : array of shape (3,)
+        Deviances: the least rough one, of the usual search, of the one after that.
+    """
+    if attempt <= n_rough:
+        return True
+    if attempt == n_rough + 1:
+        return bool(ends[0] < ends[1] - 1e-7)
+    return bool(ends[2] > ends[1] and ends[0] < ends[1] - 1e-7)
+
+
+@routine
+def keep_end(s: Any, outcome: int, order: int, ends: Any, points: Any) -> None:
+    """Remember where a search has ended; `order` is negative for rough ones, see `is_needed`.
+
+    `points` (2, m) are the best rough end and that of the usual search.
+    """
+    deviance = np.inf if outcome in (NO_RESIDUAL, UNDEFINED) else best_deviance(s)
+    which = max(order, -1) + 1
+    if which > 0 or deviance < ends[0]:
+        ends[which] = deviance
+        if which < 2:
+            points[which] = s.vector[ENTRIES]

@@ -58,8 +58,10 @@ from nipype_blm.core.lmm.newton import (
     best_deviance,
     count_evaluations,
     count_spread,
-    end_deviance,
     find_spread,
+    is_needed,
+    is_rough_end,
+    keep_end,
     make_search,
 )
 
@@ -296,12 +298,12 @@ def evaluate_slope(
     g, H = e.gradient, e.hessian
     e.r2_gradient[0], e.r2_gradient[1], e.r2_gradient[2] = q1, q2, q3
     g[0], g[1], g[2] = N * q1 * i + t1, N * q2 * i + t2, N * q3 * i + t3
-    H[0, 0] = N * (2.0 * (h11 - z11) * i - q1 * q1 * i * i) + l11
-    H[0, 1] = N * (2.0 * (h12 - z12) * i - q1 * q2 * i * i) + l12
-    H[0, 2] = N * (2.0 * (h13 - z13) * i - q1 * q3 * i * i) + l13
-    H[1, 1] = N * (2.0 * (h22 - z22) * i - q2 * q2 * i * i) + l22
-    H[1, 2] = N * (2.0 * (h23 - z23) * i - q2 * q3 * i * i) + l23
-    H[2, 2] = N * (2.0 * (h33 - z33) * i - q3 * q3 * i * i) + l33
+    H[0, 0] = N * (2.0 * (h11 - z11) * i - (q1 * i) * (q1 * i)) + l11
+    H[0, 1] = N * (2.0 * (h12 - z12) * i - (q1 * i) * (q2 * i)) + l12
+    H[0, 2] = N * (2.0 * (h13 - z13) * i - (q1 * i) * (q3 * i)) + l13
+    H[1, 1] = N * (2.0 * (h22 - z22) * i - (q2 * i) * (q2 * i)) + l22
+    H[1, 2] = N * (2.0 * (h23 - z23) * i - (q2 * i) * (q3 * i)) + l23
+    H[2, 2] = N * (2.0 * (h33 - z33) * i - (q3 * i) * (q3 * i)) + l33
     if reml:
         _add_reml(w, e)
     H[1, 0], H[2, 0], H[2, 1] = H[0, 1], H[0, 2], H[1, 2]
@@ -474,8 +476,7 @@ def reduce_levels(blocks: Blocks) -> Reduction:
     """Find classes of levels with equal G, and the mixtures that stand for them."""
     n = blocks.n_obs.size
     p = blocks.M.shape[1]
-    scale = np.abs(blocks.G).max() or 1.0
-    rounded = np.round(blocks.G[:3] / scale, 12)
+    rounded = np.round(blocks.G[:3] / (np.abs(blocks.G[:3]).max() or 1.0), 12)
     _, of_level = np.unique(rounded, axis=1, return_inverse=True)
     order = np.argsort(of_level.reshape(-1), kind="stable")
     counts = np.bincount(of_level.reshape(-1))
@@ -620,7 +621,8 @@ def _fit_slopes(
     full, T = np.empty((2, n)), np.empty((2, weight.size))
     D, start, packed = np.zeros(4), np.zeros(3), np.zeros(m)
     g, H = np.zeros(m), np.zeros((m, m))
-    change, spread, best = np.zeros(3), np.zeros((3, 3)), np.zeros(m)
+    change, spread = np.zeros(3), np.zeros((3, 3))
+    ends, points = np.zeros(3), np.zeros((2, m))
     mark = np.full(n, -1)
     last = -1
     for position in range(voxels.order.size):
@@ -640,22 +642,22 @@ def _fit_slopes(
         rss = voxels.rss[v]
         N = float(voxels.n_obs[v] - (p if reml else 0))
         start_slope(G, weight, T, rss, float(voxels.n_obs[v] - p), start)
-        lowest, nit, is_best = np.inf, 0, True
-        outcome = GO_ON
-        for attempt in range(starts.size + 2):
-            # The last attempt goes back to the best end, if that was not the end before.
-            if attempt == starts.size + 1:
-                if is_best:
-                    break
-                packed[:] = best
-            else:
-                for k in range(m):
+        nit, outcome = 0, GO_ON
+        ends[:] = np.inf
+        for attempt in range(starts.size + 3):
+            if not is_needed(attempt, starts.size, ends):
+                break
+            rough = attempt < starts.size
+            for k in range(m):
+                if rough:
+                    packed[k] = starts[attempt] if model.pick[k] != 1 else 0.0
+                elif attempt == starts.size:
                     packed[k] = start[model.pick[k]]
-                    if attempt > 0:
-                        packed[k] = starts[attempt - 1] if model.pick[k] != 1 else 0.0
+                else:
+                    packed[k] = points[attempt - starts.size - 1, k]
             begin(search, packed)
             outcome = GO_ON
-            while outcome == GO_ON:
+            while outcome == GO_ON and not (rough and is_rough_end(search)):
                 for k in range(m):
                     D[model.pick[k]] = search.vector[ENTRIES, k]
                 D[3] = (
@@ -668,11 +670,7 @@ def _fit_slopes(
                         H[k, i] = e.hessian[model.pick[k], model.pick[i]]
                 outcome = advance(search, e.number[F], e.number[NOISE], g, H, tolerance, N, most)
             nit += count_evaluations(search)
-            deviance = end_deviance(search, outcome)
-            is_best = deviance <= lowest or (attempt == 0 and starts.size == 0)
-            if deviance < lowest:
-                lowest = deviance
-                best[:] = search.vector[ENTRIES]
+            keep_end(search, outcome, attempt - starts.size, ends, points)
         results.outcome[v] = outcome
         results.nit[v] = nit
         if outcome in (NO_RESIDUAL, UNDEFINED):
