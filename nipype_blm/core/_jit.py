@@ -32,7 +32,16 @@ def inline(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def routine(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile `function` once, to be called from kernels alone."""
+    """Compile `function` once, to be called from kernels alone.
+
+    It may not allocate: without reference counts, views of arrays cost nothing.
+    """
+    compiled: Callable[P, R] = numba.njit(**OPTIONS | NO_WRAPPERS | {"_nrt": False})(function)
+    return compiled
+
+
+def allocating_routine(function: Callable[P, R]) -> Callable[P, R]:
+    """Do as `routine` for a function that makes arrays."""
     compiled: Callable[P, R] = numba.njit(**OPTIONS | NO_WRAPPERS)(function)
     return compiled
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from nipype_blm.core._jit import kernel, routine
+from nipype_blm.core._jit import allocating_routine, kernel, routine
 from nipype_blm.core.linalg import FloatArray, packed_size
 from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.core.lmm.evaluation import (
@@ -276,7 +276,7 @@ def _look_up(table: Any, d1: float, d2: float, w: Any) -> None:
     w.log_det[5] = (f22 - f2) / (b2 * b2)
 
 
-@routine
+@allocating_routine
 def _compute_log_det(classes: Any, s: int, m: int, d1: float, d2: float, w: Any) -> None:
     """Compute the same directly; A and H are there, their lower triangles."""
     k = w.H.shape[0]
@@ -412,9 +412,8 @@ def _evaluate(
     root = np.sqrt(d2)
     coefficients, product, h1, moved, score, x2 = w.x[0], w.x[1], w.x[2], w.x[3], w.x[4], w.x[5]
     fitted = w.x[6]
-    coefficients[:] = c0
-    for a in range(s):
-        coefficients[a] *= root
+    for a in range(k):
+        coefficients[a] = c0[a] * (root if a < s else 1.0)
     solve_lower(w.H, coefficients, k)
     solve_lower_transposed(w.H, coefficients, k)
     for a in range(s):
@@ -442,7 +441,8 @@ def _evaluate(
     _multiply(w.A[2], coefficients, product)
     for a in range(k):
         q11 += coefficients[a] * (product[a] - 2.0 * c2[a])
-    moved[:] = h1
+    for a in range(k):
+        moved[a] = h1[a]
     _apply_phi(w.H, s, root, moved)
     for a in range(k):
         q11 -= 2.0 * h1[a] * moved[a]
@@ -467,7 +467,8 @@ def _evaluate(
     q22 = 0.0
     for a in range(s):
         q22 += 2.0 * score[a] * product[a]
-    x2[:] = product
+    for a in range(k):
+        x2[a] = product[a]
     _apply_phi(w.H, s, root, x2)
     for a in range(k):
         q22 -= 2.0 * product[a] * x2[a]
@@ -510,7 +511,8 @@ def _find_sensitivity(s: int, d2: float, columns: Any, w: Any, e: Any) -> None:
             e.sensitivity[0, j, i] = x
     for i in range(p):  # Z2'V^-1 Q C L
         _multiply(w.A[0], columns[i], product)
-        columns[i] = product
+        for a in range(k):
+            columns[i, a] = product[a]
     for i in range(p):
         for j in range(i + 1):
             x = 0.0
@@ -601,7 +603,7 @@ def _fit_crossed(
                 continue
             results.deviance[v] = best_deviance(search)
             results.D[0, v], results.D[1, v] = search.vector[ENTRIES, 0], search.vector[ENTRIES, 1]
-            find_spread(search, e.hessian)
+            find_spread(search, e.gradient, e.hessian)
             _find_sensitivity(s, d2, columns, w, e)
             write_results(
                 v,

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nipype_blm.core._jit import routine
+from nipype_blm.core._jit import allocating_routine, routine
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray, packed_size
 from nipype_blm.core.lmm.evaluation import (
@@ -80,7 +80,7 @@ def make_general_work(layout: Layout, n_params: int) -> GeneralWork:
     )
 
 
-@routine
+@allocating_routine
 def _invert_levels(G: Any, root: Any, small: Any) -> float:
     """Compute W, R and Gamma of every level; return log|V1|.  D1 = root root'."""
     q, n = small.shape[1], small.shape[3]
@@ -135,7 +135,7 @@ def _element(e: int) -> tuple[int, int]:
     return i, e - i * (i + 1) // 2
 
 
-@routine
+@allocating_routine
 def _eliminate(BtB: Any, G: Any, M: Any, root: Any, w: Any) -> float:
     """Compute A and its derivatives in D1; return log|V1|.
 
@@ -194,7 +194,7 @@ def _eliminate(BtB: Any, G: Any, M: Any, root: Any, w: Any) -> float:
     return log_det
 
 
-@routine
+@allocating_routine
 def make_root(layout: Any, roots: Any, k: int) -> Any:
     """Return Lambda, (k, k), from the root of each factor's D."""
     root = np.eye(k)
@@ -206,7 +206,7 @@ def make_root(layout: Any, roots: Any, k: int) -> Any:
     return root
 
 
-@routine
+@allocating_routine
 def _patterned(layout: Any, f: int, e: int, X: Any) -> Any:
     """Return E_e X: rows of the factor's columns exchanged as the pattern says; others zero."""
     out = np.zeros_like(X)
@@ -219,7 +219,7 @@ def _patterned(layout: Any, f: int, e: int, X: Any) -> Any:
     return out
 
 
-@routine
+@allocating_routine
 def _add_log_det(layout: Any, A: Any, phi: Any, s: int, w: Any) -> None:
     """Add to trace and information what the dense factors have of the log-determinant."""
     k = phi.shape[0]
@@ -262,7 +262,7 @@ def _add_log_det(layout: Any, A: Any, phi: Any, s: int, w: Any) -> None:
                 w.information[d, row] = x
 
 
-@routine
+@allocating_routine
 def _inverse_of_factor(L: Any) -> Any:
     """Return L^-1 of a lower triangular matrix."""
     n = L.shape[0]
@@ -277,7 +277,7 @@ def _inverse_of_factor(L: Any) -> Any:
     return out
 
 
-@routine
+@allocating_routine
 def evaluate_general(
     layout: Any, BtB: Any, G: Any, M: Any, N: float, reml: bool, roots: Any, w: Any, e: Any
 ) -> None:
@@ -343,7 +343,7 @@ def evaluate_general(
     _differentiate_fit(layout, A, c, phi, coefficients, N, w, e, m1, s)
 
 
-@routine
+@allocating_routine
 def _differentiate_fit(
     layout: Any,
     A: Any,
@@ -409,7 +409,7 @@ def _differentiate_fit(
         e.gradient[a] = N * e.r2_gradient[a] / r2 + w.trace[a]
 
 
-@routine
+@allocating_routine
 def find_sensitivity_general(layout: Any, roots: Any, w: Any, e: Any) -> None:
     """Compute the sensitivity at the last evaluation: L'dC L of C = (Q'V^-1 Q)^-1."""
     m, p = e.effect_gradient.shape

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nipype_blm.core._jit import kernel, routine
+from nipype_blm.core._jit import allocating_routine, kernel, routine
 from nipype_blm.core.factors import RandomFactor, count_columns
 from nipype_blm.core.linalg import FloatArray, packed_size
 from nipype_blm.core.lmm.estimates import MixedOptions
@@ -169,7 +169,7 @@ def fit_general(
     )
 
 
-@routine
+@allocating_routine
 def load_products(model: Any, voxels: Any, v: int, gram: Any, BtB: Any) -> None:
     """Compute B'B of the rows present at voxel v, from whichever rows are fewer."""
     B = model.rows.B
@@ -197,7 +197,7 @@ def load_products(model: Any, voxels: Any, v: int, gram: Any, BtB: Any) -> None:
             BtB[s + a, s + b] = gram[a, b]
 
 
-@routine
+@allocating_routine
 def _load_residuals(model: Any, voxels: Any, v: int, own: Any, BtB: Any, M: Any) -> None:
     """Fill in the column of y: Z1'e of every level, Z2'e and e'e of the residuals e."""
     layout = model.layout
@@ -478,7 +478,7 @@ def _fit_general(
             results.D[pick[a], v] = search.vector[ENTRIES, a]
             change[pick[a]] = search.vector[CHANGE, a]
         _gather(model, NEWTON, w, e, N, g, H)
-        find_spread(search, H)
+        find_spread(search, g, H)
         for a in range(m):
             for b in range(m):
                 spread[pick[a], b] = search.matrix[SPREAD, a, b]

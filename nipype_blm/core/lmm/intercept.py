@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nipype_blm.core._jit import inline, kernel, routine
+from nipype_blm.core._jit import allocating_routine, inline, kernel, routine
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray, packed_size
 from nipype_blm.core.lmm.estimates import MixedOptions
@@ -151,7 +151,7 @@ def classify_all(blocks: Any, by_count: bool, classes: Any) -> None:
         _add_level(j, 1.0, blocks, by_count, classes)
 
 
-@routine
+@allocating_routine
 def _classify(
     v: int, shared: Any, own: Any, mark: Any, by_count: bool, complete: Any, classes: Any
 ) -> None:
@@ -177,7 +177,7 @@ def _classify(
             _add_level(j, 1.0, own, by_count, classes)
 
 
-@routine
+@allocating_routine
 def add_up(
     voxels: Any, first: int, n_lanes: int, row: int, scale: float, M: Any, classes: Any, T: Any
 ) -> None:

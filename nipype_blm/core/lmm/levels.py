@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.core._jit import inline, kernel, routine
+from nipype_blm.core._jit import allocating_routine, inline, kernel, routine
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray, packed_size
 from nipype_blm.core.products import WORD, count_bits
@@ -169,7 +169,7 @@ def _subtract_row(rows: Any, i: int, j: int, blocks: Any) -> None:
             M[a, b, j] = 0.0 if empty else M[a, b, j] - z * rows.B[i, b]
 
 
-@routine
+@allocating_routine
 def load_blocks(rows: Any, voxels: Any, v: int, shared: Any, mark: Any, own: Any) -> None:
     """Compute the blocks of voxel v: those of levels that lack nothing are shared.
 

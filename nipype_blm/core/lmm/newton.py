@@ -236,11 +236,35 @@ def begin(s: Any, start: Any) -> None:
 
 
 @routine
+def _copy_point(s: Any, source: int, target: int) -> None:
+    """Copy rank, eigenvalues and eigenvectors of every matrix."""
+    for k in range(s.layout.shape[1]):
+        s.layout[_RANK + target, k] = s.layout[_RANK + source, k]
+        for i in range(s.values.shape[2]):
+            s.values[target, k, i] = s.values[source, k, i]
+            for j in range(s.values.shape[2]):
+                s.vectors[target, k, i, j] = s.vectors[source, k, i, j]
+
+
+@routine
+def _set_derivatives(s: Any, gradient: Any, hessian: Any) -> None:
+    for i in range(gradient.size):
+        s.vector[_GRADIENT, i] = gradient[i]
+        for j in range(gradient.size):
+            s.matrix[_HESSIAN, i, j] = hessian[i, j]
+
+
+@routine
+def _allow_no_more(s: Any) -> None:
+    """Let the next step keep the rank of every matrix."""
+    for k in range(s.layout.shape[1]):
+        s.layout[_REACH, k] = s.layout[_BEST_RANK, k]
+
+
+@routine
 def _go_back(s: Any) -> None:
     """Make the best point so far the point in question."""
-    s.layout[_RANK] = s.layout[_BEST_RANK]
-    s.values[NOW] = s.values[_BEST]
-    s.vectors[NOW] = s.vectors[_BEST]
+    _copy_point(s, _BEST, NOW)
     _set_entries(s)
 
 
@@ -248,11 +272,8 @@ def _go_back(s: Any) -> None:
 def _keep(s: Any, f: float, noise: float, gradient: Any, hessian: Any) -> None:
     """Make the point in question the best point."""
     s.number[_F], s.number[_NOISE] = f, noise
-    s.layout[_BEST_RANK] = s.layout[_RANK]
-    s.values[_BEST] = s.values[NOW]
-    s.vectors[_BEST] = s.vectors[NOW]
-    s.vector[_GRADIENT] = gradient
-    s.matrix[_HESSIAN] = hessian
+    _copy_point(s, NOW, _BEST)
+    _set_derivatives(s, gradient, hessian)
 
 
 @routine
@@ -556,7 +577,7 @@ def _choose_step(s: Any, tolerance: float, n_obs: float) -> int:
         _rotate_derivatives(s)
     least = -MULTIPLIER_TOLERANCE * n_obs
     n_deficient, violated = 0, False
-    s.layout[_REACH] = s.layout[_BEST_RANK]
+    _allow_no_more(s)
     for k in range(K):
         rank = s.layout[_BEST_RANK, k]
         if rank < s.layout[_SIZE, k]:
@@ -596,13 +617,13 @@ def _choose_step(s: Any, tolerance: float, n_obs: float) -> int:
             return GO_ON
         if n_feasible == 0:
             break
-    s.layout[_REACH] = s.layout[_BEST_RANK]
+    _allow_no_more(s)
     _solve_model(s)
     return GO_ON
 
 
 @routine
-def find_spread(s: Any, hessian: Any) -> None:
+def find_spread(s: Any, gradient: Any, hessian: Any) -> None:
     """Compute, at the best point, the standard errors of D within its rank.
 
     The deviance is -2 times the log-likelihood: cov(D) = 2 M^-1, which is SPREAD times its
@@ -610,12 +631,12 @@ def find_spread(s: Any, hessian: Any) -> None:
 
     Parameters
     ----------
-    hessian : array of shape (m, m)
+    gradient, hessian : arrays of shape (m,), (m, m)
         Of the deviance, whatever the search has used in its place.
     """
-    s.matrix[_HESSIAN] = hessian
+    _set_derivatives(s, gradient, hessian)
     _rotate_derivatives(s)
-    s.layout[_REACH] = s.layout[_BEST_RANK]
+    _allow_no_more(s)
     n = _build_model(s)
     s.matrix[SPREAD] = 0.0
     s.counts[_N_SPREAD] = n
@@ -701,7 +722,8 @@ def advance(
     outcome = _choose_step(s, max(tolerance, noise), n_obs)
     if outcome != GO_ON:
         _go_back(s)
-        s.vector[CHANGE] = s.vector[ENTRIES]
+        for e in range(s.vector.shape[1]):
+            s.vector[CHANGE, e] = s.vector[ENTRIES, e]
         _try_step(s, 1.0)
         for e in range(s.vector.shape[1]):
             s.vector[CHANGE, e] = s.vector[ENTRIES, e] - s.vector[CHANGE, e]
@@ -776,4 +798,5 @@ def keep_end(s: Any, outcome: int, order: int, ends: Any, points: Any) -> None:
     if which > 0 or deviance < ends[0]:
         ends[which] = deviance
         if which < 2:
-            points[which] = s.vector[ENTRIES]
+            for e in range(s.vector.shape[1]):
+                points[which, e] = s.vector[ENTRIES, e]

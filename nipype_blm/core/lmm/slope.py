@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nipype_blm.core._jit import kernel, routine
+from nipype_blm.core._jit import allocating_routine, kernel, routine
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.lmm.estimates import MixedOptions
@@ -384,7 +384,7 @@ def find_sensitivity_slope(w: Any, e: Any) -> None:
             e.sensitivity[2, a, b] = e.sensitivity[2, b, a] = p3
 
 
-@routine
+@allocating_routine
 def start_slope(G: Any, weight: Any, T: Any, rss: float, N: float, start: Any) -> None:
     """Estimate D by moments at D = I, as if there were no fixed effects.
 
@@ -676,7 +676,7 @@ def _fit_slopes(
         if outcome in (NO_RESIDUAL, UNDEFINED):
             continue
         find_sensitivity_slope(w, e)
-        find_spread(search, H)
+        find_spread(search, g, H)
         change[:] = 0.0
         spread[:] = 0.0
         for k in range(m):
