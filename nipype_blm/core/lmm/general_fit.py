@@ -45,6 +45,7 @@ from nipype_blm.core.lmm.newton import (
     NO_RESIDUAL,
     NOW,
     SPREAD,
+    STUCK,
     TOLERANCE,
     UNDEFINED,
     UNIDENTIFIED,
@@ -63,6 +64,11 @@ from nipype_blm.core.lmm.newton import (
 
 # Share of the information on a variance that others, and that of the residuals, leave.
 UNIDENTIFIABLE = 1e-8
+
+# r2 below this fraction of the residual sum of squares of least squares is rounding error: for
+# certain, or where that keeps the search from ending.
+LEAST_RESIDUAL = 1e-9
+STUCK_RESIDUAL = 1e-8
 
 NEWTON, FULL_SCORING, SIMPLIFIED_SCORING = range(3)
 
@@ -453,6 +459,7 @@ def _fit_general(
             if not is_needed(attempt, starts.size, ends):
                 break
             rough = attempt < starts.size
+            foreseeable = rough and method == NEWTON
             if rough:
                 entries[:] = starts[attempt] * isotropic
             elif attempt == starts.size:
@@ -461,13 +468,16 @@ def _fit_general(
                 entries[:] = points[attempt - starts.size - 1]
             begin(search, entries)
             outcome = GO_ON
-            while outcome == GO_ON and not (rough and is_rough_end(search)):
+            while outcome == GO_ON and not (foreseeable and is_rough_end(search)):
                 _set_roots(model, search, roots)
                 evaluate_general(layout, BtB, own.G, M, N, reml, roots, w, e)
                 _gather(model, method, w, e, N, g, H)
                 outcome = advance(search, e.number[F], e.number[NOISE], g, H, tolerance, N, most)
             nit += count_evaluations(search)
             keep_end(search, outcome, attempt - starts.size, ends, points)
+        least = STUCK_RESIDUAL if outcome == STUCK else LEAST_RESIDUAL
+        if e.number[R2] < least * voxels.rss[v]:
+            outcome = NO_RESIDUAL
         results.outcome[v] = outcome
         results.nit[v] = nit
         if outcome in (NO_RESIDUAL, UNDEFINED):

