@@ -32,17 +32,17 @@ def main(argv: Sequence[str] | None = None, model: str = "blm") -> int:
     try:
         config = load_config(arguments.config, model)
         for notice in config.notices:
-            _say(f"notice: {notice}")
+            say(f"notice: {notice}")
         return _check(config) if arguments.check else _run(config, arguments, model)
     except InputError as error:
         for problem in error.problems:
-            _say(f"error: {problem}")
+            say(f"error: {problem}")
         return BAD_INPUT
     except KeyboardInterrupt:
-        _say("Interrupted. The same command goes on from where it was.")
+        say("Interrupted. The same command goes on from where it was.")
         return INTERRUPTED
     except OSError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return FAILED
 
 
@@ -91,7 +91,8 @@ def _find_kind(model: str) -> Any:
     return {"blm": BlmConfig, "blmm": BlmmConfig}[model]
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell the user, beside what the command prints."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -174,7 +175,7 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
         reason = describe_failure(error, config)
         if reason == "KeyboardInterrupt":  # as Nipype reports it
             raise KeyboardInterrupt from error
-        _say(f"error: {reason}")
+        say(f"error: {reason}")
         return FAILED
     if arguments.clean:
         clean(config)
@@ -185,7 +186,7 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
         names = [contrast.name for contrast in config.contrasts]
         print(summarise_run(counts, names, config.outdir))
     if count_fitted(counts) == 0:
-        _say(f"error: no voxel could be fitted; {model}_vox_status says why.")
+        say(f"error: no voxel could be fitted; {model}_vox_status says why.")
         return FAILED
     return OK
 

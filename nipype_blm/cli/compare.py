@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nipype_blm import __version__
+from nipype_blm.cli.blm import BAD_INPUT, FAILED, INTERRUPTED, OK, say
 from nipype_blm.errors import InputError
-
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,16 +20,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = compare_models(arguments.smaller, arguments.larger, arguments.out)
     except InputError as error:
         for problem in error.problems:
-            _say(f"error: {problem}")
+            say(f"error: {problem}")
         return BAD_INPUT
     except KeyboardInterrupt:
-        _say("Interrupted; no map was written.")
+        say("Interrupted; no map was written.")
         return INTERRUPTED
     except OSError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return FAILED
     for notice in result.notices:
-        _say(f"notice: {notice}")
+        say(f"notice: {notice}")
     if not arguments.quiet:
         print(
             f"{count_compared(result.counts):,} voxels compared by {result.criterion}; "
@@ -43,10 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command() -> None:
     """Run `main` as a process of its own."""
     sys.exit(main())
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _make_parser() -> argparse.ArgumentParser:

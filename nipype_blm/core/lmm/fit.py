@@ -266,8 +266,8 @@ def _group(presence: NDArray[np.uint32]) -> NDArray[np.intp]:
 class Fit(Protocol):
     """Fits the voxels of `order`."""
 
-    def __call__(self, voxels: Voxels, *, results: Results) -> None:  # noqa: D102
-        ...
+    def __call__(self, voxels: Voxels, *, results: Results) -> None:
+        """Write what is found to `results`."""
 
 
 class _Engine(NamedTuple):

@@ -28,6 +28,7 @@ from nipype_blm.core.lmm.evaluation import (
     R2,
     F,
     cholesky,
+    invert_lower,
     solve_lower,
     solve_lower_transposed,
 )
@@ -48,6 +49,7 @@ class GeneralWork(NamedTuple):
 
     A: FloatArray  # (1 + m1 + m1 (m1 + 1) / 2, k + 1, k + 1), A and its derivatives in D1
     N: FloatArray  # (q1, k + 1, n_levels), (I + D1 G)'^-1 M
+    half: FloatArray  # (k, k), L^-1 Lambda' with H = L L'
     small: FloatArray  # (3, q1, q1, n_levels), W, R = (I + D1 G)^-1 and Gamma = G R
     trace: FloatArray  # (m,), gradient of the log-determinant
     information: FloatArray  # (m, m), less its Hessian: what to expect of the deviance's
@@ -74,6 +76,7 @@ def make_general_work(layout: Layout, n_params: int) -> GeneralWork:
     return GeneralWork(
         np.zeros((1 + m1 + packed_size(m1), k + 1, k + 1)),
         np.zeros((q, k + 1, n)),
+        np.zeros((k, k)),
         np.zeros((3, q, q, n)),
         np.zeros(m),
         np.zeros((m, m)),
@@ -263,21 +266,6 @@ def _add_log_det(layout: Any, A: Any, phi: Any, s: int, w: Any) -> None:
 
 
 @allocating_routine
-def _inverse_of_factor(L: Any) -> Any:
-    """Return L^-1 of a lower triangular matrix."""
-    n = L.shape[0]
-    out = np.zeros((n, n))
-    for i in range(n):
-        out[i, i] = 1.0 / L[i, i]
-        for j in range(i):
-            x = 0.0
-            for a in range(j, i):
-                x += L[i, a] * out[a, j]
-            out[i, j] = -x / L[i, i]
-    return out
-
-
-@allocating_routine
 def evaluate_general(
     layout: Any, BtB: Any, G: Any, M: Any, N: float, reml: bool, roots: Any, w: Any, e: Any
 ) -> None:
@@ -310,8 +298,10 @@ def evaluate_general(
         H[i, i] += 1.0
     if not cholesky(H, k):
         return
-    inverse = _inverse_of_factor(H)
+    inverse = np.zeros((k, k))
+    invert_lower(H, k, inverse)
     half = np.dot(inverse, root.T)
+    w.half[:] = half
     phi = np.dot(half.T, half)
     solution = np.dot(root.T, c)
     solve_lower(H, solution, k)
@@ -337,7 +327,6 @@ def evaluate_general(
     if reml:
         _add_log_det(layout, A, phi, s, w)
     else:
-        half[s:] = 0.0
         phi_ml = np.dot(np.ascontiguousarray(half[:s]).T, np.ascontiguousarray(half[:s]))
         _add_log_det(layout, A, phi_ml, s, w)
     _differentiate_fit(layout, A, c, phi, coefficients, N, w, e, m1, s)
@@ -385,8 +374,6 @@ def _differentiate_fit(
                 e.r2_gradient[a] = -np.dot(g_row, x)
                 # As for D1, with Z2 E Z2' V1^-1 (y - B coefficients) in the place of A_e v.
                 scores[a] = -np.dot(A2, x)
-                for b in range(a + 1):
-                    second[a, b] = 0.0
                 for b in range(m1):  # half of it, as scores'Phi scores has the other part
                     second[a, b] = -2.0 * np.dot(x, scores[b, :s])
                 for other in range(1, f + 1):
@@ -410,19 +397,13 @@ def _differentiate_fit(
 
 
 @allocating_routine
-def find_sensitivity_general(layout: Any, roots: Any, w: Any, e: Any) -> None:
+def find_sensitivity_general(layout: Any, w: Any, e: Any) -> None:
     """Compute the sensitivity at the last evaluation: L'dC L of C = (Q'V^-1 Q)^-1."""
     m, p = e.effect_gradient.shape
     k = w.A.shape[1] - 1
     s = k - p
     m1 = layout.entry[1] if layout.entry.size > 1 else m
-    A = np.ascontiguousarray(w.A[0, :k, :k])
-    root = make_root(layout, roots, k)
-    H = np.dot(root.T, np.dot(A, root))
-    for i in range(s):
-        H[i, i] += 1.0
-    cholesky(H, k)
-    half = np.dot(_inverse_of_factor(H), root.T)
+    A, half = np.ascontiguousarray(w.A[0, :k, :k]), w.half
     phi_x = np.dot(half.T, np.ascontiguousarray(half[:, s:]))  # columns of Q
     L = np.tril(e.factor)
     rows = np.dot(phi_x, L)

@@ -14,7 +14,10 @@ from nipype_blm.core.lmm.evaluation import (
     R2,
     F,
     Results,
+    cholesky,
     make_evaluation,
+    solve_lower,
+    solve_lower_transposed,
     write_results,
 )
 from nipype_blm.core.lmm.general import (
@@ -253,6 +256,12 @@ def _set_roots(model: Any, search: Any, roots: Any) -> None:
 
 
 @routine
+def _without_sigma2(information: Any, trace: Any, i: int, j: int, N: float) -> float:
+    """Return the information on two entries of D less what is known through sigma2."""
+    return float(information[i, j] - trace[i] * trace[j] / N)
+
+
+@routine
 def _gather(model: Any, method: int, w: Any, e: Any, N: float, g: Any, H: Any) -> None:
     """Take the derivatives in the entries that vary; H is the Hessian or what to expect of it.
 
@@ -269,7 +278,7 @@ def _gather(model: Any, method: int, w: Any, e: Any, N: float, g: Any, H: Any) -
             if method == NEWTON:
                 H[a, b] = e.hessian[i, j]
             elif method == FULL_SCORING:
-                H[a, b] = w.information[i, j] - w.trace[i] * w.trace[j] / N
+                H[a, b] = _without_sigma2(w.information, w.trace, i, j, N)
             else:
                 same = _factor_of(model.layout, i) == _factor_of(model.layout, j)
                 H[a, b] = w.information[i, j] if same else 0.0
@@ -285,25 +294,10 @@ def _solve_symmetric(A: Any, b: Any, n: int) -> bool:
         return False
     for i in range(n):
         A[i, i] += 1e-13 * largest
-    for i in range(n):
-        for j in range(i + 1):
-            x = A[i, j]
-            for a in range(j):
-                x -= A[i, a] * A[j, a]
-            if i > j:
-                A[i, j] = x / A[j, j]
-            else:
-                if not x > 0.0:
-                    return False
-                A[i, i] = np.sqrt(x)
-    for i in range(n):
-        for a in range(i):
-            b[i] -= A[i, a] * b[a]
-        b[i] /= A[i, i]
-    for i in range(n - 1, -1, -1):
-        for a in range(i + 1, n):
-            b[i] -= A[a, i] * b[a]
-        b[i] /= A[i, i]
+    if not cholesky(A, n):
+        return False
+    solve_lower(A, b, n)
+    solve_lower_transposed(A, b, n)
     return True
 
 
@@ -323,7 +317,7 @@ def is_identified(information: Any, trace: Any, pick: Any, N: float, A: Any) -> 
         i = pick[a]
         for b in range(a + 1):
             j = pick[b]
-            A[a, b] = information[i, j] - trace[i] * trace[j] / N
+            A[a, b] = _without_sigma2(information, trace, i, j, N)
     for a in range(m):
         if not A[a, a] > UNIDENTIFIABLE * information[pick[a], pick[a]]:
             return False
@@ -372,7 +366,7 @@ def _start_by_moments(model: Any, w: Any, e: Any, N: float, A: Any, x: Any, star
         x[a] = -e.r2_gradient[i] - w.trace[i] * e.number[R2] / N
         for b in range(m):
             j = model.pick[b]
-            A[a, b] = w.information[i, j] - w.trace[i] * w.trace[j] / N
+            A[a, b] = _without_sigma2(w.information, w.trace, i, j, N)
     if not _solve_symmetric(A, x, m):
         return
     s2 = e.number[R2]
@@ -482,9 +476,7 @@ def _fit_general(
         results.nit[v] = nit
         if outcome in (NO_RESIDUAL, UNDEFINED):
             continue
-        # The evaluation belongs to the point before the last step.
         for a in range(m):
-            entries[a] = search.vector[ENTRIES, a] - search.vector[CHANGE, a]
             results.D[pick[a], v] = search.vector[ENTRIES, a]
             change[pick[a]] = search.vector[CHANGE, a]
         _gather(model, NEWTON, w, e, N, g, H)
@@ -493,7 +485,5 @@ def _fit_general(
             for b in range(m):
                 spread[pick[a], b] = search.matrix[SPREAD, a, b]
         results.deviance[v] = best_deviance(search)
-        place(search, entries, 0.0)
-        _set_roots(model, search, roots)
-        find_sensitivity_general(layout, roots, w, e)
+        find_sensitivity_general(layout, w, e)
         write_results(v, e, change, spread, count_spread(search), N, matrix, row, results)

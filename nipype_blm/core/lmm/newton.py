@@ -101,6 +101,25 @@ def _position(i: int, j: int) -> int:
 
 
 @routine
+def _find_rotation(a: float, b: float, off: float) -> tuple[float, float]:
+    """Return cosine and sine of the rotation that diagonalises [[a, off], [off, b]]."""
+    theta = 0.5 * (b - a) / off
+    t = 1.0 / (abs(theta) + np.sqrt(1.0 + theta * theta))
+    if theta < 0.0:
+        t = -t
+    c = 1.0 / np.sqrt(1.0 + t * t)
+    return c, t * c
+
+
+@routine
+def _rotate_columns(X: Any, n: int, i: int, j: int, c: float, s: float) -> None:
+    """Rotate columns i and j of the first n rows."""
+    for k in range(n):
+        x, y = X[k, i], X[k, j]
+        X[k, i], X[k, j] = c * x - s * y, s * x + c * y
+
+
+@routine
 def eigen(A: Any, n: int, V: Any) -> None:
     """Diagonalise the symmetric A in place by Jacobi's rotations; eigenvectors to V."""
     for i in range(n):
@@ -113,22 +132,13 @@ def eigen(A: Any, n: int, V: Any) -> None:
                 size = abs(A[i, j])
                 if size > 1e-17 * np.sqrt(abs(A[i, i] * A[j, j])) and size > 1e-300:
                     largest = max(largest, size)
-                    theta = 0.5 * (A[j, j] - A[i, i]) / A[i, j]
-                    t = 1.0 / (abs(theta) + np.sqrt(1.0 + theta * theta))
-                    if theta < 0.0:
-                        t = -t
-                    c = 1.0 / np.sqrt(1.0 + t * t)
-                    s = t * c
-                    for k in range(n):
-                        x, y = A[k, i], A[k, j]
-                        A[k, i], A[k, j] = c * x - s * y, s * x + c * y
+                    c, s = _find_rotation(A[i, i], A[j, j], A[i, j])
+                    _rotate_columns(A, n, i, j, c, s)
                     for k in range(n):
                         x, y = A[i, k], A[j, k]
                         A[i, k], A[j, k] = c * x - s * y, s * x + c * y
                     A[i, j], A[j, i] = 0.0, 0.0
-                    for k in range(n):
-                        x, y = V[k, i], V[k, j]
-                        V[k, i], V[k, j] = c * x - s * y, s * x + c * y
+                    _rotate_columns(V, n, i, j, c, s)
         if largest == 0.0:
             break
 
@@ -154,18 +164,9 @@ def _orthogonalise(X: Any, n: int, r: int, V: Any) -> None:
                 if abs(xy) <= 1e-15 * np.sqrt(x2 * y2):
                     continue
                 rotated = True
-                theta = 0.5 * (y2 - x2) / xy
-                t = 1.0 / (abs(theta) + np.sqrt(1.0 + theta * theta))
-                if theta < 0.0:
-                    t = -t
-                c = 1.0 / np.sqrt(1.0 + t * t)
-                s = t * c
-                for k in range(n):
-                    x, y = X[k, i], X[k, j]
-                    X[k, i], X[k, j] = c * x - s * y, s * x + c * y
-                for k in range(r):
-                    x, y = V[k, i], V[k, j]
-                    V[k, i], V[k, j] = c * x - s * y, s * x + c * y
+                c, s = _find_rotation(x2, y2, xy)
+                _rotate_columns(X, n, i, j, c, s)
+                _rotate_columns(V, r, i, j, c, s)
         if not rotated:
             break
 
@@ -415,6 +416,23 @@ def _factorise(s: Any, n: int, shift: float, largest: float) -> bool:
 
 
 @routine
+def _factorise_model(s: Any, n: int) -> bool:
+    """Factorise the Hessian, with the least shift of those tried that makes it definite.
+
+    Returns whether it was so without a shift.
+    """
+    largest = 1e-300
+    for i in range(n):
+        largest = max(largest, abs(s.matrix[_MODEL, i, i]))
+    shift = 0.0
+    for _ in range(60):
+        if _factorise(s, n, shift, largest):
+            break
+        shift = max(3.0 * shift, 1e-2 * largest)
+    return shift == 0.0
+
+
+@routine
 def _solve_model(s: Any) -> tuple[float, bool]:
     """Compute the step in the coordinates of _REACH.
 
@@ -424,14 +442,7 @@ def _solve_model(s: Any) -> tuple[float, bool]:
     s.vector[_STEP] = 0.0
     if n == 0:
         return 0.0, True
-    largest = 1e-300
-    for i in range(n):
-        largest = max(largest, abs(s.matrix[_MODEL, i, i]))
-    shift = 0.0
-    for _ in range(60):
-        if _factorise(s, n, shift, largest):
-            break
-        shift = max(3.0 * shift, 1e-2 * largest)
+    definite = _factorise_model(s, n)
     L, x = s.matrix[_FACTOR], s.vector[_OTHER]
     decrement = 0.0
     for i in range(n):
@@ -445,7 +456,7 @@ def _solve_model(s: Any) -> tuple[float, bool]:
         x[i] /= L[i, i]
     for i in range(n):
         s.vector[_STEP, s.active[i]] = -x[i]
-    return decrement, shift == 0.0
+    return decrement, definite
 
 
 @routine
@@ -640,14 +651,7 @@ def find_spread(s: Any, gradient: Any, hessian: Any) -> None:
     n = _build_model(s)
     s.matrix[SPREAD] = 0.0
     s.counts[_N_SPREAD] = n
-    largest = 1e-300
-    for i in range(n):
-        largest = max(largest, abs(s.matrix[_MODEL, i, i]))
-    shift = 0.0
-    for _ in range(60):
-        if n == 0 or _factorise(s, n, shift, largest):
-            break
-        shift = max(3.0 * shift, 1e-2 * largest)
+    _factorise_model(s, n)
     L, x = s.matrix[_FACTOR], s.vector[_OTHER]
     for column in range(n):  # sqrt(2) L'^-1, column by column
         for i in range(n - 1, -1, -1):

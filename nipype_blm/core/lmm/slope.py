@@ -310,8 +310,26 @@ def evaluate_slope(
 
 
 @routine
+def find_sensitivity_slope(w: Any, e: Any) -> None:
+    """Compute the sensitivity at the last evaluation; N is weighed."""
+    p, n = w.N.shape[1], w.N.shape[2]
+    for a in range(p):
+        N1, N2 = w.N[0, a], w.N[1, a]
+        for b in range(a + 1):
+            B1, B2 = w.N[0, b], w.N[1, b]
+            p1, p2, p3 = 0.0, 0.0, 0.0
+            for j in range(n):
+                p1 += N1[j] * B1[j]
+                p2 += N1[j] * B2[j] + N2[j] * B1[j]
+                p3 += N2[j] * B2[j]
+            e.sensitivity[0, a, b] = e.sensitivity[0, b, a] = p1
+            e.sensitivity[1, a, b] = e.sensitivity[1, b, a] = p2
+            e.sensitivity[2, a, b] = e.sensitivity[2, b, a] = p3
+
+
+@routine
 def _add_reml(w: Any, e: Any) -> None:
-    """Add the derivatives of log|Q'V^-1 Q| to gradient and Hessian; N is weighed."""
+    """Add the derivatives of log|Q'V^-1 Q| to gradient and Hessian; find the sensitivity."""
     p, n = w.N.shape[1], w.N.shape[2]
     C1, C2, C3 = w.Gamma[0], w.Gamma[1], w.Gamma[2]
     F1, F2, F3 = w.x[0], w.x[1], w.x[2]
@@ -338,15 +356,10 @@ def _add_reml(w: Any, e: Any) -> None:
         x23 += c2 * f3 + c3 * f2
         x33 += c3 * f3
     y11, y12, y13, y22, y23, y33 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    find_sensitivity_slope(w, e)
     for a in range(p):
-        N1, N2 = w.N[0, a], w.N[1, a]
         for b in range(a + 1):
-            B1, B2 = w.N[0, b], w.N[1, b]
-            p1, p2, p3 = 0.0, 0.0, 0.0
-            for j in range(n):
-                p1 += N1[j] * B1[j]
-                p2 += N1[j] * B2[j] + N2[j] * B1[j]
-                p3 += N2[j] * B2[j]
+            p1, p2, p3 = e.sensitivity[0, a, b], e.sensitivity[1, a, b], e.sensitivity[2, a, b]
             m = 1.0 if a == b else 2.0
             y11 += m * p1 * p1
             y12 += m * p1 * p2
@@ -364,24 +377,6 @@ def _add_reml(w: Any, e: Any) -> None:
     H[1, 1] += 2.0 * x22 - y22
     H[1, 2] += 2.0 * x23 - y23
     H[2, 2] += 2.0 * x33 - y33
-
-
-@routine
-def find_sensitivity_slope(w: Any, e: Any) -> None:
-    """Compute the sensitivity at the last evaluation."""
-    p, n = w.N.shape[1], w.N.shape[2]
-    for a in range(p):
-        N1, N2 = w.N[0, a], w.N[1, a]
-        for b in range(a + 1):
-            B1, B2 = w.N[0, b], w.N[1, b]
-            p1, p2, p3 = 0.0, 0.0, 0.0
-            for j in range(n):
-                p1 += N1[j] * B1[j]
-                p2 += N1[j] * B2[j] + N2[j] * B1[j]
-                p3 += N2[j] * B2[j]
-            e.sensitivity[0, a, b] = e.sensitivity[0, b, a] = p1
-            e.sensitivity[1, a, b] = e.sensitivity[1, b, a] = p2
-            e.sensitivity[2, a, b] = e.sensitivity[2, b, a] = p3
 
 
 @allocating_routine
@@ -554,7 +549,7 @@ def _mix_levels(reduction: Any, full: Any, T: Any) -> None:
 
 
 @kernel
-def load_group(voxels: Any, v: int, model: Any, mark: Any, own: Any) -> None:
+def _load_group(voxels: Any, v: int, model: Any, mark: Any, own: Any) -> None:
     """Compute the blocks of voxel v."""
     load_blocks(model.rows, voxels, v, model.shared, mark, own)
 
@@ -562,7 +557,7 @@ def load_group(voxels: Any, v: int, model: Any, mark: Any, own: Any) -> None:
 def reduce_group(voxels: Voxels, model: SlopeModel, v: int) -> Reduction | None:
     """Return the reduction for voxels with the same images as v, if it is worth it."""
     own = copy_blocks(model.shared)
-    load_group(voxels, v, model, np.full(own.n_obs.size, -1), own)
+    _load_group(voxels, v, model, np.full(own.n_obs.size, -1), own)
     reduction = reduce_levels(own)
     return reduction if 1.5 * reduction.weight.size < own.n_obs.size else None
 
@@ -675,7 +670,8 @@ def _fit_slopes(
         results.nit[v] = nit
         if outcome in (NO_RESIDUAL, UNDEFINED):
             continue
-        find_sensitivity_slope(w, e)
+        if not reml:  # with REML every evaluation has it
+            find_sensitivity_slope(w, e)
         find_spread(search, g, H)
         change[:] = 0.0
         spread[:] = 0.0
