@@ -1,18 +1,35 @@
-"""Nodes whose cache can be trusted."""
+"""Nodes whose cache can be trusted, whichever plugin runs them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nipype.pipeline.engine import MapNode
+from nipype.pipeline.engine import MapNode, Node
 from traits.trait_errors import TraitError
 
 from nipype_blm.io.arrayfile import is_complete
 
 
+class FreshNode(Node):
+    """A Node that leaves no result of an earlier run behind when it has to run.
+
+    Nipype's SLURM and SGE plugins take any result for that of the job: also an old one, of a
+    node whose job never started.  Nothing comes after the last node that could tell.
+    """
+
+    def is_cached(self, rm_outdated: bool = False) -> tuple[bool, bool]:
+        """Return whether there are results, and whether they are up to date."""
+        cached, updated = super().is_cached(rm_outdated)
+        must_run = self.overwrite or (self.overwrite is None and self.interface.always_run)
+        if must_run or not (cached and updated):
+            Path(self.output_dir(), f"result_{self.name}.pklz").unlink(missing_ok=True)
+        return cached, updated
+
+
 class FileMapNode(MapNode):
     """A MapNode of interfaces with `out_file` that is cached only while its files are whole.
 
-    Nipype looks at its own records alone: with a file gone, every later run would fail.
+    Nipype looks at its own records alone: with a file cut short, every later run would fail.
     """
 
     def is_cached(self, rm_outdated: bool = False) -> tuple[bool, bool]:
@@ -22,13 +39,25 @@ class FileMapNode(MapNode):
             return False, False
         return cached, updated
 
+    def get_subnodes(self) -> list[Node]:
+        """Return one node for each element, as plugins ask for that run them as jobs."""
+        nodes: list[Node] = super().get_subnodes()
+        for node in nodes:
+            _remove_damaged(Path(node.output_dir()).glob("*.blm"))
+        return nodes
+
     def _has_all_files(self) -> bool:
         """Return whether all files are whole; one that is not is removed, to be made again."""
         try:
             files: list[Any] = self.result.outputs.out_file
-            damaged = [Path(path) for path in files if not is_complete(path)]
+            return not _remove_damaged([Path(path) for path in files])
         except (TraitError, TypeError, AttributeError, OSError, EOFError):
             return False
-        for path in damaged:
-            path.unlink(missing_ok=True)
-        return not damaged
+
+
+def _remove_damaged(paths: Iterable[Path]) -> list[Path]:
+    """Remove files that are not whole, and return them."""
+    damaged = [path for path in paths if not is_complete(path)]
+    for path in damaged:
+        path.unlink(missing_ok=True)
+    return damaged

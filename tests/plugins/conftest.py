@@ -1,0 +1,244 @@
+"""Real schedulers, shared by all test processes, and programs that cannot block the tests."""
+
+import fcntl
+import getpass
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import nipype
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "schedulers"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "nipype_defect(version): asserts a defect that this version of Nipype has"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say what the failure of a test of a defect means: most likely that there is none."""
+    report = yield
+    marker = item.get_closest_marker("nipype_defect")
+    if marker and report.when == "call" and report.failed:
+        report.longrepr = (
+            f"{report.longreprtext}\n\n"
+            f"Nipype {nipype.__version__} fixed this: remove the warning from docs/clusters.md, "
+            f"and this test.  (Or the test is broken: {marker.args[0]} had the defect.)"
+        )
+    return report
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Wait for a condition; fail if it does not hold in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"waited {seconds} s in vain until {what}")
+        time.sleep(0.2)
+
+
+@pytest.fixture(name="wait_until")
+def _wait_until() -> Callable[[Callable[[], object], float, str], None]:
+    return wait_until
+
+
+# -- Schedulers ----------------------------------------------------------------------------
+
+
+class Job(NamedTuple):
+    """A job that is queued or running."""
+
+    id: str
+    name: str
+    state: str  # in the words of the scheduler: PENDING, RUNNING; or qw, hqw, r
+
+
+class Slurm:
+    """The clients of a running Slurm; `env` is what they need, already in the environment."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.env = env
+
+    def jobs(self) -> list[Job]:
+        lines = run_client("squeue", "--noheader", "--format=%i|%j|%T").splitlines()
+        return [Job(*line.split("|")) for line in lines if not line.endswith("COMPLETING")]
+
+    def cancel(self, job_id: str) -> None:
+        run_client("scancel", job_id)
+
+    def release(self, job_id: str) -> None:
+        """Let a job start that was submitted with --hold."""
+        run_client("scontrol", "release", job_id)
+
+
+class GridEngine:
+    """The clients of a running Grid Engine; `env` is what they need, already in the environment."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.env = env
+
+    def jobs(self) -> list[Job]:
+        found = ElementTree.fromstring(run_client("qstat", "-u", "*", "-xml"))
+        fields = ("JB_job_number", "JB_name", "state")
+        return [Job(*(job.findtext(f, "") for f in fields)) for job in found.iter("job_list")]
+
+    def cancel(self, job_id: str) -> None:
+        run_client("qdel", job_id)
+
+    def release(self, job_id: str) -> None:
+        """Let a job start that was submitted with -h."""
+        run_client("qrls", job_id)
+
+
+def run_client(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def slurm(shared_folder: Path, require_command: Callable[[str, str], str]) -> Iterator[Slurm]:
+    """Slurm with three nodes of four CPUs."""
+    require_root("Slurm")
+    for command in ("sbatch", "munged"):
+        require_command(command, "slurm-wlm munge")
+    with started("slurm", shared_folder) as env:
+        yield Slurm(env)
+
+
+@pytest.fixture(scope="session")
+def sge(shared_folder: Path, require_command: Callable[[str, str], str]) -> Iterator[GridEngine]:
+    """Grid Engine with one queue, all.q, of twelve slots."""
+    require_root("Grid Engine")
+    for command in ("qsub", "sge_qmaster", "sge_execd"):
+        require_command(command, "gridengine-master gridengine-exec gridengine-client")
+    with started("sge", shared_folder) as env:
+        yield GridEngine(env)
+
+
+def require_root(scheduler: str) -> None:
+    if os.getuid() != 0:
+        pytest.skip(f"not root: the tests start {scheduler}, which needs root; run them as root")
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that is the same for all processes of one run of the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@contextmanager
+def started(name: str, folder: Path) -> Iterator[dict[str, str]]:
+    """Start a scheduler, or join the processes that use it already; set its environment.
+
+    All users hold a shared lock on one file.  A guard outside of pytest waits for the lock for
+    itself alone, and then stops the scheduler: however the users ended.
+    """
+    state, log = folder / name, folder / f"{name}.log"
+    with (folder / f"{name}.users").open("w") as users, log.open("a") as output:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        guard = ["flock", users.name, str(SCRIPTS / f"stop-{name}.sh"), str(state)]
+        files = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+        subprocess.run(["setsid", "--fork", *guard], check=True, timeout=60, **files)
+        start = [str(SCRIPTS / f"start-{name}.sh"), str(state)]
+        done = subprocess.run(start, timeout=180, **files)
+        assert done.returncode == 0, log.read_text()
+        lines = (state / "environment").read_text().splitlines()
+        env = dict(line.split("=", 1) for line in lines)
+        env |= dict.fromkeys(("LOGNAME", "USER"), getpass.getuser())  # Nipype needs LOGNAME
+        with pytest.MonkeyPatch.context() as patch:
+            for variable, value in env.items():
+                patch.setenv(variable, value)
+            yield env
+
+
+# -- Programs ------------------------------------------------------------------------------
+
+# A program does not outlive by much a pytest that was killed, and hears Ctrl-C even where pytest
+# was started in the background of a shell, which ignores it.
+START = """import signal
+signal.alarm(600)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
+
+class Program:
+    """A Python program in a process of its own, in a folder of its own.
+
+    `user` is its LOGNAME, by which the names of Nipype's jobs end.
+    """
+
+    def __init__(self, folder: Path, source: str, *arguments: str) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.user = f"user{uuid.uuid4().hex[:8]}"
+        (folder / "program.py").write_text(START + source)
+        with (folder / "output.txt").open("w") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "program.py", *arguments],
+                cwd=folder,
+                env=os.environ | {"LOGNAME": self.user},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "output.txt").read_text()
+
+    def jobs(self, scheduler: "Slurm | GridEngine") -> list[Job]:
+        """Return its jobs among those that are queued or running."""
+        return [job for job in scheduler.jobs() if self.user in job.name]
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def wait(self, seconds: float = 120) -> int:
+        """Return the exit code; fail with the output if the program takes longer than this."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(f"the program has not ended after {seconds} s; its output:\n{self.output}")
+
+    def interrupt(self) -> None:
+        """Do what Ctrl-C does."""
+        os.killpg(self._process.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """End the program and its children."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+
+
+@pytest.fixture
+def start_program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """Function that starts a Python program; it is killed when the test ends."""
+    programs: list[Program] = []
+
+    def start(source: str, *arguments: str) -> Program:
+        programs.append(Program(tmp_path / f"program{len(programs)}", source, *arguments))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.kill()
