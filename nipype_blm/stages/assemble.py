@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nipype_blm.core.status import VoxelStatus
-from nipype_blm.io.files import write_if_changed
 from nipype_blm.io.maps import write_map
 from nipype_blm.io.publish import publish
 from nipype_blm.io.specfile import read_contrasts, read_model
@@ -81,9 +80,8 @@ def assemble_maps(
                 write_one(path, replace(item, dtype="float64"))
 
     stamp = maps_stamp(run_stamp, contrasts_stamp, extension)
-    publish(out_dir, stamp, write, partial(is_map_name, model=spec.model))
-    if inputs_file is not None:
-        write_if_changed(out_dir / "inputs.yml", inputs_file.read_bytes())
+    companions = {} if inputs_file is None else {"inputs.yml": inputs_file.read_bytes()}
+    publish(out_dir, stamp, write, partial(is_map_name, model=spec.model), companions)
 
     labels = file_labels(tests.contrasts)
     named = list(zip(tests.contrasts, labels, strict=True))

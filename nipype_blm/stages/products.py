@@ -22,7 +22,7 @@ from nipype_blm.io.manifest import (
 )
 from nipype_blm.io.specfile import read_model
 from nipype_blm.model.spec import ModelSpec
-from nipype_blm.stages.progress import advance
+from nipype_blm.progress import advance
 from nipype_blm.stages.stamps import batch_stamp
 
 _logger = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ class _ImageLoader:
                 mask = np.empty(out.size)  # float64, which holds any mask's values
                 self._mask_reader.read(image.mask, image.mask_volume, mask)
                 n_missing = apply_data_mask(out, mask)
+            check_unchanged(image)  # nor was it replaced meanwhile
         except InputError as error:
             self._problems.append((row, f"{image.where}: {error}"))
             return

@@ -1,10 +1,16 @@
 """Results appear when complete, replace those of an earlier run, and touch nothing else."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
+from nipype_blm.errors import InputError
+from nipype_blm.io.lock import locked
 from nipype_blm.io.publish import publish
+
+LOCK = ".nipype_blm.publish.lock"
 
 
 def writer(**files):
@@ -117,3 +123,59 @@ def test_a_damaged_record_means_that_everything_is_written_again(out, text):
     publish(out, "one", writer(map_a="new a"), is_ours)
     assert visible(out)["map_a.txt"] == "new a"
     publish(out, "one", must_not_write, is_ours)
+
+
+def test_companions_are_rewritten_only_when_they_differ_and_stay_when_not_given(out):
+    publish(out, "one", must_not_write, is_ours, {"config.txt": b"1"})
+    before = (out / "config.txt").stat().st_mtime_ns
+    publish(out, "two", writer(map_a="new a"), is_ours, {"config.txt": b"1"})
+    assert (out / "config.txt").stat().st_mtime_ns == before
+    publish(out, "two", must_not_write, is_ours, {"config.txt": b"2"})
+    publish(out, "three", writer(map_a="newer a"), is_ours)
+    assert visible(out) == {"map_a.txt": "newer a", "config.txt": "2"}
+
+
+def test_a_failure_while_writing_leaves_the_earlier_companions(out):
+    publish(out, "one", must_not_write, is_ours, {"config.txt": b"1"})
+
+    def fail(folder):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        publish(out, "two", fail, is_ours, {"config.txt": b"2"})
+    assert visible(out) == {"map_a.txt": "a", "sub/map_b.txt": "b", "config.txt": "1"}
+
+
+def test_another_run_that_is_not_done_in_time_is_named_and_nothing_is_written(out):
+    with locked(out / LOCK):
+        with pytest.raises(InputError, match=r"more than 0 minutes: process \d+ on .+, started"):
+            publish(out, "two", must_not_write, is_ours, patience_s=0)
+        publish(out, "one", must_not_write, is_ours)  # nothing to do needs no lock
+    assert visible(out) == {"map_a.txt": "a", "sub/map_b.txt": "b"}
+
+
+def test_runs_that_publish_at_the_same_moment_wait_for_each_other(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+from nipype_blm.io.publish import publish
+
+out, run = Path(sys.argv[1]), sys.argv[2]
+
+def write(folder):
+    folder.mkdir()
+    for i in range(20):
+        (folder / f"map_{i}").write_text(run)
+
+for i in range(10):
+    publish(out, f"{run} {i}", write, lambda name: name.startswith("map_"), {"run": run.encode()})
+    """
+    out = tmp_path / "out"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(out), run]) for run in ("one", "two")
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    texts = visible(out)
+    assert len(texts) == 21
+    assert len(set(texts.values())) == 1
+    assert {path.name for path in out.iterdir()} - texts.keys() == {".nipype_blm.json"}

@@ -1,0 +1,53 @@
+"""Signals that end a run as Ctrl-C does."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_AGAIN_S = 0.2
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt at a signal to end; give the list of those that came.
+
+    Nothing changes outside of the main thread, or where somebody handles SIGTERM already.
+
+    Code of others may drop the exception: traits does with any that is raised while it copies
+    an object.  So it is raised again until somebody handles it.
+    """
+    received: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield received
+        return
+
+    def interrupt(number: int, _: Any) -> None:
+        if number == signal.SIGALRM:
+            if _is_handled(sys.exc_info()[1]):
+                return
+        else:
+            received.append(number)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        raise KeyboardInterrupt
+
+    # One that is ignored stays so: SIGHUP below nohup, SIGINT in the background of a script.
+    numbers = [n for n in _ENDING if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in (*numbers, signal.SIGALRM)}
+    try:
+        yield received
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_handled(error: BaseException | None) -> bool:
+    """Return whether an interrupt is what all this is done for: what runs now is cleaning up."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
