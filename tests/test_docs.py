@@ -5,13 +5,8 @@ import configparser
 import html
 import importlib
 import json
-import os
 import re
 import runpy
-import shlex
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from nipype.pipeline.engine import Workflow
+from snippets import CHECKOUT, FENCED, run_snippets, write_study
 
 from nipype_blm import interfaces
 from nipype_blm.core.status import VoxelStatus
@@ -33,19 +29,19 @@ from nipype_blm.model.config import (
     MissingnessRules,
 )
 from nipype_blm.model.contrasts import Contrast
+from nipype_blm.plugins.options import PoolOptions
 from nipype_blm.stages.compare import MAPS as COMPARISON_MAPS
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_compare_wf
 
-CHECKOUT = Path(__file__).parents[1]
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 README = PAGES[0]
-USER_GUIDE, OUTPUTS, METHODS, DESIGN, COMPARE = (
+USER_GUIDE, OUTPUTS, METHODS, DESIGN, COMPARE, CLUSTERS = (
     CHECKOUT / "docs" / f"{name}.md"
-    for name in ("user_guide", "outputs", "methods", "design", "compare")
+    for name in ("user_guide", "outputs", "methods", "design", "compare", "clusters")
 )
+EXAMPLES = ("pipeline.py", "mixed_pipeline.py", "pool.py")  # in the order of the README
 CONFIGURATIONS = (BlmConfig, BlmmConfig, MissingnessRules, FactorConfig)
 WORKFLOWS = [init_blm_wf, init_blmm_wf, init_compare_wf]
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def page_id(page: Path) -> str:
@@ -75,74 +71,10 @@ def unquote(cell: str) -> str:
 
 @pytest.fixture
 def study(tmp_path) -> Path:
-    """The files that the snippets mention: 20 tiny images, designs, labels, lists and mask."""
-    rng = np.random.default_rng(7)
-    shape, affine = (6, 7, 5), np.diag([8.0, 8, 8, 1])
-    (tmp_path / "images").mkdir()
-    design = np.column_stack([np.ones(20), rng.uniform(-3, 3, 20), np.arange(20) % 2])
-    names = [f"images/sub-{i:02d}.nii.gz" for i in range(20)]
-    for name, row in zip(names, design, strict=True):
-        values = 100 + rng.standard_normal(shape) + 2 * row[1]
-        values[rng.random(shape) < 0.1] = 0
-        nib.save(nib.Nifti1Image(values.astype(np.float32), affine), tmp_path / name)
-    nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), affine), tmp_path / "mask.nii.gz")
-    (tmp_path / "images.txt").write_text("\n".join(names))
-    np.savetxt(tmp_path / "design.csv", design, "%g", ",", header="one,age,group", comments="")
-    np.savetxt(tmp_path / "random.csv", design[:, :2], "%g", ",", header="one,age", comments="")
-    (tmp_path / "intercept.csv").write_text("one\n" + "1\n" * 20)
-    (tmp_path / "person.txt").write_text("".join(f"sub-{i // 4}\n" for i in range(20)))
-    (tmp_path / "scanner.txt").write_text("".join(f"{i % 3}\n" for i in range(20)))
-    return tmp_path
+    return write_study(tmp_path)
 
 
-def run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, env=dict(os.environ), capture_output=True, text=True)
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
-
-
-def run_line(line: str, folder: Path) -> None:
-    """Run one line of a shell; `make` and `pip install` are only checked."""
-    words = shlex.split(line, comments=True)
-    match words:
-        case []:
-            return
-        case ["make", target]:
-            assert re.search(rf"^{target}:", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
-        case ["pip", "install", "."]:
-            return
-        case ["pip", "install", what]:
-            config = configparser.ConfigParser(interpolation=None)
-            config.read(CHECKOUT / "setup.cfg")
-            assert what.removeprefix(".[").removesuffix("]") in config["options.extras_require"]
-        case ["blm" | "blmm" | "blmm_compare" as command, *arguments]:
-            run([str(Path(sysconfig.get_path("scripts"), command)), *arguments], folder)
-        case _:
-            pytest.fail(f"no rule for the command {line!r}")
-
-
-def run_snippet(language: str, text: str, folder: Path) -> None:
-    if language == "yaml":
-        name = re.match(r"# (\w+\.yml)\n", text)
-        assert name, "the first line of a configuration names its file"
-        (folder / name[1]).write_text(text)
-    elif language == "python":
-        (folder / "snippet.py").write_text(text)
-        run([sys.executable, "snippet.py"], folder)
-    else:
-        assert language == "bash", f"no rule for snippets in {language!r}"
-        for line in text.splitlines():
-            run_line(line, folder)
-
-
-def run_snippets(page: Path, folder: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    snippets = FENCED.findall(text)
-    assert text.count("\n```") == 2 * len(snippets)
-    for language, snippet in snippets:
-        run_snippet(language, snippet, folder)
-
-
-@pytest.mark.parametrize("page", PAGES[1:], ids=page_id)
+@pytest.mark.parametrize("page", [p for p in PAGES[1:] if p != CLUSTERS], ids=page_id)
 def test_all_snippets_of_a_page_run_one_after_the_other(page, study):
     run_snippets(page, study)
 
@@ -160,7 +92,7 @@ def test_the_snippets_of_the_readme_write_maps_and_thresholded_z_maps(study):
 def test_the_pipelines_of_the_readme_are_the_examples():
     readme = README.read_text(encoding="utf-8")
     snippets = [text for language, text in FENCED.findall(readme) if language == "python"]
-    for name, snippet in zip(("pipeline.py", "mixed_pipeline.py"), snippets, strict=True):
+    for name, snippet in zip(EXAMPLES, snippets, strict=True):
         assert (CHECKOUT / "examples" / name).read_text(encoding="utf-8").endswith(snippet)
 
 
@@ -189,6 +121,15 @@ def test_the_index_names_every_page():
     index = (CHECKOUT / "docs" / "index.md").read_text(encoding="utf-8")
     pages = {page.name for page in PAGES if page.parent.name == "docs"} - {"index.md"}
     assert pages == set(re.findall(r"^\* \[.+\]\((.+)\)", index, re.MULTILINE))
+
+
+def test_the_table_of_arguments_names_every_argument_of_the_plugin_with_its_default():
+    documented = {unquote(row[0]): row[1:] for row in read_tables(CLUSTERS, "Argument")}
+    fields = PoolOptions.model_fields
+    assert list(documented) == list(fields)
+    for name, (default, description) in documented.items():
+        assert default == ("none" if fields[name].default is None else f"`{fields[name].default}`")
+        assert description == fields[name].description
 
 
 def test_the_tables_of_fields_name_every_field_and_no_other():

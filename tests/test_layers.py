@@ -15,11 +15,17 @@ import pytest
 CHECKOUT = Path(__file__).parents[1]
 FOLDERS = {"nipype_blm": CHECKOUT / "nipype_blm", "nipype_blm.workflows": CHECKOUT / "workflows"}
 
-LAYERS = ["core", "model", "io", "stages", "report", "interfaces", "workflows", "cli"]
-FREE_MODULES = {"nipype_blm", "nipype_blm.errors"}  # in no layer; anyone may import them
+LAYERS = ["core", "model", "io", "stages", "report", "interfaces", "workflows", "plugins", "cli"]
+# In no layer; anyone may import them.
+FREE_MODULES = {
+    "nipype_blm",
+    "nipype_blm.errors",
+    "nipype_blm.progress",
+    "nipype_blm.signals",
+}
 CORE_PACKAGES = {"numpy", "scipy", "numba", "llvmlite"}
-NIPYPE_LAYERS = {"interfaces", "workflows", "cli"}
-SLOW = ("scipy.stats", "pandas", "distributed")
+NIPYPE_LAYERS = {"interfaces", "workflows", "plugins", "cli"}
+SLOW = ("scipy.stats", "pandas", "dask", "distributed", "dask_jobqueue")
 PLOTTING = ("nilearn", "matplotlib")
 
 
@@ -95,7 +101,16 @@ def is_nipype_too_low(found: Import) -> bool:
 
 
 def is_slow_at_start(found: Import) -> bool:
-    return found.at_start and found.is_from(*SLOW)
+    # Nobody imports the modules of plugins, which need Dask, before they are wanted.
+    is_slow = found.is_from(*SLOW, "nipype_blm.plugins")
+    return found.at_start and is_slow and found.layer != "plugins"
+
+
+def is_not_for_plugins(found: Import) -> bool:
+    """Plugins run any workflow, and know nothing of voxels."""
+    allowed = {*FREE_MODULES, "nipype_blm.plugins"} - {"nipype_blm"}
+    is_ours = found.package == "nipype_blm"
+    return found.layer == "plugins" and is_ours and not found.is_from(*allowed)
 
 
 def is_misplaced_plotting(found: Import) -> bool:
@@ -112,6 +127,7 @@ RULES = {
     is_not_for_core: f"is not for core, which has {', '.join(sorted(CORE_PACKAGES))}",
     is_nipype_too_low: f"is for {', '.join(sorted(NIPYPE_LAYERS))} only",
     is_slow_at_start: "is slow to import: import it inside the function that needs it",
+    is_not_for_plugins: "is not for plugins, which run the nodes of any workflow",
     is_misplaced_plotting: "belongs inside a function of report",
     is_too_heavy_for_everyone: "is too heavy: everyone imports this module",
 }

@@ -20,6 +20,7 @@ def init_blmm_wf(
     out_dir: str | Path | None = None,
     n_procs: int = 1,
     max_mem_gb: float = 4.0,
+    mem_gb: float | None = None,
     compress: bool = False,
     copy_inputs: bool = True,
     name: str = "blmm_wf",
@@ -37,6 +38,8 @@ def init_blmm_wf(
         Threads of each node that computes.
     max_mem_gb : float
         Memory that each such node may use, in GiB.
+    mem_gb : float, optional
+        Memory that each such node asks a scheduler for, in GiB, if less than it may use.
     compress : bool
         Write .nii.gz instead of .nii.
     copy_inputs : bool
@@ -69,6 +72,7 @@ def init_blmm_wf(
         out_dir=out_dir,
         n_procs=n_procs,
         max_mem_gb=max_mem_gb,
+        mem_gb=mem_gb,
         compress=compress,
         copy_inputs=copy_inputs,
         name=name,

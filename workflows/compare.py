@@ -7,6 +7,8 @@ from nipype.pipeline.engine import Node, Workflow
 
 from nipype_blm.interfaces.compare import OUTPUTS, CompareModels
 
+from .nodes import FreshNode
+
 INPUTS = ("smaller_dir", "larger_dir")
 
 
@@ -39,7 +41,7 @@ def init_compare_wf(*, out_dir: str | Path | None = None, name: str = "compare_w
     folder = "../comparison" if out_dir is None else str(Path(out_dir).absolute())
     inputnode = Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
     outputnode = Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
-    compare = Node(CompareModels(out_dir=folder), name="compare", mem_gb=1)
+    compare = FreshNode(CompareModels(out_dir=folder), name="compare", mem_gb=1)
     workflow = Workflow(name=name)
     workflow.connect(
         [

@@ -15,7 +15,7 @@ from nipype_blm.interfaces.blm import (
     PlanBLM,
 )
 
-from .nodes import FileMapNode
+from .nodes import FileMapNode, FreshNode
 
 
 class Model(NamedTuple):
@@ -34,6 +34,7 @@ def build_model_wf(
     out_dir: str | Path | None,
     n_procs: int,
     max_mem_gb: float,
+    mem_gb: float | None,
     compress: bool,
     copy_inputs: bool,
     name: str,
@@ -47,9 +48,9 @@ def build_model_wf(
         options = options | {"recorded_fields": recorded}
     inputnode = Node(IdentityInterface(fields=list(model.inputs)), name="inputnode")
     outputnode = Node(IdentityInterface(fields=list(model.outputs)), name="outputnode")
-    resources: dict[str, Any] = {"n_procs": n_procs, "mem_gb": max_mem_gb}
+    resources: dict[str, Any] = {"n_procs": n_procs, "mem_gb": mem_gb or max_mem_gb}
     # Beside the node's own folder, which is emptied whenever the node runs.
-    plan = Node(
+    plan = FreshNode(
         model.plan(max_mem_gb=max_mem_gb, compress=compress, plan_dir="../plan_files", **options),
         name="plan",
         mem_gb=0.5,
@@ -66,7 +67,7 @@ def build_model_wf(
         name="contrasts",
         **resources,
     )
-    assemble = Node(assemble_maps, name="assemble", mem_gb=0.5)
+    assemble = FreshNode(assemble_maps, name="assemble", mem_gb=0.5)
 
     workflow = Workflow(name=name)
     shared = _same("model_file", "fingerprint")

@@ -18,6 +18,7 @@ os.environ.setdefault("NIPYPE_NO_ET", "1")
 
 from nipype_blm import __version__
 from nipype_blm.errors import InputError
+from nipype_blm.signals import interruptible
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _DESCRIPTIONS = {
@@ -33,7 +34,9 @@ def main(argv: Sequence[str] | None = None, model: str = "blm") -> int:
         config = load_config(arguments.config, model)
         for notice in config.notices:
             say(f"notice: {notice}")
-        return _check(config) if arguments.check else _run(config, arguments, model)
+        if arguments.check:
+            return _check(config, arguments)
+        return _run_alone(config, arguments, model)
     except InputError as error:
         for problem in error.problems:
             say(f"error: {problem}")
@@ -51,7 +54,10 @@ def command(model: str = "blm") -> None:
     # A short-lived process: collecting cycles, and freeing every object at the end, would
     # take a fifth of its CPU time.
     gc.disable()
-    code = main(model=model)
+    with interruptible() as signals:
+        code = main(model=model)
+    if signals and code == INTERRUPTED:
+        code = 128 + signals[0]  # as a shell reports it
     gc.freeze()
     sys.exit(code)
 
@@ -129,16 +135,30 @@ def _make_parser(model: str) -> argparse.ArgumentParser:
         action="store_true",
         help="remove the intermediate files when the run has ended well",
     )
+    parser.add_argument(
+        "--plugin",
+        metavar="NAME",
+        help="plugin of Nipype that runs the nodes (MultiProc, SLURM, SGE, ...), or Dask for a "
+        "pool of workers; default: Linear, or Dask with a clusterType other than local",
+    )
+    parser.add_argument(
+        "--plugin-args",
+        type=Path,
+        metavar="FILE.yml",
+        help="arguments of the plugin, one `name: value` a line",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress and no summary")
     parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
     return parser
 
 
-def _check(config: Any) -> int:
+def _check(config: Any, arguments: argparse.Namespace) -> int:
+    from nipype_blm.cli.plugins import choose_runner
     from nipype_blm.stages.plan import prepare_run
 
     run = prepare_run(config)
     plan, spec = run.plan, run.spec
+    choose_runner(config, plan, arguments.plugin, arguments.plugin_args)
     print(
         f"{spec.n_obs} images, {spec.n_params} columns of X, {spec.n_voxels} voxels, "
         f"{len(config.contrasts)} contrasts: all good.\n"
@@ -157,17 +177,39 @@ def _describe_factor(factor: Any) -> str:
     )
 
 
+def _run_alone(config: Any, arguments: argparse.Namespace, model: str) -> int:
+    from nipype_blm.io.lock import hold_folders
+
+    with hold_folders({"outdir": config.outdir, "work_dir": config.work_folder}):
+        return _run(config, arguments, model)
+
+
 def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
+    from nipype_blm.cli.plugins import choose_runner
     from nipype_blm.cli.progress import show_progress
-    from nipype_blm.cli.run import clean, describe_failure, find_input_error, run_workflow
+    from nipype_blm.cli.run import (
+        clean,
+        describe_failure,
+        find_input_error,
+        find_logs,
+        run_workflow,
+    )
     from nipype_blm.stages.plan import prepare_run
 
     run = prepare_run(config)
     quiet = arguments.quiet or config.sim
     totals = {"images": run.spec.n_obs, "voxels": run.spec.n_voxels}
     try:
-        with show_progress(totals, quiet):
-            run_workflow(config, arguments.config)
+        with show_progress(totals, quiet) as note_node:
+            runner = choose_runner(
+                config,
+                run.plan,
+                arguments.plugin,
+                arguments.plugin_args,
+                note_node,
+                find_logs(config) / "workers",
+            )
+            run_workflow(config, arguments.config, runner)
     except Exception as error:
         problems = find_input_error(error)
         if problems:

@@ -1,20 +1,45 @@
 """A progress bar in a terminal, plain lines elsewhere."""
 
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nipype_blm.stages.progress import Listener, listening
+from nipype_blm.progress import Listener, listening
 
 _LABELS = {"images": "reading images", "voxels": "fitting voxels"}
 
+# Called as (node, status), with "start", "end" or "exception".
+NodeCallback = Callable[[Any, str], None]
+
+
+class _Nodes:
+    """How many nodes run, are done and have failed."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def note(self, status: str) -> None:
+        self._counts[status] += 1
+
+    @property
+    def n_ended(self) -> int:
+        """How many nodes are over."""
+        return self._counts["end"] + self._counts["exception"]
+
+    def __str__(self) -> str:
+        done, failed = self._counts["end"], self._counts["exception"]
+        running = max(0, self._counts["start"] - self.n_ended)
+        return f"nodes: {done} done, {running} running, {failed} failed"
+
 
 @contextmanager
-def show_progress(totals: dict[str, int], quiet: bool = False) -> Iterator[None]:
-    """Show how many images are read and voxels fitted while the context lasts.
+def show_progress(totals: dict[str, int], quiet: bool = False) -> Iterator[NodeCallback]:
+    """Show how many images are read, voxels fitted and nodes run while the context lasts.
 
     Parameters
     ----------
@@ -22,13 +47,19 @@ def show_progress(totals: dict[str, int], quiet: bool = False) -> Iterator[None]
         ``images`` and ``voxels`` to be done.
     quiet : bool
         Show nothing.
+
+    Yields
+    ------
+    callable
+        The `status_callback` of a plugin of Nipype.
     """
     console = Console(stderr=True)
+    nodes = _Nodes()
     if quiet:
-        yield
+        yield lambda node, status: None
     elif not console.is_terminal:
         with listening(_print_lines(totals)):
-            yield
+            yield lambda node, status: _print_node(nodes, status)
     else:
         columns = (
             TextColumn("{task.description}"),
@@ -37,9 +68,29 @@ def show_progress(totals: dict[str, int], quiet: bool = False) -> Iterator[None]
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console) as progress:
-            tasks = {what: progress.add_task(_LABELS[what], total=n) for what, n in totals.items()}
-            with listening(lambda what, n: progress.update(tasks[what], advance=n)):
-                yield
+            # What is cached never starts, and plugins that submit jobs tell of nodes only.
+            tasks = {
+                what: progress.add_task(_LABELS[what], total=n, visible=False)
+                for what, n in totals.items()
+            }
+            row = progress.add_task(str(nodes), total=None)
+
+            def show_node(_: Any, status: str) -> None:
+                nodes.note(status)
+                progress.update(row, description=str(nodes), completed=nodes.n_ended)
+
+            def show_amount(what: str, n: int) -> None:
+                progress.update(tasks[what], advance=n, visible=True)
+
+            with listening(show_amount):
+                yield show_node
+
+
+def _print_node(nodes: _Nodes, status: str) -> None:
+    """Print a line when a node has ended."""
+    nodes.note(status)
+    if status != "start":
+        print(nodes, file=sys.stderr, flush=True)
 
 
 def _print_lines(totals: dict[str, int]) -> Listener:

@@ -1,8 +1,7 @@
-"""Run the workflow of a configuration on this machine."""
+"""Run the workflow of a configuration with a plugin of Nipype."""
 
 import errno
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from pathlib import Path
 
 from nipype import logging as nipype_logging
 
+from nipype_blm.cli.plugins import Runner, cancel_jobs
+from nipype_blm.errors import InputError
 from nipype_blm.interfaces.base import traits_from_config
 from nipype_blm.model.config import BlmmConfig, ModelConfig
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf
@@ -21,13 +22,6 @@ WORKFLOW, MIXED_WORKFLOW = "blm_wf", "blmm_wf"
 def name_workflow(config: ModelConfig) -> str:
     """Return the name of the workflow, and of its folder below the working folder."""
     return MIXED_WORKFLOW if isinstance(config, BlmmConfig) else WORKFLOW
-
-
-def count_cores() -> int:
-    """Return the cores that this process may use; not every system can tell."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def find_logs(config: ModelConfig) -> Path:
@@ -42,8 +36,8 @@ def clean(config: ModelConfig) -> None:
         config.work_folder.rmdir()
 
 
-def run_workflow(config: ModelConfig, config_file: Path) -> None:
-    """Run a configuration with Nipype's Linear plugin, in its working folder.
+def run_workflow(config: ModelConfig, config_file: Path, runner: Runner) -> None:
+    """Run a configuration in its working folder.
 
     The file that it was read from is never rewritten, even if it is the inputs.yml of an
     earlier run.
@@ -56,12 +50,12 @@ def run_workflow(config: ModelConfig, config_file: Path) -> None:
         for field in ("outdir", "work_dir", "clusterType", "numNodes", "sim")
         if field in recorded
     }
-    cores = count_cores()
     init_wf = init_blmm_wf if isinstance(config, BlmmConfig) else init_blm_wf
     workflow = init_wf(
         out_dir=config.outdir,
         copy_inputs=config_file.resolve() != (config.outdir / "inputs.yml").resolve(),
-        n_procs=min(config.numNodes or cores, cores),
+        n_procs=runner.n_procs,
+        mem_gb=runner.mem_gb,
         name=name_workflow(config),
         **given,
     )
@@ -71,8 +65,14 @@ def run_workflow(config: ModelConfig, config_file: Path) -> None:
     logs.mkdir(parents=True, exist_ok=True)
     workflow.base_dir = str(config.work_folder)
     workflow.config["execution"] |= {"crashdump_dir": str(logs), "stop_on_first_crash": "true"}
+    if runner.polls_cheaply:
+        workflow.config["execution"]["poll_sleep_duration"] = "0.1"
     with _messages_to_file(logs):
-        workflow.run(plugin="Linear")
+        try:
+            workflow.run(plugin=runner.plugin)
+        except BaseException:
+            cancel_jobs(runner.plugin)
+            raise
 
 
 @contextmanager
@@ -106,7 +106,9 @@ def _messages_to_file(logs: Path) -> Iterator[None]:
 
 
 def find_input_error(error: BaseException) -> list[str]:
-    """Return the problems of an InputError that a node reported as text."""
+    """Return the problems of an InputError, also of one that a node reported as text."""
+    if isinstance(error, InputError):
+        return error.problems
     _, name, message = str(error).rpartition("nipype_blm.errors.InputError: ")
     lines = message.split("\n\n")[0].splitlines() if name else []
     return [line.strip() for line in lines if line.strip()]
@@ -114,6 +116,9 @@ def find_input_error(error: BaseException) -> list[str]:
 
 def describe_failure(error: BaseException, config: ModelConfig) -> str:
     """Return the last line of what Nipype reports, and where more can be read."""
+    _, found, lost = f"{type(error).__name__}: {error}".rpartition("PoolError: ")
+    if found:
+        return f"{lost.strip()}\nThe same command goes on from where it was."
     lines = str(error).strip().splitlines() or [type(error).__name__]
     reason = lines[-1].strip()
     if reason == "KeyboardInterrupt":

@@ -19,6 +19,7 @@ from nipype_blm.errors import InputError
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.io.images import (
     ImageHeader,
+    check_size,
     describe_grid_difference,
     is_image_path,
     read_header,
@@ -28,11 +29,19 @@ from nipype_blm.io.images import (
 from nipype_blm.io.manifest import ImageEntry, format_manifest, must_be_read_in_order
 from nipype_blm.io.maps import make_template_header
 from nipype_blm.io.specfile import pack_contrasts, pack_model
-from nipype_blm.io.tables import ListedPath, Table, read_labels, read_path_list, read_table
+from nipype_blm.io.tables import (
+    ListedPath,
+    Table,
+    read_labels,
+    read_path_list,
+    read_table,
+    scan_table,
+)
 from nipype_blm.model.config import BlmmConfig, FactorConfig, ModelConfig
 from nipype_blm.model.contrasts import check_contrasts
+from nipype_blm.model.costs import Sizes
 from nipype_blm.model.design import check_design
-from nipype_blm.model.planning import Plan, Sizes, count_columns_of_rows, plan_run
+from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
 from nipype_blm.model.random import FactorTable, check_factors, make_factors
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
 from nipype_blm.stages.maps import is_map_name
@@ -41,6 +50,7 @@ from nipype_blm.stages.stamps import run_stamp
 # Reading headers waits for the disk: more threads than cores.
 _HEADER_THREADS = 8
 _MOST_REPORTED = 20
+_COMPRESSED = (".gz", ".mgz")
 
 T = TypeVar("T")
 
@@ -110,7 +120,7 @@ def prepare_run(config: ModelConfig) -> PreparedRun:
         With all faults together.
     """
     problems = _Problems()
-    table = None if config.X is None else problems.attempt(read_table, config.X, "X")
+    table = _read_design(config.X, problems)
     random = _read_factors(config, problems)
     images = _find_images(config.Y_files, "Y_files", problems)
     expected = images.headers[0] if images.headers else None
@@ -118,8 +128,8 @@ def prepare_run(config: ModelConfig) -> PreparedRun:
     if config.data_mask_files is not None:
         masks = _find_images(config.data_mask_files, "data_mask_files", problems, expected)
         entries = _attach_masks(images, masks, problems)
+    problems += check_contrasts(config.contrasts, None if table is None else len(table.names))
     if table is not None:
-        problems += check_contrasts(config.contrasts, table.values.shape[1])
         problems += check_design(table.values, table.names, images.n_listed, table.has_header)
     factors = _make_factors(config, table, random, images.n_listed, problems)
     minimum = config.Missingness.MinN or 0
@@ -133,19 +143,11 @@ def prepare_run(config: ModelConfig) -> PreparedRun:
     problems += _check_folders(config)
     problems += _check_overwriting(config, entries)
     design = sizes = plan = None
-    if table is not None and mask is not None:
+    if table is not None and expected is not None:
         order = _order_rows(factors, entries, len(table.values))
         design = _arrange_design(table, random, factors, order)
-        sizes = _measure(config, design, images, mask)
-        with problems.collect():
-            plan = plan_run(
-                sizes,
-                config.MAXMEM,
-                config.images_per_batch,
-                config.voxels_per_block,
-                config.maxnvb,
-            )
-            _check_disk(config, plan)
+        sizes = _measure(config, design, images, 1 if mask is None else int(mask.sum()))
+        plan = problems.attempt(_plan_sizes, config, sizes, mask is not None)
     if problems or design is None or mask is None or allowed is None or not sizes or not plan:
         raise InputError(problems)
     spec = _make_spec(config, design, images, mask, allowed, sizes, plan)
@@ -187,22 +189,44 @@ def _make_spec(
     )
 
 
-def _measure(
-    config: ModelConfig, design: _Design, images: _Found, mask: NDArray[np.bool_]
-) -> Sizes:
+def _plan_sizes(config: ModelConfig, sizes: Sizes, is_mask_known: bool) -> Plan:
+    """Plan a run; if its mask could not be read, only see whether one voxel is too much."""
+    try:
+        plan = plan_run(
+            sizes,
+            config.MAXMEM,
+            config.images_per_batch,
+            config.voxels_per_block,
+            config.maxnvb,
+            config.minutes_per_job,
+        )
+    except InputError as error:
+        if is_mask_known:
+            raise
+        raise InputError(
+            f"MAXMEM is {config.MAXMEM} bytes, too little for even one voxel; how much is needed "
+            "can be told when the analysis mask can be read."
+        ) from error
+    if is_mask_known:
+        _check_disk(config, plan)
+    return plan
+
+
+def _measure(config: ModelConfig, design: _Design, images: _Found, n_voxels: int) -> Sizes:
     """Return what the cost of a run depends on."""
     kinds = list({id(header): header for header in images.headers}.values())  # few
     is_double = any(h.dtype.newbyteorder("=") == np.float64 for h in kinds)
     return Sizes(
         n_images=images.n_listed or 1,
         n_params=design.X.shape[1],
-        n_voxels=int(mask.sum()),
-        n_grid=mask.size,
+        n_voxels=n_voxels,
+        n_grid=images.headers[0].n_grid,
         image_itemsize=max(h.dtype.itemsize for h in kinds),
         staged_itemsize=4 if all(h.fits_float32 for h in kinds) else 8,
         map_itemsize=8 if is_double else 4,
         contrast_rows=tuple(len(c.matrix) for c in config.contrasts),
         with_cov=config.OutputCovB,
+        is_compressed=any(e.image.suffix in _COMPRESSED for e in images.entries),
         columns_of_rows=count_columns_of_rows(design.factors) if design.factors else (),
         n_variances=sum(factor.n_variances for factor in design.factors),
     )
@@ -239,6 +263,16 @@ def list_files(given: Path | Sequence[Path], what: str) -> list[ListedPath]:
     return read_path_list(given, what)
 
 
+def _read_design(path: Path | None, problems: _Problems) -> Table | None:
+    """Read X, also where single cells are wrong; None if it is not known what it should be."""
+    found = None if path is None else problems.attempt(scan_table, path, "X")
+    if found is None:
+        return None
+    table, faults = found
+    problems += faults
+    return table
+
+
 def _read_factors(config: ModelConfig, problems: _Problems) -> list[FactorTable | None]:
     """Read labels and design of each random factor; None where one of them cannot be read."""
     given = config.Z if isinstance(config, BlmmConfig) else ()
@@ -271,7 +305,7 @@ def _make_factors(
     """Return the random factors; none of them if they or X cannot be used."""
     if not isinstance(config, BlmmConfig):
         return ()
-    X = None if table is None else table.values
+    X = None if table is None or not np.isfinite(table.values).all() else table.values
     faults = check_factors(random, n_images, X, config.safeMode)
     problems += faults
     good = [found for found in random if found is not None]
@@ -368,6 +402,7 @@ def _read_entry(listed: ListedPath) -> tuple[ImageEntry, ImageHeader] | str:
         size = mtime_ns = 0  # reading the header says what is wrong
     try:
         header = _read_header_once(listed.path, size, mtime_ns)
+        check_size(listed.path, header, size)
     except InputError as error:
         return f"{listed.where}: {error}"
     return ImageEntry(0, listed.path, 0, size, mtime_ns, listed.where), header
@@ -429,6 +464,11 @@ def _check_folders(config: ModelConfig) -> list[str]:
                 pass
         except OSError as error:
             problems.append(f"{field} {folder} cannot be written: {existing}: {error.strerror}.")
+    if config.outdir.resolve().is_relative_to(config.workflow_folder.resolve()):
+        problems.append(
+            f"outdir {config.outdir} lies in {config.workflow_folder}, a folder for intermediate "
+            "files that may be removed; choose another outdir or work_dir."
+        )
     return problems
 
 
@@ -466,25 +506,27 @@ def _check_overwriting(config: ModelConfig, images: list[ImageEntry]) -> list[st
 
 
 def _check_disk(config: ModelConfig, plan: Plan) -> None:
-    """Compare what a run needs with what is free, counting what an earlier run has."""
-    need = {config.work_folder: plan.disk_bytes, config.outdir: plan.map_bytes}
-    by_device: dict[int, int] = {}
-    for folder, n_bytes in need.items():
-        device = _existing_folder(folder).stat().st_dev
-        by_device[device] = by_device.get(device, 0) + n_bytes
+    """Compare what a run needs with what is free on each disk.
+
+    Intermediate files of an earlier run count as free, because new ones take their place; its
+    maps do not, because they stay until the new ones are complete.
+    """
+    need = {config.workflow_folder: plan.disk_bytes, config.outdir: plan.map_bytes}
+    disks: dict[int, list[Path]] = {}
     for folder in need:
-        existing = _existing_folder(folder)
-        required = by_device.pop(existing.stat().st_dev, 0)
-        free = shutil.disk_usage(existing).free
+        disks.setdefault(_existing_folder(folder).stat().st_dev, []).append(folder)
+    problems = []
+    for folders in disks.values():
+        required = sum(need[folder] for folder in folders)
+        free = shutil.disk_usage(_existing_folder(folders[0])).free
+        if required > free and config.workflow_folder in folders:
+            files = config.workflow_folder.rglob("*.blm")
+            free += sum(path.stat().st_size for path in files)
         if required > free:
-            free += _folder_bytes(config.outdir) + _folder_bytes(config.work_folder)
-        if required > free:
-            raise InputError(
-                f"The disk of {folder} has {free / 1e6:,.1f} MB free, but up to "
-                f"{required / 1e6:,.1f} MB are needed; free some space, or choose another "
-                "outdir or work_dir."
+            problems.append(
+                f"The disk of {' and '.join(map(str, folders))} has {free / 1e6:,.1f} MB free, "
+                f"but up to {required / 1e6:,.1f} MB are needed; free some space, or choose "
+                "another outdir or work_dir."
             )
-
-
-def _folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if problems:
+        raise InputError(problems)

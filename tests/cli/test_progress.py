@@ -1,7 +1,7 @@
 """Progress is shown in plain lines where there is no terminal."""
 
 from nipype_blm.cli.progress import show_progress
-from nipype_blm.stages.progress import advance
+from nipype_blm.progress import advance
 
 
 def test_each_tenth_gives_one_line(capsys):

@@ -1,0 +1,231 @@
+"""``nipype-blm cluster``: pools of workers that outlive the runs that use them."""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nipype_blm import __version__
+from nipype_blm.cli.plugins import read_arguments
+from nipype_blm.errors import InputError
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_DEFAULT_FILE = Path("~/.nipype_blm/pool.json")
+_SECONDS_TO_START = 120
+_SECONDS_TO_STOP = 60
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    arguments = _make_parser().parse_args(argv)
+    arguments.file = arguments.file.expanduser().absolute()
+    try:
+        return int(arguments.action(arguments))
+    except InputError as error:
+        for problem in error.problems:
+            _say(f"error: {problem}")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        _say("Interrupted.  The same command goes on from where it was.")
+        return INTERRUPTED
+
+
+def command() -> None:
+    """Run `main` as a process of its own."""
+    sys.exit(main())
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nipype-blm", description="Tools beside blm and blmm.")
+    parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
+    tools = parser.add_subparsers(required=True, metavar="TOOL")
+    cluster = tools.add_parser("cluster", help="pools of workers that outlive the runs")
+    actions = cluster.add_subparsers(required=True, metavar="ACTION")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--file",
+        type=Path,
+        default=_DEFAULT_FILE,
+        metavar="POOL.json",
+        help=f"file by which runs find the pool (default {_DEFAULT_FILE}); keep it to yourself: "
+        "it holds a key",
+    )
+
+    start = actions.add_parser("start", parents=[shared], help="start a pool in the background")
+    start.add_argument("--cluster", default="local", help="local (default), slurm, sge, ...")
+    start.add_argument("--n-workers", type=int, metavar="N", help="most workers at a time")
+    start.add_argument(
+        "--plugin-args", type=Path, metavar="FILE.yml", help="further arguments of DaskPlugin"
+    )
+    start.add_argument(
+        "--end-after",
+        default="1h",
+        metavar="TIME",
+        help="the pool ends when it has had nothing to do for this time (default 1h)",
+    )
+    start.set_defaults(action=_start)
+
+    status = actions.add_parser("status", parents=[shared], help="what the pool does")
+    status.set_defaults(action=_status)
+
+    stop = actions.add_parser("stop", parents=[shared], help="end the pool and cancel its jobs")
+    stop.set_defaults(action=_stop)
+
+    run = actions.add_parser(
+        "run", parents=[shared], help="run the commands of a file on the pool, one a line"
+    )
+    run.add_argument("list", type=Path, metavar="COMMANDS.txt")
+    run.add_argument(
+        "--work-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for output and for resuming (default: COMMANDS.txt.work)",
+    )
+    run.set_defaults(action=_run)
+    return parser
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    from dask.utils import parse_timedelta
+
+    from nipype_blm.plugins.options import parse_options
+
+    plugin_args = {"cluster": arguments.cluster} | read_arguments(arguments.plugin_args)
+    if arguments.n_workers is not None:
+        plugin_args["n_workers"] = arguments.n_workers
+    parse_options(plugin_args)
+    try:
+        parse_timedelta(arguments.end_after)
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"--end-after {arguments.end_after} is not a time such as 90s, 30min or 1h."
+        ) from error
+    path = arguments.file
+    if path.exists():
+        raise InputError(
+            f"{path} names a pool already; use it, end it with `nipype-blm cluster stop`, or give "
+            "another --file.  If it is long dead, remove the file."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log = path.with_suffix(".log")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nipype_blm.plugins.service", str(path)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    given = {"plugin_args": plugin_args, "end_after": arguments.end_after}
+    process.stdin.write(json.dumps(given, default=str).encode())
+    process.stdin.close()
+    for _ in range(10 * _SECONDS_TO_START):
+        if path.exists():
+            print(f"The pool of {path} is ready; its log is {log}.")
+            return OK
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.terminate()
+    _say(f"error: the pool did not start; the end of {log}:")
+    _say("\n".join(log.read_text().splitlines()[-15:]))
+    return FAILED
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from nipype_blm.plugins.poolfile import connect, read_pool_file
+
+    found = read_pool_file(arguments.file)
+    with connect(arguments.file) as client:
+        workers = client.scheduler_info()["workers"].values()
+        running = {worker: keys for worker, keys in client.processing().items() if keys}
+    print(
+        f"{arguments.file}: process {found.get('pid')} on {found.get('host')} since "
+        f"{found.get('started')}\n{len(workers)} workers, {len(running)} of them busy, "
+        f"{sum(map(len, running.values()))} nodes handed out"
+    )
+    for worker in workers:
+        print(
+            f"  {worker['name']} on {worker['host']}: {worker['metrics']['memory'] / 2**30:.2f} GiB"
+        )
+    return OK
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    from nipype_blm.plugins.poolfile import connect
+    from nipype_blm.plugins.service import STOP
+
+    path = arguments.file
+    with connect(path) as client:
+        client.log_event(STOP, os.uname().nodename)
+        for _ in range(10 * _SECONDS_TO_STOP):
+            if not path.exists():
+                print(f"The pool of {path} has ended.")
+                return OK
+            time.sleep(0.1)
+    _say(f"error: the pool of {path} did not end within {_SECONDS_TO_STOP} s.")
+    return FAILED
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run each command as a node: with its output, resuming and errors."""
+    from nipype import logging
+    from nipype.interfaces.base import CommandLine
+    from nipype.pipeline.engine import MapNode, Workflow
+
+    from nipype_blm.cli.progress import show_progress
+    from nipype_blm.plugins import DaskPlugin
+
+    try:
+        lines = [line.strip() for line in arguments.list.read_text().splitlines()]
+    except OSError as error:
+        raise InputError(f"{arguments.list} cannot be read: {error.strerror}.") from error
+    commands = [line for line in lines if line and not line.startswith("#")]
+    if not commands:
+        raise InputError(f"{arguments.list} has no command; expected one a line.")
+    folder = arguments.work_dir or arguments.list.with_name(f"{arguments.list.name}.work")
+    here = shlex.quote(str(Path.cwd()))
+    bash = CommandLine("bash", terminal_output="file")
+    commands_node = MapNode(bash, iterfield=["args"], name="command")
+    commands_node.inputs.args = [f"-c {shlex.quote(f'cd {here} && {line}')}" for line in commands]
+    workflow = Workflow("commands", base_dir=str(folder.absolute()))
+    workflow.add_nodes([commands_node])
+    workflow.config["execution"] = {
+        "crashdump_dir": str(folder.absolute() / "crashes"),
+        "crashfile_format": "txt",
+    }
+    logging.getLogger("nipype.workflow").setLevel("CRITICAL")
+    failed: list[Any] = []
+    with show_progress({}) as note_node:
+
+        def note(node: Any, status: str) -> None:
+            note_node(node, status)
+            if status == "exception":
+                failed.append(node)
+
+        plugin = DaskPlugin({"scheduler_file": arguments.file, "status_callback": note})
+        try:
+            workflow.run(plugin=plugin)
+        except RuntimeError:
+            if not failed:
+                raise
+    for node in failed:
+        _say(f"failed: {node.inputs.args}")
+    output = folder / workflow.name / commands_node.name / "mapflow" / "*" / "output.nipype"
+    print(f"{len(commands) - len(failed)} of {len(commands)} commands ended well; output: {output}")
+    return FAILED if failed else OK
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    command()

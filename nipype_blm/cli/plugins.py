@@ -1,0 +1,166 @@
+"""Which plugin runs the nodes, and what each node may use."""
+
+import difflib
+import getpass
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nipype_blm.cli.progress import NodeCallback
+from nipype_blm.errors import InputError
+from nipype_blm.io.tables import read_yaml
+from nipype_blm.model.config import ModelConfig
+from nipype_blm.model.planning import BASE_BYTES, Plan
+
+GIB = 2**30
+LINEAR, DASK = "Linear", "Dask"
+_PATHS = {"scheduler_file", "log_directory"}
+
+
+class Runner(NamedTuple):
+    """A plugin of Nipype, and what it offers each node."""
+
+    plugin: Any
+    n_procs: int  # threads of a node
+    mem_gb: float  # what a node that computes asks for, in GiB
+
+    @property
+    def polls_cheaply(self) -> bool:
+        """Whether it may look for ended nodes often; others ask the scheduler each time."""
+        return type(self.plugin).__name__ == "MultiProcPlugin"
+
+
+def count_cores() -> int:
+    """Return the cores that this process may use; not every system can tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choose_runner(
+    config: ModelConfig,
+    plan: Plan,
+    name: str | None = None,
+    args_file: Path | None = None,
+    callback: NodeCallback | None = None,
+    log_folder: Path | None = None,
+) -> Runner:
+    """Return what runs a configuration.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Its `clusterType` and `numNodes` count where the other arguments say nothing.
+    plan : Plan
+    name : str, optional
+        A plugin of Nipype, or ``Dask``.
+    args_file : Path, optional
+        YAML with the arguments of the plugin.
+    callback : callable, optional
+        Called as (node, status) when a node starts or ends.
+    log_folder : Path, optional
+        For the logs of jobs.
+
+    Raises
+    ------
+    InputError
+        If the plugin or an argument of it is not known, or a node does not fit into a worker.
+    """
+    given = read_arguments(args_file)
+    if callback is not None:
+        given["status_callback"] = callback
+    if name is None:
+        name = LINEAR if config.clusterType == "local" else DASK
+    if name.lower() == DASK.lower():
+        return _make_dask_runner(config, plan, given, log_folder)
+    plugin_class = _find_plugin(name)
+    os.environ.setdefault("LOGNAME", getpass.getuser())  # Nipype fails without
+    n_procs = 1
+    if name == LINEAR:
+        n_procs = min(config.numNodes or count_cores(), count_cores())
+    elif config.numNodes is not None and name == "MultiProc":
+        given.setdefault("n_procs", config.numNodes)
+    plugin = plugin_class(plugin_args=given)
+    plugin.plugin_args.pop("status_callback", None)  # it has it; MapNodes are pickled with the rest
+    return Runner(plugin, n_procs, config.MAXMEM / GIB)
+
+
+def cancel_jobs(plugin: Any) -> None:
+    """Cancel what a plugin of Nipype leaves in the queue when it is interrupted."""
+    from nipype.pipeline.plugins import SGEPlugin, SLURMPlugin
+
+    from nipype_blm.plugins.batch import BATCH_SYSTEMS
+
+    systems = {SLURMPlugin: "slurm", SGEPlugin: "sge"}
+    if type(plugin) in systems:
+        jobs = [str(job_id) for job_id in plugin._pending]
+        BATCH_SYSTEMS[systems[type(plugin)]].cancel(jobs)
+
+
+def read_arguments(path: Path | None) -> dict[str, Any]:
+    """Read the arguments of a plugin from YAML; none without a file."""
+    if path is None:
+        return {}
+    data = read_yaml(path.absolute())
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise InputError(
+            f"{path} holds {type(data).__name__}, expected the arguments of a plugin, one "
+            "`name: value` a line."
+        )
+    arguments = {str(name): value for name, value in data.items()}
+    for name in _PATHS & set(arguments):  # relative to the file that names them
+        arguments[name] = Path(path.absolute().parent, str(arguments[name])).expanduser()
+    return arguments
+
+
+def _make_dask_runner(
+    config: ModelConfig, plan: Plan, given: Mapping[str, Any], log_folder: Path | None
+) -> Runner:
+    from nipype_blm.plugins import DaskPlugin
+    from nipype_blm.plugins.options import Resources, describe_worker
+
+    arguments: dict[str, Any] = {"cluster": config.clusterType}
+    if config.numNodes is not None:
+        arguments["n_workers"] = config.numNodes
+    if log_folder is not None:
+        arguments["log_directory"] = log_folder
+    plugin = DaskPlugin(arguments | dict(given))
+    mem_gb = _measure_memory(plan, 1, config.MAXMEM)
+    if plugin.options.batch_system is None:  # a pool that is there already
+        return Runner(plugin, 1, mem_gb)
+    worker = describe_worker(plugin.options, Resources(1, mem_gb))
+    if worker.mem_gb < mem_gb:
+        raise InputError(
+            f"A worker has {worker.mem_gb:.3g} GiB of memory, but one batch or block needs "
+            f"{mem_gb:.3g} GiB; give workers more memory, or set MAXMEM (now "
+            f"{config.MAXMEM / GIB:.3g} GiB) to {int(worker.mem_gb * GIB)} or less."
+        )
+    n_procs = plan.threads(worker.n_procs, int(worker.mem_gb * GIB))
+    return Runner(plugin, n_procs, _measure_memory(plan, n_procs, config.MAXMEM))
+
+
+def _measure_memory(plan: Plan, n_threads: int, max_bytes: int) -> float:
+    """Return what a node that reads a batch or fits a block uses, in GiB."""
+    reading = plan.products_bytes + (plan.threads(n_threads, max_bytes) - 1) * plan.thread_bytes
+    return (max(reading, plan.block_bytes) + BASE_BYTES) / GIB
+
+
+def _find_plugin(name: str) -> Any:
+    """Return a class of Nipype by the name of its plugin."""
+    from nipype.pipeline import plugins
+    from nipype.pipeline.plugins.base import GraphPluginBase
+
+    end = "Plugin"
+    known = {key.removesuffix(end): found for key, found in vars(plugins).items() if end in key}
+    usable = {key: found for key, found in known.items() if not issubclass(found, GraphPluginBase)}
+    if name in usable:
+        return usable[name]
+    valid = f"choose one of {', '.join(sorted([DASK, *usable]))}"
+    if name in known:
+        raise InputError(f"--plugin {name} returns before its jobs have run; {valid}.")
+    near = difflib.get_close_matches(name, [DASK, *usable], 1)
+    hint = f"did you mean {near[0]}?  Or {valid}" if near else valid
+    raise InputError(f"--plugin {name} is not a plugin of Nipype; {hint}.")

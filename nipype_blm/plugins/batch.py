@@ -1,0 +1,213 @@
+"""What batch systems say about jobs: one query for all jobs, never one for each."""
+
+import os
+import pwd
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple
+from unittest import mock
+
+import psutil
+
+LOCAL = "local"
+_SECONDS_PER_QUERY = 60
+
+
+class JobState(NamedTuple):
+    """A job that has not ended, as its batch system describes it."""
+
+    is_running: bool
+    description: str  # in the words of the batch system
+    is_stuck: bool  # it cannot start unless somebody does something
+
+
+class QueryError(RuntimeError):
+    """A batch system did not answer; the text holds the command and what it said."""
+
+
+class BatchSystem:
+    """Submits jobs through dask-jobqueue; nothing is known about jobs that are waiting."""
+
+    can_list = False
+    query = ""
+
+    def __init__(self, name: str, cluster: str, module: str = "dask_jobqueue") -> None:
+        self.name = name
+        self._cluster, self._module = cluster, module
+
+    @property
+    def cluster_class(self) -> Any:
+        """The class of clusters, as of dask-jobqueue."""
+        with _keep_interrupt():
+            return getattr(import_module(self._module), self._cluster)
+
+    @property
+    def submit_command(self) -> str:
+        """The program that submits jobs."""
+        return shlex.split(self.cluster_class.job_cls.submit_command)[0]
+
+    def list_jobs(self) -> dict[str, JobState]:
+        """Return the jobs of this user that have not ended, by number."""
+        raise NotImplementedError
+
+    def explain_end(self, job_id: str) -> str | None:
+        """Return how a job ended, if the batch system tells."""
+        return None
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """Cancel jobs, whatever has become of them."""
+        command = shlex.split(self.cluster_class.job_cls.cancel_command)
+        if job_ids and shutil.which(command[0]):
+            subprocess.run(
+                [*command, *job_ids], capture_output=True, timeout=_SECONDS_PER_QUERY, check=False
+            )
+
+
+class LocalProcesses(BatchSystem):
+    """Processes of this machine."""
+
+    can_list = True
+    query = "ps"
+
+    def list_jobs(self) -> dict[str, JobState]:
+        """Return all processes, by number."""
+        return {str(pid): JobState(True, "running", False) for pid in psutil.pids()}
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """Do nothing: closing the cluster has ended them, and numbers are used again."""
+
+
+class Slurm(BatchSystem):
+    """Slurm."""
+
+    can_list = True
+    query = "squeue"
+    # Reasons that no passing of time ends (squeue's manual, section "JOB REASON CODES").
+    _STUCK: ClassVar = {
+        "AccountNotAllowed",
+        "BadConstraints",
+        "DependencyNeverSatisfied",
+        "InvalidAccount",
+        "InvalidQOS",
+        "JobHeldAdmin",
+        "JobHeldUser",
+        "PartitionDown",
+        "PartitionInactive",
+        "PartitionNodeLimit",
+        "PartitionTimeLimit",
+        "QOSNotAllowed",
+    }
+
+    def list_jobs(self) -> dict[str, JobState]:
+        """Return the jobs of this user that have not ended, by number."""
+        lines = _ask("squeue", "--noheader", f"--user={os.getuid()}", "--format=%i|%T|%r")
+        jobs = {}
+        for line in lines.splitlines():
+            if line.count("|") < 2:
+                continue  # what a site prints around its commands
+            job_id, state, reason = line.strip().split("|", 2)
+            is_stuck = state == "PENDING" and reason in self._STUCK
+            jobs[job_id] = JobState(state == "RUNNING", f"{state} ({reason})", is_stuck)
+        return jobs
+
+    def explain_end(self, job_id: str) -> str | None:
+        """Return how a job ended, if the batch system tells."""
+        try:
+            text = _ask("scontrol", "--oneliner", "show", "job", job_id)
+        except QueryError:
+            return None
+        fields = dict(field.partition("=")[::2] for field in text.split() if "=" in field)
+        state, limit = fields.get("JobState", ""), fields.get("TimeLimit", "")
+        explanations = {
+            "TIMEOUT": f"walltime: the job ran into its limit of {limit}",
+            "OUT_OF_MEMORY": "memory: the job used more than it had asked for",
+            "CANCELLED": "somebody cancelled the job",
+            "NODE_FAIL": "the node went down",
+            "PREEMPTED": "the job was preempted",
+            "PENDING": "the job was put back into the queue",
+        }
+        if state in ("RUNNING", "COMPLETING", ""):
+            return None
+        found = explanations.get(state, f"exit code {fields.get('ExitCode', 'unknown')}")
+        return f"{found} (Slurm: {state})"
+
+
+class GridEngine(BatchSystem):
+    """Sun, Son of, Univa and Altair Grid Engine."""
+
+    can_list = True
+    query = "qstat"
+
+    def list_jobs(self) -> dict[str, JobState]:
+        """Return the jobs of this user that have not ended, by number."""
+        jobs = {}
+        for line in _ask("qstat", "-u", _find_user()).splitlines():
+            words = line.split()
+            if len(words) > 4 and words[0].isdigit():
+                state = words[4]
+                is_stuck = "E" in state or "h" in state  # error, hold
+                jobs[words[0]] = JobState("r" in state.lower(), state, is_stuck)
+        return jobs
+
+    def explain_end(self, job_id: str) -> str | None:
+        """Return how a job ended, if the batch system tells."""
+        try:
+            text = _ask("qacct", "-j", job_id)
+        except QueryError:
+            return None
+        fields = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
+        failed = " ".join(fields.get("failed", []))
+        if re.search(r"h_rt|s_rt", failed):
+            return f"walltime: {failed}"
+        if re.search(r"h_vmem|s_vmem|memory", failed):
+            return f"memory: {failed}"
+        return f"Grid Engine: failed {failed}" if failed and failed != "0" else None
+
+
+BATCH_SYSTEMS: dict[str, BatchSystem] = {
+    system.name: system
+    for system in (
+        BatchSystem("htcondor", "HTCondorCluster"),
+        BatchSystem("lsf", "LSFCluster"),
+        BatchSystem("moab", "MoabCluster"),
+        BatchSystem("oar", "OARCluster"),
+        BatchSystem("pbs", "PBSCluster"),
+        LocalProcesses(LOCAL, "LocalCluster", "nipype_blm.plugins.local"),
+        GridEngine("sge", "SGECluster"),
+        Slurm("slurm", "SLURMCluster"),
+    )
+}
+
+
+def _find_user() -> str:
+    """Return whose jobs are listed: LOGNAME and USER may name somebody else."""
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
+@contextmanager
+def _keep_interrupt() -> Iterator[None]:
+    """Keep dask_jobqueue from handling Ctrl-C, which would end a run as if all were well.
+
+    It sets the handler when it is imported, which moreover fails in all threads but the main one.
+    """
+    with mock.patch.object(signal, "signal"):
+        yield
+
+
+def _ask(*command: str) -> str:
+    """Return what a command prints."""
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS_PER_QUERY, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise QueryError(f"{' '.join(command)}: {error}") from error
+    if answer.returncode != 0:
+        raise QueryError(f"{' '.join(command)}: {answer.stderr.strip() or answer.stdout.strip()}")
+    return answer.stdout

@@ -1,0 +1,244 @@
+"""Nipype's plugin for pools of Dask workers."""
+
+import logging
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from traceback import format_exception
+from typing import Any
+from uuid import uuid4
+
+from distributed import Future, KilledWorker
+from nipype.pipeline.plugins.base import DistributedPluginBase
+
+from nipype_blm.errors import InputError
+from nipype_blm.plugins.options import GIB, Resources, parse_options
+from nipype_blm.plugins.pools import Pool, PoolError, open_pool
+from nipype_blm.plugins.worker import PROGRESS, STARTED, run_node, running
+from nipype_blm.progress import find_listener
+from nipype_blm.signals import interruptible
+
+logger = logging.getLogger(__name__)
+
+_MEMORY_EVENT = "worker-restart-memory"  # Dask's nanny ends a worker beyond its memory
+_SECONDS_BETWEEN_CHECKS = 1.0
+# Several nodes end together more often than not: they are looked at together.
+_SECONDS_BETWEEN_LOOKS = 0.01
+# How often a node is submitted again that only waited on workers that were lost.
+_MOST_INNOCENT = 20
+
+
+class DaskPlugin(DistributedPluginBase):
+    """Run the nodes of any workflow on Dask workers that start once.
+
+    Parameters
+    ----------
+    plugin_args : mapping, optional
+        `nipype_blm.plugins.options.PoolOptions`; with a batch system also the arguments of its
+        class in dask-jobqueue, which come before those of the user's jobqueue.yaml.
+
+    Raises
+    ------
+    InputError
+        If an argument cannot be used.
+
+    Examples
+    --------
+    >>> from nipype_blm.plugins import DaskPlugin
+    >>> plugin = DaskPlugin({"cluster": "local", "n_procs": 2})
+    >>> workflow.run(plugin=plugin)  # doctest: +SKIP
+
+    Notes
+    -----
+    A worker runs one node at a time.  What a node needs (`n_procs`, `mem_gb`) are resources of
+    Dask, of which each worker has a share, so that all nodes of a workflow fit.
+    """
+
+    def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
+        self.options = parse_options(plugin_args or {})
+        super().__init__()  # its arguments would be pickled with every MapNode
+        self._status_callback = (
+            self.options.status_callback
+        )  # beside plugin_args, which are pickled
+        self._pool: Pool | None = None
+        self._tasks: dict[int, _Task] = {}
+        self._n_submitted = 0
+        self._starts: dict[str, list[dict[str, Any]]] = {}  # where each task was started
+        self._memory: dict[str, int] = {}  # bytes used by workers that were ended for it
+        self._news = threading.Event()
+
+    def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
+        """Run a graph; the pool ends with it, however it ends."""
+        execution = {**config["execution"], "poll_sleep_duration": _SECONDS_BETWEEN_LOOKS}
+        self.pending_tasks: list[tuple[int, int]] = []  # what an interrupted run has left
+        try:
+            with interruptible():
+                super().run(graph, {**config, "execution": execution}, updatehash)
+        finally:
+            self._close()
+
+    def _prerun_check(self, graph: Any) -> None:
+        nodes = list(graph.nodes())
+        needs = {str(node): Resources(node.n_procs or 1, node.mem_gb or 0.0) for node in nodes}
+        largest = Resources(
+            max((need.n_procs for need in needs.values()), default=1),
+            max((need.mem_gb for need in needs.values()), default=0.0),
+        )
+        self._pool = open_pool(self.options, largest, _find_log_folder(nodes))
+        self._check_resources(needs)
+        self._listen()
+
+    def _check_resources(self, needs: dict[str, Resources]) -> None:
+        worker = self._pool.worker if self._pool else None
+        if worker is None:
+            return
+        problems = [
+            f"Node {name} needs {need}, but a worker has {worker}; give workers more (fewer "
+            "n_workers or processes, more cores or memory), or the node less."
+            for name, need in needs.items()
+            if not need.fit_into(worker)
+        ]
+        if problems:
+            raise InputError(problems)
+
+    def _listen(self) -> None:
+        """Have workers tell where nodes start and how far they are."""
+        assert self._pool is not None
+        listener = find_listener()
+
+        def note_progress(event: tuple[float, Counter[str]]) -> None:
+            if listener is not None:
+                for what, n in event[1].items():
+                    listener(what, n)
+
+        def note_start(event: tuple[float, dict[str, Any]]) -> None:
+            self._starts.setdefault(event[1]["key"], []).append(event[1])
+
+        def note_memory(event: tuple[float, dict[str, Any]]) -> None:
+            self._memory[event[1]["worker"]] = event[1]["rss"]
+
+        client = self._pool.client
+        client.subscribe_topic(STARTED, note_start)
+        client.subscribe_topic(PROGRESS, note_progress)
+        client.subscribe_topic(_MEMORY_EVENT, note_memory)
+
+    def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
+        """Submit what can run, then wait until something happens."""
+        with running:  # some nodes run here, where there may be workers, too
+            super()._send_procs_to_workers(updatehash=updatehash, graph=graph)
+        if not self._tasks:
+            return
+        self._news.wait(_SECONDS_BETWEEN_CHECKS)
+        self._news.clear()
+        assert self._pool is not None
+        self._pool.check()
+
+    def _clean_queue(self, jobid: int, graph: Any, result: dict[str, Any] | None = None) -> Any:
+        """Note a failure; Nipype forgets those of nodes that were not submitted."""
+        if result is None:
+            _, error, _ = sys.exc_info()
+            assert error is not None
+            result = _failure(error)
+            self._run_errors.append(error)
+        return super()._clean_queue(jobid, graph, result)
+
+    def _submit_job(self, node: Any, updatehash: bool = False) -> int:
+        self._n_submitted += 1
+        self._tasks[self._n_submitted] = task = _Task(node, updatehash)
+        self._submit(task)
+        return self._n_submitted
+
+    def _submit(self, task: "_Task") -> None:
+        assert self._pool is not None
+        node = task.node
+        resources = Resources(node.n_procs or 1, node.mem_gb or 0.0)._asdict()
+        task.future = self._pool.client.submit(
+            run_node,
+            node,
+            task.updatehash,
+            task.key,
+            key=task.key,
+            pure=False,
+            resources=resources if self._pool.worker else None,
+        )
+        task.future.add_done_callback(lambda _: self._news.set())
+
+    def _get_result(self, taskid: int) -> dict[str, Any] | None:
+        """Return None while a node runs, else its traceback; results are in its folder."""
+        task = self._tasks[taskid]
+        status = task.future.status
+        if status == "pending":
+            return None
+        if status == "finished":
+            return {"result": None, "traceback": task.future.result()}
+        if status == "cancelled":
+            return _failure(PoolError(f"{task.name} was lost: the pool is gone."))
+        error = task.future.exception()
+        if not isinstance(error, KilledWorker):
+            return {"result": None, "traceback": format_exception(error)}
+        starts = self._starts.get(task.key, [])
+        if len(starts) <= self.options.retries and task.n_innocent < _MOST_INNOCENT:
+            # It only waited on workers that were lost while they ran others.
+            task.n_innocent += 1
+            self._submit(task)
+            return None
+        return _failure(PoolError(self._describe_loss(task, starts)))
+
+    def _describe_loss(self, task: "_Task", starts: list[dict[str, Any]]) -> str:
+        if not starts:
+            return f"{task.name} could not be started: its workers were lost."
+        assert self._pool is not None
+        where = starts[-1]
+        reason = self._pool.explain_loss(where)
+        if where["worker"] in self._memory:
+            used, limit = self._memory[where["worker"]] / GIB, where["memory_limit"] / GIB
+            reason = f"memory: it used {used:.3g} of {limit:.3g} GiB; give workers more of it"
+        return (
+            f"{task.name} was started {len(starts)} x, and its worker was lost, the last time on "
+            f"{where['host']} (pid {where['pid']}).\nLikely reason: {reason}."
+        )
+
+    def _clear_task(self, taskid: int) -> None:
+        task = self._tasks.pop(taskid)
+        self._starts.pop(task.key, None)
+        task.future.release()
+
+    def _close(self) -> None:
+        """End what still runs."""
+        pool, self._pool = self._pool, None
+        futures = [task.future for task in self._tasks.values() if task.future is not None]
+        self._tasks.clear()
+        if pool is None:
+            return
+        try:
+            if futures and pool.client.status == "running":
+                pool.client.cancel(futures, force=True)
+        finally:
+            futures.clear()  # Dask closes with an error while futures are held
+            pool.close()
+
+
+class _Task:
+    """A node that was submitted."""
+
+    def __init__(self, node: Any, updatehash: bool) -> None:
+        self.node = node
+        self.updatehash = updatehash
+        self.name = f"Node {node.fullname or node.name} in {node.output_dir()}"
+        self.key = f"{node.name}-{uuid4().hex}"
+        self.n_innocent = 0
+        self.future: Future
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    return {"result": None, "traceback": format_exception(error)}
+
+
+def _find_log_folder(nodes: list[Any]) -> Path:
+    """Return a folder beside those of the nodes."""
+    for node in nodes:
+        if node.base_dir:
+            return Path(node.base_dir, (node.fullname or node.name).split(".")[0], "dask_logs")
+    return Path("dask_logs")

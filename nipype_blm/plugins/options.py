@@ -1,0 +1,317 @@
+"""The arguments of `DaskPlugin`, checked before anything is submitted."""
+
+import difflib
+import inspect
+import ipaddress
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import dask.config
+from dask.utils import parse_bytes, parse_timedelta
+from distributed import Client
+from distributed.system import MEMORY_LIMIT
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
+
+from nipype_blm.errors import InputError
+from nipype_blm.plugins.batch import BATCH_SYSTEMS, LOCAL, BatchSystem
+
+GIB = 2**30
+
+
+class Resources(NamedTuple):
+    """What a node needs, or what a worker has."""
+
+    n_procs: int
+    mem_gb: float  # GiB, as Nipype counts
+
+    def __str__(self) -> str:
+        return f"n_procs={self.n_procs} and mem_gb={self.mem_gb:.3g}"
+
+    def fit_into(self, worker: "Resources") -> bool:
+        """Return whether a worker can run the node."""
+        return self.n_procs <= worker.n_procs and self.mem_gb <= worker.mem_gb
+
+
+def _parse_seconds(value: Any) -> Any:
+    try:
+        return parse_timedelta(value, "s")
+    except (AttributeError, KeyError) as error:
+        raise ValueError("expected seconds, or a number with a unit such as '5 min'") from error
+
+
+Seconds = Annotated[float, BeforeValidator(_parse_seconds), Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class PoolOptions(BaseModel):
+    """Where workers run, how many, and how long to wait for them."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", arbitrary_types_allowed=True)
+
+    cluster: Any = Field(
+        LOCAL,
+        description="`local`, a batch system (`htcondor`, `lsf`, `moab`, `oar`, `pbs`, `sge`, "
+        "`slurm`), or a Dask client or cluster that is there already.",
+    )
+    scheduler_file: Path | None = Field(
+        None, description="File of a running pool (`nipype-blm cluster start`), to be used."
+    )
+    n_workers: Count | None = Field(
+        None,
+        description="Most workers at a time; each runs one node.  Default: as many as "
+        "`n_procs` allow with `local`, else 10.",
+    )
+    n_procs: Count | None = Field(
+        None, description="`local`: cores of all workers together; default: all that there are."
+    )
+    memory_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="`local`: memory of all workers together, in GiB; default: 90 %."
+    )
+    adaptive: bool = Field(
+        True,
+        description="Batch systems: ask for workers as nodes wait for them, replace lost ones, "
+        "give back idle ones.  Otherwise `n_workers` from the start.",
+    )
+    idle_timeout: Seconds = Field(
+        60.0, description="An idle worker is given back after this time (seconds, or `5 min`)."
+    )
+    retries: Annotated[int, Field(ge=0)] = Field(
+        2, description="How often a node is run again after its worker was lost."
+    )
+    start_timeout: Seconds = Field(
+        86400.0, description="The run ends if no worker has started for this time (24 h)."
+    )
+    stuck_timeout: Seconds = Field(
+        60.0,
+        description="... or if the batch system has said for this time that no job can start.",
+    )
+    lost_timeout: Seconds = Field(
+        300.0,
+        description="... or if the batch system or the pool has not answered for this time, and "
+        "no worker is left.",
+    )
+    security: Any = Field(
+        True,
+        description="Encrypt and authenticate all connections (TLS) with temporary credentials; "
+        "or a `distributed.Security`; or false.",
+    )
+    dashboard_address: str | StrictInt | None = Field(
+        None, description="Port of Dask's dashboard on localhost; none by default.  Needs bokeh."
+    )
+    log_directory: Path | None = Field(
+        None,
+        description="Folder for the logs of jobs; default: `dask_logs` in that of the workflow.",
+    )
+    status_callback: Any = Field(
+        None, description='Called as (node, status) with "start", "end" or "exception".'
+    )
+
+    @property
+    def job_options(self) -> dict[str, Any]:
+        """Further arguments, of the cluster class of dask-jobqueue."""
+        return dict(self.model_extra or {})
+
+    @property
+    def batch_system(self) -> BatchSystem | None:
+        """The batch system that is asked for workers, if there is one."""
+        if self.scheduler_file is not None or not isinstance(self.cluster, str):
+            return None
+        return BATCH_SYSTEMS.get(self.cluster)
+
+    def get(self, option: str) -> Any:
+        """Return an option of dask-jobqueue: as given, or from the user's jobqueue.yaml."""
+        assert self.batch_system is not None
+        given = self.job_options.get(option)
+        if given is not None:
+            return given
+        section = f"jobqueue.{self.batch_system.name}"
+        return dask.config.get(f"{section}.{option.replace('_', '-')}", None)
+
+    @property
+    def cores(self) -> int:
+        """Cores of a job."""
+        if self.is_local:
+            return self.n_procs or count_cores()
+        return int(self.get("cores"))
+
+    @property
+    def memory(self) -> int:
+        """Memory of a job, in bytes."""
+        if self.is_local:
+            return int(self.memory_gb * GIB if self.memory_gb else 0.9 * MEMORY_LIMIT)
+        return int(parse_bytes(self.get("memory")))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether workers run on this machine."""
+        return self.batch_system is not None and self.batch_system.name == LOCAL
+
+
+def parse_options(plugin_args: Mapping[str, Any]) -> PoolOptions:
+    """Check the arguments of the plugin.
+
+    Raises
+    ------
+    InputError
+        With all faults together.
+    """
+    given = dict(plugin_args)
+    cluster = given.get("cluster", LOCAL)
+    if isinstance(cluster, str):
+        given["cluster"] = cluster.strip().lower()
+    try:
+        options = PoolOptions.model_validate(given)
+    except ValidationError as error:
+        raise InputError(
+            f"Plugin argument {'.'.join(map(str, fault['loc'][:1]))} is {fault['input']!r}: "
+            f"{fault['msg'].removeprefix('Value error, ')}."
+            for fault in error.errors()
+        ) from error
+    problems = [*_check_cluster(options), *_check_names(options)]
+    if not problems and options.batch_system and not options.is_local:
+        problems = _check_batch(options, options.batch_system)
+    if not problems and options.batch_system:
+        problems = _check_scheduler_options(options)
+    if options.dashboard_address is not None:
+        problems += _check_dashboard(str(options.dashboard_address))
+    if problems:
+        raise InputError(problems)
+    return options
+
+
+def count_cores() -> int:
+    """Return the cores that this process may use; not every system can tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def count_processes(options: PoolOptions, largest: Resources) -> int:
+    """Return how many workers share a job: as many as can run any node.
+
+    Parameters
+    ----------
+    options : PoolOptions
+        With a batch system.
+    largest : Resources
+        The most that any node needs.
+    """
+    given = options.n_workers if options.is_local else options.get("processes")
+    if given is not None:
+        return int(given)
+    by_cores = options.cores // largest.n_procs
+    if not largest.mem_gb:
+        return max(1, by_cores)
+    return max(1, min(by_cores, int(options.memory / GIB / largest.mem_gb)))
+
+
+def describe_worker(options: PoolOptions, largest: Resources) -> Resources:
+    """Return what one worker has; the parameters are those of `count_processes`."""
+    n = count_processes(options, largest)
+    return Resources(max(1, options.cores // n), options.memory / n / GIB)
+
+
+def bind_locally(address: str | int) -> str:
+    """Return an address on this machine: ``:46405`` is a port of localhost."""
+    host, _, port = str(address).rpartition(":")
+    return f"{host or 'localhost'}:{port}"
+
+
+def _check_cluster(options: PoolOptions) -> list[str]:
+    if isinstance(options.cluster, str) and options.cluster not in BATCH_SYSTEMS:
+        valid = ", ".join(sorted(BATCH_SYSTEMS))
+        return [f"{options.cluster!r} is not a cluster type; choose one of {valid}."]
+    is_ready = isinstance(options.cluster, Client) or hasattr(options.cluster, "scheduler_address")
+    if not isinstance(options.cluster, str) and not is_ready and options.scheduler_file is None:
+        return [f"cluster is {options.cluster!r}, expected a name, or a Dask client or cluster."]
+    return []
+
+
+def _check_names(options: PoolOptions) -> list[str]:
+    """Return the arguments that nobody knows, each with the nearest known one."""
+    known = set(PoolOptions.model_fields)
+    if options.batch_system and not options.is_local:
+        known |= _list_job_options(options.batch_system)
+    problems = []
+    for name in set(options.job_options) - known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
+        problems.append(f"{name!r} is not an argument of the plugin for this cluster; {hint}")
+    return sorted(problems)
+
+
+def _list_job_options(system: BatchSystem) -> set[str]:
+    cluster_class = system.cluster_class
+    classes = {*cluster_class.__mro__, *cluster_class.job_cls.__mro__}
+    names = {name for cls in classes for name in inspect.signature(cls.__init__).parameters}
+    return names - {"self", "args", "kwargs", "job_kwargs", "base_class_kwargs", "job_cls", "loop"}
+
+
+def _check_batch(options: PoolOptions, system: BatchSystem) -> list[str]:
+    """Return what keeps workers from being asked for at all."""
+    problems = []
+    if shutil.which(system.submit_command) is None:
+        problems.append(
+            f"{system.submit_command}, which submits jobs to {system.name}, is not on the PATH of "
+            "this machine; run where jobs can be submitted, or use cluster='local'."
+        )
+    missing = [name for name in ("cores", "memory") if options.get(name) is None]
+    if missing:
+        files = [path for folder in dask.config.paths for path in Path(folder).glob("*.y*ml")]
+        problems.append(
+            f"The section jobqueue.{system.name} of jobqueue.yaml has no {' and no '.join(missing)}"
+            f" (of one job; configuration files found: "
+            f"{', '.join(map(str, files)) or 'none'}); give cores and memory there or "
+            "as arguments of the plugin."
+        )
+    for name, of_job in (("n_procs", "cores"), ("memory_gb", "memory")):
+        if getattr(options, name) is not None:
+            problems.append(f"{name} is for cluster='local'; with {system.name} give {of_job}.")
+    return problems + _check_sizes(options)
+
+
+def _check_sizes(options: PoolOptions) -> list[str]:
+    """Return which sizes of a job are none."""
+    sizes: list[tuple[str, Callable[[Any], int], str]] = [
+        ("cores", int, "a number of at least 1"),
+        ("processes", int, "a number of at least 1"),
+        ("memory", parse_bytes, "a size such as '4 GB'"),
+    ]
+    problems = []
+    for name, parse, expected in sizes:
+        value = options.get(name)
+        if value is None:
+            continue
+        try:
+            is_size = parse(value) >= 1
+        except (TypeError, ValueError):
+            is_size = False
+        if not is_size:
+            problems.append(f"{name} is {value!r}, expected {expected}.")
+    return problems
+
+
+def _check_scheduler_options(options: PoolOptions) -> list[str]:
+    given = options.get("scheduler_options") or {}
+    if not isinstance(given, Mapping):
+        return [f"scheduler_options is {given!r}, expected a mapping of names to values."]
+    address = given.get("dashboard_address")
+    return [] if address is None else _check_dashboard(str(address))
+
+
+def _check_dashboard(address: str) -> list[str]:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        is_local = host in ("", "localhost") or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_local = False
+    if is_local and port.isdigit():
+        return []
+    return [
+        f"dashboard_address is {address!r}, but the dashboard asks nobody for a password; "
+        "use a port of localhost, such as ':8787', and a tunnel of ssh to it."
+    ]

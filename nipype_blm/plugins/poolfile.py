@@ -1,0 +1,65 @@
+"""The file by which runs find a pool that is there already."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, Security
+
+from nipype_blm.errors import InputError
+
+_SECONDS_TO_CONNECT = 30
+# Of `distributed.Security`; credentials are held as text.
+_TLS_FIELDS = ("tls_ca_file", "tls_client_cert", "tls_client_key")
+
+
+def read_pool_file(path: Path) -> dict[str, Any]:
+    """Return what the file of a pool says.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is another one.
+    """
+    advice = "`nipype-blm cluster start` writes the file of a pool."
+    try:
+        found = json.loads(path.expanduser().read_text())
+        return {**found, "address": str(found["address"])}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; {advice}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} does not name a pool; {advice}") from error
+
+
+def write_pool_file(
+    path: Path, content: Mapping[str, Any], security: Security | None = None
+) -> None:
+    """Write the file of a pool; only its owner can read it, as it holds a key."""
+    tls = {field: getattr(security, field) for field in _TLS_FIELDS} if security else {}
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump({**content, "tls": tls}, file, indent=1)
+    part.replace(path)
+
+
+def connect(path: Path) -> Client:
+    """Return a client of the pool that a file names.
+
+    Raises
+    ------
+    InputError
+        If the pool does not answer.
+    """
+    found = read_pool_file(path)
+    tls = found.get("tls")
+    security = Security(require_encryption=True, **tls) if tls else None
+    try:
+        return Client(found["address"], security=security, timeout=_SECONDS_TO_CONNECT)
+    except OSError as error:
+        raise InputError(
+            f"The pool of {path} does not answer at {found['address']} ({error}); start it again "
+            "with `nipype-blm cluster start`."
+        ) from error

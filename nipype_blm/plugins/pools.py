@@ -1,0 +1,416 @@
+"""Pools of Dask workers: on this machine, of a batch system, or one that is there already."""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import dask.config
+from distributed import Client, Security
+from distributed.deploy.adaptive import Adaptive
+from distributed.utils import get_ip
+
+from nipype_blm.plugins.batch import BatchSystem, JobState, QueryError
+from nipype_blm.plugins.options import (
+    PoolOptions,
+    Resources,
+    bind_locally,
+    count_processes,
+    describe_worker,
+)
+from nipype_blm.plugins.poolfile import connect, read_pool_file
+from nipype_blm.plugins.settings import set_defaults
+from nipype_blm.plugins.worker import EndWithDriver
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_WORKERS = 10
+_SECONDS_BETWEEN_QUERIES = 5
+_SECONDS_TO_FIRST_NOTE, _SECONDS_BETWEEN_NOTES = 60, 600
+_SECONDS_TO_CLOSE = 30
+_SECONDS_TO_ADAPT = 0.2
+# Jobs that end before their worker reports, in a row, until the run gives up.
+_MOST_FAILED_JOBS = 5
+_LINES_OF_LOG = 15
+_UNFINISHED = ("waiting", "queued", "no-worker", "processing")
+
+
+class PoolError(RuntimeError):
+    """There are no workers, and waiting for them makes no sense."""
+
+
+class Pool:
+    """Workers that are there already, through a client; also the base of those we start.
+
+    Parameters
+    ----------
+    client : Client
+    worker : Resources, optional
+        What each worker has; None if the workers do not say, so that nodes cannot ask.
+    lost_timeout : float
+        Seconds.
+    """
+
+    def __init__(self, client: Client, worker: Resources | None, lost_timeout: float) -> None:
+        self.client = client
+        self.worker = worker
+        self.address = client.scheduler_info()["address"]
+        self._lost_timeout = lost_timeout
+        self._last_answer = time.monotonic()
+
+    def check(self) -> None:
+        """Raise `PoolError` if there is no hope for workers any more."""
+        if self.client.status == "running":
+            self._last_answer = time.monotonic()
+        elif (
+            self.client.status == "closed"
+            or time.monotonic() - self._last_answer > self._lost_timeout
+        ):
+            raise PoolError(f"The pool at {self.address} is gone; start it again, and run again.")
+
+    def explain_loss(self, where: dict[str, Any]) -> str:
+        """Return the likely reason why the worker of a node was lost, and its log."""
+        return "its process was killed, or its machine is gone"
+
+    def close(self) -> None:
+        """Leave the pool; one that we started ends."""
+
+
+class BatchPool(Pool):
+    """Workers that are jobs of a batch system, or processes of this machine."""
+
+    def __init__(self, options: PoolOptions, largest: Resources, log_folder: Path) -> None:
+        system = options.batch_system
+        assert system is not None
+        self._system: BatchSystem = system
+        self._options = options
+        self.log_folder = Path(options.get("log_directory") or log_folder).absolute()
+        self.log_folder.mkdir(parents=True, exist_ok=True)
+        worker = describe_worker(options, largest)
+        self._processes = count_processes(options, largest)
+        self._jobs = _Jobs()
+        self.security: Security | None = options.security or None
+        if options.security is True:
+            self.security = Security.temporary()
+        self._cluster = self._start_cluster(worker)
+        super().__init__(Client(self._cluster), worker, options.lost_timeout)
+        self._started = self._last_worker = self._last_list = time.monotonic()
+        self._stuck_since: float | None = None
+        self._next_query = self._started + _SECONDS_BETWEEN_QUERIES
+        self._next_note = self._started + _SECONDS_TO_FIRST_NOTE
+        self._had_worker = False
+        self._n_failed = 0
+        n_workers = options.n_workers or (self._processes if options.is_local else _DEFAULT_WORKERS)
+        # Lost workers are replaced in any case.
+        self._cluster.adapt(
+            Adaptive=_AsManyAsNodes,
+            minimum=0 if options.adaptive and not options.is_local else n_workers,
+            maximum=n_workers,
+            interval=_SECONDS_TO_ADAPT,
+            wait_count=max(1, round(options.idle_timeout / _SECONDS_TO_ADAPT)),
+            worker_key=_find_job_name if self._processes > 1 else None,
+        )
+
+    def _start_cluster(self, worker: Resources) -> Any:
+        options = self._options
+        given = options.job_options
+        scheduler_options = dict(options.get("scheduler_options") or {})
+        dashboard = options.dashboard_address or scheduler_options.get("dashboard_address")
+        scheduler_options |= {
+            "allowed_failures": options.retries,
+            "dashboard_address": _find_dashboard(dashboard),
+            "dashboard": dashboard is not None,
+        }
+        resources = " ".join(f"{name}={value:g}" for name, value in worker._asdict().items())
+        extra = [*(options.get("worker_extra_args") or []), "--resources", f"'{resources}'"]
+        if options.is_local:
+            given |= {"cores": options.cores, "memory": options.memory}
+            scheduler_options["host"] = "127.0.0.1"
+        elif options.get("interface") is None and not {"host", "interface"} & set(
+            scheduler_options
+        ):
+            scheduler_options["host"] = get_ip()  # instead of all interfaces
+        given |= {
+            "processes": self._processes,
+            "worker_command": "nipype_blm.plugins.worker",
+            "worker_extra_args": [*extra, "--nworkers", str(self._processes)],
+            "log_directory": str(self.log_folder),
+            "scheduler_options": scheduler_options,
+            "silence_logs": logging.CRITICAL,
+        }
+        given.setdefault(
+            "shared_temp_directory", options.get("shared_temp_directory") or str(self.log_folder)
+        )
+        if self.security is not None:
+            given["security"] = self.security
+        with _http_only_for(dashboard):
+            return _record_jobs(self._system.cluster_class, self._jobs)(**given)
+
+    def check(self) -> None:
+        """Raise `PoolError` if there is no hope for workers any more."""
+        now = time.monotonic()
+        n_workers = len(self._cluster.scheduler.workers)
+        if n_workers or not self.count_unfinished():
+            self._last_worker = self._last_list = now
+        if n_workers:
+            self._had_worker, self._n_failed = True, 0
+        failure = self._jobs.take_failure()
+        if failure is not None:
+            if not self._had_worker or now - self._last_worker > self._options.lost_timeout:
+                raise PoolError(f"{self._system.name} accepts no job: {failure}")
+            logger.warning("A job could not be submitted, and will be tried again: %s", failure)
+        if now >= self._next_query:
+            self._query(now, n_workers)
+            self._next_query = time.monotonic() + _SECONDS_BETWEEN_QUERIES
+        if now - self._last_worker > self._options.start_timeout:
+            raise PoolError(
+                f"No worker has started for {self._options.start_timeout:.0f} s "
+                f"(start_timeout); {self._system.name} says: {self._describe_queue()}."
+            )
+
+    def count_unfinished(self) -> int:
+        """Return how many nodes run or wait."""
+        return _count_unfinished(self._cluster.scheduler)
+
+    def _query(self, now: float, n_workers: int) -> None:
+        """Look at the jobs whose workers are not there."""
+        waiting = self._find_waiting_jobs()
+        if not waiting:
+            return
+        try:
+            states = self._list_jobs(waiting.values())
+        except QueryError as error:
+            if now - self._last_list > self._options.lost_timeout:
+                raise PoolError(
+                    f"{self._system.name} has not answered for {self._options.lost_timeout:.0f} s "
+                    f"(lost_timeout), and no worker is left: {error}"
+                ) from error
+            return
+        self._last_list = now
+        gone = [name for name, job_id in waiting.items() if job_id not in states]
+        pending = [state for job_id, state in states.items() if job_id in waiting.values()]
+        self._replace(gone, waiting)
+        if not n_workers:
+            self._check_stuck(now, pending)
+        if pending and now >= self._next_note:
+            logger.warning("Jobs without a worker so far: %s.", _summarise(pending))
+            self._next_note = now + _SECONDS_BETWEEN_NOTES
+
+    def _list_jobs(self, job_ids: Iterable[str | None]) -> dict[str, JobState]:
+        """Return the jobs that have not ended; all, if the batch system is not understood."""
+        if self._system.can_list:
+            return self._system.list_jobs()
+        unknown = JobState(False, "unknown", False)
+        return {job_id: unknown for job_id in job_ids if job_id is not None}
+
+    def _find_waiting_jobs(self) -> dict[str, str | None]:
+        """Return the jobs, by name, that no worker belongs to."""
+        present = [str(worker.name) for worker in list(self._cluster.scheduler.workers.values())]
+        return {
+            name: job.job_id
+            for name, job in list(self._cluster.workers.items())
+            if not any(other == name or other.startswith(f"{name}-") for other in present)
+        }
+
+    def _replace(self, names: Sequence[str], jobs: dict[str, str | None]) -> None:
+        """Forget jobs that ended before their workers reported, so that others are submitted."""
+        for name in names:
+            self._n_failed += 1
+            if self._n_failed >= _MOST_FAILED_JOBS:
+                reason = self._explain_job(jobs[name])
+                raise PoolError(
+                    f"{self._n_failed} jobs of {self._system.name} ended before their workers "
+                    f"could report.{reason}"
+                )
+        if names:
+            self._cluster.loop.add_callback(self._cluster.scale_down, list(names))
+
+    def _check_stuck(self, now: float, pending: Sequence[JobState]) -> None:
+        """Raise `PoolError` if the batch system itself says that no job can start."""
+        if not pending or not all(state.is_stuck for state in pending):
+            self._stuck_since = None
+            return
+        self._stuck_since = self._stuck_since or now
+        if now - self._stuck_since >= self._options.stuck_timeout:
+            raise PoolError(
+                f"No job can start; {self._system.query} says: {_summarise(pending)}.  Change the "
+                "queue, the account or what a job asks for, or have the jobs released."
+            )
+
+    def _describe_queue(self) -> str:
+        if not self._system.can_list:
+            return "nothing that is understood here; look at the queue"
+        try:
+            return f"{self._system.query}: {_summarise(list(self._system.list_jobs().values()))}"
+        except QueryError as error:
+            return str(error)
+
+    def explain_loss(self, where: dict[str, Any]) -> str:
+        """Return the likely reason why the worker of a node was lost, and its log."""
+        job_id = None if self._options.is_local else where.get("job_id")
+        return self._explain_job(job_id).strip() or super().explain_loss(where)
+
+    def _explain_job(self, job_id: str | None) -> str:
+        if job_id is None:
+            return ""
+        reason = self._system.explain_end(job_id)
+        text = f"  Job {job_id}: {reason}." if reason else f"  Job {job_id}."
+        for log in sorted(self.log_folder.glob(f"*{job_id}*")):
+            lines = log.read_text(errors="replace").strip().splitlines()
+            if lines:
+                text += f"\nThe end of {log}:\n" + "\n".join(lines[-_LINES_OF_LOG:])
+        return text
+
+    def close(self) -> None:
+        """Cancel all jobs."""
+        try:
+            _close(self.client, self._cluster)
+        finally:  # again, and also those that were submitted while the cluster closed
+            self._system.cancel(self._jobs.job_ids)
+
+
+class _AsManyAsNodes(Adaptive):
+    """Wants one worker for each node that is not finished.
+
+    Dask's own rule starts with one worker, and guesses from the time that nodes take.
+    """
+
+    cluster: Any
+
+    async def target(self) -> int:
+        n_nodes = _count_unfinished(self.cluster.scheduler)
+        # Whole jobs: one that has fewer nodes than workers would be cancelled in the queue.
+        n_processes = len(self.cluster.new_spec.get("group", [0]))
+        return -(-n_nodes // n_processes) * n_processes
+
+
+def _count_unfinished(scheduler: Any) -> int:
+    return sum(task.state in _UNFINISHED for task in list(scheduler.tasks.values()))
+
+
+def _find_job_name(worker: Any) -> str:
+    """Return the name of the job of one of its workers."""
+    return str(worker.name).rpartition("-")[0]
+
+
+class _Jobs:
+    """What became of the jobs that were submitted."""
+
+    def __init__(self) -> None:
+        self.job_ids: list[str] = []
+        self._failures: list[str] = []
+        self._lock = Lock()
+
+    def add_failure(self, text: str) -> None:
+        with self._lock:
+            self._failures.append(text)
+
+    def take_failure(self) -> str | None:
+        """Return the newest failure since the last call."""
+        with self._lock:
+            failure = self._failures[-1] if self._failures else None
+            self._failures.clear()
+        return failure
+
+
+def _record_jobs(cluster_class: Any, jobs: _Jobs) -> Any:
+    """Return a class of clusters that notes each job, and each one that was refused.
+
+    dask-jobqueue only logs a command that fails, and waits for the worker for ever.
+    """
+
+    class RecordedJob(cluster_class.job_cls):
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except Exception as error:
+                jobs.add_failure(" ".join(str(error).split()))
+                raise
+            jobs.job_ids.append(self.job_id)
+
+    class RecordedCluster(cluster_class):
+        job_cls = RecordedJob
+
+    return RecordedCluster
+
+
+def open_pool(options: PoolOptions, largest: Resources, log_folder: Path) -> Pool:
+    """Start workers, or find those that are there.
+
+    Parameters
+    ----------
+    options : PoolOptions
+    largest : Resources
+        The most that any node needs.
+    log_folder : Path
+        For the logs of jobs, unless the options name another one.
+    """
+    set_defaults()
+    pool: Pool
+    if options.scheduler_file is not None:
+        worker = read_pool_file(options.scheduler_file).get("worker")
+        client = connect(options.scheduler_file)
+        pool = AttachedPool(client, Resources(**worker) if worker else None, options)
+    elif options.batch_system is None:
+        given = options.cluster
+        client = given if isinstance(given, Client) else Client(given)
+        pool = AttachedPool(client, _find_smallest_worker(client), options)
+    else:
+        pool = BatchPool(options, largest, log_folder)
+    pool.client.register_plugin(EndWithDriver())
+    return pool
+
+
+class AttachedPool(Pool):
+    """A pool that somebody else started, and that goes on after the run."""
+
+    def __init__(self, client: Client, worker: Resources | None, options: PoolOptions) -> None:
+        super().__init__(client, worker, options.lost_timeout)
+        self._is_ours = client is not options.cluster
+
+    def close(self) -> None:
+        """Leave the pool."""
+        if self._is_ours:
+            self.client.close()
+
+
+def _find_smallest_worker(client: Client) -> Resources | None:
+    """Return what every worker has; None if one of them does not say, or there is none."""
+    workers = client.scheduler_info()["workers"].values()
+    resources = [worker["resources"] for worker in workers]
+    if not resources or not all(set(Resources._fields) <= set(found) for found in resources):
+        return None
+    return Resources(
+        int(min(found["n_procs"] for found in resources)),
+        min(found["mem_gb"] for found in resources),
+    )
+
+
+def _find_dashboard(address: str | int | None) -> str:
+    return "127.0.0.1:0" if address is None else bind_locally(address)
+
+
+def _http_only_for(dashboard: str | int | None) -> ExitStack:
+    """Return a context in which a scheduler serves no pages, unless a dashboard is wanted."""
+    stack = ExitStack()
+    if dashboard is None:
+        stack.enter_context(dask.config.set({"distributed.scheduler.http.routes": []}))
+    return stack
+
+
+def _summarise(states: Sequence[JobState]) -> str:
+    """Return how many jobs are in each state."""
+    counts: dict[str, int] = {}
+    for state in states:
+        counts[state.description] = counts.get(state.description, 0) + 1
+    return ", ".join(f"{n} x {text}" for text, n in counts.items()) or "no jobs"
+
+
+def _close(client: Client, cluster: Any) -> None:
+    """Close both, whatever state they are in: jobs are cancelled afterwards in any case."""
+    for item in (client, cluster):
+        with suppress(Exception):
+            item.close(timeout=_SECONDS_TO_CLOSE)
