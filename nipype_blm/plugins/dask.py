@@ -16,7 +16,7 @@ from nipype.pipeline.plugins.base import DistributedPluginBase
 from nipype_blm.errors import InputError
 from nipype_blm.plugins.options import GIB, Resources, parse_options
 from nipype_blm.plugins.pools import Pool, PoolError, open_pool
-from nipype_blm.plugins.worker import PROGRESS, STARTED, run_node, running
+from nipype_blm.plugins.worker import PROGRESS, STARTED, NodeError, run_node, running
 from nipype_blm.progress import find_listener
 from nipype_blm.signals import interruptible
 
@@ -172,10 +172,12 @@ class DaskPlugin(DistributedPluginBase):
         if status == "pending":
             return None
         if status == "finished":
-            return {"result": None, "traceback": task.future.result()}
+            return {"result": None, "traceback": None}
         if status == "cancelled":
             return _failure(PoolError(f"{task.name} was lost: the pool is gone."))
         error = task.future.exception()
+        if isinstance(error, NodeError):
+            return {"result": None, "traceback": error.args[0]}
         if not isinstance(error, KilledWorker):
             return {"result": None, "traceback": format_exception(error)}
         starts = self._starts.get(task.key, [])

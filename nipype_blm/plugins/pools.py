@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any
 
 import dask.config
-from distributed import Client, Security
+from distributed import Client, Security, Status
 from distributed.deploy.adaptive import Adaptive
 from distributed.utils import get_ip
 
@@ -328,6 +328,7 @@ def _record_jobs(cluster_class: Any, jobs: _Jobs) -> Any:
                 await super().start()
             except Exception as error:
                 jobs.add_failure(" ".join(str(error).split()))
+                self.status = Status.failed  # else closing the cluster fails
                 raise
             jobs.job_ids.append(self.job_id)
 

@@ -29,10 +29,20 @@ running = threading.Lock()
 _current: dict[str, str] = {}  # the key of the node that runs
 
 
-def run_node(node: Any, updatehash: bool, key: str) -> list[str] | None:
-    """Run a node; return the lines of its traceback if it fails.
+class NodeError(Exception):
+    """A node failed; the lines of its traceback."""
 
-    Results stay in the node's folder, where the nodes after it find them.
+
+def run_node(node: Any, updatehash: bool, key: str) -> None:
+    """Run a node.
+
+    Results stay in the node's folder, where the nodes after it find them; the driver does not
+    ask for what is returned here, which would take longer than Nipype takes to run a node.
+
+    Raises
+    ------
+    NodeError
+        With the traceback of any exception: not all of them can be sent.
     """
     with running:
         worker = get_worker()
@@ -43,11 +53,10 @@ def run_node(node: Any, updatehash: bool, key: str) -> list[str] | None:
             with _reporting(worker):
                 node.run(updatehash=updatehash)
         except BaseException as error:  # also SystemExit: a node does not end the worker
-            return format_exception(error)
+            raise NodeError(format_exception(error)) from None
         finally:
             _current.clear()
             os.chdir(folder)
-    return None
 
 
 def describe_worker(worker: Worker) -> dict[str, Any]:
