@@ -53,7 +53,7 @@ def init_blm_wf(
         Further traits of `nipype_blm.interfaces.PlanBLM`: ``min_n``, ``min_percent``,
         ``data_mask_thresh``, ``zero_is_missing``, ``two_sided``, ``minlog``, ``output_cov``,
         ``images_per_batch``, ``voxels_per_block``, ``max_blocks``,
-        ``recorded_fields``.
+        ``minutes_per_job``, ``parallel_nodes``, ``recorded_fields``.
 
     Inputs
     ------

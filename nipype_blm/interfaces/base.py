@@ -1,5 +1,8 @@
 """What all interfaces share: the traits of a model and of its maps, and the references."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +13,6 @@ from nipype.interfaces.base import (
     File,
     InputMultiObject,
     LibraryBaseInterface,
-    OutputMultiObject,
     SimpleInterface,
     TraitedSpec,
     isdefined,
@@ -19,6 +21,7 @@ from nipype.interfaces.base import (
 from threadpoolctl import threadpool_limits
 
 from nipype_blm.core.lmm.estimates import METHODS
+from nipype_blm.errors import InputError
 from nipype_blm.model.config import BlmmConfig, ConfigT, ModelConfig, parse_config
 from nipype_blm.stages.assemble import AssembledMaps
 from nipype_blm.stages.maps import MAPS
@@ -96,6 +99,9 @@ class ModelInputSpec(BaseInterfaceInputSpec):
     images_per_batch = traits.Int(desc="images read by one node; planned if not given")
     voxels_per_block = traits.Int(desc="voxels fitted by one node; planned if not given")
     max_blocks = traits.Int(desc="most voxel blocks, memory permitting")
+    minutes_per_job = traits.Float(
+        desc="least minutes of one core for a batch and for a block, memory permitting"
+    )
     compress = traits.Bool(False, usedefault=True, desc="write .nii.gz instead of .nii")
 
 
@@ -136,6 +142,7 @@ FIELD_TRAITS = {
     "images_per_batch": "images_per_batch",
     "voxels_per_block": "voxels_per_block",
     "maxnvb": "max_blocks",
+    "minutes_per_job": "minutes_per_job",
     "compress": "compress",
 }
 MISSINGNESS_TRAITS = {"MinPercent": "min_percent", "MinN": "min_n", "Masking": "post_mask_file"}
@@ -149,6 +156,26 @@ MIXED_TRAITS = {
     "safeMode": "safe_mode",
     "resms": "resms",
 }
+# What messages call a field; X and Z are also the names of matrices, and stay.
+_TRAITS_IN_MESSAGES = {
+    "MAXMEM": "max_mem_gb * 2**30",
+    **{f"Missingness.{field}": trait for field, trait in MISSINGNESS_TRAITS.items()},
+    **{field: trait for field, trait in (FIELD_TRAITS | MIXED_TRAITS).items() if len(field) > 1},
+}
+
+
+@contextmanager
+def naming_traits() -> Iterator[None]:
+    """Name traits instead of the fields of a configuration file in what is wrong."""
+    names = "|".join(map(re.escape, _TRAITS_IN_MESSAGES))
+    field = rf"(?<![\w/.-])(?:{names})(?![\w/-]|\.\w)"  # not within a path
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            re.sub(field, lambda found: _TRAITS_IN_MESSAGES[found[0]], problem)
+            for problem in error.problems
+        ) from error
 
 
 def _traits_of_fields(model: type[ModelConfig]) -> dict[str, str]:
@@ -191,20 +218,19 @@ class _ContrastMapsOutputSpec(TraitedSpec):
     out_dir = Directory(exists=True, desc="folder of all maps and their sidecars")
     mask_file = _map("mask")
     contrast_metadata = traits.List(traits.Dict, desc="name, label and type of each contrast")
-    effect_maps = OutputMultiObject(
+    # Nipype's OutputMultiObject would hand on a list of one map as a bare name.
+    effect_maps = traits.List(
         File(exists=True), desc="effect of each contrast; F: one volume for each row"
     )
-    variance_maps = OutputMultiObject(
+    variance_maps = traits.List(
         File(exists=True), desc="variance of each effect; F: covariances, row by row"
     )
-    stat_maps = OutputMultiObject(File(exists=True), desc="T or F of each contrast")
-    zscore_maps = OutputMultiObject(
+    stat_maps = traits.List(File(exists=True), desc="T or F of each contrast")
+    zscore_maps = traits.List(
         File(exists=True), desc="normal deviate with the same upper tail, for each contrast"
     )
-    pvalue_maps = OutputMultiObject(File(exists=True), desc="p of each contrast")
-    dof_maps = OutputMultiObject(
-        File(exists=True), desc="error degrees of freedom of each contrast"
-    )
+    pvalue_maps = traits.List(File(exists=True), desc="p of each contrast")
+    dof_maps = traits.List(File(exists=True), desc="error degrees of freedom of each contrast")
 
 
 class MapsOutputSpec(_ContrastMapsOutputSpec):

@@ -20,6 +20,7 @@ from nipype_blm.interfaces.base import (
     ModelInputSpec,
     config_from_traits,
     maps_as_outputs,
+    naming_traits,
 )
 from nipype_blm.model.config import BlmConfig, ModelConfig
 
@@ -59,6 +60,12 @@ class PlanBLMInputSpec(ModelInputSpec):
         desc="folder for the plan, relative to the working directory; outside of it, a file "
         "that did not change keeps its time, and nodes that depend on it stay cached",
     )
+    parallel_nodes = traits.Range(
+        low=1,
+        nohash=True,
+        desc="nodes that run at the same time; there are as many batches and blocks, if each "
+        "has work for some seconds",
+    )
     recorded_fields = traits.Dict(
         nohash=True, desc="further fields of the configuration, to be recorded in inputs.yml"
     )
@@ -94,8 +101,10 @@ class PlanBLM(BLMInterface):
         given = self.inputs.recorded_fields
         recorded = dict(given) if isdefined(given) else {}
         out_dir = Path(recorded.pop("outdir", folder))
-        config = config_from_traits(self.inputs, out_dir, self._config, **recorded)
-        run = prepare_run(config)
+        with naming_traits():
+            config = config_from_traits(self.inputs, out_dir, self._config, **recorded)
+            parallel_nodes = self.inputs.parallel_nodes
+        run = prepare_run(config, parallel_nodes if isdefined(parallel_nodes) else None)
         plan = write_plan(run, folder)
         self._results = {
             "model_file": str(plan.model_file),
@@ -293,8 +302,9 @@ class BLM(BLMInterface):
 
         out_dir = _find_out_dir(self.inputs, runtime, self._folder)
         n_procs = self.inputs.n_procs
-        config = config_from_traits(self.inputs, out_dir, self._config, numNodes=n_procs)
-        run = prepare_run(config)
+        with naming_traits():
+            config = config_from_traits(self.inputs, out_dir, self._config, numNodes=n_procs)
+            run = prepare_run(config)
         n_threads = run.plan.threads(n_procs, config.MAXMEM)
         with TemporaryDirectory(prefix=".blm_work", dir=runtime.cwd) as folder:
             work_dir = Path(folder)

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, overload
+from typing import Annotated, Any, ClassVar, TypeVar, overload
 
 from pydantic import (
     BaseModel,
@@ -20,12 +20,13 @@ from pydantic import (
 from nipype_blm.core.lmm.estimates import METHODS, MixedOptions
 from nipype_blm.errors import InputError
 from nipype_blm.model.arithmetic import parse_number
-from nipype_blm.model.contrasts import Contrast, normalise_contrasts
+from nipype_blm.model.contrasts import Contrast, hold_place, normalise_contrasts
 
-CLUSTER_TYPES = ("htcondor", "lsf", "moab", "oar", "pbs", "sge", "slurm")
+CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm")
 # Files of BLM-py and BLMM-py have these; they change nothing.
 IGNORED_FIELDS = ("statType", "logdir", "voxelBatching", "diskMem", "name", "q")
 DEFAULT_MAXMEM = 2**32
+DEFAULT_WORKERS = 10
 DEFAULT_MINLOG = -323.3062153431158
 
 
@@ -39,7 +40,7 @@ def resolve_path(text: str | Path, base: Path) -> Path:
 
 def _resolve(value: Any, info: ValidationInfo) -> Path:
     """Resolve a relative path against the folder of the configuration file."""
-    if not isinstance(value, str | Path):
+    if not isinstance(value, str | Path) or not str(value).strip():
         raise ValueError(f"{value!r} is not a path")
     return resolve_path(value, (info.context or {}).get("base", Path.cwd()))
 
@@ -52,9 +53,13 @@ def _resolve_all(value: Any, info: ValidationInfo) -> Any:
 
 
 def _parse_bytes(value: Any) -> int:
-    n_bytes = parse_number(value)
+    hint = "give bytes, as a number or as text such as 2**32"
+    try:
+        n_bytes = parse_number(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; {hint}") from error
     if n_bytes < 1:
-        raise ValueError(f"{value!r} is not a positive number of bytes")
+        raise ValueError(f"{value!r} is not a positive number; {hint}")
     return int(n_bytes)
 
 
@@ -80,6 +85,13 @@ def _parse_tolerance(value: Any) -> float:
     if tolerance <= 0:
         raise ValueError(f"{value!r} is not above 0; give a small number such as 1e-6")
     return tolerance
+
+
+def _parse_minutes(value: Any) -> float:
+    minutes = parse_number(value)
+    if minutes <= 0:
+        raise ValueError(f"{value!r} is not a positive number of minutes, such as 10")
+    return minutes
 
 
 def _parse_method(value: Any) -> str:
@@ -136,6 +148,8 @@ class MissingnessRules(_Model):
 class ModelConfig(_Model):
     """The fields that all models share."""
 
+    _workflow: ClassVar[str] = "blm_wf"
+
     Y_files: FilePaths = Field(description="Text file with one image a line, or one 4D image.")
     X: FilePath = Field(
         description="Design matrix: CSV, TSV or whitespace table, one row for each image."
@@ -144,9 +158,15 @@ class ModelConfig(_Model):
     contrasts: tuple[Contrast, ...] = Field(
         description="Contrasts c1, c2, ..., each with a name and a vector."
     )
-    clusterType: str = Field("local", description="Where to run: local (the default).")
+    clusterType: str = Field(
+        "local",
+        description="Where to run: local (the default), or on workers that are jobs of slurm, "
+        "sge, pbs, lsf, htcondor, oar or moab.",
+    )
     numNodes: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Threads to use; default: the cores available."
+        None,
+        description="Threads to use; default: the cores available.  On a cluster: most workers "
+        "at a time; default 10.",
     )
     analysis_mask: FilePath | None = Field(
         None, description="Mask image; inside it means finite and not zero."
@@ -182,6 +202,11 @@ class ModelConfig(_Model):
     voxels_per_block: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Voxels fitted by one node; planned if absent."
     )
+    minutes_per_job: Annotated[float, BeforeValidator(_parse_minutes)] | None = Field(
+        None,
+        description="Least minutes of one core for a batch and for a block, memory permitting; "
+        "for schedulers that run one job for each node.",
+    )
     sim: bool = Field(False, description="Print no summary when the run ends.")
     versions: dict[str, str] | None = Field(None, description="Written to inputs.yml; not read.")
 
@@ -201,16 +226,25 @@ class ModelConfig(_Model):
     @classmethod
     def _check_cluster(cls, value: Any) -> str:
         cluster = str(value).strip().lower()
-        if cluster in CLUSTER_TYPES:
-            raise ValueError(f"{value!r} is not available yet; use local")
-        if cluster != "local":
-            raise ValueError(f"{value!r} is not a cluster type; use local")
+        if cluster not in CLUSTER_TYPES:
+            valid = ", ".join(CLUSTER_TYPES)
+            raise ValueError(f"{value!r} is not a cluster type; choose one of {valid}")
         return cluster
+
+    @property
+    def parallel_nodes(self) -> int:
+        """Nodes that run at the same time; on this machine there are threads instead."""
+        return 1 if self.clusterType == "local" else self.numNodes or DEFAULT_WORKERS
 
     @property
     def work_folder(self) -> Path:
         """Where intermediate files go."""
         return self.work_dir or self.outdir / "work"
+
+    @property
+    def workflow_folder(self) -> Path:
+        """Folder of the workflow's nodes; what they leave there may be deleted or replaced."""
+        return self.work_folder / self._workflow
 
     @property
     def notices(self) -> list[str]:
@@ -261,6 +295,8 @@ class FactorConfig(_Model):
 
 class BlmmConfig(ModelConfig):
     """A Big Linear Mixed Model: BLMM-py's configuration, and a few fields more."""
+
+    _workflow: ClassVar[str] = "blmm_wf"
 
     Z: tuple[FactorConfig, ...] = Field(description="Random factors f1, f2, ..., each with:")
     method: Annotated[str, BeforeValidator(_parse_method)] = Field(
@@ -433,18 +469,28 @@ def salvage_config(
     """Return what is valid of a faulty configuration, so that its files can be checked too.
 
     Images or a design without a valid value are None, contrasts and random factors empty,
-    outdir is `base`.
+    outdir is `base`.  Of contrasts and of Missingness only what is not valid is left out; in
+    place of a contrast is one without weights.
     """
     if not isinstance(data, dict):
         return None
     data = {str(key): value for key, value in data.items() if value is not None}
+    contrasts: tuple[Contrast, ...] = ()
     try:
         return model.model_validate(data, context={"base": base})
     except ValidationError as error:
-        for field in {str(fault["loc"][0]) for fault in error.errors()}:
-            data.pop(field, None)
+        places = [fault["loc"] for fault in error.errors()]
+    for field in {str(place[0]) for place in places}:
+        value = data.pop(field, None)
+        inner = {place[1] for place in places if place[0] == field and len(place) > 1}
+        if field == "contrasts" and inner:
+            items = enumerate(normalise_contrasts(value))
+            contrasts = tuple(hold_place(c) if i in inner else Contrast(**c) for i, c in items)
+        elif field == "Missingness" and inner:
+            faulty = {str(name).lower() for name in inner}
+            data[field] = {k: v for k, v in value.items() if str(k).lower() not in faulty}
     spare = {"Y_files": base, "X": base, "outdir": base, "contrasts": [{"vector": [1]}]}
-    empty: dict[str, Any] = {"Y_files": None, "X": None, "contrasts": ()}
+    empty: dict[str, Any] = {"Y_files": None, "X": None, "contrasts": contrasts}
     if "Z" in model.model_fields:
         spare |= {"Z": [{"factor": base, "design": base}]}
         empty |= {"Z": ()}
@@ -466,9 +512,17 @@ def _explain(fault: Any, model: type[ModelConfig]) -> str:
             message = str(fault["ctx"]["error"])
         case "model_type" | "model_attributes_type":
             message = f"{fault['input']!r} was given; expected fields such as MinN: 10"
+        case "int_type" | "int_parsing" | "int_from_float":
+            message = f"{fault['input']!r} was given; expected a whole number"
+        case "greater_than_equal":
+            message = f"{fault['input']!r} was given; expected at least {fault['ctx']['ge']}"
+        case "bool_type" | "bool_parsing":
+            message = f"{fault['input']!r} was given; expected true or false"
+        case "string_too_short":
+            message = f"{fault['input']!r} was given; expected some text"
         case _:
             message = f"{fault['input']!r} was given: {fault['msg'].lower()}"
-    return f"{field}: {message}."
+    return f"{field}: {message.rstrip('.')}."
 
 
 def _explain_unknown(location: list[str], model: type[ModelConfig]) -> str:

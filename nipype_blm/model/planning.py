@@ -10,6 +10,7 @@ from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import packed_size
 from nipype_blm.core.products import WORD
 from nipype_blm.errors import InputError
+from nipype_blm.model.costs import Sizes, predict_fitting_s, predict_reading_s
 
 # Starting a process costs as much as reading some 280 images, and merging a batch as much as
 # some 20; the presence bits, on the other hand, grow with the batch.
@@ -19,40 +20,13 @@ PRESENCE_BYTES = 64 * 2**20
 # Enough for a block to hide the cost of starting its node; more only costs memory.
 BLOCK_BYTES = 256 * 2**20
 STAGING_BYTES = 64 * 2**20
+# Every block reads from the products of every batch, and Nipype looks after every node: both
+# cost more than the work itself if there are thousands.
+MOST_NODES = 256
+# A node on a pool of workers costs some 0.1 s.
+LEAST_NODE_S = 2.0
 # The interpreter and libraries; never taken to be more than a quarter of the budget.
 BASE_BYTES = 256 * 2**20
-
-
-class Sizes(NamedTuple):
-    """What the cost of a run depends on."""
-
-    n_images: int
-    n_params: int
-    n_voxels: int  # inside the analysis mask
-    n_grid: int  # voxels of an image
-    image_itemsize: int  # bytes of one value in the files (the largest)
-    staged_itemsize: int  # 4 or 8: precision in which values are staged
-    map_itemsize: int  # 4 or 8: precision of the maps
-    contrast_rows: tuple[int, ...]  # rows of each contrast
-    with_cov: bool
-    # Of a mixed model only.
-    columns_of_rows: tuple[int, ...] = ()  # as `count_columns_of_rows` returns it
-    n_variances: int = 0  # entries of vech(D) of all factors
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether there are random effects."""
-        return bool(self.columns_of_rows)
-
-    @property
-    def n_raneffs(self) -> int:
-        """Columns of Z."""
-        return self.columns_of_rows[-1] if self.is_mixed else 0
-
-    def most_columns(self, n_rows: int) -> int:
-        """Return a number of columns of Z that no `n_rows` consecutive rows exceed."""
-        step = (n_rows - 1).bit_length()
-        return self.columns_of_rows[: step + 1][-1] if self.is_mixed else 0
 
 
 class Plan(NamedTuple):
@@ -81,6 +55,8 @@ def plan_run(
     images_per_batch: int | None = None,
     voxels_per_block: int | None = None,
     max_blocks: int | None = None,
+    minutes_per_job: float | None = None,
+    parallel_nodes: int = 1,
 ) -> Plan:
     """Choose batches of images and blocks of voxels that fit into memory.
 
@@ -93,6 +69,12 @@ def plan_run(
         Chosen by the user; used as they are if memory permits.
     max_blocks : int, optional
         Most voxel blocks, if memory permits.
+    minutes_per_job : float, optional
+        Least time that one core should take for a batch, and for a block, if memory permits
+        and there is as much work; batches and blocks only become larger by it.
+    parallel_nodes : int
+        Nodes that run at the same time; there are as many batches and blocks, if each has
+        work for some seconds.
 
     Raises
     ------
@@ -100,7 +82,8 @@ def plan_run(
         If the memory is too small; names the least that works.
     """
     usable = _usable(max_bytes)
-    batch = min(images_per_batch or _default_batch(sizes), sizes.n_images)
+    batch = images_per_batch or _choose_batch(sizes, minutes_per_job, parallel_nodes)
+    batch = min(batch, sizes.n_images)
     if images_per_batch is None:
         batch = _fit_batch(sizes, batch, usable)
     least = _least_bytes(sizes, batch)
@@ -116,9 +99,11 @@ def plan_run(
     if images_per_batch is None:  # even batches
         batch = -(-sizes.n_images // n_batches)
         n_batches = -(-sizes.n_images // batch)
-    fixed = _volume_bytes(sizes) + _row_products_bytes(sizes, batch)
+    fixed = _fixed_block_bytes(sizes, batch)
     most = (usable - fixed) // per_voxel
-    block = voxels_per_block or _choose_block(sizes, batch, most, max_blocks)
+    block = voxels_per_block or _choose_block(
+        sizes, batch, most, max_blocks or MOST_NODES, minutes_per_job, parallel_nodes
+    )
     block = min(block, most, sizes.n_voxels)
     return Plan(
         images_per_batch=batch,
@@ -174,7 +159,7 @@ def _usable(max_bytes: int) -> int:
 
 def _budget_for(n_bytes: int) -> int:
     """Return the memory of which `n_bytes` are left for arrays."""
-    return n_bytes + min(BASE_BYTES, -(-n_bytes // 3))
+    return n_bytes + min(BASE_BYTES, (n_bytes - 1) // 3)
 
 
 def _image_bytes(sizes: Sizes) -> int:
@@ -198,12 +183,35 @@ def _estimates_bytes_per_voxel(sizes: Sizes) -> int:
 def _products_bytes(sizes: Sizes, batch: int, chunk: int) -> int:
     """Memory of a node that reads: one image, a chunk staged, the products of the batch."""
     per_voxel = _products_bytes_per_voxel(sizes, batch) + chunk * sizes.staged_itemsize
-    return _image_bytes(sizes) + sizes.n_voxels * per_voxel
+    return _model_bytes(sizes) + _image_bytes(sizes) + sizes.n_voxels * per_voxel
 
 
-def _default_batch(sizes: Sizes) -> int:
+def _choose_batch(sizes: Sizes, minutes_per_job: float | None, parallel_nodes: int) -> int:
+    """Return the images of a batch, whatever the memory."""
     batch = PRESENCE_BYTES * 8 // sizes.n_voxels // WORD * WORD
-    return min(max(batch, FEWEST_IMAGES_PER_BATCH), MOST_IMAGES_PER_BATCH)
+    batch = min(max(batch, FEWEST_IMAGES_PER_BATCH), MOST_IMAGES_PER_BATCH)
+    work_s = predict_reading_s(sizes, sizes.n_images)
+    batch = min(batch, _share(sizes.n_images, work_s, parallel_nodes))
+    most = _count_jobs(work_s, minutes_per_job)
+    return max(batch, -(-sizes.n_images // most))
+
+
+def _share(n_items: int, work_s: float, parallel_nodes: int) -> int:
+    """Return the items of a node if there is one for each worker, or fewer that are worth it."""
+    n_nodes = min(parallel_nodes, int(work_s / LEAST_NODE_S))
+    return -(-n_items // max(1, n_nodes))
+
+
+def _count_jobs(work_s: float, minutes_per_job: float | None) -> int:
+    """Return the most jobs that work may be cut into."""
+    if minutes_per_job is None:
+        return MOST_NODES
+    return int(max(1, min(work_s / 60 / minutes_per_job, 1e9)))  # finite for any target
+
+
+def _model_bytes(sizes: Sizes) -> int:
+    """X and its factor Q, and the levels and effects of random factors: in every node."""
+    return 8 * sizes.n_images * (2 * sizes.n_params + 1 + 2 * sizes.n_variances)
 
 
 def _volume_bytes(sizes: Sizes) -> int:
@@ -211,16 +219,16 @@ def _volume_bytes(sizes: Sizes) -> int:
     return sizes.n_grid * (sizes.map_itemsize + 8)
 
 
-def _row_products_bytes(sizes: Sizes, batch: int) -> int:
-    """Products of all pairs of columns, for each image of a batch."""
-    return 8 * packed_size(sizes.n_params) * batch
+def _fixed_block_bytes(sizes: Sizes, batch: int) -> int:
+    """Memory of a node that fits, but for its voxels."""
+    row_products = 8 * packed_size(sizes.n_params) * batch  # of each image, all pairs of columns
+    return _model_bytes(sizes) + _volume_bytes(sizes) + row_products
 
 
 def _least_bytes(sizes: Sizes, batch: int) -> int:
     """Return the least memory for a batch: four images staged, a few voxels fitted."""
     per_voxel = _block_bytes_per_voxel(sizes, batch) + _contrast_bytes_per_voxel(sizes)
-    block = _volume_bytes(sizes) + per_voxel * min(sizes.n_voxels, WORD)
-    block += _row_products_bytes(sizes, batch)
+    block = _fixed_block_bytes(sizes, batch) + per_voxel * min(sizes.n_voxels, WORD)
     return max(_products_bytes(sizes, batch, 4), block)
 
 
@@ -266,10 +274,20 @@ def _contrast_bytes_per_voxel(sizes: Sizes) -> int:
     return 8 * (2 * p + (2 + sizes.n_variances) * p * p + 6 + sizes.is_mixed)
 
 
-def _choose_block(sizes: Sizes, batch: int, most: int, max_blocks: int | None) -> int:
+def _choose_block(
+    sizes: Sizes,
+    batch: int,
+    most: int,
+    max_blocks: int,
+    minutes_per_job: float | None,
+    parallel_nodes: int,
+) -> int:
+    """Return the voxels of a block, of which memory holds `most`; blocks are made even."""
     block = max(WORD, BLOCK_BYTES // _block_bytes_per_voxel(sizes, batch))
-    if max_blocks is not None:
-        block = max(block, -(-sizes.n_voxels // max_blocks))
+    work_s = predict_fitting_s(sizes, sizes.n_voxels)
+    block = min(block, _share(sizes.n_voxels, work_s, parallel_nodes))
+    most_blocks = min(_count_jobs(work_s, minutes_per_job), max_blocks)
+    block = max(block, -(-sizes.n_voxels // most_blocks))
     n_blocks = -(-sizes.n_voxels // min(block, most))
     return -(-sizes.n_voxels // n_blocks)
 

@@ -44,8 +44,9 @@ def compute_estimates(
         ArrayFile(products, batch_stamp(stamp, batch))
         for products, batch in zip(products_files, batch_files, strict=True)
     ]
-    counts = [file.read("n_obs", columns) for file in files]
-    n_obs = np.asarray(np.sum(counts, axis=0), np.int32)
+    n_obs = np.zeros(columns.stop - columns.start, np.int32)
+    for file in files:
+        n_obs += file.read("n_obs", columns)
 
     def batches() -> Iterator[tuple[slice, Products]]:
         for number, file in enumerate(files):

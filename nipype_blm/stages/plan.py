@@ -111,8 +111,14 @@ class _Design(NamedTuple):
     effect_names: tuple[tuple[str, ...], ...]  # of the random effects of each factor
 
 
-def prepare_run(config: ModelConfig) -> PreparedRun:
+def prepare_run(config: ModelConfig, parallel_nodes: int | None = None) -> PreparedRun:
     """Check everything that can be checked without reading voxels of the images.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    parallel_nodes : int, optional
+        Nodes that run at the same time; default: as the configuration says.
 
     Raises
     ------
@@ -147,7 +153,9 @@ def prepare_run(config: ModelConfig) -> PreparedRun:
         order = _order_rows(factors, entries, len(table.values))
         design = _arrange_design(table, random, factors, order)
         sizes = _measure(config, design, images, 1 if mask is None else int(mask.sum()))
-        plan = problems.attempt(_plan_sizes, config, sizes, mask is not None)
+        plan = problems.attempt(
+            _plan_sizes, config, sizes, mask is not None, parallel_nodes or config.parallel_nodes
+        )
     if problems or design is None or mask is None or allowed is None or not sizes or not plan:
         raise InputError(problems)
     spec = _make_spec(config, design, images, mask, allowed, sizes, plan)
@@ -189,7 +197,9 @@ def _make_spec(
     )
 
 
-def _plan_sizes(config: ModelConfig, sizes: Sizes, is_mask_known: bool) -> Plan:
+def _plan_sizes(
+    config: ModelConfig, sizes: Sizes, is_mask_known: bool, parallel_nodes: int
+) -> Plan:
     """Plan a run; if its mask could not be read, only see whether one voxel is too much."""
     try:
         plan = plan_run(
@@ -199,6 +209,7 @@ def _plan_sizes(config: ModelConfig, sizes: Sizes, is_mask_known: bool) -> Plan:
             config.voxels_per_block,
             config.maxnvb,
             config.minutes_per_job,
+            parallel_nodes,
         )
     except InputError as error:
         if is_mask_known:

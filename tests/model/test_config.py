@@ -91,6 +91,7 @@ def test_a_home_folder_that_does_not_exist_is_a_fault_of_its_field():
     [problem] = problems_of(X="~nobody-of-this-name/X.csv")
     assert "X" in problem
     assert "~nobody-of-this-name" in problem
+    assert not problem.endswith("..")
 
 
 @pytest.mark.parametrize("field", ["Y_files", "X", "outdir", "analysis_mask", "work_dir"])
@@ -98,6 +99,13 @@ def test_a_number_is_not_a_path(field):
     [problem] = problems_of(**{field: 5})
     assert problem.startswith(field)
     assert "5 is not a path" in problem
+
+
+@pytest.mark.parametrize("text", ["", " "])
+@pytest.mark.parametrize("field", ["Y_files", "X", "outdir", "analysis_mask", "work_dir"])
+def test_an_empty_path_is_refused(field, text):
+    [problem] = problems_of(**{field: text})
+    assert problem == f"{field}: {text!r} is not a path."
 
 
 @pytest.mark.parametrize(
@@ -113,6 +121,13 @@ def test_any_other_maxmem_is_refused_and_shown(text):
     [problem] = problems_of(MAXMEM=text)
     assert problem.startswith("MAXMEM: ")
     assert str(text) in problem
+    assert "give bytes, as a number or as text such as 2**32" in problem
+
+
+@pytest.mark.parametrize(("given", "minutes"), [(10, 10), (0.5, 0.5), ("10", 10), ("2 * 60", 120)])
+def test_minutes_per_job_is_a_positive_number_or_arithmetic(given, minutes):
+    assert parse().minutes_per_job is None
+    assert parse(minutes_per_job=given).minutes_per_job == minutes
 
 
 @pytest.mark.parametrize(
@@ -179,16 +194,20 @@ def test_local_is_accepted_in_any_case(cluster):
     assert parse(clusterType=cluster).clusterType == "local"
 
 
-@pytest.mark.parametrize("cluster", ["SLURM", "sge", "htcondor", "lsf", "moab", "oar", "pbs"])
-def test_other_clusters_are_refused_for_now_and_local_is_named(cluster):
-    [problem] = problems_of(clusterType=cluster)
-    assert problem == f"clusterType: {cluster!r} is not available yet; use local."
+@pytest.mark.parametrize("cluster", ["SLURM", "sge", "HTCondor", "lsf", "moab", "oar", "pbs"])
+def test_batch_systems_are_accepted_in_any_case(cluster):
+    assert parse(clusterType=cluster).clusterType == cluster.lower()
 
 
-def test_a_cluster_that_does_not_exist_is_refused():
+def test_a_cluster_that_does_not_exist_is_refused_with_those_that_do():
     [problem] = problems_of(clusterType="cloud")
     assert "'cloud'" in problem
-    assert "local" in problem
+    assert "htcondor, local, lsf, moab, oar, pbs, sge, slurm" in problem
+
+
+def test_nodes_run_at_the_same_time_on_clusters_only():
+    assert parse(clusterType="local", numNodes=7).parallel_nodes == 1
+    assert parse(clusterType="slurm", numNodes=7).parallel_nodes == 7
 
 
 @pytest.mark.parametrize(
@@ -199,6 +218,9 @@ def test_a_cluster_that_does_not_exist_is_refused():
         ("maxnvb", 0),
         ("images_per_batch", 0),
         ("voxels_per_block", 1.5),
+        ("minutes_per_job", 0),
+        ("minutes_per_job", -5),
+        ("minutes_per_job", "ten"),
         ("OutputCovB", "perhaps"),
         ("data_mask_thresh", "high"),
         ("minlog", "low"),
@@ -209,6 +231,26 @@ def test_a_value_of_another_kind_is_refused_with_its_field(field, value):
     [problem] = problems_of(**{field: value})
     assert problem.startswith(f"{field}: ")
     assert repr(value) in problem
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("numNodes", "many", "a whole number"),
+        ("numNodes", [2], "a whole number"),
+        ("voxels_per_block", 1.5, "a whole number"),
+        ("maxnvb", 0, "at least 1"),
+        ("two_sided", 5, "true or false"),
+        ("compress", [1], "true or false"),
+    ],
+)
+def test_what_was_expected_instead_of_a_value_is_said(field, value, expected):
+    assert problems_of(**{field: value}) == [f"{field}: {value!r} was given; expected {expected}."]
+
+
+def test_an_empty_name_of_a_contrast_is_refused():
+    [problem] = problems_of(contrasts=[{"name": "", "vector": [1, 0]}])
+    assert problem == "contrast 1: name: '' was given; expected some text."
 
 
 @pytest.mark.parametrize(
@@ -243,11 +285,11 @@ def test_all_faults_are_reported_together():
         X=None,
         MAXMEM="lots",
         Missingness={"MinPercent": 5, "MinN": -1},
-        clusterType="SLURM",
+        clusterType="cloud",
         analysis_maks="m.nii",
         contrasts=[{"c1": {"name": "a", "vector": "x"}}],
     )
-    for part in ("X is", "MAXMEM", "MinPercent", "MinN", "SLURM", "analysis_maks", "'x' is not"):
+    for part in ("X is", "MAXMEM", "MinPercent", "MinN", "cloud", "analysis_maks", "'x' is not"):
         assert sum(part in problem for problem in problems) == 1, part
     assert len(problems) == 7
 

@@ -30,6 +30,10 @@ def named(*names):
         "1 0 -0.5",
         "1, 0, -1/2",
         " [ 1  0\t-0.5 ] ",
+        "(1, 0, -0.5)",
+        "(1 0 -0.5)",
+        "(1, 0, (-1)/(1+1))",
+        ["(1, 0, -0.5)"],
     ],
 )
 def test_every_notation_of_one_row_is_the_same_t_contrast(given):
@@ -51,6 +55,10 @@ def test_every_notation_of_one_row_is_the_same_t_contrast(given):
         "[[1 0]; [0 .5]]",
         "[1 0; 0 .5]",
         "[[1, 0],\n [0, 0.5]]",
+        "((1, 0), (0, 0.5))",
+        "[(1, 0), (0, (1/2))]",
+        "((1 0) (0 1/2))",
+        "(1 0; 0 .5)",
     ],
 )
 def test_every_notation_of_several_rows_is_the_same_f_contrast(given):
@@ -91,6 +99,9 @@ def test_a_single_row_in_double_brackets_is_an_f_contrast(given):
         ("[[1 0] [1 0 0]]", r"different lengths \(2, 3\)"),
         ("[[1 0] 5]", "not a list of weights"),
         ("[[1 0] [0 1]", "not a list of weights"),
+        ("(1, 0", "not a number"),
+        ("((1, 0), (0, 1)", "not a list of weights"),
+        ("(1, 0) (0", "not a list of weights"),
         ("[__import__('os').getcwd() 0]", "not a number"),
     ],
 )

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from nipype_blm.core.factors import RandomFactor, count_columns, select_rows
 from nipype_blm.errors import InputError
+from nipype_blm.model.costs import Sizes, predict_fitting_s, predict_reading_s
 from nipype_blm.model.planning import (
     BASE_BYTES,
+    MOST_NODES,
     Plan,
-    Sizes,
     count_columns_of_rows,
     plan_run,
 )
@@ -56,6 +57,7 @@ def any_sizes(draw):
         map_itemsize=draw(st.sampled_from([4, 8])),
         contrast_rows=tuple(draw(st.lists(st.integers(1, p), min_size=1, max_size=4))),
         with_cov=draw(st.booleans()),
+        is_compressed=draw(st.booleans()),
         **(mixed or {}),
     )
 
@@ -146,9 +148,8 @@ def test_the_least_memory_named_works_with_batches_of_any_size(sizes, images):
 
 @given(any_sizes())
 def test_the_least_memory_named_is_not_generous(sizes):
-    # The share of the interpreter is rounded, by less than 8 bytes.
     with pytest.raises(InputError):
-        plan_run(sizes, least_memory(sizes) - 8)
+        plan_run(sizes, least_memory(sizes) - 1)
 
 
 @given(any_sizes(), memory, memory)
@@ -181,12 +182,26 @@ def test_a_hundred_thousand_images_of_a_million_voxels_are_planned_without_data(
     assert max(plan.products_bytes, plan.block_bytes) <= 8 * GIB
 
 
-def test_memory_does_not_grow_with_the_images():
+def test_memory_grows_with_the_rows_of_the_design_and_not_with_the_images():
     few = plan_run(ALL._replace(n_images=5_000), 4 * GIB)
     many = plan_run(ALL._replace(n_images=100_000), 4 * GIB)
+    design = 95_000 * 8 * (2 * ALL.n_params + 1)  # X, Q and the direction of a constant
     # Batches are made even, so their size may differ a little.
-    assert many.products_bytes == pytest.approx(few.products_bytes, rel=0.1)
-    assert many.block_bytes == pytest.approx(few.block_bytes, rel=0.1)
+    assert many.products_bytes - design == pytest.approx(few.products_bytes, rel=0.1)
+    assert many.block_bytes - design == pytest.approx(few.block_bytes, rel=0.1)
+
+
+def test_a_million_images_of_a_million_voxels_have_hundreds_of_nodes_and_not_thousands():
+    sizes = ALL._replace(n_images=1_000_000, n_voxels=1_000_000, n_grid=4_000_000)
+    plan = plan_run(sizes, 4 * GIB)
+    assert plan.n_batches <= MOST_NODES
+    assert plan.n_blocks <= MOST_NODES
+    columns = tuple(min(2**step // 5 + 2, 200_000) for step in range(21))
+    mixed = sizes._replace(columns_of_rows=columns, n_variances=1)
+    # Z'y of one batch at all voxels, and of all batches in one block, need more memory.
+    plan = plan_run(mixed, 16 * GIB)
+    assert plan.n_batches <= MOST_NODES
+    assert plan.n_blocks <= MOST_NODES
 
 
 def test_a_small_study_is_one_batch_and_one_block():
@@ -204,6 +219,65 @@ def test_sizes_asked_for_are_used():
 def test_too_little_memory_is_refused_with_all_numbers():
     with pytest.raises(InputError, match=r"MAXMEM is 5000 bytes.*200000 voxels.*5 columns"):
         plan_run(ALL, 5000)
+
+
+# -- Minutes per job -----------------------------------------------------------------------
+
+minutes = st.floats(0.01, 1000)
+
+
+@given(any_sizes(), minutes)
+def test_there_are_no_more_jobs_than_the_work_has_times_the_target(sizes, target):
+    plan = plan_run(sizes, 2**60, minutes_per_job=target)
+    reading = predict_reading_s(sizes, sizes.n_images) / 60
+    fitting = predict_fitting_s(sizes, sizes.n_voxels) / 60
+    assert plan.n_batches <= max(1, reading / target)
+    assert plan.n_blocks <= max(1, fitting / target)
+
+
+@given(any_sizes(), memory, minutes)
+def test_a_target_keeps_to_the_memory(sizes, max_bytes, target):
+    plan = plan_or_discard(sizes, max_bytes, minutes_per_job=target)
+    base = min(BASE_BYTES, max_bytes // 4)
+    assert base + max(plan.products_bytes, plan.block_bytes) <= max_bytes
+
+
+@given(any_sizes(), minutes, minutes)
+def test_a_longer_target_never_makes_more_jobs(sizes, one, other):
+    shorter, longer = sorted((one, other))
+    few = plan_run(sizes, 2**60, minutes_per_job=longer)
+    many = plan_run(sizes, 2**60, minutes_per_job=shorter)
+    assert few.n_batches <= many.n_batches
+    assert few.n_blocks <= many.n_blocks
+
+
+@pytest.mark.parametrize("target", [1, 5])
+def test_jobs_take_about_as_long_as_asked_for_where_there_is_enough_work(target):
+    columns = tuple(min(2**step // 5 + 2, 200_000) for step in range(21))
+    sizes = ALL._replace(n_images=1_000_000, columns_of_rows=columns, n_variances=1)
+    plan = plan_run(sizes, 2**50, minutes_per_job=target)
+    assert plan.n_batches > 1
+    assert plan.n_blocks > 1
+    # What is left over by whole jobs is shared among them: less than one target each.
+    assert target <= predict_reading_s(sizes, plan.images_per_batch) / 60 < 2 * target
+    assert target <= predict_fitting_s(sizes, plan.voxels_per_block) / 60 < 2 * target
+
+
+@pytest.mark.parametrize("target", [1e-9, 5e-324])
+def test_a_tiny_target_leaves_the_plan_with_jobs_that_are_worth_their_start(target):
+    assert plan_run(ALL, 4 * GIB, minutes_per_job=target) == plan_run(ALL, 4 * GIB)
+
+
+def test_sizes_asked_for_come_before_the_target():
+    plan = plan_run(ALL, 4 * GIB, 7, 1001, minutes_per_job=60)
+    assert (plan.images_per_batch, plan.voxels_per_block) == (7, 1001)
+
+
+def test_plain_images_are_read_in_larger_batches_than_compressed_ones():
+    sizes = ALL._replace(n_images=100_000)
+    compressed = plan_run(sizes, 2**50, minutes_per_job=1)
+    plain = plan_run(sizes._replace(is_compressed=False), 2**50, minutes_per_job=1)
+    assert plain.images_per_batch > compressed.images_per_batch
 
 
 # -- Mixed models --------------------------------------------------------------------------
@@ -272,3 +346,25 @@ def test_a_mixed_model_of_many_levels_is_planned_in_small_blocks():
 def test_too_little_memory_for_a_mixed_model_names_the_columns_of_z():
     with pytest.raises(InputError, match=r"200000 voxels, 50 columns of Z and 5 columns of X"):
         plan_run(MIXED, 5000)
+
+
+# -- Nodes that run at the same time -------------------------------------------------------
+
+
+@pytest.mark.parametrize("parallel_nodes", [2, 5, 16])
+def test_every_worker_has_a_batch_and_a_block_if_there_is_work_for_it(parallel_nodes):
+    plan = plan_run(ALL._replace(n_images=20_000), 2**33, parallel_nodes=parallel_nodes)
+    assert plan.n_batches >= parallel_nodes
+    mixed = ALL._replace(n_images=9_000, columns_of_rows=(1, 20, 400), n_variances=6)
+    assert plan_run(mixed, 2**33, parallel_nodes=parallel_nodes).n_blocks >= parallel_nodes
+
+
+def test_a_small_study_is_not_cut_up_for_many_workers():
+    plan = plan_run(ALL._replace(n_images=20, n_voxels=1000), 2**33, parallel_nodes=100)
+    assert (plan.n_batches, plan.n_blocks) == (1, 1)
+
+
+def test_the_length_of_jobs_counts_more_than_the_number_of_workers():
+    sizes = ALL._replace(n_images=20_000)
+    plans = [plan_run(sizes, 2**33, minutes_per_job=1e6, parallel_nodes=n) for n in (1, 50)]
+    assert plans[0] == plans[1]
