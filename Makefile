@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-mixed test lint clean
+.PHONY: help demo demo-mixed test faults lint clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -22,6 +22,9 @@ demo-mixed: $(VENV)/.installed-plot ## fit a mixed model to repeated measures an
 
 test: lint ## lint, then run the tests (PYTEST_ARGS='-n 2' by default)
 	$(RUN) -P -m pytest $(PYTEST_ARGS)
+
+faults: $(VENV)/.installed-test ## try what clusters do to runs: lost jobs, full disks, ... (as root; 15 minutes)
+	cd tests && $(abspath $(RUN)) -m faults
 
 lint: $(VENV)/.installed-dev ## check style, format and types
 	$(RUN) -m ruff check

@@ -153,10 +153,10 @@ def _make_parser(model: str) -> argparse.ArgumentParser:
 
 
 def _check(config: Any, arguments: argparse.Namespace) -> int:
-    from nipype_blm.cli.plugins import choose_runner
+    from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
     from nipype_blm.stages.plan import prepare_run
 
-    run = prepare_run(config)
+    run = prepare_run(config, count_parallel_nodes(config, arguments.plugin))
     plan, spec = run.plan, run.spec
     choose_runner(config, plan, arguments.plugin, arguments.plugin_args)
     print(
@@ -185,7 +185,7 @@ def _run_alone(config: Any, arguments: argparse.Namespace, model: str) -> int:
 
 
 def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
-    from nipype_blm.cli.plugins import choose_runner
+    from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.cli.run import (
         clean,
@@ -196,7 +196,8 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
     )
     from nipype_blm.stages.plan import prepare_run
 
-    run = prepare_run(config)
+    parallel_nodes = count_parallel_nodes(config, arguments.plugin)
+    run = prepare_run(config, parallel_nodes)
     quiet = arguments.quiet or config.sim
     totals = {"images": run.spec.n_obs, "voxels": run.spec.n_voxels}
     try:
@@ -209,7 +210,7 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
                 note_node,
                 find_logs(config) / "workers",
             )
-            run_workflow(config, arguments.config, runner)
+            run_workflow(config, arguments.config, runner, parallel_nodes)
     except Exception as error:
         problems = find_input_error(error)
         if problems:

@@ -50,7 +50,7 @@ def _make_parser() -> argparse.ArgumentParser:
         description="Likelihood-ratio test of two nested models at every voxel, from the results "
         "of blm and blmm.  Both models need the same images, the same X and one random factor "
         "at most.",
-        epilog="Exit codes: 0 done, 1 the comparison failed, 2 bad input.",
+        epilog="Exit codes: 0 done, 1 the comparison failed, 2 bad input, 130 interrupted.",
     )
     folder = "folder of results of blm or blmm: the model with "
     parser.add_argument("smaller", type=Path, metavar="SMALLER", help=f"{folder}fewer effects")

@@ -12,8 +12,13 @@ from nipype_blm.model.config import (
     MissingnessRules,
     ModelConfig,
 )
+from nipype_blm.model.contrasts import Contrast
 
-_NESTED: dict[str, type[BaseModel]] = {"Missingness": MissingnessRules, "Z": FactorConfig}
+_NESTED: dict[str, type[BaseModel]] = {
+    "contrasts": Contrast,
+    "Missingness": MissingnessRules,
+    "Z": FactorConfig,
+}
 
 
 def describe_fields(model: type[ModelConfig] = BlmConfig) -> str:
@@ -36,7 +41,7 @@ def describe_fields(model: type[ModelConfig] = BlmConfig) -> str:
             f"accepted without effect: {', '.join(IGNORED_FIELDS)}",
             "",
             "Relative paths are resolved against the file that names them.",
-            "Exit codes: 0 done, 1 the run failed, 2 bad input.",
+            "Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted (143 by SIGTERM).",
         ]
     )
 

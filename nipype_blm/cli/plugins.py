@@ -38,11 +38,18 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
+def count_parallel_nodes(config: ModelConfig, name: str | None) -> int:
+    """Return how many nodes run at the same time with a plugin."""
+    if name in (None, LINEAR) or config.clusterType != "local":
+        return config.parallel_nodes
+    return config.numNodes or count_cores()
+
+
 def choose_runner(
     config: ModelConfig,
     plan: Plan,
-    name: str | None = None,
-    args_file: Path | None = None,
+    name: str | None,
+    args_file: Path | None,
     callback: NodeCallback | None = None,
     log_folder: Path | None = None,
 ) -> Runner:
@@ -53,9 +60,9 @@ def choose_runner(
     config : ModelConfig
         Its `clusterType` and `numNodes` count where the other arguments say nothing.
     plan : Plan
-    name : str, optional
+    name : str or None
         A plugin of Nipype, or ``Dask``.
-    args_file : Path, optional
+    args_file : Path or None
         YAML with the arguments of the plugin.
     callback : callable, optional
         Called as (node, status) when a node starts or ends.
@@ -123,8 +130,8 @@ def _make_dask_runner(
     from nipype_blm.plugins.options import Resources, describe_worker
 
     arguments: dict[str, Any] = {"cluster": config.clusterType}
-    if config.numNodes is not None:
-        arguments["n_workers"] = config.numNodes
+    if config.numNodes is not None or config.clusterType != "local":
+        arguments["n_workers"] = count_parallel_nodes(config, DASK)
     if log_folder is not None:
         arguments["log_directory"] = log_folder
     plugin = DaskPlugin(arguments | dict(given))

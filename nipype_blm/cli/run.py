@@ -36,7 +36,9 @@ def clean(config: ModelConfig) -> None:
         config.work_folder.rmdir()
 
 
-def run_workflow(config: ModelConfig, config_file: Path, runner: Runner) -> None:
+def run_workflow(
+    config: ModelConfig, config_file: Path, runner: Runner, parallel_nodes: int
+) -> None:
     """Run a configuration in its working folder.
 
     The file that it was read from is never rewritten, even if it is the inputs.yml of an
@@ -56,6 +58,7 @@ def run_workflow(config: ModelConfig, config_file: Path, runner: Runner) -> None
         copy_inputs=config_file.resolve() != (config.outdir / "inputs.yml").resolve(),
         n_procs=runner.n_procs,
         mem_gb=runner.mem_gb,
+        parallel_nodes=parallel_nodes,
         name=name_workflow(config),
         **given,
     )

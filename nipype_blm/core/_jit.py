@@ -5,9 +5,11 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -23,6 +25,7 @@ FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
 # Entries from Python, which take a third of the time to compile.
 NO_WRAPPERS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_UNUSED_S = 30 * 86400
 
 
 def inline(function: Callable[P, R]) -> Callable[P, R]:
@@ -70,13 +73,30 @@ def _hash_sources() -> str:
     return digest.hexdigest()
 
 
+def _remove_unused(parent: Path) -> None:
+    """Remove the caches of other kernels that this user has not used for a month.
+
+    A process that still runs since then compiles anew what it misses.
+    """
+    ours = re.compile(rf"nipype_blm-[0-9a-f]{{16}}-numba.*-{os.getuid()}")
+    for folder in parent.iterdir():
+        if not ours.fullmatch(folder.name):
+            continue
+        with contextlib.suppress(OSError):  # another process may be removing it, too
+            status = folder.lstat()
+            is_unused = time.time() - status.st_mtime > _UNUSED_S
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and is_unused:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 @functools.cache
 def cache_directory() -> Path:
     """Return a writable folder for compiled kernels.
 
     There is one for each host, version of Numba and state of the kernels.  It lies in the
     first that works of ``$NUMBA_CACHE_DIR``, ``$XDG_CACHE_HOME`` (or ``~/.cache``), the
-    temporary directory, and a new temporary folder.
+    temporary directory, and a new temporary folder.  Where a new one is made, those that have
+    not been used for a month are removed.
     """
     host = platform.node() or "host"
     name = f"nipype_blm-{_hash_sources()}-numba{numba.__version__}-{host}"
@@ -84,7 +104,12 @@ def cache_directory() -> Path:
     parents = [os.environ.get("NUMBA_CACHE_DIR"), home, tempfile.gettempdir()]
     absolute = [Path(parent) for parent in parents if parent and Path(parent).is_absolute()]
     for folder in (parent / f"{name}-{os.getuid()}" for parent in absolute):
+        is_new = not os.path.lexists(folder)
         if _is_private_directory(folder):
+            with contextlib.suppress(OSError):
+                os.utime(folder)  # tells when it was used
+                if is_new:
+                    _remove_unused(folder.parent)
             return folder
     return Path(tempfile.mkdtemp(prefix=f"{name}-"))
 

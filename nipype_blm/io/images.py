@@ -5,6 +5,8 @@ import gzip
 import math
 import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,11 +73,16 @@ def read_header(path: Path) -> ImageHeader:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
     except _DAMAGE as error:  # before OSError, of which some are
-        raise InputError(f"{path} is damaged: {error}.") from error
+        raise InputError(f"{path} is damaged: {_end(error)}") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise InputError(f"{path} cannot be read: {_end(error.strerror or error)}") from error
     except (ImageFileError, HeaderDataError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is not an image that can be read: {error}.") from error
+        raise InputError(f"{path} is not an image that can be read: {_end(error)}") from error
+
+
+def _end(reason: object) -> str:
+    """Return what went wrong with one full stop, which some libraries' messages have."""
+    return f"{str(reason).rstrip('.')}."
 
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -168,6 +175,17 @@ def describe_grid_difference(header: ImageHeader, expected: ImageHeader) -> str 
             f"expected {np.round(expected.affine, 4).tolist()}"
         )
     return None
+
+
+def check_size(path: Path, header: ImageHeader, size: int) -> None:
+    """Refuse an uncompressed image that is too short for its voxels, without reading them."""
+    needed = header.offset + header.n_volumes * header.n_grid * header.dtype.itemsize
+    is_short = header.offset >= 0 and size < needed
+    if is_short and path.suffix != ".gz" and not is_gzip(path):
+        raise InputError(
+            f"{path} is damaged ({needed - size} bytes of voxels are missing at its end); "
+            "restore it and run again."
+        )
 
 
 class ImageReader:
@@ -346,7 +364,8 @@ def read_mask(path: Path, expected: ImageHeader, what: str) -> NDArray[np.bool_]
     what : str
         The field that names the mask, for messages.
     """
-    header = read_header(path)
+    with _name_field(what):
+        header = read_header(path)
     difference = describe_grid_difference(header, expected)
     if difference is None and header.n_volumes > 1:
         difference = f"it has {header.n_volumes} volumes"
@@ -358,11 +377,21 @@ def read_mask(path: Path, expected: ImageHeader, what: str) -> NDArray[np.bool_]
     n_grid = header.n_grid
     values = np.empty(n_grid)
     reader = ImageReader(expected, np.array([0]), np.array([n_grid]))
-    reader.read(path, 0, values)
+    with _name_field(what):
+        reader.read(path, 0, values)
     mask = ~np.isnan(values)
     if not mask.any():
         raise InputError(f"{what} {path} has no voxel that is finite and not zero.")
     return mask
+
+
+@contextmanager
+def _name_field(what: str) -> Iterator[None]:
+    """Name the field in front of what is wrong with its file."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def stat_file(path: Path) -> tuple[int, int]:

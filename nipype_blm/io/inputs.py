@@ -22,7 +22,7 @@ def read_versions() -> dict[str, str]:
 
 
 def write_inputs(path: Path, config: ModelConfig) -> Path:
-    """Write every field of a configuration, with absolute paths, and the versions."""
+    """Write every field that has a value, with absolute paths, and the versions."""
     data = config.to_yaml_dict() | {"versions": read_versions()}
     text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=100)
     write_if_changed(path, text.encode())

@@ -112,8 +112,12 @@ def _replace(
         names = {str(path.relative_to(part)) for path in part.rglob("*") if path.is_file()}
         for name, content in companions.items():
             (part / name).write_bytes(content)
+        earlier = _read_record(out_dir, is_ours).files.keys()
         present = {path.name for path in out_dir.iterdir() if is_ours(path.name)}
-        stale = (set(_read_record(out_dir, is_ours).files) | present) - names
+        if present and not earlier:  # the record of an earlier run was lost
+            below = (str(path.relative_to(out_dir)) for path in out_dir.glob("*/*"))
+            present |= {name for name in below if is_ours(name)}
+        stale = (earlier | present) - names
         # While files are moved the record names old and new ones, so that the next run can
         # finish what is interrupted here.
         _write_record(out_dir, part, "", names | stale)

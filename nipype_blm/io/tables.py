@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,43 +86,106 @@ class Table(NamedTuple):
     has_header: bool
 
 
+class _Line(NamedTuple):
+    """A line of a table."""
+
+    number: int
+    cells: list[str]
+
+
 def read_table(path: Path, what: str) -> Table:
     """Read a CSV, TSV or whitespace-separated table of numbers.
 
     A first row of text is a header; a first column of text names the rows and is skipped.
+    Comments above the first row are skipped, too, unless the last one is the header.
 
     Raises
     ------
     InputError
-        Naming every cell that is not a finite number, up to ten.
+        Naming every line of another length, and every cell that is not a finite number, up to
+        ten of each.
     """
+    table, faults = scan_table(path, what)
+    if faults:
+        raise InputError(faults)
+    return table
+
+
+def scan_table(path: Path, what: str) -> tuple[Table, list[str]]:
+    """Return a table, with NaN where its numbers cannot be used, and what is wrong with it.
+
+    Raises
+    ------
+    InputError
+        If it is not known how many columns there are.
+    """
+    header, lines = _split_lines(path, what)
+    n_columns = len(header or lines[0].cells)
+    ragged = [f"{len(c)} in line {number}" for number, c in lines if len(c) != n_columns]
+    faults = []
+    if ragged:
+        faults.append(
+            f"{what} {path} has {n_columns} columns in its first line, but "
+            f"{_join_some(ragged, ', ')}; every line needs as many."
+        )
+    if 2 * len(ragged) > len(lines):  # the first line may be the one that is wrong
+        raise InputError(faults)
+    n_skipped = int(n_columns > 1 and _names_rows([line.cells for line in lines], header))
+    names = header[n_skipped:] if header else [f"X{i + 1}" for i in range(n_columns - n_skipped)]
+    values = np.full((len(lines), len(names)), np.nan)
+    bad = []
+    for row, (number, cells) in zip(values, lines, strict=True):
+        if len(cells) != n_columns:
+            continue
+        for i, cell in enumerate(cells[n_skipped:]):
+            value = _to_number(cell)
+            row[i] = math.nan if value is None else value
+            if not math.isfinite(row[i]):
+                bad.append(f"{cell!r} in line {number}, column {i + 1} ({names[i]})")
+    if bad:
+        faults.append(
+            f"{what} {path} must hold finite numbers only; found {_join_some(bad, '; ')}."
+        )
+    return Table(values, names, header is not None), faults
+
+
+def _split_lines(path: Path, what: str) -> tuple[list[str] | None, list[_Line]]:
+    """Return the names of the columns, if there are any, and the lines below them."""
     lines = [(i, line) for i, line in enumerate(read_text(path, what).splitlines(), 1)]
     lines = [(i, line) for i, line in lines if line.strip()]
+    comments = list(takewhile(lambda item: item[1].lstrip().startswith("#"), lines))
+    lines = lines[len(comments) :]
     if not lines:
         raise InputError(f"{what} {path} is empty.")
+    comment = comments[-1][1].lstrip("# \t") if comments else ""
     with _name_file(path, what):
         rows = _split_cells([line for _, line in lines])
+        named = _split_cells([comment, lines[0][1]])[0]
+    if len(rows) < len(lines):
+        raise InputError(f"{what} {path} has a quotation mark that is not closed.")
+    table = [_Line(i, row) for (i, _), row in zip(lines, rows, strict=True)]
     header: list[str] | None = None
-    if any(_to_number(cell) is None for cell in rows[0]) and not _is_row_labelled(rows):
-        header = rows[0]
-        rows, lines = rows[1:], lines[1:]
-    if not rows:
+    if _has_text(rows[0]) and not _is_row_labelled(rows):
+        header, table = rows[0], table[1:]
+    elif _has_text(named) and len(rows[0]) - len(named) in (0, 1):  # NumPy's header
+        header = named
+    if not table:
         raise InputError(f"{what} {path} has a header but no row.")
-    if header is not None and len(rows[0]) == len(header) + 1:
-        header = ["", *header]  # as R writes it: no name above the row names
-    for (line, _), row in zip(lines, rows, strict=True):
-        if len(row) != len(header or rows[0]):
-            raise InputError(
-                f"{what} {path}: line {line} has {len(row)} columns, "
-                f"but the first line has {len(header or rows[0])}."
-            )
-    if len(rows[0]) > 1 and _names_rows(rows, header):
-        rows = [row[1:] for row in rows]
-        header = header[1:] if header else None
-    names = header or [f"X{i}" for i in range(1, len(rows[0]) + 1)]
-    values = np.array([[_to_number(c) for c in row] for row in rows], float)
-    _check_finite(path, what, rows, values, [i for i, _ in lines], names)
-    return Table(values, names, header is not None)
+    if header is not None:
+        n_longer = sum(len(cells) == len(header) + 1 for _, cells in table)
+        if 2 * n_longer > len(table):  # as R writes it: no name above the row names
+            header = ["", *header]
+    return header, table
+
+
+def _join_some(found: list[str], separator: str) -> str:
+    """Return up to ten of what was found, and how many more there are."""
+    more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+    return separator.join(found[:10]) + more
+
+
+def _has_text(cells: list[str]) -> bool:
+    return any(_to_number(cell) is None for cell in cells)
 
 
 def _names_rows(rows: list[list[str]], header: list[str] | None) -> bool:
@@ -167,25 +231,6 @@ def _is_row_labelled(rows: list[list[str]]) -> bool:
     )
 
 
-def _check_finite(
-    path: Path,
-    what: str,
-    rows: list[list[str]],
-    values: FloatArray,
-    lines: list[int],
-    names: list[str],
-) -> None:
-    bad = np.argwhere(~np.isfinite(values))
-    if bad.size:
-        cells = [
-            f"{rows[i][j]!r} in line {lines[i]}, column {j + 1} ({names[j]})" for i, j in bad[:10]
-        ]
-        more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-        raise InputError(
-            f"{what} {path} must hold finite numbers only; found {'; '.join(cells)}{more}."
-        )
-
-
 def read_labels(path: Path, what: str) -> list[str]:
     """Read the labels of a grouping factor, one a line.
 
@@ -211,10 +256,9 @@ def read_labels(path: Path, what: str) -> list[str]:
         elif cells[0].lower() in (*_MISSING, "nan"):
             faults.append(f"{cells[0]!r} in line {number}")
     if faults:
-        more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
         raise InputError(
             f"{what} {path} must hold one label a line, and none may be missing; "
-            f"found {'; '.join(faults[:10])}{more}."
+            f"found {_join_some(faults, '; ')}."
         )
     return [cells[0] for cells in rows]
 

@@ -44,7 +44,7 @@ class Contrast(BaseModel):
 
 
 def parse_vector(value: Any) -> Vector | tuple[Vector, ...]:
-    """Read weights given as lists, or as text such as ``[1 0 0]`` or ``[[1, 0], [0, 1]]``."""
+    """Read weights given as lists, or as text such as ``[1 0 0]`` or ``((1, 0), (0, 1))``."""
     if isinstance(value, str):
         value = _split_text(value)
     if isinstance(value, int | float):
@@ -67,7 +67,7 @@ def parse_vector(value: Any) -> Vector | tuple[Vector, ...]:
 
 def _split_text(text: str) -> list[Any]:
     """Split bracketed text into weights, or rows of weights."""
-    inner = text.strip()
+    inner = _bracket(text.strip())
     if inner.startswith("[") and inner.endswith("]"):
         inner = inner[1:-1]
     if "[" not in inner:  # as in MATLAB, a semicolon ends a row
@@ -77,6 +77,14 @@ def _split_text(text: str) -> list[Any]:
     if re.sub(r"\[[^\[\]]*\]", "", inner).strip(" ,;\n\t"):
         raise ValueError(f"{text!r} is not a list of weights or of rows of weights")
     return [_split_row(row) for row in rows]
+
+
+def _bracket(text: str) -> str:
+    """Return text with brackets in place of parentheses, but for those of single numbers."""
+    number = r"\([^(),;\s]*\)"
+    group = rf"\(((?:[^()]|{number})*[,;\s](?:[^()]|{number})*)\)"
+    inner = re.sub(group, r"[\1]", text)
+    return inner if inner == text else _bracket(inner)
 
 
 def _split_row(text: str) -> list[str]:
@@ -108,8 +116,16 @@ def _normalise_one(item: Any, number: int) -> dict[str, Any]:
     raise ValueError(f"contrast {number} is {item!r}; expected a mapping with a name and a vector")
 
 
-def check_contrasts(contrasts: Sequence[Contrast], n_params: int) -> list[str]:
-    """Return what is wrong with contrasts for a design of `n_params` columns."""
+def hold_place(item: dict[str, Any]) -> Contrast:
+    """Return a contrast without weights, in place of one that is not valid."""
+    return Contrast.model_construct(name=str(item.get("name")), vector=())
+
+
+def check_contrasts(contrasts: Sequence[Contrast], n_params: int | None) -> list[str]:
+    """Return what is wrong with contrasts for a design of `n_params` columns, if it is known.
+
+    Of a contrast without weights, as `hold_place` returns it, only the name is looked at.
+    """
     problems = []
     seen: dict[str, int] = {}
     for number, contrast in enumerate(contrasts, 1):
@@ -120,7 +136,9 @@ def check_contrasts(contrasts: Sequence[Contrast], n_params: int) -> list[str]:
                 f"{where} has the name of contrast {seen[contrast.name]}; names must differ."
             )
         seen.setdefault(contrast.name, number)
-        if L.shape[1] != n_params:
+        if not contrast.vector:
+            continue
+        if n_params is not None and L.shape[1] != n_params:
             problems.append(
                 f"{where} has {L.shape[1]} weights, but X has {n_params} columns; "
                 f"give one weight for each column."

@@ -163,10 +163,11 @@ class GridEngine(BatchSystem):
             return None
         fields = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
         failed = " ".join(fields.get("failed", []))
-        if re.search(r"h_rt|s_rt", failed):
-            return f"walltime: {failed}"
-        if re.search(r"h_vmem|s_vmem|memory", failed):
-            return f"memory: {failed}"
+        # One text may name several limits: "qmaster enforced h_rt, h_cpu, or h_vmem limit".
+        limits = {"walltime": r"[hs]_rt", "memory": r"[hs]_vmem|memory"}
+        reached = [limit for limit, pattern in limits.items() if re.search(pattern, failed)]
+        if reached:
+            return f"{' or '.join(reached)}: {failed}"
         return f"Grid Engine: failed {failed}" if failed and failed != "0" else None
 
 

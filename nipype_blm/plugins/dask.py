@@ -3,18 +3,17 @@
 import logging
 import sys
 import threading
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
 from uuid import uuid4
 
-from distributed import Future, KilledWorker
+from distributed import Client, Future, KilledWorker
 from nipype.pipeline.plugins.base import DistributedPluginBase
 
 from nipype_blm.errors import InputError
-from nipype_blm.plugins.options import GIB, Resources, parse_options
+from nipype_blm.plugins.options import GIB, Resources, describe_worker, parse_options
 from nipype_blm.plugins.pools import Pool, PoolError, open_pool
 from nipype_blm.plugins.worker import PROGRESS, STARTED, NodeError, run_node, running
 from nipype_blm.progress import find_listener
@@ -59,13 +58,12 @@ class DaskPlugin(DistributedPluginBase):
     def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
         self.options = parse_options(plugin_args or {})
         super().__init__()  # its arguments would be pickled with every MapNode
-        self._status_callback = (
-            self.options.status_callback
-        )  # beside plugin_args, which are pickled
+        self._status_callback = self.options.status_callback
         self._pool: Pool | None = None
         self._tasks: dict[int, _Task] = {}
         self._n_submitted = 0
-        self._starts: dict[str, list[dict[str, Any]]] = {}  # where each task was started
+        self._by_key: dict[str, _Task] = {}
+        self._used: set[str] = set()  # addresses of workers that have started a node
         self._memory: dict[str, int] = {}  # bytes used by workers that were ended for it
         self._news = threading.Event()
 
@@ -86,40 +84,30 @@ class DaskPlugin(DistributedPluginBase):
             max((need.n_procs for need in needs.values()), default=1),
             max((need.mem_gb for need in needs.values()), default=0.0),
         )
+        if self.options.batch_system is not None:
+            _check_resources(needs, describe_worker(self.options, largest))
         self._pool = open_pool(self.options, largest, _find_log_folder(nodes))
-        self._check_resources(needs)
-        self._listen()
+        if self._pool.worker is not None:
+            _check_resources(needs, self._pool.worker)
+        self._listen(self._pool.client)
 
-    def _check_resources(self, needs: dict[str, Resources]) -> None:
-        worker = self._pool.worker if self._pool else None
-        if worker is None:
-            return
-        problems = [
-            f"Node {name} needs {need}, but a worker has {worker}; give workers more (fewer "
-            "n_workers or processes, more cores or memory), or the node less."
-            for name, need in needs.items()
-            if not need.fit_into(worker)
-        ]
-        if problems:
-            raise InputError(problems)
-
-    def _listen(self) -> None:
+    def _listen(self, client: Client) -> None:
         """Have workers tell where nodes start and how far they are."""
-        assert self._pool is not None
         listener = find_listener()
 
-        def note_progress(event: tuple[float, Counter[str]]) -> None:
-            if listener is not None:
-                for what, n in event[1].items():
+        def note_progress(event: tuple[float, dict[str, Any]]) -> None:
+            if listener is not None and event[1]["key"] in self._by_key:
+                for what, n in event[1]["done"].items():
                     listener(what, n)
 
         def note_start(event: tuple[float, dict[str, Any]]) -> None:
-            self._starts.setdefault(event[1]["key"], []).append(event[1])
+            self._used.add(event[1]["worker"])
+            if event[1]["key"] in self._by_key:
+                self._by_key[event[1]["key"]].starts.append(event[1])
 
         def note_memory(event: tuple[float, dict[str, Any]]) -> None:
             self._memory[event[1]["worker"]] = event[1]["rss"]
 
-        client = self._pool.client
         client.subscribe_topic(STARTED, note_start)
         client.subscribe_topic(PROGRESS, note_progress)
         client.subscribe_topic(_MEMORY_EVENT, note_memory)
@@ -154,12 +142,15 @@ class DaskPlugin(DistributedPluginBase):
         assert self._pool is not None
         node = task.node
         resources = Resources(node.n_procs or 1, node.mem_gb or 0.0)._asdict()
+        key = f"{node.name}-{uuid4().hex}"  # a new one each time: Dask remembers what failed
+        task.keys.append(key)
+        self._by_key[key] = task
         task.future = self._pool.client.submit(
             run_node,
             node,
             task.updatehash,
-            task.key,
-            key=task.key,
+            key,
+            key=key,
             pure=False,
             resources=resources if self._pool.worker else None,
         )
@@ -180,31 +171,36 @@ class DaskPlugin(DistributedPluginBase):
             return {"result": None, "traceback": error.args[0]}
         if not isinstance(error, KilledWorker):
             return {"result": None, "traceback": format_exception(error)}
-        starts = self._starts.get(task.key, [])
-        if len(starts) <= self.options.retries and task.n_innocent < _MOST_INNOCENT:
+        worker = error.last_worker
+        if worker.address not in self._used:
+            # Nobody else has started there: its own message was lost with the worker.
+            start = {"worker": worker.address, "host": worker.host, "pid": worker.pid}
+            task.starts.append(start | {"job_id": None, "memory_limit": worker.memory_limit})
+        if len(task.starts) <= self.options.retries and task.n_innocent < _MOST_INNOCENT:
             # It only waited on workers that were lost while they ran others.
             task.n_innocent += 1
             self._submit(task)
             return None
-        return _failure(PoolError(self._describe_loss(task, starts)))
+        return _failure(PoolError(self._describe_loss(task)))
 
-    def _describe_loss(self, task: "_Task", starts: list[dict[str, Any]]) -> str:
-        if not starts:
+    def _describe_loss(self, task: "_Task") -> str:
+        if not task.starts:
             return f"{task.name} could not be started: its workers were lost."
         assert self._pool is not None
-        where = starts[-1]
+        where = task.starts[-1]
         reason = self._pool.explain_loss(where)
         if where["worker"] in self._memory:
             used, limit = self._memory[where["worker"]] / GIB, where["memory_limit"] / GIB
             reason = f"memory: it used {used:.3g} of {limit:.3g} GiB; give workers more of it"
         return (
-            f"{task.name} was started {len(starts)} x, and its worker was lost, the last time on "
-            f"{where['host']} (pid {where['pid']}).\nLikely reason: {reason}."
+            f"{task.name} was started {len(task.starts)} x, and its worker was lost, the last time "
+            f"on {where['host']} (pid {where['pid']}).\nLikely reason: {reason}."
         )
 
     def _clear_task(self, taskid: int) -> None:
         task = self._tasks.pop(taskid)
-        self._starts.pop(task.key, None)
+        for key in task.keys:
+            del self._by_key[key]
         task.future.release()
 
     def _close(self) -> None:
@@ -212,11 +208,14 @@ class DaskPlugin(DistributedPluginBase):
         pool, self._pool = self._pool, None
         futures = [task.future for task in self._tasks.values() if task.future is not None]
         self._tasks.clear()
+        self._by_key.clear()
         if pool is None:
             return
         try:
-            if futures and pool.client.status == "running":
+            if pool.client.status == "running":
                 pool.client.cancel(futures, force=True)
+                for topic in (STARTED, PROGRESS, _MEMORY_EVENT):
+                    pool.client.unsubscribe_topic(topic)
         finally:
             futures.clear()  # Dask closes with an error while futures are held
             pool.close()
@@ -229,9 +228,21 @@ class _Task:
         self.node = node
         self.updatehash = updatehash
         self.name = f"Node {node.fullname or node.name} in {node.output_dir()}"
-        self.key = f"{node.name}-{uuid4().hex}"
-        self.n_innocent = 0
+        self.starts: list[dict[str, Any]] = []  # where it was started
+        self.n_innocent = 0  # how often it was submitted again without a start
+        self.keys: list[str] = []  # of all submissions
         self.future: Future
+
+
+def _check_resources(needs: Mapping[str, Resources], worker: Resources) -> None:
+    problems = [
+        f"Node {name} needs {need}, but a worker has {worker}; give workers more (fewer "
+        "n_workers or processes, more cores or memory), or the node less."
+        for name, need in needs.items()
+        if not need.fit_into(worker)
+    ]
+    if problems:
+        raise InputError(problems)
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 import difflib
 import inspect
 import ipaddress
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import dask.config
+from dask.system import CPU_COUNT
 from dask.utils import parse_bytes, parse_timedelta
 from distributed import Client
 from distributed.system import MEMORY_LIMIT
@@ -39,7 +39,7 @@ def _parse_seconds(value: Any) -> Any:
     try:
         return parse_timedelta(value, "s")
     except (AttributeError, KeyError) as error:
-        raise ValueError("expected seconds, or a number with a unit such as '5 min'") from error
+        raise ValueError("expected seconds, or a number with a unit such as '5 minutes'") from error
 
 
 Seconds = Annotated[float, BeforeValidator(_parse_seconds), Field(gt=0)]
@@ -76,10 +76,12 @@ class PoolOptions(BaseModel):
         "give back idle ones.  Otherwise `n_workers` from the start.",
     )
     idle_timeout: Seconds = Field(
-        60.0, description="An idle worker is given back after this time (seconds, or `5 min`)."
+        60.0, description="An idle worker is given back after this time (seconds, or `5 minutes`)."
     )
     retries: Annotated[int, Field(ge=0)] = Field(
-        2, description="How often a node is run again after its worker was lost."
+        2,
+        description="How often a node is run again after its worker was lost; at least as often "
+        "as Dask does (`allowed-failures`) where the cluster is there already.",
     )
     start_timeout: Seconds = Field(
         86400.0, description="The run ends if no worker has started for this time (24 h)."
@@ -134,7 +136,7 @@ class PoolOptions(BaseModel):
     def cores(self) -> int:
         """Cores of a job."""
         if self.is_local:
-            return self.n_procs or count_cores()
+            return self.n_procs or CPU_COUNT
         return int(self.get("cores"))
 
     @property
@@ -180,13 +182,6 @@ def parse_options(plugin_args: Mapping[str, Any]) -> PoolOptions:
     if problems:
         raise InputError(problems)
     return options
-
-
-def count_cores() -> int:
-    """Return the cores that this process may use; not every system can tell."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def count_processes(options: PoolOptions, largest: Resources) -> int:

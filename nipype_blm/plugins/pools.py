@@ -1,6 +1,7 @@
 """Pools of Dask workers: on this machine, of a batch system, or one that is there already."""
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
@@ -118,7 +119,9 @@ class BatchPool(Pool):
         options = self._options
         given = options.job_options
         scheduler_options = dict(options.get("scheduler_options") or {})
-        dashboard = options.dashboard_address or scheduler_options.get("dashboard_address")
+        dashboard = options.dashboard_address
+        if dashboard is None:
+            dashboard = scheduler_options.get("dashboard_address")
         scheduler_options |= {
             "allowed_failures": options.retries,
             "dashboard_address": _find_dashboard(dashboard),
@@ -257,8 +260,9 @@ class BatchPool(Pool):
         if job_id is None:
             return ""
         reason = self._system.explain_end(job_id)
-        text = f"  Job {job_id}: {reason}." if reason else f"  Job {job_id}."
-        for log in sorted(self.log_folder.glob(f"*{job_id}*")):
+        text = f"  Job {job_id}: {reason or 'the batch system does not say how it ended'}."
+        is_of_job = re.compile(rf"(?<!\d){re.escape(job_id)}(?!\d)").search
+        for log in sorted(path for path in self.log_folder.iterdir() if is_of_job(path.name)):
             lines = log.read_text(errors="replace").strip().splitlines()
             if lines:
                 text += f"\nThe end of {log}:\n" + "\n".join(lines[-_LINES_OF_LOG:])
@@ -270,6 +274,9 @@ class BatchPool(Pool):
             _close(self.client, self._cluster)
         finally:  # again, and also those that were submitted while the cluster closed
             self._system.cancel(self._jobs.job_ids)
+            for value in vars(self._cluster).values():
+                if hasattr(value, "file"):  # temporary, with credentials
+                    value.close()
 
 
 class _AsManyAsNodes(Adaptive):

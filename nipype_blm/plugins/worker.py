@@ -50,7 +50,7 @@ def run_node(node: Any, updatehash: bool, key: str) -> None:
         _current["key"] = key
         worker.log_event(STARTED, {"key": key} | describe_worker(worker))
         try:
-            with _reporting(worker):
+            with _reporting(worker, key):
                 node.run(updatehash=updatehash)
         except BaseException as error:  # also SystemExit: a node does not end the worker
             raise NodeError(format_exception(error)) from None
@@ -72,7 +72,7 @@ def describe_worker(worker: Worker) -> dict[str, Any]:
 
 
 @contextmanager
-def _reporting(worker: Worker) -> Iterator[None]:
+def _reporting(worker: Worker, key: str) -> Iterator[None]:
     """Send the progress that is reported meanwhile to the driver, a few times a second."""
     waiting: Counter[str] = Counter()
     last_report = 0.0
@@ -80,7 +80,7 @@ def _reporting(worker: Worker) -> Iterator[None]:
     def report() -> None:
         nonlocal last_report
         if waiting:
-            worker.log_event(PROGRESS, dict(waiting))
+            worker.log_event(PROGRESS, {"key": key, "done": dict(waiting)})
             waiting.clear()
         last_report = time.monotonic()
 

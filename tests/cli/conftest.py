@@ -1,6 +1,8 @@
 """A small study on disk, and the ``blm`` command run on it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +83,13 @@ class Study:
         nib.save(cls(np.asarray(values, dtype), affine), path)
         return path
 
+    def compress_image(self, name="s07.nii"):
+        """Replace an image by a compressed one, whose damage shows only when it is read."""
+        path = self.save_image(f"{name}.gz", self.values[int(name[1:3])])
+        lines = (self.folder / "Y.txt").read_text()
+        self.write("Y.txt", lines.replace(name, path.name))
+        return path
+
     def configure(self, *, to="blm.yml", **changes):
         """Write a configuration; None leaves a field out."""
         fields = {k: v for k, v in (self.fields | changes).items() if v is not None}
@@ -157,3 +166,15 @@ def study(tmp_path, capsys):
 @pytest.fixture
 def contents_of():
     return snapshot
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted: run as root on Linux")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -67,6 +67,12 @@ def make_image_a_folder(study):
     return {}
 
 
+def cut_image(study):
+    path = study.folder / "s07.nii"
+    path.write_bytes(path.read_bytes()[:-10])
+    return {}
+
+
 def save_mask(study, values, field="analysis_mask", **options):
     study.save_image("m.nii", values, **options)
     return {"Missingness": {"Masking": "m.nii"}} if field == "Masking" else {field: "m.nii"}
@@ -102,6 +108,10 @@ FAULTS = {
     "a compressed image is cut in its header": (
         lambda s: damage_image(s, "s07.nii.gz", gzip.compress(bytes(400))[:15]),
         ["s07.nii.gz", "line 8"],
+    ),
+    "an image is cut": (
+        cut_image,
+        ["s07.nii is damaged", "line 8 of Y.txt", "10 bytes of voxels are missing", "restore it"],
     ),
     "an image has another shape": (
         lambda s: replace_image(s, FEWER),
@@ -219,7 +229,15 @@ FAULTS = {
     ),
     "a mask that does not exist": (
         lambda s: {"analysis_mask": "no.nii"},
-        ["no.nii", "does not exist"],
+        ["analysis_mask: ", "no.nii does not exist"],
+    ),
+    "a post-analysis mask that does not exist": (
+        lambda s: {"Missingness": {"Masking": "no.nii"}},
+        ["Missingness.Masking: ", "no.nii does not exist"],
+    ),
+    "a mask that is no image": (
+        lambda s: {"analysis_mask": "X.csv"},
+        ["analysis_mask: ", "X.csv is not an image"],
     ),
     "a post-analysis mask of another shape": (
         lambda s: save_mask(s, FEWER, "Masking"),
@@ -258,7 +276,7 @@ FAULTS = {
         lambda s: {"MAXMEM": 100},
         ["MAXMEM", "100 bytes", "24 voxels", "3 columns", "the least that works is"],
     ),
-    "a cluster": (lambda s: {"clusterType": "SLURM"}, ["clusterType", "'SLURM'", "local"]),
+    "a cluster": (lambda s: {"clusterType": "cloud"}, ["clusterType", "'cloud'", "slurm"]),
     "outdir is a file": (
         lambda s: s.write("file", "") and {"outdir": "file/out"},
         ["outdir", "file", "is a file"],
@@ -322,6 +340,91 @@ def test_faults_of_fields_files_and_images_are_reported_together(study):
     text = "\n".join(result.errors)
     for part in ["s07.nii", "s03.nii", "m.nii", "analysis_maks", "MinPercent", "2 weights"]:
         assert part in text, part
+
+
+# Faults that a reader might stop at, with others that must not be hidden by them.
+NOT_HIDDEN = [
+    ("NaN in X", "rows and images differ"),
+    ("NaN in X", "a contrast of wrong length"),
+    ("NaN in X", "MAXMEM is too small"),
+    ("text in X", "a contrast of wrong length"),
+    ("a ragged row in X", "rows and images differ"),
+    ("a ragged row in X", "a contrast of wrong length"),
+    ("X does not exist", "duplicate names"),
+    ("X does not exist", "an F contrast of deficient rank"),
+    ("a mask of another shape", "a contrast of wrong length"),
+]
+
+
+@pytest.mark.parametrize(("fault", "other"), NOT_HIDDEN)
+def test_a_fault_hides_no_other(study, fault, other):
+    changes = FAULTS[fault][0](study) | FAULTS[other][0](study)
+    result = study.run(**changes)
+    assert result.code == 2
+    for parts in (FAULTS[fault][1], FAULTS[other][1]):
+        about_it = [error for error in result.errors if all(part in error for part in parts)]
+        assert len(about_it) == 1, result.err
+
+
+def test_all_bad_cells_and_ragged_rows_of_x_are_named(study):
+    def change(X):
+        X[1].append(1)
+        X[4][1] = "nan"
+        X[6][2] = "high"
+        X[8].pop()
+
+    result = study.run(**change_design(study, change))
+    assert result.code == 2
+    [ragged, cells] = result.errors
+    for part in ("X.csv", "3 columns", "4 in line 2", "2 in line 9"):
+        assert part in ragged
+    for part in ("X.csv", "'nan' in line 5, column 2 (X2)", "'high' in line 7, column 3 (X3)"):
+        assert part in cells
+
+
+def test_a_contrast_that_cannot_be_read_hides_no_fault_of_the_others(study):
+    result = study.run(
+        contrasts=[
+            {"c1": GOOD},
+            {"c2": {"name": "bad", "vector": "[0 0 one]"}},
+            {"c3": GOOD},
+            {"c4": {"name": "short", "vector": [0, 1]}},
+            {"c5": {"name": "dependent", "vector": [[0, 1, 0], [0, 2, 0]]}},
+            {"c6": {"name": "bad", "vector": [1, 0, 0]}},
+        ]
+    )
+    starts = [
+        "contrast 2: vector: 'one' is not a number",
+        "contrast 3 ('age') has the name of contrast 1",
+        "contrast 4 ('short') has 2 weights",
+        "contrast 5 ('dependent') has 2 rows",
+        "contrast 6 ('bad') has the name of contrast 2",
+    ]
+    assert result.code == 2
+    assert len(result.errors) == len(starts)
+    for error, start in zip(result.errors, starts, strict=True):
+        assert error.startswith(start)
+
+
+@pytest.mark.parametrize("field", ["minpercent", "MinPercent", "unknown"])
+def test_a_fault_of_missingness_hides_no_other(study, field):
+    rules = {field: 10, "minn": 13, "Masking": "no.nii"}
+    result = study.run(Missingness=rules)
+    assert result.code == 2
+    assert len(result.errors) == 3
+    for part in (f"Missingness.{'Min' if 'in' in field else 'unknown'}", "12 images", "no.nii"):
+        assert any(part in error for error in result.errors), part
+
+
+def test_without_its_mask_a_run_is_known_to_need_memory_for_one_voxel(study):
+    result = study.run(analysis_mask="no.nii", MAXMEM=100)
+    assert result.code == 2
+    [about_mask, about_memory] = result.errors
+    assert "no.nii does not exist" in about_mask
+    assert "MAXMEM is 100 bytes, too little" in about_memory
+    assert "the least that works" not in about_memory  # nobody knows
+    result = study.run(analysis_mask="no.nii", MAXMEM=2**20)
+    assert len(result.errors) == 1
 
 
 def test_every_bad_image_is_named_up_to_twenty(study):
@@ -423,19 +526,31 @@ def test_an_image_that_lacks_voxels_is_named_and_no_map_appears(study):
     assert study.results() == set()
 
 
+@pytest.mark.parametrize("name", ["all.nii", "renamed.nii"])
+def test_a_complete_image_passes_the_check_of_its_size(study, name):
+    study.save_image("all.nii", np.moveaxis(study.values, 0, -1))
+    content = (study.folder / "all.nii").read_bytes()
+    study.write("renamed.nii", gzip.compress(content))  # shorter than its voxels
+    assert study.run("--check", Y_files=name).code == 0
+    study.write("all.nii", content[:-1])
+    assert study.run("--check", Y_files="all.nii").code == 2
+
+
 def test_a_damaged_analysis_mask_is_named(study):
     path = study.save_image("m.nii.gz", np.ones((4, 3, 2)))
     path.write_bytes(flip(path.read_bytes()))
     result = study.run("--check", analysis_mask="m.nii.gz")
     assert result.code == 2
-    assert "m.nii.gz is damaged" in result.err
+    [error] = result.errors
+    assert error.startswith("analysis_mask: ")
+    assert "m.nii.gz is damaged" in error
 
 
 def test_maps_of_an_earlier_run_stay_when_a_later_one_meets_a_damaged_image(study, contents_of):
+    path = study.compress_image()
     study.run()
     work = study.outdir / "work"
     before = {p: c for p, c in contents_of(study.outdir).items() if work not in p.parents}
-    path = study.folder / "s07.nii"
     path.write_bytes(path.read_bytes()[:-1])
     assert study.run().code == 2
     after = {p: c for p, c in contents_of(study.outdir).items() if work not in p.parents}
@@ -443,7 +558,7 @@ def test_maps_of_an_earlier_run_stay_when_a_later_one_meets_a_damaged_image(stud
 
 
 def test_after_a_damaged_image_is_restored_the_same_command_goes_on(study):
-    path = study.folder / "s07.nii"
+    path = study.compress_image()
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     assert study.run().code == 2
@@ -486,6 +601,87 @@ def test_less_free_disk_than_needed_is_refused_with_both_numbers(study, monkeypa
     assert re.search(r"[\d.]+ [MG]B free, but up to [\d.]+ [MG]B are needed", result.err)
     assert str(study.outdir) in result.err
     assert not study.outdir.exists()
+
+
+def needs(study, **changes):
+    """Return the bytes that a run needs for intermediate files and for maps."""
+    plan = prepare_run(load_config(study.configure(**changes))).plan
+    return plan.disk_bytes, plan.map_bytes
+
+
+@pytest.fixture
+def set_free(monkeypatch):
+    """Function that sets the free bytes of every disk."""
+    usage = shutil.disk_usage("/")
+
+    def set_to(free):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+
+    return set_to
+
+
+def intermediate_bytes(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*.blm"))
+
+
+@pytest.mark.parametrize("work_dir", [None, "w"], ids=["below outdir", "elsewhere"])
+def test_intermediate_files_of_an_earlier_run_count_as_free_once(study, set_free, work_dir):
+    needed = sum(needs(study))
+    assert study.run(work_dir=work_dir).code == 0
+    work = study.folder / work_dir if work_dir else study.outdir / "work"
+    missing = needed - intermediate_bytes(work)
+    set_free(missing)
+    assert study.run("--check", work_dir=work_dir).code == 0
+    set_free(missing - 1)
+    assert study.run("--check", work_dir=work_dir).code == 2
+
+
+@pytest.mark.parametrize("name", ["mine.bin", "work/mine.blm", "work/blm_wf/mine.bin"])
+def test_files_that_a_run_does_not_replace_do_not_count_as_free(study, set_free, name):
+    needed = sum(needs(study))
+    (study.outdir / name).parent.mkdir(parents=True)
+    study.write(f"out/{name}", bytes(needed))
+    set_free(needed)
+    assert study.run("--check").code == 0
+    set_free(needed - 1)
+    assert study.run("--check").code == 2
+
+
+def test_maps_of_an_earlier_run_do_not_count_as_free(study, set_free):
+    """They are removed when the new ones are complete."""
+    needed = sum(needs(study))
+    assert study.run("--clean").code == 0
+    assert study.results()
+    set_free(needed - 1)
+    assert study.run("--check").code == 2
+
+
+def test_each_disk_is_compared_with_what_is_written_there(study, small_disk, monkeypatch):
+    here = {"work_dir": str(small_disk / "work")}
+    disk_bytes, map_bytes = needs(study, **here)
+    assert study.run(**here).code == 0
+    written = intermediate_bytes(small_disk)
+    usage = shutil.disk_usage("/")
+
+    def check(work_free, map_free):
+        def find_free(path):
+            on_small_disk = small_disk in [path, *path.parents]
+            return usage._replace(free=work_free if on_small_disk else map_free)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", find_free)
+            return study.run("--check", **here)
+
+    assert check(disk_bytes - written, map_bytes).code == 0
+    # What lies on one disk does not help the other.
+    result = check(disk_bytes - written, map_bytes - 1)
+    assert result.code == 2
+    [error] = result.errors
+    assert str(study.outdir) in error
+    assert str(small_disk) not in error
+    result = check(disk_bytes - written - 1, map_bytes - 1)
+    assert len(result.errors) == 2
+    assert str(small_disk) in result.errors[0]
 
 
 def run_limited(study, *prefix, **changes):

@@ -183,7 +183,7 @@ def test_clean_removes_the_work_folder_of_a_run_that_ended_well(study):
 
 
 def test_clean_keeps_the_work_folder_of_a_run_that_failed(study):
-    path = study.folder / "s07.nii"
+    path = study.compress_image()
     path.write_bytes(path.read_bytes()[:-1])
     assert study.run("--clean").code == 2
     assert (study.outdir / "work").is_dir()

@@ -1,5 +1,8 @@
 """BLM-py's own example configurations, and designs written by other programs, are read."""
 
+import os
+
+import dask
 import nibabel as nib
 import numpy as np
 import pytest
@@ -85,10 +88,22 @@ def example(study):
 
 
 @pytest.mark.parametrize(("text", "n_columns"), [(EXAMPLE_1, 5), (EXAMPLE_2, 3)])
-def test_an_example_is_good_but_for_its_cluster(study, example, text, n_columns):
-    result = study.command(example(text, n_columns), "--check")
+def test_an_example_is_good_where_there_is_slurm(study, example, text, n_columns, monkeypatch):
+    study.write("sbatch", "#!/bin/sh\n").chmod(0o755)  # only looked for
+    monkeypatch.setenv("PATH", str(study.folder), prepend=os.pathsep)
+    with dask.config.set({"jobqueue.slurm.cores": 1, "jobqueue.slurm.memory": "8GB"}):
+        result = study.command(example(text, n_columns), "--check")
+    assert (result.code, result.err) == (0, "")
+
+
+@pytest.mark.parametrize(("text", "n_columns"), [(EXAMPLE_1, 5), (EXAMPLE_2, 3)])
+def test_an_example_says_what_slurm_lacks(study, example, text, n_columns, monkeypatch):
+    monkeypatch.setenv("PATH", str(study.folder))
+    with dask.config.set({"jobqueue.slurm.cores": None, "jobqueue.slurm.memory": "8GB"}):
+        result = study.command(example(text, n_columns), "--check")
     assert result.code == 2
-    assert result.errors == ["clusterType: 'SLURM' is not available yet; use local."]
+    assert [error.split()[0] for error in result.errors] == ["sbatch,", "The"]
+    assert "jobqueue.slurm of jobqueue.yaml has no cores" in result.errors[1]
 
 
 @pytest.mark.parametrize("option", ["--check", "--quiet"])

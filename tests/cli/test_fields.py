@@ -6,6 +6,7 @@ import pytest
 
 from nipype_blm.cli.fields import describe_fields
 from nipype_blm.model.config import BlmConfig, BlmmConfig, FactorConfig, MissingnessRules
+from nipype_blm.model.contrasts import Contrast
 
 
 @pytest.mark.parametrize(
@@ -13,6 +14,7 @@ from nipype_blm.model.config import BlmConfig, BlmmConfig, FactorConfig, Missing
     [
         (BlmConfig, BlmConfig),
         (BlmConfig, MissingnessRules),
+        (BlmConfig, Contrast),
         (BlmmConfig, BlmmConfig),
         (BlmmConfig, MissingnessRules),
         (BlmmConfig, FactorConfig),
@@ -22,7 +24,8 @@ def test_every_field_is_explained(model, part):
     text = describe_fields(model)
     ignored = re.search(r"accepted without effect: (.*)", text).group(1).split(", ")
     for name, field in part.model_fields.items():
-        if name in ignored and part is not FactorConfig:  # a factor's name has an effect
+        # The name of a factor or of a contrast has an effect.
+        if name in ignored and part not in (FactorConfig, Contrast):
             continue
         first_words = " ".join(field.description.split()[:2])
         assert re.search(rf"^ +{name} +{re.escape(first_words)}", text, re.MULTILINE), name
@@ -54,3 +57,14 @@ def test_fields_of_mixed_models_are_explained_for_them_only():
     for name in ("method", "reml", "tol", "maxnit", "n_starts", "safeMode", "resms"):
         assert re.search(rf"^  {name} ", optional, re.MULTILINE), name
         assert not re.search(rf"^  {name} ", describe_fields(), re.MULTILINE), name
+
+
+def test_the_fields_of_a_contrast_follow_it():
+    pattern = r"^  contrasts .*\n(?: {22}.*\n)*    name .*\n    vector "
+    assert re.search(pattern, describe_fields(), re.MULTILINE)
+
+
+def test_every_exit_code_is_explained():
+    assert describe_fields().endswith(
+        "Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted (143 by SIGTERM)."
+    )

@@ -1,13 +1,16 @@
 """Nothing of the user is lost, whatever its name and place."""
 
 import gzip
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import yaml
 
+from nipype_blm.cli.run import name_workflow
 from nipype_blm.interfaces import BLM
+from nipype_blm.model.config import BlmConfig, BlmmConfig
 
 
 @pytest.mark.parametrize("field", ["Y_files", "analysis_mask"])
@@ -38,6 +41,25 @@ def test_cleaning_leaves_other_files_of_the_working_folder(study):
     mine.write_text("mine")
     assert study.run("--clean", work_dir="w").code == 0
     assert [p for p in (study.folder / "w").rglob("*") if p.is_file()] == [mine]
+
+
+@pytest.mark.parametrize("outdir", ["w/blm_wf", "w/blm_wf/out", "w/link/out"])
+@pytest.mark.parametrize("option", ["--check", "--clean"])
+def test_an_outdir_that_cleaning_would_remove_is_refused(study, outdir, option):
+    (study.folder / "w" / "blm_wf").mkdir(parents=True)
+    (study.folder / "w" / "link").symlink_to("blm_wf")
+    result = study.run(option, outdir=outdir, work_dir="w")
+    assert result.code == 2
+    [error] = result.errors
+    assert f"outdir {study.folder / outdir} lies in {study.folder}/w/blm_wf" in error
+    assert "choose another outdir or work_dir" in error
+    assert list((study.folder / "w" / "blm_wf").iterdir()) == []
+
+
+def test_the_folder_that_is_never_for_results_is_that_of_the_workflow():
+    for model in (BlmConfig, BlmmConfig):
+        config = model.model_construct(outdir=Path("/out"), work_dir=None)
+        assert config.workflow_folder == Path("/out/work") / name_workflow(config)
 
 
 def test_a_single_node_leaves_no_intermediate_file_and_takes_none(study, monkeypatch):
@@ -110,10 +132,14 @@ def test_voxels_that_would_start_inside_the_header_are_refused(study, compressed
     assert any("line 4" in error and "byte 348" in error for error in result.errors)
 
 
-def test_all_damaged_images_are_named(study):
-    for name in ("s02.nii", "s10.nii"):
-        path = study.folder / name
-        path.write_bytes(path.read_bytes()[:-1])
+@pytest.mark.parametrize("extension", [".nii", ".nii.gz"])
+def test_all_damaged_images_are_named(study, extension):
+    lines = (study.folder / "Y.txt").read_text()
+    study.write("Y.txt", lines.replace(".nii", extension))
+    for i, values in enumerate(study.values):
+        path = study.save_image(f"s{i:02}{extension}", values)
+        if i in (2, 10):
+            path.write_bytes(path.read_bytes()[:-1])
     result = study.run()
     assert result.code == 2
     assert [error.split(":")[0] for error in result.errors] == [

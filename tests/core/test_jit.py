@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,40 @@ def test_a_lost_cache_file_is_made_anew(project, cache, suffix):
     cache_files(cache)[suffix].unlink()
     use(project, NUMBA_CACHE_DIR=cache)
     cache_files(cache)
+
+
+def make_unused(folder: Path, days: float) -> Path:
+    """Make a folder look as if it was used last some days ago."""
+    folder.mkdir(exist_ok=True)
+    (folder / "core").mkdir(exist_ok=True)
+    used = time.time() - days * 86400
+    os.utime(folder, (used, used))
+    return folder
+
+
+def test_a_new_cache_replaces_those_of_other_kernels_that_nobody_uses(project, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    name = f"nipype_blm-{{}}-numba0.60.0-a-host-{os.getuid()}"
+    unused = make_unused(cache / name.format("0" * 16), 31)
+    recent = make_unused(cache / name.format("1" * 16), 29)
+    other = make_unused(cache / "nipype_blm-mine", 31)
+    of_another_user = make_unused(cache / f"{name.format('2' * 16)}0", 31)
+    link = cache / name.format("3" * 16)
+    link.symlink_to(make_unused(tmp_path / "elsewhere", 31))
+    folder = use(project, NUMBA_CACHE_DIR=cache)
+    assert set(cache.iterdir()) == {folder, recent, other, of_another_user, link}
+    assert (tmp_path / "elsewhere" / "core").is_dir()
+    assert not unused.exists()
+
+
+def test_using_a_cache_is_noted(project, cache):
+    [folder] = cache.iterdir()
+    make_unused(folder, 31)
+    before = time.time()
+    assert use(project, NUMBA_CACHE_DIR=cache) == folder
+    # File systems may note seconds only.
+    assert folder.stat().st_mtime > before - 2
 
 
 def test_the_cache_lies_in_the_home_folder_unless_told_otherwise(project, tmp_path):

@@ -364,6 +364,32 @@ def test_a_bad_input_is_named(
         BLM(**model | given).run()
 
 
+@pytest.mark.parametrize("interface", [BLM, PlanBLM])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_mem_gb": 1e-6}, "max_mem_gb * 2**30 is 1073 bytes, too little"),
+        ({"max_mem_gb": 0.0}, "max_mem_gb * 2**30: 0.0 is not a positive number"),
+        ({"min_n": 99}, "min_n is 99, but there are only 12 images."),
+        ({"min_n": -1}, "min_n: -1 was given; expected at least 0."),
+        ({"min_percent": "half"}, "min_percent: 'half' is neither"),
+        ({"mask_file": "Y_files/MAXMEM"}, "mask_file: {folder}/Y_files/MAXMEM is"),
+        ({"max_blocks": 0}, "max_blocks: 0 was given; expected at least 1."),
+    ],
+)
+def test_faults_are_told_in_the_names_of_the_traits(
+    model: dict[str, Any], tmp_path: Path, interface: Any, given: dict[str, Any], message: str
+) -> None:
+    if "mask_file" in given:  # a path that holds names of fields
+        given = {"mask_file": str(tmp_path / given["mask_file"])}
+        Path(given["mask_file"]).parent.mkdir()
+        Path(given["mask_file"]).write_text("no image")
+    with pytest.raises(InputError) as caught:
+        interface(**model | given).run()
+    [problem] = caught.value.problems
+    assert problem.startswith(message.format(folder=tmp_path))
+
+
 @pytest.mark.parametrize(
     "given", [{"max_mem_gb": -1.0}, {"n_procs": 0}, {"min_n": "many"}, {"two_sided": "yes"}]
 )
@@ -449,6 +475,32 @@ def test_a_node_works_between_two_others_in_a_short_pipeline(
     assert set(counted) == {"age and group", "mean", "age"}
     assert counted["mean"] > 60
     assert counted["age"] < 10
+
+
+@pytest.mark.parametrize("n_contrasts", [1, 2])
+def test_maps_of_contrasts_are_lists_as_long_as_their_metadata_for_any_number_of_contrasts(
+    model: dict[str, Any], tmp_path: Path, n_contrasts: int
+) -> None:
+    def describe(metadata, **maps):
+        """Return what the node after gets: the number of contrasts, and all maps."""
+        return len(metadata), maps
+
+    kinds = ("effect", "variance", "stat", "zscore", "pvalue", "dof")
+    names = [f"{kind}_maps" for kind in kinds]
+    fit = Node(BLM(**model | {"contrasts": CONTRASTS[:n_contrasts]}), name="fit")
+    after = Node(Function(["metadata", *names], ["n", "maps"], function=describe), name="after")
+    workflow = Workflow("study", base_dir=str(tmp_path / "work"))
+    workflow.connect(fit, "contrast_metadata", after, "metadata")
+    for name in names:
+        workflow.connect(fit, name, after, name)
+    graph = workflow.run()
+    [outputs] = [node.result.outputs for node in graph.nodes() if node.name == "after"]
+    assert outputs.n == n_contrasts
+    assert set(outputs.maps) == set(names)
+    for paths in outputs.maps.values():
+        assert isinstance(paths, list)
+        assert len(paths) == n_contrasts
+        assert all(Path(path).is_file() for path in paths)
 
 
 @pytest.mark.parametrize("field", ["in_files", "data_mask_files", "design_file", "mask_file"])

@@ -125,6 +125,21 @@ def test_a_damaged_record_means_that_everything_is_written_again(out, text):
     publish(out, "one", must_not_write, is_ours)
 
 
+def test_files_of_an_earlier_run_in_subfolders_are_removed_when_its_record_is_lost(out):
+    (out / ".nipype_blm.json").unlink()
+    (out / "sub" / "mine.txt").write_text("mine")
+    publish(out, "two", writer(map_a="new"), is_ours)
+    assert visible(out) == {"map_a.txt": "new", "sub/mine.txt": "mine"}
+
+
+def test_files_of_others_are_not_taken_for_those_of_an_earlier_run(tmp_path):
+    """Names in subfolders are less particular than those of maps, and no run has been here."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "map_mine.txt").write_text("mine")
+    publish(tmp_path, "one", writer(map_a="a"), is_ours)
+    assert visible(tmp_path) == {"map_a.txt": "a", "sub/map_mine.txt": "mine"}
+
+
 def test_companions_are_rewritten_only_when_they_differ_and_stay_when_not_given(out):
     publish(out, "one", must_not_write, is_ours, {"config.txt": b"1"})
     before = (out / "config.txt").stat().st_mtime_ns

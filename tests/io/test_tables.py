@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nipype_blm.errors import InputError
-from nipype_blm.io.tables import read_labels, read_path_list, read_table, read_yaml
+from nipype_blm.io.tables import read_labels, read_path_list, read_table, read_yaml, scan_table
 
 VALUES = [[1, 0.5], [1, -2], [1, 3e-5]]
 
@@ -64,12 +64,46 @@ def test_every_way_to_write_numbers_gives_the_same_table(tmp_path, text):
         "id\tmean\tage\na\t1\t0.5\nb\t1\t-2\nc\t1\t3e-5\n",
         "id mean age\na 1 0.5\nb 1 -2\nc 1 3e-5\n",
         '"mean" "age"\n"1" 1 0.5\n"2" 1 -2\n"3" 1 3e-5\n',
+        "# mean age\n1 0.5\n1 -2\n1 3e-5\n",
+        "# mean,age\n1,0.5\n1,-2\n1,3e-5\n",
+        "#mean,age\n1,0.5\n1,-2\n1,3e-5\n",
+        '#"mean"\t"age"\n1\t0.5\n1\t-2\n1\t3e-5\n',
+        "# id,mean,age\na,1,0.5\nb,1,-2\nc,1,3e-5\n",
+        "# a design, of 2020\n\n# 3 rows\n# mean age\n1 0.5\n1 -2\n1 3e-5\n",
+        "# a design\n# of 2020\nmean,age\n1,0.5\n1,-2\n1,3e-5\n",
+        "# made by\n#\nid,mean,age\na,1,0.5\nb,1,-2\nc,1,3e-5\n",
     ],
 )
 def test_header_and_row_names_are_told_from_the_numbers(tmp_path, text):
     table = read_table(write(tmp_path, text), "X")
     np.testing.assert_array_equal(table.values, VALUES)
     assert table.names == ["mean", "age"]
+
+
+@pytest.mark.parametrize("delimiter", [" ", ",", "\t", "; "])
+def test_a_header_written_by_numpy_names_the_columns(tmp_path, delimiter):
+    header = delimiter.join(["mean", "age"])
+    np.savetxt(tmp_path / "X.csv", VALUES, header=header, delimiter=delimiter)
+    table = read_table(tmp_path / "X.csv", "X")
+    np.testing.assert_array_equal(table.values, VALUES)
+    assert table.names == ["mean", "age"]
+    assert table.has_header
+
+
+@pytest.mark.parametrize("comment", ["# 3 rows of 2020", "#", "# 2 7", "# 1", "#1,0.5"])
+def test_a_comment_that_names_no_columns_is_passed_over(tmp_path, comment):
+    table = read_table(write(tmp_path, f"{comment}\n1,0.5\n1,-2\n1,3e-5\n"), "X")
+    np.testing.assert_array_equal(table.values, VALUES)
+    assert table.names == ["X1", "X2"]
+    assert not table.has_header
+
+
+def test_lines_are_counted_with_comments(tmp_path):
+    assert "line 4" in error_of(tmp_path, "# a design\n# mean age\n1 0.5\n1 x\n")
+
+
+def test_a_comment_between_rows_is_refused(tmp_path):
+    assert "line 2" in error_of(tmp_path, "1 0.5\n# x\n1 -2\n")
 
 
 def test_row_names_without_a_header_are_left_out(tmp_path):
@@ -109,6 +143,26 @@ def test_several_bad_cells_are_reported_together(tmp_path):
     assert "line 3" in problem
 
 
+def test_a_ragged_row_does_not_hide_a_bad_cell(tmp_path):
+    with pytest.raises(InputError) as error:
+        read_table(write(tmp_path, "a,b\n1,2,3\n1,x\n1,2\n1,2\n"), "X")
+    [ragged, cell] = error.value.problems
+    assert "has 2 columns in its first line, but 3 in line 2;" in ragged
+    assert "'x' in line 3, column 2 (b)" in cell
+
+
+def test_a_faulty_table_is_returned_with_nan_where_it_is_at_fault(tmp_path):
+    table, faults = scan_table(write(tmp_path, "a,b\n1,2,3\n1,x\n1,inf\n1,2\n"), "X")
+    assert len(faults) == 2
+    expected = [[np.nan, np.nan], [1, np.nan], [1, np.inf], [1, 2]]
+    np.testing.assert_array_equal(table.values, expected)
+    assert table.names == ["a", "b"]
+
+
+def test_a_quotation_mark_that_is_not_closed_is_refused(tmp_path):
+    assert "quotation mark" in error_of(tmp_path, '1,"2\n1,2\n1,2\n')
+
+
 def test_many_bad_cells_are_counted(tmp_path):
     problem = error_of(tmp_path, "1,2\n" + "1,NA\n" * 15)
     assert problem.count("'NA'") == 10
@@ -122,7 +176,13 @@ def test_a_ragged_row_is_named_with_its_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "is empty"), ("\n \n", "is empty"), ("mean,age\n", "has a header but no row")],
+    [
+        ("", "is empty"),
+        ("\n \n", "is empty"),
+        ("# mean,age\n", "is empty"),
+        ("mean,age\n", "has a header but no row"),
+        ("# 2020\nmean,age\n", "has a header but no row"),
+    ],
 )
 def test_a_table_without_rows_is_refused(tmp_path, text, message):
     assert message in error_of(tmp_path, text)
