@@ -101,10 +101,10 @@ class PlanBLM(BLMInterface):
         given = self.inputs.recorded_fields
         recorded = dict(given) if isdefined(given) else {}
         out_dir = Path(recorded.pop("outdir", folder))
+        parallel_nodes = self.inputs.parallel_nodes
         with naming_traits():
             config = config_from_traits(self.inputs, out_dir, self._config, **recorded)
-            parallel_nodes = self.inputs.parallel_nodes
-        run = prepare_run(config, parallel_nodes if isdefined(parallel_nodes) else None)
+            run = prepare_run(config, parallel_nodes if isdefined(parallel_nodes) else None)
         plan = write_plan(run, folder)
         self._results = {
             "model_file": str(plan.model_file),

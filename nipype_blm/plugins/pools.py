@@ -274,8 +274,8 @@ class BatchPool(Pool):
             _close(self.client, self._cluster)
         finally:  # again, and also those that were submitted while the cluster closed
             self._system.cancel(self._jobs.job_ids)
-            for value in vars(self._cluster).values():
-                if hasattr(value, "file"):  # temporary, with credentials
+            for name, value in vars(self._cluster).items():
+                if name.startswith("_job_") and hasattr(value, "close"):  # files of credentials
                     value.close()
 
 

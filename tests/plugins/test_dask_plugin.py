@@ -572,7 +572,10 @@ def test_cached_nodes_are_not_submitted(tmp_path: Path, cluster: LocalCluster) -
     assert changed.result("last") == 2
 
 
-def test_updatehash_runs_no_node_that_has_a_result(tmp_path: Path, cluster: LocalCluster) -> None:
+def test_updatehash_runs_no_node_that_has_a_result(
+    tmp_path: Path, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # Nipype leaves a file with the new hash there
     init_notes(tmp_path, 1).run(cluster=cluster)
     run = init_notes(tmp_path, 2)
     run.run(cluster=cluster, updatehash=True)

@@ -164,7 +164,8 @@ def write_results(
 ) -> None:
     """Write what belongs to D + change, one Newton step from where `e` was evaluated.
 
-    To first order in the step: its square is below the tolerance of the search.
+    To first order in the step: its square is below the tolerance of the search.  Where the
+    likelihood is so flat that it would halve the residuals all the same, it is cut short.
 
     Parameters
     ----------
@@ -182,10 +183,14 @@ def write_results(
     L = e.factor
     r2 = e.number[R2]
     row[:p] = 0.0
+    fall = 0.0
     for k in range(m):
-        r2 += e.r2_gradient[k] * change[k]
+        fall -= e.r2_gradient[k] * change[k]
+    share = 1.0 if abs(fall) <= 0.5 * r2 else 0.5 * r2 / abs(fall)
+    r2 -= share * fall
+    for k in range(m):
         for a in range(p):
-            row[a] += e.effect_gradient[k, a] * change[k]
+            row[a] += e.effect_gradient[k, a] * share * change[k]
     solve_lower_transposed(L, row, p)
     for a in range(p):
         results.effect[a, j] = e.effect[a] + row[a]
@@ -196,7 +201,7 @@ def write_results(
         matrix[a, a] = sigma2
         for k in range(m):
             for b in range(p):
-                matrix[a, b] += sigma2 * e.sensitivity[k, a, b] * change[k]
+                matrix[a, b] += sigma2 * e.sensitivity[k, a, b] * share * change[k]
     inverse = e.inverse
     invert_lower(L, p, inverse)
     _write_sandwich(inverse, matrix, row, results.covariance[:, j])

@@ -52,6 +52,7 @@ from nipype_blm.core.lmm.newton import (
 
 LANES = 16  # voxels whose sums are taken at once
 MOST_CLASSES = 64  # with more different counts than this, each level is a class of its own
+LONGEST_UNSEEN = 0.01  # of steps in log(1 + d) that are taken without another evaluation
 LARGEST = 60.0  # of log(1 + d): d = 1e26 is beyond what doubles can tell from infinity
 
 
@@ -445,7 +446,9 @@ def _search(
         if f2 > 0.0:
             step = -f1 / f2
             decrement = f1 * f1 / f2
-            if decrement < max(tolerance, noise) and z + step > 0.0:
+            # In a flat likelihood a step may gain nothing and yet lead far away.
+            is_short = abs(step) < LONGEST_UNSEEN
+            if is_short and decrement < max(tolerance, noise) and z + step > 0.0:
                 change = growth * np.expm1(step) / mean
                 return INTERIOR, nit, d, change, decrement
         else:

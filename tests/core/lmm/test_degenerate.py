@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles.designs import STRUCTURES, MixedDesign, make_designs
 
+from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.status import VoxelStatus, is_fitted
 
 GOOD = {VoxelStatus.FITTED, VoxelStatus.FITTED_BOUNDARY}
@@ -131,3 +132,19 @@ def test_iterations_that_end_early_are_said_so(fit_mixed, structure) -> None:
     assert np.mean(fit.status == VoxelStatus.NOT_CONVERGED) > 0.5
     best = fit_mixed(*data)
     assert np.all(fit.llh <= best.llh + 1e-8)  # a hundred roundings
+
+
+def test_no_variance_is_negative_where_images_and_levels_leave_nothing_over(fit_mixed) -> None:
+    """X and Z together fit nine images exactly, and the likelihood is flat where D is huge."""
+    rng = np.random.default_rng(3)
+    n_obs, n_voxels = 40, 300
+    level = np.repeat(np.arange(8, dtype=np.int32), 5)
+    X = np.column_stack([np.ones(n_obs), rng.normal(size=(n_obs, 2))])
+    Y = np.full((n_obs, n_voxels), np.nan)
+    for v in range(n_voxels):
+        images = np.concatenate([5 * np.arange(7), [1, 6]])  # seven levels, two of them twice
+        Y[images, v] = rng.normal(size=8)[level[images]] + 0.1 * rng.normal(size=9)
+    fit = fit_mixed(Y, X, [RandomFactor("group", level, np.ones((n_obs, 1)))], reml=True)
+    assert len(fit.fitted) > 100
+    assert (fit.sigma2[fit.fitted] > 0).all()
+    assert (np.diagonal(fit.cov[fit.fitted], axis1=1, axis2=2) > 0).all()
