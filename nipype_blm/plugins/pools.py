@@ -88,7 +88,9 @@ class BatchPool(Pool):
         assert system is not None
         self._system: BatchSystem = system
         self._options = options
-        self.log_folder = Path(options.get("log_directory") or log_folder).absolute()
+        self.log_folder = Path(
+            options.log_directory or options.get("log_directory") or log_folder
+        ).absolute()
         self.log_folder.mkdir(parents=True, exist_ok=True)
         worker = describe_worker(options, largest)
         self._processes = count_processes(options, largest)
