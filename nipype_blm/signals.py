@@ -31,17 +31,20 @@ def interruptible() -> Iterator[list[int]]:
             if _is_handled(sys.exc_info()[1]):
                 return
         else:
+            if signal.SIGALRM not in before:  # until then it is somebody else's
+                before[signal.SIGALRM] = signal.signal(signal.SIGALRM, interrupt)
             received.append(number)
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
         raise KeyboardInterrupt
 
     # One that is ignored stays so: SIGHUP below nohup, SIGINT in the background of a script.
     numbers = [n for n in _ENDING if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in (*numbers, signal.SIGALRM)}
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield received
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if received:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -104,7 +104,7 @@ def _start(arguments: argparse.Namespace) -> int:
         parse_timedelta(arguments.end_after)
     except (ValueError, KeyError) as error:
         raise InputError(
-            f"--end-after {arguments.end_after} is not a time such as 90s, 30min or 1h."
+            f"--end-after {arguments.end_after} is not a time such as 90s, 30m or 1h."
         ) from error
     path = arguments.file
     if path.exists():
@@ -165,11 +165,11 @@ def _stop(arguments: argparse.Namespace) -> int:
     path = arguments.file
     with connect(path) as client:
         client.log_event(STOP, os.uname().nodename)
-        for _ in range(10 * _SECONDS_TO_STOP):
-            if not path.exists():
-                print(f"The pool of {path} has ended.")
-                return OK
-            time.sleep(0.1)
+    for _ in range(10 * _SECONDS_TO_STOP):
+        if not path.exists():
+            print(f"The pool of {path} has ended.")
+            return OK
+        time.sleep(0.1)
     _say(f"error: the pool of {path} did not end within {_SECONDS_TO_STOP} s.")
     return FAILED
 
@@ -182,6 +182,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.plugins import DaskPlugin
+    from nipype_blm.plugins.pools import PoolError
 
     try:
         lines = [line.strip() for line in arguments.list.read_text().splitlines()]
@@ -194,7 +195,9 @@ def _run(arguments: argparse.Namespace) -> int:
     here = shlex.quote(str(Path.cwd()))
     bash = CommandLine("bash", terminal_output="file")
     commands_node = MapNode(bash, iterfield=["args"], name="command")
-    commands_node.inputs.args = [f"-c {shlex.quote(f'cd {here} && {line}')}" for line in commands]
+    arguments_of_bash = [f"-c {shlex.quote(f'cd {here} || exit; {line}')}" for line in commands]
+    commands_node.inputs.args = arguments_of_bash
+    as_given = dict(zip(arguments_of_bash, commands, strict=True))
     workflow = Workflow("commands", base_dir=str(folder.absolute()))
     workflow.add_nodes([commands_node])
     workflow.config["execution"] = {
@@ -203,23 +206,31 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     logging.getLogger("nipype.workflow").setLevel("CRITICAL")
     failed: list[Any] = []
+    n_done = 0
     with show_progress({}) as note_node:
 
         def note(node: Any, status: str) -> None:
+            nonlocal n_done
             note_node(node, status)
+            # One command is a MapNode; several are nodes of their own, and end before theirs.
+            is_command = len(commands) == 1 or not isinstance(node, MapNode)
+            n_done += status == "end" and is_command
             if status == "exception":
                 failed.append(node)
 
         plugin = DaskPlugin({"scheduler_file": arguments.file, "status_callback": note})
         try:
             workflow.run(plugin=plugin)
+        except PoolError as error:
+            _say(f"error: {error}")
+            return FAILED
         except RuntimeError:
             if not failed:
                 raise
     for node in failed:
-        _say(f"failed: {node.inputs.args}")
+        _say(f"failed: {as_given[node.inputs.args]}")
     output = folder / workflow.name / commands_node.name / "mapflow" / "*" / "output.nipype"
-    print(f"{len(commands) - len(failed)} of {len(commands)} commands ended well; output: {output}")
+    print(f"{n_done} of {len(commands)} commands ended well; output: {output}")
     return FAILED if failed else OK
 
 

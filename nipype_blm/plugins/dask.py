@@ -9,6 +9,7 @@ from traceback import format_exception
 from typing import Any
 from uuid import uuid4
 
+import cloudpickle
 from distributed import Client, Future, KilledWorker
 from nipype.pipeline.plugins.base import DistributedPluginBase
 
@@ -147,7 +148,7 @@ class DaskPlugin(DistributedPluginBase):
         self._by_key[key] = task
         task.future = self._pool.client.submit(
             run_node,
-            node,
+            cloudpickle.dumps(node),
             task.updatehash,
             key,
             key=key,
@@ -160,12 +161,15 @@ class DaskPlugin(DistributedPluginBase):
         """Return None while a node runs, else its traceback; results are in its folder."""
         task = self._tasks[taskid]
         status = task.future.status
-        if status == "pending":
+        if status in ("pending", "lost"):  # lost: Dask runs it again
+            if len(task.starts) > self.options.retries + 1:
+                task.future.cancel()  # Dask does not count workers that end in peace
+                return _failure(PoolError(self._describe_loss(task)))
             return None
         if status == "finished":
             return {"result": None, "traceback": None}
         if status == "cancelled":
-            return _failure(PoolError(f"{task.name} was lost: the pool is gone."))
+            return _failure(PoolError(f"{task.name} was lost, with the connection to the pool."))
         error = task.future.exception()
         if isinstance(error, NodeError):
             return {"result": None, "traceback": error.args[0]}

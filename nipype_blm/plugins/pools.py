@@ -1,7 +1,10 @@
 """Pools of Dask workers: on this machine, of a batch system, or one that is there already."""
 
+import copy
 import logging
 import re
+import shlex
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
@@ -11,9 +14,9 @@ from typing import Any
 
 import dask.config
 from distributed import Client, Security, Status
-from distributed.deploy.adaptive import Adaptive
 from distributed.utils import get_ip
 
+from nipype_blm.errors import InputError
 from nipype_blm.plugins.batch import BatchSystem, JobState, QueryError
 from nipype_blm.plugins.options import (
     PoolOptions,
@@ -23,8 +26,9 @@ from nipype_blm.plugins.options import (
     describe_worker,
 )
 from nipype_blm.plugins.poolfile import connect, read_pool_file
+from nipype_blm.plugins.scaling import JobScaling, count_unfinished, group_workers
 from nipype_blm.plugins.settings import set_defaults
-from nipype_blm.plugins.worker import EndWithDriver
+from nipype_blm.plugins.worker import EndWithDriver, ImportPaths
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +36,9 @@ _DEFAULT_WORKERS = 10
 _SECONDS_BETWEEN_QUERIES = 5
 _SECONDS_TO_FIRST_NOTE, _SECONDS_BETWEEN_NOTES = 60, 600
 _SECONDS_TO_CLOSE = 30
-_SECONDS_TO_ADAPT = 0.2
 # Jobs that end before their worker reports, in a row, until the run gives up.
 _MOST_FAILED_JOBS = 5
 _LINES_OF_LOG = 15
-_UNFINISHED = ("waiting", "queued", "no-worker", "processing")
 
 
 class PoolError(RuntimeError):
@@ -88,18 +90,23 @@ class BatchPool(Pool):
         assert system is not None
         self._system: BatchSystem = system
         self._options = options
-        self.log_folder = Path(
-            options.log_directory or options.get("log_directory") or log_folder
-        ).absolute()
+        folder = Path(options.log_directory or options.get("log_directory") or log_folder)
+        self.log_folder = folder.expanduser().absolute()
         self.log_folder.mkdir(parents=True, exist_ok=True)
         worker = describe_worker(options, largest)
         self._processes = count_processes(options, largest)
+        if not options.is_local:
+            _check_log_folder(self.log_folder)
         self._jobs = _Jobs()
         self.security: Security | None = options.security or None
         if options.security is True:
             self.security = Security.temporary()
         self._cluster = self._start_cluster(worker)
-        super().__init__(Client(self._cluster), worker, options.lost_timeout)
+        try:
+            super().__init__(Client(self._cluster), worker, options.lost_timeout)
+        except BaseException:
+            self._cluster.close()
+            raise
         self._started = self._last_worker = self._last_list = time.monotonic()
         self._stuck_since: float | None = None
         self._next_query = self._started + _SECONDS_BETWEEN_QUERIES
@@ -107,14 +114,13 @@ class BatchPool(Pool):
         self._had_worker = False
         self._n_failed = 0
         n_workers = options.n_workers or (self._processes if options.is_local else _DEFAULT_WORKERS)
+        n_jobs = max(1, n_workers // self._processes)
         # Lost workers are replaced in any case.
-        self._cluster.adapt(
-            Adaptive=_AsManyAsNodes,
-            minimum=0 if options.adaptive and not options.is_local else n_workers,
-            maximum=n_workers,
-            interval=_SECONDS_TO_ADAPT,
-            wait_count=max(1, round(options.idle_timeout / _SECONDS_TO_ADAPT)),
-            worker_key=_find_job_name if self._processes > 1 else None,
+        self._scaling: JobScaling = self._cluster.adapt(
+            Adaptive=JobScaling,
+            minimum=0 if options.adaptive and not options.is_local else n_jobs,
+            maximum=n_jobs,
+            idle_timeout=options.idle_timeout,
         )
 
     def _start_cluster(self, worker: Resources) -> Any:
@@ -129,7 +135,7 @@ class BatchPool(Pool):
             "dashboard_address": _find_dashboard(dashboard),
             "dashboard": dashboard is not None,
         }
-        resources = " ".join(f"{name}={value:g}" for name, value in worker._asdict().items())
+        resources = " ".join(f"{name}={value:.17g}" for name, value in worker._asdict().items())
         extra = [*(options.get("worker_extra_args") or []), "--resources", f"'{resources}'"]
         if options.is_local:
             given |= {"cores": options.cores, "memory": options.memory}
@@ -139,6 +145,7 @@ class BatchPool(Pool):
         ):
             scheduler_options["host"] = get_ip()  # instead of all interfaces
         given |= {
+            "python": options.get("python") or shlex.quote(sys.executable),
             "processes": self._processes,
             "worker_command": "nipype_blm.plugins.worker",
             "worker_extra_args": [*extra, "--nworkers", str(self._processes)],
@@ -178,7 +185,7 @@ class BatchPool(Pool):
 
     def count_unfinished(self) -> int:
         """Return how many nodes run or wait."""
-        return _count_unfinished(self._cluster.scheduler)
+        return count_unfinished(self._cluster.scheduler)
 
     def _query(self, now: float, n_workers: int) -> None:
         """Look at the jobs whose workers are not there."""
@@ -197,7 +204,7 @@ class BatchPool(Pool):
         self._last_list = now
         gone = [name for name, job_id in waiting.items() if job_id not in states]
         pending = [state for job_id, state in states.items() if job_id in waiting.values()]
-        self._replace(gone, waiting)
+        self._replace(gone, waiting, n_workers)
         if not n_workers:
             self._check_stuck(now, pending)
         if pending and now >= self._next_note:
@@ -213,18 +220,16 @@ class BatchPool(Pool):
 
     def _find_waiting_jobs(self) -> dict[str, str | None]:
         """Return the jobs, by name, that no worker belongs to."""
-        present = [str(worker.name) for worker in list(self._cluster.scheduler.workers.values())]
-        return {
-            name: job.job_id
-            for name, job in list(self._cluster.workers.items())
-            if not any(other == name or other.startswith(f"{name}-") for other in present)
-        }
+        jobs, present = dict(self._cluster.workers), group_workers(self._cluster)
+        return {name: job.job_id for name, job in jobs.items() if name not in present}
 
-    def _replace(self, names: Sequence[str], jobs: dict[str, str | None]) -> None:
-        """Forget jobs that ended before their workers reported, so that others are submitted."""
+    def _replace(self, names: Sequence[str], jobs: dict[str, str | None], n_workers: int) -> None:
+        """Forget jobs that have ended, or were refused, so that others are submitted."""
         for name in names:
+            if jobs[name] is None or name in self._scaling.reported:
+                continue
             self._n_failed += 1
-            if self._n_failed >= _MOST_FAILED_JOBS:
+            if self._n_failed >= _MOST_FAILED_JOBS and not n_workers:
                 reason = self._explain_job(jobs[name])
                 raise PoolError(
                     f"{self._n_failed} jobs of {self._system.name} ended before their workers "
@@ -281,30 +286,6 @@ class BatchPool(Pool):
                     value.close()
 
 
-class _AsManyAsNodes(Adaptive):
-    """Wants one worker for each node that is not finished.
-
-    Dask's own rule starts with one worker, and guesses from the time that nodes take.
-    """
-
-    cluster: Any
-
-    async def target(self) -> int:
-        n_nodes = _count_unfinished(self.cluster.scheduler)
-        # Whole jobs: one that has fewer nodes than workers would be cancelled in the queue.
-        n_processes = len(self.cluster.new_spec.get("group", [0]))
-        return -(-n_nodes // n_processes) * n_processes
-
-
-def _count_unfinished(scheduler: Any) -> int:
-    return sum(task.state in _UNFINISHED for task in list(scheduler.tasks.values()))
-
-
-def _find_job_name(worker: Any) -> str:
-    """Return the name of the job of one of its workers."""
-    return str(worker.name).rpartition("-")[0]
-
-
 class _Jobs:
     """What became of the jobs that were submitted."""
 
@@ -325,6 +306,15 @@ class _Jobs:
         return failure
 
 
+def _check_log_folder(folder: Path) -> None:
+    """Refuse a folder that would be something else in the head of a job script."""
+    if re.search(r"[^\w./+@%=:,~-]", str(folder)):
+        raise InputError(
+            f"The folder for the logs of jobs, {folder}, has characters that job scripts cannot "
+            "hold; give another one as log_directory."
+        )
+
+
 def _record_jobs(cluster_class: Any, jobs: _Jobs) -> Any:
     """Return a class of clusters that notes each job, and each one that was refused.
 
@@ -343,6 +333,15 @@ def _record_jobs(cluster_class: Any, jobs: _Jobs) -> Any:
 
     class RecordedCluster(cluster_class):
         job_cls = RecordedJob
+
+        def _get_worker_security(self, security: Security | None) -> Security | None:
+            """Return paths as a shell takes them: they are put into a script as they are."""
+            found = copy.copy(super()._get_worker_security(security))
+            for field in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
+                path = getattr(found, field, None)
+                if path is not None:
+                    setattr(found, field, shlex.quote(path))
+            return found
 
     return RecordedCluster
 
@@ -370,7 +369,12 @@ def open_pool(options: PoolOptions, largest: Resources, log_folder: Path) -> Poo
         pool = AttachedPool(client, _find_smallest_worker(client), options)
     else:
         pool = BatchPool(options, largest, log_folder)
-    pool.client.register_plugin(EndWithDriver())
+    try:
+        pool.client.register_plugin(EndWithDriver())
+        pool.client.register_plugin(ImportPaths())
+    except BaseException:
+        pool.close()
+        raise
     return pool
 
 
@@ -380,6 +384,23 @@ class AttachedPool(Pool):
     def __init__(self, client: Client, worker: Resources | None, options: PoolOptions) -> None:
         super().__init__(client, worker, options.lost_timeout)
         self._is_ours = client is not options.cluster
+        self._start_timeout = options.start_timeout
+        self._last_worker = self._next_look = time.monotonic()
+
+    def check(self) -> None:
+        """Raise `PoolError` if there is no hope for workers any more."""
+        super().check()
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _SECONDS_BETWEEN_QUERIES
+        if self.client.scheduler_info()["workers"]:
+            self._last_worker = now
+        elif now - self._last_worker > self._start_timeout:
+            raise PoolError(
+                f"The pool at {self.address} has had no worker for {self._start_timeout:.0f} s "
+                "(start_timeout)."
+            )
 
     def close(self) -> None:
         """Leave the pool."""

@@ -46,8 +46,8 @@ def serve(path: Path, plugin_args: Mapping[str, Any], end_after: str = "1h") -> 
         write_pool_file(path, _describe(pool), pool.security)
         _wait(pool, stop, parse_timedelta(end_after, "s"))
     finally:
-        path.unlink(missing_ok=True)
         pool.close()
+        path.unlink(missing_ok=True)
 
 
 def _describe(pool: BatchPool) -> dict[str, Any]:

@@ -20,8 +20,13 @@ SETTINGS: dict[str, Any] = {
     "distributed.worker.profile.cycle": "1000s",
     # These pages would be served without authentication.
     "distributed.worker.http.routes": [],
-    # A lost worker is replaced soon; its job does not come back.
-    "distributed.deploy.lost-worker-timeout": "2s",
+    # What is lost is found out by `JobScaling`, before Dask gives a job up whose nanny is still
+    # starting its worker again.
+    "distributed.deploy.lost-worker-timeout": "60s",
+    # Programs in C may keep Python from answering for long; lost machines break connections.
+    "distributed.scheduler.worker-ttl": "1h",
+    # Nodes may have processes of their own.
+    "distributed.worker.daemon": False,
 }
 
 

@@ -6,11 +6,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
+from uuid import uuid4
 
+import cloudpickle
+import nipype
 import psutil
 from distributed import Worker, WorkerPlugin, get_worker
 from distributed.comm import get_address_host
@@ -22,10 +25,12 @@ from nipype_blm.progress import listening
 STARTED, PROGRESS = "nipype-blm-started", "nipype-blm-progress"
 # Under which name each batch system tells a job its number.
 JOB_ID_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "OAR_JOB_ID", "JOB_ID")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _SECONDS_BETWEEN_REPORTS = 0.5
 
 # The working directory belongs to the process, so that it can run no two nodes at once.
-running = threading.Lock()
+# Reentrant: a node may run a workflow.
+running = threading.RLock()
 _current: dict[str, str] = {}  # the key of the node that runs
 
 
@@ -33,7 +38,7 @@ class NodeError(Exception):
     """A node failed; the lines of its traceback."""
 
 
-def run_node(node: Any, updatehash: bool, key: str) -> None:
+def run_node(pickled: bytes, updatehash: bool, key: str) -> None:
     """Run a node.
 
     Results stay in the node's folder, where the nodes after it find them; the driver does not
@@ -50,13 +55,30 @@ def run_node(node: Any, updatehash: bool, key: str) -> None:
         _current["key"] = key
         worker.log_event(STARTED, {"key": key} | describe_worker(worker))
         try:
-            with _reporting(worker, key):
+            node = cloudpickle.loads(pickled)
+            with _reporting(worker, key), _prepared_for(node):
                 node.run(updatehash=updatehash)
         except BaseException as error:  # also SystemExit: a node does not end the worker
             raise NodeError(format_exception(error)) from None
         finally:
             _current.clear()
             os.chdir(folder)
+
+
+@contextmanager
+def _prepared_for(node: Any) -> Iterator[None]:
+    """Apply a node's configuration of Nipype, and tell programs how many threads they have."""
+    nipype.config.update_config(node.config)
+    nipype.logging.update_logging(nipype.config)
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(node.n_procs or 1)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def describe_worker(worker: Worker) -> dict[str, Any]:
@@ -123,9 +145,24 @@ class EndWithDriver(WorkerPlugin):
 
     def _end(self) -> None:
         if self._may_end:
-            for process in psutil.Process().children(recursive=True):
-                process.kill()
-            os._exit(1)
+            try:
+                for process in psutil.Process().children(recursive=True):
+                    with suppress(psutil.Error):
+                        process.kill()
+            finally:
+                os._exit(1)
+
+
+class ImportPaths(WorkerPlugin):
+    """Lets nodes import what lies beside the driver's script."""
+
+    def __init__(self) -> None:
+        self.name = f"nipype-blm-paths-{uuid4().hex}"
+        self._paths = [str(Path(path).absolute()) for path in sys.path]
+
+    def setup(self, worker: Worker) -> None:
+        """Look for modules where the driver does, last."""
+        sys.path += [path for path in self._paths if path not in sys.path]
 
 
 def main() -> None:

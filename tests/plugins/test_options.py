@@ -328,7 +328,7 @@ def test_arguments_of_the_plugin_come_before_jobqueue_yaml(config: Path) -> None
 
 def test_dask_settings_of_the_user_come_before_ours(config: Path) -> None:
     ours = read_configuration(config)
-    assert (ours["terminate"], ours["spill"], ours["timeout"]) == (0.95, False, "2s")
+    assert (ours["terminate"], ours["spill"], ours["timeout"]) == (0.95, False, "60s")
     (config / "distributed.yaml").write_text(
         "distributed:\n  worker:\n    memory:\n      terminate: 0.8\n"
     )
