@@ -92,8 +92,8 @@ class PoolOptions(BaseModel):
     )
     lost_timeout: Seconds = Field(
         300.0,
-        description="... or if the batch system or the pool has not answered for this time, and "
-        "no worker is left.",
+        description="... or if the batch system has not answered for this time, and no worker is "
+        "left.",
     )
     security: Any = Field(
         True,

@@ -303,11 +303,15 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """Two workers that somebody else started."""
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=None
-    ) as found:
+    with pytest.MonkeyPatch.context() as patch:
+        # Nipype leaves a file in the folder where a worker was started (updatehash).
+        patch.chdir(tmp_path_factory.mktemp("workers"))
+        found = LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=None
+        )
+    with found:
         yield found
 
 
@@ -572,10 +576,7 @@ def test_cached_nodes_are_not_submitted(tmp_path: Path, cluster: LocalCluster) -
     assert changed.result("last") == 2
 
 
-def test_updatehash_runs_no_node_that_has_a_result(
-    tmp_path: Path, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)  # Nipype leaves a file with the new hash there
+def test_updatehash_runs_no_node_that_has_a_result(tmp_path: Path, cluster: LocalCluster) -> None:
     init_notes(tmp_path, 1).run(cluster=cluster)
     run = init_notes(tmp_path, 2)
     run.run(cluster=cluster, updatehash=True)
