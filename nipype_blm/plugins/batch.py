@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 LOCAL = "local"
 _SECONDS_PER_QUERY = 60
+_SECONDS_TO_KNOW_AN_END = 5
 
 
 class JobState(NamedTuple):
@@ -61,7 +63,17 @@ class BatchSystem:
         raise NotImplementedError
 
     def explain_end(self, job_id: str) -> str | None:
-        """Return how a job ended, if the batch system tells."""
+        """Return how a job ended, if the batch system tells; it may take some seconds to know."""
+        found = self._find_end(job_id)
+        for _ in range(_SECONDS_TO_KNOW_AN_END if self.can_list else 0):
+            if found is not None:
+                break
+            time.sleep(1)
+            found = self._find_end(job_id)
+        return found
+
+    def _find_end(self, job_id: str) -> str | None:
+        """Return how a job ended, if that is known yet."""
         return None
 
     def cancel(self, job_ids: Sequence[str]) -> None:
@@ -121,8 +133,8 @@ class Slurm(BatchSystem):
             jobs[job_id] = JobState(state == "RUNNING", f"{state} ({reason})", is_stuck)
         return jobs
 
-    def explain_end(self, job_id: str) -> str | None:
-        """Return how a job ended, if the batch system tells."""
+    def _find_end(self, job_id: str) -> str | None:
+        """Return how a job ended, if that is known yet."""
         try:
             text = _ask("scontrol", "--oneliner", "show", "job", job_id)
         except QueryError:
@@ -139,8 +151,9 @@ class Slurm(BatchSystem):
         }
         if state in ("RUNNING", "COMPLETING", ""):
             return None
-        found = explanations.get(state, f"exit code {fields.get('ExitCode', 'unknown')}")
-        return f"{found} (Slurm: {state})"
+        code = fields.get("ExitCode", "unknown")
+        found = "it was killed, as for too much memory" if code == "0:9" else f"exit code {code}"
+        return f"{explanations.get(state, found)} (Slurm: {state})"
 
 
 class GridEngine(BatchSystem):
@@ -160,8 +173,8 @@ class GridEngine(BatchSystem):
                 jobs[words[0]] = JobState("r" in state.lower(), state, is_stuck)
         return jobs
 
-    def explain_end(self, job_id: str) -> str | None:
-        """Return how a job ended, if the batch system tells."""
+    def _find_end(self, job_id: str) -> str | None:
+        """Return how a job ended, if that is known yet."""
         try:
             text = _ask("qacct", "-j", job_id)
         except QueryError:

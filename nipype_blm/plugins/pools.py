@@ -254,7 +254,9 @@ class BatchPool(Pool):
         if not self._system.can_list:
             return "nothing that is understood here; look at the queue"
         try:
-            return f"{self._system.query}: {_summarise(list(self._system.list_jobs().values()))}"
+            jobs = self._system.list_jobs()
+            ours = [jobs[job_id] for job_id in self._jobs.job_ids if job_id in jobs]
+            return f"{self._system.query}: {_summarise(ours)}"
         except QueryError as error:
             return str(error)
 

@@ -17,6 +17,12 @@ from nipype_blm.plugins.batch import BATCH_SYSTEMS, QueryError
 SLURM, SGE = BATCH_SYSTEMS["slurm"], BATCH_SYSTEMS["sge"]
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    """The answers here do not change with time."""
+    monkeypatch.setattr(batch, "_SECONDS_TO_KNOW_AN_END", 0)
+
+
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Function that puts a command on the PATH; what it was given stands in NAME.given."""
