@@ -99,10 +99,14 @@ def _start(arguments: argparse.Namespace) -> int:
     plugin_args = {"cluster": arguments.cluster} | read_arguments(arguments.plugin_args)
     if arguments.n_workers is not None:
         plugin_args["n_workers"] = arguments.n_workers
-    parse_options(plugin_args)
+    if parse_options(plugin_args).batch_system is None:
+        raise InputError(
+            "A pool cannot be made of one that is there already; give the cluster to start it on, "
+            "and no scheduler_file."
+        )
     try:
         parse_timedelta(arguments.end_after)
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError) as error:
         raise InputError(
             f"--end-after {arguments.end_after} is not a time such as 90s, 30m or 1h."
         ) from error
@@ -186,8 +190,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     try:
         lines = [line.strip() for line in arguments.list.read_text().splitlines()]
-    except OSError as error:
-        raise InputError(f"{arguments.list} cannot be read: {error.strerror}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{arguments.list} cannot be read: {error}.") from error
     commands = [line for line in lines if line and not line.startswith("#")]
     if not commands:
         raise InputError(f"{arguments.list} has no command; expected one a line.")
@@ -228,7 +232,8 @@ def _run(arguments: argparse.Namespace) -> int:
             if not failed:
                 raise
     for node in failed:
-        _say(f"failed: {as_given[node.inputs.args]}")
+        given = node.inputs.args  # a list of one where there is one command
+        _say(f"failed: {as_given[given if isinstance(given, str) else given[0]]}")
     output = folder / workflow.name / commands_node.name / "mapflow" / "*" / "output.nipype"
     print(f"{n_done} of {len(commands)} commands ended well; output: {output}")
     return FAILED if failed else OK

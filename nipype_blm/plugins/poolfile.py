@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 from distributed import Client, Security
 
 from nipype_blm.errors import InputError
@@ -54,6 +55,11 @@ def connect(path: Path) -> Client:
         If the pool does not answer.
     """
     found = read_pool_file(path)
+    if found.get("host") == os.uname().nodename and not psutil.pid_exists(found.get("pid", -1)):
+        raise InputError(
+            f"The pool of {path} is gone: its process {found['pid']} has ended.  Remove the file, "
+            "and start it again with `nipype-blm cluster start`."
+        )
     tls = found.get("tls")
     security = Security(require_encryption=True, **tls) if tls else None
     try:

@@ -92,11 +92,11 @@ class BatchPool(Pool):
         self._options = options
         folder = Path(options.log_directory or options.get("log_directory") or log_folder)
         self.log_folder = folder.expanduser().absolute()
-        self.log_folder.mkdir(parents=True, exist_ok=True)
         worker = describe_worker(options, largest)
         self._processes = count_processes(options, largest)
         if not options.is_local:
             _check_log_folder(self.log_folder)
+        self.log_folder.mkdir(parents=True, exist_ok=True)
         self._jobs = _Jobs()
         self.security: Security | None = options.security or None
         if options.security is True:

@@ -13,7 +13,6 @@ from typing import Any
 from uuid import uuid4
 
 import cloudpickle
-import nipype
 import psutil
 from distributed import Worker, WorkerPlugin, get_worker
 from distributed.comm import get_address_host
@@ -68,8 +67,10 @@ def run_node(pickled: bytes, updatehash: bool, key: str) -> None:
 @contextmanager
 def _prepared_for(node: Any) -> Iterator[None]:
     """Apply a node's configuration of Nipype, and tell programs how many threads they have."""
-    nipype.config.update_config(node.config)
-    nipype.logging.update_logging(nipype.config)
+    from nipype import config, logging  # not in the nanny, which runs no node
+
+    config.update_config(node.config)
+    logging.update_logging(config)
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(node.n_procs or 1)))
     try:
