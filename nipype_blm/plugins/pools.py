@@ -336,6 +336,13 @@ def _record_jobs(cluster_class: Any, jobs: _Jobs) -> Any:
     class RecordedCluster(cluster_class):
         job_cls = RecordedJob
 
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            try:
+                super().__init__(*args, **kwargs)
+            except BaseException:
+                self.status = Status.closed  # else Dask warns of an object that it cannot print
+                raise
+
         def _get_worker_security(self, security: Security | None) -> Security | None:
             """Return paths as a shell takes them: they are put into a script as they are."""
             found = copy.copy(super()._get_worker_security(security))
