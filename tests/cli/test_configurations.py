@@ -7,6 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from nipype_blm.plugins.batch import BATCH_SYSTEMS
+
 # As in BLM-py's README.
 EXAMPLE_1 = """\
 Y_files: /path/to/data/Y.txt
@@ -87,11 +89,18 @@ def example(study):
     return write
 
 
+def jobqueue(**fields):
+    """Return a context in which the user's jobqueue.yaml says this of Slurm."""
+    # Its defaults are there once it is imported; in the context they would go with it.
+    assert BATCH_SYSTEMS["slurm"].cluster_class
+    return dask.config.set({f"jobqueue.slurm.{name}": value for name, value in fields.items()})
+
+
 @pytest.mark.parametrize(("text", "n_columns"), [(EXAMPLE_1, 5), (EXAMPLE_2, 3)])
 def test_an_example_is_good_where_there_is_slurm(study, example, text, n_columns, monkeypatch):
     study.write("sbatch", "#!/bin/sh\n").chmod(0o755)  # only looked for
     monkeypatch.setenv("PATH", str(study.folder), prepend=os.pathsep)
-    with dask.config.set({"jobqueue.slurm.cores": 1, "jobqueue.slurm.memory": "8GB"}):
+    with jobqueue(cores=1, memory="8GB"):
         result = study.command(example(text, n_columns), "--check")
     assert (result.code, result.err) == (0, "")
 
@@ -99,7 +108,7 @@ def test_an_example_is_good_where_there_is_slurm(study, example, text, n_columns
 @pytest.mark.parametrize(("text", "n_columns"), [(EXAMPLE_1, 5), (EXAMPLE_2, 3)])
 def test_an_example_says_what_slurm_lacks(study, example, text, n_columns, monkeypatch):
     monkeypatch.setenv("PATH", str(study.folder))
-    with dask.config.set({"jobqueue.slurm.cores": None, "jobqueue.slurm.memory": "8GB"}):
+    with jobqueue(cores=None, memory="8GB"):
         result = study.command(example(text, n_columns), "--check")
     assert result.code == 2
     assert [error.split()[0] for error in result.errors] == ["sbatch,", "The"]

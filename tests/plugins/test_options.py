@@ -15,6 +15,7 @@ from nipype import IdentityInterface, Node, Workflow
 
 from nipype_blm.errors import InputError
 from nipype_blm.plugins import DaskPlugin
+from nipype_blm.plugins.batch import BATCH_SYSTEMS
 from nipype_blm.plugins.options import (
     Resources,
     bind_locally,
@@ -38,6 +39,9 @@ def _submit_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _no_jobqueue_yaml() -> Iterator[None]:
     """Hide the configuration of whoever runs the tests."""
+    # Dask's defaults are there once these are imported; in the context they would go with it.
+    assert BATCH_SYSTEMS["slurm"].cluster_class
+    assert BATCH_SYSTEMS["local"].cluster_class
     with dask.config.set({"jobqueue.slurm": {}, "jobqueue.sge": {}}):
         yield
 

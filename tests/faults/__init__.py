@@ -1,0 +1,1 @@
+"""Faults of clusters: what they do to a run, on pools of Dask workers."""

@@ -1,0 +1,144 @@
+"""The command of a model on a pool of Dask workers, and what may happen to it."""
+
+import os
+import random
+import signal
+import string
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from cli.test_faults import Driver
+
+POOLS = ("local", "slurm", "sge")
+# What one worker gets; the queues are those of tests/schedulers.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "local": {"memory_gb": 2},
+    "slurm": {"cores": 1, "memory": "1GB", "queue": "main", "interface": "lo"},
+    "sge": {"cores": 1, "memory": "1GB", "queue": "all.q", "interface": "lo"},
+}
+N_WORKERS = 2
+
+
+class PooledDriver(Driver):
+    """The command of a model, whose nodes run on a pool; each has jobs of its own name."""
+
+    def __init__(self, folder: Path, inputs: Path, pool: str, model: str = "blm") -> None:
+        super().__init__(folder, inputs, model)
+        self.pool = pool
+        self.fields |= {"clusterType": pool.upper(), "numNodes": N_WORKERS}
+        # Without digits, which could be taken for the number of a job.
+        self.job_name = "pool-" + "".join(random.choices(string.ascii_lowercase, k=12))
+        self.arguments = dict(ARGUMENTS[pool])
+        if pool != "local":
+            self.arguments["job_name"] = self.job_name
+        # Here a pool is not the default.
+        self.options = ["--plugin", "Dask"] if pool == "local" else []
+        self.environment: dict[str, str] = {}
+
+    def start(self) -> "subprocess.Popen[str]":
+        if not self.config.exists():
+            self.configure()
+        arguments = self.folder / "arguments.yml"
+        arguments.write_text(yaml.safe_dump(self.arguments))
+        options = [*self.options, "--plugin-args", str(arguments)]
+        command = [sys.executable, "-P", "-m", f"nipype_blm.cli.{self.model}", str(self.config)]
+        return subprocess.Popen(
+            [*command, *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | self.environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def find_jobs(self, scheduler: Any) -> set[str]:
+        """Return the numbers of its jobs that are queued or running."""
+        return {job.id for job in scheduler.jobs() if job.name == self.job_name}
+
+    def stamp(self) -> dict[Path, int]:
+        """Return when each node that is finished ended; planning, which always runs, apart."""
+        folder = self.work / f"{self.model}_wf"
+        ends = [path for path in folder.rglob("_0x*.json") if "unfinished" not in path.name]
+        return {
+            result: result.stat().st_mtime_ns
+            for path in ends
+            for result in path.parent.glob("result_*.pklz")
+            if path.parent.name != "plan"
+        }
+
+
+def find_nannies(folder: Path) -> list[psutil.Process]:
+    """Return the first process of each worker, or group of workers, of a run in a folder.
+
+    Their credentials lie in that folder.
+    """
+    return [
+        process
+        for process, words in _list_commands()
+        if "nipype_blm.plugins.worker" in words and any(str(folder) in word for word in words)
+    ]
+
+
+def find_workers(folder: Path) -> list[psutil.Process]:
+    """Return the processes in which the nodes of a run in a folder are executed."""
+    workers = []
+    for nanny in find_nannies(folder):
+        with suppress(psutil.Error):
+            workers += [
+                child
+                for child in nanny.children()
+                if any("spawn_main" in word for word in child.cmdline())
+            ]
+    return workers
+
+
+def find_processes(folder: Path) -> list[psutil.Process]:
+    """Return all processes of a run in a folder: the command, and those of its workers."""
+    found = {}
+    for process, words in _list_commands():
+        if any(str(folder) in word for word in words) or _get_folder(process) == folder:
+            with suppress(psutil.Error):
+                found |= {p.pid: p for p in (process, *process.children(recursive=True))}
+    return list(found.values())
+
+
+def find_listeners(folder: Path) -> set[str]:
+    """Return the addresses at which the processes of a run in a folder listen."""
+    addresses = set()
+    for process in find_processes(folder):
+        with suppress(psutil.Error):
+            addresses |= {
+                connection.laddr.ip
+                for connection in process.net_connections("inet")
+                if connection.status == psutil.CONN_LISTEN
+            }
+    return addresses
+
+
+def kill(processes: list[psutil.Process]) -> list[int]:
+    """Kill processes; return the numbers of those that were there."""
+    killed = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+            killed.append(process.pid)
+    return killed
+
+
+def _list_commands() -> Iterator[tuple[psutil.Process, list[str]]]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            yield process, process.cmdline()
+
+
+def _get_folder(process: psutil.Process) -> Path | None:
+    try:
+        return Path(process.cwd())
+    except (psutil.Error, OSError):
+        return None
