@@ -129,7 +129,7 @@ class Slurm(BatchSystem):
             if line.count("|") < 2:
                 continue  # what a site prints around its commands
             job_id, state, reason = line.strip().split("|", 2)
-            is_stuck = state == "PENDING" and reason in self._STUCK
+            is_stuck = state == "PENDING" and (reason in self._STUCK or "held" in reason)
             jobs[job_id] = JobState(state == "RUNNING", f"{state} ({reason})", is_stuck)
         return jobs
 

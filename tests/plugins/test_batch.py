@@ -50,12 +50,19 @@ def test_configurations_and_plugins_know_the_same_cluster_types() -> None:
 
 
 def test_squeue_is_asked_once_for_all_jobs_of_this_user(command: Callable) -> None:
-    given = command("squeue", "11|RUNNING|None\n12|PENDING|Priority\n13|PENDING|JobHeldUser\n")
+    lines = (
+        "11|RUNNING|None",
+        "12|PENDING|Priority",
+        "13|PENDING|JobHeldUser",
+        "14|PENDING|launch failed requeued held",
+    )
+    given = command("squeue", "\n".join(lines) + "\n")
     jobs = SLURM.list_jobs()
     assert {job_id: (job.is_running, job.is_stuck) for job_id, job in jobs.items()} == {
         "11": (True, False),
         "12": (False, False),
         "13": (False, True),
+        "14": (False, True),
     }
     assert jobs["13"].description == "PENDING (JobHeldUser)"
     [arguments] = given.read_text().splitlines()
