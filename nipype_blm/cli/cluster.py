@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from nipype_blm import __version__
+from nipype_blm.cli.blm import BAD_INPUT, FAILED, INTERRUPTED, OK, say
 from nipype_blm.cli.plugins import read_arguments
 from nipype_blm.errors import InputError
 
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _DEFAULT_FILE = Path("~/.nipype_blm/pool.json")
 _SECONDS_TO_START = 120
 _SECONDS_TO_STOP = 60
@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.action(arguments))
     except InputError as error:
         for problem in error.problems:
-            _say(f"error: {problem}")
+            say(f"error: {problem}")
         return BAD_INPUT
     except KeyboardInterrupt:
-        _say("Interrupted.  The same command goes on from where it was.")
+        say("Interrupted.  The same command goes on from where it was.")
         return INTERRUPTED
 
 
@@ -138,8 +138,8 @@ def _start(arguments: argparse.Namespace) -> int:
             break
         time.sleep(0.1)
     process.terminate()
-    _say(f"error: the pool did not start; the end of {log}:")
-    _say("\n".join(log.read_text().splitlines()[-15:]))
+    say(f"error: the pool did not start; the end of {log}:")
+    say("\n".join(log.read_text().splitlines()[-15:]))
     return FAILED
 
 
@@ -174,7 +174,7 @@ def _stop(arguments: argparse.Namespace) -> int:
             print(f"The pool of {path} has ended.")
             return OK
         time.sleep(0.1)
-    _say(f"error: the pool of {path} did not end within {_SECONDS_TO_STOP} s.")
+    say(f"error: the pool of {path} did not end within {_SECONDS_TO_STOP} s.")
     return FAILED
 
 
@@ -226,21 +226,17 @@ def _run(arguments: argparse.Namespace) -> int:
         try:
             workflow.run(plugin=plugin)
         except PoolError as error:
-            _say(f"error: {error}")
+            say(f"error: {error}")
             return FAILED
         except RuntimeError:
             if not failed:
                 raise
     for node in failed:
         given = node.inputs.args  # a list of one where there is one command
-        _say(f"failed: {as_given[given if isinstance(given, str) else given[0]]}")
+        say(f"failed: {as_given[given if isinstance(given, str) else given[0]]}")
     output = folder / workflow.name / commands_node.name / "mapflow" / "*" / "output.nipype"
     print(f"{n_done} of {len(commands)} commands ended well; output: {output}")
     return FAILED if failed else OK
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

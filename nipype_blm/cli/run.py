@@ -16,22 +16,15 @@ from nipype_blm.model.config import BlmmConfig, ModelConfig
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf
 from nipype_blm.workflows.blmm import INPUTS
 
-WORKFLOW, MIXED_WORKFLOW = "blm_wf", "blmm_wf"
-
-
-def name_workflow(config: ModelConfig) -> str:
-    """Return the name of the workflow, and of its folder below the working folder."""
-    return MIXED_WORKFLOW if isinstance(config, BlmmConfig) else WORKFLOW
-
 
 def find_logs(config: ModelConfig) -> Path:
     """Return the folder of messages and crash files."""
-    return config.work_folder / name_workflow(config) / "logs"
+    return config.workflow_folder / "logs"
 
 
 def clean(config: ModelConfig) -> None:
     """Remove the intermediate files, and their folder if nothing else is in it."""
-    shutil.rmtree(config.work_folder / name_workflow(config), ignore_errors=True)
+    shutil.rmtree(config.workflow_folder, ignore_errors=True)
     if not any(config.work_folder.iterdir()):
         config.work_folder.rmdir()
 
@@ -59,7 +52,7 @@ def run_workflow(
         n_procs=runner.n_procs,
         mem_gb=runner.mem_gb,
         parallel_nodes=parallel_nodes,
-        name=name_workflow(config),
+        name=config.workflow_folder.name,
         **given,
     )
     for field, value in inputs.items():

@@ -1,6 +1,5 @@
 """Nipype's plugin for pools of Dask workers."""
 
-import logging
 import sys
 import threading
 from collections.abc import Mapping
@@ -19,8 +18,6 @@ from nipype_blm.plugins.pools import Pool, PoolError, open_pool
 from nipype_blm.plugins.worker import PROGRESS, STARTED, NodeError, run_node, running
 from nipype_blm.progress import find_listener
 from nipype_blm.signals import interruptible
-
-logger = logging.getLogger(__name__)
 
 _MEMORY_EVENT = "worker-restart-memory"  # Dask's nanny ends a worker beyond its memory
 _SECONDS_BETWEEN_CHECKS = 1.0
@@ -80,7 +77,7 @@ class DaskPlugin(DistributedPluginBase):
 
     def _prerun_check(self, graph: Any) -> None:
         nodes = list(graph.nodes())
-        needs = {str(node): Resources(node.n_procs or 1, node.mem_gb or 0.0) for node in nodes}
+        needs = {str(node): _find_needs(node) for node in nodes}
         largest = Resources(
             max((need.n_procs for need in needs.values()), default=1),
             max((need.mem_gb for need in needs.values()), default=0.0),
@@ -134,15 +131,15 @@ class DaskPlugin(DistributedPluginBase):
         return super()._clean_queue(jobid, graph, result)
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
-        self._n_submitted += 1
-        self._tasks[self._n_submitted] = task = _Task(node, updatehash)
+        task = _Task(node, updatehash)
         self._submit(task)
+        self._n_submitted += 1
+        self._tasks[self._n_submitted] = task
         return self._n_submitted
 
     def _submit(self, task: "_Task") -> None:
         assert self._pool is not None
         node = task.node
-        resources = Resources(node.n_procs or 1, node.mem_gb or 0.0)._asdict()
         key = f"{node.name}-{uuid4().hex}"  # a new one each time: Dask remembers what failed
         task.keys.append(key)
         self._by_key[key] = task
@@ -153,7 +150,7 @@ class DaskPlugin(DistributedPluginBase):
             key,
             key=key,
             pure=False,
-            resources=resources if self._pool.worker else None,
+            resources=_find_needs(node)._asdict() if self._pool.worker else None,
         )
         task.future.add_done_callback(lambda _: self._news.set())
 
@@ -210,7 +207,7 @@ class DaskPlugin(DistributedPluginBase):
     def _close(self) -> None:
         """End what still runs."""
         pool, self._pool = self._pool, None
-        futures = [task.future for task in self._tasks.values() if task.future is not None]
+        futures = [task.future for task in self._tasks.values()]
         self._tasks.clear()
         self._by_key.clear()
         if pool is None:
@@ -236,6 +233,11 @@ class _Task:
         self.n_innocent = 0  # how often it was submitted again without a start
         self.keys: list[str] = []  # of all submissions
         self.future: Future
+
+
+def _find_needs(node: Any) -> Resources:
+    """Return what a node asks for."""
+    return Resources(node.n_procs or 1, node.mem_gb or 0.0)
 
 
 def _check_resources(needs: Mapping[str, Resources], worker: Resources) -> None:

@@ -107,10 +107,10 @@ class BatchPool(Pool):
         except BaseException:
             self._cluster.close()
             raise
-        self._started = self._last_worker = self._last_list = time.monotonic()
+        started = self._last_worker = self._last_list = time.monotonic()
         self._stuck_since: float | None = None
-        self._next_query = self._started + _SECONDS_BETWEEN_QUERIES
-        self._next_note = self._started + _SECONDS_TO_FIRST_NOTE
+        self._next_query = started + _SECONDS_BETWEEN_QUERIES
+        self._next_note = started + _SECONDS_TO_FIRST_NOTE
         self._had_worker = False
         self._n_failed = 0
         n_workers = options.n_workers or (self._processes if options.is_local else _DEFAULT_WORKERS)

@@ -15,9 +15,7 @@ from dask.utils import parse_timedelta
 
 from nipype_blm.plugins.options import Resources, parse_options
 from nipype_blm.plugins.poolfile import write_pool_file
-from nipype_blm.plugins.pools import BatchPool
-from nipype_blm.plugins.settings import set_defaults
-from nipype_blm.plugins.worker import EndWithDriver
+from nipype_blm.plugins.pools import BatchPool, open_pool
 from nipype_blm.signals import interruptible
 
 STOP = "nipype-blm-stop"  # topic of the event that ends a pool
@@ -36,10 +34,9 @@ def serve(path: Path, plugin_args: Mapping[str, Any], end_after: str = "1h") -> 
     end_after : str
         Time without a node after which the pool ends.
     """
-    set_defaults()
-    folder = path.parent
-    pool = BatchPool(parse_options(plugin_args), Resources(1, 0.0), folder / f"{path.stem}_logs")
-    pool.client.register_plugin(EndWithDriver())
+    logs = path.with_name(f"{path.stem}_logs")
+    pool = open_pool(parse_options(plugin_args), Resources(1, 0.0), logs)
+    assert isinstance(pool, BatchPool)
     stop = threading.Event()
     pool.client.subscribe_topic(STOP, lambda _: stop.set())
     try:

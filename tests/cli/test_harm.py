@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import yaml
 
-from nipype_blm.cli.run import name_workflow
 from nipype_blm.interfaces import BLM
 from nipype_blm.model.config import BlmConfig, BlmmConfig
 
@@ -57,9 +56,9 @@ def test_an_outdir_that_cleaning_would_remove_is_refused(study, outdir, option):
 
 
 def test_the_folder_that_is_never_for_results_is_that_of_the_workflow():
-    for model in (BlmConfig, BlmmConfig):
+    for model, name in ((BlmConfig, "blm_wf"), (BlmmConfig, "blmm_wf")):
         config = model.model_construct(outdir=Path("/out"), work_dir=None)
-        assert config.workflow_folder == Path("/out/work") / name_workflow(config)
+        assert config.workflow_folder == Path("/out/work") / name
 
 
 def test_a_single_node_leaves_no_intermediate_file_and_takes_none(study, monkeypatch):

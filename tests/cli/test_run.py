@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nipype_blm.cli.plugins import choose_runner, count_cores
-from nipype_blm.cli.run import WORKFLOW, find_input_error, run_workflow
+from nipype_blm.cli.run import find_input_error, run_workflow
 from nipype_blm.errors import InputError
 from nipype_blm.model.config import parse_config
 from nipype_blm.stages.plan import prepare_run
@@ -34,7 +34,7 @@ def test_a_workflow_gives_the_maps_of_its_configuration(study, threads):
     _, beta, _ = study.fit()
     # The maps are single precision.
     np.testing.assert_allclose(study.map("beta"), np.nan_to_num(beta), rtol=2e-6, atol=1e-4)
-    assert (study.outdir / "work" / WORKFLOW).is_dir()
+    assert (study.outdir / "work" / "blm_wf").is_dir()
 
 
 def test_problems_are_found_in_the_text_of_a_failed_node(study):
