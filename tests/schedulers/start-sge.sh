@@ -67,9 +67,12 @@ listener_threads        2
 worker_threads          2
 scheduler_threads       1
 BOOTSTRAP
-    # Root may submit jobs, no mail is sent, and the ends of jobs are noticed soon.
+    # Root may submit jobs, no mail is sent, and the ends of jobs are noticed soon.  The shells of jobs
+    # read no profile: root's may wait for a minute, as that of pyenv does for a lock that a job left
+    # behind when it was killed.
     change "$defaults/default-configuration" execd_spool_dir "$STATE/execd" min_uid 0 min_gid 0 \
-        load_report_time 00:00:02 max_unheard 00:00:20 mailer /bin/true administrator_mail none |
+        load_report_time 00:00:02 max_unheard 00:00:20 mailer /bin/true administrator_mail none \
+        login_shells none |
         sed 's/flush_time=[0-9:]*/flush_time=00:00:01/' >"$STATE/configuration/global"
     spoolinit berkeleydb libspoolb "$STATE/spool" init
     local spooldefaults=$programs/spooldefaults
