@@ -144,10 +144,10 @@ def _start(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from nipype_blm.plugins.poolfile import connect, read_pool_file
+    from nipype_blm.plugins.poolfile import connect
 
-    found = read_pool_file(arguments.file)
-    with connect(arguments.file) as client:
+    client, found = connect(arguments.file)
+    with client:
         workers = client.scheduler_info()["workers"].values()
         running = {worker: keys for worker, keys in client.processing().items() if keys}
     print(
@@ -167,7 +167,8 @@ def _stop(arguments: argparse.Namespace) -> int:
     from nipype_blm.plugins.service import STOP
 
     path = arguments.file
-    with connect(path) as client:
+    client, _ = connect(path)
+    with client:
         client.log_event(STOP, os.uname().nodename)
     for _ in range(10 * _SECONDS_TO_STOP):
         if not path.exists():

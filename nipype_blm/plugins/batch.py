@@ -28,7 +28,6 @@ _SECONDS_TO_KNOW_AN_END = 5
 class JobState(NamedTuple):
     """A job that has not ended, as its batch system describes it."""
 
-    is_running: bool
     description: str  # in the words of the batch system
     is_stuck: bool  # it cannot start unless somebody does something
 
@@ -94,7 +93,7 @@ class LocalProcesses(BatchSystem):
 
     def list_jobs(self) -> dict[str, JobState]:
         """Return all processes, by number."""
-        return {str(pid): JobState(True, "running", False) for pid in psutil.pids()}
+        return {str(pid): JobState("running", False) for pid in psutil.pids()}
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Do nothing: closing the cluster has ended them, and numbers are used again."""
@@ -130,7 +129,7 @@ class Slurm(BatchSystem):
                 continue  # what a site prints around its commands
             job_id, state, reason = line.strip().split("|", 2)
             is_stuck = state == "PENDING" and (reason in self._STUCK or "held" in reason)
-            jobs[job_id] = JobState(state == "RUNNING", f"{state} ({reason})", is_stuck)
+            jobs[job_id] = JobState(f"{state} ({reason})", is_stuck)
         return jobs
 
     def _find_end(self, job_id: str) -> str | None:
@@ -170,7 +169,7 @@ class GridEngine(BatchSystem):
             if len(words) > 4 and words[0].isdigit():
                 state = words[4]
                 is_stuck = "E" in state or "h" in state  # error, hold
-                jobs[words[0]] = JobState("r" in state.lower(), state, is_stuck)
+                jobs[words[0]] = JobState(state, is_stuck)
         return jobs
 
     def _find_end(self, job_id: str) -> str | None:

@@ -16,7 +16,7 @@ _SECONDS_TO_CONNECT = 30
 _TLS_FIELDS = ("tls_ca_file", "tls_client_cert", "tls_client_key")
 
 
-def read_pool_file(path: Path) -> dict[str, Any]:
+def _read_pool_file(path: Path) -> dict[str, Any]:
     """Return what the file of a pool says.
 
     Raises
@@ -46,15 +46,15 @@ def write_pool_file(
     part.replace(path)
 
 
-def connect(path: Path) -> Client:
-    """Return a client of the pool that a file names.
+def connect(path: Path) -> tuple[Client, dict[str, Any]]:
+    """Return a client of the pool that a file names, and what the file says.
 
     Raises
     ------
     InputError
         If the pool does not answer.
     """
-    found = read_pool_file(path)
+    found = _read_pool_file(path)
     if found.get("host") == os.uname().nodename and not psutil.pid_exists(found.get("pid", -1)):
         raise InputError(
             f"The pool of {path} is gone: its process {found['pid']} has ended.  Remove the file, "
@@ -63,9 +63,10 @@ def connect(path: Path) -> Client:
     tls = found.get("tls")
     security = Security(require_encryption=True, **tls) if tls else None
     try:
-        return Client(found["address"], security=security, timeout=_SECONDS_TO_CONNECT)
+        client = Client(found["address"], security=security, timeout=_SECONDS_TO_CONNECT)
     except OSError as error:
         raise InputError(
             f"The pool of {path} does not answer at {found['address']} ({error}); start it again "
             "with `nipype-blm cluster start`."
         ) from error
+    return client, found

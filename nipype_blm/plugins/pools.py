@@ -25,7 +25,7 @@ from nipype_blm.plugins.options import (
     count_processes,
     describe_worker,
 )
-from nipype_blm.plugins.poolfile import connect, read_pool_file
+from nipype_blm.plugins.poolfile import connect
 from nipype_blm.plugins.scaling import JobScaling, count_unfinished, group_workers
 from nipype_blm.plugins.settings import set_defaults
 from nipype_blm.plugins.worker import EndWithDriver, ImportPaths
@@ -215,7 +215,7 @@ class BatchPool(Pool):
         """Return the jobs that have not ended; all, if the batch system is not understood."""
         if self._system.can_list:
             return self._system.list_jobs()
-        unknown = JobState(False, "unknown", False)
+        unknown = JobState("unknown", False)
         return {job_id: unknown for job_id in job_ids if job_id is not None}
 
     def _find_waiting_jobs(self) -> dict[str, str | None]:
@@ -369,8 +369,8 @@ def open_pool(options: PoolOptions, largest: Resources, log_folder: Path) -> Poo
     set_defaults()
     pool: Pool
     if options.scheduler_file is not None:
-        worker = read_pool_file(options.scheduler_file).get("worker")
-        client = connect(options.scheduler_file)
+        client, found = connect(options.scheduler_file)
+        worker = found.get("worker")
         pool = AttachedPool(client, Resources(**worker) if worker else None, options)
     elif options.batch_system is None:
         given = options.cluster
