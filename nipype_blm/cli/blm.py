@@ -7,7 +7,7 @@ import argparse
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +30,30 @@ _DESCRIPTIONS = {
 def main(argv: Sequence[str] | None = None, model: str = "blm") -> int:
     """Run the command of a model, ``blm`` or ``blmm``; return its exit code."""
     arguments = _make_parser(model).parse_args(argv)
-    try:
+
+    def act() -> int:
         config = load_config(arguments.config, model)
         for notice in config.notices:
             say(f"notice: {notice}")
         if arguments.check:
             return _check(config, arguments)
         return _run_alone(config, arguments, model)
+
+    return report_errors(act)
+
+
+def report_errors(
+    act: Callable[[], int], interrupted: str = "The same command goes on from where it was."
+) -> int:
+    """Return the exit code of what a command does; errors are said."""
+    try:
+        return act()
     except InputError as error:
         for problem in error.problems:
             say(f"error: {problem}")
         return BAD_INPUT
     except KeyboardInterrupt:
-        say("Interrupted. The same command goes on from where it was.")
+        say(f"Interrupted. {interrupted}")
         return INTERRUPTED
     except OSError as error:
         say(f"error: {error}")
@@ -215,7 +226,7 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
         problems = find_input_error(error)
         if problems:
             raise InputError(problems) from error
-        reason = describe_failure(error, config)
+        reason = describe_failure(error, config, arguments.plugin)
         if reason == "KeyboardInterrupt":  # as Nipype reports it
             raise KeyboardInterrupt from error
         say(f"error: {reason}")

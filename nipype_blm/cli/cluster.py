@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nipype_blm import __version__
-from nipype_blm.cli.blm import BAD_INPUT, FAILED, INTERRUPTED, OK, say
+from nipype_blm.cli.blm import FAILED, OK, report_errors, say
 from nipype_blm.cli.plugins import read_arguments
 from nipype_blm.errors import InputError
 
@@ -25,15 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = _make_parser().parse_args(argv)
     arguments.file = arguments.file.expanduser().absolute()
-    try:
-        return int(arguments.action(arguments))
-    except InputError as error:
-        for problem in error.problems:
-            say(f"error: {problem}")
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        say("Interrupted.  The same command goes on from where it was.")
-        return INTERRUPTED
+    return report_errors(partial(arguments.action, arguments))
 
 
 def command() -> None:
@@ -130,13 +123,17 @@ def _start(arguments: argparse.Namespace) -> int:
     given = {"plugin_args": plugin_args, "end_after": arguments.end_after}
     process.stdin.write(json.dumps(given, default=str).encode())
     process.stdin.close()
-    for _ in range(10 * _SECONDS_TO_START):
-        if path.exists():
-            print(f"The pool of {path} is ready; its log is {log}.")
-            return OK
-        if process.poll() is not None:
-            break
-        time.sleep(0.1)
+    try:
+        for _ in range(10 * _SECONDS_TO_START):
+            if path.exists():
+                print(f"The pool of {path} is ready; its log is {log}.")
+                return OK
+            if process.poll() is not None:
+                break
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
     process.terminate()
     say(f"error: the pool did not start; the end of {log}:")
     say("\n".join(log.read_text().splitlines()[-15:]))
@@ -148,7 +145,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
     client, found = connect(arguments.file)
     with client:
-        workers = client.scheduler_info()["workers"].values()
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
         running = {worker: keys for worker, keys in client.processing().items() if keys}
     print(
         f"{arguments.file}: process {found.get('pid')} on {found.get('host')} since "

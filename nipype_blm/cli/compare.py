@@ -3,31 +3,24 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from nipype_blm import __version__
-from nipype_blm.cli.blm import BAD_INPUT, FAILED, INTERRUPTED, OK, say
-from nipype_blm.errors import InputError
+from nipype_blm.cli.blm import OK, report_errors, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = _make_parser().parse_args(argv)
+    return report_errors(partial(_compare, arguments), interrupted="No map was written.")
+
+
+def _compare(arguments: argparse.Namespace) -> int:
     from nipype_blm.model.compare import count_compared, describe_mixture
     from nipype_blm.stages.compare import compare_models
 
-    try:
-        result = compare_models(arguments.smaller, arguments.larger, arguments.out)
-    except InputError as error:
-        for problem in error.problems:
-            say(f"error: {problem}")
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        say("Interrupted; no map was written.")
-        return INTERRUPTED
-    except OSError as error:
-        say(f"error: {error}")
-        return FAILED
+    result = compare_models(arguments.smaller, arguments.larger, arguments.out)
     for notice in result.notices:
         say(f"notice: {notice}")
     if not arguments.quiet:

@@ -3,22 +3,7 @@
 import textwrap
 from typing import Any
 
-from pydantic import BaseModel
-
-from nipype_blm.model.config import (
-    IGNORED_FIELDS,
-    BlmConfig,
-    FactorConfig,
-    MissingnessRules,
-    ModelConfig,
-)
-from nipype_blm.model.contrasts import Contrast
-
-_NESTED: dict[str, type[BaseModel]] = {
-    "contrasts": Contrast,
-    "Missingness": MissingnessRules,
-    "Z": FactorConfig,
-}
+from nipype_blm.model.config import IGNORED_FIELDS, NESTED_FIELDS, BlmConfig, ModelConfig
 
 
 def describe_fields(model: type[ModelConfig] = BlmConfig) -> str:
@@ -56,6 +41,6 @@ def _describe(fields: dict[str, Any], indent: int = 2) -> list[str]:
             initial_indent=f"{first:<21} ",
             subsequent_indent=" " * 22,
         )
-        if name in _NESTED:
-            lines += _describe(dict(_NESTED[name].model_fields), indent + 2)
+        if name in NESTED_FIELDS:
+            lines += _describe(dict(NESTED_FIELDS[name].model_fields), indent + 2)
     return lines

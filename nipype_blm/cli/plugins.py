@@ -3,6 +3,7 @@
 import difflib
 import getpass
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,41 +76,62 @@ def choose_runner(
         If the plugin or an argument of it is not known, or a node does not fit into a worker.
     """
     given = read_arguments(args_file)
-    if callback is not None:
-        given["status_callback"] = callback
     if name is None:
         name = LINEAR if config.clusterType == "local" else DASK
+    if name == LINEAR and given:
+        raise InputError(
+            f"--plugin-args {args_file}: {LINEAR}, which runs here, takes no arguments; name a "
+            f"plugin with --plugin, such as {DASK}, or a clusterType in the configuration."
+        )
+    if callback is not None:
+        given["status_callback"] = callback
     if name.lower() == DASK.lower():
         return _make_dask_runner(config, plan, given, log_folder)
     plugin_class = _find_plugin(name)
-    os.environ.setdefault("LOGNAME", getpass.getuser())  # Nipype fails without
+    os.environ.setdefault("LOGNAME", _find_user_name())  # Nipype fails without
     n_procs = 1
     if name == LINEAR:
         n_procs = min(config.numNodes or count_cores(), count_cores())
     elif config.numNodes is not None and name == "MultiProc":
         given.setdefault("n_procs", config.numNodes)
-    plugin = plugin_class(plugin_args=given)
+    _check_stock(name, given)
+    try:
+        plugin = plugin_class(plugin_args=given)
+    except (TypeError, ValueError) as error:
+        shown = {key: value for key, value in given.items() if key != "status_callback"}
+        raise InputError(
+            f"--plugin {name} does not take the arguments {shown}: {error}."
+        ) from error
     plugin.plugin_args.pop("status_callback", None)  # it has it; MapNodes are pickled with the rest
-    return Runner(plugin, n_procs, config.MAXMEM / GIB)
+    return Runner(plugin, n_procs, _measure_memory(plan, n_procs, config.MAXMEM))
 
 
-def cancel_jobs(plugin: Any) -> None:
-    """Cancel what a plugin of Nipype leaves in the queue when it is interrupted."""
+def cancel_jobs(plugin: Any, folder: Path) -> None:
+    """Cancel what a plugin of Nipype leaves in the queue when it is interrupted.
+
+    Parameters
+    ----------
+    plugin : object
+    folder : Path
+        Of the workflow, where the scripts of its jobs are.
+    """
     from nipype.pipeline.plugins import SGEPlugin, SLURMPlugin
 
     from nipype_blm.plugins.batch import BATCH_SYSTEMS
 
     systems = {SLURMPlugin: "slurm", SGEPlugin: "sge"}
     if type(plugin) in systems:
-        jobs = [str(job_id) for job_id in plugin._pending]
-        BATCH_SYSTEMS[systems[type(plugin)]].cancel(jobs)
+        system = BATCH_SYSTEMS[systems[type(plugin)]]
+        # Nipype does not know of the one that it was submitting.
+        jobs = {str(job_id) for job_id in plugin._pending} | system.find_jobs(folder)
+        system.cancel(sorted(jobs))
 
 
 def read_arguments(path: Path | None) -> dict[str, Any]:
     """Read the arguments of a plugin from YAML; none without a file."""
     if path is None:
         return {}
-    data = read_yaml(path.absolute())
+    data = read_yaml(path.absolute(), "--plugin-args")
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -128,6 +150,7 @@ def _make_dask_runner(
 ) -> Runner:
     from nipype_blm.plugins import DaskPlugin
     from nipype_blm.plugins.options import Resources, describe_worker
+    from nipype_blm.plugins.poolfile import read_pool_file
 
     arguments: dict[str, Any] = {"cluster": config.clusterType}
     if config.numNodes is not None or config.clusterType != "local":
@@ -135,14 +158,18 @@ def _make_dask_runner(
     if log_folder is not None:
         arguments["log_directory"] = log_folder
     plugin = DaskPlugin(arguments | dict(given))
+    if plugin.options.scheduler_file is not None:
+        read_pool_file(plugin.options.scheduler_file)
     mem_gb = _measure_memory(plan, 1, config.MAXMEM)
     if plugin.options.batch_system is None:  # a pool that is there already
         return Runner(plugin, 1, mem_gb)
     worker = describe_worker(plugin.options, Resources(1, mem_gb))
     if worker.mem_gb < mem_gb:
+        fewer = f" (fewer of them: there are {plugin.options.n_workers})"
+        fewer = fewer if plugin.options.is_local and plugin.options.n_workers else ""
         raise InputError(
             f"A worker has {worker.mem_gb:.3g} GiB of memory, but one batch or block needs "
-            f"{mem_gb:.3g} GiB; give workers more memory, or set MAXMEM (now "
+            f"{mem_gb:.3g} GiB; give workers more memory{fewer}, or set MAXMEM (now "
             f"{config.MAXMEM / GIB:.3g} GiB) to {int(worker.mem_gb * GIB)} or less."
         )
     n_procs = plan.threads(worker.n_procs, int(worker.mem_gb * GIB))
@@ -153,6 +180,42 @@ def _measure_memory(plan: Plan, n_threads: int, max_bytes: int) -> float:
     """Return what a node that reads a batch or fits a block uses, in GiB."""
     reading = plan.products_bytes + (plan.threads(n_threads, max_bytes) - 1) * plan.thread_bytes
     return (max(reading, plan.block_bytes) + BASE_BYTES) / GIB
+
+
+# What submits the jobs of a plugin of Nipype, and the arguments that plugins take.
+_SUBMITS = {"SLURM": "sbatch", "SGE": "qsub", "PBS": "qsub", "LSF": "bsub", "OAR": "oarsub"}
+_STOCK_ARGUMENTS = {
+    *("bsub_args", "dont_resubmit_completed_jobs", "jobid_re", "max_jobname_len", "max_jobs"),
+    *("max_tries", "maxtasksperchild", "memory_gb", "mp_context", "n_gpu_procs", "n_procs"),
+    *("non_daemon", "oarsub_args", "overwrite", "qsub_args", "raise_insufficient"),
+    *("retry_timeout", "sbatch_args", "scheduler", "status_callback", "template"),
+}
+
+
+def _check_stock(name: str, given: Mapping[str, Any]) -> None:
+    """Refuse what Nipype's own plugins would find out late, or never."""
+    problems = []
+    command = _SUBMITS.get(name)
+    if command is not None and shutil.which(command) is None:
+        problems.append(
+            f"{command}, which submits the jobs of --plugin {name}, is not on the PATH of this "
+            "machine; run where jobs can be submitted."
+        )
+    for argument in set(given) - _STOCK_ARGUMENTS:
+        near = difflib.get_close_matches(argument, _STOCK_ARGUMENTS, 1, cutoff=0.8)
+        if near:  # others there may be, in versions of Nipype to come
+            problems.append(
+                f"--plugin {name} has no argument {argument!r}; did you mean {near[0]}?"
+            )
+    if problems:
+        raise InputError(problems)
+
+
+def _find_user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container, most often
+        return str(os.getuid())
 
 
 def _find_plugin(name: str) -> Any:

@@ -23,10 +23,8 @@ def find_logs(config: ModelConfig) -> Path:
 
 
 def clean(config: ModelConfig) -> None:
-    """Remove the intermediate files, and their folder if nothing else is in it."""
+    """Remove the intermediate files; `hold_folders` removes their folder if it is left empty."""
     shutil.rmtree(config.workflow_folder, ignore_errors=True)
-    if not any(config.work_folder.iterdir()):
-        config.work_folder.rmdir()
 
 
 def run_workflow(
@@ -67,7 +65,7 @@ def run_workflow(
         try:
             workflow.run(plugin=runner.plugin)
         except BaseException:
-            cancel_jobs(runner.plugin)
+            cancel_jobs(runner.plugin, config.workflow_folder)
             raise
 
 
@@ -110,7 +108,16 @@ def find_input_error(error: BaseException) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def describe_failure(error: BaseException, config: ModelConfig) -> str:
+# What Nipype's plugins for batch systems raise where they lose sight of a job.
+_LOST_SIGHT = {
+    'can only concatenate str (not "list") to str': "a job was lost: cancelled, or ended for its "
+    "memory or time; the batch system's records of ended jobs tell which",
+    "list index out of range": "the batch system refused a job; submit the newest batchscript_*.sh "
+    "below the folder of intermediate files by hand, to see why",
+}
+
+
+def describe_failure(error: BaseException, config: ModelConfig, plugin: str | None = None) -> str:
     """Return the last line of what Nipype reports, and where more can be read."""
     _, found, lost = f"{type(error).__name__}: {error}".rpartition("PoolError: ")
     if found:
@@ -122,4 +129,6 @@ def describe_failure(error: BaseException, config: ModelConfig) -> str:
     if f"[Errno {errno.ENOSPC}]" in reason or f"[Errno {errno.EDQUOT}]" in reason:
         folders = f"{config.work_folder} or {config.outdir}"
         return f"The disk of {folders} is full ({reason}); free some space and run again."
+    if plugin in ("SLURM", "SGE") and reason in _LOST_SIGHT:
+        reason = f"{type(error).__name__}: {reason}\nMost likely {_LOST_SIGHT[reason]}."
     return f"{reason}\nThe run failed; its messages are in {find_logs(config)}."

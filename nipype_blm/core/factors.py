@@ -37,7 +37,7 @@ class RandomFactor(NamedTuple):
         return self.n_levels * self.n_effects
 
     @property
-    def n_variances(self) -> int:
+    def n_entries(self) -> int:
         """Number of entries of vech(D)."""
         return packed_size(self.n_effects)
 

@@ -8,12 +8,11 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import ndtri_exp
 
 from nipype_blm.core._jit import inline, kernel
-
-FloatArray = NDArray[np.float64]
+from nipype_blm.core.linalg import FloatArray
 
 LOG_2 = math.log(2.0)
 LOG_2PI = math.log(2.0 * math.pi)
@@ -105,26 +104,6 @@ def compute_f_tails(f: ArrayLike, df1: ArrayLike, df2: ArrayLike) -> Tails:
     out = log_sf.reshape(-1), tail.reshape(-1)
     _compute_f_tails(f.ravel(), df1.ravel(), df2.ravel(), *out)
     return Tails(log_sf, _tail_to_z(tail))
-
-
-def log_t_sf(t: ArrayLike, df: ArrayLike) -> FloatArray:
-    """Return ln P(T > t); see `compute_t_tails`."""
-    return compute_t_tails(t, df).log_sf
-
-
-def log_f_sf(f: ArrayLike, df1: ArrayLike, df2: ArrayLike) -> FloatArray:
-    """Return ln P(F > f); see `compute_f_tails`."""
-    return compute_f_tails(f, df1, df2).log_sf
-
-
-def t_to_z(t: ArrayLike, df: ArrayLike) -> FloatArray:
-    """Return the normal deviate with the upper tail of t; see `compute_t_tails`."""
-    return compute_t_tails(t, df).z
-
-
-def f_to_z(f: ArrayLike, df1: ArrayLike, df2: ArrayLike) -> FloatArray:
-    """Return the normal deviate with the upper tail of f; see `compute_f_tails`."""
-    return compute_f_tails(f, df1, df2).z
 
 
 def _broadcast(*arrays: ArrayLike) -> tuple[FloatArray, ...]:

@@ -14,6 +14,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from nipype_blm.errors import InputError
 from nipype_blm.interfaces.base import (
     BLMInterface,
     MapsOutputSpec,
@@ -104,7 +105,9 @@ class PlanBLM(BLMInterface):
         parallel_nodes = self.inputs.parallel_nodes
         with naming_traits():
             config = config_from_traits(self.inputs, out_dir, self._config, **recorded)
-            run = prepare_run(config, parallel_nodes if isdefined(parallel_nodes) else None)
+            run = prepare_run(
+                config, parallel_nodes if isdefined(parallel_nodes) else None, folder.parent
+            )
         plan = write_plan(run, folder)
         self._results = {
             "model_file": str(plan.model_file),
@@ -295,17 +298,33 @@ class BLM(BLMInterface):
     _config: ClassVar[type[ModelConfig]] = BlmConfig
     _folder = "blm"
 
+    @property
+    def always_run(self) -> bool:
+        """Whether a folder of the user does not have the maps of this model any more."""
+        from nipype_blm.io.inputs import is_written_for
+
+        if not isdefined(self.inputs.out_dir):
+            return False
+        out_dir = Path(self.inputs.out_dir)
+        try:
+            return not is_written_for(out_dir / "inputs.yml", self._make_config(out_dir))
+        except InputError:
+            return True  # to say what is wrong
+
+    def _make_config(self, out_dir: Path) -> ModelConfig:
+        n_procs = self.inputs.n_procs
+        return config_from_traits(self.inputs, out_dir, self._config, numNodes=n_procs)
+
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.io.inputs import write_inputs
         from nipype_blm.stages.plan import prepare_run
         from nipype_blm.stages.run import run_model
 
         out_dir = _find_out_dir(self.inputs, runtime, self._folder)
-        n_procs = self.inputs.n_procs
         with naming_traits():
-            config = config_from_traits(self.inputs, out_dir, self._config, numNodes=n_procs)
-            run = prepare_run(config)
-        n_threads = run.plan.threads(n_procs, config.MAXMEM)
+            config = self._make_config(out_dir)
+            run = prepare_run(config, work_folder=Path(runtime.cwd))
+        n_threads = run.plan.threads(self.inputs.n_procs, config.MAXMEM)
         with TemporaryDirectory(prefix=".blm_work", dir=runtime.cwd) as folder:
             work_dir = Path(folder)
             inputs_file = write_inputs(work_dir / "inputs.yml", config)

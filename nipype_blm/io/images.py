@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.tripwire import TripWireError
 from numpy.typing import NDArray
 from zlib_ng import gzip_ng, zlib_ng
 
@@ -37,6 +39,7 @@ class ImageHeader(NamedTuple):
     slope: float
     inter: float
     offset: int  # of the voxels, in bytes; -1 where nibabel has to read them
+    has_tail: bool = False  # whether something may follow the voxels
 
     @property
     def is_scaled(self) -> bool:
@@ -57,7 +60,10 @@ class ImageHeader(NamedTuple):
 
 def is_image_path(path: Path) -> bool:
     """Return whether a name looks like that of an image rather than of a list."""
-    return path.name.lower().endswith((".nii", ".nii.gz", ".img", ".hdr", ".mgz", ".mgh"))
+    name = path.name.lower()
+    for end in (".gz", ".bz2", ".zst"):
+        name = name.removesuffix(end)
+    return name.endswith((".nii", ".img", ".hdr", ".mgz", ".mgh"))
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -76,7 +82,10 @@ def read_header(path: Path) -> ImageHeader:
         raise InputError(f"{path} is damaged: {_end(error)}") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {_end(error.strerror or error)}") from error
-    except (ImageFileError, HeaderDataError, ValueError, KeyError) as error:
+    except KeyError as error:  # what nibabel finds in no table of codes
+        reason = f"its header has {error}, a code that is not known"
+        raise InputError(f"{path} is not an image that can be read: {reason}.") from error
+    except (ImageFileError, HeaderDataError, ValueError, TripWireError) as error:
         raise InputError(f"{path} is not an image that can be read: {_end(error)}") from error
 
 
@@ -106,24 +115,55 @@ def read_start(path: Path) -> bytes:
 
 
 def _parse_header(path: Path, start: bytes) -> ImageHeader:
-    if len(start) == _HEADER_SIZE and start[344:348] == b"n+1\0":
+    if _is_nifti1(start):
         # The fields that decide; description and display range may differ between images.
-        parsed = _parse_nifti1(start[:4], start[40:120], start[252:328])
+        # FreeSurfer has the length of long vectors where others have a display range.
+        long_vector = start[140:148] if start[42:44] == b"\xff\xff" else bytes(8)
+        parsed = _parse_nifti1(start[:4], start[40:120], start[252:328], long_vector)
         if parsed.offset < _VOXELS_START:
             raise ValueError(f"its voxels would start at byte {parsed.offset}, in the header")
         return parsed
+    if path.name.endswith(".hdr.gz"):
+        _check_gzip(path)  # nibabel does not
     image: Any = nib.load(path)
-    header = image.header
-    spatial, n_volumes = _split_shape(image.shape)
-    dtype = np.dtype(header.get_data_dtype())
+    if not isinstance(image, SpatialImage):
+        raise ValueError(f"it is a {type(image).__name__}, not one of volumes")
+    shape, n_volumes = _split_shape(image.shape)
+    dtype = np.dtype(image.get_data_dtype())
     _check_type(dtype)
-    return ImageHeader(spatial, n_volumes, np.array(image.affine), dtype, 1.0, 0.0, -1)
+    header = ImageHeader(shape, n_volumes, np.array(image.affine), dtype, 1.0, 0.0, -1)
+    voxels = image.dataobj
+    if type(voxels) is not ArrayProxy or path.suffix in (".bz2", ".zst"):
+        return header
+    return header._replace(
+        dtype=voxels.dtype,
+        slope=float(voxels.slope),
+        inter=float(voxels.inter),
+        offset=int(voxels.offset),
+        has_tail=isinstance(image, nib.MGHImage),
+    )
+
+
+def find_voxels(path: Path) -> Path:
+    """Return the file that has the voxels of an image, whose header may have one of its own."""
+    name = path.name
+    for header, voxels in ((".hdr", ".img"), (".hdr.gz", ".img.gz")):
+        if name.endswith(header):
+            return path.with_name(name.removesuffix(header) + voxels)
+    return path
+
+
+def _is_nifti1(start: bytes | bytearray) -> bool:
+    return start[344:348] == b"n+1\0"
 
 
 @functools.lru_cache(maxsize=256)
-def _parse_nifti1(size: bytes, fields: bytes, orientation: bytes) -> ImageHeader:
+def _parse_nifti1(
+    size: bytes, fields: bytes, orientation: bytes, long_vector: bytes = bytes(8)
+) -> ImageHeader:
     block = bytearray(_HEADER_SIZE)
     block[:4], block[40:120], block[252:328] = size, fields, orientation
+    block[140:148] = long_vector
     block[344:348] = b"n+1\0"
     header = nib.Nifti1Header(bytes(block), check=False)
     dtype = np.dtype(header.get_data_dtype())
@@ -170,20 +210,24 @@ def describe_grid_difference(header: ImageHeader, expected: ImageHeader) -> str 
     moved = (header.affine - expected.affine) @ np.vstack([corners, np.ones(corners.shape[1])])
     voxel = np.linalg.norm(expected.affine[:3, :3], axis=0).min()
     if not np.abs(moved).max() <= 1e-3 * voxel:
-        return (
-            f"its affine is {np.round(header.affine, 4).tolist()}, "
-            f"expected {np.round(expected.affine, 4).tolist()}"
-        )
+        return f"its affine is {_format(header.affine)}, expected {_format(expected.affine)}"
     return None
+
+
+def _format(affine: NDArray[np.float64]) -> list[list[float]]:
+    return [[float(f"{value:.9g}") for value in row] for row in affine]
 
 
 def check_size(path: Path, header: ImageHeader, size: int) -> None:
     """Refuse an uncompressed image that is too short for its voxels, without reading them."""
+    voxels = find_voxels(path)
+    if voxels != path:
+        size = voxels.stat().st_size
     needed = header.offset + header.n_volumes * header.n_grid * header.dtype.itemsize
     is_short = header.offset >= 0 and size < needed
-    if is_short and path.suffix != ".gz" and not is_gzip(path):
+    if is_short and voxels.suffix not in (".gz", ".mgz") and not is_gzip(voxels):
         raise InputError(
-            f"{path} is damaged ({needed - size} bytes of voxels are missing at its end); "
+            f"{voxels} is damaged ({needed - size} bytes of voxels are missing at its end); "
             "restore it and run again."
         )
 
@@ -234,6 +278,9 @@ class ImageReader:
             raise InputError(f"{path} does not exist any more.") from error
         except _DAMAGE as error:
             raise InputError(f"{path} is damaged ({error}); restore it and run again.") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{path} cannot be read ({reason}); run again.") from error
         if header.is_scaled:
             return gather_scaled(
                 values, *self._runs, header.slope, header.inter, *self._missing_if, out
@@ -242,25 +289,22 @@ class ImageReader:
 
     def _read_values(self, path: Path, volume: int) -> tuple[ImageHeader, NDArray[Any]]:
         """Return the header, and one volume as it is stored, in file order."""
-        if is_gzip(path):
-            try:
-                return self._read_gzip(path, volume)
-            except _NotNifti1Error:
-                return self._read_with_nibabel(path, volume)
+        voxels = find_voxels(path)
+        if is_gzip(voxels):
+            return self._read_gzip(path, voxels, volume)
         header = self._check(path, read_header(path), volume)
         if header.offset < 0:
-            return self._read_with_nibabel(path, volume)
-        return header, self._read_plain(path, header, volume)
+            return header, self._read_with_nibabel(path, header, volume)
+        return header, self._read_plain(voxels, header, volume)
 
-    def _read_with_nibabel(self, path: Path, volume: int) -> tuple[ImageHeader, NDArray[Any]]:
+    def _read_with_nibabel(self, path: Path, header: ImageHeader, volume: int) -> NDArray[Any]:
         """Read any other format; nibabel has applied slope and intercept."""
-        header = self._check(path, read_header(path), volume)
-        image: Any = nib.load(path)
-        if len(image.shape) == 4:
-            data = np.asanyarray(image.dataobj[..., volume])
+        data: Any = nib.load(path).dataobj  # type: ignore[attr-defined]
+        if len(data.shape) == 4:
+            data = data[..., volume]
         else:
-            data = np.asanyarray(image.dataobj).reshape(*header.shape, -1, order="F")[..., volume]
-        return header, data.ravel(order="F").astype(np.float64)
+            data = np.asanyarray(data).reshape(*header.shape, -1, order="F")[..., volume]
+        return np.asanyarray(data).ravel(order="F").astype(np.float64)
 
     def _check(self, path: Path, header: ImageHeader, volume: int) -> ImageHeader:
         if header is self._last_good and volume < header.n_volumes:
@@ -289,17 +333,19 @@ class ImageReader:
             raise EOFError(f"{n_bytes - done} bytes of voxels are missing at its end")
         return _native(buffer.view(header.dtype))
 
-    def _read_gzip(self, path: Path, volume: int) -> tuple[ImageHeader, NDArray[Any]]:
+    def _read_gzip(self, path: Path, voxels: Path, volume: int) -> tuple[ImageHeader, NDArray[Any]]:
         """Decompress up to a volume; to the end, where the checksum is, after the last one.
 
         Volumes of one file asked for in order by one thread are read in one pass.
         """
         stream = getattr(self._local, "stream", None)
         if stream is None or stream.path != path or stream.volume > volume:
-            stream = _GzipVolumes(path)
+            stream = _GzipVolumes(path, voxels)
             self._check(path, stream.header, volume)
             self._local.stream = stream
         header = stream.header
+        if header.offset < 0:
+            return header, self._read_with_nibabel(path, header, volume)
         n_bytes = header.n_grid * header.dtype.itemsize
         buffer = self._buffer(n_bytes)
         while stream.volume <= volume:
@@ -308,10 +354,6 @@ class ImageReader:
             stream.close()
             self._local.stream = None
         return header, _native(buffer.view(header.dtype))
-
-
-class _NotNifti1Error(Exception):
-    """The decompressed file is of another format."""
 
 
 class _GzipFile(gzip_ng.GzipNGFile):
@@ -326,16 +368,15 @@ class _GzipFile(gzip_ng.GzipNGFile):
 class _GzipVolumes:
     """The volumes of one compressed image, one after the other."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, voxels: Path) -> None:
         self.path = path
         self.volume = 0
-        self._file = _GzipFile(path, "rb")
+        self._file = _GzipFile(voxels, "rb")
         start = bytearray(_HEADER_SIZE)
         size = read_into(self._file, np.frombuffer(start, np.uint8))
-        if size < _HEADER_SIZE or bytes(start[344:348]) != b"n+1\0":
-            raise _NotNifti1Error
-        self.header = _parse_header(path, bytes(start))
-        self._file.read(self.header.offset - _HEADER_SIZE)
+        is_nifti1 = _is_nifti1(start[:size])
+        self.header = _parse_header(path, bytes(start)) if is_nifti1 else read_header(path)
+        self._file.seek(max(self.header.offset, 0))
 
     def read_volume(self, buffer: NDArray[np.uint8]) -> None:
         done = read_into(self._file, buffer)
@@ -346,9 +387,18 @@ class _GzipVolumes:
     def close(self) -> None:
         """Read to the end, so that the checksum is tested."""
         extra = self._file.read(1)
+        while self.header.has_tail and self._file.read(2**20):
+            pass
         self._file.close()
-        if extra:
+        if extra and not self.header.has_tail:
             raise EOFError("there are more bytes than its header says")
+
+
+def _check_gzip(path: Path) -> None:
+    """Read a compressed file to its end, where the checksum is."""
+    with _GzipFile(path, "rb") as file:
+        while file.read(2**20):
+            pass
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:

@@ -7,8 +7,13 @@ from pathlib import Path
 import yaml
 
 from nipype_blm import __version__
+from nipype_blm.errors import InputError
 from nipype_blm.io.files import write_if_changed
+from nipype_blm.io.tables import read_yaml
 from nipype_blm.model.config import ModelConfig
+
+# Fields that change no map.
+_RESOURCES = ("MAXMEM", "numNodes", "versions")
 
 
 def read_versions() -> dict[str, str]:
@@ -27,3 +32,18 @@ def write_inputs(path: Path, config: ModelConfig) -> Path:
     text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=100)
     write_if_changed(path, text.encode())
     return path
+
+
+def is_written_for(path: Path, config: ModelConfig) -> bool:
+    """Return whether an inputs.yml is that of a configuration, whatever it was run with."""
+    try:
+        found = read_yaml(path)
+    except InputError:
+        return False
+    if not isinstance(found, dict):
+        return False
+    wanted = config.to_yaml_dict()
+    for data in (found, wanted):
+        for field in _RESOURCES:
+            data.pop(field, None)
+    return bool(found == wanted)

@@ -35,7 +35,7 @@ def format_manifest(entries: list[ImageEntry]) -> str:
 
 def read_manifest(path: Path) -> list[ImageEntry]:
     """Read the images of a batch."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [
             ImageEntry(
                 int(line["row"]),

@@ -1,4 +1,4 @@
-"""Write maps as NIfTI, volume by volume, each with a JSON sidecar."""
+"""Write maps as NIfTI, volume by volume, each with a JSON sidecar; find those written."""
 
 import contextlib
 import json
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from zlib_ng import gzip_ng
 
 from nipype_blm import __version__
+from nipype_blm.errors import InputError
 from nipype_blm.io.images import read_start
 
+EXTENSIONS = (".nii", ".nii.gz")
 _LARGEST_NIFTI1 = 2**15 - 1
 
 
@@ -86,6 +88,22 @@ def write_map(
             file.write(np.ascontiguousarray(volume, dtype).view(np.uint8).data)
     sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
     sidecar.write_text(json.dumps(_describe(info), indent=2) + "\n")
+
+
+def find_map(folder: Path, name: str) -> Path | None:
+    """Return the file of a map, if there is one, compressed or not."""
+    found = [path for end in EXTENSIONS if (path := folder / f"{name}{end}").is_file()]
+    if len(found) > 1:
+        raise InputError(
+            f"{folder} has both {found[0].name} and {found[1].name}; remove the older one."
+        )
+    return found[0] if found else None
+
+
+def load_map(folder: Path, *names: str) -> Any:
+    """Return the image of the first of some maps that is there."""
+    found = filter(None, (find_map(folder, name) for name in names))
+    return nib.load(next(found, folder / f"{names[-1]}{EXTENSIONS[-1]}"))
 
 
 def _make_header(

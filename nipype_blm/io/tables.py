@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from itertools import takewhile
@@ -16,6 +17,9 @@ from nipype_blm.errors import InputError
 from nipype_blm.model.config import resolve_path
 
 _MISSING = ("", "na", "n/a")
+# Such as "20;0" of a line 20;0,345: the comma is a decimal one.
+_DECIMAL_COMMA, _ADVICE = re.compile(r"^'[-+]?\d+,\d+'"), "  Decimals need a point, not a comma."
+_TWO_NUMBERS = re.compile(r"[-+.\d]+[;\t ]+[-+.\d]+$")
 
 
 def read_text(path: Path, what: str) -> str:
@@ -35,17 +39,27 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         merge = "tag:yaml.org,2002:merge"  # "<<", which a field of the mapping may repeat
         own = [key for key, _ in node.value if key.tag != merge]
         keys = [self.construct_object(key, deep=True) for key in own]
-        for key in keys:
-            if keys.count(key) > 1:
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the field {key!r} is given twice", node.start_mark
+                    None, None, f"the field {key!r} is given twice", own[i].start_mark
                 )
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: Any) -> Any:
+        """Return a number; 10:00:00 is a time, as in YAML 1.2, and not 36000, as in YAML 1.1."""
+        if ":" in node.value:
+            return node.value
+        return yaml.SafeLoader.yaml_constructors[node.tag](self, node)
 
-def read_yaml(path: Path) -> Any:
-    """Read a configuration file."""
-    text = read_text(path, "Configuration file")
+
+for _tag in ("int", "float"):
+    _UniqueKeyLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _UniqueKeyLoader.construct_number)
+
+
+def read_yaml(path: Path, what: str = "Configuration file") -> Any:
+    """Read a file of YAML; `what` names it in messages."""
+    text = read_text(path, what)
     try:
         return yaml.load(text, _UniqueKeyLoader)
     except yaml.YAMLError as error:
@@ -145,6 +159,7 @@ def scan_table(path: Path, what: str) -> tuple[Table, list[str]]:
     if bad:
         faults.append(
             f"{what} {path} must hold finite numbers only; found {_join_some(bad, '; ')}."
+            f"{_ADVICE if any(map(_DECIMAL_COMMA.search, bad)) else ''}"
         )
     return Table(values, names, header is not None), faults
 
@@ -167,8 +182,8 @@ def _split_lines(path: Path, what: str) -> tuple[list[str] | None, list[_Line]]:
     header: list[str] | None = None
     if _has_text(rows[0]) and not _is_row_labelled(rows):
         header, table = rows[0], table[1:]
-    elif _has_text(named) and len(rows[0]) - len(named) in (0, 1):  # NumPy's header
-        header = named
+    elif _has_text(named) and len(rows[0]) - len(named) in (0, int(_has_row_names(rows))):
+        header = named  # as NumPy writes it
     if not table:
         raise InputError(f"{what} {path} has a header but no row.")
     if header is not None:
@@ -191,8 +206,12 @@ def _has_text(cells: list[str]) -> bool:
 def _names_rows(rows: list[list[str]], header: list[str] | None) -> bool:
     """Return whether the first column is text, or has no name while the others have."""
     is_unnamed = header is not None and not header[0] and all(header[1:])
-    is_text = all(_to_number(row[0]) is None for row in rows)
-    return is_unnamed or (is_text and len({row[0] for row in rows}) == len(rows))
+    return is_unnamed or (_has_row_names(rows) and len({row[0] for row in rows}) == len(rows))
+
+
+def _has_row_names(rows: list[list[str]]) -> bool:
+    """Return whether the first column is text: not numbers with another separator in between."""
+    return all(_to_number(row[0]) is None and not _TWO_NUMBERS.match(row[0]) for row in rows)
 
 
 @contextmanager

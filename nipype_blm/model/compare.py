@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import packed_size
+from nipype_blm.core.status import FIRST_DROPPED
 from nipype_blm.errors import InputError
 
 # Columns of two designs are the same up to how their numbers were printed.
@@ -53,17 +54,9 @@ _MEANINGS = {
 }
 
 
-FIRST_EXCLUDED = 10
-
-
-def is_compared(status: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return True where a voxel is in the result's mask."""
-    return (status > ComparisonStatus.OUTSIDE) & (status < FIRST_EXCLUDED)
-
-
 def count_compared(counts: Mapping[ComparisonStatus, int]) -> int:
     """Return the number of voxels in the result, given how many have each status."""
-    return sum(n for status, n in counts.items() if 0 < status < FIRST_EXCLUDED)
+    return sum(n for status, n in counts.items() if 0 < status < FIRST_DROPPED)
 
 
 def choose_mixture(

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, overload
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -301,7 +301,7 @@ class BlmmConfig(ModelConfig):
     Z: tuple[FactorConfig, ...] = Field(description="Random factors f1, f2, ..., each with:")
     method: Annotated[str, BeforeValidator(_parse_method)] = Field(
         "exact",
-        description="exact (default: Newton steps to the optimum where there is such an engine), "
+        description="exact (default: Newton steps to a certified optimum), "
         "or Fisher scoring: pSFS, SFS, pFS, FS.",
     )
     reml: bool = Field(
@@ -313,8 +313,9 @@ class BlmmConfig(ModelConfig):
     maxnit: Annotated[int, Field(ge=1)] = Field(
         10000, description="Most iterations at a voxel; default 10000."
     )
-    n_starts: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Starting values tried at a voxel; chosen by the levels if absent."
+    n_starts: Annotated[int, Field(ge=1, le=8)] | None = Field(
+        None,
+        description="Starting values tried at a voxel, 1 to 8; chosen by the levels if absent.",
     )
     safeMode: bool = Field(
         True, description="Drop voxels with no more images than random effects (default)."
@@ -418,6 +419,11 @@ def _is_within_itself(name: str, outer: dict[str, str | None]) -> bool:
     return above == name
 
 
+NESTED_FIELDS: dict[str, type[BaseModel]] = {
+    "contrasts": Contrast,
+    "Missingness": MissingnessRules,
+    "Z": FactorConfig,
+}
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
 
@@ -427,13 +433,7 @@ def _exact_text(fraction: Fraction) -> float | str:
     return value if Fraction(str(value)) == fraction else str(fraction)
 
 
-@overload
-def parse_config(data: Any, base: Path | None = None) -> BlmConfig: ...
-@overload
-def parse_config(data: Any, base: Path | None = None, *, model: type[ConfigT]) -> ConfigT: ...
-def parse_config(
-    data: Any, base: Path | None = None, *, model: type[ModelConfig] = BlmConfig
-) -> ModelConfig:
+def parse_config(data: Any, base: Path | None = None, *, model: type[ConfigT]) -> ConfigT:
     """Check a configuration.
 
     Parameters
@@ -459,13 +459,7 @@ def parse_config(
         raise InputError([_explain(fault, model) for fault in error.errors()]) from error
 
 
-@overload
-def salvage_config(data: Any, base: Path) -> BlmConfig | None: ...
-@overload
-def salvage_config(data: Any, base: Path, *, model: type[ConfigT]) -> ConfigT | None: ...
-def salvage_config(
-    data: Any, base: Path, *, model: type[ModelConfig] = BlmConfig
-) -> ModelConfig | None:
+def salvage_config(data: Any, base: Path, *, model: type[ConfigT]) -> ConfigT | None:
     """Return what is valid of a faulty configuration, so that its files can be checked too.
 
     Images or a design without a valid value are None, contrasts and random factors empty,
@@ -532,9 +526,7 @@ def _explain_unknown(location: list[str], model: type[ModelConfig]) -> str:
             f"{field} is a field of mixed models; run this configuration with blmm, "
             "or leave the field out."
         )
-    inner: dict[str, type[BaseModel]]
-    inner = {"Missingness": MissingnessRules, "Z": FactorConfig, "contrasts": Contrast}
-    nested = inner[parents[0]] if parents else model
+    nested = NESTED_FIELDS[parents[0]] if parents else model
     known = {name.lower(): name for name in nested.model_fields}
     if not parents:
         known |= {name.lower(): f"Missingness.{name}" for name in MissingnessRules.model_fields}

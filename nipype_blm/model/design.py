@@ -1,5 +1,7 @@
 """Checks of a design matrix."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from nipype_blm.core.linalg import FloatArray, find_dependent_columns
@@ -27,14 +29,19 @@ def check_design(
             f"at least {n_params + 2} images are needed."
         )
         return problems
+    return problems + describe_dependent("X is rank-deficient", X, names)
+
+
+def describe_dependent(what: str, X: FloatArray, names: Sequence[str]) -> list[str]:
+    """Return which columns of a matrix are zero, or follow from others."""
+    problems = []
     for column, others in find_dependent_columns(X):
-        what = f"X is rank-deficient: column {column + 1} ({names[column]})"
-        if not others:
-            problems.append(f"{what} is zero; leave it out.")
-            continue
         made_of = ", ".join(f"{i + 1} ({names[i]})" for i in others)
-        problems.append(
-            f"{what} is a linear combination of column{'s' * (len(others) > 1)} {made_of}; "
-            "leave one of them out."
+        reason = (
+            f"a linear combination of column{'s' * (len(others) > 1)} {made_of}; "
+            "leave one of them out"
+            if others
+            else "zero; leave it out"
         )
+        problems.append(f"{what}: column {column + 1} ({names[column]}) is {reason}.")
     return problems

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.factors import RandomFactor, count_columns
-from nipype_blm.core.linalg import FloatArray, find_dependent_columns
+from nipype_blm.core.linalg import FloatArray
 from nipype_blm.model.config import FactorConfig
+from nipype_blm.model.design import describe_dependent
 
 # Part of a derivative of the covariance that is new, relative to its size, below which its
 # variance is not identified: rounding makes ~1e-14, covariates almost equal in all levels ~1e-4.
@@ -173,17 +174,7 @@ def _check_columns(table: FactorTable, number: int) -> list[str]:
     design = f"Z f{number} design {table.config.design}"
     if not np.isfinite(table.Z).all():
         return [f"{design} must hold finite numbers only."]
-    problems = []
-    for column, others in find_dependent_columns(table.Z):
-        what = f"{design}: column {column + 1} ({table.names[column]})"
-        made_of = ", ".join(f"{i + 1} ({table.names[i]})" for i in others)
-        problems.append(
-            f"{what} is a linear combination of column{'s' * (len(others) > 1)} {made_of}; "
-            "leave one of them out."
-            if others
-            else f"{what} is zero; leave it out."
-        )
-    return problems
+    return describe_dependent(design, table.Z, table.names)
 
 
 def _check_levels(factors: Sequence[RandomFactor], where: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 from unittest import mock
 
@@ -60,6 +61,10 @@ class BatchSystem:
     def list_jobs(self) -> dict[str, JobState]:
         """Return the jobs of this user that have not ended, by number."""
         raise NotImplementedError
+
+    def find_jobs(self, folder: Path) -> set[str]:
+        """Return the jobs of this user whose script lies below a folder, if that can be told."""
+        return set()
 
     def explain_end(self, job_id: str) -> str | None:
         """Return how a job ended, if the batch system tells; it may take some seconds to know."""
@@ -131,6 +136,15 @@ class Slurm(BatchSystem):
             is_stuck = state == "PENDING" and (reason in self._STUCK or "held" in reason)
             jobs[job_id] = JobState(f"{state} ({reason})", is_stuck)
         return jobs
+
+    def find_jobs(self, folder: Path) -> set[str]:
+        """Return the jobs of this user whose script lies below a folder, if that can be told."""
+        try:
+            lines = _ask("squeue", "--noheader", f"--user={os.getuid()}", "--format=%F|%o")
+        except QueryError:
+            return set()
+        found = (line.strip().partition("|") for line in lines.splitlines())
+        return {job_id for job_id, _, script in found if Path(script).is_relative_to(folder)}
 
     def _find_end(self, job_id: str) -> str | None:
         """Return how a job ended, if that is known yet."""

@@ -56,7 +56,9 @@ class DaskPlugin(DistributedPluginBase):
     def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
         self.options = parse_options(plugin_args or {})
         super().__init__()  # its arguments would be pickled with every MapNode
-        self._status_callback = self.options.status_callback
+        self._status_callback = self.options.status_callback and self._note_status
+        self._submitted: Any = None  # the node that Nipype is about to submit
+        self._unstarted: set[Any] = set()
         self._pool: Pool | None = None
         self._tasks: dict[int, _Task] = {}
         self._n_submitted = 0
@@ -85,9 +87,9 @@ class DaskPlugin(DistributedPluginBase):
         if self.options.batch_system is not None:
             _check_resources(needs, describe_worker(self.options, largest))
         self._pool = open_pool(self.options, largest, _find_log_folder(nodes))
+        self._listen(self._pool.client)
         if self._pool.worker is not None:
             _check_resources(needs, self._pool.worker)
-        self._listen(self._pool.client)
 
     def _listen(self, client: Client) -> None:
         """Have workers tell where nodes start and how far they are."""
@@ -130,8 +132,22 @@ class DaskPlugin(DistributedPluginBase):
             self._run_errors.append(error)
         return super()._clean_queue(jobid, graph, result)
 
+    def _note_status(self, node: Any, status: str) -> None:
+        """Tell what happens to a node; Nipype says that it starts when it is submitted."""
+        if status == "start" and not node.run_without_submitting:
+            self._submitted = node
+            self._unstarted.add(node)
+            return
+        self._tell_start(node)
+        self.options.status_callback(node, status)
+
+    def _tell_start(self, node: Any) -> None:
+        if node in self._unstarted:
+            self._unstarted.remove(node)
+            self.options.status_callback(node, "start")
+
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
-        task = _Task(node, updatehash)
+        task = _Task(node, updatehash, self._submitted)
         self._submit(task)
         self._n_submitted += 1
         self._tasks[self._n_submitted] = task
@@ -158,6 +174,8 @@ class DaskPlugin(DistributedPluginBase):
         """Return None while a node runs, else its traceback; results are in its folder."""
         task = self._tasks[taskid]
         status = task.future.status
+        if task.starts:
+            self._tell_start(task.submitted)
         if status in ("pending", "lost"):  # lost: Dask runs it again
             if len(task.starts) > self.options.retries + 1:
                 task.future.cancel()  # Dask does not count workers that end in peace
@@ -210,6 +228,7 @@ class DaskPlugin(DistributedPluginBase):
         futures = [task.future for task in self._tasks.values()]
         self._tasks.clear()
         self._by_key.clear()
+        self._unstarted.clear()
         if pool is None:
             return
         try:
@@ -225,8 +244,9 @@ class DaskPlugin(DistributedPluginBase):
 class _Task:
     """A node that was submitted."""
 
-    def __init__(self, node: Any, updatehash: bool) -> None:
+    def __init__(self, node: Any, updatehash: bool, submitted: Any) -> None:
         self.node = node
+        self.submitted = submitted  # of which it is a copy
         self.updatehash = updatehash
         self.name = f"Node {node.fullname or node.name} in {node.output_dir()}"
         self.starts: list[dict[str, Any]] = []  # where it was started

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import dask.config
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes, parse_timedelta
-from distributed import Client
+from distributed import Client, Security
 from distributed.system import MEMORY_LIMIT
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
 
@@ -95,7 +95,7 @@ class PoolOptions(BaseModel):
         description="... or if the batch system has not answered for this time, and no worker is "
         "left.",
     )
-    security: Any = Field(
+    security: bool | Security = Field(
         True,
         description="Encrypt and authenticate all connections (TLS) with temporary credentials; "
         "or a `distributed.Security`; or false.",
@@ -167,10 +167,11 @@ def parse_options(plugin_args: Mapping[str, Any]) -> PoolOptions:
     try:
         options = PoolOptions.model_validate(given)
     except ValidationError as error:
+        faults = {fault["loc"][0]: fault for fault in reversed(error.errors())}  # one for each
         raise InputError(
-            f"Plugin argument {'.'.join(map(str, fault['loc'][:1]))} is {fault['input']!r}: "
+            f"Plugin argument {name} is {fault['input']!r}: "
             f"{fault['msg'].removeprefix('Value error, ')}."
-            for fault in error.errors()
+            for name, fault in reversed(faults.items())
         ) from error
     problems = [*_check_cluster(options), *_check_names(options)]
     if not problems and options.batch_system and not options.is_local:
@@ -232,17 +233,26 @@ def _check_names(options: PoolOptions) -> list[str]:
         known |= _list_job_options(options.batch_system)
     problems = []
     for name in set(options.job_options) - known:
-        near = difflib.get_close_matches(name, known, 1)
+        near = sorted(key for key in known if key.startswith(name))
+        near = near or difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
         problems.append(f"{name!r} is not an argument of the plugin for this cluster; {hint}")
     return sorted(problems)
+
+
+# What dask-jobqueue's classes hand to each other, or the plugin decides.
+_OURS = {
+    *("args", "asynchronous", "base_class_kwargs", "job_cls", "job_kwargs", "kwargs", "loop"),
+    *("nanny", "protocol", "scheduler", "scheduler_cls", "scheduler_sync_interval", "self"),
+    *("shutdown_on_close", "shutdown_scheduler", "worker", "worker_command", "workers"),
+}
 
 
 def _list_job_options(system: BatchSystem) -> set[str]:
     cluster_class = system.cluster_class
     classes = {*cluster_class.__mro__, *cluster_class.job_cls.__mro__}
     names = {name for cls in classes for name in inspect.signature(cls.__init__).parameters}
-    return names - {"self", "args", "kwargs", "job_kwargs", "base_class_kwargs", "job_cls", "loop"}
+    return names - _OURS
 
 
 def _check_batch(options: PoolOptions, system: BatchSystem) -> list[str]:
@@ -286,6 +296,12 @@ def _check_sizes(options: PoolOptions) -> list[str]:
             is_size = False
         if not is_size:
             problems.append(f"{name} is {value!r}, expected {expected}.")
+    walltime = options.get("walltime")
+    if isinstance(walltime, int) and walltime >= 3600:
+        problems.append(
+            f"walltime is {walltime}, which is what YAML makes of a time such as 10:00:00; write "
+            "it in quotes."
+        )
     return problems
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ _SECONDS_TO_CONNECT = 30
 _TLS_FIELDS = ("tls_ca_file", "tls_client_cert", "tls_client_key")
 
 
-def _read_pool_file(path: Path) -> dict[str, Any]:
+def read_pool_file(path: Path) -> dict[str, Any]:
     """Return what the file of a pool says.
 
     Raises
@@ -37,13 +38,34 @@ def _read_pool_file(path: Path) -> dict[str, Any]:
 def write_pool_file(
     path: Path, content: Mapping[str, Any], security: Security | None = None
 ) -> None:
-    """Write the file of a pool; only its owner can read it, as it holds a key."""
+    """Write the file of a pool; only its owner can read it, as it holds a key.
+
+    Raises
+    ------
+    FileExistsError
+        If another pool has a file there.
+    """
     tls = {field: getattr(security, field) for field in _TLS_FIELDS} if security else {}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        json.dump({**content, "tls": tls}, file, indent=1)
-    part.replace(path)
+        json.dump({**content, **_describe_process(), "tls": tls}, file, indent=1)
+    try:
+        path.hardlink_to(part)  # complete, or not at all
+    finally:
+        part.unlink()
+
+
+def remove_pool_file(path: Path) -> None:
+    """Remove the file of the pool of this process; that of another one stays."""
+    with suppress(InputError):
+        found = read_pool_file(path)
+        if _describe_process().items() <= found.items():
+            path.unlink(missing_ok=True)
+
+
+def _describe_process() -> dict[str, Any]:
+    return {"host": os.uname().nodename, "pid": os.getpid()}
 
 
 def connect(path: Path) -> tuple[Client, dict[str, Any]]:
@@ -54,7 +76,7 @@ def connect(path: Path) -> tuple[Client, dict[str, Any]]:
     InputError
         If the pool does not answer.
     """
-    found = _read_pool_file(path)
+    found = read_pool_file(path)
     if found.get("host") == os.uname().nodename and not psutil.pid_exists(found.get("pid", -1)):
         raise InputError(
             f"The pool of {path} is gone: its process {found['pid']} has ended.  Remove the file, "

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -59,6 +59,7 @@ class Pool:
 
     def __init__(self, client: Client, worker: Resources | None, lost_timeout: float) -> None:
         self.client = client
+        self.import_paths = ImportPaths()
         self.worker = worker
         self.address = client.scheduler_info()["address"]
         self._lost_timeout = lost_timeout
@@ -98,9 +99,8 @@ class BatchPool(Pool):
             _check_log_folder(self.log_folder)
         self.log_folder.mkdir(parents=True, exist_ok=True)
         self._jobs = _Jobs()
-        self.security: Security | None = options.security or None
-        if options.security is True:
-            self.security = Security.temporary()
+        given = options.security
+        self.security = Security.temporary() if given is True else given or None
         self._cluster = self._start_cluster(worker)
         try:
             super().__init__(Client(self._cluster), worker, options.lost_timeout)
@@ -158,7 +158,8 @@ class BatchPool(Pool):
         )
         if self.security is not None:
             given["security"] = self.security
-        with _http_only_for(dashboard):
+        routes: dict[str, Any] = {"distributed.scheduler.http.routes": []}
+        with dask.config.set({} if dashboard is not None else routes):
             return _record_jobs(self._system.cluster_class, self._jobs)(**given)
 
     def check(self) -> None:
@@ -270,7 +271,8 @@ class BatchPool(Pool):
             return ""
         reason = self._system.explain_end(job_id)
         text = f"  Job {job_id}: {reason or 'the batch system does not say how it ended'}."
-        is_of_job = re.compile(rf"(?<!\d){re.escape(job_id)}(?!\d)").search
+        # Not hidden files: dask-jobqueue keeps keys beside the logs.
+        is_of_job = re.compile(rf"[^.].*(?<!\d){re.escape(job_id)}(?!\d)").match
         for log in sorted(path for path in self.log_folder.iterdir() if is_of_job(path.name)):
             lines = log.read_text(errors="replace").strip().splitlines()
             if lines:
@@ -380,7 +382,7 @@ def open_pool(options: PoolOptions, largest: Resources, log_folder: Path) -> Poo
         pool = BatchPool(options, largest, log_folder)
     try:
         pool.client.register_plugin(EndWithDriver())
-        pool.client.register_plugin(ImportPaths())
+        pool.client.register_plugin(pool.import_paths)
     except BaseException:
         pool.close()
         raise
@@ -413,13 +415,16 @@ class AttachedPool(Pool):
 
     def close(self) -> None:
         """Leave the pool."""
+        if self.client.status == "running":
+            with suppress(Exception):  # it goes on, or is gone
+                self.client.unregister_worker_plugin(self.import_paths.name)
         if self._is_ours:
             self.client.close()
 
 
 def _find_smallest_worker(client: Client) -> Resources | None:
     """Return what every worker has; None if one of them does not say, or there is none."""
-    workers = client.scheduler_info()["workers"].values()
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
     resources = [worker["resources"] for worker in workers]
     if not resources or not all(set(Resources._fields) <= set(found) for found in resources):
         return None
@@ -431,14 +436,6 @@ def _find_smallest_worker(client: Client) -> Resources | None:
 
 def _find_dashboard(address: str | int | None) -> str:
     return "127.0.0.1:0" if address is None else bind_locally(address)
-
-
-def _http_only_for(dashboard: str | int | None) -> ExitStack:
-    """Return a context in which a scheduler serves no pages, unless a dashboard is wanted."""
-    stack = ExitStack()
-    if dashboard is None:
-        stack.enter_context(dask.config.set({"distributed.scheduler.http.routes": []}))
-    return stack
 
 
 def _summarise(states: Sequence[JobState]) -> str:

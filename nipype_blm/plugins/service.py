@@ -1,7 +1,6 @@
 """A pool that outlives the runs that use it: ``python -m nipype_blm.plugins.service FILE``."""
 
 import json
-import os
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 from dask.utils import parse_timedelta
 
 from nipype_blm.plugins.options import Resources, parse_options
-from nipype_blm.plugins.poolfile import write_pool_file
+from nipype_blm.plugins.poolfile import remove_pool_file, write_pool_file
 from nipype_blm.plugins.pools import BatchPool, open_pool
 from nipype_blm.signals import interruptible
 
@@ -44,15 +43,13 @@ def serve(path: Path, plugin_args: Mapping[str, Any], end_after: str = "1h") -> 
         _wait(pool, stop, parse_timedelta(end_after, "s"))
     finally:
         pool.close()
-        path.unlink(missing_ok=True)
+        remove_pool_file(path)
 
 
 def _describe(pool: BatchPool) -> dict[str, Any]:
     return {
         "address": pool.address,
         "worker": pool.worker._asdict() if pool.worker else None,
-        "host": os.uname().nodename,
-        "pid": os.getpid(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "logs": str(pool.log_folder),
     }

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from nipype_blm.core.linalg import FloatArray
+from nipype_blm.io.maps import load_map
 
 _WIDTH, _ROW_HEIGHT, _TITLE_HEIGHT = 12.0, 1.85, 0.35  # inches
 _DPI = 110
@@ -81,7 +82,7 @@ def plot_z_maps(
     """
     out_dir = Path(out_dir)
     sidecars = _find_sidecars(out_dir)
-    mask: Any = nib.load(_find_mask(out_dir))
+    mask = load_map(out_dir, "blm_vox_mask", "blmm_vox_mask")
     maps = [_threshold(path, mask, alpha) for path in sidecars]
     heights = _choose_slices([image for image, _ in maps], mask)
     figure, axes = _make_rows(len(maps), title)
@@ -149,12 +150,6 @@ def _make_rows(n_rows: int, title: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _find_mask(out_dir: Path) -> Path:
-    """Return the mask of the result, of whichever model it is."""
-    masks = [_find_map(out_dir / f"{model}_vox_mask") for model in ("blm", "blmm")]
-    return masks[0] if masks[0].exists() else masks[1]
-
-
 def _find_sidecars(out_dir: Path) -> list[Path]:
     """Return the sidecars of all z maps: T contrasts first, then F, each by name."""
     found = list(out_dir.glob(f"contrasts/*{_SIDECAR_END}"))
@@ -169,16 +164,10 @@ def _read_contrast(sidecar: Path) -> dict[str, Any]:
     return contrast
 
 
-def _find_map(stem: Path) -> Path:
-    """Return a map, compressed or not."""
-    path = stem.with_name(f"{stem.name}.nii")
-    return path if path.exists() else stem.with_name(f"{stem.name}.nii.gz")
-
-
 def _threshold(sidecar: Path, mask: Any, alpha: float) -> tuple[Any, DrawnContrast]:
     """Return a z map that is 0 where it is not significant, and what it shows."""
     contrast = _read_contrast(sidecar)
-    image: Any = nib.load(_find_map(sidecar.with_suffix("")))
+    image = load_map(sidecar.parent, sidecar.stem)
     z = image.get_fdata()
     inside = np.asarray(mask.dataobj) > 0
     two_sided = contrast["Test"] == "T"

@@ -2,20 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.status import VoxelStatus, is_fitted
+from nipype_blm.io.maps import load_map
 
 
 def count_status(out_dir: Path, model: str = "blm") -> NDArray[np.intp]:
     """Return how many voxels of a model have each status, shape (256,)."""
-    names = (f"{model}_vox_status.nii", f"{model}_vox_status.nii.gz")
-    [status_file] = [out_dir / name for name in names if (out_dir / name).exists()]
-    image: Any = nib.load(status_file)
+    image = load_map(out_dir, f"{model}_vox_status")
     return np.bincount(np.asarray(image.dataobj).ravel(), minlength=256)
 
 

@@ -17,19 +17,18 @@ from nipype_blm.core.likelihoods import (
 )
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.mixtures import log_mixture_sf
-from nipype_blm.core.status import VoxelStatus
+from nipype_blm.core.status import VoxelStatus, is_fitted
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import fingerprint
-from nipype_blm.io.maps import MapInfo, make_template_header, write_map
+from nipype_blm.io.maps import MapInfo, find_map, make_template_header, write_map
 from nipype_blm.io.publish import publish
 from nipype_blm.model.compare import (
     ComparisonStatus,
     choose_mixture,
     count_variances,
     describe_mixture,
-    is_compared,
 )
-from nipype_blm.stages.results import Results, find_map, list_differences
+from nipype_blm.stages.results import Results, list_differences
 
 PREFIX = "blmm_vox_"
 MAPS = {
@@ -85,7 +84,7 @@ def compare_models(first: Path, second: Path, out_dir: Path) -> Comparison:
     status, chi2 = _compare_voxels(smaller, larger, criterion)
     numbers = np.bincount(status, minlength=max(ComparisonStatus) + 1)
     counts = {level: int(numbers[level]) for level in ComparisonStatus if numbers[level]}
-    compared = is_compared(status)
+    compared = is_fitted(status)
     if not compared.any():
         raise InputError(
             f"{smaller.folder} and {larger.folder} can be compared at no voxel: "
@@ -240,7 +239,7 @@ def _make_volumes(
     chi2_info = info("Chi2", "chi2", *dofs) if len(dofs) == 1 else info("Chi2", "none")
     log10_p = log_mixture_sf(chi2, dofs) / -np.log(10) + 0.0  # no -0
     return [
-        (info("mask", "label"), is_compared(status).astype(np.uint8)),
+        (info("mask", "label"), is_fitted(status).astype(np.uint8)),
         (info("status", "label", Levels=levels, Voxels=voxels), status),
         (chi2_info, chi2),
         (info("Chi2lp", "log10 p value"), log10_p),

@@ -64,6 +64,8 @@ class Map:
     volumes: Sequence[Volume]
     dtype: str
     everywhere: bool = False  # values at all voxels of the analysis mask, not the fitted
+    # Volumes that are nothing but rounding errors where they are small.
+    covariances: frozenset[int] = frozenset()
 
     def assemble(self, blocks: Sequence[Block], n_grid: int) -> Iterator[NDArray[Any]]:
         """Yield the volumes in file order, 0 where there is no value.
@@ -73,24 +75,26 @@ class Map:
         OverflowError
             If values are too large or too small for single precision.
         """
-        for volume in self.volumes:
+        for number, volume in enumerate(self.volumes):
+            has_units = self.info.intent == "estimate" and number not in self.covariances
             grid = np.zeros(n_grid, self.dtype)
             for block in blocks:
                 values = volume(block)
-                if self.dtype == "float32" and not self._fits_single(values):
+                if self.dtype == "float32" and not _fits_single(values, has_units):
                     raise OverflowError(f"{self.info.name} does not fit into single precision.")
                 grid[block.voxels if self.everywhere else block.fitted] = values
             yield grid
 
-    def _fits_single(self, values: NDArray[Any]) -> bool:
-        """Return whether values keep their digits; a p-value may well become 0."""
-        limits = np.finfo(np.float32)
-        size = np.abs(values)
-        if self.info.intent == "p value" or not size.size:
-            return True
-        if size.min() < limits.tiny and (size[size > 0] < limits.tiny).any():
-            return False
-        return bool(size.max() <= limits.max)
+
+def _fits_single(values: NDArray[Any], has_units: bool) -> bool:
+    """Return whether values keep their digits, where they are not far below the largest one.
+
+    Small ones without units, such as p-values, may well become 0.
+    """
+    limits = np.finfo(np.float32)
+    largest = np.abs(values).max(initial=0)
+    is_small = 0 < largest < limits.tiny / limits.eps
+    return bool(largest <= limits.max) and not (has_units and is_small)
 
 
 def list_maps(spec: ModelSpec, tests: ContrastSpec, minimum_dof: Sequence[float]) -> list[Map]:
@@ -159,8 +163,14 @@ def _estimate_maps(spec: ModelSpec) -> list[Map]:
         pairs = [(max(i, j), min(i, j)) for i in range(p) for j in range(p)]
         packed = [high * (high + 1) // 2 + low for high, low in pairs]
         labels = tuple(f"{a} x {b}" for a in names for b in names)
-        maps.append(Map(info("cov", labels), _rows("cov", packed), dtype))
+        cov = Map(info("cov", labels), _rows("cov", packed), dtype, covariances=_off_diagonal(p))
+        maps.append(cov)
     return maps
+
+
+def _off_diagonal(n: int) -> frozenset[int]:
+    """Return the numbers of the entries of an n x n matrix, row by row, off its diagonal."""
+    return frozenset(range(n * n)) - frozenset(range(0, n * n, n + 1))
 
 
 def _variance_maps(spec: ModelSpec) -> list[Map]:
@@ -207,7 +217,7 @@ def find_intercepts(factors: Sequence[RandomFactor]) -> dict[str, tuple[int, flo
             if column[0] != 0 and (column == column[0]).all():
                 row = offset + effect * q - effect * (effect - 1) // 2  # of vech, the diagonal
                 found[factor.name] = (row, float(column[0]))
-        offset += factor.n_variances
+        offset += factor.n_entries
     return found
 
 
@@ -317,19 +327,27 @@ def _maps_of_contrast(
         volumes: Sequence[Volume],
         labels: tuple[str, ...] | None = None,
         parameters: tuple[float, ...] = (),
+        covariances: frozenset[int] = frozenset(),
     ) -> Map:
         name = contrast_map_name(label, kind, contrast)
         text = f"{description}: {contrast.name}"
-        return Map(
-            MapInfo(name, text, intent, parameters, labels, details), volumes, spec.map_dtype
-        )
+        info = MapInfo(name, text, intent, parameters, labels, details)
+        return Map(info, volumes, spec.map_dtype, covariances=covariances)
 
     effects = [volume("effect", i) for i in range(q)]
     variances = [volume("variance", i) for i in range(q * q)]
+    variance_labels = pairs if contrast.is_f else None
     df = ",".join(f"{n:g}" for n in dof)
     maps = [
         add("effect", "Effect", "estimate", effects, rows),
-        add("variance", "Variance", "estimate", variances, pairs if contrast.is_f else None),
+        add(
+            "variance",
+            "Variance",
+            "estimate",
+            variances,
+            variance_labels,
+            covariances=_off_diagonal(q),
+        ),
         add("stat", f"{test}_[{df}]", intent, [volume("stat")], parameters=dof),
         add("z", f"z with the upper tail of {test}", "z score", [volume("z")]),
         add("p", f"Uncorrected p ({tail})", "p value", [p_value]),

@@ -111,7 +111,9 @@ class _Design(NamedTuple):
     effect_names: tuple[tuple[str, ...], ...]  # of the random effects of each factor
 
 
-def prepare_run(config: ModelConfig, parallel_nodes: int | None = None) -> PreparedRun:
+def prepare_run(
+    config: ModelConfig, parallel_nodes: int | None = None, work_folder: Path | None = None
+) -> PreparedRun:
     """Check everything that can be checked without reading voxels of the images.
 
     Parameters
@@ -119,6 +121,8 @@ def prepare_run(config: ModelConfig, parallel_nodes: int | None = None) -> Prepa
     config : ModelConfig
     parallel_nodes : int, optional
         Nodes that run at the same time; default: as the configuration says.
+    work_folder : Path, optional
+        Where intermediate files go; default: as the configuration says.
 
     Raises
     ------
@@ -147,6 +151,11 @@ def prepare_run(config: ModelConfig, parallel_nodes: int | None = None) -> Prepa
     mask = read_mask_of(config.analysis_mask, "analysis_mask")
     allowed = read_mask_of(config.Missingness.Masking, "Missingness.Masking")
     problems += _check_folders(config)
+    if work_folder is None and "[" in str(config.workflow_folder):  # Nipype takes it for a pattern
+        problems.append(
+            f"The folder for intermediate files, {config.workflow_folder}, has a bracket in its "
+            "path, which Nipype cannot work in; choose another work_dir."
+        )
     problems += _check_overwriting(config, entries)
     design = sizes = plan = None
     if table is not None and expected is not None:
@@ -156,6 +165,8 @@ def prepare_run(config: ModelConfig, parallel_nodes: int | None = None) -> Prepa
         plan = problems.attempt(
             _plan_sizes, config, sizes, mask is not None, parallel_nodes or config.parallel_nodes
         )
+    if plan is not None and mask is not None:
+        problems += _check_disk(plan, config.outdir, work_folder or config.workflow_folder)
     if problems or design is None or mask is None or allowed is None or not sizes or not plan:
         raise InputError(problems)
     spec = _make_spec(config, design, images, mask, allowed, sizes, plan)
@@ -218,8 +229,6 @@ def _plan_sizes(
             f"MAXMEM is {config.MAXMEM} bytes, too little for even one voxel; how much is needed "
             "can be told when the analysis mask can be read."
         ) from error
-    if is_mask_known:
-        _check_disk(config, plan)
     return plan
 
 
@@ -239,7 +248,7 @@ def _measure(config: ModelConfig, design: _Design, images: _Found, n_voxels: int
         with_cov=config.OutputCovB,
         is_compressed=any(e.image.suffix in _COMPRESSED for e in images.entries),
         columns_of_rows=count_columns_of_rows(design.factors) if design.factors else (),
-        n_variances=sum(factor.n_variances for factor in design.factors),
+        n_variances=sum(factor.n_entries for factor in design.factors),
     )
 
 
@@ -409,7 +418,7 @@ def _describe_difference(header: ImageHeader, expected: ImageHeader) -> str | No
 def _read_entry(listed: ListedPath) -> tuple[ImageEntry, ImageHeader] | str:
     try:
         size, mtime_ns = stat_file(listed.path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path can have a null byte
         size = mtime_ns = 0  # reading the header says what is wrong
     try:
         header = _read_header_once(listed.path, size, mtime_ns)
@@ -516,28 +525,28 @@ def _check_overwriting(config: ModelConfig, images: list[ImageEntry]) -> list[st
     return problems
 
 
-def _check_disk(config: ModelConfig, plan: Plan) -> None:
+def _check_disk(plan: Plan, out_dir: Path, work_folder: Path) -> list[str]:
     """Compare what a run needs with what is free on each disk.
 
     Intermediate files of an earlier run count as free, because new ones take their place; its
     maps do not, because they stay until the new ones are complete.
     """
-    need = {config.workflow_folder: plan.disk_bytes, config.outdir: plan.map_bytes}
-    disks: dict[int, list[Path]] = {}
-    for folder in need:
-        disks.setdefault(_existing_folder(folder).stat().st_dev, []).append(folder)
+    needs = [(work_folder, plan.disk_bytes), (out_dir, plan.map_bytes)]
+    disks: dict[int, list[tuple[Path, int]]] = {}
+    for folder, size in needs:
+        disks.setdefault(_existing_folder(folder).stat().st_dev, []).append((folder, size))
     problems = []
-    for folders in disks.values():
-        required = sum(need[folder] for folder in folders)
+    for needs_of_disk in disks.values():
+        folders, sizes = zip(*needs_of_disk, strict=True)
+        required = sum(sizes)
         free = shutil.disk_usage(_existing_folder(folders[0])).free
-        if required > free and config.workflow_folder in folders:
-            files = config.workflow_folder.rglob("*.blm")
+        if required > free and work_folder in folders:
+            files = work_folder.rglob("*.blm")
             free += sum(path.stat().st_size for path in files)
         if required > free:
             problems.append(
                 f"The disk of {' and '.join(map(str, folders))} has {free / 1e6:,.1f} MB free, "
-                f"but up to {required / 1e6:,.1f} MB are needed; free some space, or choose "
-                "another outdir or work_dir."
+                f"but up to {required / 1e6:,.1f} MB are needed; free some space, or choose a "
+                "folder on another disk."
             )
-    if problems:
-        raise InputError(problems)
+    return problems

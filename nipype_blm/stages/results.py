@@ -13,12 +13,11 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.voxels import find_runs
 from nipype_blm.errors import InputError
 from nipype_blm.io.images import ImageReader, describe_grid_difference, read_header, read_mask
+from nipype_blm.io.maps import EXTENSIONS, find_map
 from nipype_blm.io.tables import read_labels, read_table, read_yaml
 from nipype_blm.model.config import BlmConfig, BlmmConfig, ModelConfig, parse_config
 from nipype_blm.model.random import FactorTable, check_factors, make_factors
 from nipype_blm.stages.plan import list_files
-
-EXTENSIONS = (".nii", ".nii.gz")
 
 
 class Results:
@@ -119,16 +118,6 @@ class Results:
         for row, volume in zip(values, volumes, strict=True):
             reader.read(path, volume, row)
         return values
-
-
-def find_map(folder: Path, name: str) -> Path | None:
-    """Return the file of a map, if there is one, compressed or not."""
-    found = [path for end in EXTENSIONS if (path := folder / f"{name}{end}").is_file()]
-    if len(found) > 1:
-        raise InputError(
-            f"{folder} has both {found[0].name} and {found[1].name}; remove the older one."
-        )
-    return found[0] if found else None
 
 
 def list_differences(one: Results, other: Results) -> list[str]:

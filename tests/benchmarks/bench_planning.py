@@ -51,10 +51,10 @@ def make_many(folder: Path, n_obs: int, extension: str) -> list[Path]:
 
 def plan_once(config_file: str, folder: str) -> None:
     """Plan a run, by the stage alone."""
-    from nipype_blm.model.config import parse_config
+    from nipype_blm.model.config import BlmConfig, parse_config
     from nipype_blm.stages.plan import prepare_run, write_plan
 
-    config = parse_config(yaml.safe_load(Path(config_file).read_text()))
+    config = parse_config(yaml.safe_load(Path(config_file).read_text()), model=BlmConfig)
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_plan(prepare_run(config), Path(folder))
 
@@ -199,7 +199,7 @@ def measure_sizes(spec: Any, is_compressed: bool) -> Any:
         with_cov=spec.with_cov,
         is_compressed=is_compressed,
         columns_of_rows=count_columns_of_rows(spec.factors) if spec.factors else (),
-        n_variances=sum(factor.n_variances for factor in spec.factors),
+        n_variances=sum(factor.n_entries for factor in spec.factors),
     )
 
 

@@ -5,7 +5,7 @@ import yaml
 from nipype_blm import __version__
 from nipype_blm.io.inputs import read_versions, write_inputs
 from nipype_blm.io.tables import read_yaml
-from nipype_blm.model.config import parse_config
+from nipype_blm.model.config import BlmConfig, parse_config
 
 
 def make_config(tmp_path):
@@ -23,6 +23,7 @@ def make_config(tmp_path):
             ],
         },
         tmp_path,
+        model=BlmConfig,
     )
 
 
@@ -31,7 +32,7 @@ def test_the_same_configuration_is_read_from_inputs_yml_wherever_it_lies(tmp_pat
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     path = write_inputs(folder / "inputs.yml", config)
-    again = parse_config(read_yaml(path), path.parent)
+    again = parse_config(read_yaml(path), path.parent, model=BlmConfig)
     assert again.model_copy(update={"versions": None}) == config
 
 

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 
 from nipype_blm.core.factors import RandomFactor
+from nipype_blm.core.status import FIRST_DROPPED, is_fitted
 from nipype_blm.errors import InputError
 from nipype_blm.model.compare import (
-    FIRST_EXCLUDED,
     ComparisonStatus,
     choose_mixture,
     count_compared,
     count_variances,
     describe_mixture,
-    is_compared,
 )
 
 LEVEL = np.array([0, 0, 1, 1, 2, 2, 3, 3], np.int32)
@@ -109,9 +108,9 @@ def test_a_mixture_is_named_in_words():
 
 def test_every_status_says_whether_the_voxel_is_in_the_result():
     values = np.array(list(ComparisonStatus), np.uint8)
-    compared = dict(zip(ComparisonStatus, is_compared(values), strict=True))
+    compared = dict(zip(ComparisonStatus, is_fitted(values), strict=True))
     for status in ComparisonStatus:
         is_in = status.meaning.startswith("compared")
         assert compared[status] == is_in
-        assert (status >= FIRST_EXCLUDED) == bool(re.match("excluded: ", status.meaning))
+        assert (status >= FIRST_DROPPED) == bool(re.match("excluded: ", status.meaning))
         assert count_compared({status: 3, ComparisonStatus.OUTSIDE: 5}) == 3 * is_in

@@ -28,7 +28,7 @@ GOOD = {
 
 
 def parse(base=Path("/base"), **changes):
-    return parse_config(GOOD | changes, base)
+    return parse_config(GOOD | changes, base, model=BlmConfig)
 
 
 def problems_of(**changes):
@@ -57,14 +57,14 @@ def test_each_mandatory_field_is_asked_for(field):
 
 def test_all_mandatory_fields_are_asked_for_together():
     with pytest.raises(InputError) as error:
-        parse_config({})
+        parse_config({}, model=BlmConfig)
     assert len(error.value.problems) == len(GOOD)
 
 
 @pytest.mark.parametrize("data", [None, [], "X: design.csv", 5])
 def test_a_configuration_without_fields_is_refused(data):
     with pytest.raises(InputError, match="not a list of fields"):
-        parse_config(data)
+        parse_config(data, model=BlmConfig)
 
 
 def test_relative_paths_are_resolved_and_absolute_ones_kept():
@@ -350,13 +350,13 @@ def test_a_configuration_is_read_back_from_its_plain_values():
         images_per_batch=5,
         sim=1,
     )
-    assert parse_config(config.to_yaml_dict(), Path("/another")) == config
+    assert parse_config(config.to_yaml_dict(), Path("/another"), model=BlmConfig) == config
 
 
 @given(st.fractions(0, 1))
 def test_min_percent_is_read_back_exactly(fraction):
     config = parse(Missingness={"MinPercent": str(fraction)})
-    again = parse_config(config.to_yaml_dict())
+    again = parse_config(config.to_yaml_dict(), model=BlmConfig)
     assert again.Missingness.MinPercent == fraction
 
 
@@ -691,5 +691,5 @@ def test_what_is_valid_of_a_faulty_mixed_configuration_is_kept():
 
 
 def test_a_faulty_linear_configuration_is_salvaged_as_one():
-    config = salvage_config(MIXED, Path("/base"))
+    config = salvage_config(MIXED, Path("/base"), model=BlmConfig)
     assert config == parse()

@@ -33,7 +33,7 @@ class MixedEstimates(NamedTuple):
     n_obs: NDArray[np.int32]  # (n_voxels,)
     beta: FloatArray  # (n_params, n_fitted)
     sigma2: FloatArray  # (n_fitted,), residual variance
-    D: FloatArray  # (n_variances, n_fitted), vech(D_k) column by column, factor by factor
+    D: FloatArray  # (n_entries, n_fitted), vech(D_k) column by column, factor by factor
     llh: FloatArray  # (n_fitted,), maximised log-likelihood, or the restricted one
     resms: FloatArray  # (n_fitted,), |y - X beta|^2 / (n_obs - n_params)
     nit: NDArray[np.int32]  # (n_fitted,), evaluations of the likelihood

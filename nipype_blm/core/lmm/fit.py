@@ -329,7 +329,7 @@ def _fit(
     """Fit all voxels of `order`; return the results, and vech(D) in the units of Z."""
     scales = [scale_effects(factor) for factor in factors]
     engine = _choose_engine(factors, scales, design.Q, options, batches)
-    n_entries = sum(factor.n_variances for factor in factors)
+    n_entries = sum(factor.n_entries for factor in factors)
     results = make_results(len(voxels.effect), n_entries, engine.n_spread, voxels.rss.size)
 
     def run(fit: Fit, order: NDArray[np.int64]) -> None:
@@ -375,7 +375,7 @@ def _scale_back(
     found: dict[int, FloatArray] = {}
     position = 0
     for i in order:
-        stop = position + factors[i].n_variances
+        stop = position + factors[i].n_entries
         found[i] = _transform_vech(D[position:stop], scales[i])
         position = stop
     return np.concatenate([found[i] for i in range(len(factors))])

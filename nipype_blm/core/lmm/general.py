@@ -58,7 +58,7 @@ class GeneralWork(NamedTuple):
 def make_layout(factors: Sequence[RandomFactor]) -> Layout:
     """Return the layout of factors, the eliminated one first."""
     columns = np.cumsum([0, 0, *(factor.n_columns for factor in factors[1:])])
-    entries = np.cumsum([0, *(factor.n_variances for factor in factors)])
+    entries = np.cumsum([0, *(factor.n_entries for factor in factors)])
     return Layout(
         np.array([factor.n_effects for factor in factors], np.int64),
         np.array([factor.n_levels for factor in factors], np.int64),

@@ -131,7 +131,7 @@ def make_general_model(
         scale[f, :q, :q] = scales[order[f]]
         if factor.correlated:
             blocks.append((q, f, 0))
-            pick += [int(layout.entry[f]) + e for e in range(factor.n_variances)]
+            pick += [int(layout.entry[f]) + e for e in range(factor.n_entries)]
         else:
             blocks += [(1, f, a) for a in range(q)]
             pick += [int(layout.entry[f]) + a * (a + 3) // 2 for a in range(q)]

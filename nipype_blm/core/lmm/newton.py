@@ -21,12 +21,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nipype_blm.core._jit import routine
 from nipype_blm.core.linalg import FloatArray, packed_size
-
-IntArray = NDArray[np.int64]
+from nipype_blm.core.lmm.levels import IntArray
 
 GO_ON, INTERIOR, BOUNDARY, STUCK, NO_RESIDUAL, UNDEFINED, UNIDENTIFIED = range(7)
 

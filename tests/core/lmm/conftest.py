@@ -110,7 +110,7 @@ def _spread(
     n_params = len(estimates.beta)
     D, position = [], 0
     for factor in factors:
-        size = factor.n_variances
+        size = factor.n_entries
         columns, rows = np.triu_indices(factor.n_effects)  # column by column
         D.append(put(_unpack(estimates.D[position : position + size], rows, columns)))
         position += size
