@@ -37,8 +37,10 @@ def interruptible() -> Iterator[list[int]]:
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
         raise KeyboardInterrupt
 
-    # One that is ignored stays so: SIGHUP below nohup, SIGINT in the background of a script.
-    numbers = [n for n in _ENDING if signal.getsignal(n) is not signal.SIG_IGN]
+    # One that is ignored stays so: SIGHUP below nohup, SIGINT in the background of a script.  One
+    # that the caller handles does, too.
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    numbers = [n for n in _ENDING if signal.getsignal(n) in defaults]
     before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield received

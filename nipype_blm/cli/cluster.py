@@ -3,12 +3,15 @@
 import argparse
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,7 @@ def _start(arguments: argparse.Namespace) -> int:
     from dask.utils import parse_timedelta
 
     from nipype_blm.plugins.options import parse_options
+    from nipype_blm.plugins.poolfile import read_pool_file
 
     plugin_args = {"cluster": arguments.cluster} | read_arguments(arguments.plugin_args)
     if arguments.n_workers is not None:
@@ -117,15 +121,16 @@ def _start(arguments: argparse.Namespace) -> int:
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
+            cwd=path.parent,  # that of this command may be removed while the pool runs
             start_new_session=True,
         )
     assert process.stdin is not None
     given = {"plugin_args": plugin_args, "end_after": arguments.end_after}
-    process.stdin.write(json.dumps(given, default=str).encode())
-    process.stdin.close()
     try:
+        process.stdin.write(json.dumps(given, default=str).encode())
+        process.stdin.close()
         for _ in range(10 * _SECONDS_TO_START):
-            if path.exists():
+            if path.exists() and read_pool_file(path).get("pid") == process.pid:
                 print(f"The pool of {path} is ready; its log is {log}.")
                 return OK
             if process.poll() is not None:
@@ -180,7 +185,7 @@ def _run(arguments: argparse.Namespace) -> int:
     """Run each command as a node: with its output, resuming and errors."""
     from nipype import logging
     from nipype.interfaces.base import CommandLine
-    from nipype.pipeline.engine import MapNode, Workflow
+    from nipype.pipeline.engine import Node, Workflow
 
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.plugins import DaskPlugin
@@ -195,13 +200,12 @@ def _run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.list} has no command; expected one a line.")
     folder = arguments.work_dir or arguments.list.with_name(f"{arguments.list.name}.work")
     here = shlex.quote(str(Path.cwd()))
-    bash = CommandLine("bash", terminal_output="file")
-    commands_node = MapNode(bash, iterfield=["args"], name="command")
-    arguments_of_bash = [f"-c {shlex.quote(f'cd {here} || exit; {line}')}" for line in commands]
-    commands_node.inputs.args = arguments_of_bash
-    as_given = dict(zip(arguments_of_bash, commands, strict=True))
+    as_given = dict(zip(_name_nodes(commands), commands, strict=True))
     workflow = Workflow("commands", base_dir=str(folder.absolute()))
-    workflow.add_nodes([commands_node])
+    for name, line in as_given.items():
+        bash = CommandLine("bash", terminal_output="file")
+        bash.inputs.args = f"-c {shlex.quote(f'cd {here} || exit; {line}')}"
+        workflow.add_nodes([Node(bash, name)])
     workflow.config["execution"] = {
         "crashdump_dir": str(folder.absolute() / "crashes"),
         "crashfile_format": "txt",
@@ -214,9 +218,7 @@ def _run(arguments: argparse.Namespace) -> int:
         def note(node: Any, status: str) -> None:
             nonlocal n_done
             note_node(node, status)
-            # One command is a MapNode; several are nodes of their own, and end before theirs.
-            is_command = len(commands) == 1 or not isinstance(node, MapNode)
-            n_done += status == "end" and is_command
+            n_done += status == "end"
             if status == "exception":
                 failed.append(node)
 
@@ -230,11 +232,22 @@ def _run(arguments: argparse.Namespace) -> int:
             if not failed:
                 raise
     for node in failed:
-        given = node.inputs.args  # a list of one where there is one command
-        say(f"failed: {as_given[given if isinstance(given, str) else given[0]]}")
-    output = folder / workflow.name / commands_node.name / "mapflow" / "*" / "output.nipype"
+        say(f"failed: {as_given[node.name]}")
+    output = folder / workflow.name / "*" / "output.nipype"
     print(f"{n_done} of {len(commands)} commands ended well; output: {output}")
     return FAILED if failed else OK
+
+
+def _name_nodes(commands: Sequence[str]) -> list[str]:
+    """Return a name for each command, the same wherever it stands in the list."""
+    names: list[str] = []
+    seen: Counter[str] = Counter()
+    for line in commands:
+        seen[line] += 1
+        readable = re.sub(r"\W+", "_", line, flags=re.ASCII)[:40]
+        digest = sha256(line.encode()).hexdigest()[:8]
+        names.append(f"{readable}_{digest}_{seen[line]}")
+    return names
 
 
 if __name__ == "__main__":

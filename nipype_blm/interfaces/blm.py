@@ -306,6 +306,8 @@ class BLM(BLMInterface):
         if not isdefined(self.inputs.out_dir):
             return False
         out_dir = Path(self.inputs.out_dir)
+        if not out_dir.is_absolute():  # below the node's own folder
+            return False
         try:
             return not is_written_for(out_dir / "inputs.yml", self._make_config(out_dir))
         except InputError:

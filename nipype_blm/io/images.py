@@ -3,6 +3,7 @@
 import functools
 import gzip
 import math
+import re
 import threading
 import zlib
 from collections.abc import Iterator
@@ -123,9 +124,18 @@ def _parse_header(path: Path, start: bytes) -> ImageHeader:
         if parsed.offset < _VOXELS_START:
             raise ValueError(f"its voxels would start at byte {parsed.offset}, in the header")
         return parsed
-    if path.name.endswith(".hdr.gz"):
-        _check_gzip(path)  # nibabel does not
-    image: Any = nib.load(path)
+    pair = _find_pair(path)
+    if pair is None and _is_header(path):
+        raise ValueError("its voxels, in a file that ends in .img, are not there")
+    for file in (path, pair):
+        if file is not None and _is_header(file) and is_gzip(file):
+            _check_gzip(file)  # nibabel does not
+    try:
+        image: Any = nib.load(path)
+    except ImageFileError:
+        if is_gzip(path):
+            _check_gzip(path)  # which may be why
+        raise
     if not isinstance(image, SpatialImage):
         raise ValueError(f"it is a {type(image).__name__}, not one of volumes")
     shape, n_volumes = _split_shape(image.shape)
@@ -146,11 +156,23 @@ def _parse_header(path: Path, start: bytes) -> ImageHeader:
 
 def find_voxels(path: Path) -> Path:
     """Return the file that has the voxels of an image, whose header may have one of its own."""
-    name = path.name
-    for header, voxels in ((".hdr", ".img"), (".hdr.gz", ".img.gz")):
-        if name.endswith(header):
-            return path.with_name(name.removesuffix(header) + voxels)
-    return path
+    pair = _find_pair(path)
+    return path if pair is None or not _is_header(path) else pair
+
+
+def _is_header(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(".hdr")
+
+
+def _find_pair(path: Path) -> Path | None:
+    """Return the other file of an image of two: of .hdr and .img, in either case."""
+    found = re.fullmatch(r"(.*)\.(hdr|img)(\.gz)?", path.name, re.IGNORECASE)
+    if found is None:
+        return None
+    stem, kind, end = found.groups(default="")
+    other = {"hdr": "img", "img": "hdr", "HDR": "IMG", "IMG": "HDR"}.get(kind)
+    pair = path.with_name(f"{stem}.{other}{end}")
+    return pair if pair.exists() else None
 
 
 def _is_nifti1(start: bytes | bytearray) -> bool:
@@ -221,7 +243,7 @@ def _format(affine: NDArray[np.float64]) -> list[list[float]]:
 def check_size(path: Path, header: ImageHeader, size: int) -> None:
     """Refuse an uncompressed image that is too short for its voxels, without reading them."""
     voxels = find_voxels(path)
-    if voxels != path:
+    if _find_pair(path) is not None:  # the size is that of both
         size = voxels.stat().st_size
     needed = header.offset + header.n_volumes * header.n_grid * header.dtype.itemsize
     is_short = header.offset >= 0 and size < needed
@@ -449,13 +471,8 @@ def stat_file(path: Path) -> tuple[int, int]:
 
     For an image of two files (.hdr and .img), the sums of both: a change of either shows.
     """
-    paths = [path]
-    for one, other in ((".img", ".hdr"), (".hdr", ".img")):
-        name = path.name.removesuffix(".gz")
-        if name.endswith(one):
-            partner = path.with_name(path.name.replace(one, other))
-            paths += [partner] if partner.exists() else []
-    found = [each.stat() for each in paths]
+    pair = _find_pair(path)
+    found = [each.stat() for each in (path, pair) if each is not None]
     return sum(each.st_size for each in found), sum(each.st_mtime_ns for each in found)
 
 

@@ -19,7 +19,7 @@ from nipype_blm.model.config import resolve_path
 _MISSING = ("", "na", "n/a")
 # Such as "20;0" of a line 20;0,345: the comma is a decimal one.
 _DECIMAL_COMMA, _ADVICE = re.compile(r"^'[-+]?\d+,\d+'"), "  Decimals need a point, not a comma."
-_TWO_NUMBERS = re.compile(r"[-+.\d]+[;\t ]+[-+.\d]+$")
+_TWO_NUMBERS = re.compile(r"[-+.\deE]+([;\t ]+[-+.\deE]+)+$")
 
 
 def read_text(path: Path, what: str) -> str:

@@ -42,6 +42,8 @@ class BatchSystem:
 
     can_list = False
     query = ""
+    # Gives jobs the environment of who submits them, where they do not have it anyway.
+    export_option: str | None = None
 
     def __init__(self, name: str, cluster: str, module: str = "dask_jobqueue") -> None:
         self.name = name
@@ -88,6 +90,12 @@ class BatchSystem:
                 _ask(*command, *job_ids)
             except QueryError as error:  # most often that they have ended
                 logger.debug("Jobs were not cancelled: %s", error)
+
+
+class PBS(BatchSystem):
+    """PBS and Torque."""
+
+    export_option = "-V"
 
 
 class LocalProcesses(BatchSystem):
@@ -174,6 +182,7 @@ class GridEngine(BatchSystem):
 
     can_list = True
     query = "qstat"
+    export_option = "-V"
 
     def list_jobs(self) -> dict[str, JobState]:
         """Return the jobs of this user that have not ended, by number."""
@@ -209,7 +218,7 @@ BATCH_SYSTEMS: dict[str, BatchSystem] = {
         BatchSystem("lsf", "LSFCluster"),
         BatchSystem("moab", "MoabCluster"),
         BatchSystem("oar", "OARCluster"),
-        BatchSystem("pbs", "PBSCluster"),
+        PBS("pbs", "PBSCluster"),
         LocalProcesses(LOCAL, "LocalCluster", "nipype_blm.plugins.local"),
         GridEngine("sge", "SGECluster"),
         Slurm("slurm", "SLURMCluster"),

@@ -1,5 +1,7 @@
 """Nipype's plugin for pools of Dask workers."""
 
+import os
+import pickle
 import sys
 import threading
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from distributed import Client, Future, KilledWorker
 from nipype.pipeline.plugins.base import DistributedPluginBase
 
 from nipype_blm.errors import InputError
+from nipype_blm.plugins.modules import LOADING, Main
 from nipype_blm.plugins.options import GIB, Resources, describe_worker, parse_options
 from nipype_blm.plugins.pools import Pool, PoolError, open_pool
 from nipype_blm.plugins.worker import PROGRESS, STARTED, NodeError, run_node, running
@@ -70,6 +73,11 @@ class DaskPlugin(DistributedPluginBase):
     def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
         """Run a graph; the pool ends with it, however it ends."""
         execution = {**config["execution"], "poll_sleep_duration": _SECONDS_BETWEEN_LOOKS}
+        if LOADING in os.environ:
+            raise InputError(
+                f"{os.environ[LOADING]} starts a run while a worker reads the classes that it "
+                "defines; put the lines that run the workflow below `if __name__ == '__main__':`."
+            )
         self.pending_tasks: list[tuple[int, int]] = []  # what an interrupted run has left
         try:
             with interruptible():
@@ -157,13 +165,15 @@ class DaskPlugin(DistributedPluginBase):
         assert self._pool is not None
         node = task.node
         key = f"{node.name}-{uuid4().hex}"  # a new one each time: Dask remembers what failed
+        pickled, main = _pickle(node)
         task.keys.append(key)
         self._by_key[key] = task
         task.future = self._pool.client.submit(
             run_node,
-            cloudpickle.dumps(node),
+            pickled,
             task.updatehash,
             key,
+            main,
             key=key,
             pure=False,
             resources=_find_needs(node)._asdict() if self._pool.worker else None,
@@ -253,6 +263,27 @@ class _Task:
         self.n_innocent = 0  # how often it was submitted again without a start
         self.keys: list[str] = []  # of all submissions
         self.future: Future
+
+
+def _pickle(node: Any) -> tuple[bytes, Main | None]:
+    """Return a node as bytes, and the script that workers need to read them.
+
+    Nipype pickles nodes itself, on the worker, which has to find classes of ``__main__`` there.
+    """
+    pickled = cloudpickle.dumps(node)
+    if b"__main__" not in pickled:
+        return pickled, None
+    try:
+        pickled = pickle.dumps(node)
+    except Exception:  # of many kinds; what only cloudpickle can hold is in no module
+        return pickled, None
+    main = Main.find()
+    if b"__main__" in pickled and main is None:
+        raise InputError(
+            f"Node {node.fullname or node.name} uses a class of this session or notebook, which "
+            "workers cannot import; put it into a module, beside your script or notebook."
+        )
+    return pickled, main if b"__main__" in pickled else None
 
 
 def _find_needs(node: Any) -> Resources:

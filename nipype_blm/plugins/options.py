@@ -220,6 +220,8 @@ def _check_cluster(options: PoolOptions) -> list[str]:
     if isinstance(options.cluster, str) and options.cluster not in BATCH_SYSTEMS:
         valid = ", ".join(sorted(BATCH_SYSTEMS))
         return [f"{options.cluster!r} is not a cluster type; choose one of {valid}."]
+    if getattr(options.cluster, "asynchronous", False):
+        return [f"cluster is {options.cluster!r}, an asynchronous one; give one that is not."]
     is_ready = isinstance(options.cluster, Client) or hasattr(options.cluster, "scheduler_address")
     if not isinstance(options.cluster, str) and not is_ready and options.scheduler_file is None:
         return [f"cluster is {options.cluster!r}, expected a name, or a Dask client or cluster."]

@@ -52,8 +52,12 @@ def write_pool_file(
         json.dump({**content, **_describe_process(), "tls": tls}, file, indent=1)
     try:
         path.hardlink_to(part)  # complete, or not at all
+    except FileExistsError:
+        raise
+    except OSError:  # not on all file systems
+        part.replace(path)
     finally:
-        part.unlink()
+        part.unlink(missing_ok=True)
 
 
 def remove_pool_file(path: Path) -> None:
@@ -85,7 +89,12 @@ def connect(path: Path) -> tuple[Client, dict[str, Any]]:
     tls = found.get("tls")
     security = Security(require_encryption=True, **tls) if tls else None
     try:
-        client = Client(found["address"], security=security, timeout=_SECONDS_TO_CONNECT)
+        client = Client(
+            found["address"],
+            security=security,
+            timeout=_SECONDS_TO_CONNECT,
+            set_as_default=False,
+        )
     except OSError as error:
         raise InputError(
             f"The pool of {path} does not answer at {found['address']} ({error}); start it again "

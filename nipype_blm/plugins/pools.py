@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import re
 import shlex
 import sys
@@ -18,6 +19,7 @@ from distributed.utils import get_ip
 
 from nipype_blm.errors import InputError
 from nipype_blm.plugins.batch import BatchSystem, JobState, QueryError
+from nipype_blm.plugins.modules import ImportPaths
 from nipype_blm.plugins.options import (
     PoolOptions,
     Resources,
@@ -26,9 +28,9 @@ from nipype_blm.plugins.options import (
     describe_worker,
 )
 from nipype_blm.plugins.poolfile import connect
-from nipype_blm.plugins.scaling import JobScaling, count_unfinished, group_workers
+from nipype_blm.plugins.scaling import JobScaling, count_unfinished, find_job, group_workers
 from nipype_blm.plugins.settings import set_defaults
-from nipype_blm.plugins.worker import EndWithDriver, ImportPaths
+from nipype_blm.plugins.worker import EndWithDriver
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +105,8 @@ class BatchPool(Pool):
         self.security = Security.temporary() if given is True else given or None
         self._cluster = self._start_cluster(worker)
         try:
-            super().__init__(Client(self._cluster), worker, options.lost_timeout)
+            client = Client(self._cluster, set_as_default=False)
+            super().__init__(client, worker, options.lost_timeout)
         except BaseException:
             self._cluster.close()
             raise
@@ -158,6 +161,10 @@ class BatchPool(Pool):
         )
         if self.security is not None:
             given["security"] = self.security
+        if self._system.export_option is not None:
+            directives = [str(item) for item in options.get("job_extra_directives") or []]
+            if not any(item.startswith(("-v", "-V")) for item in directives):
+                given["job_extra_directives"] = [*directives, self._system.export_option]
         routes: dict[str, Any] = {"distributed.scheduler.http.routes": []}
         with dask.config.set({} if dashboard is not None else routes):
             return _record_jobs(self._system.cluster_class, self._jobs)(**given)
@@ -263,8 +270,11 @@ class BatchPool(Pool):
 
     def explain_loss(self, where: dict[str, Any]) -> str:
         """Return the likely reason why the worker of a node was lost, and its log."""
-        job_id = None if self._options.is_local else where.get("job_id")
-        return self._explain_job(job_id).strip() or super().explain_loss(where)
+        if self._options.is_local:
+            job = find_job(where["name"], self._cluster)
+            logs = self.log_folder.glob(f"{job}-{os.getpid()}.log")
+            return super().explain_loss(where) + _quote_ends(logs)
+        return self._explain_job(where.get("job_id")).strip() or super().explain_loss(where)
 
     def _explain_job(self, job_id: str | None) -> str:
         if job_id is None:
@@ -273,11 +283,9 @@ class BatchPool(Pool):
         text = f"  Job {job_id}: {reason or 'the batch system does not say how it ended'}."
         # Not hidden files: dask-jobqueue keeps keys beside the logs.
         is_of_job = re.compile(rf"[^.].*(?<!\d){re.escape(job_id)}(?!\d)").match
-        for log in sorted(path for path in self.log_folder.iterdir() if is_of_job(path.name)):
-            lines = log.read_text(errors="replace").strip().splitlines()
-            if lines:
-                text += f"\nThe end of {log}:\n" + "\n".join(lines[-_LINES_OF_LOG:])
-        return text
+        return text + _quote_ends(
+            path for path in self.log_folder.iterdir() if is_of_job(path.name)
+        )
 
     def close(self) -> None:
         """Cancel all jobs."""
@@ -308,6 +316,16 @@ class _Jobs:
             failure = self._failures[-1] if self._failures else None
             self._failures.clear()
         return failure
+
+
+def _quote_ends(logs: Iterable[Path]) -> str:
+    """Return the ends of logs, those that are not empty."""
+    text = ""
+    for log in sorted(logs):
+        lines = log.read_text(errors="replace").strip().splitlines()
+        if lines:
+            text += f"\nThe end of {log}:\n" + "\n".join(lines[-_LINES_OF_LOG:])
+    return text
 
 
 def _check_log_folder(folder: Path) -> None:
@@ -376,7 +394,7 @@ def open_pool(options: PoolOptions, largest: Resources, log_folder: Path) -> Poo
         pool = AttachedPool(client, Resources(**worker) if worker else None, options)
     elif options.batch_system is None:
         given = options.cluster
-        client = given if isinstance(given, Client) else Client(given)
+        client = given if isinstance(given, Client) else Client(given, set_as_default=False)
         pool = AttachedPool(client, _find_smallest_worker(client), options)
     else:
         pool = BatchPool(options, largest, log_folder)

@@ -88,11 +88,13 @@ def group_workers(cluster: Any) -> dict[str, list[Any]]:
     """Return the workers of each job that has some, by the job's name."""
     groups: dict[str, list[Any]] = {}
     for worker in list(cluster.scheduler.workers.values()):
-        name = str(worker.name)
-        # With several of them, a worker's name is that of its job and a number.
-        job = name if name in cluster.worker_spec else name.rpartition("-")[0]
-        groups.setdefault(job, []).append(worker)
+        groups.setdefault(find_job(str(worker.name), cluster), []).append(worker)
     return groups
+
+
+def find_job(worker: str, cluster: Any) -> str:
+    """Return the name of a worker's job; several of a job have its name, and a number."""
+    return worker if worker in cluster.worker_spec else worker.rpartition("-")[0]
 
 
 def count_unfinished(scheduler: Any) -> int:

@@ -2,25 +2,23 @@
 
 import os
 import sys
-import sysconfig
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import invalidate_caches
-from itertools import chain
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
-from uuid import uuid4
 
 import cloudpickle
+import dask.config
 import psutil
 from distributed import Worker, WorkerPlugin, get_worker
 from distributed.comm import get_address_host
 from distributed.utils import get_ip
 
+from nipype_blm.plugins.modules import Main, prepare_modules
 from nipype_blm.plugins.settings import set_defaults
 from nipype_blm.progress import listening
 
@@ -29,22 +27,23 @@ STARTED, PROGRESS = "nipype-blm-started", "nipype-blm-progress"
 JOB_ID_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "OAR_JOB_ID", "JOB_ID")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _SECONDS_BETWEEN_REPORTS = 0.5
-_STDLIB, _LIBRARIES = sysconfig.get_path("stdlib"), {"site-packages", "dist-packages"}
 
 # The working directory belongs to the process, so that it can run no two nodes at once.
 # Reentrant: a node may run a workflow.
 running = threading.RLock()
 _current: dict[str, str] = {}  # the key of the node that runs
-_own_paths = tuple(sys.path)
-_new_run = threading.Event()  # whose modules may have changed since they were imported
 
 
 class NodeError(Exception):
     """A node failed; the lines of its traceback."""
 
+    def __str__(self) -> str:
+        """Return a short text: Dask replaces exceptions whose text is long."""
+        return "A node failed."
 
-def run_node(pickled: bytes, updatehash: bool, key: str) -> None:
-    """Run a node.
+
+def run_node(pickled: bytes, updatehash: bool, key: str, main: Main | None = None) -> None:
+    """Run a node; `main` is the driver's script, if the node needs what it defines.
 
     Results stay in the node's folder, where the nodes after it find them; the driver does not
     ask for what is returned here, which would take longer than Nipype takes to run a node.
@@ -60,9 +59,7 @@ def run_node(pickled: bytes, updatehash: bool, key: str) -> None:
         _current["key"] = key
         worker.log_event(STARTED, {"key": key} | describe_worker(worker))
         try:
-            if _new_run.is_set():
-                _new_run.clear()
-                _forget_modules()
+            prepare_modules(main)
             node = cloudpickle.loads(pickled)
             with _reporting(worker, key), _prepared_for(node):
                 node.run(updatehash=updatehash)
@@ -80,10 +77,13 @@ def _prepared_for(node: Any) -> Iterator[None]:
 
     config.update_config(node.config)
     logging.update_logging(config)
+    n_procs = node.n_procs or 1
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(node.n_procs or 1)))
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(n_procs)))
     try:
-        yield
+        # What a node computes with Dask stays in it; the workers of the pool could wait for ever.
+        with dask.config.set(scheduler="threads", num_workers=n_procs):
+            yield
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)
@@ -96,6 +96,7 @@ def describe_worker(worker: Worker) -> dict[str, Any]:
     job_id = next((os.environ[name] for name in JOB_ID_VARIABLES if name in os.environ), None)
     return {
         "worker": worker.address,
+        "name": str(worker.name),
         "host": os.uname().nodename,
         "pid": os.getpid(),
         "job_id": job_id,
@@ -161,63 +162,6 @@ class EndWithDriver(WorkerPlugin):
                         process.kill()
             finally:
                 os._exit(1)
-
-
-class ImportPaths(WorkerPlugin):
-    """Lets nodes import what lies beside the driver's script, as it is when the run starts."""
-
-    def __init__(self) -> None:
-        self.name = f"nipype-blm-paths-{uuid4().hex}"
-        self.paths = [str(Path(path).absolute()) for path in sys.path]
-        self._driver = _describe_process()
-
-    def setup(self, worker: Worker) -> None:
-        """Look for modules where the driver does, before those of other runs."""
-        if self._driver == _describe_process():
-            return  # a worker within the driver has the same modules
-        earlier = [path for path in sys.path if path not in (*_own_paths, *self.paths)]
-        sys.path[:] = [*_own_paths, *(p for p in self.paths if p not in _own_paths), *earlier]
-        _new_run.set()
-
-    def teardown(self, worker: Worker) -> None:
-        """Look no more where no other run does."""
-        if self._driver == _describe_process():
-            return
-        others = [item.paths for item in worker.plugins.values() if isinstance(item, ImportPaths)]
-        kept = {*_own_paths, *chain.from_iterable(others)}
-        sys.path[:] = [path for path in sys.path if path in kept]
-
-
-def _describe_process() -> tuple[str, int]:
-    return os.uname().nodename, os.getpid()
-
-
-def _forget_modules() -> None:
-    """Have the modules of users imported again; those of installed packages stay."""
-    paths = {path for path in sys.path if not _is_library(path)}
-    stale = {
-        name
-        for name, module in sys.modules.items()
-        if "." not in name and name != __package__.split(".")[0] and _find_home(module) in paths
-    }
-    for name in list(sys.modules):
-        if name.split(".")[0] in stale:
-            del sys.modules[name]
-    invalidate_caches()
-
-
-def _is_library(path: str) -> bool:
-    return path.startswith(_STDLIB) or bool(_LIBRARIES & set(Path(path).parts))
-
-
-def _find_home(module: Any) -> str | None:
-    """Return in which folder of sys.path a module was found."""
-    spec = getattr(module, "__spec__", None)
-    if spec is None:
-        return None
-    for folder in spec.submodule_search_locations or ():
-        return str(Path(folder).parent)
-    return str(Path(spec.origin).parent) if spec.has_location else None
 
 
 def main() -> None:

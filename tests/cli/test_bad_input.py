@@ -61,6 +61,12 @@ def remove_image(study):
     return {}
 
 
+def put_null_byte(study):
+    lines = study.folder.joinpath("Y.txt").read_text()
+    study.write("Y.txt", lines.replace("s07.nii", "s\0007.nii"))
+    return {}
+
+
 def make_image_a_folder(study):
     (study.folder / "s07.nii").unlink()
     (study.folder / "s07.nii").mkdir()
@@ -95,6 +101,7 @@ FEWER = np.ones((4, 3, 1))
 # What is done to the study, and what the message must hold.
 FAULTS = {
     "an image does not exist": (remove_image, ["s07.nii", "line 8 of Y.txt", "does not exist"]),
+    "an image has a null byte in its name": (put_null_byte, ["line 8 of Y.txt", "null byte"]),
     "an image is a folder": (make_image_a_folder, ["s07.nii", "line 8", "directory"]),
     "an image is empty": (lambda s: damage_image(s, "s07.nii", b""), ["s07.nii", "line 8"]),
     "an image is text": (
@@ -682,6 +689,32 @@ def test_each_disk_is_compared_with_what_is_written_there(study, small_disk, mon
     result = check(disk_bytes - written - 1, map_bytes - 1)
     assert len(result.errors) == 2
     assert str(small_disk) in result.errors[0]
+
+
+@pytest.mark.parametrize("changes", [{"outdir": "a[1]"}, {"work_dir": "w[1]/b"}])
+def test_a_working_folder_with_a_bracket_in_its_path_is_refused(study, changes):
+    [folder] = changes.values()
+    result = study.run("--check", **changes)
+    assert result.code == 2
+    [error] = result.errors
+    assert f"{study.folder / folder}/" in error
+    assert "bracket" in error
+    assert "choose another work_dir" in error
+    assert not (study.folder / folder).exists()
+
+
+def test_brackets_elsewhere_do_no_harm(study):
+    expected = study.maps_of()
+    folder = study.folder / "a[1]"
+    folder.mkdir()
+    for path in study.folder.glob("*.*"):
+        shutil.copy(path, folder)
+    study.outdir = folder / "out"
+    names = {"Y_files": str(folder / "Y.txt"), "X": str(folder / "X.csv")}
+    found = study.maps_of(outdir=str(study.outdir), work_dir="w", **names)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
 def run_limited(study, *prefix, **changes):

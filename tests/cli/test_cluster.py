@@ -13,15 +13,17 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from nipype import Function, Node, Workflow
+from nipype.pipeline.engine.utils import load_resultfile
 
 from nipype_blm.cli.cluster import main
-from nipype_blm.plugins import poolfile
+from nipype_blm.plugins import DaskPlugin, poolfile
 
 # What a test waits for takes seconds; this is for a machine that is busy.
 TIME_LIMIT = 60
 
 
-def start_process(*arguments, folder):
+def start_process(*arguments, folder, **options):
     """Start ``nipype-blm cluster``; its output is text."""
     return subprocess.Popen(
         [sys.executable, "-m", "nipype_blm.cli.cluster", "cluster", *map(str, arguments)],
@@ -30,6 +32,7 @@ def start_process(*arguments, folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        **options,
     )
 
 
@@ -42,12 +45,12 @@ def finish(process):
     return process.returncode, out, err
 
 
-def wait_until(condition, what):
+def wait_until(condition, what, seconds_between=0.1):
     end = time.monotonic() + TIME_LIMIT
     while not condition():
         if time.monotonic() > end:
             pytest.fail(f"waited {TIME_LIMIT} s in vain until {what}")
-        time.sleep(0.1)
+        time.sleep(seconds_between)
 
 
 def is_alive(process):
@@ -63,13 +66,15 @@ class Pool:
     def __init__(self, folder):
         self.folder = folder
         self.file = folder / "pool.json"
+        self.logs = folder / "pool_logs"
         self.processes = []
 
     def command(self, action, *arguments, folder=None):
         return finish(self.begin(action, *arguments, folder=folder))
 
-    def begin(self, action, *arguments, folder=None):
-        return start_process(action, "--file", self.file, *arguments, folder=folder or self.folder)
+    def begin(self, action, *arguments, folder=None, **options):
+        folder = folder or self.folder
+        return start_process(action, "--file", self.file, *arguments, folder=folder, **options)
 
     def start(self, n_workers, *options):
         """Start the pool."""
@@ -104,6 +109,15 @@ class Pool:
     @property
     def has_ended(self):
         return not any(map(is_alive, self.processes))
+
+    def find_processes(self):
+        """Return all processes that run in the folder of the pool, with their command lines."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.cwd() == str(self.folder):
+                    found.append((process, process.cmdline()))
+        return found
 
     def kill(self):
         """End what is left, whatever has become of it."""
@@ -222,6 +236,28 @@ def test_two_lists_run_on_a_pool_at_once(pool, tmp_path):
         assert "1 of 1 commands ended well" in out
 
 
+def test_nodes_import_what_lies_beside_their_script_and_not_in_the_folder_of_the_pool(
+    pool, tmp_path, monkeypatch
+):
+    for folder in (pool.folder, tmp_path):
+        (folder / "beside_the_script.py").write_text(f"FOLDER = {str(folder)!r}\n")
+
+    def find_folder(x):
+        from beside_the_script import FOLDER
+
+        return FOLDER
+
+    node = Node(Function(function=find_folder, output_names=["out"]), name="node")
+    node.inputs.x = 1
+    workflow = Workflow("wf", base_dir=str(tmp_path))
+    workflow.config["execution"] = {"crashdump_dir": str(tmp_path)}
+    workflow.add_nodes([node])
+    monkeypatch.syspath_prepend(tmp_path)
+    workflow.run(plugin=DaskPlugin({"scheduler_file": pool.file}))
+    result = tmp_path / "wf" / "node" / "result_node.pklz"
+    assert load_resultfile(result).outputs.out == str(tmp_path)
+
+
 def test_a_model_fitted_on_a_pool_has_the_maps_of_a_local_run_bit_for_bit(pool, study):
     # Given batches and blocks are the same for both, so that sums are formed in the same order.
     expected = study.maps_of(images_per_batch=5, voxels_per_block=10)
@@ -282,6 +318,37 @@ def test_workers_of_a_pool_that_was_killed_end_and_its_commands_say_so(
     assert "If it is long dead, remove the file." in capsys.readouterr().err
 
 
+def test_a_pool_that_ends_leaves_the_file_of_another_one(own_pool):
+    own_pool.start(1)
+    own_pool.note_children()
+    other = json.loads(own_pool.file.read_text()) | {"pid": os.getpid()}
+    own_pool.file.unlink()
+    own_pool.file.write_text(json.dumps(other))
+    own_pool.processes[0].terminate()
+    wait_until(lambda: own_pool.has_ended, "no process is left")
+    assert json.loads(own_pool.file.read_text()) == other
+
+
+@pytest.mark.parametrize("moment", ["process", "workers"])
+def test_ctrl_c_while_a_pool_starts_leaves_no_pool(own_pool, moment):
+    process = own_pool.begin("start", "--n-workers", "1", start_new_session=True)
+
+    def has_process():
+        return any("nipype_blm.plugins.service" in words for _, words in own_pool.find_processes())
+
+    signs = {"process": has_process, "workers": own_pool.logs.exists}
+    try:
+        wait_until(signs[moment], f"the {moment} of the pool start", seconds_between=0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        code, _, err = finish(process)
+        assert code == 130, err
+        assert err.startswith("Interrupted.")
+        wait_until(lambda: not own_pool.find_processes(), "no process is left")
+        assert not own_pool.file.exists()
+    finally:
+        process.kill()
+
+
 def test_a_pool_without_work_ends_by_itself(own_pool):
     own_pool.start(1, "--end-after", "3s")
 
@@ -320,6 +387,27 @@ def test_bad_input_is_one_clear_error(tmp_path, monkeypatch, capsys, arguments, 
     assert error.startswith("error: ")
     assert [word for word in words if word not in error] == []
     assert not Path("pool.json").exists()
+
+
+def test_a_pool_whose_folder_cannot_be_made_is_one_clear_error(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    assert main(["cluster", "start", "--file", str(file / "below" / "pool.json")]) in (1, 2)
+    [error] = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    assert str(file) in error
+
+
+def test_a_work_folder_that_cannot_be_made_is_one_clear_error(pool, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    commands = pool.write_list("touch was_run")
+    code, out, err = pool.command("run", commands, "--work-dir", file / "below", folder=tmp_path)
+    assert code in (1, 2)
+    assert "Traceback" not in out + err
+    [error] = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert str(file) in error
+    assert not (tmp_path / "was_run").exists()
 
 
 def test_a_file_that_names_no_pool_is_refused(tmp_path, capsys):

@@ -208,9 +208,12 @@ def test_a_replaced_half_of_a_pair_is_noticed_by_the_next_run(study, listed, rep
     np.testing.assert_allclose(study.map("beta"), np.nan_to_num(beta), rtol=2e-6, atol=1e-4)
 
 
-def test_a_grid_longer_than_nifti1_allows_is_fitted(study):
+@pytest.mark.filterwarnings("ignore:Using large vector Freesurfer hack")
+@pytest.mark.parametrize("cls", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("extension", [".nii", ".nii.gz"])
+def test_a_grid_longer_than_nifti1_allows_is_fitted(study, extension, cls):
     values = np.random.default_rng(0).integers(1, 100, (N, 40_000, 1, 1))
-    save_all(study, values=values, dtype="int16", cls=nib.Nifti2Image)
+    save_all(study, extension, values=values, dtype="int16", cls=cls)
     assert study.run().code == 0
     beta = np.linalg.lstsq(study.X, values.reshape(N, -1))[0]
     # The maps are single precision.

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
 from nipype_blm.interfaces import BLM
 from nipype_blm.model.config import BlmConfig, BlmmConfig
@@ -94,19 +95,72 @@ def test_a_damaged_intermediate_file_is_computed_again(study, kind):
     np.testing.assert_array_equal(after["blm_vox_beta"], before["blm_vox_beta"])
 
 
+def list_double_maps(study):
+    """Return the names of maps in double precision."""
+    paths = study.outdir.rglob("*.nii")
+    return {path.name for path in paths if nib.load(path).get_data_dtype() == np.float64}
+
+
+VARIANCES = {"blm_vox_cov.nii", "contrast-age_stat-variance_statmap.nii"}
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_images_in_unusual_units_keep_their_digits(study, scale):
     for i in range(12):
         study.save_image(f"s{i:02}.nii", study.values[i] * scale)
     assert study.run().code == 0
     _, beta, resms = study.fit()
-    assert nib.load(study.path("blm_vox_resms")).get_data_dtype() == np.float64
+    assert list_double_maps(study) >= VARIANCES | {"blm_vox_resms.nii"}
     # The images are single precision.
     np.testing.assert_allclose(study.map("resms"), np.nan_to_num(resms) * scale**2, rtol=1e-5)
     fitted = np.isfinite(resms)
     np.testing.assert_allclose(
         study.map("beta")[fitted], beta[fitted] * scale, rtol=1e-4, atol=1e-4 * scale
     )
+
+
+def test_p_near_1_needs_no_double_precision(study):
+    n = 80
+    x = np.linspace(-1, 1, n)
+    noise = np.random.default_rng(0).normal(size=(2, 1, 1, n))
+    study.save_image("y.nii", 5 - x + 0.1 * noise)
+    study.write_design(np.c_[np.ones(n), x])
+    contrasts = [{"name": "up", "vector": [0, 1]}]
+    study.maps_of(Y_files="y.nii", contrasts=contrasts)
+    tail = stats.t.sf(-study.map("conT").astype(float), n - 2)
+    assert (tail > 0).all()
+    assert (tail < np.finfo(np.float32).tiny).all()  # as is -log10(1 - tail)
+    assert list_double_maps(study) == set()
+    np.testing.assert_array_equal(study.map("conTlp"), 0)
+
+
+def test_rounding_errors_off_the_diagonal_need_no_double_precision(study):
+    n = 12
+    groups = np.eye(2)[np.arange(n) % 2]
+    x = np.random.default_rng(0).normal(size=n)
+    x -= groups @ np.linalg.lstsq(groups, x)[0]  # orthogonal but for rounding errors
+    study.write_design(np.c_[groups, x])
+    values = 1e-12 * np.random.default_rng(1).normal(5, 1, (4, 3, 2, n))
+    changes = {"Y_files": "y.nii", "contrasts": [{"name": "age", "vector": np.eye(3).tolist()}]}
+    study.save_image("y.nii", values, np.float64)
+    study.maps_of(**changes)
+    tiny = np.abs(study.map("cov")) < np.finfo(np.float32).tiny
+    assert ((study.map("cov") != 0) & tiny).any()  # so that the test says something
+    study.save_image("y.nii", values, np.float32)
+    study.maps_of(**changes)
+    assert all(next(study.outdir.rglob(name)) for name in VARIANCES)
+    assert list_double_maps(study) == set()
+
+
+def test_a_variance_too_small_for_single_precision_keeps_its_digits(study):
+    study.write_design(study.X * [1, 1, 1e22])
+    study.maps_of()
+    variance = study.map("cov")[..., 8]
+    assert 0 < variance.max() < np.finfo(np.float32).tiny
+    np.testing.assert_array_equal(variance > 0, study.map("mask") > 0)
+    # The standard error is single precision.
+    np.testing.assert_allclose(variance**0.5, study.map("conSE")[..., 0], rtol=1e-6)
+    assert list_double_maps(study) >= VARIANCES
 
 
 def test_a_data_mask_of_any_finite_value_is_a_mask(study):

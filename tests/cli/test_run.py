@@ -1,6 +1,9 @@
 """The workflow of a configuration runs on this machine; its errors come back as sentences."""
 
 import os
+import pwd
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +11,8 @@ import pytest
 from nipype_blm.cli.plugins import choose_runner, count_cores
 from nipype_blm.cli.run import find_input_error, run_workflow
 from nipype_blm.errors import InputError
-from nipype_blm.model.config import parse_config
+from nipype_blm.model.config import BlmConfig, parse_config
+from nipype_blm.model.planning import BASE_BYTES
 from nipype_blm.stages.plan import prepare_run
 
 
@@ -29,7 +33,7 @@ def test_cores_are_those_that_this_process_may_use():
 
 @pytest.mark.parametrize("threads", [1, 2, 100])
 def test_a_workflow_gives_the_maps_of_its_configuration(study, threads):
-    config = parse_config(study.fields | {"numNodes": threads}, study.folder)
+    config = parse_config(study.fields | {"numNodes": threads}, study.folder, model=BlmConfig)
     run(config, study)
     _, beta, _ = study.fit()
     # The maps are single precision.
@@ -41,7 +45,7 @@ def test_problems_are_found_in_the_text_of_a_failed_node(study):
     path = study.compress_image()
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(Exception, match="products") as error:
-        run(parse_config(study.fields, study.folder), study)
+        run(parse_config(study.fields, study.folder, model=BlmConfig), study)
     assert not isinstance(error.value, InputError)
     [problem] = find_input_error(error.value)
     assert "s07.nii.gz is damaged" in problem
@@ -50,3 +54,59 @@ def test_problems_are_found_in_the_text_of_a_failed_node(study):
 
 def test_any_other_error_holds_no_problem_of_the_input():
     assert find_input_error(RuntimeError("InputError: of something else")) == []
+
+
+@pytest.mark.parametrize("maxmem", [2**32, 2**50], ids=["4 GiB", "1 PiB"])
+def test_a_node_of_multiproc_asks_for_the_memory_of_the_plan_and_not_for_all(study, maxmem):
+    fields = study.fields | {"MAXMEM": maxmem, "images_per_batch": 5, "voxels_per_block": 10}
+    config = parse_config(fields, study.folder, model=BlmConfig)
+    plan = prepare_run(config).plan
+    expected = max(plan.products_bytes, plan.block_bytes) + BASE_BYTES
+    runner = choose_runner(config, plan, "MultiProc", None)
+    assert runner.mem_gb == pytest.approx(expected / 2**30)
+    assert expected < 2**30 < maxmem
+
+
+@pytest.fixture
+def stranger(study, require_command):
+    """Function that runs a program as a user whom the system does not know by name.
+
+    As in most containers: there is neither an entry of passwd nor a variable with a name.
+    """
+    if os.getuid() != 0:
+        pytest.skip("not root: the test runs a command as another user; run it as root")
+    setpriv = require_command("setpriv", "util-linux")
+    known = {entry.pw_uid for entry in pwd.getpwall()}
+    user = next(number for number in range(12345, 65000) if number not in known)
+    for path in (study.folder, *study.folder.iterdir()):
+        os.chown(path, user, -1)
+    # The folders above the study are closed to all but root.
+    rights = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+    variables = {"PATH": os.environ["PATH"], "HOME": str(study.folder), "NUMBA_DISABLE_JIT": "1"}
+
+    def run(*arguments):
+        return subprocess.run(
+            [setpriv, "--reuid", str(user), "--clear-groups", *rights, *arguments],
+            env=variables,
+            cwd=study.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    ask = "import getpass; getpass.getuser()"
+    who = run(sys.executable, "-c", ask)
+    assert who.returncode == 1
+    assert "KeyError" in who.stderr or "OSError" in who.stderr
+    return run
+
+
+@pytest.mark.parametrize("option", ["--check", "--quiet"])
+def test_a_user_without_a_name_checks_and_runs_a_model(study, stranger, option):
+    command = [sys.executable, "-P", "-m", "nipype_blm.cli.blm"]
+    study.configure()
+    done = stranger(*command, "blm.yml", option)
+    assert done.returncode == 0, done.stderr
+    if option == "--quiet":
+        np.testing.assert_array_equal(study.map("n"), study.fit()[0])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -542,6 +543,86 @@ def test_a_map_that_was_deleted_is_written_again_by_its_node(
     content = run().read_bytes()
     (tmp_path / "out" / "blm_vox_beta.nii").unlink()
     assert run().read_bytes() == content
+
+
+def run_node(model: dict[str, Any], folder: Path, out_dir: Path | str, **given: Any) -> Path:
+    """Run the node of a working folder, which caches it; return one of its maps."""
+    fit = BLM(**model | given, out_dir=out_dir)
+    return Path(Node(fit, name="fit", base_dir=str(folder)).run().outputs.blm_vox_con)
+
+
+def test_a_cached_node_runs_again_when_another_model_took_its_folder(
+    model: dict[str, Any], tmp_path: Path
+) -> None:
+    def run(name: str, contrasts: list[Any]) -> bytes:
+        out_dir = tmp_path / "out"
+        return run_node(model, tmp_path / name, out_dir, contrasts=contrasts).read_bytes()
+
+    one = run("one", CONTRASTS)
+    other = run("other", CONTRASTS[::-1])
+    assert one != other
+    assert run("one", CONTRASTS) == one
+    assert run("other", CONTRASTS[::-1]) == other
+
+
+@pytest.mark.parametrize(
+    ("folder", "changed"),
+    [
+        ("out", {}),  # relative: in the folder of the node
+        ("{tmp_path}/out", {}),
+        ("{tmp_path}/out", {"n_procs": 2}),
+        ("{tmp_path}/out", {"max_mem_gb": 1.0}),
+    ],
+)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {
+            "contrasts": [{"name": "age", "vector": "0 1/3 1e-5"}],
+            "data_mask_thresh": 1e-7,
+            "min_percent": "50%",
+            "minlog": -1e3,
+            "two_sided": True,
+            "output_cov": False,
+            "max_blocks": 2,
+            "minutes_per_job": 0.1,
+            "compress": True,
+        },
+    ],
+    ids=["few options", "many options"],
+)
+def test_a_cached_node_with_a_folder_does_not_run_again_for_nothing(
+    model: dict[str, Any],
+    tmp_path: Path,
+    folder: str,
+    given: dict[str, Any],
+    changed: dict[str, Any],
+) -> None:
+    out_dir = folder.format(tmp_path=tmp_path)
+    path = run_node(model, tmp_path / "work", out_dir, **given)
+    result = tmp_path / "work" / "fit" / "result_fit.pklz"  # rewritten by every run
+    written = result.stat().st_mtime_ns
+    assert run_node(model, tmp_path / "work", out_dir, **given | changed) == path
+    assert result.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(("interface", "place"), [(BLM, "wf/node"), (PlanBLM, "wf")])
+def test_space_for_intermediate_files_is_that_of_the_working_folder(
+    model: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interface: Any,
+    place: str,
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+    out_dir = str(tmp_path / "out")
+    given = {"out_dir": out_dir} if interface is BLM else {"recorded_fields": {"outdir": out_dir}}
+    with pytest.raises(InputError) as caught:
+        interface(**model, **given).run(cwd=make(tmp_path / "wf" / "node"))
+    [problem] = caught.value.problems
+    assert problem.startswith(f"The disk of {tmp_path / place} and {out_dir} has 0.0 MB free")
 
 
 def test_sidecars_can_be_read(model: dict[str, Any]) -> None:

@@ -233,6 +233,26 @@ def test_a_node_is_cached_until_a_file_of_a_random_factor_is_replaced(
     assert not np.array_equal(run(), first)
 
 
+def test_a_cached_node_with_a_folder_runs_again_only_when_another_model_took_it(
+    model: dict[str, Any], tmp_path: Path
+) -> None:
+    def run(reml: bool) -> Path:
+        fit = BLMM(**model, out_dir=tmp_path / "out", reml=reml)
+        node = Node(fit, name="fit", base_dir=str(tmp_path / f"work_{reml}"))
+        return Path(node.run().outputs.blmm_vox_D)
+
+    path = run(reml=True)
+    content = path.read_bytes()
+    result = tmp_path / "work_True" / "fit" / "result_fit.pklz"  # rewritten by every run
+    written = result.stat().st_mtime_ns
+    run(reml=True)
+    assert result.stat().st_mtime_ns == written
+    run(reml=False)
+    assert path.read_bytes() != content
+    run(reml=True)
+    assert path.read_bytes() == content
+
+
 def test_arrays_stay_below_max_mem_gb(model: dict[str, Any], tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     images = [tmp_path / f"large{i:02d}.nii" for i in range(N_OBS)]

@@ -1,7 +1,9 @@
 """Images of every format give the same voxels, and damage never goes unnoticed."""
 
+import bz2
 import gzip
 import zlib
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +13,7 @@ from nipype_blm.core.voxels import find_runs
 from nipype_blm.errors import InputError
 from nipype_blm.io.images import (
     ImageReader,
+    check_size,
     describe_grid_difference,
     header_of_model,
     is_image_path,
@@ -211,6 +214,94 @@ def test_one_reader_reads_images_of_several_formats(tmp_path):
         np.testing.assert_array_equal(out, expected_of(make_values()))
 
 
+# Formats that nibabel knows, with the slopes and intercepts that each can have.
+ANY_SCALE, SLOPE_ONLY, UNSCALED = [None, (0.5, 3)], [None, (0.5, 0)], [None]
+OTHER_FORMATS = [
+    ("i.nii", nib.Nifti2Image, ANY_SCALE),
+    ("i.nii.gz", nib.Nifti2Image, ANY_SCALE),
+    ("i.nii.bz2", nib.Nifti1Image, ANY_SCALE),
+    ("i.hdr", nib.Nifti1Pair, ANY_SCALE),
+    ("i.hdr.gz", nib.Nifti1Pair, ANY_SCALE),
+    ("i.img.gz", nib.Nifti1Pair, ANY_SCALE),
+    ("i.img", nib.Nifti2Pair, ANY_SCALE),
+    ("i.HDR", nib.Nifti1Pair, ANY_SCALE),
+    ("i.hdr", nib.Spm99AnalyzeImage, SLOPE_ONLY),
+    ("i.img", nib.AnalyzeImage, UNSCALED),
+    ("i.mgh", nib.MGHImage, UNSCALED),
+    ("i.mgz", nib.MGHImage, UNSCALED),
+]
+
+
+@pytest.mark.parametrize("dtype", ["int16", ">i2", ">f4"])
+@pytest.mark.parametrize(
+    ("name", "cls", "scale"),
+    [(name, cls, scale) for name, cls, scales in OTHER_FORMATS for scale in scales],
+)
+def test_any_format_and_order_gives_the_values_of_nibabel(tmp_path, name, cls, scale, dtype):
+    for n_volumes, order in [((), (0,)), ((3,), (0, 1, 2)), ((3,), (1, 0, 2, 2))]:
+        values = make_values((*SHAPE, *n_volumes))
+        path = save(tmp_path / name, values, dtype, cls, scale=scale)
+        expected = nib.load(path).get_fdata().reshape(*SHAPE, -1)
+        np.testing.assert_array_equal(expected, values.reshape(*SHAPE, -1))
+        reader = make_reader(path)
+        out = np.empty(MASK.sum())
+        for volume in order:
+            reader.read(path, volume, out)
+            np.testing.assert_array_equal(out, expected_of(expected[..., volume]))
+
+
+@pytest.mark.parametrize("name", ["i.mgh", "i.mgz"])
+def test_tags_after_the_voxels_of_freesurfer_are_passed_over(tmp_path, name):
+    path = save(tmp_path / name, make_values(), "int16", nib.MGHImage)
+    content = path.read_bytes()
+    tags = np.random.default_rng(0).bytes(2**21)  # longer than what is read at once
+    if name == "i.mgz":
+        path.write_bytes(gzip.compress(gzip.decompress(content) + tags, 0))
+    else:
+        path.write_bytes(content + tags)
+    np.testing.assert_array_equal(read(path), expected_of(make_values()))
+
+
+COMPRESSED = [
+    ("i.nii.gz", nib.Nifti1Image),
+    ("i.nii.gz", nib.Nifti2Image),
+    ("i.img.gz", nib.Nifti1Pair),
+    ("i.mgz", nib.MGHImage),
+]
+
+
+@pytest.mark.parametrize(("name", "cls"), COMPRESSED)
+def test_volumes_asked_for_in_order_are_decompressed_once(tmp_path, name, cls):
+    values = make_values((*SHAPE, 5))
+    path = save(tmp_path / name, values, "int16", cls)
+    content = gzip.compress(gzip.decompress(path.read_bytes()), 0, mtime=0)
+    path.write_bytes(content)
+    reader = make_reader(path)
+    out = np.empty(MASK.sum())
+    reader.read(path, 0, out)
+    with path.open("r+b") as file:  # whoever starts anew meets this
+        file.seek(15)
+        file.write(b"x" * 100)
+    for volume in range(1, 5):
+        reader.read(path, volume, out)
+        np.testing.assert_array_equal(out, expected_of(values[..., volume]))
+    with pytest.raises(InputError, match=name):
+        reader.read(path, 0, out)
+
+
+@pytest.mark.filterwarnings("ignore:Using large vector Freesurfer hack")
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.gz"])
+def test_a_vector_longer_than_nifti1_allows_is_read_as_freesurfer_writes_it(tmp_path, name):
+    values = make_values((40_962, 1, 1))
+    path = save(tmp_path / name, values, "uint8")
+    assert nib.load(path).header["dim"][1] == -1
+    header = read_header(path)
+    assert header.shape == values.shape
+    out = np.empty(header.n_grid)
+    ImageReader(header, np.array([0]), np.array([header.n_grid])).read(path, 0, out)
+    np.testing.assert_array_equal(out, np.where(values == 0, np.nan, values).ravel())
+
+
 # ------------------------------------------------------------------------------- damage
 
 
@@ -286,6 +377,86 @@ def test_a_wrong_checksum_or_length_alone_is_noticed(tmp_path):
         path = tmp_path / "i.nii.gz"
         path.write_bytes(compressed)
         assert_refused(path, "is damaged")
+
+
+def flip(content, position):
+    return content[:position] + bytes([content[position] ^ 1]) + content[position:][1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "damaged", "cls"),
+    [(name, name, cls) for name, cls in COMPRESSED]
+    + [("i.hdr.gz", "i.img.gz", nib.Nifti1Pair), ("i.hdr.gz", "i.hdr.gz", nib.Nifti1Pair)],
+)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: flip(content, -200),
+        lambda content: flip(content, -8),
+        lambda content: flip(content, -4),
+        lambda content: content[:-8],
+    ],
+    ids=["flipped bit", "wrong checksum", "wrong length", "no trailer"],
+)
+def test_damage_that_only_the_trailer_shows_is_noticed(tmp_path, name, damaged, cls, damage):
+    values = make_values((64, 64, 40))  # so large that reading all voxels is not reading all bytes
+    expected = read_header(save(tmp_path / "whole.nii", values))
+    path = save(tmp_path / name, values, "int16", cls)
+    content = gzip.decompress((tmp_path / damaged).read_bytes())
+    # Not compressed further, so that a flipped bit is one of a voxel.
+    (tmp_path / damaged).write_bytes(gzip.compress(content, 0))
+    reader = ImageReader(expected, np.array([0]), np.array([values.size]))
+    out = np.empty(values.size)
+    reader.read(path, 0, out)
+    (tmp_path / damaged).write_bytes(damage(gzip.compress(content, 0)))
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        reader.read(path, 0, out)
+    with pytest.raises(InputError, match=f"analysis_mask: .*{name} is damaged"):
+        read_mask(path, expected, "analysis_mask")
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "cut"])
+def test_damage_to_a_later_block_of_a_bzip2_file_is_noticed(tmp_path, damage):
+    values = make_values((*SHAPE, 9000))
+    content = save(tmp_path / "i.nii", values, "uint8").read_bytes()
+    content = bz2.compress(content, 1)  # several blocks of 100 kB
+    path = tmp_path / "i.nii.bz2"
+    path.write_bytes(content)
+    reader = make_reader(path)
+    out = np.empty(MASK.sum())
+    reader.read(path, 8999, out)
+    np.testing.assert_array_equal(out, expected_of(values[..., 8999]))
+    path.write_bytes(content[:-500] if damage == "cut" else flip(content, -500))
+    with pytest.raises(InputError, match=r"i\.nii\.bz2"):
+        reader.read(path, 8999, out)
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [
+        ("i.nii", nib.Nifti1Image),
+        ("i.nii", nib.Nifti2Image),
+        ("i.img", nib.Nifti1Pair),
+        ("i.hdr", nib.Nifti1Pair),
+        ("i.img", nib.AnalyzeImage),
+        ("i.mgh", nib.MGHImage),
+    ],
+)
+@pytest.mark.parametrize("volumes", [(), (3,)], ids=["3D", "4D"])
+def test_voxels_that_are_missing_show_before_they_are_read(tmp_path, name, cls, volumes):
+    values = make_values((*SHAPE, *volumes))
+    path = save(tmp_path / name, values, "int16", cls)
+    voxels = path.with_name("i.img" if name == "i.hdr" else name)
+    header = read_header(path)
+    end = header.offset + 2 * values.size  # of the voxels; tags may follow
+    content = voxels.read_bytes()[:end]
+    voxels.write_bytes(content)
+    check_size(path, header, stat_file(path)[0])
+    voxels.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=f"{voxels.name} is damaged .1 bytes of voxels are"):
+        check_size(path, header, stat_file(path)[0])
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        make_reader(path).read(path, header.n_volumes - 1, np.empty(MASK.sum()))
 
 
 @pytest.mark.parametrize("volume", [0, 3])
@@ -368,6 +539,20 @@ def test_a_file_that_does_not_exist_or_is_a_folder_is_named(tmp_path, name):
         read_header(path)
 
 
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.gz", "i.img", "i.hdr"])
+def test_a_folder_in_place_of_an_image_is_named_by_the_reader(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / "i.img").mkdir(exist_ok=True)
+    assert_refused(tmp_path / name, r"cannot be read \(Is a directory\)")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no /proc: run on Linux")
+def test_an_image_whose_disk_fails_is_named(tmp_path):
+    path = tmp_path / "i.nii"
+    path.symlink_to("/proc/self/mem")  # nothing is mapped where it starts
+    assert_refused(path, "Input/output error", header_too=True)
+
+
 @pytest.mark.parametrize("kept", ["i.img", "i.hdr"])
 def test_half_of_a_pair_is_refused(tmp_path, kept):
     save(tmp_path / "i.img", make_values(), "int16", nib.Nifti1Pair)
@@ -394,13 +579,41 @@ def test_values_that_are_no_real_numbers_are_refused(tmp_path, name, dtype):
         read_header(tmp_path / name)
 
 
-def test_a_header_of_a_type_that_does_not_exist_is_refused(tmp_path):
-    path = save(tmp_path / "i.nii", make_values())
+@pytest.mark.parametrize(
+    ("name", "cls", "position", "dtype"),
+    [
+        ("i.nii", nib.Nifti1Image, 70, "<i2"),
+        ("i.nii", nib.Nifti2Image, 12, "<i2"),
+        ("i.hdr", nib.AnalyzeImage, 70, "<i2"),
+        ("i.mgh", nib.MGHImage, 20, ">i4"),
+    ],
+)
+def test_a_header_of_a_type_that_does_not_exist_is_refused(tmp_path, name, cls, position, dtype):
+    path = save(tmp_path / name, make_values(), "int16", cls)
     content = bytearray(path.read_bytes())
-    content[70:72] = np.array(7, "<i2").tobytes()
+    code = np.array(999, dtype).tobytes()
+    content[position : position + len(code)] = code
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"i\.nii is not an image that can be read"):
+    with pytest.raises(InputError, match=f"{name} is not an image that can be read: .*code"):
         read_header(path)
+
+
+def make_surface():
+    return nib.GiftiImage(darrays=[nib.gifti.GiftiDataArray(np.ones(5, np.float32))])
+
+
+def make_grayordinates():
+    voxels = nib.cifti2.BrainModelAxis.from_mask(np.ones(SHAPE), "thalamus_left", AFFINE)
+    return nib.Cifti2Image(np.ones((1, 24)), (nib.cifti2.ScalarAxis(["one"]), voxels))
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("i.gii", make_surface), ("i.dscalar.nii", make_grayordinates)]
+)
+def test_an_image_that_is_not_one_of_volumes_is_refused(tmp_path, name, make):
+    image = make()
+    nib.save(image, tmp_path / name)
+    assert_refused(tmp_path / name, f"{type(image).__name__}, not one of volumes", header_too=True)
 
 
 @pytest.mark.parametrize("dims", [[3, 4, 0, 2], [3, 4, -3, 2], [0, 1, 1, 1], [9, 1, 1, 1]])
@@ -440,6 +653,15 @@ def test_both_affines_are_named(tmp_path, shift):
     )
     assert str(np.round(affine, 4).tolist()) in text
     assert str(AFFINE.tolist()) in text
+
+
+def test_affines_that_differ_little_are_shown_with_the_digits_that_differ(tmp_path):
+    expected = header_with(tmp_path)._replace(shape=(200, 200, 200))
+    affine = AFFINE.copy()
+    affine[0, 1] += 3e-5  # 0.006 mm at the far end
+    text = describe_grid_difference(expected._replace(affine=affine), expected)
+    assert "its affine is [[-2.0, 3e-05, 0.0, 90.0], " in text
+    assert f"expected {AFFINE.tolist()}" in text
 
 
 def test_affines_that_differ_by_rounding_are_equal(tmp_path):
@@ -561,7 +783,11 @@ def test_large_integers_are_read_exactly(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "is_image"),
-    [("a.nii", True), ("A.NII.GZ", True), ("a.img", True), ("a.hdr", True), ("nii.txt", False)],
+    [
+        *((name, True) for name in ("a.nii", "A.NII.GZ", "a.nii.bz2", "a.nii.zst", "a.img")),
+        *((name, True) for name in ("a.hdr", "a.img.gz", "a.hdr.gz", "a.mgz", "a.mgh.gz")),
+        *((name, False) for name in ("nii.txt", "list.gz", "nii")),
+    ],
 )
 def test_images_are_told_from_lists_by_their_names(tmp_path, name, is_image):
     assert is_image_path(tmp_path / name) == is_image

@@ -1,6 +1,8 @@
 """A batch's images are read back as written, and a replaced image is noticed."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,28 @@ def test_images_are_read_back(tmp_path):
     path = tmp_path / "batch.tsv"
     path.write_text(format_manifest(entries))
     assert read_manifest(path) == entries
+
+
+def test_names_are_read_back_whatever_the_locale(tmp_path):
+    entries = [ImageEntry(0, Path("/a/Größe.nii"), 0, 12, 2, "line 1 of café.txt")]
+    path = tmp_path / "batch.tsv"
+    write_if_changed(path, format_manifest(entries).encode())
+    code = (
+        "import sys; from pathlib import Path; from nipype_blm.io.manifest import read_manifest; "
+        "print(ascii(read_manifest(Path(sys.argv[1]))))"
+    )
+    # What Python takes for the encoding of files is then ASCII.
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.stderr == ""
+    assert found.stdout.strip() == ascii(entries)
 
 
 def make_entry(tmp_path, with_mask):

@@ -69,6 +69,8 @@ def test_every_way_to_write_numbers_gives_the_same_table(tmp_path, text):
         "#mean,age\n1,0.5\n1,-2\n1,3e-5\n",
         '#"mean"\t"age"\n1\t0.5\n1\t-2\n1\t3e-5\n',
         "# id,mean,age\na,1,0.5\nb,1,-2\nc,1,3e-5\n",
+        "# mean,age\na,1,0.5\nb,1,-2\nc,1,3e-5\n",
+        "# mean age\na 1 0.5\nb 1 -2\nc 1 3e-5\n",
         "# a design, of 2020\n\n# 3 rows\n# mean age\n1 0.5\n1 -2\n1 3e-5\n",
         "# a design\n# of 2020\nmean,age\n1,0.5\n1,-2\n1,3e-5\n",
         "# made by\n#\nid,mean,age\na,1,0.5\nb,1,-2\nc,1,3e-5\n",
@@ -90,7 +92,7 @@ def test_a_header_written_by_numpy_names_the_columns(tmp_path, delimiter):
     assert table.has_header
 
 
-@pytest.mark.parametrize("comment", ["# 3 rows of 2020", "#", "# 2 7", "# 1", "#1,0.5"])
+@pytest.mark.parametrize("comment", ["# 3 rows of 2020", "#", "# 2 7", "# 1", "#1,0.5", "# design"])
 def test_a_comment_that_names_no_columns_is_passed_over(tmp_path, comment):
     table = read_table(write(tmp_path, f"{comment}\n1,0.5\n1,-2\n1,3e-5\n"), "X")
     np.testing.assert_array_equal(table.values, VALUES)
@@ -110,6 +112,25 @@ def test_row_names_without_a_header_are_left_out(tmp_path):
     table = read_table(write(tmp_path, "a,1,0.5\nb,1,-2\nc,1,3e-5\n"), "X")
     np.testing.assert_array_equal(table.values, VALUES)
     assert table.names == ["X1", "X2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("20;0,345\n21;0,8\n22;0,1\n", "20;0"),
+        ("20\t0,345\n21\t0,8\n22\t0,1\n", "20\t0"),
+        ("20 0,345\n21 0,8\n22 0,1\n", "20 0"),
+        ("-20.5;-0,345\n21;0,8\n22;0,1\n", "-20.5;-0"),
+        ("2e1;0,345\n21;0,8\n22;0,1\n", "2e1;0"),
+        ("2e1;0,345\n21e0;0,8\n22e0;0,1\n", "2e1;0"),
+        ("1;20;0,345\n1;21;0,8\n1;22;0,1\n", "1;20;0"),
+        ("# mean\n20;0,345\n21;0,8\n22;0,1\n", "20;0"),
+    ],
+)
+def test_cells_with_a_decimal_comma_are_refused_and_not_taken_for_row_names(tmp_path, text, cell):
+    problem = error_of(tmp_path, text)
+    assert "must hold finite numbers only" in problem
+    assert f"{cell!r} in line {1 + text.count('#')}, column 1 (X1)" in problem
 
 
 def test_a_table_may_have_one_column(tmp_path):

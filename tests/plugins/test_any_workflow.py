@@ -196,15 +196,22 @@ def count_threads(x):
     return os.environ["OMP_NUM_THREADS"]
 
 
+def count_and_remove_threads(x):
+    import os
+
+    return os.environ.pop("OMP_NUM_THREADS")
+
+
+@pytest.mark.parametrize("function", [count_threads, count_and_remove_threads])
 def test_the_environment_of_a_worker_is_as_before_when_a_node_has_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Callable
 ) -> None:
     set_, other, unset = THREAD_VARIABLES
     monkeypatch.setenv(set_, "7")
     monkeypatch.setenv(other, "8")
     monkeypatch.delenv(unset, raising=False)
     seen = []
-    workflow = init_workflow(tmp_path, count_threads, n_procs=3)
+    workflow = init_workflow(tmp_path, function, n_procs=3)
     with LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
     ) as cluster:

@@ -19,7 +19,8 @@ from nipype import Function, IdentityInterface, JoinNode, MapNode, Node, Workflo
 from nipype.pipeline.engine.utils import load_resultfile
 
 from nipype_blm.errors import InputError
-from nipype_blm.plugins import DaskPlugin, register
+from nipype_blm.plugins import DaskPlugin, batch, pools, register
+from nipype_blm.plugins.pools import PoolError
 
 # What a test waits for takes seconds; this is for a machine that is busy.
 TIME_LIMIT = 60
@@ -413,6 +414,18 @@ def test_a_node_that_fits_into_no_worker_is_refused(
     assert run.statuses == []
 
 
+def test_a_node_that_fits_into_no_worker_of_a_ready_cluster_is_refused(run: Run) -> None:
+    run.add("big", same, x=1, n_procs=3)
+    resources = {"n_procs": 2, "mem_gb": 4}
+    with threads(resources=resources) as cluster:
+        with pytest.raises(InputError) as caught:
+            run.run(cluster=cluster)
+        assert cluster.scheduler.workers  # it goes on
+    [problem] = caught.value.problems
+    assert "big needs n_procs=3 and mem_gb=0.2, but a worker has n_procs=2 and mem_gb=4" in problem
+    assert run.statuses == []
+
+
 # -- Lost workers --------------------------------------------------------------------------
 
 
@@ -483,6 +496,33 @@ def test_a_job_that_is_not_accepted_ends_the_run_with_what_was_said(
     run.add("some", same, x=1)
     with pytest.raises(RuntimeError, match=r"slurm accepts no job.*sbatch.*invalid partition"):
         run.run(cluster="slurm", cores=1, memory="1GB")
+
+
+def test_an_error_tells_the_end_of_a_log_and_never_of_the_keys_beside_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs, programs = run.folder / "logs", run.folder / "bin"
+    for folder in (logs, programs):
+        folder.mkdir()
+    # Names of keys end at random, so that some of them hold the number of a job.
+    (logs / ".dask-jobqueue.worker.tls_worker_key.x_7_abcd").write_text("PRIVATE KEY")
+    (logs / "slurm-7.out").write_text("what the job said")
+    (logs / "slurm-17.out").write_text("what another job said")
+    answers = {"sbatch": "Submitted batch job 7", "squeue": "", "sacct": "", "scancel": ""}
+    for name, answer in answers.items():
+        (programs / name).write_text(f"#!/bin/sh\necho '{answer}'\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(batch, "_SECONDS_TO_KNOW_AN_END", 0)
+    monkeypatch.setattr(pools, "_SECONDS_BETWEEN_QUERIES", 0.1)
+    monkeypatch.setattr(pools, "_MOST_FAILED_JOBS", 1)
+    run.add("some", same, x=1)
+    with pytest.raises(PoolError, match="ended before their workers could report") as caught:
+        run.run(cluster="slurm", cores=1, memory="1GB", n_workers=1, log_directory=logs)
+    text = str(caught.value)
+    assert f"The end of {logs / 'slurm-7.out'}:\nwhat the job said" in text
+    assert "another" not in text
+    assert "KEY" not in text
 
 
 # -- Failing nodes -------------------------------------------------------------------------
@@ -655,9 +695,14 @@ def test_a_node_that_runs_here_shares_the_working_directory_with_none(
     assert Path.cwd() == folder
 
 
-def threads() -> LocalCluster:
+def threads(**options: Any) -> LocalCluster:
+    """Return a cluster whose worker lives in this process."""
     return LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0"
+        n_workers=1,
+        threads_per_worker=2,
+        processes=False,
+        dashboard_address="127.0.0.1:0",
+        **options,
     )
 
 

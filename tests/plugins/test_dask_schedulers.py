@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from cli.test_faults import SHAPE, errors, finish, write_inputs
+from cli.test_faults import SHAPE, Driver, errors, finish, write_inputs
 from faults.runs import (
     ARGUMENTS,
     PooledDriver,
@@ -205,9 +205,8 @@ def local_maps(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
     def run(model: str = "blm") -> dict[str, bytes]:
         if model not in maps:
-            driver = PooledDriver(tmp_path_factory.mktemp("local"), inputs, "local", model)
+            driver = Driver(tmp_path_factory.mktemp("local"), inputs, model)
             driver.configure(**PLAN)
-            driver.options = []
             code, printed = driver.run()
             assert code == 0, printed
             maps[model] = driver.maps()
