@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from nipype_blm.interfaces import BLM
+os.environ["NIPYPE_NO_ET"] = "1"  # Nipype would ask the network for its newest version
+from nipype_blm.interfaces import BLM  # noqa: E402
 
 config = yaml.safe_load(Path(sys.argv[1]).read_text())
 Path(config["outdir"]).mkdir(parents=True, exist_ok=True)
