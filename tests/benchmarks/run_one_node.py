@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 os.environ["NIPYPE_NO_ET"] = "1"  # Nipype would ask the network for its newest version
-from nipype_blm.interfaces import BLM  # noqa: E402
+from nipype_blm.interfaces import BLM
 
 config = yaml.safe_load(Path(sys.argv[1]).read_text())
 Path(config["outdir"]).mkdir(parents=True, exist_ok=True)
