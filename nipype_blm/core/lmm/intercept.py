@@ -33,6 +33,7 @@ from nipype_blm.core.lmm.levels import (
     Rows,
     Voxels,
     copy_blocks,
+    count_varying,
     group_rows,
     has_same_images,
     load_blocks,
@@ -493,9 +494,7 @@ def _fit_intercepts(
             load_blocks(rows, voxels, v, shared, mark, own)
             load_gram(voxels, v, gram)
             _classify(v, shared, own, mark, by_count, complete, classes)
-            n_present = 0
-            for j in range(n):
-                n_present += own.n_obs[j] > 0
+            n_present = count_varying(own, shared)
             last = v
         n_lanes = 1
         while (

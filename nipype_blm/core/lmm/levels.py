@@ -12,6 +12,8 @@ from nipype_blm.core.linalg import FloatArray, packed_size
 from nipype_blm.core.products import WORD, count_bits
 
 IntArray = NDArray[np.int64]
+# Of sums of squares of all rows: what is left where those present are 0; rounding errors are less.
+NEGLIGIBLE = 1e-11
 
 
 class Rows(NamedTuple):
@@ -239,6 +241,26 @@ def load_residuals(voxels: Any, v: int, S: Any, M: Any, T: Any) -> None:
         for a in range(q):
             for j in range(n):
                 T[a, j] -= gamma * M[a, b, j]
+
+
+@routine
+def count_varying(own: Any, shared: Any) -> int:
+    """Return how many levels have an effect: z is not 0 in all of their images present."""
+    total = 0
+    for j in range(own.n_obs.size):
+        total += own.n_obs[j] > 0 and own.G[0, j] > NEGLIGIBLE * shared.G[0, j]
+    return total
+
+
+@routine
+def has_two_effects(G: Any) -> bool:
+    """Return whether two effects are independent of each other in the images present."""
+    a, b, c = 0.0, 0.0, 0.0
+    for j in range(G.shape[1]):
+        a += G[0, j]
+        b += G[1, j]
+        c += G[2, j]
+    return bool(a * c - b * b > NEGLIGIBLE * a * c)
 
 
 @routine

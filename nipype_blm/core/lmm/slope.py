@@ -38,6 +38,7 @@ from nipype_blm.core.lmm.levels import (
     count_identified,
     group_rows,
     has_same_images,
+    has_two_effects,
     load_blocks,
     load_gram,
     load_residuals,
@@ -619,14 +620,16 @@ def _fit_slopes(
     change, spread = np.zeros(3), np.zeros((3, 3))
     ends, points = np.zeros(3), np.zeros((2, m))
     mark = np.full(n, -1)
-    last = -1
+    last, n_fitted, is_identified = -1, 0, False
     for position in range(voxels.order.size):
         v = voxels.order[position]
         if last < 0 or not has_same_images(voxels.presence, v, last):
             load_blocks(model.rows, voxels, v, model.shared, mark, own)
             load_gram(voxels, v, gram)
+            is_identified = count_identified(own.n_obs, 1) >= 2 and has_two_effects(own.G)
+            n_fitted = count_identified(own.n_obs, 2)
             last = v
-        if voxels.n_obs[v] <= count_identified(own.n_obs, 2) or count_identified(own.n_obs, 1) < 2:
+        if voxels.n_obs[v] <= n_fitted or not is_identified:
             results.outcome[v] = UNIDENTIFIED
             continue
         if is_reduced:

@@ -148,3 +148,26 @@ def test_no_variance_is_negative_where_images_and_levels_leave_nothing_over(fit_
     assert len(fit.fitted) > 100
     assert (fit.sigma2[fit.fitted] > 0).all()
     assert (np.diagonal(fit.cov[fit.fitted], axis1=1, axis2=2) > 0).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "what", ["slope, z is 0", "slope, z is constant", "uncorrelated slope", "z alone is 0"]
+)
+def test_effects_that_the_images_present_cannot_tell_apart_are_unidentified(
+    fit_mixed, what, method
+) -> None:
+    rng = np.random.default_rng(18)
+    n_levels, n_each = 30, 6
+    level = np.repeat(np.arange(n_levels), n_each)
+    z = np.tile([0.0, 0, 0, 1, 2, 3], n_levels) + (what == "slope, z is constant")
+    Z = z[:, np.newaxis] if what == "z alone is 0" else np.column_stack([np.ones(z.size), z])
+    factor = RandomFactor("subject", level, Z, "uncorrelated" not in what)
+    b = rng.normal(size=(n_levels, Z.shape[1]))
+    y = (Z * b[level]).sum(1) + rng.normal(size=z.size)
+    first = np.tile([True, True, True, False, False, False], n_levels)  # where z does not vary
+    Y = np.column_stack([y, np.where(first, y, np.nan)])
+    X = np.column_stack([np.ones(z.size), rng.normal(size=z.size)])
+    fit = fit_mixed(Y, X, [factor], method=method, safe_mode=False)
+    assert fit.status[0] in GOOD
+    assert fit.status[1] == VoxelStatus.UNIDENTIFIED
