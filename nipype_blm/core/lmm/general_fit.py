@@ -28,6 +28,7 @@ from nipype_blm.core.lmm.general import (
     make_layout,
 )
 from nipype_blm.core.lmm.levels import (
+    NEGLIGIBLE,
     Blocks,
     IntArray,
     Rows,
@@ -319,7 +320,8 @@ def is_identified(information: Any, trace: Any, pick: Any, N: float, A: Any) -> 
             j = pick[b]
             A[a, b] = _without_sigma2(information, trace, i, j, N)
     for a in range(m):
-        if not A[a, a] > UNIDENTIFIABLE * information[pick[a], pick[a]]:
+        # Squares of G: on average it is I.
+        if not A[a, a] > max(UNIDENTIFIABLE * information[pick[a], pick[a]], NEGLIGIBLE**2):
             return False
     identified = True
     for a in range(m):
