@@ -97,6 +97,7 @@ class Main(NamedTuple):
 
     name: str | None  # of a module that was started with ``python -m``
     path: str
+    arguments: tuple[str, ...]  # sys.argv
 
     @classmethod
     def find(cls) -> "Main | None":
@@ -105,7 +106,8 @@ class Main(NamedTuple):
         spec, path = getattr(module, "__spec__", None), getattr(module, "__file__", None)
         if path is None or not Path(path).is_file():
             return None
-        return cls(None if spec is None else spec.name, str(Path(path).absolute()))
+        name = None if spec is None else spec.name
+        return cls(name, str(Path(path).absolute()), tuple(sys.argv))
 
     def load(self) -> None:
         """Define here what the script defines, once for each run."""
@@ -113,6 +115,7 @@ class Main(NamedTuple):
             return
         module = ModuleType("__mp_main__")
         os.environ[LOADING] = self.path
+        own_arguments, sys.argv = sys.argv, list(self.arguments)
         try:
             if self.name is None:
                 found = runpy.run_path(self.path, run_name=module.__name__)
@@ -120,5 +123,6 @@ class Main(NamedTuple):
                 found = runpy.run_module(self.name, run_name=module.__name__, alter_sys=True)
         finally:
             del os.environ[LOADING]
+            sys.argv = own_arguments
         vars(module).update(found)
         sys.modules["__main__"] = sys.modules[module.__name__] = module

@@ -41,6 +41,8 @@ _SECONDS_TO_CLOSE = 30
 # Jobs that end before their worker reports, in a row, until the run gives up.
 _MOST_FAILED_JOBS = 5
 _LINES_OF_LOG = 15
+# Until what started a worker has said how that one ended.
+_SECONDS_TO_LOG = 1
 
 
 class PoolError(RuntimeError):
@@ -271,6 +273,7 @@ class BatchPool(Pool):
     def explain_loss(self, where: dict[str, Any]) -> str:
         """Return the likely reason why the worker of a node was lost, and its log."""
         if self._options.is_local:
+            time.sleep(_SECONDS_TO_LOG)
             job = find_job(where["name"], self._cluster)
             logs = self.log_folder.glob(f"{job}-{os.getpid()}.log")
             return super().explain_loss(where) + _quote_ends(logs)

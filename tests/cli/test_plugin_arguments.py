@@ -1,0 +1,246 @@
+"""What is said about the arguments of a plugin, before a job is submitted and after it failed."""
+
+import dask.config
+import nipype
+import pytest
+from cli.test_cluster import Pool
+
+from nipype_blm.cli.plugins import read_arguments
+from nipype_blm.cli.run import describe_failure
+from nipype_blm.model.config import BlmConfig, parse_config
+from nipype_blm.plugins.batch import BATCH_SYSTEMS
+from nipype_blm.plugins.options import parse_options
+
+JOBS = "cluster: slurm\ncores: 1\nmemory: 1GB\n"
+
+
+@pytest.fixture
+def write_program(tmp_path, monkeypatch):
+    """Function that writes a program which is found before all others; there is an sbatch."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+    def write(name, command):
+        (folder / name).write_text(f"#!/bin/sh\n{command}\n")
+        (folder / name).chmod(0o755)
+
+    write("sbatch", "exit 1")
+    return write
+
+
+@pytest.fixture(autouse=True)
+def jobqueue_yaml():
+    """The section of Slurm in the user's jobqueue.yaml, without the one of who runs the tests."""
+    assert BATCH_SYSTEMS["slurm"].cluster_class  # Dask's defaults are there once it is imported
+    section: dict[str, object] = {}
+    with dask.config.set({"jobqueue.slurm": section}):
+        yield section
+
+
+@pytest.fixture
+def check(study, write_program):
+    """Function that checks a model with a plugin and the text of its arguments."""
+
+    def run(plugin, text):
+        arguments = ["--plugin-args", study.write("arguments.yml", text)]
+        return study.run("--check", *(["--plugin", plugin] if plugin else []), *arguments)
+
+    return run
+
+
+# -- Arguments that can be used ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("plugin", "text"),
+    [
+        ("Dask", f"{JOBS}walltime: 10:00:00\nqueue: short\n"),
+        ("Dask", f"{JOBS}walltime: 60\n"),
+        ("Dask", "security: false\n"),
+        ("MultiProc", "n_procs: 2\nmemory_gb: 4\n"),
+        ("SLURM", "sbatch_args: --mem=4G\nmax_jobs: 100\n"),
+        ("SLURM", "of_a_later_nipype: 1\n"),
+    ],
+    ids=["jobs of Dask", "minutes", "pool", "MultiProc", "SLURM", "unknown and near to none"],
+)
+def test_arguments_that_a_plugin_takes_pass_the_check(study, check, plugin, text):
+    result = check(plugin, text)
+    assert (result.code, result.err) == (0, "")
+    assert not study.outdir.exists()
+
+
+@pytest.mark.parametrize("walltime", ["10:00:00", "1:30.5"])
+@pytest.mark.usefixtures("write_program")
+def test_a_time_without_quotes_reaches_the_plugin_as_it_was_written(study, walltime):
+    path = study.write("arguments.yml", f"{JOBS}walltime: {walltime}\nn_workers: 12\n")
+    options = parse_options(read_arguments(path))
+    assert options.get("walltime") == walltime
+    assert options.n_workers == 12
+
+
+# -- Arguments that cannot -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("plugin", "text", "words"),
+    [
+        ("Dask", f"{JOBS}walltime: 36000\n", ["walltime is 36000", "10:00:00", "in quotes"]),
+        ("Dask", f"{JOBS}workers: 2\n", ["'workers' is not an argument", "n_workers"]),
+        ("Dask", f"{JOBS}asynchronous: true\n", ["'asynchronous' is not an argument"]),
+        ("Dask", "security: some text\n", ["security is 'some text'", "boolean"]),
+        ("Dask", "scheduler_file: none.json\n", ["none.json cannot be read", "cluster start"]),
+        ("MultiProc", "n_procs: two\n", ["--plugin MultiProc", "'n_procs': 'two'"]),
+        ("SLURM", "sbatch_arg: --mem=4G\n", ["--plugin SLURM", "did you mean sbatch_args?"]),
+        (None, "n_procs: 2\n", ["arguments.yml", "Linear", "no arguments", "--plugin"]),
+    ],
+    ids=[
+        "walltime of seconds",
+        "workers",
+        "asynchronous",
+        "security",
+        "scheduler_file",
+        "n_procs",
+        "sbatch_arg",
+        "no plugin",
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_one_clear_error_before_the_run(
+    study, check, plugin, text, words
+):
+    result = check(plugin, text)
+    assert result.code == 2
+    [error] = result.err.splitlines()
+    assert error.startswith("error: ")
+    assert [word for word in words if word not in error] == []
+    assert not study.outdir.exists()
+
+
+def test_what_yaml_makes_of_a_time_in_jobqueue_yaml_is_refused(check, jobqueue_yaml):
+    jobqueue_yaml |= {"walltime": 36000}
+    result = check("Dask", JOBS)
+    assert result.code == 2
+    assert "walltime is 36000" in result.err
+    assert check("Dask", f"{JOBS}walltime: '10:00:00'\n").code == 0
+
+
+@pytest.mark.parametrize(("plugin", "command"), [("SLURM", "sbatch"), ("SGE", "qsub")])
+def test_a_missing_command_of_a_plugin_is_found_by_the_check(study, monkeypatch, plugin, command):
+    monkeypatch.setenv("PATH", str(study.folder))
+    result = study.run("--check", "--plugin", plugin)
+    assert result.code == 2
+    [error] = result.err.splitlines()
+    assert error.startswith(f"error: {command}, which submits the jobs of --plugin {plugin}, is ")
+    assert "not on the PATH" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "above", "line"),
+    [("blm.yml", "X: X.csv\n\n", 4), ("arguments.yml", "n_procs: 1\n", 3)],
+    ids=["configuration", "arguments"],
+)
+def test_a_field_that_is_given_twice_is_named_at_its_second_line(study, name, above, line):
+    config = study.configure()
+    arguments = study.write("arguments.yml", "memory_gb: 1\nn_procs: 2\n")
+    path = study.folder / name
+    path.write_text(above + path.read_text())
+    result = study.command(config, "--check", "--plugin", "Dask", "--plugin-args", arguments)
+    assert result.code == 2
+    [error] = result.errors
+    assert (
+        error == f"{path} is not valid YAML: the field '{above.partition(':')[0]}' is given twice"
+    )
+    assert f"line {line}, column 1" in result.err
+
+
+def test_a_missing_file_of_arguments_is_named_as_that(study):
+    path = study.folder / "none.yml"
+    result = study.run("--check", "--plugin", "Dask", "--plugin-args", path)
+    assert result.code == 2
+    [error] = result.err.splitlines()
+    assert error.startswith(f"error: --plugin-args {path} cannot be read: ")
+
+
+# -- After a failure -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_timeout():
+    """Nipype waits for the result of a job that has left the queue for seconds."""
+    before = nipype.config.get("execution", "job_finished_timeout")
+    nipype.config.set("execution", "job_finished_timeout", "1")
+    yield
+    nipype.config.set("execution", "job_finished_timeout", before)
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "words"),
+    [
+        ("echo 'error: Invalid account' >&2; exit 1", ["IndexError: ", "refused a job", "to see"]),
+        ("echo Submitted batch job 7", ["TypeError: ", "a job was lost", "memory or time"]),
+    ],
+    ids=["refused", "lost"],
+)
+@pytest.mark.usefixtures("short_timeout")
+def test_what_nipype_does_not_say_of_its_jobs_is_said(study, write_program, sbatch, words):
+    write_program("sbatch", sbatch)
+    write_program("squeue", "exit 0")
+    write_program("scancel", "exit 0")
+    result = study.run("--plugin", "SLURM", "--quiet")
+    assert result.code == 1
+    assert [word for word in words if word not in result.err] == []
+    assert "Traceback" not in result.err
+    assert len([*study.outdir.rglob("batchscript_*.sh")]) == 1  # which the advice names
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError('can only concatenate str (not "list") to str'),
+        IndexError("list index out of range"),
+    ],
+    ids=["TypeError", "IndexError"],
+)
+@pytest.mark.parametrize("plugin", [None, "Linear", "MultiProc", "Dask"])
+def test_an_error_of_any_other_plugin_is_not_taken_for_that_of_a_job(study, plugin, error):
+    config = parse_config(study.fields, study.folder, model=BlmConfig)
+    first, *others = describe_failure(error, config, plugin).splitlines()
+    assert first == str(error)
+    assert [line for line in others if "job" in line.replace(str(study.folder), "")] == []
+
+
+# -- Lists of commands on a pool -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """One worker."""
+    found = Pool(tmp_path_factory.mktemp("pool"))
+    try:
+        found.start(1)
+        yield found
+    finally:
+        found.kill()
+
+
+def test_a_changed_list_repeats_no_command_that_has_ended_well(pool, tmp_path):
+    # Alike in their first eighty letters.
+    long = [f"echo {name} >> starts; : {'-' * 80} {name}" for name in ("first", "second")]
+    same = "echo same >> starts"
+
+    def run(*lines):
+        before = read_starts()
+        code, out, err = pool.command(
+            "run", pool.write_list(*lines), "--work-dir", tmp_path / "work", folder=tmp_path
+        )
+        assert code == 0, err
+        assert f"{len(lines)} of {len(lines)} commands ended well" in out
+        return sorted(read_starts()[len(before) :])
+
+    def read_starts():
+        path = tmp_path / "starts"
+        return path.read_text().split() if path.exists() else []
+
+    assert run(*long, same, same) == ["first", "same", "same", "second"]
+    assert run("echo new >> starts", same, *reversed(long), same) == ["new"]
+    assert run(same, same, same) == ["same"]
