@@ -40,7 +40,7 @@ _SECONDS_TO_FIRST_NOTE, _SECONDS_BETWEEN_NOTES = 60, 600
 _SECONDS_TO_CLOSE = 30
 # Jobs that end before their worker reports, in a row, until the run gives up.
 _MOST_FAILED_JOBS = 5
-_LINES_OF_LOG = 15
+_LINES_OF_LOG = 25
 # Until what started a worker has said how that one ended.
 _SECONDS_TO_LOG = 1
 
@@ -326,6 +326,7 @@ def _quote_ends(logs: Iterable[Path]) -> str:
     text = ""
     for log in sorted(logs):
         lines = log.read_text(errors="replace").strip().splitlines()
+        lines = [line for line in lines if " - INFO - " not in line] or lines  # Dask's, of starts
         if lines:
             text += f"\nThe end of {log}:\n" + "\n".join(lines[-_LINES_OF_LOG:])
     return text
