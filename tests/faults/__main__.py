@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import RESULTS, aim, format_table, write_result
+from cli.test_faults import Driver
 from plugins.conftest import GridEngine, Slurm, run_client, started
 
 from faults.cases import FAULTS, Fault, Outcome, Setup, measure
-from faults.runs import POOLS, PooledDriver, find_processes, kill
+from faults.runs import POOLS, find_processes, kill
 from faults.study import FIELDS, write_image, write_study
 
 SCHEDULERS = {"slurm": Slurm, "sge": GridEngine}
@@ -62,9 +63,8 @@ def running(pools: list[str], folder: Path) -> Iterator[dict[str, Any]]:
 def find_maps(folder: Path, inputs: Path) -> dict[str, bytes]:
     """Return the maps of a run without a pool that nothing disturbs."""
     folder.mkdir()
-    driver = PooledDriver(folder, inputs, "local")
+    driver = Driver(folder, inputs)
     driver.configure(**FIELDS)
-    driver.options = []
     code, printed = driver.run()
     assert code == 0, printed
     return driver.maps()
