@@ -159,17 +159,17 @@ def _make_dask_runner(
         arguments["log_directory"] = log_folder
     plugin = DaskPlugin(arguments | dict(given))
     if plugin.options.scheduler_file is not None:
-        read_pool_file(plugin.options.scheduler_file)
+        read_pool_file(plugin.options.scheduler_file)  # which says what is wrong with it
     mem_gb = _measure_memory(plan, 1, config.MAXMEM)
     if plugin.options.batch_system is None:  # a pool that is there already
         return Runner(plugin, 1, mem_gb)
     worker = describe_worker(plugin.options, Resources(1, mem_gb))
     if worker.mem_gb < mem_gb:
-        fewer = f" (fewer of them: there are {plugin.options.n_workers})"
-        fewer = fewer if plugin.options.is_local and plugin.options.n_workers else ""
+        n_workers = plugin.options.n_workers if plugin.options.is_local else None
+        sharing = f" (that of this machine is shared by {n_workers})" if n_workers else ""
         raise InputError(
             f"A worker has {worker.mem_gb:.3g} GiB of memory, but one batch or block needs "
-            f"{mem_gb:.3g} GiB; give workers more memory{fewer}, or set MAXMEM (now "
+            f"{mem_gb:.3g} GiB; give workers more memory{sharing}, or set MAXMEM (now "
             f"{config.MAXMEM / GIB:.3g} GiB) to {int(worker.mem_gb * GIB)} or less."
         )
     n_procs = plan.threads(worker.n_procs, int(worker.mem_gb * GIB))
