@@ -1,5 +1,6 @@
 """Nipype's plugin for pools of Dask workers."""
 
+import io
 import os
 import pickle
 import sys
@@ -7,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from traceback import format_exception
+from types import FunctionType
 from typing import Any
 from uuid import uuid4
 
@@ -173,6 +175,7 @@ class DaskPlugin(DistributedPluginBase):
             pickled,
             task.updatehash,
             key,
+            self._pool.import_paths.name,
             main,
             key=key,
             pure=False,
@@ -273,17 +276,33 @@ def _pickle(node: Any) -> tuple[bytes, Main | None]:
     pickled = cloudpickle.dumps(node)
     if b"__main__" not in pickled:
         return pickled, None
+    found = io.BytesIO()
+    pickler = _MainFinder(found)
     try:
-        pickled = pickle.dumps(node)
+        pickler.dump(node)
     except Exception:  # of many kinds; what only cloudpickle can hold is in no module
         return pickled, None
+    if not pickler.uses_main:  # a text says so
+        return pickled, None
     main = Main.find()
-    if b"__main__" in pickled and main is None:
+    if main is None:
         raise InputError(
             f"Node {node.fullname or node.name} uses a class of this session or notebook, which "
             "workers cannot import; put it into a module, beside your script or notebook."
         )
-    return pickled, main if b"__main__" in pickled else None
+    return found.getvalue(), main
+
+
+class _MainFinder(pickle.Pickler):
+    """Pickles by name, and notes whether anything is of the driver's script."""
+
+    uses_main = False
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Note classes and functions."""
+        if isinstance(obj, type | FunctionType) and obj.__module__ == "__main__":
+            self.uses_main = True
+        return NotImplemented
 
 
 def _find_needs(node: Any) -> Resources:

@@ -4,9 +4,7 @@ import os
 import runpy
 import sys
 import sysconfig
-import threading
 from importlib import invalidate_caches
-from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -19,42 +17,49 @@ _STDLIB, _LIBRARIES = sysconfig.get_path("stdlib"), {"site-packages", "dist-pack
 
 # What a worker has before the first run; without the folder that a job starts in, which
 # `python -m` looks into first.
+_start_path = tuple(sys.path)
 _own_paths = tuple(path for path in sys.path if path not in ("", str(Path.cwd())))
 _own_modules, _own_main = frozenset(sys.modules), sys.modules["__main__"]
-_new_run = threading.Event()  # whose modules may have changed since they were imported
+_paths_of_runs: dict[str, list[str]] = {}
+_last_run: list[str] = []  # that of the node before, whose modules are there
 
 
 class ImportPaths(WorkerPlugin):
-    """Lets nodes import what lies beside the driver's script, as it is when the run starts."""
+    """Lets the nodes of a run import what lies beside the driver's script, as it is then."""
 
     def __init__(self) -> None:
         self.name = f"nipype-blm-paths-{uuid4().hex}"
-        self.paths = [str(Path(path).absolute()) for path in sys.path]
+        self._paths = [str(Path(path).absolute()) for path in sys.path]
         self._driver = _describe_process()
 
     def setup(self, worker: Worker) -> None:
-        """Look for modules where the driver does, before those of other runs."""
-        if self._driver == _describe_process():
-            return  # a worker within the driver has the same modules
-        own = [path for path in self.paths if not _is_library(path)]
-        # The last are those of other runs.
-        sys.path[:] = dict.fromkeys([*own, *_own_paths, *self.paths, *sys.path])
-        _new_run.set()
+        """Note where the driver looks for modules; a worker within the driver has them."""
+        if self._driver != _describe_process():
+            _paths_of_runs[self.name] = self._paths
 
     def teardown(self, worker: Worker) -> None:
-        """Look no more where no other run does."""
-        if self._driver == _describe_process():
-            return
-        others = [item.paths for item in worker.plugins.values() if isinstance(item, ImportPaths)]
-        kept = {*_own_paths, *chain.from_iterable(others)}
-        sys.path[:] = [path for path in sys.path if path in kept]
+        """Look there no more."""
+        _paths_of_runs.pop(self.name, None)
+        if _last_run == [self.name]:
+            _last_run.clear()
+            sys.path[:] = _start_path
 
 
-def prepare_modules(main: "Main | None") -> None:
-    """Have a node find the modules of its run, and what the script defines if it needs that."""
-    if _new_run.is_set():
-        _new_run.clear()
+def prepare_modules(run: str, main: "Main | None") -> None:
+    """Have a node find the modules of its run, and what the script defines if it needs that.
+
+    Parameters
+    ----------
+    run : str
+        Name of the run's `ImportPaths`.
+    main : Main, optional
+    """
+    if run in _paths_of_runs and _last_run != [run]:
+        paths = _paths_of_runs[run]
+        own = [path for path in paths if not _is_library(path)]
+        sys.path[:] = dict.fromkeys([*own, *_own_paths, *paths])
         _forget_modules()
+        _last_run[:] = [run]
     if main is not None:
         main.load()
 
@@ -98,6 +103,7 @@ class Main(NamedTuple):
     name: str | None  # of a module that was started with ``python -m``
     path: str
     arguments: tuple[str, ...]  # sys.argv
+    driver: tuple[str, int]  # host and process
 
     @classmethod
     def find(cls) -> "Main | None":
@@ -106,12 +112,13 @@ class Main(NamedTuple):
         spec, path = getattr(module, "__spec__", None), getattr(module, "__file__", None)
         if path is None or not Path(path).is_file():
             return None
-        name = None if spec is None else spec.name
-        return cls(name, str(Path(path).absolute()), tuple(sys.argv))
+        name = None if spec is None or spec.name == "__main__" else spec.name
+        return cls(name, str(Path(path).absolute()), tuple(sys.argv), _describe_process())
 
     def load(self) -> None:
         """Define here what the script defines, once for each run."""
-        if getattr(sys.modules["__main__"], "__file__", None) == self.path:
+        is_there = getattr(sys.modules["__main__"], "__file__", None) == self.path
+        if is_there or self.driver == _describe_process():
             return
         module = ModuleType("__mp_main__")
         os.environ[LOADING] = self.path

@@ -42,8 +42,8 @@ class NodeError(Exception):
         return "A node failed."
 
 
-def run_node(pickled: bytes, updatehash: bool, key: str, main: Main | None = None) -> None:
-    """Run a node; `main` is the driver's script, if the node needs what it defines.
+def run_node(pickled: bytes, updatehash: bool, key: str, run: str, main: Main | None) -> None:
+    """Run a node; `run` and `main` are for `prepare_modules`.
 
     Results stay in the node's folder, where the nodes after it find them; the driver does not
     ask for what is returned here, which would take longer than Nipype takes to run a node.
@@ -59,7 +59,7 @@ def run_node(pickled: bytes, updatehash: bool, key: str, main: Main | None = Non
         _current["key"] = key
         worker.log_event(STARTED, {"key": key} | describe_worker(worker))
         try:
-            prepare_modules(main)
+            prepare_modules(run, main)
             node = cloudpickle.loads(pickled)
             with _reporting(worker, key), _prepared_for(node):
                 node.run(updatehash=updatehash)

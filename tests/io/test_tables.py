@@ -133,6 +133,11 @@ def test_cells_with_a_decimal_comma_are_refused_and_not_taken_for_row_names(tmp_
     assert f"{cell!r} in line {1 + text.count('#')}, column 1 (X1)" in problem
 
 
+def test_names_of_rows_may_be_numbers_with_spaces_below_a_header(tmp_path):
+    table = read_table(write(tmp_path, "id,mean,age\n01 02,1,20\n2020-01-01 10,1,30\n"), "X")
+    assert table.names == ["mean", "age"]
+
+
 def test_a_table_may_have_one_column(tmp_path):
     assert read_table(write(tmp_path, "1\n2\n"), "X").values.tolist() == [[1], [2]]
     assert read_table(write(tmp_path, "age\n1\n2\n"), "X").names == ["age"]

@@ -1,6 +1,7 @@
 """Which modules the nodes of a run import on workers that outlive runs."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -175,3 +176,38 @@ def test_the_modules_of_a_driver_stay_where_workers_live_in_its_process(
         assert project.run(cluster) == ["as imported", "as imported"]
     assert {name: sys.modules.get(name) for name in names} == modules
     assert sys.path == paths
+
+
+# A process that stands for a worker of two runs at the same time.
+TWO_RUNS = """
+import sys
+from nipype_blm.plugins.modules import ImportPaths, prepare_modules
+
+def register(folder):
+    paths = ImportPaths()
+    paths._paths, paths._driver = [folder, *sys.path], ("another host", 1)
+    paths.setup(None)
+    return paths
+
+def import_module(paths):
+    prepare_modules(paths.name, None)
+    import steps_of_a_project
+    return steps_of_a_project.NAME
+
+before = list(sys.path)
+first, second = register(sys.argv[1]), register(sys.argv[2])
+print(*(import_module(paths) for paths in (first, second, first, first, second)))
+second.teardown(None)
+print(import_module(first))
+first.teardown(None)
+print(sys.path == before)
+"""
+
+
+def test_two_runs_at_the_same_time_have_their_own_modules(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{STEPS}.py").write_text(f"NAME = {name!r}")
+    command = [sys.executable, "-c", TWO_RUNS, str(tmp_path / "a"), str(tmp_path / "b")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT)
+    assert done.stdout.splitlines() == ["a b a a b", "a", "True"], done.stderr

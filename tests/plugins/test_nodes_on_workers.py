@@ -217,6 +217,22 @@ def test_interfaces_of_a_session_without_a_file_are_refused_with_advice(
     assert not [*tmp_path.glob("work/wf/*/result_*")]
 
 
+def test_the_name_of_the_main_module_in_a_text_is_no_class_of_it(tmp_path: Path) -> None:
+    script = """
+from nipype import Function, Node, Workflow
+from nipype_blm.plugins import DaskPlugin
+workflow = Workflow("wf", base_dir="work")
+node = Node(Function(["x"], ["out"]), "node")
+node.inputs.function_str = "def get_name(x):\\n    return f'__main__ {x}'\\n"
+node.inputs.x = "/data/__main__/image.nii"
+workflow.add_nodes([node])
+graph = workflow.run(plugin=DaskPlugin({"n_workers": 1, "n_procs": 1, "memory_gb": 1}))
+print([node.result.outputs.out for node in graph.nodes()])
+"""
+    found = execute(tmp_path, "-", script=script)
+    assert "['__main__ /data/__main__/image.nii']" in found.output.splitlines(), found.output
+
+
 # -- What nodes compute with Dask ----------------------------------------------------------
 
 COMPUTE = """
