@@ -223,8 +223,10 @@ def test_a_run_that_is_told_to_end_says_so_and_goes_on_later(driver, undisturbed
     assert code == 128 + number
     assert printed.splitlines()[-1] == "Interrupted. The same command goes on from where it was."
     assert "Traceback" not in printed
-    assert driver.maps() == {}
-    assert names_in(driver.outdir) == {"work"}
+    # All or nothing: where traits drops the exception, the run goes on for the fifth of a second
+    # until it is raised again, in which a run as short as this one may write its maps.
+    assert driver.maps() in ({}, undisturbed().maps())
+    assert driver.maps() or names_in(driver.outdir) == {"work"}
     log = driver.log()
     assert driver.run()[0] == 0
     assert driver.maps() == undisturbed().maps()
