@@ -409,8 +409,8 @@ class _GzipVolumes:
     def close(self) -> None:
         """Read to the end, so that the checksum is tested."""
         extra = self._file.read(1)
-        while self.header.has_tail and self._file.read(2**20):
-            pass
+        if self.header.has_tail:
+            _read_to_end(self._file)
         self._file.close()
         if extra and not self.header.has_tail:
             raise EOFError("there are more bytes than its header says")
@@ -419,8 +419,12 @@ class _GzipVolumes:
 def _check_gzip(path: Path) -> None:
     """Read a compressed file to its end, where the checksum is."""
     with _GzipFile(path, "rb") as file:
-        while file.read(2**20):
-            pass
+        _read_to_end(file)
+
+
+def _read_to_end(file: _GzipFile) -> None:
+    while file.read(2**20):
+        pass
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:

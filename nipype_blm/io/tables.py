@@ -206,8 +206,10 @@ def _has_text(cells: list[str]) -> bool:
 def _names_rows(rows: list[list[str]], header: list[str] | None) -> bool:
     """Return whether the first column is text, or has no name while the others have."""
     is_unnamed = header is not None and not header[0] and all(header[1:])
-    is_text = all(_to_number(row[0]) is None for row in rows)
-    is_text = is_text and (header is not None or _has_row_names(rows))
+    if header is None:
+        is_text = _has_row_names(rows)
+    else:
+        is_text = all(_to_number(row[0]) is None for row in rows)
     return is_unnamed or (is_text and len({row[0] for row in rows}) == len(rows))
 
 

@@ -30,11 +30,11 @@ class ImportPaths(WorkerPlugin):
     def __init__(self) -> None:
         self.name = f"nipype-blm-paths-{uuid4().hex}"
         self._paths = [str(Path(path).absolute()) for path in sys.path]
-        self._driver = _describe_process()
+        self._driver = describe_process()
 
     def setup(self, worker: Worker) -> None:
         """Note where the driver looks for modules; a worker within the driver has them."""
-        if self._driver != _describe_process():
+        if self._driver != describe_process():
             _paths_of_runs[self.name] = self._paths
 
     def teardown(self, worker: Worker) -> None:
@@ -64,8 +64,9 @@ def prepare_modules(run: str, main: "Main | None") -> None:
         main.load()
 
 
-def _describe_process() -> tuple[str, int]:
-    return os.uname().nodename, os.getpid()
+def describe_process() -> dict[str, Any]:
+    """Return what tells this process from all others."""
+    return {"host": os.uname().nodename, "pid": os.getpid()}
 
 
 def _forget_modules() -> None:
@@ -103,7 +104,7 @@ class Main(NamedTuple):
     name: str | None  # of a module that was started with ``python -m``
     path: str
     arguments: tuple[str, ...]  # sys.argv
-    driver: tuple[str, int]  # host and process
+    driver: dict[str, Any]  # its process
 
     @classmethod
     def find(cls) -> "Main | None":
@@ -113,12 +114,12 @@ class Main(NamedTuple):
         if path is None or not Path(path).is_file():
             return None
         name = None if spec is None or spec.name == "__main__" else spec.name
-        return cls(name, str(Path(path).absolute()), tuple(sys.argv), _describe_process())
+        return cls(name, str(Path(path).absolute()), tuple(sys.argv), describe_process())
 
     def load(self) -> None:
         """Define here what the script defines, once for each run."""
         is_there = getattr(sys.modules["__main__"], "__file__", None) == self.path
-        if is_there or self.driver == _describe_process():
+        if is_there or self.driver == describe_process():
             return
         module = ModuleType("__mp_main__")
         os.environ[LOADING] = self.path

@@ -11,6 +11,7 @@ import psutil
 from distributed import Client, Security
 
 from nipype_blm.errors import InputError
+from nipype_blm.plugins.modules import describe_process
 
 _SECONDS_TO_CONNECT = 30
 # Of `distributed.Security`; credentials are held as text.
@@ -49,7 +50,7 @@ def write_pool_file(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        json.dump({**content, **_describe_process(), "tls": tls}, file, indent=1)
+        json.dump({**content, **describe_process(), "tls": tls}, file, indent=1)
     try:
         path.hardlink_to(part)  # complete, or not at all
     except FileExistsError:
@@ -64,12 +65,8 @@ def remove_pool_file(path: Path) -> None:
     """Remove the file of the pool of this process; that of another one stays."""
     with suppress(InputError):
         found = read_pool_file(path)
-        if _describe_process().items() <= found.items():
+        if describe_process().items() <= found.items():
             path.unlink(missing_ok=True)
-
-
-def _describe_process() -> dict[str, Any]:
-    return {"host": os.uname().nodename, "pid": os.getpid()}
 
 
 def connect(path: Path) -> tuple[Client, dict[str, Any]]:

@@ -18,7 +18,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 from distributed.comm import get_address_host
 from distributed.utils import get_ip
 
-from nipype_blm.plugins.modules import Main, prepare_modules
+from nipype_blm.plugins.modules import Main, describe_process, prepare_modules
 from nipype_blm.plugins.settings import set_defaults
 from nipype_blm.progress import listening
 
@@ -97,8 +97,7 @@ def describe_worker(worker: Worker) -> dict[str, Any]:
     return {
         "worker": worker.address,
         "name": str(worker.name),
-        "host": os.uname().nodename,
-        "pid": os.getpid(),
+        **describe_process(),
         "job_id": job_id,
         "memory_limit": worker.memory_manager.memory_limit,
     }
