@@ -3,19 +3,29 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.linalg import solve_triangular
+from numpy.typing import ArrayLike, NDArray
 
 from nipype_blm.core._jit import inline, kernel
-from nipype_blm.core.linalg import FloatArray, packed_size, solve_lower_packed
+from nipype_blm.core.linalg import (
+    FloatArray,
+    express_rows,
+    find_estimable,
+    packed_size,
+    solve_lower_packed,
+    solve_lower_semidefinite,
+)
 from nipype_blm.core.ols import Estimates
 from nipype_blm.core.tails import compute_f_tails, compute_t_tails
 from nipype_blm.core.threads import ONE_THREAD, Threads
 
 
 class ContrastMaps(NamedTuple):
-    """One contrast at the fitted voxels of a block; q rows of L (1 for a T contrast)."""
+    """One contrast at the fitted voxels of a block; q rows of L (1 for a T contrast).
 
+    Where some row is not estimable nothing else means anything.
+    """
+
+    estimable: NDArray[np.bool_]  # (n_fitted,), whether all rows are
     effect: FloatArray  # (q, n_fitted), L beta
     variance: FloatArray  # (q * q, n_fitted), covariance of the effect, row-major
     stat: FloatArray  # (n_fitted,), T or F
@@ -47,10 +57,10 @@ def compute_t_contrast(
     -------
     ContrastMaps
     """
-    effect, variance, _ = _effects(vector[None], estimates, R, threads)
-    stat = effect[0] / np.sqrt(variance[0])
+    estimable, effect, variance, _ = _effects(vector[None], estimates, R, threads)
+    stat = effect[0] / np.sqrt(np.where(estimable, variance[0], 1.0))
     log_p, z = find_t_tails(stat, estimates.dof.astype(float), two_sided, threads)
-    return ContrastMaps(effect, variance, stat, log_p, z)
+    return ContrastMaps(estimable, effect, variance, stat, log_p, z)
 
 
 def find_t_tails(
@@ -94,7 +104,7 @@ def compute_f_contrast(
     ContrastMaps
     """
     q = len(L)
-    effect, variance, factor = _effects(L, estimates, R, threads)
+    estimable, effect, variance, factor = _effects(L, estimates, R, threads)
     stat = np.empty(estimates.resms.size)
 
     def test(start: int, stop: int) -> None:
@@ -102,8 +112,9 @@ def compute_f_contrast(
         _f_statistic(effect[:, part], factor[:, part], estimates.resms[part], stat[part])
 
     threads.split(test, stat.size)
+    stat[~estimable] = 0
     log_p, z = find_f_tails(stat, q, estimates.dof.astype(float), threads)
-    return ContrastMaps(effect, variance, stat, log_p, z)
+    return ContrastMaps(estimable, effect, variance, stat, log_p, z)
 
 
 def find_f_tails(
@@ -131,25 +142,28 @@ def _effects(
     estimates: Estimates,
     R: FloatArray,
     threads: Threads,
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return L beta (q, n), its covariance (q * q, n), and the packed factor C of that.
+) -> tuple[NDArray[np.bool_], FloatArray, FloatArray, FloatArray]:
+    """Return where L beta is estimable, L beta (q, n), its covariance (q * q, n), its factor C.
 
     The covariance of the effect is resms L (X'X)^-1 L' = resms C C'.
     """
     q, n = len(L), estimates.resms.size
     # Rows of R'^-1 L': (X_v'X_v)^-1 = R^-1 (L_v L_v')^-1 R'^-1 with the voxel's factor L_v.
-    rows = np.ascontiguousarray(solve_triangular(R, L.T, trans="T").T)
+    rows, known = express_rows(R, L)
+    estimable = known & find_estimable(rows, estimates.slot, estimates.factor).T
     effect, variance = np.zeros((q, n)), np.zeros((q, q, n))
     factor = np.empty((packed_size(q), n))
 
     def compute(start: int, stop: int) -> None:
         part = slice(start, stop)
         combine_rows(L, estimates.beta[:, part], effect[:, part])
-        _contrast_factor(rows, estimates.slot[part], estimates.factor, factor[:, part])
+        _contrast_factor(
+            rows, estimates.slot[part], estimates.rank[part], estimates.factor, factor[:, part]
+        )
         _variance(factor[:, part], estimates.resms[part], variance[:, :, part])
 
     threads.split(compute, n)
-    return effect, variance.reshape(q * q, n), factor
+    return np.asarray(estimable.all(axis=1)), effect, variance.reshape(q * q, n), factor
 
 
 @kernel
@@ -164,7 +178,7 @@ def combine_rows(L: Any, beta: Any, effect: Any) -> None:
 
 
 @inline
-def _factorise_rows(rows: Any, out: Any, j: int) -> None:
+def factorise_rows(rows: Any, out: Any, j: int) -> None:
     """Write the packed C of rows = C Q', Q'Q = I, to column j; `rows` becomes Q'.
 
     Modified Gram-Schmidt: C is as accurate as the rows, where the Cholesky factor of their
@@ -184,20 +198,24 @@ def _factorise_rows(rows: Any, out: Any, j: int) -> None:
 
 
 @kernel
-def _contrast_factor(rows: Any, slot: Any, factor: Any, out: Any) -> None:
+def _contrast_factor(rows: Any, slot: Any, rank: Any, factor: Any, out: Any) -> None:
     """Factorise L_v^-1 rows'; L_v is the identity where nothing is missing."""
     q, n_params = rows.shape
     shared = np.empty((out.shape[0], 1))
-    _factorise_rows(rows.copy(), shared, 0)
+    factorise_rows(rows.copy(), shared, 0)
     solved = np.empty((q, n_params))
     for j in range(slot.size):
         if slot[j] < 0:
             for i in range(out.shape[0]):
                 out[i, j] = shared[i, 0]
         else:
+            L = factor[slot[j]]
             for i in range(q):
-                solve_lower_packed(factor[slot[j]], rows[i], n_params, solved[i])
-            _factorise_rows(solved, out, j)
+                if rank[j] == n_params:
+                    solve_lower_packed(L, rows[i], n_params, solved[i])
+                else:
+                    solve_lower_semidefinite(L, rows[i], n_params, solved[i])
+            factorise_rows(solved, out, j)
 
 
 @kernel

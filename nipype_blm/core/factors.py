@@ -55,6 +55,15 @@ def count_columns(factors: Sequence[RandomFactor]) -> int:
     return sum(factor.n_columns for factor in factors)
 
 
+def count_joint_effects(factors: Sequence[RandomFactor]) -> int:
+    """Return how many images random effects could make exactly, in the worst case.
+
+    Effects of a level that vary independently cannot make up for each other: with a diagonal D
+    each of them is judged by itself.
+    """
+    return sum(f.n_levels * (f.n_effects if f.correlated else 1) for f in factors)
+
+
 def select_rows(factors: Sequence[RandomFactor], rows: slice) -> RandomRows:
     """Return rows of Z; a row has one entry (term) for each effect of each factor."""
     columns = []

@@ -7,16 +7,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.core._jit import inline, kernel
+from nipype_blm.core._jit import inline, kernel, routine
 from nipype_blm.core.linalg import (
     RANK_TOLERANCE,
     DesignFactor,
     FloatArray,
     cholesky_packed,
+    cholesky_semidefinite,
+    combine_before,
+    express_rows,
+    find_estimable,
     invert_upper,
     packed_size,
     solve_lower_packed,
+    solve_lower_semidefinite,
     solve_lower_transposed_packed,
+    solve_lower_transposed_semidefinite,
     solve_upper,
 )
 from nipype_blm.core.products import Products, count_bits
@@ -33,12 +39,18 @@ IMPRECISE = 1e-6
 # Entries of Q have errors of 1e-16, columns have length 1: the rest of a column that is
 # shorter than 1e-12 where data are present (squared: 1e-24) is noise.
 NOISE = 1e-24
+# A combination of columns of X is 0 in the images present if it is below this fraction of its
+# terms there, or this one of its terms in all images; sums that cancel have errors of 1e-10 of
+# the former, the weights of 1e-15 of the latter.
+NULL = 1e-7
+NULL_IN_ALL = 1e-12
 # A downdated sum of squares that is below this fraction of the whole has lost digits.
 CANCELLED = 0.01
 
 # Plain numbers for kernels.
 _FITTED = int(VoxelStatus.FITTED)
 _IMPRECISE_FIT = int(VoxelStatus.FITTED_IMPRECISE)
+_TOO_FEW = int(VoxelStatus.TOO_FEW)
 _RANK_DEFICIENT = int(VoxelStatus.RANK_DEFICIENT)
 _ZERO_VARIANCE = int(VoxelStatus.ZERO_VARIANCE)
 
@@ -51,8 +63,11 @@ class Estimates(NamedTuple):
 
     status: NDArray[np.uint8]  # (n_voxels,), VoxelStatus
     n_obs: NDArray[np.int32]  # (n_voxels,)
-    beta: FloatArray  # (n_params, n_fitted), units of the images per unit of X
-    resms: FloatArray  # (n_fitted,), RSS / (n_obs - n_params)
+    rank: NDArray[np.int32]  # (n_fitted,), of the rows of X present
+    # Units of the images per unit of X; the shortest of all solutions where there are several.
+    beta: FloatArray  # (n_params, n_fitted)
+    estimable: NDArray[np.bool_]  # (n_params, n_fitted), or no row: is the column by itself?
+    resms: FloatArray  # (n_fitted,), RSS / (n_obs - rank)
     llh: FloatArray  # (n_fitted,), maximised log-likelihood
     slot: NDArray[np.int32]  # (n_fitted,), row of `factor`; -1 where no image is missing
     factor: FloatArray  # (n_slots, packed), Cholesky factor of Q'Q of the rows present
@@ -61,14 +76,14 @@ class Estimates(NamedTuple):
     @property
     def dof(self) -> NDArray[np.int32]:
         """Residual degrees of freedom at the fitted voxels."""
-        return compute_dof(self.status, self.n_obs, len(self.beta))
+        return compute_dof(self.status, self.n_obs, self.rank)
 
 
 def compute_dof(
-    status: NDArray[np.uint8], n_obs: NDArray[np.int32], n_params: int
+    status: NDArray[np.uint8], n_obs: NDArray[np.int32], rank: NDArray[np.int32]
 ) -> NDArray[np.int32]:
-    """Return n_obs - n_params at the fitted voxels."""
-    return np.asarray(n_obs[is_fitted(status)] - n_params, np.int32)
+    """Return n_obs - rank at the fitted voxels."""
+    return np.asarray(n_obs[is_fitted(status)] - rank, np.int32)
 
 
 class Totals(NamedTuple):
@@ -98,11 +113,12 @@ def fit_ols(
     n_obs : array of shape (n_voxels,)
         Observations present at each voxel, over all batches.
     batches : iterable of (slice, Products)
-        The rows of each batch, and its products in this block; taken one at a time.
+        The rows of each batch, and its products in this block; taken one at a time, and again
+        from the first one where columns of X depend on others in the images present.
     design : DesignFactor
         X = QR and the direction of a constant.
     minimum_n : int
-        Voxels with fewer observations are dropped (besides those with n_obs <= p + 1).
+        Voxels with fewer observations are dropped (besides those with n_obs <= rank + 1).
     allowed : bool array of shape (n_voxels,), optional
         False drops a voxel (post-analysis mask).
     with_cov : bool
@@ -118,15 +134,18 @@ def fit_ols(
     With the Cholesky factor Q_v'Q_v = L L' of the rows present at voxel v, z = L^-1 Q_v'y
     gives RSS = y'y - z'z, and beta = R^-1 L'^-1 z + reference c (Golub and Van Loan, Matrix
     Computations, section 5.3).  The log-likelihood is the Gaussian one at the ML variance
-    RSS / n.
+    RSS / n.  Columns that depend on those before them, in the rows present, are dropped from
+    L; any estimable combination of beta is the same whichever are.
     """
     n_params = design.R.shape[0]
-    status = screen_voxels(n_obs, n_params, minimum_n, allowed)
+    status = screen_voxels(n_obs, minimum_n, allowed)
     candidates = np.flatnonzero(status == VoxelStatus.FITTED)
     totals = merge_products(n_obs[candidates], candidates, batches, design, threads)
     n = candidates.size
     beta, resms, llh = np.empty((n_params, n)), np.empty(n), np.empty(n)
     outcome = np.full(n, VoxelStatus.FITTED, np.uint8)
+    rank = np.full(n, n_params, np.int32)
+    imprecise = imprecise_pivot(design)
 
     def fit(start: int, stop: int) -> None:
         part = slice(start, stop)
@@ -139,34 +158,132 @@ def fit_ols(
             totals.gram,
             design.R,
             design.constant,
+            imprecise,
             beta[:, part],
             resms[part],
             llh[part],
+            rank[part],
             outcome[part],
         )
 
     threads.split(fit, n)
+    presence = ((rows, products.presence) for rows, products in batches)
+    confirm_rank(outcome, rank, totals.slot, totals.gram, design, presence, candidates)
     status[candidates] = outcome
     keep = is_fitted(outcome)
     slot = totals.slot
     if not keep.all():
         beta, resms, llh, slot = beta[:, keep], resms[keep], llh[keep], slot[keep]
+        rank = rank[keep]
     factor = totals.gram  # in whose place _fit has put it
+    estimable = find_estimable_columns(design.R, rank, slot, factor)
     cov = np.empty((packed_size(n_params) if with_cov else 0, resms.size))
     if with_cov:
         R_inverse = invert_upper(design.R)
 
         def covariance(start: int, stop: int) -> None:
             part = slice(start, stop)
-            _covariance(slot[part], factor, R_inverse, resms[part], cov[:, part])
+            _covariance(slot[part], rank[part], factor, R_inverse, resms[part], cov[:, part])
 
         threads.split(covariance, resms.size)
-    return Estimates(status, n_obs, beta, resms, llh, slot, factor, cov)
+        clear_covariances(cov, estimable)
+    return Estimates(status, n_obs, rank, beta, estimable, resms, llh, slot, factor, cov)
+
+
+def confirm_rank(
+    outcome: NDArray[np.uint8],
+    rank: NDArray[np.int32],
+    slot: NDArray[np.int32],
+    factor: FloatArray,
+    design: DesignFactor,
+    presence: Iterable[tuple[slice, NDArray[np.uint32]]],
+    positions: NDArray[np.intp],
+) -> None:
+    """Set the status of voxels whose columns of X only seem to depend on each other.
+
+    Sums over the images, on the scale of Q, do not tell a dependence from a column that is tiny
+    without an outlying image.  The rows of X present do.
+
+    Parameters
+    ----------
+    outcome : array of shape (n,)
+        Status of each candidate; those found wanting become RANK_DEFICIENT.
+    rank, slot, factor
+        Of the candidates, as in `Estimates`.
+    presence : iterable of (slice, array)
+        Rows and presence bits of each batch; not taken if there is nothing to confirm.
+    positions : array of shape (n,)
+        Where the candidates are in `presence`.
+    """
+    chosen = np.flatnonzero(is_fitted(outcome) & (rank < design.rank))
+    if not chosen.size:
+        return
+    factor = factor[slot[chosen]]
+    squares = np.zeros((2, chosen.size, len(design.R)))
+    size = np.sqrt((design.X**2).mean(axis=0))
+    for rows, words in presence:
+        X = np.ascontiguousarray(design.X[rows])
+        _test_null_vectors(words, positions[chosen], X, size, factor, design.R, squares)
+    rest, negligible = squares
+    outcome[chosen[(rest > negligible).any(axis=1)]] = VoxelStatus.RANK_DEFICIENT
+
+
+@kernel
+def _test_null_vectors(
+    presence: Any, voxels: Any, X: Any, size: Any, factor: Any, R: Any, squares: Any
+) -> None:
+    """Add |X v|^2 over the rows present, and what would be negligible, for each null vector."""
+    n_rows, n_params = X.shape
+    v = np.empty(n_params)
+    for j in range(voxels.size):
+        for column in range(n_params):
+            if factor[j, column * (column + 3) // 2] > 0.0 or R[column, column] == 0.0:
+                continue
+            _find_null_vector(factor[j], R, column, v)
+            in_all = 0.0
+            for a in range(n_params):
+                in_all += NULL_IN_ALL * abs(v[a]) * size[a]
+            for i in range(n_rows):
+                if not presence[i // 32, voxels[j]] >> np.uint32(i % 32) & np.uint32(1):
+                    continue
+                total, terms = 0.0, 0.0
+                for a in range(n_params):
+                    term = X[i, a] * v[a]
+                    total += term
+                    terms += term * term
+                squares[0, j, column] += total * total
+                squares[1, j, column] += NULL * NULL * terms + in_all * in_all
+
+
+def imprecise_pivot(design: DesignFactor) -> float:
+    """Return the pivot below which a fit is imprecise.
+
+    A pivot is the square of what the images present add to the condition of X.  F is right to
+    100 eps times the condition; where that exceeds `IMPRECISE`, that has to be said.
+    """
+    return max(IMPRECISE, (100 * EPS * design.condition / IMPRECISE) ** 2)
+
+
+def find_estimable_columns(
+    R: FloatArray, rank: NDArray[np.int32], slot: NDArray[np.int32], factor: FloatArray
+) -> NDArray[np.bool_]:
+    """Return whether each beta by itself is estimable; no row if all are, everywhere."""
+    n_params = len(R)
+    if (rank == n_params).all():
+        return np.empty((0, rank.size), bool)
+    rows, estimable = express_rows(R, np.eye(n_params))
+    return np.asarray(find_estimable(rows, slot, factor) & estimable[:, None])
+
+
+def clear_covariances(cov: FloatArray, estimable: NDArray[np.bool_]) -> None:
+    """Set packed covariances to 0 that belong to an estimate that is not estimable."""
+    if len(estimable):
+        low, high = np.tril_indices(len(estimable))
+        cov[~(estimable[low] & estimable[high])] = 0
 
 
 def screen_voxels(
     n_obs: NDArray[np.int32],
-    n_params: int,
     minimum_n: int,
     allowed: NDArray[np.bool_] | None,
 ) -> NDArray[np.uint8]:
@@ -174,7 +291,7 @@ def screen_voxels(
     status = np.full(n_obs.size, VoxelStatus.FITTED, np.uint8)
     if allowed is not None:
         status[~allowed] = VoxelStatus.MASKED_AFTER
-    status[n_obs <= n_params + 1] = VoxelStatus.TOO_FEW
+    status[n_obs <= 2] = VoxelStatus.TOO_FEW  # whatever the rank
     status[n_obs < minimum_n] = VoxelStatus.BELOW_MINIMUM
     status[n_obs == 0] = VoxelStatus.NO_DATA
     return status
@@ -199,7 +316,8 @@ def merge_products(
     2 d s'y + d^2 s's to y'y: all known from Q'y and Q'Q of the rows present.
     """
     n, n_params = n_obs.size, design.R.shape[0]
-    ring = n_obs < len(design.Q)
+    # Where no image is missing Q'Q is the identity, unless columns are dropped everywhere.
+    ring = (n_obs < len(design.Q)) | (design.rank < n_params)
     slot = np.where(ring, np.cumsum(ring) - 1, -1).astype(np.int32)
     totals = Totals(
         np.zeros(n),
@@ -347,34 +465,121 @@ def _merge_batch(  # noqa: C901 - one pass over a voxel's products
 
 @inline
 def solve_normal_equations(
-    QtY: Any, YtY: Any, n_obs: Any, slot: Any, gram: Any, j: int, z: Any, gamma: Any
-) -> tuple[int, float]:
-    """Solve Q'Q gamma = Q'y at voxel j; return its status and RSS.
+    QtY: Any,
+    YtY: Any,
+    n_obs: Any,
+    slot: Any,
+    gram: Any,
+    j: int,
+    imprecise: float,
+    z: Any,
+    gamma: Any,
+    spare: Any,
+    work: Any,
+) -> tuple[int, float, int]:
+    """Solve Q'Q gamma = Q'y at voxel j; return its status, RSS and rank.
 
-    The Cholesky factor of `gram` is left in its place.
+    The Cholesky factor of `gram` is left in its place.  `spare` (packed,) and `work` (2,
+    n_params) are workspace.
     """
     n_params = gamma.size
-    status = _FITTED
+    status, rank = _FITTED, n_params
     for a in range(n_params):
         z[a] = QtY[a, j]
         gamma[a] = z[a]
+    pivot = 1.0
     if slot[j] >= 0:
         L = gram[slot[j]]
-        pivot = cholesky_packed(L, n_params, NOISE)
+        pivot, rank = _factorise(L, n_params, spare, work)
         if not pivot > RANK_TOLERANCE:
-            return _RANK_DEFICIENT, 0.0
-        if pivot < IMPRECISE:
-            status = _IMPRECISE_FIT
-        solve_lower_packed(L, gamma, n_params, z)
-        solve_lower_transposed_packed(L, z, n_params, gamma)
+            return _RANK_DEFICIENT if n_obs[j] > n_params + 1 else _TOO_FEW, 0.0, rank
+        if rank == n_params:
+            solve_lower_packed(L, gamma, n_params, z)
+            solve_lower_transposed_packed(L, z, n_params, gamma)
+        else:
+            solve_lower_semidefinite(L, gamma, n_params, z)
+            solve_lower_transposed_semidefinite(L, z, n_params, gamma)
+    if n_obs[j] <= rank + 1:
+        return _TOO_FEW, 0.0, rank
+    if pivot < imprecise:
+        status = _IMPRECISE_FIT
     rss = YtY[j]
     for a in range(n_params):
         rss -= z[a] * z[a]
     if not rss > (ZERO_VARIANCE + n_obs[j] * EPS) * YtY[j]:
-        return _ZERO_VARIANCE, 0.0
+        return _ZERO_VARIANCE, 0.0, rank
     if rss < IMPRECISE * YtY[j]:
         status = _IMPRECISE_FIT
-    return status, rss
+    return status, rss, rank
+
+
+@inline
+def _factorise(L: Any, n: int, spare: Any, work: Any) -> tuple[float, int]:
+    """Replace Q'Q by its Cholesky factor; return its least pivot and its rank."""
+    for i in range(spare.size):
+        spare[i] = L[i]
+    pivot, rank = cholesky_packed(L, n, NOISE), n
+    if pivot < IMPRECISE:
+        rank, least = cholesky_semidefinite(spare, n, NOISE, work)
+        if rank < n:
+            pivot = least
+            for i in range(spare.size):
+                L[i] = spare[i]
+    return pivot, rank
+
+
+@routine
+def shorten(beta: Any, L: Any, R: Any, null: Any) -> None:
+    """Make beta the shortest solution: take away its part in the null space of X_v.
+
+    Parameters
+    ----------
+    L : array of shape (packed,)
+        Cholesky factor of Q'Q of the rows present.
+    null : array of shape (n_params, n_params)
+        Workspace: an orthonormal basis of the null space, row by row.
+    """
+    count = 0
+    for j in range(beta.size):
+        if L[j * (j + 3) // 2] == 0.0:
+            v = null[count]
+            _find_null_vector(L, R, j, v)
+            for _ in range(2):  # the second time takes away what rounding left
+                for k in range(count):
+                    _remove(null[k], v)
+            length = 0.0
+            for i in range(v.size):
+                length += v[i] * v[i]
+            for i in range(v.size):
+                v[i] /= np.sqrt(length)
+            _remove(v, beta)
+            count += 1
+
+
+@inline
+def _remove(unit: Any, x: Any) -> None:
+    """Take from x its part in the direction of a vector of length 1."""
+    product = 0.0
+    for i in range(x.size):
+        product += unit[i] * x[i]
+    for i in range(x.size):
+        x[i] -= product * unit[i]
+
+
+@routine
+def _find_null_vector(L: Any, R: Any, j: int, v: Any) -> None:
+    """Compute the combination of columns of X that is 0 since column j is dropped."""
+    combine_before(L, j, v)
+    for i in range(v.size):
+        v[i] = -v[i] if i < j else 0.0
+    v[j] = 1.0
+    for i in range(j, -1, -1):  # times R^-1; of what R drops only column j itself has a part
+        for k in range(i + 1, j + 1):
+            v[i] -= R[i, k] * v[k]
+        if R[i, i] != 0.0:
+            v[i] /= R[i, i]
+        elif i < j:
+            v[i] = 0.0
 
 
 @kernel
@@ -387,9 +592,11 @@ def _fit(
     gram: Any,
     R: Any,
     constant: Any,
+    imprecise: float,
     beta: Any,
     resms: Any,
     llh: Any,
+    rank: Any,
     status: Any,
 ) -> None:
     """Solve for the estimates; the Cholesky factor of `gram` is left in its place."""
@@ -397,16 +604,25 @@ def _fit(
     z = np.empty(n_params)
     gamma = np.empty(n_params)
     b = np.empty(n_params)
+    spare, work = np.empty(gram.shape[1]), np.empty((2, n_params))
+    null = np.empty((n_params, n_params))
     for j in range(YtY.size):
-        outcome, rss = solve_normal_equations(QtY, YtY, n_obs, slot, gram, j, z, gamma)
+        outcome, rss, r = solve_normal_equations(
+            QtY, YtY, n_obs, slot, gram, j, imprecise, z, gamma, spare, work
+        )
         status[j] = outcome
+        rank[j] = r
         if outcome >= FIRST_DROPPED:
             continue
         solve_upper(R, gamma, n_params, b)
         for a in range(n_params):
-            beta[a, j] = b[a] + reference[j] * constant[a]
+            b[a] += reference[j] * constant[a]
+        if r < n_params:
+            shorten(b, gram[slot[j]], R, null)
+        for a in range(n_params):
+            beta[a, j] = b[a]
         n = n_obs[j]
-        resms[j] = rss / (n - n_params)
+        resms[j] = rss / (n - r)
         llh[j] = -0.5 * n * (np.log(rss / n) + np.log(2 * np.pi) + 1)
 
 
@@ -424,7 +640,7 @@ def _row_products(rows: Any, out: Any) -> None:
 
 
 @kernel
-def _covariance(slot: Any, factor: Any, R_inverse: Any, resms: Any, out: Any) -> None:
+def _covariance(slot: Any, rank: Any, factor: Any, R_inverse: Any, resms: Any, out: Any) -> None:
     """Compute packed resms R^-1 (L L')^-1 R^-1' at each voxel."""
     n_params = R_inverse.shape[0]
     rows = np.empty((n_params, n_params))
@@ -434,8 +650,12 @@ def _covariance(slot: Any, factor: Any, R_inverse: Any, resms: Any, out: Any) ->
     for j in range(slot.size):
         values = shared
         if slot[j] >= 0:
+            L = factor[slot[j]]
             for i in range(n_params):  # row i of R^-1 gives row i of R^-1 L^-1'
-                solve_lower_packed(factor[slot[j]], R_inverse[i], n_params, rows[i])
+                if rank[j] == n_params:
+                    solve_lower_packed(L, R_inverse[i], n_params, rows[i])
+                else:
+                    solve_lower_semidefinite(L, R_inverse[i], n_params, rows[i])
             _row_products(rows, own)
             values = own
         for i in range(out.shape[0]):

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from nipype_blm.core.lmm.estimates import METHODS
 from nipype_blm.errors import InputError
-from nipype_blm.model.config import BlmmConfig, ConfigT, ModelConfig, parse_config
+from nipype_blm.model.config import DEFICIENT, BlmmConfig, ConfigT, ModelConfig, parse_config
 from nipype_blm.stages.assemble import AssembledMaps
 from nipype_blm.stages.maps import MAPS
 
@@ -90,6 +90,11 @@ class ModelInputSpec(BaseInterfaceInputSpec):
     min_n = traits.Int(desc="least number of images at a voxel")
     post_mask_file = File(desc="voxels outside this mask leave the result")
     zero_is_missing = traits.Bool(True, usedefault=True, desc="exact zeros are missing")
+    deficient = traits.Enum(
+        *DEFICIENT,
+        usedefault=True,
+        desc="if columns of X depend on each other: refuse it, or test what is estimable",
+    )
     two_sided = traits.Bool(False, usedefault=True, desc="two-sided p-values of T contrasts")
     minlog = traits.Float(desc="infinite -log10 p become |minlog| or -|minlog|")
     output_cov = traits.Bool(True, usedefault=True, desc="write the covariances of beta")
@@ -136,6 +141,7 @@ FIELD_TRAITS = {
     "data_mask_files": "data_mask_files",
     "data_mask_thresh": "data_mask_thresh",
     "zero_is_missing": "zero_is_missing",
+    "deficient": "deficient",
     "two_sided": "two_sided",
     "minlog": "minlog",
     "OutputCovB": "output_cov",
@@ -231,6 +237,10 @@ class _ContrastMapsOutputSpec(TraitedSpec):
     )
     pvalue_maps = traits.List(File(exists=True), desc="p of each contrast")
     dof_maps = traits.List(File(exists=True), desc="error degrees of freedom of each contrast")
+    contrast_masks = traits.List(
+        File(exists=True),
+        desc="where each contrast is estimable: mask_file, unless images are missing that it needs",
+    )
 
 
 class MapsOutputSpec(_ContrastMapsOutputSpec):
@@ -297,5 +307,6 @@ def maps_as_outputs(maps: AssembledMaps, out_dir: Path) -> dict[str, Any]:
         "out_dir": str(out_dir),
         "mask_file": str(maps.mask_file),
         "contrast_metadata": maps.contrast_metadata,
+        "contrast_masks": [str(path) for path in maps.contrast_masks],
         "dof": maps.minimum_dof,
     }

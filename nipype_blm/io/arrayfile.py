@@ -114,6 +114,10 @@ class ArrayFile:
                 "help, delete the working directory."
             )
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an array."""
+        return tuple(self._layout[name][1])
+
     def read(self, name: str, columns: slice | None = None) -> NDArray[Any]:
         """Read an array, or a range of its last axis.
 

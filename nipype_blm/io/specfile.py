@@ -15,7 +15,7 @@ from nipype_blm.io.arrayfile import ArrayFile, fingerprint, pack_arrays
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.model.spec import NUMERICS, ContrastSpec, ModelSpec
 
-_ARRAYS = ("X", "mask", "allowed")
+_ARRAYS = ("mask", "allowed")
 _SPECIAL = (*_ARRAYS, "design", "header", "factors", "options")
 
 

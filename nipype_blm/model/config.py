@@ -25,6 +25,7 @@ from nipype_blm.model.contrasts import Contrast, hold_place, normalise_contrasts
 CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm")
 # Files of BLM-py and BLMM-py have these; they change nothing.
 IGNORED_FIELDS = ("statType", "logdir", "voxelBatching", "diskMem", "name", "q")
+DEFICIENT = ("refuse", "estimable")
 DEFAULT_MAXMEM = 2**32
 DEFAULT_WORKERS = 10
 DEFAULT_MINLOG = -323.3062153431158
@@ -100,6 +101,13 @@ def _parse_method(value: Any) -> str:
     if method is None:
         raise ValueError(f"{value!r} is not a method; choose one of {', '.join(METHODS)}")
     return method
+
+
+def _parse_deficient(value: Any) -> str:
+    choice = str(value).strip().lower()
+    if choice not in DEFICIENT:
+        raise ValueError(f"{value!r} was given; choose one of {', '.join(DEFICIENT)}")
+    return choice
 
 
 FilePath = Annotated[Path, BeforeValidator(_resolve)]
@@ -191,6 +199,11 @@ class ModelConfig(_Model):
         None, description="Most voxel blocks, memory permitting."
     )
     zero_is_missing: bool = Field(True, description="Whether a value of exactly 0 is missing.")
+    deficient: Annotated[str, BeforeValidator(_parse_deficient)] = Field(
+        "refuse",
+        description="If columns of X depend on each other: refuse (default), or estimable: fit X "
+        "as it is, and test the contrasts that are estimable.",
+    )
     two_sided: bool = Field(False, description="Two-sided p-values of T contrasts.")
     work_dir: FilePath | None = Field(
         None, description="Folder for intermediate files, kept for resuming; default outdir/work."

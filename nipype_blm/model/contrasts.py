@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from nipype_blm.core.linalg import FloatArray
+from nipype_blm.core.linalg import FloatArray, express_rows
 from nipype_blm.model.arithmetic import parse_number
 
 Vector = tuple[float, ...]
@@ -150,6 +150,30 @@ def check_contrasts(contrasts: Sequence[Contrast], n_params: int | None) -> list
                 f"{where} has {len(L)} rows, but they are linearly dependent; "
                 "leave out the rows that follow from the others."
             )
+    return problems
+
+
+def check_estimable(contrasts: Sequence[Contrast], R: FloatArray) -> list[str]:
+    """Return which contrasts are estimable at no voxel, whatever images it has.
+
+    Parameters
+    ----------
+    contrasts : sequence of Contrast
+        With one weight for each column of X.
+    R : array of shape (n_params, n_params)
+        Of X = QR.
+    """
+    problems = []
+    for number, contrast in enumerate(contrasts, 1):
+        _, estimable = express_rows(R, contrast.matrix)
+        if estimable.all():
+            continue
+        row = f"row {int(np.argmin(estimable)) + 1} of " if contrast.is_f else ""
+        problems.append(
+            f"{row}contrast {number} ({contrast.name!r}) is not estimable: columns of X depend on "
+            "each other, and other coefficients with the same fit give it another value.  A "
+            "combination of rows of X, such as the difference of two images' rows, is estimable."
+        )
     return problems
 
 

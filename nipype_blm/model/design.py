@@ -8,9 +8,19 @@ from nipype_blm.core.linalg import FloatArray, find_dependent_columns
 
 
 def check_design(
-    X: FloatArray, names: list[str], n_images: int | None, has_header: bool = False
+    X: FloatArray,
+    names: list[str],
+    n_images: int | None,
+    has_header: bool = False,
+    may_be_deficient: bool = False,
 ) -> list[str]:
-    """Return what is wrong with a design for `n_images` images, if they could be counted."""
+    """Return what is wrong with a design for `n_images` images, if they could be counted.
+
+    Parameters
+    ----------
+    may_be_deficient : bool
+        Whether columns may depend on others.
+    """
     problems = []
     n_rows, n_params = X.shape
     if n_images is not None and n_rows != n_images:
@@ -23,13 +33,23 @@ def check_design(
         )
     if not np.isfinite(X).all():
         return problems  # the table's own check names the cells
-    if n_rows < n_params + 2:
+    rank = n_params - len(find_dependent_columns(X)) if may_be_deficient else n_params
+    if n_rows < rank + 2:
+        of_rank = f" of rank {rank}" if rank < n_params else ""
         problems.append(
-            f"X has {n_params} columns but only {n_rows} rows; "
-            f"at least {n_params + 2} images are needed."
+            f"X has {n_params} columns{of_rank} but only {n_rows} rows; "
+            f"at least {rank + 2} images are needed."
         )
         return problems
-    return problems + describe_dependent("X is rank-deficient", X, names)
+    if may_be_deficient:
+        return problems if rank else [*problems, "X has no column that is not zero."]
+    dependent = describe_dependent("X is rank-deficient", X, names)
+    if dependent:
+        dependent[-1] += (
+            "  Or set deficient: estimable, to fit X as it is and test the contrasts that are "
+            "estimable all the same."
+        )
+    return problems + dependent
 
 
 def describe_dependent(what: str, X: FloatArray, names: Sequence[str]) -> list[str]:

@@ -175,9 +175,9 @@ def _products_bytes_per_voxel(sizes: Sizes, batch: int) -> int:
 
 def _estimates_bytes_per_voxel(sizes: Sizes) -> int:
     """Estimates at one voxel that misses images, in its file."""
-    matrices = 1 + sizes.n_variances + sizes.with_cov
+    matrices = 1 + sizes.n_variances + sizes.with_cov + sizes.is_mixed
     packed = packed_size(sizes.n_params) * matrices
-    return 8 * (sizes.n_params + 4 + sizes.n_variances + packed)
+    return 8 * (sizes.n_params + 5 + sizes.n_variances + packed) + sizes.n_params
 
 
 def _products_bytes(sizes: Sizes, batch: int, chunk: int) -> int:
@@ -295,7 +295,7 @@ def _choose_block(
 def _disk_bytes(sizes: Sizes, batch: int, n_batches: int) -> int:
     """Return the size of all intermediate files, if every voxel missed some image."""
     products = n_batches * _products_bytes_per_voxel(sizes, batch)
-    statistics = sum(8 * (q + q * q + 3 + sizes.is_mixed) for q in sizes.contrast_rows)
+    statistics = sum(8 * (q + q * q + 3 + sizes.is_mixed) + 1 for q in sizes.contrast_rows)
     return sizes.n_voxels * (products + _estimates_bytes_per_voxel(sizes) + statistics)
 
 

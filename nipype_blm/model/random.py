@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.core.factors import RandomFactor, count_columns
+from nipype_blm.core.factors import RandomFactor, count_joint_effects
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.model.config import FactorConfig
 from nipype_blm.model.design import describe_dependent
@@ -134,7 +134,8 @@ def check_factors(
     factors = make_factors(complete)
     where = [_where_factor(table, number) for number, table in enumerate(complete, 1)]
     problems = _check_levels(factors, where)
-    problems = problems or _check_number(factors, where, safe_mode)
+    if safe_mode:
+        problems = problems or _check_number(factors, where, X)
     return problems or _check_identified(factors, where, X)
 
 
@@ -195,37 +196,34 @@ def _check_levels(factors: Sequence[RandomFactor], where: Sequence[str]) -> list
 
 
 def _check_number(
-    factors: Sequence[RandomFactor], where: Sequence[str], safe_mode: bool
+    factors: Sequence[RandomFactor], where: Sequence[str], X: FloatArray | None
 ) -> list[str]:
     """Return whether there are too many random effects for the images."""
-    n_obs = len(factors[0].level)
-    if safe_mode:
-        n_columns = count_columns(factors)
-        if n_columns < n_obs:
-            return []
-        made_of = " + ".join(f"{factor.n_levels} x {factor.n_effects}" for factor in factors)
-        return [
-            f"{', '.join(where)}: {made_of} = {n_columns} random effects (levels x effects), but "
-            f"only {n_obs} images; safeMode would drop every voxel.  Use fewer effects, or set "
-            "safeMode: 0."
-        ]
+    n_obs, n_joint = len(factors[0].level), count_joint_effects(factors)
+    if n_joint < n_obs:
+        return []
+    made_of = " + ".join(f"{f.n_levels} x {f.n_effects if f.correlated else 1}" for f in factors)
+    ways = ["use fewer effects"]
+    if count_joint_effects(_make_independent(factors)) < n_obs:
+        ways = [*_offer_independence(factors, X), *ways]
+    if not _find_unidentified(factors, X):
+        ways.append("set safeMode: 0")
     return [
-        f"{file}: its random effects fit all {n_obs} images exactly, so that they cannot be told "
-        "from the residual; use fewer effects or fewer levels."
-        for factor, file in zip(factors, where, strict=True)
-        if _is_saturated(factor)
+        f"{', '.join(where)}: {made_of} = {n_joint} random effects (levels x correlated effects), "
+        f"but only {n_obs} images; safeMode would drop every voxel.  To go on, "
+        f"{', or '.join(ways)}."
     ]
 
 
-def _is_saturated(factor: RandomFactor) -> bool:
-    """Return whether the columns of Z that belong to a factor can make any image."""
-    n_obs, n_effects = factor.Z.shape
-    if np.minimum(np.bincount(factor.level), n_effects).sum() < n_obs:
-        return False
-    order = np.argsort(factor.level, kind="stable")
-    starts = np.searchsorted(factor.level[order], np.arange(1, factor.n_levels))
-    parts = np.split(factor.Z[order], starts)
-    return bool(sum(np.linalg.matrix_rank(part) for part in parts) == n_obs)
+def _make_independent(factors: Sequence[RandomFactor]) -> list[RandomFactor]:
+    return [factor._replace(correlated=False) for factor in factors]
+
+
+def _offer_independence(factors: Sequence[RandomFactor], X: FloatArray | None) -> list[str]:
+    """Return the advice to have uncorrelated effects, where that helps."""
+    independent = _make_independent(factors)
+    is_new = any(factor.correlated and factor.n_effects > 1 for factor in factors)
+    return ["set correlated: false"] if is_new and not _find_unidentified(independent, X) else []
 
 
 def _check_identified(
@@ -245,10 +243,12 @@ def _check_identified(
         names = {-1: "the residual variance", k: "each other"}
         owners = sorted({owner[i] for i in others})
         sources = [names.get(i, f"those of f{i + 1} ({factors[i].name})") for i in owners]
-        advice = "use fewer random effects, or leave one factor out"
-        if k in owners and factors[k].correlated:
-            advice = "set correlated: false, or use fewer random effects"
-        problems.setdefault(k, f"{what} cannot be told from {' and '.join(sources)}; {advice}.")
+        ways = ["use fewer random effects"]
+        ways = [*_offer_independence(factors, X), *ways] if k in owners else ways
+        ways += ["leave one factor out"] if len(factors) > 1 else []
+        problems.setdefault(
+            k, f"{what} cannot be told from {' and '.join(sources)}; {', or '.join(ways)}."
+        )
     return list(problems.values())
 
 
@@ -269,8 +269,10 @@ def _find_unidentified(
     """
     n_obs = len(factors[0].level)
     basis = np.empty((n_obs, 0))
-    if X is not None and X.shape[1] < len(X) == n_obs:  # else X has a message of its own
+    if X is not None and len(X) == n_obs:
         basis = _orthonormal_basis(X)
+    if basis.shape[1] >= n_obs:  # X has a message of its own
+        basis = basis[:, :0]
     # D of correlated effects may take any form, so that any basis of them will do.
     bases = [np.linalg.qr(f.Z)[0] if f.correlated else f.Z for f in factors]
     factors = [f._replace(Z=Z) for f, Z in zip(factors, bases, strict=True)]

@@ -13,7 +13,7 @@ from nipype_blm.core.voxels import find_runs
 from nipype_blm.model.contrasts import Contrast
 
 # Part of every fingerprint: to be raised when the same input gives other estimates.
-NUMERICS = 1
+NUMERICS = 2
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,8 @@ class ModelSpec:
     Observations are in the order in which they are read.
     """
 
-    X: FloatArray  # (n_obs, n_params)
-    names: tuple[str, ...]  # of the columns of X
     design: DesignFactor
+    names: tuple[str, ...]  # of the columns of X
     shape: tuple[int, int, int]
     header: bytes
     mask: NDArray[np.bool_]  # (n_grid,), the analysis mask
@@ -49,6 +48,11 @@ class ModelSpec:
     def model(self) -> str:
         """``blm`` or ``blmm``, with which the names of maps begin."""
         return "blm" if self.options is None else "blmm"
+
+    @property
+    def X(self) -> FloatArray:
+        """The design matrix, of shape (n_obs, n_params)."""
+        return self.design.X
 
     @property
     def n_obs(self) -> int:

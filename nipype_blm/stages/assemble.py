@@ -15,7 +15,13 @@ from nipype_blm.io.publish import publish
 from nipype_blm.io.specfile import read_contrasts, read_model
 from nipype_blm.model.contrasts import file_labels
 from nipype_blm.stages.blocks import Block, open_blocks
-from nipype_blm.stages.maps import Map, contrast_map_name, is_map_name, list_maps
+from nipype_blm.stages.maps import (
+    Map,
+    contrast_map_name,
+    estimable_mask_name,
+    is_map_name,
+    list_maps,
+)
 from nipype_blm.stages.stamps import maps_stamp
 
 _logger = logging.getLogger(__name__)
@@ -27,6 +33,7 @@ class AssembledMaps(NamedTuple):
     files: dict[str, Path]  # name, such as blm_vox_beta, to its map
     contrast_metadata: list[dict[str, Any]]
     contrast_maps: dict[str, list[Path]]  # effect, variance, stat, z, p, dof: one per contrast
+    contrast_masks: list[Path]  # where each contrast is estimable
     minimum_dof: float
 
     @property
@@ -63,7 +70,11 @@ def assemble_maps(
     blocks = open_blocks(spec, estimates_files, statistics_files, run_stamp, contrasts_stamp)
     _warn_of_unconverged(blocks)
     minimum_dof = [_find_minimum_dof(blocks, i) for i in range(len(tests.contrasts))]
-    maps = list_maps(spec, tests, minimum_dof)
+    has_gaps = [
+        not all(block.is_estimable(i).all() for block in blocks)
+        for i in range(len(tests.contrasts))
+    ]
+    maps = list_maps(spec, tests, minimum_dof, has_gaps)
     extension = ".nii.gz" if compress else ".nii"
 
     def write_one(path: Path, item: Map) -> None:
@@ -91,6 +102,8 @@ def assemble_maps(
     }
     if spec.options is None:  # the same for all contrasts
         contrast_maps["dof"] = [out_dir / f"blm_vox_edf{extension}"] * len(labels)
+    mask = out_dir / f"{spec.model}_vox_mask{extension}"
+    masks = [out_dir / f"{estimable_mask_name(label)}{extension}" for label in labels]
     names = [item.info.name for item in maps if "/" not in item.info.name]
     return AssembledMaps(
         files={name: out_dir / f"{name}{extension}" for name in names},
@@ -104,6 +117,7 @@ def assemble_maps(
             for contrast, label in named
         ],
         contrast_maps=contrast_maps,
+        contrast_masks=[own if gap else mask for own, gap in zip(masks, has_gaps, strict=True)],
         minimum_dof=min(minimum_dof),
     )
 

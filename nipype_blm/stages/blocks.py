@@ -26,16 +26,27 @@ class Block:
     fitted: NDArray[np.int64]  # ... and of the fitted ones
     status: NDArray[np.uint8]
     n_obs: NDArray[np.int32]
-    dof: NDArray[np.int32]  # images less columns of X, at the fitted voxels
+    dof: NDArray[np.int32]  # images less the rank of X there, at the fitted voxels
     is_mixed: bool
 
     def estimate(self, name: str, row: int | None = None) -> FloatArray:
         """Return one quantity, or one row of it, at the fitted voxels."""
         return _read(self.estimates, name, row)
 
+    def coefficient(self, row: int) -> FloatArray:
+        """Return the estimate of one column of X; 0 where it is not estimable by itself."""
+        beta = self.estimate("beta", row)
+        if not self.estimates.shape("estimable")[0]:
+            return beta
+        return np.where(self.estimate("estimable", row), beta, 0.0)
+
     def statistic(self, contrast: int, name: str, row: int | None = None) -> FloatArray:
         """Return one quantity of a contrast, or one row of it, at the fitted voxels."""
         return _read(self.statistics, f"{contrast}/{name}", row)
+
+    def is_estimable(self, contrast: int) -> NDArray[np.bool_]:
+        """Return whether a contrast is estimable at the fitted voxels."""
+        return self.statistic(contrast, "estimable").astype(bool)
 
     def contrast_dof(self, contrast: int) -> NDArray[Any]:
         """Return the error degrees of freedom of a contrast at the fitted voxels."""
@@ -62,7 +73,7 @@ def open_blocks(
         voxels = positions[spec.block(number)]
         status, n_obs = estimates.read("status"), estimates.read("n_obs")
         fitted = voxels[is_fitted(status)]
-        dof = compute_dof(status, n_obs, spec.n_params)
+        dof = compute_dof(status, n_obs, estimates.read("rank"))
         is_mixed = spec.options is not None
         blocks.append(Block(estimates, statistics, voxels, fitted, status, n_obs, dof, is_mixed))
     return blocks

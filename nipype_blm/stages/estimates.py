@@ -48,20 +48,29 @@ def compute_estimates(
     for file in files:
         n_obs += file.read("n_obs", columns)
 
-    def batches() -> Iterator[tuple[slice, Products]]:
-        for number, file in enumerate(files):
-            yield spec.batch(number), Products(*(file.read(n, columns) for n in Products._fields))
-
+    batches = _Batches(spec, files, columns)
     with Threads(n_threads) as threads:
-        estimates = _fit(spec, n_obs, batches(), spec.allowed[columns], threads)
+        estimates = _fit(spec, n_obs, batches, spec.allowed[columns], threads)
     advance("voxels", n_obs.size)
     return write_arrays(out_file, block_stamp(run_stamp, block), estimates._asdict())
+
+
+class _Batches:
+    """The rows of each batch and its products in a block, read one after the other."""
+
+    def __init__(self, spec: ModelSpec, files: Sequence[ArrayFile], columns: slice) -> None:
+        self._spec, self._files, self._columns = spec, files, columns
+
+    def __iter__(self) -> Iterator[tuple[slice, Products]]:
+        for number, file in enumerate(self._files):
+            arrays = (file.read(name, self._columns) for name in Products._fields)
+            yield self._spec.batch(number), Products(*arrays)
 
 
 def _fit(
     spec: ModelSpec,
     n_obs: NDArray[np.int32],
-    batches: Iterator[tuple[slice, Products]],
+    batches: _Batches,
     allowed: NDArray[np.bool_],
     threads: Threads,
 ) -> Estimates | MixedEstimates:
@@ -75,6 +84,8 @@ def _fit(
 
 
 def read_estimates(file: ArrayFile, kind: type[EstimatesT]) -> EstimatesT:
-    """Read what contrasts need; the covariances stay in the file."""
-    arrays: dict[str, Any] = {name: file.read(name) for name in kind._fields if name != "cov"}
-    return kind(**arrays, cov=np.empty((0, arrays["resms"].size)))
+    """Read what contrasts need; what is for maps alone stays in the file."""
+    needed = [name for name in kind._fields if name not in ("cov", "estimable")]
+    arrays: dict[str, Any] = {name: file.read(name) for name in needed}
+    nothing = (0, arrays["resms"].size)
+    return kind(**arrays, cov=np.empty(nothing), estimable=np.empty(nothing, bool))

@@ -24,7 +24,10 @@ _LEAST_SQUARES = {
     "status": ("What happened at each voxel.", "label"),
     "n": ("Images with data at each voxel of the analysis mask.", "none"),
     "edf": ("Residual degrees of freedom.", "none"),
-    "beta": ("Estimates, one volume for each column of X.", "estimate"),
+    "beta": (
+        "Estimates, one volume for each column of X; 0 where it is not estimable by itself.",
+        "estimate",
+    ),
     "resms": ("Residual mean square.", "estimate"),
     "llh": ("Maximised log-likelihood.", "estimate"),
     "cov": ("Covariances of the estimates, row by row.", "estimate"),
@@ -37,12 +40,12 @@ _LEAST_SQUARES = {
     "conR2": ("Partial R2 of the F contrasts.", "estimate"),
 }
 _MIXED = _LEAST_SQUARES | {
-    "edf": ("Images with data less columns of X.", "none"),
+    "edf": ("Images with data less the rank of their rows of X.", "none"),
     "sigma2": ("Residual variance.", "estimate"),
     "D": ("Covariances of the random effects of a level, relative to sigma2.", "estimate"),
     "varcomp": ("Covariances of the random effects of a level: sigma2 times D.", "estimate"),
     "icc": ("Share of each factor in the variance of intercepts and residuals.", "estimate"),
-    "resms": ("Mean square of y - X beta, over n less columns of X.", "estimate"),
+    "resms": ("Mean square of y - X beta, over n less the rank of X.", "estimate"),
     "llh": ("Maximised log-likelihood, by the criterion named below.", "estimate"),
     "nit": ("Evaluations of the likelihood.", "none"),
     "conT": ("T statistics; degrees of freedom in blmm_vox_conT_swedf.", "t test"),
@@ -51,6 +54,8 @@ _MIXED = _LEAST_SQUARES | {
     "conF_swedf": ("Satterthwaite's error degrees of freedom of F.", "none"),
 }
 MAPS = {"blm": _LEAST_SQUARES, "blmm": _MIXED}  # by the model
+
+_ESTIMABLE = "_desc-estimable_mask"
 
 Volume = Callable[[Block], NDArray[Any]]  # the values of one volume at a block
 ContrastVolume = Callable[[int, Block], NDArray[Any]]  # ... of contrast number i
@@ -97,14 +102,29 @@ def _fits_single(values: NDArray[Any], has_units: bool) -> bool:
     return bool(largest <= limits.max) and not (has_units and is_small)
 
 
-def list_maps(spec: ModelSpec, tests: ContrastSpec, minimum_dof: Sequence[float]) -> list[Map]:
-    """Return all maps of a run; `minimum_dof` has the smallest dof of each contrast."""
+def list_maps(
+    spec: ModelSpec,
+    tests: ContrastSpec,
+    minimum_dof: Sequence[float],
+    has_gaps: Sequence[bool],
+) -> list[Map]:
+    """Return all maps of a run.
+
+    Parameters
+    ----------
+    minimum_dof : sequence of float
+        The smallest degrees of freedom of each contrast.
+    has_gaps : sequence of bool
+        Whether each contrast is not estimable at some fitted voxel.
+    """
     maps = [*_voxel_maps(spec), *_estimate_maps(spec)]
     if spec.options is not None:
         maps += _variance_maps(spec)
     maps += _stacked_maps(spec, tests, minimum_dof)
     for number, label in enumerate(file_labels(tests.contrasts)):
         maps += _maps_of_contrast(spec, tests, number, label, minimum_dof[number])
+        if has_gaps[number]:
+            maps.append(_estimable_mask(tests.contrasts[number], number, label))
     return maps
 
 
@@ -115,7 +135,7 @@ def is_map_name(name: str, model: str) -> bool:
     if extension not in ("nii", "nii.gz", "json"):
         return False
     if folder == "contrasts":
-        return stem.startswith("contrast-") and stem.endswith("_statmap")
+        return stem.startswith("contrast-") and stem.endswith(("_statmap", _ESTIMABLE))
     return folder == "" and stem in {f"{model}_vox_{name}" for name in MAPS[model]}
 
 
@@ -123,6 +143,29 @@ def contrast_map_name(label: str, kind: str, contrast: Contrast) -> str:
     """Return the BIDS-like name of the map of one contrast."""
     stat = {"stat": "F" if contrast.is_f else "t"}.get(kind, kind)
     return f"contrasts/contrast-{label}_stat-{stat}_statmap"
+
+
+def estimable_mask_name(label: str) -> str:
+    """Return the name of the mask of the voxels at which a contrast is estimable."""
+    return f"contrasts/contrast-{label}{_ESTIMABLE}"
+
+
+def _estimable_mask(contrast: Contrast, number: int, label: str) -> Map:
+    """Return the mask of a contrast that is not estimable at all voxels of the result."""
+    text = f"Voxels at which the contrast is estimable: {contrast.name}"
+    details = {"Contrast": describe_contrast(contrast)}
+    info = MapInfo(estimable_mask_name(label), text, "label", details=details)
+    return Map(info, [partial(Block.is_estimable, contrast=number)], "uint8")
+
+
+def _where_estimable(contrast: int, volume: Volume) -> Volume:
+    """Return a volume of a contrast that is 0 where the contrast is not estimable."""
+
+    def masked(block: Block) -> NDArray[Any]:
+        values = volume(block)
+        return np.where(block.is_estimable(contrast), values, values.dtype.type(0))
+
+    return masked
 
 
 def _info(
@@ -155,7 +198,8 @@ def _estimate_maps(spec: ModelSpec) -> list[Map]:
     p, names, dtype = spec.n_params, spec.names, spec.map_dtype
     info = partial(_info, spec)
     criterion = "REML" if spec.options is not None and spec.options.reml else "ML"
-    maps = [Map(info("beta", names), _rows("beta", range(p)), dtype)]
+    coefficients = [partial(Block.coefficient, row=row) for row in range(p)]
+    maps = [Map(info("beta", names), coefficients, dtype)]
     if spec.with_resms:
         maps.append(Map(info("resms"), _rows("resms", [None]), dtype))
     maps.append(Map(info("llh", Criterion=criterion), _rows("llh", [None]), dtype))
@@ -283,7 +327,8 @@ def _stack(
     elif name == "conF":
         q = len(tests.contrasts[chosen[0]].matrix)
         info = info._replace(intent_parameters=(float(q), smallest))
-    return [Map(info, [partial(volume, i) for i in chosen], spec.map_dtype)]
+    volumes = [_where_estimable(i, partial(volume, i)) for i in chosen]
+    return [Map(info, volumes, spec.map_dtype)]
 
 
 def _replace_infinite(values: FloatArray, minlog: float) -> FloatArray:
@@ -332,7 +377,8 @@ def _maps_of_contrast(
         name = contrast_map_name(label, kind, contrast)
         text = f"{description}: {contrast.name}"
         info = MapInfo(name, text, intent, parameters, labels, details)
-        return Map(info, volumes, spec.map_dtype, covariances=covariances)
+        masked = [_where_estimable(number, item) for item in volumes]
+        return Map(info, masked, spec.map_dtype, covariances=covariances)
 
     effects = [volume("effect", i) for i in range(q)]
     variances = [volume("variance", i) for i in range(q * q)]

@@ -38,7 +38,7 @@ from nipype_blm.io.tables import (
     scan_table,
 )
 from nipype_blm.model.config import BlmmConfig, FactorConfig, ModelConfig
-from nipype_blm.model.contrasts import check_contrasts
+from nipype_blm.model.contrasts import check_contrasts, check_estimable
 from nipype_blm.model.costs import Sizes
 from nipype_blm.model.design import check_design
 from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
@@ -140,7 +140,7 @@ def prepare_run(
         entries = _attach_masks(images, masks, problems)
     problems += check_contrasts(config.contrasts, None if table is None else len(table.names))
     if table is not None:
-        problems += check_design(table.values, table.names, images.n_listed, table.has_header)
+        problems += _check_design(table, config, images.n_listed)
     factors = _make_factors(config, table, random, images.n_listed, problems)
     minimum = config.Missingness.MinN or 0
     if images.n_listed is not None and minimum > images.n_listed:
@@ -185,9 +185,8 @@ def _make_spec(
     plan: Plan,
 ) -> ModelSpec:
     return ModelSpec(
-        X=design.X,
-        names=design.names,
         design=factorise_design(design.X),
+        names=design.names,
         shape=images.headers[0].shape,
         header=make_template_header(images.entries[0].image),
         mask=mask,
@@ -291,6 +290,17 @@ def _read_design(path: Path | None, problems: _Problems) -> Table | None:
     table, faults = found
     problems += faults
     return table
+
+
+def _check_design(table: Table, config: ModelConfig, n_images: int | None) -> list[str]:
+    """Return what is wrong with X, and which contrasts it does not have."""
+    may_be_deficient = config.deficient == "estimable"
+    X = table.values
+    faults = check_design(X, table.names, n_images, table.has_header, may_be_deficient)
+    if faults or not may_be_deficient or not np.isfinite(X).all():
+        return faults
+    whole = [c for c in config.contrasts if c.vector and c.matrix.shape[1] == X.shape[1]]
+    return check_estimable(whole, factorise_design(X).R)
 
 
 def _read_factors(config: ModelConfig, problems: _Problems) -> list[FactorTable | None]:

@@ -20,7 +20,6 @@ def spec():
     X = np.c_[np.ones(10), rng.normal(size=10)]
     mask = rng.random(12) < 0.7
     return ModelSpec(
-        X=X,
         names=("mean", "Größe"),
         design=factorise_design(X),
         shape=(3, 2, 2),
@@ -116,7 +115,7 @@ def test_every_change_of_the_random_part_changes_the_fingerprint(mixed_spec):
 
 
 def test_an_equal_model_has_the_same_fingerprint_and_bytes(spec):
-    assert pack_model(spec) == pack_model(replace(spec, X=spec.X.copy()))
+    assert pack_model(spec) == pack_model(replace(spec, mask=spec.mask.copy()))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +142,7 @@ def test_every_change_of_an_array_changes_the_fingerprint(spec):
     X = spec.X.copy()
     X[3, 1] = np.nextafter(X[3, 1], np.inf)
     changes = [
-        {"X": X, "design": factorise_design(X)},
+        {"design": factorise_design(X)},
         {"mask": ~spec.mask},
         {"allowed": ~spec.allowed},
     ]

@@ -15,7 +15,6 @@ def make_spec(images_per_batch=4, voxels_per_block=3):
     X = np.c_[np.ones(10), rng.normal(size=10)]
     mask = np.array([0, 1, 1, 0, 1, 1, 1, 1, 0, 0, 1, 0], bool)
     return ModelSpec(
-        X=X,
         names=("mean", "age"),
         design=factorise_design(X),
         shape=(3, 2, 2),

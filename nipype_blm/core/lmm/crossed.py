@@ -24,7 +24,7 @@ from nipype_blm.core.lmm.evaluation import (
     solve_lower_transposed,
     write_results,
 )
-from nipype_blm.core.lmm.general_fit import GeneralModel, is_identified, load_products
+from nipype_blm.core.lmm.general_fit import GeneralModel, load_products
 from nipype_blm.core.lmm.intercept import (
     LANES,
     MOST_CLASSES,
@@ -128,27 +128,20 @@ def _make_work(k: int) -> CrossedWork:
 def make_group(voxels: Voxels, model: GeneralModel, v: int, reml: bool) -> CrossedGroup | None:
     """Prepare the fit of voxels that have the same images as voxel v.
 
-    Returns None where the general way is the better one: with many classes of levels, or
-    variances that cannot be told apart.
+    Returns None where the general way is the better one: with many classes of levels.
     """
     p, k = len(voxels.effect), len(model.BtB)
     blocks = copy_blocks(model.shared)
     n = blocks.n_obs.size
     BtB = np.zeros((k + 1, k + 1))
     _load(voxels, model, v, blocks, np.full(n, -1), np.zeros((p, p)), BtB)
-    n_second = int((np.diag(BtB)[: k - p] > 0).sum())
-    n_first = int((blocks.n_obs > 0).sum())
     by_count = bool((np.abs(model.rows.Z) == np.abs(model.rows.Z[0])).all())
     n_classes = int(model.shared.n_obs.max()) + 1 if by_count else n
-    if min(n_first, n_second) < 2 or voxels.n_obs[v] <= n_first or n_classes > MOST_CLASSES:
+    if n_classes > MOST_CLASSES:
         return None
     full, BtB = BtB, BtB[np.tril_indices(k)]
     classes = make_classes(n, n_classes, k)
     classify_all(blocks, by_count, classes)
-    work = _make_work(k)
-    N = float(voxels.n_obs[v] - (p if reml else 0))
-    if not _is_identified(classes, BtB, k - p, k if reml else k - p, N, work):
-        return None
     nodes = np.cos(np.pi * (np.arange(N_NODES) + 0.5) / N_NODES)
     values = np.zeros((N_NODES, N_NODES))
     m = k if reml else k - p
@@ -327,18 +320,6 @@ def _compute_log_det(classes: Any, s: int, m: int, d1: float, d2: float, w: Any)
     w.log_det[5] = -(T * T).sum()
 
 
-@kernel
-def _is_identified(classes: Any, BtB: Any, s: int, m: int, N: float, w: Any) -> bool:
-    """Return whether the variances can be told apart, from the log-determinant at D = I."""
-    _set_up(classes, BtB, 1.0, w.A)
-    if not _factorise(w.A[0], s, 1.0, w.H):
-        return False
-    _compute_log_det(classes, s, m, 1.0, 1.0, w)
-    d = w.log_det
-    information = np.array([[-d[3], -d[4]], [-d[4], -d[5]]])
-    return is_identified(information, d[1:3], np.arange(2), N, np.empty((2, 2)))
-
-
 @routine
 def _multiply(A: Any, x: Any, out: Any) -> None:
     """Compute A x of a packed symmetric A."""
@@ -366,7 +347,7 @@ def _apply_phi(H: Any, s: int, root: float, x: Any) -> None:
         x[a] *= root
 
 
-@routine
+@allocating_routine
 def _evaluate(
     classes: Any,
     BtB: Any,
@@ -382,12 +363,36 @@ def _evaluate(
     e: Any,
 ) -> None:
     """Evaluate the deviance of lane t and its derivatives; `c` (k,) is [Z2 Q]'e."""
+    k, s = w.H.shape[0], w.H.shape[0] - e.effect.size
+    e.number[F] = np.inf
+    solved, q1, q11 = _solve(classes, BtB, rss, c, t, d1, d2, w, e)
+    if not solved:
+        return
+    if np.log1p(d1) <= LARGEST_Z and np.log1p(d2) <= LARGEST_Z:
+        _look_up(table, d1, d2, w)
+    else:
+        _compute_log_det(classes, s, k if reml else s, d1, d2, w)
+    _differentiate(rss, q1, q11, d2, N, w, e)
+
+
+@routine
+def _solve(
+    classes: Any,
+    BtB: Any,
+    rss: float,
+    c: Any,
+    t: int,
+    d1: float,
+    d2: float,
+    w: Any,
+    e: Any,
+) -> tuple[bool, float, float]:
+    """Compute the coefficients of [Z2 Q] and r2; return y's part of r2's derivatives in d1."""
     k, p = w.H.shape[0], e.effect.size
     s = k - p
-    e.number[F] = np.inf
     _set_up(classes, BtB, d1, w.A)
     if not _factorise(w.A[0], s, d2, w.H):
-        return
+        return False, 0.0, 0.0
     c0, c1, c2 = w.c[0], w.c[1], w.c[2]
     for a in range(k):
         c0[a] = c[a]
@@ -410,8 +415,7 @@ def _evaluate(
             c1[a] -= w1 * y
             c2[a] -= w2 * y
     root = np.sqrt(d2)
-    coefficients, product, h1, moved, score, x2 = w.x[0], w.x[1], w.x[2], w.x[3], w.x[4], w.x[5]
-    fitted = w.x[6]
+    coefficients, fitted = w.x[0], w.x[6]
     for a in range(k):
         coefficients[a] = c0[a] * (root if a < s else 1.0)
     solve_lower(w.H, coefficients, k)
@@ -424,12 +428,18 @@ def _evaluate(
     for a in range(k):
         r2 += coefficients[a] * (fitted[a] - 2.0 * c0[a])
     e.number[R2] = r2
-    if not r2 > 0.0:
-        return
-    if np.log1p(d1) <= LARGEST_Z and np.log1p(d2) <= LARGEST_Z:
-        _look_up(table, d1, d2, w)
-    else:
-        _compute_log_det(classes, s, k if reml else s, d1, d2, w)
+    return r2 > 0.0, q1, q11
+
+
+@routine
+def _differentiate(rss: float, q1: float, q11: float, d2: float, N: float, w: Any, e: Any) -> None:
+    """Compute the deviance and its derivatives from what `_solve` left and the log-determinant."""
+    k, p = w.H.shape[0], e.effect.size
+    s = k - p
+    r2, root = e.number[R2], np.sqrt(d2)
+    c0, c1, c2 = w.c[0], w.c[1], w.c[2]
+    coefficients, product, h1, moved, score, x2 = w.x[0], w.x[1], w.x[2], w.x[3], w.x[4], w.x[5]
+    fitted = w.x[6]
     f = N * np.log(r2) + w.log_det[0]
     e.number[F] = f
     e.number[NOISE] = 1e-15 * (N * rss / r2 + abs(f))
@@ -571,7 +581,7 @@ def _fit_crossed(
         for t in range(n_lanes):
             v = voxels.order[first + t]
             rss = voxels.rss[v]
-            N = float(voxels.n_obs[v] - (p if reml else 0))
+            N = float(voxels.n_obs[v] - (voxels.rank[v] if reml else 0))
             for a in range(s):
                 x = scale[1] * voxels.ZtY[first_row[1] + a, v]
                 for b in range(p):

@@ -31,15 +31,19 @@ class MixedEstimates(NamedTuple):
 
     status: NDArray[np.uint8]  # (n_voxels,), VoxelStatus
     n_obs: NDArray[np.int32]  # (n_voxels,)
-    beta: FloatArray  # (n_params, n_fitted)
+    rank: NDArray[np.int32]  # (n_fitted,), of the rows of X present
+    beta: FloatArray  # (n_params, n_fitted), the shortest of all solutions
+    estimable: NDArray[np.bool_]  # (n_params, n_fitted), or no row: is the column by itself?
     sigma2: FloatArray  # (n_fitted,), residual variance
     D: FloatArray  # (n_entries, n_fitted), vech(D_k) column by column, factor by factor
     llh: FloatArray  # (n_fitted,), maximised log-likelihood, or the restricted one
-    resms: FloatArray  # (n_fitted,), |y - X beta|^2 / (n_obs - n_params)
+    resms: FloatArray  # (n_fitted,), |y - X beta|^2 / (n_obs - rank)
     nit: NDArray[np.int32]  # (n_fitted,), evaluations of the likelihood
     # Covariance of gamma = R beta (X = QR), packed.
     covariance: FloatArray  # (packed, n_fitted)
     # Change of `covariance` by one standard error of each of several independent combinations
     # of the variance parameters, sigma2 by itself left out; packed.
     spread: FloatArray  # (n_spread, packed, n_fitted)
+    slot: NDArray[np.int32]  # (n_fitted,), row of `factor`; -1 where X has full rank
+    factor: FloatArray  # (n_slots, packed), Cholesky factor of Q'Q of the rows present
     cov: FloatArray  # (packed, n_fitted), covariance of beta; no row unless asked for

@@ -8,7 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core._jit import kernel
-from nipype_blm.core.factors import RandomFactor, count_columns, select_rows
+from nipype_blm.core.factors import (
+    RandomFactor,
+    count_columns,
+    count_joint_effects,
+    select_rows,
+)
 from nipype_blm.core.linalg import (
     DesignFactor,
     FloatArray,
@@ -24,14 +29,21 @@ from nipype_blm.core.lmm.general_fit import (
     make_general_model,
     order_of_factors,
 )
+from nipype_blm.core.lmm.identify import find_unidentified
 from nipype_blm.core.lmm.intercept import fit_intercepts, make_intercept_model
 from nipype_blm.core.lmm.levels import Voxels, scale_effects
-from nipype_blm.core.lmm.newton import BOUNDARY, NO_RESIDUAL, STUCK, UNDEFINED, UNIDENTIFIED
+from nipype_blm.core.lmm.newton import BOUNDARY, NO_RESIDUAL, STUCK, UNDEFINED
 from nipype_blm.core.lmm.slope import fit_slopes, make_slope_model, reduce_group
 from nipype_blm.core.ols import (
+    IMPRECISE,
     Totals,
+    clear_covariances,
+    confirm_rank,
+    find_estimable_columns,
+    imprecise_pivot,
     merge_products,
     screen_voxels,
+    shorten,
     solve_normal_equations,
 )
 from nipype_blm.core.products import WORD, Products, count_bits
@@ -50,11 +62,9 @@ FEWEST_TO_REDUCE = 200
 FEWEST_TO_TABULATE = 2000
 
 _STATUS_OF_OUTCOME = {
-    BOUNDARY: VoxelStatus.FITTED_BOUNDARY,
     STUCK: VoxelStatus.NOT_CONVERGED,
     NO_RESIDUAL: VoxelStatus.ZERO_VARIANCE,
     UNDEFINED: VoxelStatus.ZERO_VARIANCE,
-    UNIDENTIFIED: VoxelStatus.UNIDENTIFIED,
 }
 
 
@@ -82,7 +92,7 @@ def fit_lmm(
     factors : sequence of RandomFactor
     options : MixedOptions
     minimum_n : int
-        Voxels with fewer observations are dropped (besides those with n_obs <= p + 1).
+        Voxels with fewer observations are dropped (besides those with n_obs <= rank + 1).
     allowed : bool array of shape (n_voxels,), optional
         False drops a voxel (post-analysis mask).
     with_cov : bool
@@ -93,32 +103,50 @@ def fit_lmm(
     -------
     MixedEstimates
     """
-    n_params, n_columns = design.R.shape[0], count_columns(factors)
-    status = screen_voxels(n_obs, n_params, minimum_n, allowed)
+    status = screen_voxels(n_obs, minimum_n, allowed)
     if options.safe_mode:
-        few = (status == VoxelStatus.FITTED) & (n_obs <= n_columns)
+        few = (status == VoxelStatus.FITTED) & (n_obs <= count_joint_effects(factors))
         status[few] = VoxelStatus.TOO_MANY_EFFECTS
     candidates = np.flatnonzero(status == VoxelStatus.FITTED)
     merger = _Merger(candidates, factors, design.shift, threads)
     totals = merge_products(n_obs[candidates], candidates, batches, design, threads, merger.add)
-    outcome, effect, rss = _center(totals, n_params, threads)
+    outcome, effect, rss, rank = _center(totals, design, threads)
+    here = np.arange(candidates.size)
+    confirm_rank(outcome, rank, totals.slot, totals.gram, design, merger.by_batch(), here)
     presence = merger.presence()
     voxels = Voxels(
         np.flatnonzero(is_fitted(outcome))[_group(presence[:, is_fitted(outcome)])],
         presence,
         merger.full(),
         totals.seen,
+        rank,
         merger.ZtY,
         effect,
         rss,
         totals.slot,
         totals.gram,
     )
-    results, D = _fit(voxels, design, factors, options, merger.batches, threads)
-    for code, meaning in _STATUS_OF_OUTCOME.items():
-        outcome[is_fitted(outcome) & (results.outcome == code)] = meaning
+    scales = [scale_effects(factor) for factor in factors]
+    unidentified = find_unidentified(voxels, factors, scales, design.Q, merger.batches, threads)
+    outcome[voxels.order[unidentified]] = VoxelStatus.UNIDENTIFIED
+    voxels = voxels._replace(order=voxels.order[~unidentified])
+    results, D = _fit(voxels, design, factors, scales, options, merger.batches, threads)
+    N = totals.seen - rank if options.reml else totals.seen
+    _set_outcome(outcome, results, results.sigma2 * N < IMPRECISE * rss)
     status[candidates] = outcome
     return _collect(status, n_obs, outcome, voxels, results, D, totals, design, options, with_cov)
+
+
+def _set_outcome(
+    outcome: NDArray[np.uint8], results: Results, imprecise: NDArray[np.bool_]
+) -> None:
+    """Note how the search has ended, in the status of the voxels that were fitted."""
+    fitted = is_fitted(outcome)
+    plain = outcome == VoxelStatus.FITTED
+    outcome[plain & (results.outcome == BOUNDARY)] = VoxelStatus.FITTED_BOUNDARY
+    outcome[fitted & imprecise] = VoxelStatus.FITTED_IMPRECISE
+    for code, meaning in _STATUS_OF_OUTCOME.items():
+        outcome[fitted & (results.outcome == code)] = meaning
 
 
 class _Merger:
@@ -168,6 +196,10 @@ class _Merger:
 
         self._threads.split(merge, self._candidates.size)
 
+    def by_batch(self) -> Iterable[tuple[slice, NDArray[np.uint32]]]:
+        """Return rows and presence bits of each batch."""
+        return zip(self.batches, self._words, strict=True)
+
     def presence(self) -> NDArray[np.uint32]:
         """Return the presence bits of all batches."""
         return np.concatenate(self._words) if self._words else np.zeros((0, 0), np.uint32)
@@ -216,12 +248,13 @@ def _merge_random(
 
 
 def _center(
-    totals: Totals, n_params: int, threads: Threads
-) -> tuple[NDArray[np.uint8], FloatArray, FloatArray]:
-    """Fit by least squares; return status, gamma (n_params, n) and RSS."""
-    n = totals.YtY.size
+    totals: Totals, design: DesignFactor, threads: Threads
+) -> tuple[NDArray[np.uint8], FloatArray, FloatArray, NDArray[np.int32]]:
+    """Fit by least squares; return status, gamma (n_params, n), RSS and rank."""
+    n, n_params = totals.YtY.size, len(design.R)
     status = np.full(n, VoxelStatus.FITTED, np.uint8)
-    effect, rss = np.zeros((n_params, n)), np.zeros(n)
+    effect, rss, rank = np.zeros((n_params, n)), np.zeros(n), np.zeros(n, np.int32)
+    imprecise = imprecise_pivot(design)
 
     def solve(start: int, stop: int) -> None:
         part = slice(start, stop)
@@ -231,23 +264,37 @@ def _center(
             totals.seen[part],
             totals.slot[part],
             totals.gram,
+            imprecise,
             effect[:, part],
             rss[part],
+            rank[part],
             status[part],
         )
 
     threads.split(solve, n)
-    return status, effect, rss
+    return status, effect, rss, rank
 
 
 @kernel
 def _solve(
-    QtY: Any, YtY: Any, n_obs: Any, slot: Any, gram: Any, effect: Any, rss: Any, status: Any
+    QtY: Any,
+    YtY: Any,
+    n_obs: Any,
+    slot: Any,
+    gram: Any,
+    imprecise: float,
+    effect: Any,
+    rss: Any,
+    rank: Any,
+    status: Any,
 ) -> None:
     n_params = len(QtY)
     z, gamma = np.empty(n_params), np.empty(n_params)
+    spare, work = np.empty(gram.shape[1]), np.empty((2, n_params))
     for j in range(YtY.size):
-        status[j], rss[j] = solve_normal_equations(QtY, YtY, n_obs, slot, gram, j, z, gamma)
+        status[j], rss[j], rank[j] = solve_normal_equations(
+            QtY, YtY, n_obs, slot, gram, j, imprecise, z, gamma, spare, work
+        )
         for a in range(n_params):
             effect[a, j] = gamma[a]
 
@@ -322,12 +369,12 @@ def _fit(
     voxels: Voxels,
     design: DesignFactor,
     factors: Sequence[RandomFactor],
+    scales: Sequence[FloatArray],
     options: MixedOptions,
     batches: Sequence[slice],
     threads: Threads,
 ) -> tuple[Results, FloatArray]:
     """Fit all voxels of `order`; return the results, and vech(D) in the units of Z."""
-    scales = [scale_effects(factor) for factor in factors]
     engine = _choose_engine(factors, scales, design.Q, options, batches)
     n_entries = sum(factor.n_entries for factor in factors)
     results = make_results(len(voxels.effect), n_entries, engine.n_spread, voxels.rss.size)
@@ -408,42 +455,101 @@ def _collect(
     """Return the estimates of the fitted voxels, in the units of X and y."""
     n_params = design.R.shape[0]
     keep = np.flatnonzero(is_fitted(outcome))
+    rank = voxels.rank[keep]
+    slot, factor = _keep_deficient(voxels.slot[keep], voxels.gram, rank < n_params)
     change = results.effect[:, keep]
     gamma = voxels.effect[:, keep] + change
     beta, length = np.empty_like(gamma), np.empty(keep.size)
-    _to_beta(gamma, design.R, beta)
-    beta += design.constant[:, None] * totals.reference[keep]
+    reference = totals.reference[keep]
+    _to_beta(gamma, design.R, reference, design.constant, slot, factor, beta)
     _squared_length(change, voxels.slot[keep], voxels.gram, length)
     n = voxels.n_obs[keep]
-    N = n - n_params if options.reml else n
-    constant = 2 * np.log(np.abs(np.diag(design.R))).sum() if options.reml else 0.0
+    N = n - rank if options.reml else n
+    constant = _log_det_of_basis(design.R, slot, factor) if options.reml else 0.0
     deviance = results.deviance[keep] + N * (1 + np.log(2 * np.pi / N)) + constant
-    covariance = results.covariance[:, keep]
+    covariance, spread = results.covariance[:, keep], results.spread[:, :, keep]
+    _clear_dropped(slot, factor, covariance, spread)
+    estimable = find_estimable_columns(design.R, rank, slot, factor)
     cov = np.empty((packed_size(n_params) if with_cov else 0, keep.size))
     if with_cov:
         _transform(covariance, invert_upper(design.R), cov)
+        clear_covariances(cov, estimable)
     return MixedEstimates(
         status=status,
         n_obs=n_obs,
+        rank=rank,
         beta=beta,
+        estimable=estimable,
         sigma2=results.sigma2[keep],
         D=D[:, keep],
         llh=-0.5 * deviance,
-        resms=(voxels.rss[keep] + length) / (n - n_params),
+        resms=(voxels.rss[keep] + length) / (n - rank),
         nit=results.nit[keep],
         covariance=covariance,
-        spread=results.spread[:, :, keep],
+        spread=spread,
+        slot=slot,
+        factor=factor,
         cov=cov,
     )
 
 
+def _keep_deficient(
+    slot: NDArray[np.int32], factor: FloatArray, is_deficient: NDArray[np.bool_]
+) -> tuple[NDArray[np.int32], FloatArray]:
+    """Return the factors of deficient voxels alone, and the slot of each voxel among them."""
+    kept = np.full(slot.size, -1, np.int32)
+    kept[is_deficient] = np.arange(np.count_nonzero(is_deficient))
+    return kept, factor[slot[is_deficient]]
+
+
+def _log_det_of_basis(
+    R: FloatArray, slot: NDArray[np.int32], factor: FloatArray
+) -> FloatArray | float:
+    """Return ln|R'R|; where columns of X are dropped, that of the others.
+
+    The columns of X that are kept are those of Q times a triangular matrix with their elements
+    of the diagonal of R.
+    """
+    logs = 2 * np.log(np.abs(np.where(np.diag(R) == 0, 1.0, np.diag(R))))
+    if not factor.size:
+        return float(logs.sum())
+    is_kept = np.ones((slot.size, len(R)), bool)
+    diagonal = [packed_size(i + 1) - 1 for i in range(len(R))]
+    is_kept[slot >= 0] = factor[:, diagonal][slot[slot >= 0]] > 0
+    return np.asarray((logs * is_kept).sum(axis=1))
+
+
 @kernel
-def _to_beta(gamma: Any, R: Any, beta: Any) -> None:
-    """Compute R^-1 gamma."""
+def _clear_dropped(slot: Any, factor: Any, covariance: Any, spread: Any) -> None:
+    """Set what belongs to dropped columns to 0: their coefficients are, for certain."""
+    for j in range(slot.size):
+        if slot[j] < 0:
+            continue
+        L = factor[slot[j]]
+        position, a = 0, 0
+        while position < L.size:
+            for b in range(a + 1):
+                if L[a * (a + 3) // 2] == 0.0 or L[b * (b + 3) // 2] == 0.0:
+                    covariance[position, j] = 0.0
+                    for k in range(spread.shape[0]):
+                        spread[k, position, j] = 0.0
+                position += 1
+            a += 1
+
+
+@kernel
+def _to_beta(
+    gamma: Any, R: Any, reference: Any, constant: Any, slot: Any, factor: Any, beta: Any
+) -> None:
+    """Compute R^-1 gamma + reference c, the shortest of all solutions."""
     n_params = len(R)
-    b = np.empty(n_params)
+    b, null = np.empty(n_params), np.empty((n_params, n_params))
     for j in range(gamma.shape[1]):
         solve_upper(R, gamma[:, j], n_params, b)
+        for a in range(n_params):
+            b[a] += reference[j] * constant[a]
+        if slot[j] >= 0:
+            shorten(b, factor[slot[j]], R, null)
         for a in range(n_params):
             beta[a, j] = b[a]
 

@@ -28,15 +28,14 @@ from nipype_blm.core.lmm.general import (
     make_layout,
 )
 from nipype_blm.core.lmm.levels import (
-    NEGLIGIBLE,
     Blocks,
     IntArray,
     Rows,
     Voxels,
     copy_blocks,
-    count_identified,
     group_rows,
     has_same_images,
+    is_dropped,
     is_present,
     load_blocks,
     load_gram,
@@ -52,7 +51,6 @@ from nipype_blm.core.lmm.newton import (
     STUCK,
     TOLERANCE,
     UNDEFINED,
-    UNIDENTIFIED,
     advance,
     begin,
     best_deviance,
@@ -65,9 +63,6 @@ from nipype_blm.core.lmm.newton import (
     make_search,
     place,
 )
-
-# Share of the information on a variance that others, and that of the residuals, leave.
-UNIDENTIFIABLE = 1e-8
 
 # r2 below this fraction of the residual sum of squares of least squares is rounding error: for
 # certain, or where that keeps the search from ending.
@@ -193,7 +188,7 @@ def load_products(model: Any, voxels: Any, v: int, gram: Any, BtB: Any) -> None:
         BtB[:k, :k] = model.BtB
     if voxels.slot[v] >= 0 or not from_missing:
         for i in range(n):
-            if is_present(model.rows, voxels.presence, v, i) == from_missing:
+            if is_present(model.rows.bits, voxels.presence, v, i) == from_missing:
                 continue
             for a in range(s):
                 x = sign * B[i, a]
@@ -201,7 +196,10 @@ def load_products(model: Any, voxels: Any, v: int, gram: Any, BtB: Any) -> None:
                     for b in range(k):
                         BtB[a, b] += x * B[i, b]
     for a in range(p):
+        hidden = voxels.rank[v] < p and is_dropped(voxels, v, a)
         for b in range(s):
+            if hidden:
+                BtB[b, s + a] = 0.0
             BtB[s + a, b] = BtB[b, s + a]
         for b in range(p):
             BtB[s + a, s + b] = gram[a, b]
@@ -303,59 +301,6 @@ def _solve_symmetric(A: Any, b: Any, n: int) -> bool:
 
 
 @routine
-def is_identified(information: Any, trace: Any, pick: Any, N: float, A: Any) -> bool:
-    """Return whether the variances can be told from each other and from that of the residuals.
-
-    Parameters
-    ----------
-    information, trace : arrays of shape (n_entries, n_entries), (n_entries,)
-        Minus the Hessian of the log-determinant at D = I, and its gradient.
-    A : array of shape (m, m)
-        Workspace.
-    """
-    m = pick.size
-    for a in range(m):
-        i = pick[a]
-        for b in range(a + 1):
-            j = pick[b]
-            A[a, b] = _without_sigma2(information, trace, i, j, N)
-    for a in range(m):
-        # Squares of G: on average it is I.
-        if not A[a, a] > max(UNIDENTIFIABLE * information[pick[a], pick[a]], NEGLIGIBLE**2):
-            return False
-    identified = True
-    for a in range(m):
-        whole = A[a, a]
-        for b in range(a):
-            x = A[a, b]
-            for k in range(b):
-                x -= A[a, k] * A[b, k]
-            A[a, b] = x / A[b, b]
-            A[a, a] -= A[a, b] * A[a, b]
-        identified &= A[a, a] > UNIDENTIFIABLE * whole
-        A[a, a] = np.sqrt(max(A[a, a], UNIDENTIFIABLE * whole))
-    return bool(identified)
-
-
-@routine
-def _has_single_level(layout: Any, own: Any, BtB: Any) -> bool:
-    """Return whether the images present are all of one level of some factor."""
-    if count_identified(own.n_obs, 1) < 2:
-        return True
-    for f in range(1, layout.n_effects.size):
-        q, present = layout.n_effects[f], 0
-        for level in range(layout.n_levels[f]):
-            total = 0.0
-            for a in range(q):
-                column = layout.column[f] + level * q + a
-                total += BtB[column, column]
-            present += total > 0.0
-        if present < 2:
-            return True
-    return False
-
-
-@routine
 def _start_by_moments(model: Any, w: Any, e: Any, N: float, A: Any, x: Any, start: Any) -> None:
     """Estimate D from an evaluation at D = `start` (MINQUE; C. R. Rao, 1971).
 
@@ -423,7 +368,7 @@ def _fit_general(
         for i in range(model.block_size[b]):
             isotropic[first + i * (i + 3) // 2] = 1.0
     mark = np.full(n, -1)
-    last, has_single_level = -1, False
+    last = -1
     tolerance = min(TOLERANCE, 2.0 * tol) if method == NEWTON else 2.0 * tol
     for position in range(voxels.order.size):
         v = voxels.order[position]
@@ -431,13 +376,9 @@ def _fit_general(
             load_blocks(model.rows, voxels, v, model.shared, mark, own)
             load_gram(voxels, v, gram)
             load_products(model, voxels, v, gram, BtB)
-            has_single_level = _has_single_level(layout, own, BtB)
             last = v
-        if voxels.n_obs[v] <= count_identified(own.n_obs, q) or has_single_level:
-            results.outcome[v] = UNIDENTIFIED
-            continue
         _load_residuals(model, voxels, v, own, BtB, M)
-        N = float(voxels.n_obs[v] - (p if reml else 0))
+        N = float(voxels.n_obs[v] - (voxels.rank[v] if reml else 0))
         start[:] = isotropic
         place(search, start, 0.0)
         _set_roots(model, search, roots)
@@ -445,9 +386,6 @@ def _fit_general(
         nit, outcome = 1, GO_ON
         if not e.number[F] < np.inf:
             results.outcome[v] = UNDEFINED
-            continue
-        if not is_identified(w.information, w.trace, pick, N, A):
-            results.outcome[v] = UNIDENTIFIED
             continue
         _start_by_moments(model, w, e, N, A, x, start)
         ends[:] = np.inf

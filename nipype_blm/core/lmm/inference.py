@@ -3,20 +3,29 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from numpy.typing import NDArray
 
 from nipype_blm.core._jit import kernel, routine
-from nipype_blm.core.contrasts import combine_rows, find_f_tails, find_t_tails
-from nipype_blm.core.linalg import FloatArray
+from nipype_blm.core.contrasts import combine_rows, factorise_rows, find_f_tails, find_t_tails
+from nipype_blm.core.linalg import (
+    FloatArray,
+    express_rows,
+    find_estimable,
+    solve_lower_packed,
+)
 from nipype_blm.core.lmm.estimates import MixedEstimates
-from nipype_blm.core.lmm.newton import eigen
+from nipype_blm.core.lmm.newton import orthogonalise
 from nipype_blm.core.status import is_fitted
 from nipype_blm.core.threads import ONE_THREAD, Threads
 
 
 class MixedContrastMaps(NamedTuple):
-    """One contrast at the fitted voxels of a block; q rows of L (1 for a T contrast)."""
+    """One contrast at the fitted voxels of a block; q rows of L (1 for a T contrast).
 
+    Where some row is not estimable nothing else means anything.
+    """
+
+    estimable: NDArray[np.bool_]  # (n_fitted,), whether all rows are
     effect: FloatArray  # (q, n_fitted), L beta
     variance: FloatArray  # (q * q, n_fitted), covariance of the effect, row-major
     stat: FloatArray  # (n_fitted,), T or F
@@ -58,10 +67,11 @@ def compute_t_contrast(
     information of the variance parameters (Kuznetsova, Brockhoff and Christensen, lmerTest,
     J. Stat. Softw. 82, 2017, section 2); at the boundary, from those that are not zero.
     """
-    effect, variance, _, dof = _test_directions(vector[None], estimates, R, reml, threads)
-    stat = effect[0] / np.sqrt(variance[0])
+    tested = _test_directions(vector[None], estimates, R, reml, threads)
+    estimable, effect, variance, _, dof = tested
+    stat = effect[0] / np.sqrt(np.where(estimable, variance[0], 1.0))
     log_p, z = find_t_tails(stat, dof, two_sided, threads)
-    return MixedContrastMaps(effect, variance, stat, log_p, z, dof)
+    return MixedContrastMaps(estimable, effect, variance, stat, log_p, z, dof)
 
 
 def compute_f_contrast(
@@ -90,25 +100,30 @@ def compute_f_contrast(
 
     Notes
     -----
-    The eigenvectors of L cov(beta) L' give q independent T statistics with nu_i degrees of
-    freedom each; those of F have the same expectation of F as their mean square:
-    2 E / (E - q), E = sum nu_i / (nu_i - 2), and 2 where some nu_i <= 2 (lmerTest, ibid.).
+    With cov(gamma) = T T' and a triangular C of rows T = C Q', F is |C^-1 L beta|^2 / q, which
+    does not square the condition of L cov(beta) L'.  The eigenvectors of that matrix, from the
+    rows too, give q independent T statistics with nu_i degrees of freedom each; those of F have
+    the same expectation of F as their mean square: 2 E / (E - q), E = sum nu_i / (nu_i - 2),
+    and 2 where some nu_i <= 2 (lmerTest, ibid.).
     """
-    effect, variance, stat, dof = _test_directions(L, estimates, R, reml, threads)
+    tested = _test_directions(L, estimates, R, reml, threads)
+    estimable, effect, variance, stat, dof = tested
     log_p, z = find_f_tails(stat, len(L), dof, threads)
-    return MixedContrastMaps(effect, variance, stat, log_p, z, dof)
+    return MixedContrastMaps(estimable, effect, variance, stat, log_p, z, dof)
 
 
 def _test_directions(
     L: FloatArray, estimates: MixedEstimates, R: FloatArray, reml: bool, threads: Threads
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Return effect (q, n), variance (q * q, n), F and its denominator's degrees of freedom."""
+) -> tuple[NDArray[np.bool_], FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return whether L beta is estimable, L beta, its covariance, F and its error dof."""
     q, n = len(L), estimates.sigma2.size
-    rows = np.ascontiguousarray(solve_triangular(R, L.T, trans="T").T)
+    rows, known = express_rows(R, L)
+    found = known[:, None] & find_estimable(rows, estimates.slot, estimates.factor)
+    estimable = np.asarray(found.all(axis=0))
     effect, variance = np.zeros((q, n)), np.empty((q, q, n))
     stat, dof = np.empty(n), np.empty(n)
     n_obs = estimates.n_obs[is_fitted(estimates.status)].astype(float)
-    weight = n_obs - len(R) if reml else n_obs
+    weight = n_obs - estimates.rank if reml else n_obs
 
     def test(start: int, stop: int) -> None:
         part = slice(start, stop)
@@ -119,13 +134,14 @@ def _test_directions(
             estimates.covariance[:, part],
             estimates.spread[:, :, part],
             weight[part],
+            estimable[part],
             variance[:, :, part],
             stat[part],
             dof[part],
         )
 
     threads.split(test, n)
-    return effect, variance.reshape(q * q, n), stat, dof
+    return estimable, effect, variance.reshape(q * q, n), stat, dof
 
 
 @routine
@@ -142,6 +158,24 @@ def _quadratic(x: Any, y: Any, packed: Any) -> float:
     return total
 
 
+@routine
+def _factorise_covariance(packed: Any, n: int, out: Any) -> None:
+    """Write the Cholesky factor T of a packed covariance; 0 for what has no variance."""
+    row = 0
+    for i in range(n):
+        column = 0
+        for j in range(i + 1):
+            x = packed[row + j]
+            for k in range(j):
+                x -= out[i, k] * out[j, k]
+            if i == j:
+                out[i, j] = np.sqrt(max(x, 0.0))
+            else:
+                out[i, j] = x / out[j, j] if out[j, j] > 0.0 else 0.0
+            column += j + 1
+        row += i + 1
+
+
 @kernel
 def _test(
     rows: Any,
@@ -149,32 +183,47 @@ def _test(
     covariance: Any,
     spread: Any,
     weight: Any,
+    estimable: Any,
     variance: Any,
     stat: Any,
     dof: Any,
 ) -> None:
     """Test the directions of each voxel; `weight` is N, the observations behind sigma2."""
     q, p = rows.shape
-    A, U, direction = np.empty((q, q)), np.empty((q, q)), np.empty(p)
+    U, direction = np.empty((q, q)), np.empty(p)
+    T, moved, columns = np.zeros((p, p)), np.empty((q, p)), np.empty((p, q))
+    C, z = np.empty((q * (q + 1) // 2, 1)), np.empty(q)
     packed, change = np.empty(covariance.shape[0]), np.empty(covariance.shape[0])
     for v in range(stat.size):
         packed[:] = covariance[:, v]
         for i in range(q):
             for j in range(i + 1):
                 x = _quadratic(rows[i], rows[j], packed)
-                A[i, j], A[j, i] = x, x
                 variance[i, j, v], variance[j, i, v] = x, x
-        eigen(A, q, U)
+        stat[v], dof[v] = 0.0, 1.0
+        if not estimable[v]:
+            continue
+        _factorise_covariance(packed, p, T)
+        for i in range(q):  # rows T, which times its transpose is the covariance of the effect
+            for k in range(p):
+                x = 0.0
+                for a in range(k, p):
+                    x += rows[i, a] * T[a, k]
+                moved[i, k] = x
+                columns[k, i] = x
+        orthogonalise(columns, p, q, U)
+        factorise_rows(moved, C, 0)
+        solve_lower_packed(C[:, 0], effect[:, v], q, z)
         F, least, E, inverse = 0.0, np.inf, 0.0, 0.0
         for i in range(q):
-            projected = 0.0
+            F += z[i] * z[i]
             direction[:] = 0.0
             for j in range(q):
-                projected += U[j, i] * effect[j, v]
                 for a in range(p):
                     direction[a] += U[j, i] * rows[j, a]
-            S = A[i, i]
-            F += projected * projected / S
+            S = 0.0
+            for k in range(p):
+                S += columns[k, i] * columns[k, i]
             # var(S) / S^2: through sigma2 alone, and through every other combination.
             relative = 2.0 / weight[v]
             for k in range(spread.shape[0]):

@@ -33,7 +33,6 @@ from nipype_blm.core.lmm.levels import (
     Rows,
     Voxels,
     copy_blocks,
-    count_varying,
     group_rows,
     has_same_images,
     load_blocks,
@@ -47,7 +46,6 @@ from nipype_blm.core.lmm.newton import (
     STUCK,
     TOLERANCE,
     UNDEFINED,
-    UNIDENTIFIED,
     UNRELIABLE,
 )
 
@@ -155,14 +153,24 @@ def classify_all(blocks: Any, by_count: bool, classes: Any) -> None:
 
 @allocating_routine
 def _classify(
-    v: int, shared: Any, own: Any, mark: Any, by_count: bool, complete: Any, classes: Any
+    v: int,
+    shared: Any,
+    own: Any,
+    mark: Any,
+    by_count: bool,
+    anew: bool,
+    complete: Any,
+    classes: Any,
 ) -> None:
-    """Sort the levels of voxel v into classes: levels that lack something change theirs."""
+    """Sort the levels of voxel v into classes: those that lack something change theirs.
+
+    With `anew` the others may differ from `shared`, too.
+    """
     n = own.n_obs.size
     n_changed = 0
     for j in range(n):
         n_changed += mark[j] == v
-    few = 2 * n_changed < n
+    few = 2 * n_changed < n and not anew
     if few:
         classes.of_level[:] = complete.of_level
         classes.g[:] = complete.g
@@ -487,14 +495,13 @@ def _fit_intercepts(
     change, spread = np.zeros(1), np.zeros((1, 1))
     mark = np.full(n, -1)
     first, last, n_voxels = 0, -1, voxels.order.size
-    n_present = 0
     while first < n_voxels:
         v = voxels.order[first]
         if last < 0 or not has_same_images(voxels.presence, v, last):
             load_blocks(rows, voxels, v, shared, mark, own)
             load_gram(voxels, v, gram)
-            _classify(v, shared, own, mark, by_count, complete, classes)
-            n_present = count_varying(own, shared)
+            anew = voxels.rank[v] < p
+            _classify(v, shared, own, mark, by_count, anew, complete, classes)
             last = v
         n_lanes = 1
         while (
@@ -510,10 +517,7 @@ def _fit_intercepts(
         for t in range(n_lanes):
             v = voxels.order[first + t]
             n_obs = float(voxels.n_obs[v])
-            if n_obs <= n_present or n_present < 2:
-                results.outcome[v] = UNIDENTIFIED
-                continue
-            N = n_obs - p if reml else n_obs
+            N = n_obs - voxels.rank[v] if reml else n_obs
             outcome, nit, d, step, decrement = _search(
                 classes, gram, voxels.rss[v], t, n_obs, N, reml, tolerance, most, A, row, e
             )

@@ -12,8 +12,14 @@ from nipype_blm.core.linalg import FloatArray, packed_size
 from nipype_blm.core.products import WORD, count_bits
 
 IntArray = NDArray[np.int64]
-# Of sums of squares of all rows: what is left where those present are 0; rounding errors are less.
-NEGLIGIBLE = 1e-11
+
+
+class Bits(NamedTuple):
+    """Where the presence of an observation is noted."""
+
+    word: IntArray  # (n_obs,), which word of presence bits has the observation
+    bit: IntArray  # (n_obs,)
+    first: IntArray  # (n_words,), the observation of bit 0
 
 
 class Rows(NamedTuple):
@@ -24,9 +30,7 @@ class Rows(NamedTuple):
     order: IntArray  # (n_obs,)
     Z: FloatArray  # (n_obs, n_effects), scaled so that Z'Z of a level is about I
     B: FloatArray  # (n_obs, k), the columns beside Z
-    word: IntArray  # (n_obs,), which word of presence bits has the observation
-    bit: IntArray  # (n_obs,)
-    first: IntArray  # (n_words,), the observation of bit 0
+    bits: Bits
 
 
 class Blocks(NamedTuple):
@@ -44,11 +48,12 @@ class Voxels(NamedTuple):
     presence: NDArray[np.uint32]  # (n_words, n)
     full: NDArray[np.uint32]  # (n_words,), of a voxel where no image is missing
     n_obs: NDArray[np.int32]  # (n,)
+    rank: NDArray[np.int32]  # (n,), of the rows of X present
     ZtY: FloatArray  # (n_columns, n)
     effect: FloatArray  # (n_params, n), least squares: gamma of Q gamma
     rss: FloatArray  # (n,)
     slot: NDArray[np.int32]  # (n,), row of `gram`, -1 where no image is missing
-    gram: FloatArray  # (n_slots, packed), Cholesky factor of Q'Q
+    gram: FloatArray  # (n_slots, packed), Cholesky factor of Q'Q; what is dropped has no pivot
 
 
 def scale_effects(factor: RandomFactor) -> FloatArray:
@@ -62,12 +67,8 @@ def scale_effects(factor: RandomFactor) -> FloatArray:
     return np.diag(1.0 / np.sqrt(np.diag(gram)))
 
 
-def group_rows(
-    factor: RandomFactor, S: FloatArray, B: FloatArray, batches: Sequence[slice]
-) -> Rows:
-    """Group the observations by level; the words of presence start anew in each batch."""
-    level = factor.level.astype(np.int64)
-    counts = np.bincount(level, minlength=factor.n_levels)
+def locate_bits(batches: Sequence[slice]) -> Bits:
+    """Return where presence is noted; its words start anew in each batch of observations."""
     word, bit, first = [], [], []
     n_words = 0
     for rows in batches:
@@ -76,15 +77,23 @@ def group_rows(
         bit.append(position % WORD)
         first.append(rows.start + position[::WORD])
         n_words += len(first[-1])
+    parts = (np.concatenate(part).astype(np.int64) for part in (word, bit, first))
+    return Bits(*parts)
+
+
+def group_rows(
+    factor: RandomFactor, S: FloatArray, B: FloatArray, batches: Sequence[slice]
+) -> Rows:
+    """Group the observations by level."""
+    level = factor.level.astype(np.int64)
+    counts = np.bincount(level, minlength=factor.n_levels)
     return Rows(
         level,
         np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         np.argsort(level, kind="stable").astype(np.int64),
         np.ascontiguousarray(factor.Z @ S),
         np.ascontiguousarray(B),
-        np.concatenate(word).astype(np.int64),
-        np.concatenate(bit).astype(np.int64),
-        np.concatenate(first).astype(np.int64),
+        locate_bits(batches),
     )
 
 
@@ -106,14 +115,14 @@ def copy_blocks(blocks: Blocks) -> Blocks:
 
 
 @inline
-def is_present(rows: Any, presence: Any, v: int, i: int) -> bool:
+def is_present(bits: Any, presence: Any, v: int, i: int) -> bool:
     """Return whether observation i is present at voxel v."""
-    return bool((presence[rows.word[i], v] >> np.uint32(rows.bit[i])) & np.uint32(1))
+    return bool((presence[bits.word[i], v] >> np.uint32(bits.bit[i])) & np.uint32(1))
 
 
 @kernel
 def _fill_all(rows: Any, blocks: Any) -> None:
-    everything = np.full((rows.first.size, 1), 0xFFFFFFFF, np.uint32)
+    everything = np.full((rows.bits.first.size, 1), 0xFFFFFFFF, np.uint32)
     for j in range(blocks.n_obs.size):
         fill_level(rows, everything, 0, j, blocks)
 
@@ -131,7 +140,7 @@ def fill_level(rows: Any, presence: Any, v: int, j: int, blocks: Any) -> None:
     count = 0
     for position in range(rows.start[j], rows.start[j + 1]):
         i = rows.order[position]
-        if not is_present(rows, presence, v, i):
+        if not is_present(rows.bits, presence, v, i):
             continue
         count += 1
         packed = 0
@@ -149,7 +158,7 @@ def fill_level(rows: Any, presence: Any, v: int, j: int, blocks: Any) -> None:
         rest = 0.0
         for position in range(rows.start[j], rows.start[j + 1]):
             i = rows.order[position]
-            if is_present(rows, presence, v, i):
+            if is_present(rows.bits, presence, v, i):
                 x = rows.Z[i, 1] - c * rows.Z[i, 0]
                 rest += x * x
         G[3, j] = G[0, j] * rest
@@ -187,7 +196,7 @@ def load_blocks(rows: Any, voxels: Any, v: int, shared: Any, mark: Any, own: Any
         bits = np.uint64(voxels.full[w] & ~voxels.presence[w, v])
         while bits != np.uint64(0):
             lowest = bits & (~bits + np.uint64(1))
-            i = rows.first[w] + count_bits(lowest - np.uint64(1))
+            i = rows.bits.first[w] + count_bits(lowest - np.uint64(1))
             j = rows.level[i]
             bits ^= lowest
             if anew and mark[j] != v:
@@ -195,6 +204,31 @@ def load_blocks(rows: Any, voxels: Any, v: int, shared: Any, mark: Any, own: Any
             elif not anew:
                 _subtract_row(rows, i, j, own)
             mark[j] = v
+    hide_dropped(voxels, v, own.M)
+
+
+@routine
+def is_dropped(voxels: Any, v: int, a: int) -> bool:
+    """Return whether column a of Q depends on those before it in the rows present."""
+    slot = voxels.slot[v]
+    return bool(slot >= 0 and voxels.gram[slot, a * (a + 3) // 2] == 0.0)
+
+
+@routine
+def hide_dropped(voxels: Any, v: int, M: Any) -> None:
+    """Set Z'Q to 0 for columns of Q that are dropped; these come last in M.
+
+    With 1 for their own square (`load_gram`) such columns are orthogonal to everything: they
+    take no part in the fit, and ln|Q'V^-1 Q| is that of the others.
+    """
+    p, k = voxels.effect.shape[0], M.shape[1]
+    if voxels.rank[v] == p:
+        return
+    for b in range(p):
+        if is_dropped(voxels, v, b):
+            for a in range(M.shape[0]):
+                for j in range(M.shape[2]):
+                    M[a, k - p + b, j] = 0.0
 
 
 @routine
@@ -208,11 +242,15 @@ def has_same_images(presence: Any, v: int, w: int) -> bool:
 
 @routine
 def load_gram(voxels: Any, v: int, gram: Any) -> None:
-    """Compute Q'Q of the rows present at voxel v."""
+    """Compute Q'Q of the rows present at voxel v; that of the identity for dropped columns."""
     p = gram.shape[0]
     slot = voxels.slot[v]
     for a in range(p):
         for b in range(a + 1):
+            if voxels.rank[v] < p and (is_dropped(voxels, v, a) or is_dropped(voxels, v, b)):
+                gram[a, b] = 1.0 if a == b else 0.0
+                gram[b, a] = gram[a, b]
+                continue
             x = 1.0 if a == b else 0.0
             if slot >= 0:
                 x = 0.0
@@ -241,32 +279,3 @@ def load_residuals(voxels: Any, v: int, S: Any, M: Any, T: Any) -> None:
         for a in range(q):
             for j in range(n):
                 T[a, j] -= gamma * M[a, b, j]
-
-
-@routine
-def count_varying(own: Any, shared: Any) -> int:
-    """Return how many levels have an effect: z is not 0 in all of their images present."""
-    total = 0
-    for j in range(own.n_obs.size):
-        total += own.n_obs[j] > 0 and own.G[0, j] > NEGLIGIBLE * shared.G[0, j]
-    return total
-
-
-@routine
-def has_two_effects(G: Any) -> bool:
-    """Return whether two effects are independent of each other in the images present."""
-    a, b, c = 0.0, 0.0, 0.0
-    for j in range(G.shape[1]):
-        a += G[0, j]
-        b += G[1, j]
-        c += G[2, j]
-    return bool(a * c - b * b > NEGLIGIBLE * a * c)
-
-
-@routine
-def count_identified(n_obs: Any, n_effects: int) -> int:
-    """Return how many observations the effects of the levels could fit exactly."""
-    total = 0
-    for j in range(n_obs.size):
-        total += min(n_obs[j], n_effects)
-    return total

@@ -26,7 +26,7 @@ from nipype_blm.core._jit import routine
 from nipype_blm.core.linalg import FloatArray, packed_size
 from nipype_blm.core.lmm.levels import IntArray
 
-GO_ON, INTERIOR, BOUNDARY, STUCK, NO_RESIDUAL, UNDEFINED, UNIDENTIFIED = range(7)
+GO_ON, INTERIOR, BOUNDARY, STUCK, NO_RESIDUAL, UNDEFINED = range(6)
 
 # Decrement at which a search ends: the step that is still taken leaves its square.
 TOLERANCE = 1e-11
@@ -142,7 +142,7 @@ def eigen(A: Any, n: int, V: Any) -> None:
 
 
 @routine
-def _orthogonalise(X: Any, n: int, r: int, V: Any) -> None:
+def orthogonalise(X: Any, n: int, r: int, V: Any) -> None:
     """Rotate the r columns of X until they are orthogonal, X <- X V (Hestenes).
 
     Small columns keep their relative accuracy beside large ones.
@@ -477,7 +477,7 @@ def _move_range(s: Any, k: int, r: int, alpha: float) -> None:
             for j in range(r):
                 x += s.small[1, a, j] * s.small[2, j, 0] * s.small[1, b, j]
             s.small[0, a, b] = x * np.sqrt(1.0 + values[b])
-    _orthogonalise(s.small[0], r, r, s.small[2])
+    orthogonalise(s.small[0], r, r, s.small[2])
     for a in range(r):
         x = 0.0
         for b in range(r):
@@ -517,7 +517,7 @@ def _move(s: Any, k: int, alpha: float) -> None:
                 t += min(max(y, -limit), limit) * s.small[2, b, a]
             for i in range(n):
                 V[i, a] += t * U[i, c]
-    _orthogonalise(V, n, r, s.small[2])
+    orthogonalise(V, n, r, s.small[2])
     for a in range(r):
         x = 0.0
         for i in range(n):

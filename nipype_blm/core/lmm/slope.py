@@ -35,10 +35,8 @@ from nipype_blm.core.lmm.levels import (
     Rows,
     Voxels,
     copy_blocks,
-    count_identified,
     group_rows,
     has_same_images,
-    has_two_effects,
     load_blocks,
     load_gram,
     load_residuals,
@@ -53,7 +51,6 @@ from nipype_blm.core.lmm.newton import (
     SPREAD,
     TOLERANCE,
     UNDEFINED,
-    UNIDENTIFIED,
     advance,
     begin,
     best_deviance,
@@ -620,26 +617,21 @@ def _fit_slopes(
     change, spread = np.zeros(3), np.zeros((3, 3))
     ends, points = np.zeros(3), np.zeros((2, m))
     mark = np.full(n, -1)
-    last, n_fitted, is_identified = -1, 0, False
+    last = -1
     for position in range(voxels.order.size):
         v = voxels.order[position]
         if last < 0 or not has_same_images(voxels.presence, v, last):
             load_blocks(model.rows, voxels, v, model.shared, mark, own)
             load_gram(voxels, v, gram)
-            is_identified = count_identified(own.n_obs, 1) >= 2 and has_two_effects(own.G)
-            n_fitted = count_identified(own.n_obs, 2)
             last = v
-        if voxels.n_obs[v] <= n_fitted or not is_identified:
-            results.outcome[v] = UNIDENTIFIED
-            continue
         if is_reduced:
             load_residuals(voxels, v, model.S, own.M, full)
             _mix_levels(reduction, full, T)
         else:
             load_residuals(voxels, v, model.S, own.M, T)
         rss = voxels.rss[v]
-        N = float(voxels.n_obs[v] - (p if reml else 0))
-        start_slope(G, weight, T, rss, float(voxels.n_obs[v] - p), start)
+        N = float(voxels.n_obs[v] - (voxels.rank[v] if reml else 0))
+        start_slope(G, weight, T, rss, float(voxels.n_obs[v] - voxels.rank[v]), start)
         nit, outcome = 0, GO_ON
         ends[:] = np.inf
         for attempt in range(starts.size + 3):
