@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from nipype_blm.core.lmm.estimates import METHODS
 from nipype_blm.errors import InputError
-from nipype_blm.model.config import BlmmConfig, ConfigT, ModelConfig, parse_config
+from nipype_blm.model.config import MATCH_ROWS, BlmmConfig, ConfigT, ModelConfig, parse_config
 from nipype_blm.stages.assemble import AssembledMaps
 from nipype_blm.stages.maps import MAPS
 
@@ -79,6 +79,16 @@ class ModelInputSpec(BaseInterfaceInputSpec):
         mandatory=True,
         desc="contrasts, each with name and vector (a row for T, rows for F)",
     )
+    row_names = traits.Str(
+        desc="header or number of the column of the design that names the rows; none: every "
+        "column is a regressor"
+    )
+    match_rows = traits.Enum(
+        *MATCH_ROWS,
+        usedefault=True,
+        desc="check: names of rows must not contradict those of images; by_name: they sort the "
+        "rows; by_order: they are not looked at",
+    )
     mask_file = File(desc="analysis mask: inside means finite and not zero")
     data_mask_files = InputMultiObject(
         traits.Str, desc="one mask for each image, or a text file of them"
@@ -132,6 +142,8 @@ FIELD_TRAITS = {
     "Y_files": "in_files",
     "X": "design_file",
     "contrasts": "contrasts",
+    "row_names": "row_names",
+    "match_rows": "match_rows",
     "analysis_mask": "mask_file",
     "data_mask_files": "data_mask_files",
     "data_mask_thresh": "data_mask_thresh",

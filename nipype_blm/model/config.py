@@ -25,6 +25,7 @@ from nipype_blm.model.contrasts import Contrast, hold_place, normalise_contrasts
 CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm")
 # Files of BLM-py and BLMM-py have these; they change nothing.
 IGNORED_FIELDS = ("statType", "logdir", "voxelBatching", "diskMem", "name", "q")
+MATCH_ROWS = ("check", "by_name", "by_order")
 DEFAULT_MAXMEM = 2**32
 DEFAULT_WORKERS = 10
 DEFAULT_MINLOG = -323.3062153431158
@@ -102,6 +103,13 @@ def _parse_method(value: Any) -> str:
     return method
 
 
+def _parse_match(value: Any) -> str:
+    match = str(value).strip().lower().replace("-", "_")
+    if match not in MATCH_ROWS:
+        raise ValueError(f"{value!r} was given; choose one of {', '.join(MATCH_ROWS)}")
+    return match
+
+
 FilePath = Annotated[Path, BeforeValidator(_resolve)]
 FilePaths = Annotated[Path | tuple[Path, ...], BeforeValidator(_resolve_all)]
 Bytes = Annotated[int, BeforeValidator(_parse_bytes)]
@@ -157,6 +165,16 @@ class ModelConfig(_Model):
     outdir: FilePath = Field(description="Folder for the results; made if need be.")
     contrasts: tuple[Contrast, ...] = Field(
         description="Contrasts c1, c2, ..., each with a name and a vector."
+    )
+    row_names: Text | None = Field(
+        None,
+        description="Header, or number, of the column of X that names the rows; none: every column "
+        "is a regressor.  If absent, a first column of text names them.",
+    )
+    match_rows: Annotated[str, BeforeValidator(_parse_match)] = Field(
+        "check",
+        description="How rows and images are matched: check (default) refuses names of rows that "
+        "contradict those of the images, by_name sorts rows by them, by_order ignores them.",
     )
     clusterType: str = Field(
         "local",
