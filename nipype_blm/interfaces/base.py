@@ -1,7 +1,8 @@
 """What all interfaces share: the traits of a model and of its maps, and the references."""
 
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ from nipype_blm.stages.assemble import AssembledMaps
 from nipype_blm.stages.maps import MAPS
 
 GIB = 2**30
+NOTICES = "nipype_blm.notices"  # the logger of what is no fault but may not be meant
 
 _BLM_REFERENCE = BibTeX(
     "@misc{blm, author={Maullin-Sapey, Thomas and Nichols, Thomas E.},"
@@ -179,15 +181,22 @@ _TRAITS_IN_MESSAGES = {
 @contextmanager
 def naming_traits() -> Iterator[None]:
     """Name traits instead of the fields of a configuration file in what is wrong."""
-    names = "|".join(map(re.escape, _TRAITS_IN_MESSAGES))
-    field = rf"(?<![\w/.-])(?:{names})(?![\w/-]|\.\w)"  # not within a path
     try:
         yield
     except InputError as error:
-        raise InputError(
-            re.sub(field, lambda found: _TRAITS_IN_MESSAGES[found[0]], problem)
-            for problem in error.problems
-        ) from error
+        raise InputError(map(_name_traits, error.problems)) from error
+
+
+def warn_of(notices: Sequence[str]) -> None:
+    """Log what is no fault but may not be meant, naming traits."""
+    for notice in notices:
+        logging.getLogger(NOTICES).warning(_name_traits(notice))
+
+
+def _name_traits(text: str) -> str:
+    names = "|".join(map(re.escape, _TRAITS_IN_MESSAGES))
+    field = rf"(?<![\w/.-])(?:{names})(?![\w/-]|\.\w)"  # not within a path
+    return re.sub(field, lambda found: _TRAITS_IN_MESSAGES[found[0]], text)
 
 
 def _traits_of_fields(model: type[ModelConfig]) -> dict[str, str]:

@@ -322,12 +322,12 @@ def _to_number(cell: str) -> float | None:
 
 
 def _is_row_labelled(rows: list[list[str]]) -> bool:
-    """Return whether only the first cell of the first row is text, as in later rows."""
+    """Return whether the first row has numbers, and text only where all rows have text."""
+    text = [i for i, cell in enumerate(rows[0]) if _to_number(cell) is None]
     return (
         len(rows) > 1
-        and len(rows[0]) > 1
-        and all(_to_number(cell) is not None for cell in rows[0][1:])
-        and all(_to_number(row[0]) is None for row in rows)
+        and len(text) < len(rows[0])
+        and all(len(row) > i and _to_number(row[i]) is None for row in rows for i in text)
     )
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nipype_blm.core.linalg import DesignFactor
+from nipype_blm.io.images import identify_file
 from nipype_blm.io.manifest import ImageEntry
 from nipype_blm.stages.rows import ImageNames, ModelRows
 
@@ -64,10 +65,10 @@ def _describe_repeated(entries: Sequence[ImageEntry]) -> list[str]:
     same: dict[tuple[int, int, int], list[ImageEntry]] = defaultdict(list)
     for group in alike.values():
         for entry in group if len(group) > 1 else ():
-            found = entry.image.stat()
-            same[found.st_dev, found.st_ino, entry.volume].append(entry)
+            same[*identify_file(entry.image), entry.volume].append(entry)
     notices = [
-        f"{' and '.join(entry.where for entry in group)} are the same image, {group[0].image}."
+        f"{_join_places(group)} are the same image, {group[0].image}; it counts as often as it is "
+        "listed."
         for group in same.values()
         if len(group) > 1
     ]
@@ -75,3 +76,10 @@ def _describe_repeated(entries: Sequence[ImageEntry]) -> list[str]:
     if more > 0:
         notices = [*notices[:_MOST_NOTICES], f"... and {more} more images are listed repeatedly."]
     return notices
+
+
+def _join_places(group: Sequence[ImageEntry]) -> str:
+    """Return where images are listed, such as "line 3 and line 7 of images.txt"."""
+    places = [entry.where.partition(" of ") for entry in group]
+    *most, last = [line for line, *_ in places]
+    return f"{', '.join(most)} and {last}{''.join(places[0][1:])}"

@@ -153,9 +153,14 @@ class _NamedRows:
                 gaps.append(f"{name} has the names of {labels}" if here else f"{name} has no row")
         for key, n in n_rows.items():
             if n != n_images[key]:
-                gaps.append(f"{self._label(match, key)} has {n} rows and {n_images[key]} images")
+                counts = f"{_count(n, 'row')} and {_count(n_images[key], 'image')}"
+                gaps.append(f"{self._label(match, key)} names {counts}")
         more = f"; and {len(gaps) - _MOST_SHOWN} more" if len(gaps) > _MOST_SHOWN else ""
         return "; ".join(gaps[:_MOST_SHOWN]) + more
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n or 'no'} {what}{'s' * (n > 1)}"
 
 
 def read_rows(config: ModelConfig, problems: Problems) -> ModelRows:
