@@ -19,10 +19,12 @@ _WORD = re.compile(r"[^\W\d_]+|\d+")  # 02, sub, cope
 _PADDING = re.compile(r"(?<!\d)0+(?=\d)")
 _TWO_NUMBERS = re.compile(r"\d[\W_]+\d")
 _EXTENSION = re.compile(r"\.(nii|img|hdr|mgh|mgz|mnc)(\.gz)?$")
+_PREFIX = re.compile(r"(?<![^/])[a-z]+(?=sub-)")
 # Such as sub-02_ses-1, whose parts may have others between them in the name of a file.
 _ENTITIES = re.compile(r"[a-z]+-[a-z0-9]+([_/ ]+[a-z]+-[a-z0-9]+)+")
 _WHOLE_NUMBER = re.compile(r"\d+(\.0*)?")
 _KEYED_NUMBER = re.compile(r"(?:([^\W\d_]+)[-_ ]?)?(\d+)")
+_ANY_WORD = "*"
 _SUBJECT_KEYS = {"sub", "subj", "subject", "s", "participant", "id"}
 _ID_HEADERS = {*_SUBJECT_KEYS - {"s"}, "subid", "subjid", "subjectid", "participantid"}
 
@@ -98,6 +100,20 @@ def match_names(
     return _match_text(labels, names)
 
 
+def agree_as_written(labels: Sequence[str], names: Sequence[str]) -> bool:
+    """Return whether each name of an image has that of its row, letter by letter.
+
+    Mostly it does, and that is seen much sooner than by `match_names`.
+    """
+
+    def is_within(label: str, name: str) -> bool:
+        start = name.find(label)
+        around = name[start - 1 : start] + name[start + len(label) :][:1]
+        return start >= 0 and not label.isdecimal() and not any(c.isalnum() for c in around)
+
+    return all(map(is_within, labels, names))
+
+
 def is_count(numbers: Sequence[int]) -> bool:
     """Return whether numbers may count rows, or be ranks: none is above how many there are."""
     return max(numbers) <= len(numbers)
@@ -123,8 +139,10 @@ def find_id_columns(
     places = None
     found = []
     for i, (column, header) in enumerate(zip(values.T, headers, strict=True)):
-        distinct = set(column.tolist())
-        if len(distinct) <= 2 or not all(x >= 0 and x.is_integer() for x in distinct):
+        if not (np.isfinite(column) & (column >= 0) & (column == np.floor(column))).all():
+            continue
+        distinct = np.unique(column)
+        if len(distinct) <= 2:
             continue
         if is_id_header(header):
             found.append((i, "its header says so"))
@@ -176,8 +194,13 @@ def _count_shared(lists: Sequence[Sequence[str]]) -> int:
 
 
 def _fold(text: str) -> str:
-    """Return text so that case, and how accents are written, make no difference."""
-    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    """Return text without what makes no difference.
+
+    That is case, how accents are written, and letters before sub-, such as those of SPM in
+    swsub-01.
+    """
+    text = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    return _PREFIX.sub("", text)
 
 
 def _match_text(labels: Sequence[str], names: Sequence[str]) -> NameMatch:
@@ -292,12 +315,15 @@ def _overlaps(wanted: set[int], at: dict[int, int]) -> bool:
 def _list_numbers(names: Iterable[str]) -> dict[tuple[str, int], dict[int, int]]:
     """Return the numbers at each place of the names, by image.
 
-    A place is the word before the number, and how often it came before in the name.
+    A place is the word before the number, and how often it came before in the name; or how
+    many numbers follow it, since the word may be one of several sites.
     """
     places: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
     for i, name in enumerate(names):
         seen: Counter[str] = Counter()
-        for letters, digits in _KEYED_NUMBER.findall(name):
+        numbers = _KEYED_NUMBER.findall(name)
+        for n_before, (letters, digits) in enumerate(numbers, 1):
             places[letters, seen[letters]][i] = int(digits)
             seen[letters] += 1
+            places[_ANY_WORD, len(numbers) - n_before][i] = int(digits)
     return places

@@ -2,11 +2,12 @@
 
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from nipype_blm.model.config import BlmmConfig, FactorConfig, ModelConfig
 from nipype_blm.model.names import (
     Key,
     NameMatch,
+    agree_as_written,
     find_id_columns,
     is_id_header,
     match_names,
@@ -25,6 +27,7 @@ from nipype_blm.model.names import (
 from nipype_blm.model.random import FactorTable
 
 _MOST_SHOWN = 3
+_PLURAL = {"image": "images", "row of X": "rows of X"}
 _SUBJECT = re.compile(r"\bsub-[^\W_]+", re.IGNORECASE)
 
 
@@ -59,6 +62,7 @@ class ImageNames(NamedTuple):
 
     full: list[str]
     short: list[str]
+    kind: str = "image"  # what has these names; or: "row of X"
 
 
 class _NamedRows:
@@ -68,7 +72,7 @@ class _NamedRows:
         self,
         what: str,
         names: list[str] | None,
-        content: Sequence[Hashable],
+        content: NDArray[Any],
         images: ImageNames,
         may_be_counts: bool = False,
     ) -> None:
@@ -79,82 +83,86 @@ class _NamedRows:
         self._may_be_counts = may_be_counts
 
     @cached_property
-    def match(self) -> NameMatch | None:
-        """Where the names are found; None without any."""
+    def match(self) -> NameMatch:
+        """Where the names are found; empty without any."""
         if self.names is None or not self._images.full:
-            return None
+            return NameMatch([], [])
         return match_names(self.names, self._images.full, may_be_counts=self._may_be_counts)
 
-    @property
-    def is_telling(self) -> bool:
-        """Whether the names say which rows belong to which images."""
-        return self.match is not None and self.match.is_telling
+    @cached_property
+    def agrees(self) -> bool:
+        """Whether every image has the name of its row, as it is written."""
+        names, images = self.names or [], self._images.full
+        return 0 < len(names) == len(images) and agree_as_written(names, images)
 
     def describe_contradictions(self) -> list[str]:
         """Return which rows are not those of their images, by their names."""
-        match, names = self.match, self.names
-        if match is None or names is None or len(names) != len(self._images.full):
-            return []
-        rows = match.find_contradictions()
+        names, (full, short, kind) = self.names or [], self._images
+        rows = [] if self.agrees or len(names) != len(full) else self.match.find_contradictions()
         if not rows:
             return []
         some = [
-            f"row {i + 1} is {names[i]}, but image {i + 1} is {self._images.short[i]}"
-            for i in rows[:_MOST_SHOWN]
+            f"row {i + 1} is {names[i]}, but its {kind} is {short[i]}" for i in rows[:_MOST_SHOWN]
         ]
-        how, advice = "The names do not belong to the same images", "Correct one of the two"
-        if match.is_permutation:
-            how = "Rows and images have the same names in different orders"
-            advice = "Set match_rows: by_name to sort the rows by their names"
+        how, advice = "do not have the same names", "Correct one of them"
+        if self.match.is_permutation:
+            how = "have the same names in different orders"
+            advice = "Set match_rows: by_name to sort rows" if kind == "image" else advice
         return [
-            f"{self.what} contradicts the names of the images at {len(rows)} of {len(names)} rows: "
-            f"{'; '.join(some)}{'; ...' if len(rows) > len(some) else ''}.  {how}.  {advice}, or "
+            f"{self.what} contradicts the names of {len(rows)} of {len(names)} {_PLURAL[kind]}: "
+            f"{'; '.join(some)}{'; ...' * (len(rows) > len(some))}.  They {how}.  {advice}, or set "
             "match_rows: by_order if the order is right as it is."
         ]
+
+    @cached_property
+    def _contents(self) -> NDArray[np.intp]:
+        """Numbers that are the same for rows of the same content."""
+        return np.unique(self.content, axis=0, return_inverse=True)[1].reshape(-1)
 
     def find_order(self, problems: Problems) -> NDArray[np.intp] | None:
         """Return the row of each image by its name; None if there is not exactly one."""
         match = self.match
-        if match is None:
-            return None
         if not match.is_permutation:
             problems.append(
-                f"{self.what} cannot be matched by name: {self._describe_gaps(match)}.  Every "
-                "image needs one row, and every row one image."
+                f"{self.what} cannot be matched by name: {self._describe_gaps()}.  Every image "
+                "needs one row, and every row one image."
             )
             return None
-        contents = defaultdict(set)
-        for key, content in zip(match.keys, self.content, strict=True):
-            contents[key].add(content)
-        several = [key for key, found in contents.items() if len(found) > 1]
-        if several:
+        several = Counter(
+            key for key, _ in dict.fromkeys(zip(match.keys, self._contents, strict=True))
+        )
+        [(key, n_different)] = several.most_common(1)
+        if n_different > 1:
             problems.append(
-                f"{self.what} cannot be matched by name: {self._label(match, several[0])} names "
-                "rows that differ.  Give each row a name of its own, such as sub-01_ses-1."
+                f"{self.what} cannot be matched by name: {self._labels[key]} names rows that "
+                "differ.  Give each row a name of its own, such as sub-01_ses-1."
             )
             return None
         return match.sort_rows()
 
     def stays(self, order_of_X: NDArray[np.intp]) -> bool:
         """Return whether it makes no difference if rows follow the images or those of X."""
-        is_same = len(set(self.content)) == 1
+        is_same = not self._contents.any()
         return is_same or bool((order_of_X == np.arange(len(order_of_X))).all())
 
-    def _label(self, match: NameMatch, key: Key) -> str:
-        return (self.names or [])[match.keys.index(key)] or "no name"
+    @cached_property
+    def _labels(self) -> dict[Key, str]:
+        """How the rows themselves write each name."""
+        return dict(zip(self.match.keys, self.names or [], strict=True))
 
-    def _describe_gaps(self, match: NameMatch) -> str:
+    def _describe_gaps(self) -> str:
+        match = self.match
         n_rows = Counter(match.keys)
         n_images = Counter(key for here in match.found for key in here)
         gaps = []
         for name, here in zip(self._images.short, match.found, strict=True):
             if len(here) != 1:
-                labels = ", ".join(sorted(self._label(match, key) for key in here))
+                labels = ", ".join(sorted(self._labels[key] for key in here))
                 gaps.append(f"{name} has the names of {labels}" if here else f"{name} has no row")
         for key, n in n_rows.items():
             if n != n_images[key]:
                 counts = f"{_count(n, 'row')} and {_count(n_images[key], 'image')}"
-                gaps.append(f"{self._label(match, key)} names {counts}")
+                gaps.append(f"{self._labels[key] or 'no name'} names {counts}")
         more = f"; and {len(gaps) - _MOST_SHOWN} more" if len(gaps) > _MOST_SHOWN else ""
         return "; ".join(gaps[:_MOST_SHOWN]) + more
 
@@ -206,16 +214,25 @@ def check_rows(
     config: ModelConfig, rows: ModelRows, images: ImageNames, problems: Problems
 ) -> None:
     """Note columns that look like names of rows, and names that contradict those of images."""
-    if config.row_names is None:
-        if rows.X is not None:
-            problems += _question_columns(f"X {config.X}", rows.X, images, is_X=True)
-        for number, factor in enumerate(rows.factors, 1):
-            if factor is not None:
-                what = f"Z f{number} design {factor.config.design}"
-                problems += _question_columns(what, factor.design, images, is_X=False)
+    if rows.X is not None and config.row_names is None:
+        problems += _question_columns(f"X {config.X}", rows.X, images, is_X=True)
+    for number, factor in enumerate(rows.factors, 1):
+        if factor is not None and config.row_names is None:
+            what = f"Z f{number} design {factor.config.design}"
+            problems += _question_columns(what, factor.design, images, is_X=False)
     if config.match_rows == "check":
-        for named in _list_named(config, rows, images):
+        for named in _list_checked(config, rows, images):
             problems += named.describe_contradictions()
+
+
+def _list_checked(config: ModelConfig, rows: ModelRows, images: ImageNames) -> Iterator[_NamedRows]:
+    """Yield all rows beside the images; and Z beside X, where the names of images say nothing."""
+    of_images = list(_list_named(config, rows, images))
+    yield from of_images
+    names = rows.X.row_names if rows.X is not None else None
+    if names and len(of_images) > 1 and not (of_images[0].agrees or of_images[0].match.is_telling):
+        of_X = _list_named(config, rows, ImageNames(names, names, "row of X"))
+        yield from islice(of_X, 1, None)
 
 
 def sort_rows(
@@ -253,7 +270,7 @@ def sort_rows(
 def _find_order_of(
     named: _NamedRows, order_of_X: NDArray[np.intp], problems: Problems
 ) -> NDArray[np.intp] | None:
-    if named.is_telling:
+    if named.match.is_telling:
         return named.find_order(problems)
     if not named.stays(order_of_X):
         problems.append(
@@ -279,16 +296,15 @@ def _list_named(config: ModelConfig, rows: ModelRows, images: ImageNames) -> Ite
     """Yield X, and the labels and the design of each random factor."""
 
     def make(what: str, table: Table) -> _NamedRows:
-        content = list(map(tuple, table.values.tolist()))
-        may_be_counts = table.row_names is not None and not table.row_header
-        return _NamedRows(what, table.row_names, content, images, may_be_counts)
+        may_be_counts = not table.row_header  # as R and pandas number rows
+        return _NamedRows(what, table.row_names, table.values, images, may_be_counts)
 
     if rows.X is not None:
         yield make(f"X {config.X}", rows.X)
     for number, factor in enumerate(rows.factors, 1):
         if factor is not None:
             what = f"Z f{number} factor {factor.config.factor}"
-            yield _NamedRows(what, factor.labels, factor.labels, images)
+            yield _NamedRows(what, factor.labels, np.array(factor.labels), images)
             yield make(f"Z f{number} design {factor.config.design}", factor.design)
 
 

@@ -66,7 +66,7 @@ def test_labels_of_other_images_are_refused(visits, label):
     visits.write(label=label, labels=np.argsort(VISIT, kind="stable"))
     [error] = visits.study.run("--check").errors
     assert error.startswith(f"Z f1 factor {visits.study.folder / 'subject.txt'} contradicts")
-    assert f"row 2 is {label.format(2)}, but image 2 is sub-1_ses-1_cope.nii" in error
+    assert f"row 2 is {label.format(2)}, but its image is sub-1_ses-1_cope.nii" in error
     assert visits.study.run("--check", match_rows="by_order").code == 0
 
 
@@ -125,6 +125,24 @@ def test_labels_must_be_those_of_the_images_to_be_sorted(visits):
     [error] = visits.study.run("--check", match_rows="by_name").errors
     assert "Z f1 factor" in error
     assert "sub-2 names 5 rows and 4 images; sub-1 names 3 rows and 4 images" in error
+
+
+def test_tables_are_compared_with_x_where_images_have_no_names(visits):
+    study = visits.study
+    for i, name in enumerate(NAMES):
+        (study.folder / f"{name}_cope.nii").rename(study.folder / f"img_{i:03}.nii")
+    study.write("Y.txt", "".join(f"img_{i:03}.nii\n" for i in range(N)))
+    visits.write(names=True)
+    assert study.run("--check").code == 0
+    visits.write(names=True, Z=SHUFFLED, labels=np.argsort(VISIT, kind="stable"))
+    errors = study.run("--check").errors
+    assert [error.split(" contradicts")[0] for error in errors] == [
+        f"Z f1 factor {study.folder / 'subject.txt'}",
+        f"Z f1 design {study.folder / 'Z.csv'}",
+    ]
+    assert "row 2 is sub-2, but its row of X is sub-1_ses-1" in errors[0]
+    visits.write(names=True, X=SHUFFLED, Z=SHUFFLED, label="p{}")
+    assert study.run("--check").code == 0
 
 
 def test_names_of_rows_of_a_design_may_repeat(visits):

@@ -76,8 +76,8 @@ def test_rows_in_another_order_are_refused_with_the_first_of_them(study, label, 
     [error] = result.errors
     for part in [
         f"X {study.folder / 'X.csv'}",
-        "11 of 12 rows",
-        f"row 2 is {label.format(2)}, but image 2 is {image.format(10)}",
+        "11 of 12 images",
+        f"row 2 is {label.format(2)}, but its image is {image.format(10)}",
         "match_rows: by_name",
         "match_rows: by_order",
     ]:
@@ -104,8 +104,8 @@ def test_a_subject_without_a_row_and_one_without_an_image_are_found(study):
     rename_images(study, [f"sub-{i}.nii" for i in range(1, N + 2) if i != 5])
     write_table(study, [f"sub-{i}" for i in range(1, N + 2) if i != 7])
     [error] = study.run("--check").errors
-    assert "1 of 12 rows: row 6 is sub-6, but image 6 is sub-7.nii." in error
-    assert "do not belong to the same images" in error
+    assert "1 of 12 images: row 6 is sub-6, but its image is sub-7.nii." in error
+    assert "They do not have the same names." in error
     assert "by_name" not in error
     [error] = study.run("--check", match_rows="by_name").errors
     assert "sub-7.nii has no row; sub-5 names 1 row and no image" in error
@@ -187,7 +187,7 @@ def test_columns_without_a_header_are_given_by_number(study):
 def test_numbers_that_name_rows_are_checked_too(study):
     shuffle_rows(study, label="{}")
     [error] = study.run("--check", row_names="participant_id").errors
-    assert "row 2 is 2, but image 2 is sub-10_cope1.nii" in error
+    assert "row 2 is 2, but its image is sub-10_cope1.nii" in error
     assert study.run(row_names="participant_id", match_rows="by_name").code == 0
     check_fit(study)
 
@@ -226,7 +226,7 @@ def test_text_that_repeats_names_rows_if_images_have_it(study):
     assert study.run("--check").code == 0
     write_table(study, ["p", "c"] * 6, "group,one,group,age")
     [error] = study.run("--check").errors
-    assert "12 of 12 rows" in error
+    assert "12 of 12 images" in error
 
 
 # ----------------------------------------------------------------------------------- masks

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nipype_blm.model.names import (
+    agree_as_written,
     find_id_columns,
     is_id_header,
     match_names,
@@ -38,6 +39,8 @@ STYLES = {
     "number alone": ("{}", "/d/{}_cope1.nii"),
     "number of a folder": ("{}", "/d7/{}/cope1.nii"),
     "number written as a decimal one": ("{}.0", "/d/sub-{}.nii"),
+    "letters of SPM": ("sub-{:02}", "/d/swrsub-{:02}_bold.nii"),
+    "number behind letters of SPM": ("{}", "/d/swrsub-{:02}_bold.nii"),
     "accents": ("Zoë {}", "/d/zoe\u0308_{}.nii"),
 }
 
@@ -130,6 +133,14 @@ def test_numbers_and_names_that_agree_by_chance_do_not_contradict(labels, images
     assert match_names(labels, images).find_contradictions() == []
 
 
+def test_numbers_of_subjects_are_found_behind_the_names_of_several_sites():
+    labels = write_all("50{:03}")
+    images = [f"/d/{'Pitt' if i % 3 else 'NYU'}_0050{i:03}_func.nii.gz" for i in SHELL]
+    match = match_names(labels, images)
+    assert match.find_contradictions() == list(range(1, N))
+    np.testing.assert_array_equal(match.sort_rows() + 1, SHELL)
+
+
 def test_row_numbers_say_nothing_but_other_numbers_do():
     """R and pandas write 1, 2, ... or 0, 1, ... in a column without a header."""
     images = write_all("sub-{}.nii", SHELL)
@@ -138,6 +149,32 @@ def test_row_numbers_say_nothing_but_other_numbers_do():
         assert match_names(labels, images, may_be_counts=True).find_contradictions() == []
     labels, images = write_all("10{}"), write_all("sub-10{}.nii", SHELL)
     assert len(match_names(labels, images, may_be_counts=True).find_contradictions()) == N - 1
+
+
+@given(st.permutations(range(N)), st.sampled_from(sorted(STYLES)))
+def test_what_agrees_as_written_does_not_contradict(order, style):
+    label, image = STYLES[style]
+    labels = [write_all(label)[i] for i in order]
+    images = write_all(image)
+    if agree_as_written(labels, images):
+        assert match_names(labels, images).find_contradictions() == []
+
+
+@pytest.mark.parametrize(
+    ("label", "image", "agrees"),
+    [
+        ("sub-{}", "/d/sub-{}_cope1.nii", True),
+        ("sub-{}_cope1.nii", "/d/sub-{}_cope1.nii", True),
+        ("/d/sub-{}_cope1.nii", "/d/sub-{}_cope1.nii", True),
+        ("sub-{}", "/d/sub-{:02}_cope1.nii", False),
+        ("sub-1", "/d/sub-1{}_cope1.nii", False),
+        ("ub-{}", "/d/sub-{}_cope1.nii", False),
+        ("{}", "/d/{}_cope1.nii", False),
+        ("", "/d/{}_cope1.nii", True),  # a row without a name
+    ],
+)
+def test_agreement_as_written_is_that_of_whole_words(label, image, agrees):
+    assert agree_as_written(write_all(label), write_all(image)) == agrees
 
 
 @given(st.permutations(range(N)), st.sampled_from(sorted(STYLES)))
