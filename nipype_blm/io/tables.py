@@ -101,6 +101,7 @@ class Table(NamedTuple):
     has_header: bool
     row_names: list[str] | None = None  # (n_rows,)
     row_header: str = ""  # of the column of row names
+    first_line: int = 1  # of the file, that has a row
 
     def sort(self, order: NDArray[np.intp]) -> "Table":
         """Return the table with its rows in another order."""
@@ -193,7 +194,8 @@ def scan_table(
         )
     labels = None if column is None else [line.cells[column] if line else "" for line in whole]
     row_header = header[column] if header and column is not None else ""
-    return Table(values, names, header is not None, labels, row_header), faults
+    table = Table(values, names, header is not None, labels, row_header, lines[0].number)
+    return table, faults
 
 
 def _read_numbers(

@@ -313,10 +313,11 @@ def _question_columns(what: str, table: Table, images: ImageNames, is_X: bool) -
     names, header = table.row_names, table.row_header
     if names is not None and _may_be_values(table, images):
         yield (
-            f"{what}: its first column{f' ({header})' * bool(header)} is text, which would be left "
-            "out as the names of rows, but it repeats itself and is found in no names of images.  "
-            f"If it is a regressor, write it as numbers; if it names rows, set row_names: "
-            f"{header or 1}{'' if is_X else ' (X needs such a column, too), or leave it out'}."
+            f"{what}: found {names[0]!r} in line {table.first_line}, column 1"
+            f"{f' ({header})' * bool(header)}.  A first column of text names the rows and is no "
+            "regressor, but this one repeats and is found in no names of images.  If it is a "
+            f"regressor, write it as numbers; if it names rows, set row_names: {header or 1}"
+            f"{'' if is_X else ' (X needs such a column, too), or leave it out'}."
         )
     for i, reason in find_id_columns(table.values, table.names, images.full):
         column = table.names[i] if table.has_header else str(i + 1 + (names is not None))

@@ -212,7 +212,7 @@ def test_a_number_of_subjects_beside_their_names_is_asked_about(study):
 def test_text_that_repeats_may_be_a_regressor(study):
     write_table(study, ["f", "m"] * 6, "sex,one,group,age")
     [error] = study.run("--check").errors
-    assert "column (sex) is text" in error
+    assert "found 'f' in line 2, column 1 (sex)" in error
     assert "write it as numbers" in error
     assert study.run("--check", row_names="sex").code == 0
     write_table(study, [f"person {i // 2}" for i in range(N)], "subject,one,group,age")
@@ -315,6 +315,15 @@ def test_an_image_that_is_listed_twice_is_noticed_once(study, how, option):
     [notice] = result.err.splitlines()
     assert notice.startswith("notice: line 3 and line 13 of Y.txt are the same image, ")
     assert "s02.nii" in notice
+
+
+def test_many_images_that_are_listed_twice_are_counted(study):
+    with (study.folder / "Y.txt").open("a") as file:
+        file.writelines(f"s{i:02}.nii\n" for i in range(N))
+    study.write_design(np.vstack([study.X, study.X]))
+    lines = study.run("--check").err.splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "notice: ... and 2 more images are listed repeatedly."
 
 
 def test_equal_images_in_files_of_their_own_are_no_notice(study):
