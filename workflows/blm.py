@@ -50,9 +50,9 @@ def init_blm_wf(
     name : str
         Name of the workflow.
     **options
-        Further traits of `nipype_blm.interfaces.PlanBLM`: ``min_n``, ``min_percent``,
-        ``data_mask_thresh``, ``zero_is_missing``, ``two_sided``, ``minlog``, ``output_cov``,
-        ``images_per_batch``, ``voxels_per_block``, ``max_blocks``,
+        Further traits of `nipype_blm.interfaces.PlanBLM`: ``row_names``, ``match_rows``,
+        ``min_n``, ``min_percent``, ``data_mask_thresh``, ``zero_is_missing``, ``two_sided``,
+        ``minlog``, ``output_cov``, ``images_per_batch``, ``voxels_per_block``, ``max_blocks``,
         ``minutes_per_job``, ``parallel_nodes``, ``recorded_fields``.
 
     Inputs

@@ -33,8 +33,7 @@ def main(argv: Sequence[str] | None = None, model: str = "blm") -> int:
 
     def act() -> int:
         config = load_config(arguments.config, model)
-        for notice in config.notices:
-            say(f"notice: {notice}")
+        _say_notices(config.notices)
         if arguments.check:
             return _check(config, arguments)
         return _run_alone(config, arguments, model)
@@ -164,28 +163,20 @@ def _make_parser(model: str) -> argparse.ArgumentParser:
 
 
 def _check(config: Any, arguments: argparse.Namespace) -> int:
+    from nipype_blm.cli.check import describe_run
     from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
     from nipype_blm.stages.plan import prepare_run
 
     run = prepare_run(config, count_parallel_nodes(config, arguments.plugin))
-    plan, spec = run.plan, run.spec
-    choose_runner(config, plan, arguments.plugin, arguments.plugin_args)
-    print(
-        f"{spec.n_obs} images, {spec.n_params} columns of X, {spec.n_voxels} voxels, "
-        f"{len(config.contrasts)} contrasts: all good.\n"
-        f"{''.join(_describe_factor(factor) for factor in spec.factors)}"
-        f"{plan.n_batches} batches of up to {plan.images_per_batch} images, "
-        f"{plan.n_blocks} blocks of up to {plan.voxels_per_block} voxels; "
-        f"up to {(plan.disk_bytes + plan.map_bytes) / 1e9:.2f} GB of disk."
-    )
+    choose_runner(config, run.plan, arguments.plugin, arguments.plugin_args)
+    _say_notices(run.notices)
+    print(describe_run(run))
     return OK
 
 
-def _describe_factor(factor: Any) -> str:
-    return (
-        f"Random factor {factor.name}: {factor.n_levels} levels, "
-        f"{factor.n_effects} effects of each.\n"
-    )
+def _say_notices(notices: Sequence[str]) -> None:
+    for notice in notices:
+        say(f"notice: {notice}")
 
 
 def _run_alone(config: Any, arguments: argparse.Namespace, model: str) -> int:
@@ -209,6 +200,7 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
 
     parallel_nodes = count_parallel_nodes(config, arguments.plugin)
     run = prepare_run(config, parallel_nodes)
+    _say_notices(run.notices)
     quiet = arguments.quiet or config.sim
     totals = {"images": run.spec.n_obs, "voxels": run.spec.n_voxels}
     try:

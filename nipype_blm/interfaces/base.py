@@ -1,7 +1,8 @@
 """What all interfaces share: the traits of a model and of its maps, and the references."""
 
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,11 +23,19 @@ from threadpoolctl import threadpool_limits
 
 from nipype_blm.core.lmm.estimates import METHODS
 from nipype_blm.errors import InputError
-from nipype_blm.model.config import DEFICIENT, BlmmConfig, ConfigT, ModelConfig, parse_config
+from nipype_blm.model.config import (
+    DEFICIENT,
+    MATCH_ROWS,
+    BlmmConfig,
+    ConfigT,
+    ModelConfig,
+    parse_config,
+)
 from nipype_blm.stages.assemble import AssembledMaps
 from nipype_blm.stages.maps import MAPS
 
 GIB = 2**30
+NOTICES = "nipype_blm.notices"  # the logger of what is no fault but may not be meant
 
 _BLM_REFERENCE = BibTeX(
     "@misc{blm, author={Maullin-Sapey, Thomas and Nichols, Thomas E.},"
@@ -78,6 +87,16 @@ class ModelInputSpec(BaseInterfaceInputSpec):
         traits.Dict,
         mandatory=True,
         desc="contrasts, each with name and vector (a row for T, rows for F)",
+    )
+    row_names = traits.Str(
+        desc="header or number of the column of the design that names the rows; none: every "
+        "column is a regressor"
+    )
+    match_rows = traits.Enum(
+        *MATCH_ROWS,
+        usedefault=True,
+        desc="check: names of rows must not contradict those of images; by_name: they sort the "
+        "rows; by_order: they are not looked at",
     )
     mask_file = File(desc="analysis mask: inside means finite and not zero")
     data_mask_files = InputMultiObject(
@@ -137,6 +156,8 @@ FIELD_TRAITS = {
     "Y_files": "in_files",
     "X": "design_file",
     "contrasts": "contrasts",
+    "row_names": "row_names",
+    "match_rows": "match_rows",
     "analysis_mask": "mask_file",
     "data_mask_files": "data_mask_files",
     "data_mask_thresh": "data_mask_thresh",
@@ -173,15 +194,22 @@ _TRAITS_IN_MESSAGES = {
 @contextmanager
 def naming_traits() -> Iterator[None]:
     """Name traits instead of the fields of a configuration file in what is wrong."""
-    names = "|".join(map(re.escape, _TRAITS_IN_MESSAGES))
-    field = rf"(?<![\w/.-])(?:{names})(?![\w/-]|\.\w)"  # not within a path
     try:
         yield
     except InputError as error:
-        raise InputError(
-            re.sub(field, lambda found: _TRAITS_IN_MESSAGES[found[0]], problem)
-            for problem in error.problems
-        ) from error
+        raise InputError(map(_name_traits, error.problems)) from error
+
+
+def warn_of(notices: Sequence[str]) -> None:
+    """Log what is no fault but may not be meant, naming traits."""
+    for notice in notices:
+        logging.getLogger(NOTICES).warning(_name_traits(notice))
+
+
+def _name_traits(text: str) -> str:
+    names = "|".join(map(re.escape, _TRAITS_IN_MESSAGES))
+    field = rf"(?<![\w/.-])(?:{names})(?![\w/-]|\.\w)"  # not within a path
+    return re.sub(field, lambda found: _TRAITS_IN_MESSAGES[found[0]], text)
 
 
 def _traits_of_fields(model: type[ModelConfig]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from nipype_blm.interfaces.base import (
     config_from_traits,
     maps_as_outputs,
     naming_traits,
+    warn_of,
 )
 from nipype_blm.model.config import BlmConfig, ModelConfig
 
@@ -108,6 +109,7 @@ class PlanBLM(BLMInterface):
             run = prepare_run(
                 config, parallel_nodes if isdefined(parallel_nodes) else None, folder.parent
             )
+        warn_of(run.notices)
         plan = write_plan(run, folder)
         self._results = {
             "model_file": str(plan.model_file),
@@ -326,6 +328,7 @@ class BLM(BLMInterface):
         with naming_traits():
             config = self._make_config(out_dir)
             run = prepare_run(config, work_folder=Path(runtime.cwd))
+        warn_of(run.notices)
         n_threads = run.plan.threads(self.inputs.n_procs, config.MAXMEM)
         with TemporaryDirectory(prefix=".blm_work", dir=runtime.cwd) as folder:
             work_dir = Path(folder)

@@ -480,6 +480,12 @@ def stat_file(path: Path) -> tuple[int, int]:
     return sum(each.st_size for each in found), sum(each.st_mtime_ns for each in found)
 
 
+def identify_file(path: Path) -> tuple[int, int]:
+    """Return what two paths share only if they lead to the same voxels: device and inode."""
+    found = find_voxels(path).stat()
+    return found.st_dev, found.st_ino
+
+
 def header_of_model(template: bytes, shape: tuple[int, int, int]) -> ImageHeader:
     """Return the grid that a template header describes; it cannot hold a large shape."""
     header = _parse_nifti1(template[:4], template[40:120], template[252:328])

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError
@@ -93,11 +94,19 @@ def read_path_list(path: Path, what: str) -> list[ListedPath]:
 
 
 class Table(NamedTuple):
-    """A table of numbers."""
+    """A table of numbers, and the names of its rows if a column holds them."""
 
     values: FloatArray  # (n_rows, n_columns)
     names: list[str]  # of the columns; X1, X2, ... without a header
     has_header: bool
+    row_names: list[str] | None = None  # (n_rows,)
+    row_header: str = ""  # of the column of row names
+    first_line: int = 1  # of the file, that has a row
+
+    def sort(self, order: NDArray[np.intp]) -> "Table":
+        """Return the table with its rows in another order."""
+        names = None if self.row_names is None else [self.row_names[i] for i in order]
+        return self._replace(values=self.values[order], row_names=names)
 
 
 class _Line(NamedTuple):
@@ -107,31 +116,47 @@ class _Line(NamedTuple):
     cells: list[str]
 
 
-def read_table(path: Path, what: str) -> Table:
-    """Read a CSV, TSV or whitespace-separated table of numbers.
-
-    A first row of text is a header; a first column of text names the rows and is skipped.
-    Comments above the first row are skipped, too, unless the last one is the header.
-
-    Raises
-    ------
-    InputError
-        Naming every line of another length, and every cell that is not a finite number, up to
-        ten of each.
-    """
-    table, faults = scan_table(path, what)
+def read_table(
+    path: Path, what: str, row_names: str | None = None, must_have: bool = True
+) -> Table:
+    """Read a table as `scan_table` does; what is wrong with it is an InputError."""
+    table, faults = scan_table(path, what, row_names, must_have)
     if faults:
         raise InputError(faults)
     return table
 
 
-def scan_table(path: Path, what: str) -> tuple[Table, list[str]]:
-    """Return a table, with NaN where its numbers cannot be used, and what is wrong with it.
+def scan_table(
+    path: Path, what: str, row_names: str | None = None, must_have: bool = True
+) -> tuple[Table, list[str]]:
+    """Read a CSV, TSV or whitespace-separated table of numbers, and say what is wrong with it.
+
+    A first row of text is a header.  A first column that is text, or has no name while the
+    others have, names the rows.  Comments above the first row are skipped, too, unless the
+    last one is the header.
+
+    Parameters
+    ----------
+    path : Path
+    what : str
+        What messages call the table.
+    row_names : str, optional
+        Header, or number, of the column that names the rows; "none" if no column does.
+    must_have : bool
+        Whether a table without that header is at fault; else it is read as any other.
+
+    Returns
+    -------
+    table : Table
+        With NaN where numbers cannot be used.
+    faults : list of str
+        Every line of another length, and every cell that is not a finite number, up to ten of
+        each.
 
     Raises
     ------
     InputError
-        If it is not known how many columns there are.
+        If it is not known how many columns there are, or which one names the rows.
     """
     header, lines = _split_lines(path, what)
     n_columns = len(header or lines[0].cells)
@@ -144,24 +169,64 @@ def scan_table(path: Path, what: str) -> tuple[Table, list[str]]:
         )
     if 2 * len(ragged) > len(lines):  # the first line may be the one that is wrong
         raise InputError(faults)
-    n_skipped = int(n_columns > 1 and _names_rows([line.cells for line in lines], header))
-    names = header[n_skipped:] if header else [f"X{i + 1}" for i in range(n_columns - n_skipped)]
-    values = np.full((len(lines), len(names)), np.nan)
+    if not must_have and (row_names or "").lower() != "none" and row_names not in (header or []):
+        row_names = None
+    column = _find_row_names(header, lines, n_columns, row_names)
+    if column is None and row_names is not None and row_names.lower() != "none":
+        columns = ", ".join(map(repr, header)) if header else f"{n_columns} and no header"
+        raise InputError(
+            [
+                *faults,
+                f"row_names is {row_names!r}, but {what} {path} has no such column beside one of "
+                f"numbers; its columns are: {columns}.  Give a header, or a number from 1.",
+            ]
+        )
+    kept = [i for i in range(n_columns) if i != column]
+    names = [(header[i] if header else "") or f"X{n}" for n, i in enumerate(kept, 1)]
+    whole = [line if len(line.cells) == n_columns else None for line in lines]
+    values, bad = _read_numbers(whole, kept, names)
+    if bad:
+        advice = [_ADVICE] if any(map(_DECIMAL_COMMA.search, bad)) else []
+        advice += _advise_on_text(whole, kept, header)
+        faults.append(
+            f"{what} {path} must hold finite numbers only; found {_join_some(bad, '; ')}."
+            f"{''.join(advice)}"
+        )
+    labels = None if column is None else [line.cells[column] if line else "" for line in whole]
+    row_header = header[column] if header and column is not None else ""
+    table = Table(values, names, header is not None, labels, row_header, lines[0].number)
+    return table, faults
+
+
+def _read_numbers(
+    lines: list[_Line | None], columns: list[int], names: list[str]
+) -> tuple[FloatArray, list[str]]:
+    """Return the numbers of some columns, and what is not a finite number; NaN without a line."""
+    values = np.full((len(lines), len(columns)), np.nan)
     bad = []
-    for row, (number, cells) in zip(values, lines, strict=True):
-        if len(cells) != n_columns:
+    for row, line in zip(values, lines, strict=True):
+        if line is None:
             continue
-        for i, cell in enumerate(cells[n_skipped:]):
+        for i, column in enumerate(columns):
+            cell = line.cells[column]
             value = _to_number(cell)
             row[i] = math.nan if value is None else value
             if not math.isfinite(row[i]):
-                bad.append(f"{cell!r} in line {number}, column {i + 1} ({names[i]})")
-    if bad:
-        faults.append(
-            f"{what} {path} must hold finite numbers only; found {_join_some(bad, '; ')}."
-            f"{_ADVICE if any(map(_DECIMAL_COMMA.search, bad)) else ''}"
-        )
-    return Table(values, names, header is not None), faults
+                bad.append(f"{cell!r} in line {line.number}, column {i + 1} ({names[i]})")
+    return values, bad
+
+
+def _advise_on_text(
+    lines: list[_Line | None], columns: list[int], header: list[str] | None
+) -> list[str]:
+    """Return what to do about the first column of text, such as names of the rows."""
+    rows = [line.cells for line in lines if line]
+    for i in columns:
+        n_text = sum(_to_number(row[i]) is None and "," not in row[i] for row in rows)
+        if 2 * n_text > len(rows) and len(columns) > 1:
+            name = header[i] if header else i + 1
+            return [f"  If column {name} names the rows, set row_names: {name}."]
+    return []
 
 
 def _split_lines(path: Path, what: str) -> tuple[list[str] | None, list[_Line]]:
@@ -203,14 +268,28 @@ def _has_text(cells: list[str]) -> bool:
     return any(_to_number(cell) is None for cell in cells)
 
 
+def _find_row_names(
+    header: list[str] | None, lines: list[_Line], n_columns: int, given: str | None
+) -> int | None:
+    """Return the column that names the rows, as given or, if not, as it looks; None if no one."""
+    if n_columns == 1:
+        return None
+    if given is None:
+        return 0 if _names_rows([line.cells for line in lines], header) else None
+    for name in (given, given.lower()):
+        found = [i for i, each in enumerate(header or []) if name in (each, each.lower())]
+        if len(found) == 1:
+            return found[0]
+    is_number = given.isdecimal() and 1 <= int(given) <= n_columns
+    return int(given) - 1 if is_number else None
+
+
 def _names_rows(rows: list[list[str]], header: list[str] | None) -> bool:
     """Return whether the first column is text, or has no name while the others have."""
-    is_unnamed = header is not None and not header[0] and all(header[1:])
     if header is None:
-        is_text = _has_row_names(rows)
-    else:
-        is_text = all(_to_number(row[0]) is None for row in rows)
-    return is_unnamed or (is_text and len({row[0] for row in rows}) == len(rows))
+        return _has_row_names(rows)
+    is_unnamed = not header[0] and all(header[1:])
+    return is_unnamed or all(_to_number(row[0]) is None for row in rows)
 
 
 def _has_row_names(rows: list[list[str]]) -> bool:
@@ -245,12 +324,12 @@ def _to_number(cell: str) -> float | None:
 
 
 def _is_row_labelled(rows: list[list[str]]) -> bool:
-    """Return whether only the first cell of the first row is text, as in later rows."""
+    """Return whether the first row has numbers, and text only where all rows have text."""
+    text = [i for i, cell in enumerate(rows[0]) if _to_number(cell) is None]
     return (
         len(rows) > 1
-        and len(rows[0]) > 1
-        and all(_to_number(cell) is not None for cell in rows[0][1:])
-        and all(_to_number(row[0]) is None for row in rows)
+        and len(text) < len(rows[0])
+        and all(len(row) > i and _to_number(row[i]) is None for row in rows for i in text)
     )
 
 

@@ -26,6 +26,7 @@ CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm
 # Files of BLM-py and BLMM-py have these; they change nothing.
 IGNORED_FIELDS = ("statType", "logdir", "voxelBatching", "diskMem", "name", "q")
 DEFICIENT = ("refuse", "estimable")
+MATCH_ROWS = ("check", "by_name", "by_order")
 DEFAULT_MAXMEM = 2**32
 DEFAULT_WORKERS = 10
 DEFAULT_MINLOG = -323.3062153431158
@@ -103,11 +104,16 @@ def _parse_method(value: Any) -> str:
     return method
 
 
-def _parse_deficient(value: Any) -> str:
-    choice = str(value).strip().lower()
-    if choice not in DEFICIENT:
-        raise ValueError(f"{value!r} was given; choose one of {', '.join(DEFICIENT)}")
-    return choice
+def _one_of(choices: tuple[str, ...]) -> BeforeValidator:
+    """Return what reads one of several words, however it is written."""
+
+    def parse(value: Any) -> str:
+        choice = str(value).strip().lower().replace("-", "_")
+        if choice not in choices:
+            raise ValueError(f"{value!r} was given; choose one of {', '.join(choices)}")
+        return choice
+
+    return BeforeValidator(parse)
 
 
 FilePath = Annotated[Path, BeforeValidator(_resolve)]
@@ -166,6 +172,16 @@ class ModelConfig(_Model):
     contrasts: tuple[Contrast, ...] = Field(
         description="Contrasts c1, c2, ..., each with a name and a vector."
     )
+    row_names: Text | None = Field(
+        None,
+        description="Header, or number, of the column of X that names the rows; none: every column "
+        "is a regressor.  If absent, a first column of text names them.",
+    )
+    match_rows: Annotated[str, _one_of(MATCH_ROWS)] = Field(
+        "check",
+        description="How rows and images are matched: check (default) refuses names of rows that "
+        "contradict those of the images, by_name sorts rows by them, by_order ignores them.",
+    )
     clusterType: str = Field(
         "local",
         description="Where to run: local (the default), or on workers that are jobs of slurm, "
@@ -199,7 +215,7 @@ class ModelConfig(_Model):
         None, description="Most voxel blocks, memory permitting."
     )
     zero_is_missing: bool = Field(True, description="Whether a value of exactly 0 is missing.")
-    deficient: Annotated[str, BeforeValidator(_parse_deficient)] = Field(
+    deficient: Annotated[str, _one_of(DEFICIENT)] = Field(
         "refuse",
         description="If columns of X depend on each other: refuse (default), or estimable: fit X "
         "as it is, and test the contrasts that are estimable.",

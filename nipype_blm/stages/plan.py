@@ -2,20 +2,19 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray, factorise_design
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, Problems
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.io.images import (
     ImageHeader,
@@ -29,15 +28,8 @@ from nipype_blm.io.images import (
 from nipype_blm.io.manifest import ImageEntry, format_manifest, must_be_read_in_order
 from nipype_blm.io.maps import make_template_header
 from nipype_blm.io.specfile import pack_contrasts, pack_model
-from nipype_blm.io.tables import (
-    ListedPath,
-    Table,
-    read_labels,
-    read_path_list,
-    read_table,
-    scan_table,
-)
-from nipype_blm.model.config import BlmmConfig, FactorConfig, ModelConfig
+from nipype_blm.io.tables import ListedPath, Table, read_path_list
+from nipype_blm.model.config import BlmmConfig, ModelConfig
 from nipype_blm.model.contrasts import check_contrasts, check_estimable
 from nipype_blm.model.costs import Sizes
 from nipype_blm.model.design import check_design
@@ -45,6 +37,8 @@ from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
 from nipype_blm.model.random import FactorTable, check_factors, make_factors
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
 from nipype_blm.stages.maps import is_map_name
+from nipype_blm.stages.notices import Pair, find_notices, list_pairs
+from nipype_blm.stages.rows import check_masks, check_rows, name_images, read_rows, sort_rows
 from nipype_blm.stages.stamps import run_stamp
 
 # Reading headers waits for the disk: more threads than cores.
@@ -62,6 +56,8 @@ class PreparedRun(NamedTuple):
     contrasts: ContrastSpec
     images: list[ImageEntry]
     plan: Plan
+    notices: list[str]  # what is no fault, but may not be meant
+    pairs: list[Pair]  # the first and the last images and their rows
 
 
 class PlanFiles(NamedTuple):
@@ -74,32 +70,13 @@ class PlanFiles(NamedTuple):
     fingerprint: str  # of the model and the images, without the contrasts
 
 
-class _Problems(list[str]):
-    """Every fault found so far."""
-
-    @contextmanager
-    def collect(self) -> Iterator[None]:
-        """Note an InputError and go on."""
-        try:
-            yield
-        except InputError as error:
-            self.extend(error.problems)
-
-    def attempt(self, function: Callable[..., T], *arguments: Any) -> T | None:
-        """Return what a function returns; None after an InputError, which is noted."""
-        try:
-            return function(*arguments)
-        except InputError as error:
-            self.extend(error.problems)
-            return None
-
-
 class _Found(NamedTuple):
     """The images that a field names."""
 
     entries: list[ImageEntry]
     headers: list[ImageHeader]  # of those that could be read
     n_listed: int | None  # None where the list itself could not be read
+    paths: list[Path]  # of all that are listed
 
 
 class _Design(NamedTuple):
@@ -129,15 +106,19 @@ def prepare_run(
     InputError
         With all faults together.
     """
-    problems = _Problems()
-    table = _read_design(config.X, problems)
-    random = _read_factors(config, problems)
+    problems = Problems()
+    rows = read_rows(config, problems)
     images = _find_images(config.Y_files, "Y_files", problems)
+    names = name_images(images.paths)
+    check_rows(config, rows, names, problems)
+    rows = sort_rows(config, rows, names, problems)
+    table, random = rows.X, rows.random
     expected = images.headers[0] if images.headers else None
     entries = images.entries
     if config.data_mask_files is not None:
         masks = _find_images(config.data_mask_files, "data_mask_files", problems, expected)
         entries = _attach_masks(images, masks, problems)
+        check_masks(config, images.paths, masks.paths, problems)
     problems += check_contrasts(config.contrasts, None if table is None else len(table.names))
     if table is not None:
         problems += _check_design(table, config, images.n_listed)
@@ -171,8 +152,10 @@ def prepare_run(
         raise InputError(problems)
     spec = _make_spec(config, design, images, mask, allowed, sizes, plan)
     contrasts = ContrastSpec(config.contrasts, config.two_sided, config.minlog)
+    notices = find_notices(entries, spec.design)
+    pairs = list_pairs(rows, entries, names)
     entries = [entries[i]._replace(row=row) for row, i in enumerate(order)]
-    return PreparedRun(spec, contrasts, entries, plan)
+    return PreparedRun(spec, contrasts, entries, plan, notices, pairs)
 
 
 def _make_spec(
@@ -282,16 +265,6 @@ def list_files(given: Path | Sequence[Path], what: str) -> list[ListedPath]:
     return read_path_list(given, what)
 
 
-def _read_design(path: Path | None, problems: _Problems) -> Table | None:
-    """Read X, also where single cells are wrong; None if it is not known what it should be."""
-    found = None if path is None else problems.attempt(scan_table, path, "X")
-    if found is None:
-        return None
-    table, faults = found
-    problems += faults
-    return table
-
-
 def _check_design(table: Table, config: ModelConfig, n_images: int | None) -> list[str]:
     """Return what is wrong with X, and which contrasts it does not have."""
     may_be_deficient = config.deficient == "estimable"
@@ -303,34 +276,12 @@ def _check_design(table: Table, config: ModelConfig, n_images: int | None) -> li
     return check_estimable(whole, factorise_design(X).R)
 
 
-def _read_factors(config: ModelConfig, problems: _Problems) -> list[FactorTable | None]:
-    """Read labels and design of each random factor; None where one of them cannot be read."""
-    given = config.Z if isinstance(config, BlmmConfig) else ()
-    return [_read_factor(factor, f"Z f{i}", problems) for i, factor in enumerate(given, 1)]
-
-
-def _read_factor(factor: FactorConfig, what: str, problems: _Problems) -> FactorTable | None:
-    labels = problems.attempt(read_labels, factor.factor, f"{what} factor")
-    table = problems.attempt(read_table, factor.design, f"{what} design")
-    if labels is None or table is None:
-        return None
-    return FactorTable(factor, labels, table.values, _name_effects(table))
-
-
-def _name_effects(design: Table) -> list[str]:
-    """Return names of random effects, also where the table has no header."""
-    if design.has_header:
-        return design.names
-    is_constant = (design.values == design.values[0]).all(axis=0)
-    return ["intercept" if constant else f"effect {i}" for i, constant in enumerate(is_constant, 1)]
-
-
 def _make_factors(
     config: ModelConfig,
     table: Table | None,
     random: list[FactorTable | None],
     n_images: int | None,
-    problems: _Problems,
+    problems: Problems,
 ) -> tuple[RandomFactor, ...]:
     """Return the random factors; none of them if they or X cannot be used."""
     if not isinstance(config, BlmmConfig):
@@ -377,7 +328,7 @@ def _arrange_design(
 def _find_images(
     given: Path | Sequence[Path] | None,
     what: str,
-    problems: _Problems,
+    problems: Problems,
     expected: ImageHeader | None = None,
 ) -> _Found:
     """Read the headers of all images; a single 4D image stands for its volumes."""
@@ -385,7 +336,7 @@ def _find_images(
     with problems.collect():
         listed = [] if given is None else list_files(given, what)
     if not listed:
-        return _Found([], [], None)
+        return _Found([], [], None, [])
     size = -(-len(listed) // _HEADER_THREADS)
     parts = [listed[i : i + size] for i in range(0, len(listed), size)]
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
@@ -416,7 +367,7 @@ def _find_images(
         faults = [*faults[:_MOST_REPORTED], f"... and {more} more files of {what}."]
     problems += faults
     entries = [entry._replace(row=row) for row, (entry, _) in enumerate(good)]
-    return _Found(entries, headers, len(listed))
+    return _Found(entries, headers, len(listed), [item.path for item in listed])
 
 
 def _describe_difference(header: ImageHeader, expected: ImageHeader) -> str | None:
@@ -444,7 +395,7 @@ def _read_header_once(path: Path, size: int, mtime_ns: int) -> ImageHeader:
     return read_header(path)
 
 
-def _attach_masks(images: _Found, masks: _Found, problems: _Problems) -> list[ImageEntry]:
+def _attach_masks(images: _Found, masks: _Found, problems: Problems) -> list[ImageEntry]:
     """Give each image its mask."""
     if None not in (images.n_listed, masks.n_listed) and images.n_listed != masks.n_listed:
         problems.append(

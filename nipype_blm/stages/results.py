@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.voxels import find_runs
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, Problems
 from nipype_blm.io.images import ImageReader, describe_grid_difference, read_header, read_mask
 from nipype_blm.io.maps import EXTENSIONS, find_map
-from nipype_blm.io.tables import read_labels, read_table, read_yaml
+from nipype_blm.io.tables import read_yaml
 from nipype_blm.model.config import BlmConfig, BlmmConfig, ModelConfig, parse_config
-from nipype_blm.model.random import FactorTable, check_factors, make_factors
+from nipype_blm.model.random import check_factors, make_factors
 from nipype_blm.stages.plan import list_files
+from nipype_blm.stages.rows import name_images, read_rows, sort_rows
 
 
 class Results:
@@ -39,8 +40,7 @@ class Results:
         self.config = self._read_config()
         self.prefix = f"{'blmm' if isinstance(self.config, BlmmConfig) else 'blm'}_vox_"
         self.header = read_header(self.path("llh"))
-        self.X = read_table(self.config.X, "X").values
-        self.factors = self._read_factors()
+        self.X, self.factors = self._read_rows()
 
     def _read_config(self) -> ModelConfig:
         path = self.folder / "inputs.yml"
@@ -57,18 +57,20 @@ class Results:
         except InputError as error:
             raise InputError(f"{path}: {problem}" for problem in error.problems) from error
 
-    def _read_factors(self) -> Sequence[RandomFactor]:
-        if not isinstance(self.config, BlmmConfig):
-            return ()
-        tables = []
-        for factor in self.config.Z:
-            Z = read_table(factor.design, f"Z {factor.name} design")
-            labels = read_labels(factor.factor, f"Z {factor.name} factor")
-            tables.append(FactorTable(factor, labels, Z.values, Z.names))
-        problems = check_factors(tables, len(self.X), safe_mode=self.config.safeMode)
-        if problems:
-            raise InputError(f"{self.folder / 'inputs.yml'}: {problem}" for problem in problems)
-        return make_factors(tables)
+    def _read_rows(self) -> tuple[FloatArray, Sequence[RandomFactor]]:
+        """Return X and the random factors, with a row for each image."""
+        problems = Problems()
+        rows = read_rows(self.config, problems)
+        images = [item.path for item in list_files(self.config.Y_files, "Y_files")]
+        rows = sort_rows(self.config, rows, name_images(images), problems)
+        random = [factor for factor in rows.random if factor is not None]
+        if rows.X is None or problems:
+            raise InputError(problems)
+        if isinstance(self.config, BlmmConfig):
+            faults = check_factors(random, len(rows.X.values), safe_mode=self.config.safeMode)
+            if faults:
+                raise InputError(f"{self.folder / 'inputs.yml'}: {fault}" for fault in faults)
+        return rows.X.values, make_factors(random)
 
     @property
     def criterion(self) -> str | None:

@@ -115,6 +115,91 @@ def test_row_names_without_a_header_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "names", "header"),
+    [
+        ("id,mean,age\na,1,0.5\nb,1,-2\nc,1,3e-5\n", ["a", "b", "c"], "id"),
+        (",mean,age\n7,1,0.5\n8,1,-2\n9,1,3e-5\n", ["7", "8", "9"], ""),
+        ("mean,age\na,1,0.5\nb,1,-2\nc,1,3e-5\n", ["a", "b", "c"], ""),
+        ("a,1,0.5\nb,1,-2\nc,1,3e-5\n", ["a", "b", "c"], ""),
+        ("# id,mean,age\na,1,0.5\nb,1,-2\nc,1,3e-5\n", ["a", "b", "c"], "id"),
+        # Two sessions of a subject.
+        ("id,mean,age\na,1,0.5\na,1,-2\nb,1,3e-5\n", ["a", "a", "b"], "id"),
+        ("mean age\na 1 0.5\na 1 -2\na 1 3e-5\n", ["a", "a", "a"], ""),
+        ("a\t1\t0.5\na\t1\t-2\nb\t1\t3e-5\n", ["a", "a", "b"], ""),
+        ("mean,age\n1,0.5\n1,-2\n1,3e-5\n", None, ""),
+    ],
+)
+def test_a_first_column_of_text_names_the_rows_also_if_it_repeats(tmp_path, text, names, header):
+    table = read_table(write(tmp_path, text), "X")
+    np.testing.assert_array_equal(table.values, VALUES)
+    assert table.row_names == names
+    assert table.row_header == header
+
+
+@pytest.mark.parametrize(
+    ("row_names", "names", "columns"),
+    [
+        ("id", ["101", "102"], ["mean", "visit"]),
+        ("ID", ["101", "102"], ["mean", "visit"]),
+        ("2", ["101", "102"], ["mean", "visit"]),
+        ("visit", ["ses-1", "ses-1"], ["mean", "id"]),
+    ],
+)
+def test_any_column_may_be_said_to_name_the_rows(tmp_path, row_names, names, columns):
+    text = "mean,id,visit\n1,101,1\n1,102,1\n".replace(
+        "1\n", "ses-1\n" if row_names == "visit" else "1\n"
+    )
+    table = read_table(write(tmp_path, text), "X", row_names)
+    assert table.row_names == names
+    assert table.names == columns
+
+
+def test_a_column_without_a_header_is_given_by_its_number(tmp_path):
+    table = read_table(write(tmp_path, "1,101,5\n1,102,6\n"), "X", "2")
+    assert table.row_names == ["101", "102"]
+    assert table.names == ["X1", "X2"]
+    np.testing.assert_array_equal(table.values, [[1, 5], [1, 6]])
+    table = read_table(write(tmp_path, "1,sub-1,5\n1,sub-2,6\n"), "X", "2")
+    assert table.row_names == ["sub-1", "sub-2"]
+    np.testing.assert_array_equal(table.values, [[1, 5], [1, 6]])
+
+
+def test_no_column_may_be_said_to_name_the_rows(tmp_path):
+    path = write(tmp_path, ",age\n1,20\n2,30\n")
+    assert read_table(path, "X").values.tolist() == [[20], [30]]
+    table = read_table(path, "X", "None")
+    assert table.values.tolist() == [[1, 20], [2, 30]]
+    assert table.names == ["X1", "age"]
+    with pytest.raises(InputError, match="'a' in line 1, column 1"):
+        read_table(write(tmp_path, "a,20\nb,30\n"), "X", "none")
+
+
+@pytest.mark.parametrize("row_names", ["person", "0", "4", "-1", "1.0", "nothing"])
+def test_a_column_that_is_not_there_cannot_name_the_rows(tmp_path, row_names):
+    path = write(tmp_path, "id,mean,age\na,1,20\nb,1,30\n")
+    with pytest.raises(InputError, match=f"row_names is '{row_names}'.*'id', 'mean', 'age'"):
+        read_table(path, "X", row_names)
+    assert read_table(path, "Z", row_names, must_have=False).row_names == ["a", "b"]
+
+
+def test_the_only_column_cannot_name_the_rows(tmp_path):
+    with pytest.raises(InputError, match="row_names is 'age'"):
+        read_table(write(tmp_path, "age\n1\n2\n"), "X", "age")
+
+
+def test_text_in_another_column_is_refused_with_the_way_to_name_rows(tmp_path):
+    problem = error_of(tmp_path, "mean,id,age\n1,sub-1,20\n1,sub-2,30\n")
+    assert "If column id names the rows, set row_names: id." in problem
+    assert "set row_names: 2." in error_of(tmp_path, "1,sub-1,20\n1,sub-2,30\n")
+
+
+def test_a_ragged_row_keeps_the_others_beside_their_names(tmp_path):
+    table, _ = scan_table(write(tmp_path, "id,a\nx,1\ny\nz,3\n"), "X")
+    assert table.row_names == ["x", "", "z"]
+    np.testing.assert_array_equal(table.values, [[1], [np.nan], [3]])
+
+
+@pytest.mark.parametrize(
     ("text", "cell"),
     [
         ("20;0,345\n21;0,8\n22;0,1\n", "20;0"),

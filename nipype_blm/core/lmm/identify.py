@@ -328,7 +328,7 @@ def _dot(x: Any, y: Any) -> float:
 def _product_of_traces(structure: Any, sums: Any, a: int, b: int, c: int, d: int) -> Any:
     """Sum B_bc B_ad over all pairs of levels, B = Z'M Z; and (Z'Z)_bc (Z'Z)_ad.
 
-    Terms a and b belong to one factor, c and d to one, which may be the same.
+    Terms a and b belong to one factor, c and d to the same or a later one.
     """
     f, g = structure.factor[a], structure.factor[c]
     W, p = sums.W, sums.W.shape[1]
@@ -379,11 +379,11 @@ def _fill_gram(structure: Any, sums: Any) -> None:
         K[0, 1 + i] = K[1 + i, 0] = trace if a == b else 2.0 * trace
         for k in range(i + 1):
             c, d = entries[k, 0], entries[k, 1]
-            total, raw = _product_of_traces(structure, sums, a, b, c, d)
-            if c != d:
-                more, other = _product_of_traces(structure, sums, a, b, d, c)
+            total, raw = _product_of_traces(structure, sums, c, d, a, b)
+            if a != b:
+                more, other = _product_of_traces(structure, sums, c, d, b, a)
                 total, raw = total + more, raw + other
-            if a != b:  # the same again with a and b exchanged, to which all is symmetric
+            if c != d:  # the same again with c and d exchanged, to which all is symmetric
                 total, raw = 2.0 * total, 2.0 * raw
             K[1 + i, 1 + k] = K[1 + k, 1 + i] = total
             if i == k:

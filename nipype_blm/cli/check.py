@@ -1,0 +1,97 @@
+"""What ``--check`` shows of a run: its design, its contrasts, and which row is whose image."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from nipype_blm.core.factors import RandomFactor
+from nipype_blm.model.contrasts import Contrast
+from nipype_blm.model.spec import ModelSpec
+from nipype_blm.stages.notices import Pair
+from nipype_blm.stages.plan import PreparedRun
+
+_MOST_VALUES = 6  # of the row of an image
+
+
+def describe_run(run: PreparedRun) -> str:
+    """Return what would be fitted, and how the work would be cut up."""
+    plan, spec = run.plan, run.spec
+    contrasts = run.contrasts.contrasts
+    return "\n".join(
+        [
+            f"{spec.n_obs} images, {spec.n_params} columns of X, {spec.n_voxels} voxels, "
+            f"{len(contrasts)} contrasts: all good.",
+            *(_describe_factor(factor) for factor in spec.factors),
+            f"{plan.n_batches} batches of up to {plan.images_per_batch} images, "
+            f"{plan.n_blocks} blocks of up to {plan.voxels_per_block} voxels; "
+            f"up to {(plan.disk_bytes + plan.map_bytes) / 1e9:.2f} GB of disk.",
+            "",
+            *_describe_columns(spec),
+            "",
+            "Contrasts:",
+            *_align(row for each in contrasts for row in _describe_contrast(each, spec.names)),
+            "",
+            "Images and their rows:",
+            *_describe_pairs(run.pairs, spec),
+        ]
+    )
+
+
+def _describe_factor(factor: RandomFactor) -> str:
+    return (
+        f"Random factor {factor.name}: {factor.n_levels} levels, "
+        f"{factor.n_effects} effects of each."
+    )
+
+
+def _describe_columns(spec: ModelSpec) -> list[str]:
+    rows = [
+        (f"{i}", name, f"{column.min():g}", f"{column.max():g}", f"{np.unique(column).size}")
+        for i, (name, column) in enumerate(zip(spec.names, spec.X.T, strict=True), 1)
+    ]
+    return _align([("", "column of X", "min", "max", "distinct"), *rows])
+
+
+def _describe_contrast(contrast: Contrast, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the name and each row of a contrast, such as 1*age - 0.5*group."""
+    title = f"{contrast.name} ({'F' if contrast.is_f else 'T'}):"
+    rows = [_write_sum(weights, names) for weights in contrast.matrix.tolist()]
+    return [(title if i == 0 else "", row) for i, row in enumerate(rows)]
+
+
+def _write_sum(weights: Sequence[float], names: Sequence[str]) -> str:
+    terms = [
+        f"{'-' if weight < 0 else '+'} {abs(weight):g}*{name}"
+        for weight, name in zip(weights, names, strict=True)
+        if weight
+    ]
+    text = " ".join(terms)
+    return text.removeprefix("+ ") if text.startswith("+") else f"-{text[2:]}"
+
+
+def _describe_pairs(pairs: Sequence[Pair], spec: ModelSpec) -> list[str]:
+    """Return a line for each pair, and one where images in between are left out."""
+    lines = _align(_describe_pair(pair, spec) for pair in pairs)
+    n_hidden = spec.n_obs - len(pairs)
+    half = len(pairs) // 2
+    return [*lines[:half], f"  ... {n_hidden} more", *lines[half:]] if n_hidden else lines
+
+
+def _describe_pair(pair: Pair, spec: ModelSpec) -> tuple[str, ...]:
+    named = list(zip(spec.names, pair.values, strict=True))
+    values = ", ".join(f"{name} {value:g}" for name, value in named[:_MOST_VALUES])
+    more = ", ..." if len(named) > _MOST_VALUES else ""
+    levels = (
+        f"{factor.name}: {level}" for factor, level in zip(spec.factors, pair.levels, strict=True)
+    )
+    return (pair.image, f"row {pair.row}", pair.name, values + more, *levels)
+
+
+def _align(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Return rows of cells as lines whose columns begin below each other."""
+    cells = list(rows)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  " + "  ".join(f"{c:{w}}" for c, w in zip(row, widths, strict=True) if w).rstrip()
+        for row in cells
+    ]
