@@ -39,6 +39,8 @@ from nipype_blm.core.threads import Threads
 DEPENDENT = 1e-12
 # What X leaves of the squared length of a matrix, where it leaves nothing.
 ABSORBED = 1e-10
+# Rounding error of a trace, relative to that of the matrices before X is removed.
+ROUNDING = 1e-14
 # Effects of a level are all well determined if Z'Z, which is I on average, is above this.
 WHOLE = 1e-3
 
@@ -396,9 +398,11 @@ def _is_independent(K: Any, lengths: Any, vectors: Any) -> bool:
     n = K.shape[0]
     if not K[0, 0] > 0.0:
         return False
+    limit = DEPENDENT
     for i in range(1, n):
         if not K[i, i] > ABSORBED * lengths[i - 1]:
             return False
+        limit = max(limit, ROUNDING * lengths[i - 1] / K[i, i])
     for i in range(n):
         vectors[0, i] = 1.0 / np.sqrt(K[i, i])
     for i in range(n):
@@ -408,4 +412,4 @@ def _is_independent(K: Any, lengths: Any, vectors: Any) -> bool:
     least = 1.0
     for i in range(n):
         least = min(least, K[i, i])
-    return bool(least > DEPENDENT)
+    return bool(least > limit)

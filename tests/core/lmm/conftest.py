@@ -33,6 +33,7 @@ class MixedFit(NamedTuple):
     cov: np.ndarray  # (n_voxels, n_params, n_params)
     stat: np.ndarray  # (n_voxels, n_contrasts), T of a vector, F of a matrix
     dof: np.ndarray  # (n_voxels, n_contrasts), Satterthwaite's
+    estimable: np.ndarray  # (n_voxels, n_contrasts)
 
     @property
     def fitted(self) -> np.ndarray:
@@ -128,6 +129,7 @@ def _spread(
         put(_unpack(estimates.cov, *np.tril_indices(n_params))),
         put(np.column_stack([t.stat for t in tests]) if tests else empty),
         put(np.column_stack([t.dof for t in tests]) if tests else empty),
+        put(np.column_stack([t.estimable for t in tests]) if tests else empty),
     )
 
 
