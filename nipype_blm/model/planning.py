@@ -163,8 +163,9 @@ def _budget_for(n_bytes: int) -> int:
 
 
 def _image_bytes(sizes: Sizes) -> int:
-    """One image as it is read, and the mask that may come with it."""
-    return sizes.n_grid * sizes.image_itemsize + sizes.n_voxels * sizes.staged_itemsize
+    """One image as it is read, the file that it is decompressed from, and its mask if any."""
+    copies = 1 + sizes.is_compressed  # a file is no larger than its content, or hardly
+    return copies * sizes.n_grid * sizes.image_itemsize + sizes.n_voxels * sizes.staged_itemsize
 
 
 def _products_bytes_per_voxel(sizes: Sizes, batch: int) -> int:
