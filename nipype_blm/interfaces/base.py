@@ -231,6 +231,11 @@ class _ContrastMapsOutputSpec(TraitedSpec):
     )
     pvalue_maps = traits.List(File(exists=True), desc="p of each contrast")
     dof_maps = traits.List(File(exists=True), desc="error degrees of freedom of each contrast")
+    dof = traits.Int(
+        desc="error degrees of freedom: the median of the voxels, rounded down; of several "
+        "contrasts the smallest"
+    )
+    notices = traits.List(traits.Str, desc="what to know of the result, such as suspicious zeros")
 
 
 class MapsOutputSpec(_ContrastMapsOutputSpec):
@@ -251,7 +256,6 @@ class MapsOutputSpec(_ContrastMapsOutputSpec):
     blm_vox_conF = _map("conF")
     blm_vox_conFlp = _map("conFlp")
     blm_vox_conR2 = _map("conR2")
-    dof = traits.Int(desc="smallest error degrees of freedom in the mask")
 
 
 class MixedMapsOutputSpec(_ContrastMapsOutputSpec):
@@ -279,7 +283,6 @@ class MixedMapsOutputSpec(_ContrastMapsOutputSpec):
     blmm_vox_conF_swedf = _map("conF_swedf", "blmm")
     blmm_vox_conFlp = _map("conFlp", "blmm")
     blmm_vox_conR2 = _map("conR2", "blmm")
-    dof = traits.Float(desc="smallest error degrees of freedom of any contrast in the mask")
 
 
 # Every output; a builder connects them all.
@@ -297,5 +300,6 @@ def maps_as_outputs(maps: AssembledMaps, out_dir: Path) -> dict[str, Any]:
         "out_dir": str(out_dir),
         "mask_file": str(maps.mask_file),
         "contrast_metadata": maps.contrast_metadata,
-        "dof": maps.minimum_dof,
+        "dof": maps.dof,
+        "notices": maps.notices,
     }

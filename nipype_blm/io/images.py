@@ -23,7 +23,7 @@ from nibabel.tripwire import TripWireError
 from numpy.typing import NDArray
 from zlib_ng import gzip_ng, zlib_ng
 
-from nipype_blm.core.voxels import gather, gather_scaled
+from nipype_blm.core.voxels import ValueCounts, gather, gather_scaled
 from nipype_blm.errors import InputError
 from nipype_blm.io.files import read_into
 
@@ -32,6 +32,7 @@ _VOXELS_START = 352  # after the header and four bytes that announce extensions
 _SMALL_KINDS = {"float32", "int8", "uint8", "int16", "uint16"}  # float32 holds them exactly
 # Larger images are decompressed piece by piece, so that memory holds them once.
 _LARGEST_AT_ONCE = 2**28
+_NO_MASK = np.empty(0)
 _DAMAGE: Any = (EOFError, gzip.BadGzipFile, zlib.error, zlib_ng.error)
 
 
@@ -300,12 +301,15 @@ class ImageReader:
         self._local = threading.local()
         self._last_good: ImageHeader | None = None
 
-    def read(self, path: Path, volume: int, out: NDArray[Any]) -> tuple[int, int]:
+    def read(
+        self, path: Path, volume: int, out: NDArray[Any], inside: NDArray[np.float64] = _NO_MASK
+    ) -> ValueCounts:
         """Read one volume into a row of floats, NaN where missing.
 
-        Returns
-        -------
-        n_missing, n_infinite : int
+        Parameters
+        ----------
+        inside : array of the shape of `out`, optional
+            The image's own mask, NaN outside.
 
         Raises
         ------
@@ -322,10 +326,9 @@ class ImageReader:
             reason = error.strerror or error
             raise InputError(f"{path} cannot be read ({reason}); run again.") from error
         if header.is_scaled:
-            return gather_scaled(
-                values, *self._runs, header.slope, header.inter, *self._missing_if, out
-            )
-        return gather(values, *self._runs, *self._missing_if, out)
+            scale = header.slope, header.inter
+            return gather_scaled(values, *self._runs, *scale, *self._missing_if, inside, out)
+        return gather(values, *self._runs, *self._missing_if, inside, out)
 
     def _read_values(self, path: Path, volume: int) -> tuple[ImageHeader, NDArray[Any]]:
         """Return the header, and one volume as it is stored, in file order."""

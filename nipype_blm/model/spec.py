@@ -13,7 +13,7 @@ from nipype_blm.core.voxels import find_runs
 from nipype_blm.model.contrasts import Contrast
 
 # Part of every fingerprint: to be raised when the same input gives other estimates.
-NUMERICS = 1
+NUMERICS = 2
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from nipype_blm.core.lmm.estimates import MixedEstimates
 from nipype_blm.core.ols import Estimates, fit_ols
 from nipype_blm.core.products import Products
 from nipype_blm.core.threads import Threads
+from nipype_blm.core.zeros import ZeroCounts, count_gaps
 from nipype_blm.io.arrayfile import ArrayFile, write_arrays
 from nipype_blm.io.specfile import read_model
 from nipype_blm.model.spec import ModelSpec
@@ -47,15 +48,23 @@ def compute_estimates(
     n_obs = np.zeros(columns.stop - columns.start, np.int32)
     for file in files:
         n_obs += file.read("n_obs", columns)
+    positions = np.flatnonzero(spec.mask)[columns]
+    zeros = ZeroCounts(*np.zeros((len(ZeroCounts._fields), spec.n_obs), np.int32))
 
     def batches() -> Iterator[tuple[slice, Products]]:
         for number, file in enumerate(files):
-            yield spec.batch(number), Products(*(file.read(n, columns) for n in Products._fields))
+            rows = spec.batch(number)
+            products = Products(*(file.read(name, columns) for name in Products._fields))
+            zeros.zeros[rows] = file.read("zeros")
+            of_batch = ZeroCounts(*(counts[rows] for counts in zeros))
+            count_gaps(products.presence, n_obs, spec.n_obs, positions, of_batch)
+            yield rows, products
 
     with Threads(n_threads) as threads:
         estimates = _fit(spec, n_obs, batches(), spec.allowed[columns], threads)
     advance("voxels", n_obs.size)
-    return write_arrays(out_file, block_stamp(run_stamp, block), estimates._asdict())
+    arrays = estimates._asdict() | zeros._asdict()
+    return write_arrays(out_file, block_stamp(run_stamp, block), arrays)
 
 
 def _fit(
