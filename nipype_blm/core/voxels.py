@@ -14,11 +14,15 @@ def find_runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.in
     return edges[::2].astype(np.int64), (edges[1::2] - edges[::2]).astype(np.int64)
 
 
+# Larger values count as infinite, which squares of their variances may be.
+LARGEST = 1e40
+
+
 class ValueCounts(NamedTuple):
     """How many values of an image are missing inside a mask, and why."""
 
     missing: int
-    infinite: int
+    infinite: int  # or beyond `LARGEST`
     zero: int  # exact zeros that are missing for no other reason
 
 
@@ -34,8 +38,8 @@ def gather(
 ) -> ValueCounts:
     """Copy the voxels of a mask out of a volume; missing values become NaN.
 
-    Missing are NaN, infinities, values below `threshold`, values outside the image's own mask
-    and, if wanted, exact zeros.
+    Missing are NaN, infinities, values beyond `LARGEST`, below `threshold` or outside the
+    image's own mask and, if wanted, exact zeros.
 
     Parameters
     ----------
@@ -52,6 +56,7 @@ def gather(
     infinite = 0
     zero = 0
     position = 0
+    largest = out.dtype.type(LARGEST)  # infinite in single precision, which ends before it
     none, one = np.int32(0), np.int32(1)  # narrow: more of them in a vector
     n_missing: Any
     n_infinite: Any
@@ -64,13 +69,13 @@ def gather(
         n_missing, n_infinite, n_zero = none, none, none
         for i in range(n):
             value = y.dtype.type(x[i])
-            present = (abs(value) < np.inf) & (value >= threshold)
+            present = (abs(value) < largest) & (value >= threshold)
             present &= (value != 0) | (not zero_is_missing)
             y[i] = value if present else np.nan
             n_missing += one if not present else none
         if n_missing > 0:
             for i in range(n):
-                n_infinite += one if abs(np.float64(x[i])) == np.inf else none
+                n_infinite += one if abs(y.dtype.type(x[i])) >= largest else none
                 n_zero += one if x[i] == 0 else none
         if inside.size > 0:
             own = inside[position : position + n]
@@ -112,9 +117,9 @@ def gather_scaled(
             is_inside = True
             if inside.size > 0:
                 is_inside = not np.isnan(inside[position + i])
-            is_number = (abs(value) < np.inf) & (value >= threshold) & is_inside
+            is_number = (abs(value) < LARGEST) & (value >= threshold) & is_inside
             present = is_number & ((value != 0) | (not zero_is_missing))
-            infinite += abs(value) == np.inf
+            infinite += 1 if abs(value) >= LARGEST else 0
             missing += not present
             zero += 1 if is_number & (not present) else 0
             y[i] = value if present else np.nan

@@ -38,9 +38,9 @@ from nipype_blm.io.tables import (
     scan_table,
 )
 from nipype_blm.model.config import BlmmConfig, FactorConfig, ModelConfig
-from nipype_blm.model.contrasts import check_contrasts
+from nipype_blm.model.contrasts import check_contrasts, check_sizes
 from nipype_blm.model.costs import Sizes
-from nipype_blm.model.design import check_design
+from nipype_blm.model.design import check_design, has_possible_sizes
 from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
 from nipype_blm.model.random import FactorTable, check_factors, make_factors
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
@@ -141,6 +141,8 @@ def prepare_run(
     problems += check_contrasts(config.contrasts, None if table is None else len(table.names))
     if table is not None:
         problems += check_design(table.values, table.names, images.n_listed, table.has_header)
+        if has_possible_sizes(table.values):
+            problems += check_sizes(config.contrasts, table.values)
     factors = _make_factors(config, table, random, images.n_listed, problems)
     minimum = config.Missingness.MinN or 0
     if images.n_listed is not None and minimum > images.n_listed:
@@ -325,7 +327,7 @@ def _make_factors(
     """Return the random factors; none of them if they or X cannot be used."""
     if not isinstance(config, BlmmConfig):
         return ()
-    X = None if table is None or not np.isfinite(table.values).all() else table.values
+    X = None if table is None or not has_possible_sizes(table.values) else table.values
     faults = check_factors(random, n_images, X, config.safeMode)
     problems += faults
     good = [found for found in random if found is not None]

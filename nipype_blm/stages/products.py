@@ -58,7 +58,7 @@ def compute_products(
     with Threads(n_threads) as threads:
         _, infinite, zeros = _ImageLoader(spec, images).feed(accumulator, threads).T
     for row in np.flatnonzero(infinite):
-        text = "%s has %d infinite values, taken as missing."
+        text = "%s has %d values that are infinite or beyond 1e40, taken as missing."
         _logger.warning(text, images[row].image, infinite[row])
     arrays = accumulator.finish()._asdict() | {"zeros": zeros.astype(np.int32)}
     return write_arrays(out_file, batch_stamp(stamp, batch_file), arrays)
