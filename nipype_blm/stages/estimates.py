@@ -59,6 +59,7 @@ def compute_estimates(
             of_batch = ZeroCounts(*(counts[rows] for counts in zeros))
             count_gaps(products.presence, n_obs, spec.n_obs, positions, of_batch)
             yield rows, products
+            del products  # before the next batch is read
 
     with Threads(n_threads) as threads:
         estimates = _fit(spec, n_obs, batches(), spec.allowed[columns], threads)

@@ -48,11 +48,11 @@ def _describe(found: ZerosFound) -> str:
             f"At {found.n_constant:,} of {found.n_tried:,} voxels nothing varies but for exact "
             f"zeros: {100 * found.missing_share:.0f} % of the values are missing."
         )
-    shared = f"only {found.n_shared:,}" if found.n_shared else "none"
+    shared = f"only {found.n_shared:,} have" if found.n_shared else "none has"
     return (
-        f"Of the {found.n_covered:,} voxels where a tenth of the images have data, nearly all have "
-        f"at {shared}: {100 * found.missing_share:.0f} % of the values there are "
-        "missing, most of them because they are exactly 0."
+        f"Of the {found.n_covered:,} voxels with data in a tenth of the images, {shared} data in "
+        f"nearly all: {100 * found.missing_share:.0f} % of the values there are missing, most of "
+        "them because they are exactly 0."
     )
 
 

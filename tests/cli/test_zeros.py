@@ -56,7 +56,7 @@ CUTS = {"images_per_batch": 11, "voxels_per_block": 7}
     [
         (
             make_counts,
-            "Of the 24 voxels where a tenth of the images have data, nearly all have at ",
+            "Of the 24 voxels with data in a tenth of the images, ",
         ),
         (make_one_scattered, "y07.nii (line 8 of "),
     ],
