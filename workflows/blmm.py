@@ -64,8 +64,8 @@ def init_blmm_wf(
         BLMM's maps; 4D where there is one volume for each coefficient or contrast.
     contrast_metadata, effect_maps, variance_maps, stat_maps, zscore_maps, pvalue_maps, dof_maps
         Lists with one entry for each contrast.
-    mask_file, dof, out_dir
-        Mask of the result, smallest degrees of freedom, folder of all maps.
+    mask_file, dof, out_dir, notices
+        Mask of the result, median degrees of freedom, folder of all maps, what is to be known.
     """
     return build_model_wf(
         _MODEL,

@@ -79,7 +79,7 @@ def build_model_wf(
             (products, estimates, [("out_file", "products_files")]),
             (plan, contrasts, [*shared, *_same("contrasts_file"), ("blocks", "block")]),
             (estimates, contrasts, [("out_file", "estimates_file")]),
-            (plan, assemble, [*shared, *_same("contrasts_file")]),
+            (plan, assemble, [*shared, *_same("contrasts_file", "batch_files")]),
             (estimates, assemble, [("out_file", "estimates_files")]),
             (contrasts, assemble, [("out_file", "statistics_files")]),
             (assemble, outputnode, _same(*model.outputs)),

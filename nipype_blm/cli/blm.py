@@ -225,15 +225,24 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
         return FAILED
     if arguments.clean:
         clean(config)
-    from nipype_blm.report.summary import count_fitted, count_status, summarise_run
+    return _report(config, model, quiet)
+
+
+def _report(config: Any, model: str, quiet: bool) -> int:
+    """Say what came out, whichever plugin ran the nodes."""
+    from nipype_blm.report.summary import count_fitted, count_status, read_notices, summarise_run
 
     counts = count_status(config.outdir, model)
     if not quiet:
         names = [contrast.name for contrast in config.contrasts]
         print(summarise_run(counts, names, config.outdir))
+    notices = read_notices(config.outdir, model)
     if count_fitted(counts) == 0:
-        say(f"error: no voxel could be fitted; {model}_vox_status says why.")
+        reason = " ".join([f"{model}_vox_status says why.", *notices])
+        say(f"error: no voxel could be fitted; {reason}")
         return FAILED
+    for notice in notices:
+        say(f"notice: {notice}")
     return OK
 
 

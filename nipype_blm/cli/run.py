@@ -11,8 +11,9 @@ from nipype import logging as nipype_logging
 
 from nipype_blm.cli.plugins import Runner, cancel_jobs
 from nipype_blm.errors import InputError
-from nipype_blm.interfaces.base import NOTICES, traits_from_config
+from nipype_blm.interfaces.base import traits_from_config
 from nipype_blm.model.config import BlmmConfig, ModelConfig
+from nipype_blm.stages.assemble import NOTICES
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf
 from nipype_blm.workflows.blmm import INPUTS
 
@@ -74,7 +75,9 @@ def _messages_to_file(logs: Path) -> Iterator[None]:
     """Send Nipype's messages to a file instead of the terminal, and our warnings to both."""
     ours = logging.getLogger("nipype_blm")
     to_terminal = logging.StreamHandler()  # as without any handler
-    to_terminal.addFilter(lambda record: record.name != NOTICES)  # the command has said them
+    # The command has said some of them, and a node may run where nobody reads its log: others are
+    # said when all is done.
+    to_terminal.addFilter(lambda record: record.name != NOTICES)
     loggers = [nipype_logging.getLogger(name) for name in nipype_logging.loggers]
     to_file = logging.FileHandler(logs / "nipype.log")
     to_file.setFormatter(logging.Formatter(nipype_logging.fmt, nipype_logging.datefmt))

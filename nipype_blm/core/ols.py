@@ -33,6 +33,8 @@ from nipype_blm.core.threads import ONE_THREAD, Threads
 # grows with the number of observations.
 ZERO_VARIANCE = 1e-13
 EPS = float(np.finfo(float).eps)
+# ... and below this one it has lost digits, or its products with those of contrasts will.
+SMALLEST_RSS = 1e-180
 # ... and below this one, rounding has reached the ninth digit of RSS; a pivot below it, as a
 # fraction of its diagonal element, costs the estimates as much.
 IMPRECISE = 1e-6
@@ -506,7 +508,7 @@ def solve_normal_equations(
     rss = YtY[j]
     for a in range(n_params):
         rss -= z[a] * z[a]
-    if not rss > (ZERO_VARIANCE + n_obs[j] * EPS) * YtY[j]:
+    if not rss > (ZERO_VARIANCE + n_obs[j] * EPS) * YtY[j] + SMALLEST_RSS:
         return _ZERO_VARIANCE, 0.0, rank
     if rss < IMPRECISE * YtY[j]:
         status = _IMPRECISE_FIT

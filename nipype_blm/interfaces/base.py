@@ -31,11 +31,10 @@ from nipype_blm.model.config import (
     ModelConfig,
     parse_config,
 )
-from nipype_blm.stages.assemble import AssembledMaps
+from nipype_blm.stages.assemble import NOTICES, AssembledMaps
 from nipype_blm.stages.maps import MAPS
 
 GIB = 2**30
-NOTICES = "nipype_blm.notices"  # the logger of what is no fault but may not be meant
 
 _BLM_REFERENCE = BibTeX(
     "@misc{blm, author={Maullin-Sapey, Thomas and Nichols, Thomas E.},"
@@ -269,6 +268,11 @@ class _ContrastMapsOutputSpec(TraitedSpec):
         File(exists=True),
         desc="where each contrast is estimable: mask_file, unless images are missing that it needs",
     )
+    dof = traits.Int(
+        desc="error degrees of freedom: the median of the voxels, rounded down; of several "
+        "contrasts the smallest"
+    )
+    notices = traits.List(traits.Str, desc="what to know of the result, such as suspicious zeros")
 
 
 class MapsOutputSpec(_ContrastMapsOutputSpec):
@@ -289,7 +293,6 @@ class MapsOutputSpec(_ContrastMapsOutputSpec):
     blm_vox_conF = _map("conF")
     blm_vox_conFlp = _map("conFlp")
     blm_vox_conR2 = _map("conR2")
-    dof = traits.Int(desc="smallest error degrees of freedom in the mask")
 
 
 class MixedMapsOutputSpec(_ContrastMapsOutputSpec):
@@ -317,7 +320,6 @@ class MixedMapsOutputSpec(_ContrastMapsOutputSpec):
     blmm_vox_conF_swedf = _map("conF_swedf", "blmm")
     blmm_vox_conFlp = _map("conFlp", "blmm")
     blmm_vox_conR2 = _map("conR2", "blmm")
-    dof = traits.Float(desc="smallest error degrees of freedom of any contrast in the mask")
 
 
 # Every output; a builder connects them all.
@@ -336,5 +338,6 @@ def maps_as_outputs(maps: AssembledMaps, out_dir: Path) -> dict[str, Any]:
         "mask_file": str(maps.mask_file),
         "contrast_metadata": maps.contrast_metadata,
         "contrast_masks": [str(path) for path in maps.contrast_masks],
-        "dof": maps.minimum_dof,
+        "dof": maps.dof,
+        "notices": maps.notices,
     }

@@ -230,6 +230,7 @@ class ComputeContrasts(BLMInterface):
 class _AssembleMapsInputSpec(BaseInterfaceInputSpec):
     model_file = File(exists=True, mandatory=True, desc="the model without its contrasts")
     contrasts_file = File(exists=True, mandatory=True, desc="the contrasts")
+    batch_files = traits.List(File(exists=True), mandatory=True, desc="images of each batch")
     estimates_files = traits.List(File(exists=True), mandatory=True, desc="estimates by block")
     statistics_files = traits.List(File(exists=True), mandatory=True, desc="statistics by block")
     fingerprint = _fingerprint()
@@ -261,6 +262,7 @@ class AssembleMaps(BLMInterface):
         maps = assemble_maps(
             self.inputs.model_file,
             self.inputs.contrasts_file,
+            self.inputs.batch_files,
             self.inputs.estimates_files,
             self.inputs.statistics_files,
             self.inputs.fingerprint,

@@ -3,7 +3,9 @@
 import functools
 import gzip
 import math
+import os
 import re
+import struct
 import threading
 import zlib
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import deflate
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
@@ -20,13 +23,16 @@ from nibabel.tripwire import TripWireError
 from numpy.typing import NDArray
 from zlib_ng import gzip_ng, zlib_ng
 
-from nipype_blm.core.voxels import gather, gather_scaled
+from nipype_blm.core.voxels import ValueCounts, gather, gather_scaled
 from nipype_blm.errors import InputError
 from nipype_blm.io.files import read_into
 
 _HEADER_SIZE = 348
 _VOXELS_START = 352  # after the header and four bytes that announce extensions
 _SMALL_KINDS = {"float32", "int8", "uint8", "int16", "uint16"}  # float32 holds them exactly
+# Larger images are decompressed piece by piece, so that memory holds them once.
+_LARGEST_AT_ONCE = 2**28
+_NO_MASK = np.empty(0)
 _DAMAGE: Any = (EOFError, gzip.BadGzipFile, zlib.error, zlib_ng.error)
 
 
@@ -75,8 +81,15 @@ def read_header(path: Path) -> ImageHeader:
     InputError
         If the file is missing, unreadable or not an image.
     """
-    try:
+    with _explaining(path):
         return _parse_header(path, read_start(path))
+
+
+@contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    """Say what is wrong with an image whose header cannot be read."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
     except _DAMAGE as error:  # before OSError, of which some are
@@ -96,6 +109,8 @@ def _end(reason: object) -> str:
 
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_NAME = 8  # the flag of a header with the name of the file; RFC 1952
+_START_SIZE = 4096  # bytes of a file that surely hold the header of an image
 
 
 def is_gzip(path: Path) -> bool:
@@ -107,12 +122,16 @@ def is_gzip(path: Path) -> bool:
 def read_start(path: Path) -> bytes:
     """Return the first bytes of a file, decompressed."""
     with path.open("rb") as file:
-        data = file.read(4096)
+        data = file.read(_START_SIZE)
     if data[:2] == _GZIP_MAGIC:
-        data = zlib.decompressobj(31).decompress(data, _HEADER_SIZE)
+        data = _decompress_start(data)
     elif path.suffix == ".gz":
         raise gzip.BadGzipFile("its name ends in .gz, but it is not compressed")
     return data[:_HEADER_SIZE]
+
+
+def _decompress_start(data: bytes) -> bytes:
+    return zlib.decompressobj(31).decompress(data, _HEADER_SIZE)
 
 
 def _parse_header(path: Path, start: bytes) -> ImageHeader:
@@ -282,12 +301,15 @@ class ImageReader:
         self._local = threading.local()
         self._last_good: ImageHeader | None = None
 
-    def read(self, path: Path, volume: int, out: NDArray[Any]) -> tuple[int, int]:
+    def read(
+        self, path: Path, volume: int, out: NDArray[Any], inside: NDArray[np.float64] = _NO_MASK
+    ) -> ValueCounts:
         """Read one volume into a row of floats, NaN where missing.
 
-        Returns
-        -------
-        n_missing, n_infinite : int
+        Parameters
+        ----------
+        inside : array of the shape of `out`, optional
+            The image's own mask, NaN outside.
 
         Raises
         ------
@@ -304,10 +326,9 @@ class ImageReader:
             reason = error.strerror or error
             raise InputError(f"{path} cannot be read ({reason}); run again.") from error
         if header.is_scaled:
-            return gather_scaled(
-                values, *self._runs, header.slope, header.inter, *self._missing_if, out
-            )
-        return gather(values, *self._runs, *self._missing_if, out)
+            scale = header.slope, header.inter
+            return gather_scaled(values, *self._runs, *scale, *self._missing_if, inside, out)
+        return gather(values, *self._runs, *self._missing_if, inside, out)
 
     def _read_values(self, path: Path, volume: int) -> tuple[ImageHeader, NDArray[Any]]:
         """Return the header, and one volume as it is stored, in file order."""
@@ -362,6 +383,10 @@ class ImageReader:
         """
         stream = getattr(self._local, "stream", None)
         if stream is None or stream.path != path or stream.volume > volume:
+            found = _decompress_at_once(voxels)
+            if found is not None:
+                header, values = found
+                return self._check(path, header, volume), _native(values)
             stream = _GzipVolumes(path, voxels)
             self._check(path, stream.header, volume)
             self._local.stream = stream
@@ -376,6 +401,47 @@ class ImageReader:
             stream.close()
             self._local.stream = None
         return header, _native(buffer.view(header.dtype))
+
+
+def _decompress_at_once(path: Path) -> tuple[ImageHeader, NDArray[Any]] | None:
+    """Return a compressed image of one volume, in the fastest way; None if it is not plain.
+
+    Plain is an intact NIfTI-1 file of one gzip member and nothing else.  What to think of any
+    other is for `_GzipVolumes` to say, which reads the same image in a quarter more time.
+    """
+    with path.open("rb", buffering=0) as file:
+        start = _decompress_start(file.read(_START_SIZE))
+        if len(start) < _HEADER_SIZE or not _is_nifti1(start):
+            return None
+        with _explaining(path):
+            header = _parse_header(path, start)
+        size = header.offset + header.n_grid * header.dtype.itemsize
+        is_odd = header.n_volumes > 1 or header.offset % header.dtype.itemsize
+        if is_odd or max(size, os.fstat(file.fileno()).st_size) > _LARGEST_AT_ONCE:
+            return None
+        file.seek(0)
+        content = _inflate_member(file.read(), size)
+    if content is None:
+        return None
+    return header, np.frombuffer(content, header.dtype, header.n_grid, header.offset)
+
+
+def _inflate_member(data: bytes, size: int) -> bytearray | None:
+    """Return the content of a gzip file of one member, if it has this size and is intact."""
+    begin = 10
+    flags, trailer = data[3], data[-8:]
+    if flags & _GZIP_NAME:
+        begin = data.find(b"\0", begin) + 1
+    # The decoder does not say where the member ends: before, if its trailer is there, too.
+    # (From the right, Python looks for it in half the time.)
+    if flags & ~_GZIP_NAME or not begin or data.rfind(trailer, 0, -1) >= 0:
+        return None
+    try:
+        content = deflate.deflate_decompress(memoryview(data)[begin:-8], size)
+    except deflate.DeflateError:
+        return None
+    found = deflate.crc32(content), len(content)
+    return content if found == struct.unpack("<II", trailer) and len(content) == size else None
 
 
 class _GzipFile(gzip_ng.GzipNGFile):
@@ -396,8 +462,11 @@ class _GzipVolumes:
         self._file = _GzipFile(voxels, "rb")
         start = bytearray(_HEADER_SIZE)
         size = read_into(self._file, np.frombuffer(start, np.uint8))
-        is_nifti1 = _is_nifti1(start[:size])
-        self.header = _parse_header(path, bytes(start)) if is_nifti1 else read_header(path)
+        if _is_nifti1(start[:size]):
+            with _explaining(path):
+                self.header = _parse_header(path, bytes(start))
+        else:
+            self.header = read_header(path)
         self._file.seek(max(self.header.offset, 0))
 
     def read_volume(self, buffer: NDArray[np.uint8]) -> None:

@@ -100,6 +100,12 @@ def find_map(folder: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
+def read_sidecar(folder: Path, name: str) -> dict[str, Any]:
+    """Return what the sidecar of a map says."""
+    found: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    return found
+
+
 def load_map(folder: Path, *names: str) -> Any:
     """Return the image of the first of some maps that is there."""
     found = filter(None, (find_map(folder, name) for name in names))

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from nipype_blm.core.linalg import FloatArray, express_rows
 from nipype_blm.model.arithmetic import parse_number
+from nipype_blm.model.design import LARGEST, SMALLEST, find_sizes
 
 Vector = tuple[float, ...]
 
@@ -174,6 +175,30 @@ def check_estimable(contrasts: Sequence[Contrast], R: FloatArray) -> list[str]:
             "each other, and other coefficients with the same fit give it another value.  A "
             "combination of rows of X, such as the difference of two images' rows, is estimable."
         )
+    return problems
+
+
+def check_sizes(contrasts: Sequence[Contrast], X: FloatArray) -> list[str]:
+    """Return which contrasts have weights so large or small that variances do not exist.
+
+    What counts is each weight relative to its column of X: the estimates have its inverse units.
+    """
+    columns = find_sizes(X)
+    problems = []
+    for number, contrast in enumerate(contrasts, 1):
+        L = contrast.matrix
+        if not contrast.vector or L.shape[1] != columns.size:
+            continue
+        with np.errstate(all="ignore"):  # of columns of zeros, and infinite quotients
+            sizes = np.abs(np.where(L == 0, 0.0, L / columns)).max(axis=1)
+        extreme = [size for size in sizes if size and not SMALLEST <= size <= LARGEST]
+        if extreme:
+            problems.append(
+                f"contrast {number} ({contrast.name!r}) has weights of size {extreme[0]:g}, "
+                f"relative to the values in their columns of X, and {SMALLEST:g} to {LARGEST:g} is "
+                "possible; multiply its rows by numbers that bring them near 1 (T, F and p stay "
+                "the same)."
+            )
     return problems
 
 

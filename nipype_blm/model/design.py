@@ -6,6 +6,10 @@ import numpy as np
 
 from nipype_blm.core.linalg import FloatArray, find_dependent_columns
 
+# Sizes of columns of X, and of weights relative to them: with data up to 1e40, squares of the
+# variances of contrasts stay within what 64 bits hold.
+SMALLEST, LARGEST = 1e-30, 1e30
+
 
 def check_design(
     X: FloatArray,
@@ -41,15 +45,39 @@ def check_design(
             f"at least {rank + 2} images are needed."
         )
         return problems
+    problems += _check_sizes(X, names)
+    if problems:
+        return problems
     if may_be_deficient:
-        return problems if rank else [*problems, "X has no column that is not zero."]
+        return [] if rank else ["X has no column that is not zero."]
     dependent = describe_dependent("X is rank-deficient", X, names)
     if dependent:
         dependent[-1] += (
             "  Or set deficient: estimable, to fit X as it is and test the contrasts that are "
             "estimable all the same."
         )
-    return problems + dependent
+    return dependent
+
+
+def _check_sizes(X: FloatArray, names: Sequence[str]) -> list[str]:
+    """Return which columns have values so large or small that their squares do not exist."""
+    return [
+        f"X: the largest value of column {i} ({name}) is {size:g} in size, and {SMALLEST:g} to "
+        f"{LARGEST:g} is possible; give it in other units."
+        for i, (name, size) in enumerate(zip(names, find_sizes(X), strict=True), 1)
+        if size and not SMALLEST <= size <= LARGEST
+    ]
+
+
+def has_possible_sizes(X: FloatArray) -> bool:
+    """Return whether a design is finite, and neither too large nor too small to compute with."""
+    sizes = find_sizes(X)
+    return bool(((sizes == 0) | ((sizes >= SMALLEST) & (sizes <= LARGEST))).all())
+
+
+def find_sizes(X: FloatArray) -> FloatArray:
+    """Return the largest absolute value of each column."""
+    return np.asarray(np.abs(X).max(axis=0, initial=0))
 
 
 def describe_dependent(what: str, X: FloatArray, names: Sequence[str]) -> list[str]:

@@ -105,16 +105,17 @@ def plan_run(
         sizes, batch, most, max_blocks or MOST_NODES, minutes_per_job, parallel_nodes
     )
     block = min(block, most, sizes.n_voxels)
+    n_blocks = -(-sizes.n_voxels // block)
     return Plan(
         images_per_batch=batch,
         n_batches=n_batches,
         voxels_per_block=block,
-        n_blocks=-(-sizes.n_voxels // block),
+        n_blocks=n_blocks,
         rows_per_chunk=chunk,
         thread_bytes=_image_bytes(sizes),
         products_bytes=_products_bytes(sizes, batch, chunk),
         block_bytes=block * per_voxel + fixed,
-        disk_bytes=_disk_bytes(sizes, batch, n_batches),
+        disk_bytes=_disk_bytes(sizes, batch, n_batches, n_blocks),
         map_bytes=_map_bytes(sizes),
     )
 
@@ -163,8 +164,9 @@ def _budget_for(n_bytes: int) -> int:
 
 
 def _image_bytes(sizes: Sizes) -> int:
-    """One image as it is read, and the mask that may come with it."""
-    return sizes.n_grid * sizes.image_itemsize + sizes.n_voxels * sizes.staged_itemsize
+    """One image as it is read, the file that it is decompressed from, and its mask if any."""
+    copies = 1 + sizes.is_compressed  # a file is no larger than its content, or hardly
+    return copies * sizes.n_grid * sizes.image_itemsize + sizes.n_voxels * sizes.staged_itemsize
 
 
 def _products_bytes_per_voxel(sizes: Sizes, batch: int) -> int:
@@ -219,10 +221,15 @@ def _volume_bytes(sizes: Sizes) -> int:
     return sizes.n_grid * (sizes.map_itemsize + 8)
 
 
+def _zeros_bytes(sizes: Sizes) -> int:
+    """Zeros, gaps and holes of each image, counted in every block."""
+    return 4 * 3 * sizes.n_images
+
+
 def _fixed_block_bytes(sizes: Sizes, batch: int) -> int:
     """Memory of a node that fits, but for its voxels."""
     row_products = 8 * packed_size(sizes.n_params) * batch  # of each image, all pairs of columns
-    return _model_bytes(sizes) + _volume_bytes(sizes) + row_products
+    return _model_bytes(sizes) + _volume_bytes(sizes) + row_products + _zeros_bytes(sizes)
 
 
 def _least_bytes(sizes: Sizes, batch: int) -> int:
@@ -292,11 +299,12 @@ def _choose_block(
     return -(-sizes.n_voxels // n_blocks)
 
 
-def _disk_bytes(sizes: Sizes, batch: int, n_batches: int) -> int:
+def _disk_bytes(sizes: Sizes, batch: int, n_batches: int, n_blocks: int) -> int:
     """Return the size of all intermediate files, if every voxel missed some image."""
     products = n_batches * _products_bytes_per_voxel(sizes, batch)
     statistics = sum(8 * (q + q * q + 3 + sizes.is_mixed) + 1 for q in sizes.contrast_rows)
-    return sizes.n_voxels * (products + _estimates_bytes_per_voxel(sizes) + statistics)
+    per_voxel = products + _estimates_bytes_per_voxel(sizes) + statistics
+    return sizes.n_voxels * per_voxel + (n_blocks + 1) * _zeros_bytes(sizes)
 
 
 def _map_bytes(sizes: Sizes) -> int:

@@ -7,13 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.status import VoxelStatus, is_fitted
-from nipype_blm.io.maps import load_map
+from nipype_blm.io.maps import load_map, read_sidecar
 
 
 def count_status(out_dir: Path, model: str = "blm") -> NDArray[np.intp]:
     """Return how many voxels of a model have each status, shape (256,)."""
     image = load_map(out_dir, f"{model}_vox_status")
     return np.bincount(np.asarray(image.dataobj).ravel(), minlength=256)
+
+
+def read_notices(out_dir: Path, model: str = "blm") -> list[str]:
+    """Return what the user should know of a result."""
+    return list(read_sidecar(out_dir, f"{model}_vox_n").get("Notices", []))
 
 
 def count_fitted(counts: NDArray[np.intp]) -> int:

@@ -16,6 +16,7 @@ from nipype_blm.io.specfile import read_contrasts, read_model
 from nipype_blm.model.contrasts import file_labels
 from nipype_blm.stages.blocks import Block, open_blocks
 from nipype_blm.stages.maps import (
+    DofRange,
     Map,
     contrast_map_name,
     estimable_mask_name,
@@ -23,6 +24,9 @@ from nipype_blm.stages.maps import (
     list_maps,
 )
 from nipype_blm.stages.stamps import maps_stamp
+from nipype_blm.stages.zeros import describe_zeros
+
+NOTICES = "nipype_blm.notices"  # the logger of what is no fault but may not be meant
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +38,8 @@ class AssembledMaps(NamedTuple):
     contrast_metadata: list[dict[str, Any]]
     contrast_maps: dict[str, list[Path]]  # effect, variance, stat, z, p, dof: one per contrast
     contrast_masks: list[Path]  # where each contrast is estimable
-    minimum_dof: float
+    dof: int  # smallest of the contrasts' medians, rounded down
+    notices: list[str]  # what the user should know of the result
 
     @property
     def mask_file(self) -> Path:
@@ -45,6 +50,7 @@ class AssembledMaps(NamedTuple):
 def assemble_maps(
     model_file: Path | str,
     contrasts_file: Path | str,
+    batch_files: Sequence[Path | str],
     estimates_files: Sequence[Path | str],
     statistics_files: Sequence[Path | str],
     run_stamp: str,
@@ -56,6 +62,8 @@ def assemble_maps(
 
     Parameters
     ----------
+    batch_files : sequence of paths
+        As `write_plan` wrote them.
     estimates_files, statistics_files : sequences of paths
         Of all blocks, in order.
     run_stamp : str
@@ -69,12 +77,13 @@ def assemble_maps(
     contrasts_stamp, tests = read_contrasts(contrasts_file)
     blocks = open_blocks(spec, estimates_files, statistics_files, run_stamp, contrasts_stamp)
     _warn_of_unconverged(blocks)
-    minimum_dof = [_find_minimum_dof(blocks, i) for i in range(len(tests.contrasts))]
-    has_gaps = [
-        not all(block.is_estimable(i).all() for block in blocks)
-        for i in range(len(tests.contrasts))
-    ]
-    maps = list_maps(spec, tests, minimum_dof, has_gaps)
+    notices = describe_zeros(spec, batch_files, blocks)
+    for notice in notices:
+        logging.getLogger(NOTICES).warning(notice)
+    n_contrasts = len(tests.contrasts)
+    dof = [_find_dof_range(blocks, i) for i in range(n_contrasts)]
+    has_gaps = [not all(b.is_estimable(i).all() for b in blocks) for i in range(n_contrasts)]
+    maps = list_maps(spec, tests, dof, has_gaps, notices)
     extension = ".nii.gz" if compress else ".nii"
 
     def write_one(path: Path, item: Map) -> None:
@@ -118,14 +127,17 @@ def assemble_maps(
         ],
         contrast_maps=contrast_maps,
         contrast_masks=[own if gap else mask for own, gap in zip(masks, has_gaps, strict=True)],
-        minimum_dof=min(minimum_dof),
+        dof=int(min(found.median for found in dof)),
+        notices=notices,
     )
 
 
-def _find_minimum_dof(blocks: Sequence[Block], contrast: int) -> float:
-    """Return the smallest error degrees of freedom in the mask; 0 without any voxel."""
-    found = [block.contrast_dof(contrast) for block in blocks]
-    return min((dof.min().item() for dof in found if dof.size), default=0)
+def _find_dof_range(blocks: Sequence[Block], contrast: int) -> DofRange:
+    """Return the error degrees of freedom in the mask; zeros without any voxel."""
+    dof = np.concatenate([block.contrast_dof(contrast) for block in blocks])
+    if not dof.size:
+        return DofRange(0, 0, 0)
+    return DofRange(dof.min().item(), np.median(dof).item(), dof.max().item())
 
 
 def _warn_of_unconverged(blocks: Sequence[Block]) -> None:

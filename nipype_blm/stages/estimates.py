@@ -11,6 +11,7 @@ from nipype_blm.core.lmm.estimates import MixedEstimates
 from nipype_blm.core.ols import Estimates, fit_ols
 from nipype_blm.core.products import Products
 from nipype_blm.core.threads import Threads
+from nipype_blm.core.zeros import ZeroCounts, count_gaps
 from nipype_blm.io.arrayfile import ArrayFile, write_arrays
 from nipype_blm.io.specfile import read_model
 from nipype_blm.model.spec import ModelSpec
@@ -47,24 +48,46 @@ def compute_estimates(
     n_obs = np.zeros(columns.stop - columns.start, np.int32)
     for file in files:
         n_obs += file.read("n_obs", columns)
-
-    batches = _Batches(spec, files, columns)
+    batches = _Batches(spec, files, columns, n_obs)
     with Threads(n_threads) as threads:
         estimates = _fit(spec, n_obs, batches, spec.allowed[columns], threads)
     advance("voxels", n_obs.size)
-    return write_arrays(out_file, block_stamp(run_stamp, block), estimates._asdict())
+    arrays = estimates._asdict() | batches.zeros._asdict()
+    return write_arrays(out_file, block_stamp(run_stamp, block), arrays)
 
 
 class _Batches:
-    """The rows of each batch and its products in a block, read one after the other."""
+    """The rows of each batch and its products in a block, read one after the other.
 
-    def __init__(self, spec: ModelSpec, files: Sequence[ArrayFile], columns: slice) -> None:
-        self._spec, self._files, self._columns = spec, files, columns
+    `zeros` is complete once they have been taken.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        files: Sequence[ArrayFile],
+        columns: slice,
+        n_obs: NDArray[np.int32],
+    ) -> None:
+        self._spec, self._files, self._columns, self._n_obs = spec, files, columns, n_obs
+        self._positions = np.flatnonzero(spec.mask)[columns]
+        self._is_counted = False
+        self.zeros = ZeroCounts(*np.zeros((len(ZeroCounts._fields), spec.n_obs), np.int32))
 
     def __iter__(self) -> Iterator[tuple[slice, Products]]:
         for number, file in enumerate(self._files):
-            arrays = (file.read(name, self._columns) for name in Products._fields)
-            yield self._spec.batch(number), Products(*arrays)
+            rows = self._spec.batch(number)
+            products = Products(*(file.read(name, self._columns) for name in Products._fields))
+            if not self._is_counted:
+                self._count(rows, file, products)
+            yield rows, products
+            del products  # before the next batch is read
+        self._is_counted = True
+
+    def _count(self, rows: slice, file: ArrayFile, products: Products) -> None:
+        self.zeros.zeros[rows] = file.read("zeros")
+        of_batch = ZeroCounts(*(counts[rows] for counts in self.zeros))
+        count_gaps(products.presence, self._n_obs, self._spec.n_obs, self._positions, of_batch)
 
 
 def _fit(

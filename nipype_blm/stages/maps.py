@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,22 @@ Volume = Callable[[Block], NDArray[Any]]  # the values of one volume at a block
 ContrastVolume = Callable[[int, Block], NDArray[Any]]  # ... of contrast number i
 
 
+class DofRange(NamedTuple):
+    """Error degrees of freedom of a contrast over the voxels of the mask."""
+
+    minimum: float
+    median: float  # which stands in the header
+    maximum: float
+
+    def describe(self) -> dict[str, Any]:
+        """Return what sidecars say of it."""
+        numbers = {name.capitalize(): value for name, value in self._asdict().items()}
+        return numbers | {
+            "Description": "Of the voxels in the mask.  The header has the median, as parameter "
+            "of its intent: it is not the number of each voxel.  To threshold, take z or p."
+        }
+
+
 @dataclass(frozen=True)
 class Map:
     """One map file."""
@@ -105,24 +121,27 @@ def _fits_single(values: NDArray[Any], has_units: bool) -> bool:
 def list_maps(
     spec: ModelSpec,
     tests: ContrastSpec,
-    minimum_dof: Sequence[float],
+    dof: Sequence[DofRange],
     has_gaps: Sequence[bool],
+    notices: Sequence[str] = (),
 ) -> list[Map]:
     """Return all maps of a run.
 
     Parameters
     ----------
-    minimum_dof : sequence of float
-        The smallest degrees of freedom of each contrast.
+    dof : sequence of DofRange
+        Of each contrast.
     has_gaps : sequence of bool
         Whether each contrast is not estimable at some fitted voxel.
+    notices : sequence of str
+        What the user should know, for the sidecar of the map of n.
     """
-    maps = [*_voxel_maps(spec), *_estimate_maps(spec)]
+    maps = [*_voxel_maps(spec, notices), *_estimate_maps(spec)]
     if spec.options is not None:
         maps += _variance_maps(spec)
-    maps += _stacked_maps(spec, tests, minimum_dof)
+    maps += _stacked_maps(spec, tests, dof)
     for number, label in enumerate(file_labels(tests.contrasts)):
-        maps += _maps_of_contrast(spec, tests, number, label, minimum_dof[number])
+        maps += _maps_of_contrast(spec, tests, number, label, dof[number])
         if has_gaps[number]:
             maps.append(_estimable_mask(tests.contrasts[number], number, label))
     return maps
@@ -176,14 +195,17 @@ def _info(
     return MapInfo(name, description, intent, volumes=volumes, details=details)
 
 
-def _voxel_maps(spec: ModelSpec) -> list[Map]:
+def _voxel_maps(spec: ModelSpec, notices: Sequence[str]) -> list[Map]:
     """Return the maps of whole numbers that tell how each voxel was treated."""
     info = partial(_info, spec)
+    n = info("n")
+    if notices:
+        n = n._replace(details={"Notices": list(notices)})
     levels = {str(int(status)): status.meaning for status in VoxelStatus}
     return [
         Map(info("mask"), [lambda b: np.ones(b.fitted.size, np.uint8)], "uint8"),
         Map(info("status", Levels=levels), [lambda b: b.status], "uint8", everywhere=True),
-        Map(info("n"), [lambda b: b.n_obs], "int32", everywhere=True),
+        Map(n, [lambda b: b.n_obs], "int32", everywhere=True),
         Map(info("edf"), [lambda b: b.dof], "int32"),
     ]
 
@@ -265,9 +287,9 @@ def find_intercepts(factors: Sequence[RandomFactor]) -> dict[str, tuple[int, flo
     return found
 
 
-def _stacked_maps(spec: ModelSpec, tests: ContrastSpec, minimum_dof: Sequence[float]) -> list[Map]:
+def _stacked_maps(spec: ModelSpec, tests: ContrastSpec, dof: Sequence[DofRange]) -> list[Map]:
     """Return BLM's 4D maps, one volume for each T (or each F) contrast."""
-    stack = partial(_stack, spec, tests, minimum_dof)
+    stack = partial(_stack, spec, tests, dof)
 
     def log10_p(i: int, block: Block) -> FloatArray:
         return _replace_infinite(block.statistic(i, "log_p") / -np.log(10), tests.minlog)
@@ -276,7 +298,7 @@ def _stacked_maps(spec: ModelSpec, tests: ContrastSpec, minimum_dof: Sequence[fl
         q = len(tests.contrasts[i].matrix)
         return compute_partial_r2(block.statistic(i, "stat"), q, block.contrast_dof(i))
 
-    def dof(i: int, block: Block) -> NDArray[Any]:
+    def contrast_dof(i: int, block: Block) -> NDArray[Any]:
         return block.contrast_dof(i)
 
     maps = [
@@ -289,7 +311,7 @@ def _stacked_maps(spec: ModelSpec, tests: ContrastSpec, minimum_dof: Sequence[fl
         *stack("conR2", partial_r2),
     ]
     if spec.options is not None:
-        maps += [*stack("conT_swedf", dof), *stack("conF_swedf", dof)]
+        maps += [*stack("conT_swedf", contrast_dof), *stack("conF_swedf", contrast_dof)]
     return maps
 
 
@@ -308,20 +330,26 @@ def _stat(i: int, block: Block) -> FloatArray:
 def _stack(
     spec: ModelSpec,
     tests: ContrastSpec,
-    minimum_dof: Sequence[float],
+    dof: Sequence[DofRange],
     name: str,
     volume: ContrastVolume,
     **details: Any,
 ) -> list[Map]:
-    """Return the map of one quantity of all T, or of all F contrasts; none without any."""
+    """Return the map of one quantity of all T, or of all F contrasts; none without any.
+
+    A header has room for one number: the smallest of the contrasts' median degrees of freedom.
+    """
     is_f = name.startswith(("conF", "conR2"))
     chosen = [i for i, contrast in enumerate(tests.contrasts) if contrast.is_f == is_f]
     if not chosen:
         return []
     names = tuple(tests.contrasts[i].name for i in chosen)
-    contrasts = [describe_contrast(tests.contrasts[i]) for i in chosen]
+    contrasts = [
+        describe_contrast(tests.contrasts[i]) | {"DegreesOfFreedom": dof[i].describe()}
+        for i in chosen
+    ]
     info = _info(spec, name, names, Contrasts=contrasts, **details)
-    smallest = float(min(minimum_dof[i] for i in chosen))
+    smallest = float(min(dof[i].median for i in chosen))
     if name == "conT":
         info = info._replace(intent_parameters=(smallest,))
     elif name == "conF":
@@ -347,7 +375,7 @@ def describe_contrast(contrast: Contrast) -> dict[str, Any]:
 
 
 def _maps_of_contrast(
-    spec: ModelSpec, tests: ContrastSpec, number: int, label: str, minimum_dof: float
+    spec: ModelSpec, tests: ContrastSpec, number: int, label: str, dof: DofRange
 ) -> list[Map]:
     """Return the maps of one contrast by itself, as FSL, SPM and nilearn nodes take them."""
     contrast = tests.contrasts[number]
@@ -355,9 +383,10 @@ def _maps_of_contrast(
     rows = tuple(f"row {i + 1}" for i in range(q)) if contrast.is_f else None
     pairs = tuple(f"rows {i + 1}, {j + 1}" for i in range(q) for j in range(q))
     test, intent = ("F", "f test") if contrast.is_f else ("T", "t test")
-    dof = (float(q), float(minimum_dof)) if contrast.is_f else (float(minimum_dof),)
+    median = float(dof.median)
+    parameters = (float(q), median) if contrast.is_f else (median,)
     tail = "two-sided" if tests.two_sided and not contrast.is_f else "upper tail"
-    details = {"Contrast": describe_contrast(contrast), "MinimumDegreesOfFreedom": minimum_dof}
+    details = {"Contrast": describe_contrast(contrast), "DegreesOfFreedom": dof.describe()}
 
     def volume(name: str, row: int | None = None) -> Volume:
         return partial(Block.statistic, contrast=number, name=name, row=row)
@@ -383,7 +412,7 @@ def _maps_of_contrast(
     effects = [volume("effect", i) for i in range(q)]
     variances = [volume("variance", i) for i in range(q * q)]
     variance_labels = pairs if contrast.is_f else None
-    df = ",".join(f"{n:g}" for n in dof)
+    df = ",".join(f"{n:g}" for n in parameters)
     maps = [
         add("effect", "Effect", "estimate", effects, rows),
         add(
@@ -394,7 +423,7 @@ def _maps_of_contrast(
             variance_labels,
             covariances=_off_diagonal(q),
         ),
-        add("stat", f"{test}_[{df}]", intent, [volume("stat")], parameters=dof),
+        add("stat", f"{test}_[{df}]", intent, [volume("stat")], parameters=parameters),
         add("z", f"z with the upper tail of {test}", "z score", [volume("z")]),
         add("p", f"Uncorrected p ({tail})", "p value", [p_value]),
     ]

@@ -30,9 +30,9 @@ from nipype_blm.io.maps import make_template_header
 from nipype_blm.io.specfile import pack_contrasts, pack_model
 from nipype_blm.io.tables import ListedPath, Table, read_path_list
 from nipype_blm.model.config import BlmmConfig, ModelConfig
-from nipype_blm.model.contrasts import check_contrasts, check_estimable
+from nipype_blm.model.contrasts import check_contrasts, check_estimable, check_sizes
 from nipype_blm.model.costs import Sizes
-from nipype_blm.model.design import check_design
+from nipype_blm.model.design import check_design, has_possible_sizes
 from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
 from nipype_blm.model.random import FactorTable, check_factors, make_factors
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
@@ -270,6 +270,8 @@ def _check_design(table: Table, config: ModelConfig, n_images: int | None) -> li
     may_be_deficient = config.deficient == "estimable"
     X = table.values
     faults = check_design(X, table.names, n_images, table.has_header, may_be_deficient)
+    if has_possible_sizes(X):
+        faults += check_sizes(config.contrasts, X)
     if faults or not may_be_deficient or not np.isfinite(X).all():
         return faults
     whole = [c for c in config.contrasts if c.vector and c.matrix.shape[1] == X.shape[1]]
@@ -286,7 +288,7 @@ def _make_factors(
     """Return the random factors; none of them if they or X cannot be used."""
     if not isinstance(config, BlmmConfig):
         return ()
-    X = None if table is None or not np.isfinite(table.values).all() else table.values
+    X = None if table is None or not has_possible_sizes(table.values) else table.values
     faults = check_factors(random, n_images, X, config.safeMode)
     problems += faults
     good = [found for found in random if found is not None]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nipype_blm.core.factors import select_rows
 from nipype_blm.core.products import ProductAccumulator
 from nipype_blm.core.threads import ONE_THREAD, Threads
-from nipype_blm.core.voxels import apply_data_mask
+from nipype_blm.core.voxels import ValueCounts
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import write_arrays
 from nipype_blm.io.images import ImageReader, header_of_model
@@ -56,11 +56,12 @@ def compute_products(
         select_rows(spec.factors, rows) if spec.factors else None,
     )
     with Threads(n_threads) as threads:
-        infinite = _ImageLoader(spec, images).feed(accumulator, threads)
-    for image, n_infinite in infinite:
-        _logger.warning("%s has %d infinite values, taken as missing.", image.image, n_infinite)
-    products = accumulator.finish()
-    return write_arrays(out_file, batch_stamp(stamp, batch_file), products._asdict())
+        _, infinite, zeros = _ImageLoader(spec, images).feed(accumulator, threads).T
+    for row in np.flatnonzero(infinite):
+        text = "%s has %d values that are infinite or beyond 1e40, taken as missing."
+        _logger.warning(text, images[row].image, infinite[row])
+    arrays = accumulator.finish()._asdict() | {"zeros": zeros.astype(np.int32)}
+    return write_arrays(out_file, batch_stamp(stamp, batch_file), arrays)
 
 
 class _ImageLoader:
@@ -76,12 +77,10 @@ class _ImageLoader:
         self._values = np.empty((spec.rows_per_chunk, spec.n_voxels), spec.staged_dtype)
         self._in_order = must_be_read_in_order(images)
 
-    def feed(
-        self, accumulator: ProductAccumulator, threads: Threads
-    ) -> list[tuple[ImageEntry, int]]:
-        """Add all images to the products; return those with infinite values, and how many."""
+    def feed(self, accumulator: ProductAccumulator, threads: Threads) -> NDArray[np.int64]:
+        """Add all images to the products; return the `ValueCounts` of each in a row."""
         n_images, chunk = len(self._images), len(self._values)
-        counts = np.zeros((n_images, 2), np.int64)
+        counts = np.zeros((n_images, len(ValueCounts._fields)), np.int64)
         readers = ONE_THREAD if self._in_order else threads
         for first in range(0, n_images, chunk):
             rows = range(first, min(first + chunk, n_images))
@@ -90,20 +89,17 @@ class _ImageLoader:
                 raise InputError([text for _, text in sorted(self._problems)])
             accumulator.add(self._values[: len(rows)], counts[rows, 0], threads)
             advance("images", len(rows))
-        return [(self._images[row], int(counts[row, 1])) for row in np.flatnonzero(counts[:, 1])]
+        return counts
 
     def _load(self, row: int, slot: int, counts: NDArray[np.int64]) -> None:
-        """Read one image into a slot, and count its missing and infinite values."""
+        """Read one image into a slot, and count its missing values and so on."""
         image, out = self._images[row], self._values[slot]
         try:
             check_unchanged(image)
-            n_missing, n_infinite = self._reader.read(image.image, image.volume, out)
+            inside = np.empty(0 if image.mask is None else out.size)  # float64: any mask's values
             if image.mask is not None:
-                mask = np.empty(out.size)  # float64, which holds any mask's values
-                self._mask_reader.read(image.mask, image.mask_volume, mask)
-                n_missing = apply_data_mask(out, mask)
+                self._mask_reader.read(image.mask, image.mask_volume, inside)
+            counts[row] = self._reader.read(image.image, image.volume, out, inside)
             check_unchanged(image)  # nor was it replaced meanwhile
         except InputError as error:
             self._problems.append((row, f"{image.where}: {error}"))
-            return
-        counts[row] = n_missing, n_infinite

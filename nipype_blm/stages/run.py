@@ -50,6 +50,7 @@ def run_model(
     return assemble_maps(
         plan.model_file,
         plan.contrasts_file,
+        plan.batch_files,
         estimates,
         statistics,
         plan.fingerprint,

@@ -232,7 +232,7 @@ def run_stages(run: Any, folder: Path) -> dict[str, float]:
         for block, file in zip(plan.blocks, estimates, strict=True)
     ]
     times.append(time.process_time())
-    assemble_maps(*contrasts, estimates, tests, plan.fingerprint, folder / "maps")
+    assemble_maps(*contrasts, plan.batch_files, estimates, tests, plan.fingerprint, folder / "maps")
     times.append(time.process_time())
     stages = ("reading", "fitting", "testing", "assembly")
     return dict(zip(stages, np.diff(times).tolist(), strict=True))

@@ -42,6 +42,8 @@ def test_maps_are_those_of_least_squares_at_each_voxel(study):
 
 
 def test_quiet_prints_nothing(study):
+    for i, values in enumerate(study.values):  # of which there is nothing to be said
+        study.save_image(f"s{i:02}.nii", np.where(values == 0, np.nan, values))
     assert study.run("--quiet") == (0, "", "")
 
 

@@ -239,9 +239,21 @@ def test_degrees_of_freedom_of_a_contrast_are_those_of_the_4d_maps(study_of_blmm
     np.testing.assert_array_equal(found[0], T[..., 0])
     np.testing.assert_array_equal(found[1], T[..., 1])
     np.testing.assert_array_equal(found[2], F[..., 0])
-    smallest = T[..., 0][maps["blmm_vox_mask"] > 0].min()
-    sidecar = study_of_blmm.sidecar("contrasts/contrast-day_stat-t_statmap")
-    assert sidecar["MinimumDegreesOfFreedom"] == smallest
+    fitted = maps["blmm_vox_mask"] > 0
+    medians = []
+    for i, (name, values) in enumerate({"day": T[..., 0], "mean": T[..., 1]}.items()):
+        stem = f"contrasts/contrast-{name}_stat-t_statmap"
+        described = study_of_blmm.sidecar(stem)["DegreesOfFreedom"]
+        expected = [f(values[fitted]) for f in (np.min, np.median, np.max)]
+        found = [described[name] for name in ("Minimum", "Median", "Maximum")]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)  # maps are single precision
+        medians.append(described["Median"])
+        image = nib.load(study_of_blmm.outdir / f"{stem}.nii")
+        np.testing.assert_allclose(image.header.get_intent()[1], medians[i], rtol=1e-6)
+        stacked = study_of_blmm.sidecar("blmm_vox_conT")["Contrasts"][i]
+        assert stacked["DegreesOfFreedom"] == described
+    header = nib.load(study_of_blmm.path("blmm_vox_conT")).header
+    np.testing.assert_allclose(header.get_intent()[1], min(medians), rtol=1e-6)
 
 
 @pytest.mark.parametrize("reml", [True, False])

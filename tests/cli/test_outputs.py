@@ -83,8 +83,35 @@ def test_each_map_of_a_contrast_has_its_shape_and_intent(study, kind, label):
     assert image.header.get_intent()[0] == KINDS[kind][2 + is_f]
     assert label in image.header["descrip"].item().decode()
     if kind == "stat":
-        smallest = int(study.map("edf")[study.map("mask") > 0].min())
-        assert image.header.get_intent()[1] == ((2, smallest) if is_f else (smallest,))
+        median = np.median(study.map("edf")[study.map("mask") > 0])
+        assert image.header.get_intent()[1] == ((2, median) if is_f else (median,))
+
+
+@pytest.mark.parametrize("voxels_per_block", [None, 5])
+def test_few_voxels_with_few_images_do_not_set_the_degrees_of_freedom_of_headers(
+    study, voxels_per_block
+):
+    values = np.random.default_rng(1).normal(size=(12, *SHAPE))
+    values[5:, 3, 2, 1] = np.nan  # 2 degrees of freedom
+    values[9:, 0, 0, 0] = np.nan  # 6
+    for i, image in enumerate(values):
+        study.save_image(f"s{i:02}.nii", image)
+    study.maps_of(voxels_per_block=voxels_per_block)
+    for label, kind, expected, text in [
+        ("age", "t", (9,), "T_[9]"),
+        ("any", "F", (2, 9), "F_[2,9]"),
+    ]:
+        stem = f"contrasts/contrast-{label}_stat-{kind}_statmap"
+        header = nib.load(study.outdir / f"{stem}.nii").header
+        assert header.get_intent()[1] == expected
+        assert header["descrip"].item().decode() == f"{text}: {label}"
+        found = study.sidecar(stem)["DegreesOfFreedom"]
+        assert [found[name] for name in ("Minimum", "Median", "Maximum")] == [2, 9, 9]
+        assert "not the number of each voxel" in found["Description"]
+        stacked = nib.load(study.path(f"blm_vox_con{kind.upper()}")).header
+        assert stacked.get_intent()[1] == expected
+    [entry] = study.sidecar("blm_vox_conT")["Contrasts"]
+    assert entry["DegreesOfFreedom"]["Minimum"] == 2
 
 
 @pytest.mark.parametrize("position", [0, 11])

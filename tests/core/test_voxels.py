@@ -7,19 +7,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 from numpy.testing import assert_array_equal
 
-from nipype_blm.core.voxels import apply_data_mask, find_runs, gather, gather_scaled
+from nipype_blm.core.voxels import find_runs, gather, gather_scaled
 
 SPECIAL = np.array(
-    [np.nan, np.inf, -np.inf, 0.0, -0.0, 5e-324, -5e-324, 1e-300, 1.5, -1.5, 2, 1e6, 1e308, -1e308]
+    [np.nan, np.inf, -1e308, 0.0, -0.0, 5e-324, -5e-324, 1e-300, 1.5, -1.5, 2, 1e6, 9e39, -9e39]
 )
 IS_DATA = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1], bool)
 IS_ZERO = SPECIAL == 0
+NO_MASK = np.empty(0)
 
 
 def gather_all(volume: np.ndarray, threshold=-np.inf, zero_is_missing=True, dtype=np.float64):
     out = np.full(volume.size, 99, dtype)
     runs = np.array([0]), np.array([volume.size])
-    return *gather(volume, *runs, threshold, zero_is_missing, out), out
+    return *gather(volume, *runs, threshold, zero_is_missing, NO_MASK, out), out
 
 
 @given(st_np.arrays(bool, st.integers(0, 80)))
@@ -37,10 +38,11 @@ def test_runs_are_the_longest_stretches_of_the_mask(mask):
 @pytest.mark.parametrize("zero_is_missing", [True, False])
 def test_special_values(zero_is_missing):
     is_data = IS_DATA | (IS_ZERO & (not zero_is_missing))
-    n_missing, n_infinite, out = gather_all(SPECIAL, zero_is_missing=zero_is_missing)
+    n_missing, n_infinite, n_zero, out = gather_all(SPECIAL, zero_is_missing=zero_is_missing)
     assert_array_equal(out, np.where(is_data, SPECIAL, np.nan))
     assert n_missing == (~is_data).sum()
     assert n_infinite == 2
+    assert n_zero == (2 if zero_is_missing else 0)
 
 
 @pytest.mark.parametrize("zero_is_missing", [True, False])
@@ -50,9 +52,9 @@ def test_special_values_of_float32(zero_is_missing):
     volume = np.array([np.nan, np.inf, -np.inf, 0, -0.0, tiny, -tiny, huge, -huge], np.float32)
     is_data = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1], bool) | ((volume == 0) & (not zero_is_missing))
     for dtype in (np.float32, np.float64):
-        n_missing, n_infinite, out = gather_all(volume, -np.inf, zero_is_missing, dtype)
+        *counts, out = gather_all(volume, -np.inf, zero_is_missing, dtype)
         assert_array_equal(out, np.where(is_data, volume, np.nan))
-        assert (n_missing, n_infinite) == ((~is_data).sum(), 2)
+        assert counts == [(~is_data).sum(), 2, 2 if zero_is_missing else 0]
 
 
 def test_a_zero_keeps_its_sign_where_it_is_data():
@@ -62,10 +64,10 @@ def test_a_zero_keeps_its_sign_where_it_is_data():
 
 def test_the_threshold_itself_is_data_and_what_lies_below_is_missing():
     volume = np.array([-1, np.nextafter(1, 0), 1, np.nextafter(1, 2), 5])
-    n_missing, _, out = gather_all(volume, threshold=1.0)
+    n_missing, *_, out = gather_all(volume, threshold=1.0)
     assert_array_equal(out, [np.nan, np.nan, *volume[2:]])
     assert n_missing == 2
-    n_missing, _, out = gather_all(np.array([-1.0, 0, 1]), threshold=0.0, zero_is_missing=False)
+    n_missing, *_, out = gather_all(np.array([-1.0, 0, 1]), threshold=0.0, zero_is_missing=False)
     assert_array_equal(out, [np.nan, 0, 1])
     assert n_missing == 1
 
@@ -76,26 +78,45 @@ def test_every_type_is_read_exactly(dtype):
     if np.issubdtype(dtype, np.integer) and np.dtype(dtype).itemsize < 8:
         volume[-2:] = np.iinfo(dtype).min, np.iinfo(dtype).max
     expected = np.where(volume == 0, np.nan, volume.astype(float))
-    n_missing, n_infinite, out = gather_all(volume)
+    *counts, out = gather_all(volume)
     assert_array_equal(out, expected)
-    assert (n_missing, n_infinite) == (np.isnan(expected).sum(), 0)
+    assert counts == [np.isnan(expected).sum(), 0, (volume == 0).sum()]
 
 
-@pytest.mark.parametrize("threshold", [-np.inf, -2.0, 0.0])
+@pytest.mark.parametrize("has_mask", [False, True])
+@pytest.mark.parametrize("threshold", [-np.inf, -2.0, 0.0, 1e-300])
 @pytest.mark.parametrize("zero_is_missing", [True, False])
 @given(data=st.data())
-def test_any_mask_gathers_its_voxels_in_file_order(data, threshold, zero_is_missing):
+def test_any_mask_gathers_its_voxels_in_file_order(data, threshold, zero_is_missing, has_mask):
     mask = data.draw(st_np.arrays(bool, st.integers(0, 90)))
     values = st.sampled_from([*SPECIAL, -2.0, 1.0, 3.0])
     volume = data.draw(st_np.arrays(float, mask.size, elements=values))
-    before, out = volume.copy(), np.full(mask.sum(), 99.0)
-    result = gather(volume, *find_runs(mask), threshold, zero_is_missing, out)
-    inside = volume[mask]
-    is_data = np.isfinite(inside) & (inside >= threshold)
-    is_data &= (inside != 0) | (not zero_is_missing)
-    assert_array_equal(out, np.where(is_data, inside, np.nan))
-    assert result == ((~is_data).sum(), np.isinf(inside).sum())
+    n = int(mask.sum())
+    own = data.draw(st_np.arrays(bool, n)) if has_mask else np.ones(n, bool)
+    before = volume.copy()
+    is_data, is_zero = tell_data(volume[mask], threshold, zero_is_missing, own)
+    inside = np.where(own, 5.0, np.nan) if has_mask else NO_MASK
+    for scale in ((), (1.0, 0.0), (-1.0, -0.0)):
+        function = gather_scaled if scale else gather
+        out = np.full(mask.sum(), 99.0)
+        stored = scale[0] * volume if scale else volume
+        result = function(stored, *find_runs(mask), *scale, threshold, zero_is_missing, inside, out)
+        assert_array_equal(out, np.where(is_data, volume[mask], np.nan))
+        assert result == ((~is_data).sum(), is_infinite(volume[mask]).sum(), is_zero.sum())
     assert_array_equal(volume, before)
+
+
+def is_infinite(values):
+    """Return where values are infinite, or so large that squares of their variances may be."""
+    return np.abs(values) >= 1e40
+
+
+def tell_data(values, threshold, zero_is_missing, own):
+    """Return which values are data, and which zeros are missing for no other reason."""
+    is_number = (np.abs(values) < 1e40) & (values >= threshold) & own
+    return is_number & ((values != 0) | (not zero_is_missing)), (
+        is_number & (values == 0) & zero_is_missing
+    )
 
 
 @pytest.mark.parametrize("zero_is_missing", [True, False])
@@ -110,18 +131,20 @@ def test_scaled_values_are_tested_after_scaling(dtype, slope, inter, zero_is_mis
     mask = np.array([1, 1, 1, 0, 1, 1, 1], bool)
     with np.errstate(over="ignore"):  # first the product, rounded, then the sum: as nibabel does
         scaled = volume[mask].astype(float) * slope + inter
-    is_data = np.isfinite(scaled) & (scaled >= -4) & ((scaled != 0) | (not zero_is_missing))
+    is_data = (np.abs(scaled) < 1e40) & (scaled >= -4) & ((scaled != 0) | (not zero_is_missing))
     out = np.full(6, 99.0)
-    result = gather_scaled(volume, *find_runs(mask), slope, inter, -4.0, zero_is_missing, out)
+    missing_if = -4.0, zero_is_missing, NO_MASK
+    result = gather_scaled(volume, *find_runs(mask), slope, inter, *missing_if, out)
     assert_array_equal(out, np.where(is_data, scaled, np.nan))
-    assert result == ((~is_data).sum(), np.isinf(scaled).sum())
+    n_zero = (scaled == 0).sum() if zero_is_missing else 0
+    assert result == ((~is_data).sum(), is_infinite(scaled).sum(), n_zero)
 
 
 def test_zero_is_tested_after_slope_and_intercept():
     out = np.empty(4)
     runs = np.array([0]), np.array([4])
     volume = np.array([0, 1, 2, 3], np.int16)
-    assert gather_scaled(volume, *runs, 0.5, -1.0, -np.inf, True, out) == (1, 0)
+    assert gather_scaled(volume, *runs, 0.5, -1.0, -np.inf, True, NO_MASK, out) == (1, 0, 1)
     assert_array_equal(out, [-1, -0.5, np.nan, 0.5])
 
 
@@ -131,14 +154,16 @@ def test_a_stored_value_that_scales_to_zero_is_missing(stored, slope):
     inter = -(slope * stored)
     volume, out = np.array([stored, stored + 1], np.int16), np.empty(2)
     runs = np.array([0]), np.array([2])
-    n_missing, _ = gather_scaled(volume, *runs, slope, inter, -np.inf, True, out)
-    assert n_missing == 1
+    counts = gather_scaled(volume, *runs, slope, inter, -np.inf, True, NO_MASK, out)
+    assert counts == (1, 0, 1)
     assert np.isnan(out[0])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_data_mask_marks_what_it_leaves_out_and_keeps_the_rest(dtype):
-    values = np.array([1, np.nan, 3, np.nan, 5], dtype)
-    mask = np.array([1, 1, np.nan, np.nan, 7], dtype)
-    assert apply_data_mask(values, mask) == 3
-    assert_array_equal(values, np.array([1, np.nan, np.nan, np.nan, 5], dtype))
+    values = np.array([1, np.nan, 3, np.nan, 5, 0, 0], dtype)
+    inside = np.array([1, 1, np.nan, np.nan, 7, 1, np.nan])
+    out = np.empty_like(values)
+    runs = np.array([0, 3]), np.array([3, 4])
+    assert gather(values, *runs, -np.inf, True, inside, out) == (5, 0, 1)
+    assert_array_equal(out, np.array([1, *[np.nan] * 3, 5, np.nan, np.nan], dtype))

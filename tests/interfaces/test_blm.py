@@ -98,6 +98,7 @@ def run_stages(model: dict[str, Any], folder: Path, n_procs: int = 1) -> Any:
         statistics.append(test.run(cwd=make(folder / f"statistics{block}")).outputs.out_file)
     assemble = AssembleMaps(
         contrasts_file=plan.contrasts_file,
+        batch_files=plan.batch_files,
         estimates_files=estimates,
         statistics_files=statistics,
         **shared,
@@ -241,6 +242,7 @@ def test_a_file_made_from_other_input_is_refused(
     )
     assemble = AssembleMaps(
         contrasts_file=plan.contrasts_file,
+        batch_files=plan.batch_files,
         estimates_files=files("estimates"),
         statistics_files=files("statistics"),
         out_dir=str(tmp_path / "out"),
@@ -266,6 +268,7 @@ def test_statistics_of_other_contrasts_are_refused(model: dict[str, Any], tmp_pa
         model_file=plan.model_file,
         contrasts_file=plan.contrasts_file,
         fingerprint=plan.fingerprint,
+        batch_files=plan.batch_files,
         estimates_files=[folder / f"estimates{i}" / "estimates.blm" for i in range(3)],
         statistics_files=[folder / f"statistics{i}" / "statistics.blm" for i in range(3)],
     )

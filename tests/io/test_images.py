@@ -13,6 +13,7 @@ from nipype_blm.core.voxels import find_runs
 from nipype_blm.errors import InputError
 from nipype_blm.io.images import (
     ImageReader,
+    _decompress_at_once,
     check_size,
     describe_grid_difference,
     header_of_model,
@@ -143,7 +144,7 @@ def test_missing_and_infinite_values_are_counted(tmp_path, name, scale):
     flat[inside[:4]] = np.nan, np.inf, -np.inf, 0
     path = save(tmp_path / name, flat.reshape(SHAPE, order="F"), "float64", scale=scale)
     counts = make_reader(path).read(path, 0, np.empty(inside.size))
-    assert counts == (4, 2)
+    assert counts == (4, 2, 1)
 
 
 @pytest.mark.parametrize("name", ["i.nii", "i.nii.gz", "i.img"])
@@ -377,6 +378,121 @@ def test_a_wrong_checksum_or_length_alone_is_noticed(tmp_path):
         path = tmp_path / "i.nii.gz"
         path.write_bytes(compressed)
         assert_refused(path, "is damaged")
+
+
+def gzip_member(content, level=6, flags=0, fields=b""):
+    """Return a gzip file with optional fields in its header, as RFC 1952 has them."""
+    body = zlib.compressobj(level, wbits=-15)
+    start = bytes([31, 139, 8, flags, 0, 0, 0, 0, 0, 255]) + fields
+    if flags & 2:  # the checksum of the header
+        start += (zlib.crc32(start) & 0xFFFF).to_bytes(2, "little")
+    trailer = zlib.crc32(content).to_bytes(4, "little") + len(content).to_bytes(4, "little")
+    return start + body.compress(content) + body.flush() + trailer
+
+
+def assert_read_as_gzip_would(path, compressed, expected):
+    """Python's own gzip, which is strict, is the oracle of what is whole."""
+    path.write_bytes(compressed)
+    out = np.empty(MASK.sum())
+    try:
+        is_whole = gzip.decompress(compressed) == gzip.decompress(expected)
+    except (EOFError, OSError, zlib.error):
+        is_whole = False
+    reader = make_reader(path.with_name("plain.nii"))
+    if is_whole:
+        reader.read(path, 0, out)
+        np.testing.assert_array_equal(out, expected_of(make_values()))
+    else:
+        with pytest.raises(InputError) as error:
+            reader.read(path, 0, out)
+        assert str(path) in str(error.value)
+    return is_whole
+
+
+def make_plain(tmp_path):
+    return save(tmp_path / "plain.nii", make_values(), "float64").read_bytes()
+
+
+GZIP_HEADERS = {
+    "plain": (0, b""),
+    "name": (8, b"brain.nii\0"),
+    "comment": (16, b"a comment\0"),
+    "name and comment": (24, b"brain.nii\0a comment\0"),
+    "extra": (4, b"\x06\0BC\x02\0\0\0"),  # as bgzip writes it
+    "checksum": (2, b""),
+    "text": (1, b""),
+}
+
+
+@pytest.mark.parametrize("level", [0, 1, 9])
+@pytest.mark.parametrize("header", GZIP_HEADERS)
+def test_any_header_that_gzip_may_have_is_read(tmp_path, header, level):
+    content = make_plain(tmp_path)
+    compressed = gzip_member(content, level, *GZIP_HEADERS[header])
+    assert assert_read_as_gzip_would(tmp_path / "i.nii.gz", compressed, compressed)
+    for length in (*range(1, 60), *range(len(compressed) - 20, len(compressed))):
+        assert not assert_read_as_gzip_would(tmp_path / "i.nii.gz", compressed[:length], compressed)
+
+
+@pytest.mark.parametrize(
+    ("n_volumes", "extra", "at_once"), [(1, b"", True), (2, b"", False), (1, bytes(8), False)]
+)
+def test_only_a_plain_image_of_one_volume_is_decompressed_at_once(
+    tmp_path, n_volumes, extra, at_once
+):
+    path = save(tmp_path / "i.nii.gz", make_values((*SHAPE, n_volumes)), "int16")
+    path.write_bytes(path.read_bytes() + extra)
+    assert (_decompress_at_once(path) is not None) == at_once
+
+
+ADDITIONS = {  # to a member that is whole, and whether gzip takes what comes of it
+    "nothing": (lambda member: member, True),
+    "zeros": (lambda member: member + bytes(512), True),
+    "an empty member": (lambda member: member + gzip.compress(b""), True),
+    "an empty member in front": (lambda member: gzip.compress(b"") + member, True),
+    "itself": (lambda member: member + member, False),
+    "another member": (lambda member: member + gzip.compress(bytes(544)), False),
+    "its trailer": (lambda member: member + member[-8:], False),
+    "its length": (lambda member: member + member[-4:], False),
+    "junk": (lambda member: member + b"junk", False),
+    "junk and its trailer": (lambda member: member + b"junk" + member[-8:], False),
+    "junk and its length": (lambda member: member + b"junk" + member[-4:], False),
+    "a wrong length": (lambda member: member[:-4] + b"\x21\2\0\0", False),
+    "a length beyond 4 GB": (lambda member: member[:-1] + b"\1", False),
+    "the trailer of another": (lambda member: member[:-8] + gzip.compress(bytes(544))[-8:], False),
+}
+
+
+@pytest.mark.parametrize("addition", ADDITIONS)
+@pytest.mark.parametrize("level", [0, 6])
+def test_whatever_follows_a_compressed_image_is_judged_as_gzip_does(tmp_path, addition, level):
+    member = gzip_member(make_plain(tmp_path), level)
+    change, is_whole = ADDITIONS[addition]
+    path = tmp_path / "i.nii.gz"
+    assert assert_read_as_gzip_would(path, change(member), member) == is_whole
+
+
+@pytest.mark.parametrize("level", [0, 6])
+def test_bits_flipped_anywhere_are_noticed_as_gzip_does(tmp_path, level):
+    rng = np.random.default_rng(level)
+    member = gzip_member(make_plain(tmp_path), level)
+    for _ in range(300):
+        damaged = np.frombuffer(member, np.uint8).copy()
+        for bit in rng.integers(10 * 8, 8 * len(member), rng.integers(1, 4)):
+            damaged[bit // 8] ^= 1 << (bit % 8)
+        assert_read_as_gzip_would(tmp_path / "i.nii.gz", damaged.tobytes(), member)
+
+
+@pytest.mark.parametrize("change", [(40, 9), (42, 0), (70, 231), (108, 0)])
+def test_an_image_whose_header_became_another_since_it_was_planned_is_refused(tmp_path, change):
+    position, value = change  # dimensions, their number, data type, offset
+    content = bytearray(make_plain(tmp_path))
+    content[position : position + 2] = np.array(value, "<i2").tobytes()
+    content[position + 2 : position + 4] = bytes(2 * (position == 108))
+    for level in (0, 6):
+        path = tmp_path / f"{level}.nii.gz"
+        path.write_bytes(gzip_member(content, level))
+        assert_refused(path, ".")
 
 
 def flip(content, position):

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from nipype_blm.model.contrasts import (
     Contrast,
     check_contrasts,
+    check_sizes,
     file_labels,
     normalise_contrasts,
     parse_vector,
@@ -179,6 +180,27 @@ def test_every_fault_of_contrasts_is_found_at_once():
 def test_independence_of_rows_does_not_depend_on_their_scale():
     contrast = Contrast(name="f", vector=[[1e-12, 0], [0, 1e12]])
     assert check_contrasts([contrast], 2) == []
+
+
+@pytest.mark.parametrize("unit", [1, 1e-25, 1e25])  # of the columns of X
+@pytest.mark.parametrize("weight", [1e-320, 1e-200, 1e-33, 1e33, 1e155, -1e308])
+@pytest.mark.parametrize("is_f", [False, True])
+def test_weights_of_sizes_that_cannot_be_are_refused(unit, weight, is_f):
+    X = np.random.default_rng(0).normal(size=(10, 3)) * unit
+    with np.errstate(over="ignore"):
+        row = [0, float(np.clip(weight * unit, -1.7e308, 1.7e308)) or 5e-324, 0]
+    contrast = Contrast(name="a", vector=[[0, 0, unit], row] if is_f else row)
+    [problem] = check_sizes([Contrast(name="good", vector=[unit, 0, -unit]), contrast], X)
+    assert "contrast 2 ('a')" in problem
+    assert "near 1" in problem
+
+
+@pytest.mark.parametrize("unit", [1e-29, 1, 1e29])
+def test_weights_in_the_units_of_their_columns_are_accepted(unit):
+    X = np.random.default_rng(0).normal(size=(10, 3)) * [unit, 1, 0]
+    vectors = [[unit, 1, 0], [0, 1e-29, 0], [[unit, 0, 0], [1e-200, 1e29, 0]]]
+    contrasts = [Contrast(name=str(vector), vector=vector) for vector in vectors]
+    assert check_sizes(contrasts, X) == []
 
 
 def test_labels_are_alphanumeric_and_differ():

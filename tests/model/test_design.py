@@ -1,8 +1,9 @@
 """Faults of a design matrix are found and named."""
 
 import numpy as np
+import pytest
 
-from nipype_blm.model.design import check_design
+from nipype_blm.model.design import check_design, has_possible_sizes
 
 
 def make_design(n=10, p=3):
@@ -20,6 +21,24 @@ def test_a_good_design_has_no_problem():
 
 def test_a_design_of_any_scale_has_no_problem():
     assert check_design(make_design() * [1e-12, 1, 1e12], NAMES, 10) == []
+
+
+@pytest.mark.parametrize("size", [1e-320, 1e-200, 1e-31, 1e31, 1e155, 1e200, 1e307])
+@pytest.mark.parametrize("column", [0, 2])
+def test_a_column_too_large_or_small_to_compute_with_is_named(size, column):
+    X = make_design()
+    X[:, column] *= size
+    [problem] = check_design(X, NAMES, 10)
+    assert f"column {column + 1} ({NAMES[column]})" in problem
+    assert "other units" in problem
+    assert not has_possible_sizes(X)
+
+
+@pytest.mark.parametrize("size", [1e-29, 1, 1e29])
+def test_columns_of_possible_sizes_are_accepted(size):
+    X = make_design() * [size, 1, 1 / size]
+    assert check_design(X, NAMES, 10) == []
+    assert has_possible_sizes(X)
 
 
 def test_both_counts_are_in_the_message_when_rows_and_images_differ():
