@@ -7,7 +7,7 @@ from typing import Any
 from nipype.pipeline.engine import MapNode, Node
 from traits.trait_errors import TraitError
 
-from nipype_blm.io.arrayfile import is_complete
+from nipype_blm.io.arrayfile import is_whole
 
 
 class FreshNode(Node):
@@ -57,7 +57,7 @@ class FileMapNode(MapNode):
 
 def _remove_damaged(paths: Iterable[Path]) -> list[Path]:
     """Remove files that are not whole, and return them."""
-    damaged = [path for path in paths if not is_complete(path)]
+    damaged = [path for path in paths if not is_whole(path)]
     for path in damaged:
         path.unlink(missing_ok=True)
     return damaged
