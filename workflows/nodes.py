@@ -1,6 +1,6 @@
 """Nodes whose cache can be trusted, whichever plugin runs them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ class FreshNode(Node):
 class FileMapNode(MapNode):
     """A MapNode of interfaces with `out_file` that is cached only while its files are whole.
 
-    Nipype looks at its own records alone: with a file cut short, every later run would fail.
+    Nipype looks at its own records alone: with a damaged file, every later run would fail.
     """
+
+    _is_checked = False  # before plugins ran the elements; then they are only collected
 
     def is_cached(self, rm_outdated: bool = False) -> tuple[bool, bool]:
         """Return whether there are results, and whether they are up to date."""
@@ -42,9 +44,16 @@ class FileMapNode(MapNode):
     def get_subnodes(self) -> list[Node]:
         """Return one node for each element, as plugins ask for that run them as jobs."""
         nodes: list[Node] = super().get_subnodes()
-        for node in nodes:
-            _remove_damaged(Path(node.output_dir()).glob("*.blm"))
+        self._is_checked = True
         return nodes
+
+    def _make_nodes(self, cwd: str | None = None) -> Iterator[tuple[int, Node]]:
+        """Return one node for each element, wherever they run."""
+        for number, node in super()._make_nodes(cwd):
+            # A node that is not cached replaces its file, whatever that is like.
+            if not self._is_checked and all(node.is_cached()):
+                _remove_damaged(Path(node.output_dir()).glob("*.blm"))
+            yield number, node
 
     def _has_all_files(self) -> bool:
         """Return whether all files are whole; one that is not is removed, to be made again."""

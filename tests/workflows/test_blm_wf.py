@@ -201,24 +201,81 @@ def test_compression_runs_assembly_only_and_replaces_the_maps(study, ran) -> Non
     assert not list((study.folder / "out").rglob("*.nii"))
 
 
+def damage_middle(path: Path) -> None:
+    """Write 8 KB, or a third of the file, of other bytes into its middle, in its time."""
+    content, status = path.read_bytes(), path.stat()
+    n = min(8192, len(content) // 3)
+    start = (len(content) - n) // 2
+    noise = np.random.default_rng(1).bytes(n)
+    path.write_bytes(content[:start] + noise + content[start + n :])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+DAMAGE = {
+    "deleted": Path.unlink,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "grown": lambda path: path.write_bytes(path.read_bytes() + bytes(64)),
+    "middle": damage_middle,
+}
+
+
 @pytest.mark.parametrize(
-    ("damage", "plugin"), [("deleted", "Linear"), ("cut", "Linear"), ("cut", "MultiProc")]
+    ("damage", "plugin"),
+    [*((damage, "Linear") for damage in DAMAGE), ("cut", "MultiProc"), ("middle", "MultiProc")],
 )
 @pytest.mark.parametrize("name", ["products", "estimates", "statistics"])
-def test_a_lost_intermediate_file_is_computed_again(
+def test_an_intermediate_file_that_was_lost_or_damaged_is_computed_again(
     study, same_maps, name: str, damage: str, plugin: str
 ) -> None:
     study.workflow("work", out_dir=study.folder / "out").run()
     [*_, lost] = sorted((study.folder / "work").rglob(f"{name}.blm"))
     content = lost.read_bytes()
-    if damage == "deleted":
-        lost.unlink()
-    else:
-        lost.write_bytes(content[: len(content) // 2])
+    DAMAGE[damage](lost)
     workflow = study.workflow("work", out_dir=study.folder / "fresh_out")
     workflow.config["execution"]["poll_sleep_duration"] = "0.1"
     workflow.run(plugin=plugin, plugin_args=PLUGIN_ARGS[plugin])
     assert lost.read_bytes() == content
+    same_maps(study.folder / "out", study.folder / "fresh_out")
+
+
+@pytest.mark.parametrize("plugin", PLUGIN_ARGS)
+def test_a_damaged_file_among_others_that_are_outdated_is_computed_again(
+    study, same_maps, plugin: str
+) -> None:
+    """Nipype's cache tells nothing of a MapNode as a whole if one of its elements has to run."""
+    study.workflow("work").run()
+    study.write(study.images[0], study.Y[0] * 2)
+    damage_middle(max((study.folder / "work").rglob("products.blm")))  # of the last batch
+    workflow = study.workflow("work", out_dir=study.folder / "out")
+    workflow.config["execution"]["poll_sleep_duration"] = "0.1"
+    workflow.run(plugin=plugin, plugin_args=PLUGIN_ARGS[plugin])
+    study.workflow("fresh", out_dir=study.folder / "fresh_out").run()
+    same_maps(study.folder / "out", study.folder / "fresh_out")
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [("products", "estimates"), ("estimates", "contrasts"), ("statistics", "assemble")],
+)
+def test_damage_in_the_middle_of_a_run_is_an_error_and_the_next_run_makes_the_file_anew(
+    study, same_maps, monkeypatch, name: str, reader: str
+) -> None:
+    """The reader finds what no check at the start of the run could find."""
+    run, damaged = Node.run, []
+
+    def damage_before(node: Node, updatehash: bool = False):
+        if node.name == reader and not damaged:
+            damaged.extend(sorted((study.folder / "work").rglob(f"{name}.blm"))[-1:])
+            damage_middle(damaged[0])
+        return run(node, updatehash)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Node, "run", damage_before)
+        with pytest.raises(Exception, match=rf"InputError: .*{name}\.blm is damaged .*run again"):
+            study.workflow("work", out_dir=study.folder / "out").run()
+    assert not list(study.folder.glob("out/**/*.nii"))
+    study.workflow("work", out_dir=study.folder / "out").run()
+    study.workflow("fresh", out_dir=study.folder / "fresh_out").run()
     same_maps(study.folder / "out", study.folder / "fresh_out")
 
 
