@@ -118,6 +118,66 @@ def test_a_changed_data_mask_runs_its_batch_and_what_follows(
     same_maps(study.folder / "out", study.folder / "fresh_out")
 
 
+def swap(one: Path, other: Path) -> None:
+    """Exchange the names of two files, as `mv` does."""
+    spare = one.with_name("spare")
+    one.rename(spare)
+    other.rename(one)
+    spare.rename(other)
+
+
+def rewrite(path: Path, other: Path) -> None:
+    """Write another content in the old time, as programs do that restore or synchronise."""
+    status = path.stat()
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def link(path: Path, other: Path) -> None:
+    """Point at another file."""
+    path.unlink()
+    path.symlink_to(other)
+
+
+@pytest.mark.parametrize("change", [swap, rewrite, link])
+@pytest.mark.parametrize("kind", ["image", "pair", "mask", "4D"])
+def test_files_exchanged_with_their_sizes_and_times_are_read_again(
+    study, ran, same_maps, kind: str, change
+) -> None:
+    """Whatever gives a name another content must show, though size and time of it are the same."""
+    options: dict = {"images_per_batch": 6}
+    expected = {"products0", "products1"} if change is swap else {"products0"}
+    files = [study.images[1], study.images[7]]
+    if kind == "mask":
+        options["data_mask_files"] = [str(path) for path in study.masks]
+        files = [study.masks[1], study.masks[7]]
+    elif kind == "pair":
+        for i in (1, 7):
+            image = nib.load(study.images[i])
+            study.images[i] = study.images[i].with_suffix(".hdr")
+            nib.save(nib.Nifti1Pair.from_image(image), study.images[i])
+        files = [study.images[i].with_suffix(".img") for i in (1, 7)]
+    elif kind == "4D":
+        files = [study.folder / "one.nii", study.folder / "other.nii"]
+        study.write(files[0], np.moveaxis(study.Y, 0, -1))
+        study.write(files[1], np.moveaxis(study.Y[::-1], 0, -1))
+        study.images = files[:1]
+        expected = {"products0", "products1"}
+    for path in files:
+        os.utime(path, ns=(10**18, 10**18))
+    assert files[0].stat().st_size == files[1].stat().st_size
+    workflow = study.workflow("work", out_dir=study.folder / "out", **options)
+    workflow.run()
+    changed = ran(workflow)
+    study.workflow("work", out_dir=study.folder / "out", **options).run()
+    assert changed() == ALWAYS
+    change(*files)
+    study.workflow("work", out_dir=study.folder / "out", **options).run()
+    assert changed() == expected | ESTIMATES | CONTRASTS | ALWAYS
+    study.workflow("fresh", out_dir=study.folder / "fresh_out", **options).run()
+    same_maps(study.folder / "out", study.folder / "fresh_out")
+
+
 @pytest.mark.parametrize("what", ["X", "analysis mask", "post mask", "threshold"])
 def test_another_model_runs_everything_after_the_plan(study, ran, same_maps, what: str) -> None:
     mask_file = study.folder / "mask.nii"

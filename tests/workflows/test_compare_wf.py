@@ -67,7 +67,7 @@ def test_the_interface_gives_the_maps_of_the_stage_and_what_they_mean(folders, t
     n = int(read(outputs.blmm_vox_mask).sum())
     assert outputs.counts["COMPARED"] == n
     assert sum(outputs.counts.values()) == read(outputs.blmm_vox_mask).size
-    direct = compare_models(plain, mixed, tmp_path / "direct")
+    direct = compare_models(plain, mixed, tmp_path / "direct", tmp_path)
     for name, path in direct.files.items():
         assert path.read_bytes() == Path(getattr(outputs, name)).read_bytes()
 
