@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from nipype.pipeline.engine import MapNode, Node
-from traits.trait_errors import TraitError
 
 from nipype_blm.io.arrayfile import is_whole
 
@@ -20,9 +19,11 @@ class FreshNode(Node):
     def is_cached(self, rm_outdated: bool = False) -> tuple[bool, bool]:
         """Return whether there are results, and whether they are up to date."""
         cached, updated = super().is_cached(rm_outdated)
+        if cached and updated and _load_outputs(self) is None:
+            return False, False
         must_run = self.overwrite or (self.overwrite is None and self.interface.always_run)
         if must_run or not (cached and updated):
-            Path(self.output_dir(), f"result_{self.name}.pklz").unlink(missing_ok=True)
+            _find_record(self).unlink(missing_ok=True)
         return cached, updated
 
 
@@ -53,15 +54,28 @@ class FileMapNode(MapNode):
             # A node that is not cached replaces its file, whatever that is like.
             if not self._is_checked and all(node.is_cached()):
                 _remove_damaged(Path(node.output_dir()).glob("*.blm"))
+                _load_outputs(node)
             yield number, node
 
     def _has_all_files(self) -> bool:
         """Return whether all files are whole; one that is not is removed, to be made again."""
-        try:
-            files: list[Any] = self.result.outputs.out_file
-            return not _remove_damaged([Path(path) for path in files])
-        except (TraitError, TypeError, AttributeError, OSError, EOFError):
-            return False
+        outputs = _load_outputs(self)
+        files: list[Any] = [] if outputs is None else outputs.out_file
+        return bool(files) and not _remove_damaged([Path(path) for path in files])
+
+
+def _find_record(node: Node) -> Path:
+    """Return the file in which Nipype keeps the outputs of a node."""
+    return Path(node.output_dir(), f"result_{node.name}.pklz")
+
+
+def _load_outputs(node: Node) -> Any:
+    """Return the outputs of a cached node; None, without a record any more, if it has to run."""
+    try:
+        return node.result.outputs
+    except Exception:  # what is damaged, or names files that are gone, can raise anything
+        _find_record(node).unlink(missing_ok=True)
+        return None
 
 
 def _remove_damaged(paths: Iterable[Path]) -> list[Path]:
