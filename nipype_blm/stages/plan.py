@@ -75,7 +75,7 @@ class PlanFiles(NamedTuple):
     contrasts_file: Path
     blocks: list[int]
     fingerprint: str  # of the model and the images, without the contrasts
-    model_id: str  # fingerprint of what is asked for, however it is planned and whatever it gives
+    model_id: str  # as `identify_model` returns it
 
 
 class _Problems(list[str]):

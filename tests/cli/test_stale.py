@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from nipype.pipeline.engine import Node
 
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces import BLM
+from nipype_blm.io.publish import Claim, publish
 
 # Another model than that of the fixture.
 CHANGED = {"contrasts": [{"c1": {"name": "other", "vector": [0, 1, 0]}}]}
@@ -93,6 +95,23 @@ def test_node_and_command_do_not_replace_each_other_s_maps_of_another_model(stud
         node.run(cwd=str(study.folder))
     node.inputs.overwrite = True
     node.run(cwd=str(study.folder))
+
+
+def test_results_that_were_made_read_only_are_left_alone(study, small_disk):
+    """As after `chmod -R a-w`, which changes no content."""
+    out = small_disk / "out"
+
+    def write(folder):
+        folder.mkdir()
+        (folder / "map").write_text("a")
+
+    claim = Claim("model", study.folder)
+    publish(out, "stamp", claim, write, lambda name: name == "map")
+    (out / "map").chmod(0o444)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    publish(out, "stamp", claim, write, lambda name: name == "map")
+    with pytest.raises(OSError, match="Read-only"):
+        publish(out, "another stamp", claim, write, lambda name: name == "map")
 
 
 # ---------------------------------------------------------------- damage and exchange
