@@ -21,6 +21,7 @@ def init_blm_wf(
     max_mem_gb: float = 4.0,
     mem_gb: float | None = None,
     compress: bool = False,
+    overwrite: bool = False,
     copy_inputs: bool = True,
     name: str = "blm_wf",
     **options: Any,
@@ -45,6 +46,8 @@ def init_blm_wf(
         Memory that each such node asks a scheduler for, in GiB, if less than it may use.
     compress : bool
         Write .nii.gz instead of .nii.
+    overwrite : bool
+        Replace the maps of another model that another workflow or node wrote to `out_dir`.
     copy_inputs : bool
         Write the complete configuration, inputs.yml, beside the maps.
     name : str
@@ -82,6 +85,7 @@ def init_blm_wf(
         max_mem_gb=max_mem_gb,
         mem_gb=mem_gb,
         compress=compress,
+        overwrite=overwrite,
         copy_inputs=copy_inputs,
         name=name,
         options=options,

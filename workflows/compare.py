@@ -12,7 +12,9 @@ from .nodes import FreshNode
 INPUTS = ("smaller_dir", "larger_dir")
 
 
-def init_compare_wf(*, out_dir: str | Path | None = None, name: str = "compare_wf") -> Workflow:
+def init_compare_wf(
+    *, out_dir: str | Path | None = None, overwrite: bool = False, name: str = "compare_wf"
+) -> Workflow:
     """Build a workflow that tests one model against another at every voxel.
 
     It takes the folders of results of two runs, such as the `out_dir` of two workflows that
@@ -22,6 +24,8 @@ def init_compare_wf(*, out_dir: str | Path | None = None, name: str = "compare_w
     ----------
     out_dir : path, optional
         Folder for the maps; by default they stay in the working directory.
+    overwrite : bool
+        Replace a comparison of other models that another node wrote to `out_dir`.
     name : str
         Name of the workflow.
 
@@ -41,7 +45,9 @@ def init_compare_wf(*, out_dir: str | Path | None = None, name: str = "compare_w
     folder = "../comparison" if out_dir is None else str(Path(out_dir).absolute())
     inputnode = Node(IdentityInterface(fields=list(INPUTS)), name="inputnode")
     outputnode = Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
-    compare = FreshNode(CompareModels(out_dir=folder), name="compare", mem_gb=1)
+    compare = FreshNode(
+        CompareModels(out_dir=folder, overwrite=overwrite), name="compare", mem_gb=1
+    )
     workflow = Workflow(name=name)
     workflow.connect(
         [

@@ -1,13 +1,12 @@
 """Nodes whose cache can be trusted, whichever plugin runs them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from nipype.pipeline.engine import MapNode, Node
-from traits.trait_errors import TraitError
 
-from nipype_blm.io.arrayfile import is_complete
+from nipype_blm.io.arrayfile import is_whole
 
 
 class FreshNode(Node):
@@ -20,17 +19,21 @@ class FreshNode(Node):
     def is_cached(self, rm_outdated: bool = False) -> tuple[bool, bool]:
         """Return whether there are results, and whether they are up to date."""
         cached, updated = super().is_cached(rm_outdated)
+        if cached and updated and _load_outputs(self) is None:
+            return False, False
         must_run = self.overwrite or (self.overwrite is None and self.interface.always_run)
         if must_run or not (cached and updated):
-            Path(self.output_dir(), f"result_{self.name}.pklz").unlink(missing_ok=True)
+            _find_record(self).unlink(missing_ok=True)
         return cached, updated
 
 
 class FileMapNode(MapNode):
     """A MapNode of interfaces with `out_file` that is cached only while its files are whole.
 
-    Nipype looks at its own records alone: with a file cut short, every later run would fail.
+    Nipype looks at its own records alone: with a damaged file, every later run would fail.
     """
+
+    _is_checked = False  # before plugins ran the elements; then they are only collected
 
     def is_cached(self, rm_outdated: bool = False) -> tuple[bool, bool]:
         """Return whether there are results, and whether they are up to date."""
@@ -42,22 +45,42 @@ class FileMapNode(MapNode):
     def get_subnodes(self) -> list[Node]:
         """Return one node for each element, as plugins ask for that run them as jobs."""
         nodes: list[Node] = super().get_subnodes()
-        for node in nodes:
-            _remove_damaged(Path(node.output_dir()).glob("*.blm"))
+        self._is_checked = True
         return nodes
+
+    def _make_nodes(self, cwd: str | None = None) -> Iterator[tuple[int, Node]]:
+        """Return one node for each element, wherever they run."""
+        for number, node in super()._make_nodes(cwd):
+            # A node that is not cached replaces its file, whatever that is like.
+            if not self._is_checked and all(node.is_cached()):
+                _remove_damaged(Path(node.output_dir()).glob("*.blm"))
+                _load_outputs(node)
+            yield number, node
 
     def _has_all_files(self) -> bool:
         """Return whether all files are whole; one that is not is removed, to be made again."""
-        try:
-            files: list[Any] = self.result.outputs.out_file
-            return not _remove_damaged([Path(path) for path in files])
-        except (TraitError, TypeError, AttributeError, OSError, EOFError):
-            return False
+        outputs = _load_outputs(self)
+        files: list[Any] = [] if outputs is None else outputs.out_file
+        return bool(files) and not _remove_damaged([Path(path) for path in files])
+
+
+def _find_record(node: Node) -> Path:
+    """Return the file in which Nipype keeps the outputs of a node."""
+    return Path(node.output_dir(), f"result_{node.name}.pklz")
+
+
+def _load_outputs(node: Node) -> Any:
+    """Return the outputs of a cached node; None, without a record any more, if it has to run."""
+    try:
+        return node.result.outputs
+    except Exception:  # what is damaged, or names files that are gone, can raise anything
+        _find_record(node).unlink(missing_ok=True)
+        return None
 
 
 def _remove_damaged(paths: Iterable[Path]) -> list[Path]:
     """Remove files that are not whole, and return them."""
-    damaged = [path for path in paths if not is_complete(path)]
+    damaged = [path for path in paths if not is_whole(path)]
     for path in damaged:
         path.unlink(missing_ok=True)
     return damaged

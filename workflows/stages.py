@@ -14,6 +14,7 @@ from nipype_blm.interfaces.blm import (
     FitModel,
     PlanBLM,
 )
+from nipype_blm.model.config import PLAN_FOLDER
 
 from .nodes import FileMapNode, FreshNode
 
@@ -36,12 +37,13 @@ def build_model_wf(
     max_mem_gb: float,
     mem_gb: float | None,
     compress: bool,
+    overwrite: bool,
     copy_inputs: bool,
     name: str,
     options: dict[str, Any],
 ) -> Workflow:
     """Build the workflow of a model; `options` are further traits of its plan."""
-    assemble_maps = model.assemble(compress=compress)
+    assemble_maps = model.assemble(compress=compress, overwrite=overwrite)
     if out_dir is not None:
         assemble_maps.inputs.out_dir = str(Path(out_dir).absolute())
         recorded = {"outdir": assemble_maps.inputs.out_dir} | options.get("recorded_fields", {})
@@ -51,7 +53,13 @@ def build_model_wf(
     resources: dict[str, Any] = {"n_procs": n_procs, "mem_gb": mem_gb or max_mem_gb}
     # Beside the node's own folder, which is emptied whenever the node runs.
     plan = FreshNode(
-        model.plan(max_mem_gb=max_mem_gb, compress=compress, plan_dir="../plan_files", **options),
+        model.plan(
+            max_mem_gb=max_mem_gb,
+            compress=compress,
+            overwrite=overwrite,
+            plan_dir=f"../{PLAN_FOLDER}",
+            **options,
+        ),
         name="plan",
         mem_gb=0.5,
     )
@@ -79,7 +87,7 @@ def build_model_wf(
             (products, estimates, [("out_file", "products_files")]),
             (plan, contrasts, [*shared, *_same("contrasts_file"), ("blocks", "block")]),
             (estimates, contrasts, [("out_file", "estimates_file")]),
-            (plan, assemble, [*shared, *_same("contrasts_file", "batch_files")]),
+            (plan, assemble, [*shared, *_same("model_id", "contrasts_file", "batch_files")]),
             (estimates, assemble, [("out_file", "estimates_files")]),
             (contrasts, assemble, [("out_file", "statistics_files")]),
             (assemble, outputnode, _same(*model.outputs)),

@@ -165,9 +165,10 @@ def _make_parser(model: str) -> argparse.ArgumentParser:
 def _check(config: Any, arguments: argparse.Namespace) -> int:
     from nipype_blm.cli.check import describe_run
     from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
-    from nipype_blm.stages.plan import prepare_run
+    from nipype_blm.stages.plan import check_out_dir, prepare_run
 
     run = prepare_run(config, count_parallel_nodes(config, arguments.plugin))
+    check_out_dir(run, config, config.plan_folder)
     choose_runner(config, run.plan, arguments.plugin, arguments.plugin_args)
     _say_notices(run.notices)
     print(describe_run(run))
@@ -196,10 +197,11 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
         find_logs,
         run_workflow,
     )
-    from nipype_blm.stages.plan import prepare_run
+    from nipype_blm.stages.plan import check_out_dir, prepare_run
 
     parallel_nodes = count_parallel_nodes(config, arguments.plugin)
     run = prepare_run(config, parallel_nodes)
+    check_out_dir(run, config, config.plan_folder)
     _say_notices(run.notices)
     quiet = arguments.quiet or config.sim
     totals = {"images": run.spec.n_obs, "voxels": run.spec.n_voxels}

@@ -20,7 +20,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     from nipype_blm.model.compare import count_compared, describe_mixture
     from nipype_blm.stages.compare import compare_models
 
-    result = compare_models(arguments.smaller, arguments.larger, arguments.out)
+    result = compare_models(
+        arguments.smaller, arguments.larger, arguments.out, Path.cwd(), arguments.overwrite
+    )
     for notice in result.notices:
         say(f"notice: {notice}")
     if not arguments.quiet:
@@ -49,6 +51,11 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("smaller", type=Path, metavar="SMALLER", help=f"{folder}fewer effects")
     parser.add_argument("larger", type=Path, metavar="LARGER", help=f"{folder}more effects")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the maps")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a comparison of other models that was made in another working directory",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no summary")
     parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
     return parser

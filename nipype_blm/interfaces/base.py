@@ -71,6 +71,16 @@ class BLMInterface(LibraryBaseInterface, SimpleInterface):
         return dict(super()._list_outputs())
 
 
+def overwrite_trait() -> Any:
+    """Return the trait of all interfaces that write maps."""
+    return traits.Bool(
+        False,
+        usedefault=True,
+        nohash=True,
+        desc="replace the maps of another model that another node wrote to out_dir",
+    )
+
+
 class ModelInputSpec(BaseInterfaceInputSpec):
     """What the traits of all models share."""
 
@@ -126,6 +136,7 @@ class ModelInputSpec(BaseInterfaceInputSpec):
         desc="least minutes of one core for a batch and for a block, memory permitting"
     )
     compress = traits.Bool(False, usedefault=True, desc="write .nii.gz instead of .nii")
+    overwrite = overwrite_trait()
 
 
 class MixedInputSpec(BaseInterfaceInputSpec):
@@ -170,6 +181,7 @@ FIELD_TRAITS = {
     "maxnvb": "max_blocks",
     "minutes_per_job": "minutes_per_job",
     "compress": "compress",
+    "overwrite": "overwrite",
 }
 MISSINGNESS_TRAITS = {"MinPercent": "min_percent", "MinN": "min_n", "Masking": "post_mask_file"}
 MIXED_TRAITS = {

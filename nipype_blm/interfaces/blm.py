@@ -22,8 +22,10 @@ from nipype_blm.interfaces.base import (
     config_from_traits,
     maps_as_outputs,
     naming_traits,
+    overwrite_trait,
     warn_of,
 )
+from nipype_blm.io.images import stat_file
 from nipype_blm.model.config import BlmConfig, ModelConfig
 
 
@@ -80,6 +82,7 @@ class _PlanBLMOutputSpec(TraitedSpec):
     inputs_file = File(exists=True, desc="the configuration, complete and re-runnable")
     blocks = traits.List(traits.Int, desc="numbers of the voxel blocks")
     fingerprint = traits.Str(desc="fingerprint of the model and its images")
+    model_id = traits.Str(desc="fingerprint of the model and its contrasts, however it is planned")
     max_threads = traits.Int(desc="most threads that fit into memory while reading")
 
 
@@ -97,7 +100,7 @@ class PlanBLM(BLMInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.io.inputs import write_inputs
-        from nipype_blm.stages.plan import prepare_run, write_plan
+        from nipype_blm.stages.plan import check_out_dir, prepare_run, write_plan
 
         folder = Path(runtime.cwd, self.inputs.plan_dir).resolve()
         given = self.inputs.recorded_fields
@@ -109,6 +112,7 @@ class PlanBLM(BLMInterface):
             run = prepare_run(
                 config, parallel_nodes if isdefined(parallel_nodes) else None, folder.parent
             )
+        check_out_dir(run, config, folder)
         warn_of(run.notices)
         plan = write_plan(run, folder)
         self._results = {
@@ -118,6 +122,7 @@ class PlanBLM(BLMInterface):
             "inputs_file": str(write_inputs(folder / "inputs.yml", config)),
             "blocks": plan.blocks,
             "fingerprint": plan.fingerprint,
+            "model_id": plan.model_id,
             "max_threads": run.plan.threads(2**16, config.MAXMEM),
         }
         return runtime
@@ -234,9 +239,13 @@ class _AssembleMapsInputSpec(BaseInterfaceInputSpec):
     estimates_files = traits.List(File(exists=True), mandatory=True, desc="estimates by block")
     statistics_files = traits.List(File(exists=True), mandatory=True, desc="statistics by block")
     fingerprint = _fingerprint()
+    model_id = traits.Str(
+        mandatory=True, desc="fingerprint of the model and its contrasts, however it is planned"
+    )
     inputs_file = File(exists=True, desc="the configuration, copied to the maps")
     out_dir = _out_dir()
     compress = traits.Bool(False, usedefault=True, desc="write .nii.gz instead of .nii")
+    overwrite = overwrite_trait()
 
 
 class AssembleMaps(BLMInterface):
@@ -256,9 +265,11 @@ class AssembleMaps(BLMInterface):
         return isdefined(self.inputs.out_dir)
 
     def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.io.publish import Claim
         from nipype_blm.stages.assemble import assemble_maps
 
         out_dir = _find_out_dir(self.inputs, runtime, self._folder)
+        work_dir = Path(self.inputs.model_file).parent  # that of the plan, which knew it before
         maps = assemble_maps(
             self.inputs.model_file,
             self.inputs.contrasts_file,
@@ -267,6 +278,7 @@ class AssembleMaps(BLMInterface):
             self.inputs.statistics_files,
             self.inputs.fingerprint,
             out_dir,
+            Claim(self.inputs.model_id, work_dir, self.inputs.overwrite),
             self.inputs.compress,
             Path(self.inputs.inputs_file) if isdefined(self.inputs.inputs_file) else None,
         )
@@ -279,6 +291,24 @@ class BLMInputSpec(ModelInputSpec):
 
     out_dir = _out_dir()
     n_procs = _threads()
+
+    def _get_sorteddict(
+        self,
+        objekt: Any,
+        dictwithhash: bool = False,
+        hash_method: str | None = None,
+        hash_files: bool = True,
+    ) -> Any:
+        """Return what Nipype hashes of a value; of a file not only size and time.
+
+        Files that were exchanged, or written again with their old time, have the same ones.
+        """
+        hashed = super()._get_sorteddict(objekt, dictwithhash, hash_method, hash_files)
+        is_file = hash_files and isinstance(objekt, str) and Path(objekt).is_file()
+        if not is_file or hash_method == "content":
+            return hashed
+        state = stat_file(Path(objekt))
+        return (*hashed, *state) if dictwithhash else (hashed, *state)
 
 
 class BLM(BLMInterface):
@@ -323,18 +353,21 @@ class BLM(BLMInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.io.inputs import write_inputs
-        from nipype_blm.stages.plan import prepare_run
+        from nipype_blm.io.publish import Claim
+        from nipype_blm.stages.plan import check_out_dir, identify_model, prepare_run
         from nipype_blm.stages.run import run_model
 
         out_dir = _find_out_dir(self.inputs, runtime, self._folder)
         with naming_traits():
             config = self._make_config(out_dir)
             run = prepare_run(config, work_folder=Path(runtime.cwd))
+        check_out_dir(run, config, Path(runtime.cwd))
+        claim = Claim(identify_model(run), Path(runtime.cwd), config.overwrite)
         warn_of(run.notices)
         n_threads = run.plan.threads(self.inputs.n_procs, config.MAXMEM)
         with TemporaryDirectory(prefix=".blm_work", dir=runtime.cwd) as folder:
             work_dir = Path(folder)
             inputs_file = write_inputs(work_dir / "inputs.yml", config)
-            maps = run_model(run, work_dir, out_dir, n_threads, config.compress, inputs_file)
+            maps = run_model(run, work_dir, out_dir, claim, n_threads, config.compress, inputs_file)
         self._results = maps_as_outputs(maps, out_dir)
         return runtime

@@ -12,7 +12,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from nipype_blm.interfaces.base import BLMInterface
+from nipype_blm.interfaces.base import BLMInterface, overwrite_trait
 from nipype_blm.stages.compare import MAPS
 
 
@@ -24,6 +24,7 @@ class _CompareModelsInputSpec(BaseInterfaceInputSpec):
         exists=True, mandatory=True, desc="results of blmm: the model with more effects"
     )
     out_dir = Directory(desc="folder for the maps; default: comparison in the working directory")
+    overwrite = overwrite_trait()
 
 
 class _CompareModelsOutputSpec(TraitedSpec):
@@ -67,7 +68,7 @@ class CompareModels(BLMInterface):
         given = self.inputs.out_dir if isdefined(self.inputs.out_dir) else "comparison"
         out_dir = Path(runtime.cwd, given).resolve()
         smaller, larger = Path(self.inputs.smaller_dir), Path(self.inputs.larger_dir)
-        result = compare_models(smaller, larger, out_dir)
+        result = compare_models(smaller, larger, out_dir, Path(runtime.cwd), self.inputs.overwrite)
         self._results = {name: str(path) for name, path in result.files.items()} | {
             "out_dir": str(out_dir),
             "dofs": list(result.dofs),

@@ -1,24 +1,34 @@
 """The file between two stages: named arrays and a fingerprint, read slice by slice.
 
 A file is one line of JSON (padded to 64 bytes), then the arrays, each aligned to 64 bytes
-and in C order.  Equal contents give equal bytes.
+and in C order, then checksums: of each chunk of the arrays, and of the line.  A reader checks
+the chunks that it touches.  Equal contents give equal bytes.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng.zlib_ng import crc32
 
 from nipype_blm.errors import InputError
-from nipype_blm.io.files import read_into, replacing
+from nipype_blm.io.files import FileState, read_into, read_state, replacing
 
-FORMAT = "nipype_blm arrays 1"
+FORMAT = "nipype_blm arrays 2"
 _ALIGNMENT = 64
+# What has one checksum: small, because a few columns of many rows are read with all chunks that
+# they touch; large enough that calling `crc32` costs less than what it does.
+_CHUNK = 2**13
+_PIECE = 2**18  # of whole chunks; stays in the processor's cache while it is checked and copied
+_CHECKSUM = np.dtype("<u4")
 
 
 def fingerprint(*parts: str | bytes) -> str:
@@ -54,11 +64,47 @@ def pack_arrays(stamp: str, arrays: Mapping[str, NDArray[Any]], meta: Any) -> It
         offset = _align(offset + array.nbytes)
     header = {"format": FORMAT, "stamp": stamp, "meta": meta, "arrays": layout}
     line = json.dumps(header).encode() + b"\n"
-    yield line.rjust(_align(len(line)))
+    line = line.rjust(_align(len(line)))
+    yield line
+    checksums = _Checksums()
+    for piece in _pack_values(arrays):
+        checksums.add(piece)
+        yield piece
+    yield np.array([*checksums.finish(), crc32(line)], _CHECKSUM).tobytes()
+
+
+def _pack_values(arrays: Mapping[str, NDArray[Any]]) -> Iterator[memoryview]:
+    """Return the values of each array, and what aligns the next one."""
     for array in arrays.values():
         data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        yield data.reshape(-1).view(np.uint8).data
-        yield bytes(_align(array.nbytes) - array.nbytes)
+        values = data.reshape(-1).view(np.uint8).data
+        yield from (values[i : i + _PIECE] for i in range(0, len(values), _PIECE))
+        yield memoryview(bytes(_align(array.nbytes) - array.nbytes))
+
+
+class _Checksums:
+    """The checksums of the chunks of a stream."""
+
+    def __init__(self) -> None:
+        self._complete: list[int] = []
+        self._rest = b""  # of a chunk that has begun
+
+    def add(self, data: memoryview) -> None:
+        """Add what follows; the last chunk may be shorter, others are whole."""
+        if self._rest:
+            missing = _CHUNK - len(self._rest)
+            self._rest += data[:missing]
+            data = data[missing:]
+            if len(self._rest) < _CHUNK:
+                return
+            self._complete.append(crc32(self._rest))
+        whole = len(data) - len(data) % _CHUNK
+        self._complete += [crc32(data[at : at + _CHUNK]) for at in range(0, whole, _CHUNK)]
+        self._rest = bytes(data[whole:])
+
+    def finish(self) -> list[int]:
+        """Return the checksums of all chunks."""
+        return [*self._complete, crc32(self._rest)] if self._rest else self._complete
 
 
 def _align(n: int) -> int:
@@ -77,7 +123,8 @@ class ArrayFile:
     Raises
     ------
     InputError
-        If the file is not one of ours, is cut short, or was made from other input.
+        If the file is not one of ours, is damaged, or was made from other input.  Damage to
+        arrays is found when they are read.
     """
 
     def __init__(self, path: Path | str, stamp: str | None = None) -> None:
@@ -85,28 +132,16 @@ class ArrayFile:
         with self.path.open("rb") as file:
             line = file.readline(2**26)
             size = os.fstat(file.fileno()).st_size
-        try:
-            header = json.loads(line)
-            if header["format"] != FORMAT:
-                raise ValueError("unknown format")
+            file.seek(max(size - _CHECKSUM.itemsize, 0))
+            header = self._parse(line, file.read())
             self._layout: dict[str, Any] = header["arrays"]
             self._start = len(line)
             self.stamp: str = header["stamp"]
             self.meta: Any = header["meta"]
-            ends = [
-                offset + np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
-                for dtype, shape, offset in self._layout.values()
-            ]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.path} is not an intermediate file of this version; "
-                "delete the working directory and run again."
-            ) from error
-        if size < self._start + max(ends, default=0):
-            raise InputError(
-                f"{self.path} is cut short ({size} bytes); "
-                "delete the working directory and run again."
-            )
+            self._size = max(map(_find_end, self._layout.values()), default=0)
+            n_checksums = -(-self._size // _CHUNK) + 1
+            if size != self._start + self._size + n_checksums * _CHECKSUM.itemsize:
+                raise self._report_damage("it has another size than its header says")
         if stamp is not None and stamp != self.stamp:
             raise InputError(
                 f"{self.path} was made from other input than this run's; "
@@ -118,24 +153,45 @@ class ArrayFile:
         """Return the shape of an array."""
         return tuple(self._layout[name][1])
 
+    def _parse(self, line: bytes, checksum: bytes) -> dict[str, Any]:
+        """Return the header, of which nothing is believed before its checksum fits."""
+        try:
+            header: dict[str, Any] = json.loads(line)
+            if header["format"] != FORMAT:
+                raise ValueError("unknown format")
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.path} is not an intermediate file of this version, or damaged; "
+                "run again, which makes it anew."
+            ) from error
+        if checksum != np.array(crc32(line), _CHECKSUM).tobytes():
+            raise self._report_damage("its beginning and its end do not fit together")
+        return header
+
+    def _report_damage(self, reason: str) -> InputError:
+        return InputError(f"{self.path} is damaged ({reason}); run again, which makes it anew.")
+
     def read(self, name: str, columns: slice | None = None) -> NDArray[Any]:
         """Read an array, or a range of its last axis.
 
         Parameters
         ----------
         columns : slice with start and stop, optional
+
+        Raises
+        ------
+        InputError
+            If what is read is damaged.
         """
         dtype, shape, offset = self._layout[name]
-        offset += self._start
-        with self.path.open("rb", buffering=0) as file:
-            if columns is None or (columns.start, columns.stop) == (0, shape[-1]):
-                out = np.empty(shape, dtype)
-                _read_at(file, out, offset)
-                return out
+        if columns is None or (columns.start, columns.stop) == (0, shape[-1]):
+            out = np.empty(shape, dtype)
+            parts, stride = [out], 0
+        else:
             out = np.empty([*shape[:-1], columns.stop - columns.start], dtype)
-            row_bytes = shape[-1] * out.itemsize
-            for row, part in enumerate(out.reshape(-1, out.shape[-1])):
-                _read_at(file, part, offset + row * row_bytes + columns.start * out.itemsize)
+            parts, stride = list(out.reshape(-1, out.shape[-1])), shape[-1] * out.itemsize
+            offset += columns.start * out.itemsize
+        self._fill(parts, offset, stride)
         return out
 
     def read_rows(self, name: str, rows: slice) -> NDArray[Any]:
@@ -143,25 +199,104 @@ class ArrayFile:
         dtype, shape, offset = self._layout[name]
         out = np.empty([rows.stop - rows.start, *shape[1:]], dtype)
         skip = rows.start * out.itemsize * int(np.prod(shape[1:], dtype=np.int64))
-        with self.path.open("rb", buffering=0) as file:
-            _read_at(file, out, self._start + offset + skip)
+        self._fill([out], offset + skip)
         return out
 
+    def check(self) -> None:
+        """Raise InputError if any of the arrays is damaged."""
+        with self._open_chunks(0, self._size) as chunks:
+            for start in range(0, self._size, _PIECE):
+                chunks.read(start, min(start + _PIECE, self._size))
 
-def is_complete(path: Path | str) -> bool:
-    """Return whether a file of arrays is there and not cut short."""
+    def _fill(self, parts: Sequence[NDArray[Any]], offset: int, stride: int = 0) -> None:
+        """Fill arrays from positions in the file's arrays that are `stride` bytes apart."""
+        if not parts or not parts[0].size:
+            return
+        n_bytes = parts[0].nbytes
+        with self._open_chunks(offset, offset + (len(parts) - 1) * stride + n_bytes) as chunks:
+            for number, part in enumerate(parts):
+                chunks.fill(part.reshape(-1).view(np.uint8).data, offset + number * stride)
+
+    @contextmanager
+    def _open_chunks(self, start: int, stop: int) -> Iterator["_Chunks"]:
+        """Open the chunks that lie between two positions in the arrays."""
+        first, last = start // _CHUNK, -(-stop // _CHUNK)
+        # A run has many of these files open: none of them keeps its checksums in memory.
+        checksums = np.empty(last - first, _CHECKSUM)
+        with self.path.open("rb", buffering=0) as file:
+            try:
+                file.seek(self._start + self._size + first * _CHECKSUM.itemsize)
+                _read_all(file, checksums.view(np.uint8).data)
+                yield _Chunks(file, self._start, self._size, first, checksums)
+            except _DamageError as error:
+                raise self._report_damage(str(error)) from error
+
+
+class _DamageError(Exception):
+    """What is wrong with a file."""
+
+
+class _Chunks:
+    """Reads chunks of the arrays of an open file, and checks them."""
+
+    def __init__(
+        self, file: FileIO, start: int, size: int, first: int, checksums: NDArray[Any]
+    ) -> None:
+        self._file = file
+        self._start = start  # of the arrays
+        self._size = size  # of all arrays
+        self._first = first  # number of the chunk that the first checksum is of
+        self._checksums = checksums
+        self._buffer = memoryview(bytearray(_PIECE))
+
+    def fill(self, target: memoryview, offset: int) -> None:
+        """Fill a buffer from a position in the arrays."""
+        end = offset + len(target)
+        for start in range(offset - offset % _CHUNK, end, _PIECE):
+            # To the end of a chunk, or of the last one, which is shorter.
+            stop = min(start + _PIECE, -(-end // _CHUNK) * _CHUNK, self._size)
+            values = self.read(start, stop)
+            first, last = max(start, offset), min(stop, end)
+            target[first - offset : last - offset] = values[first - start : last - start]
+
+    def read(self, start: int, stop: int) -> memoryview:
+        """Return the bytes of whole chunks; they are overwritten by the next ones."""
+        values = self._buffer[: stop - start]
+        self._file.seek(self._start + start)
+        _read_all(self._file, values)
+        found = [crc32(values[at : at + _CHUNK]) for at in range(0, len(values), _CHUNK)]
+        first = start // _CHUNK - self._first
+        if found != self._checksums[first : first + len(found)].tolist():
+            raise _DamageError(f"what is at bytes {start} to {stop} of its arrays has changed")
+        return values
+
+
+def _read_all(file: FileIO, buffer: memoryview) -> None:
+    if read_into(file, buffer) < len(buffer):
+        raise _DamageError("it has been cut short")
+
+
+def _find_end(placed: Any) -> int:
+    """Return where the array after one with this type, shape and offset begins."""
+    dtype, shape, offset = placed
+    return _align(offset + np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)))
+
+
+def is_whole(path: Path | str) -> bool:
+    """Return whether a file of arrays is there and not damaged anywhere, by reading all of it.
+
+    In one process a file that has not changed meanwhile is read once.
+    """
     try:
-        ArrayFile(path)
-    except (OSError, InputError):
+        return _is_whole(Path(path), read_state(Path(path)))
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=2**14)
+def _is_whole(path: Path, state: FileState) -> bool:
+    try:
+        ArrayFile(path).check()
+    except InputError:
         return False
     return True
-
-
-def _read_at(file: Any, out: NDArray[Any], offset: int) -> None:
-    """Fill an array from a position of a file."""
-    if not out.size:
-        return
-    file.seek(offset)
-    done = read_into(file, out.reshape(-1).view(np.uint8))
-    if done < out.nbytes:
-        raise OSError(f"{file.name} ended after {offset + done} bytes.")

@@ -4,10 +4,23 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+
+class FileState(NamedTuple):
+    """What changes when a file does."""
+
+    size: int  # bytes
+    mtime_ns: int
+    # Renaming, or setting back the time of modification, leaves traces here.  Hosts that share a
+    # network disk may see other numbers, so that only one and the same host may compare them.
+    identity: str
+
+
+def read_state(path: Path) -> FileState:
+    """Return what changes when a file does."""
+    found = path.stat()
+    return FileState(found.st_size, found.st_mtime_ns, f"{found.st_ino}/{found.st_ctime_ns}")
 
 
 @contextmanager
@@ -33,9 +46,15 @@ def write_if_changed(path: Path, content: bytes) -> None:
         part.write_bytes(content)
 
 
-def read_into(file: Any, buffer: NDArray[np.uint8]) -> int:
-    """Read until a buffer is full or the file ends; return the bytes read."""
-    view = buffer.data
+def read_into(file: Any, buffer: Any) -> int:
+    """Read until a buffer, such as an array of bytes, is full or the file ends.
+
+    Returns
+    -------
+    n_bytes : int
+        The bytes read.
+    """
+    view = memoryview(buffer)
     done = 0
     while done < len(view):
         n = file.readinto(view[done:])

@@ -25,7 +25,7 @@ from zlib_ng import gzip_ng, zlib_ng
 
 from nipype_blm.core.voxels import ValueCounts, gather, gather_scaled
 from nipype_blm.errors import InputError
-from nipype_blm.io.files import read_into
+from nipype_blm.io.files import FileState, read_into, read_state
 
 _HEADER_SIZE = 348
 _VOXELS_START = 352  # after the header and four bytes that announce extensions
@@ -539,14 +539,18 @@ def _name_field(what: str) -> Iterator[None]:
         raise InputError(f"{what}: {error}") from error
 
 
-def stat_file(path: Path) -> tuple[int, int]:
-    """Return the size in bytes and the time of modification in ns.
+def stat_file(path: Path) -> FileState:
+    """Return what changes when an image does.
 
-    For an image of two files (.hdr and .img), the sums of both: a change of either shows.
+    For an image of two files (.hdr and .img) it is about both: a change of either shows.
     """
     pair = _find_pair(path)
-    found = [each.stat() for each in (path, pair) if each is not None]
-    return sum(each.st_size for each in found), sum(each.st_mtime_ns for each in found)
+    found = [read_state(each) for each in (path, pair) if each is not None]
+    return FileState(
+        sum(each.size for each in found),
+        sum(each.mtime_ns for each in found),
+        " ".join(each.identity for each in found),
+    )
 
 
 def identify_file(path: Path) -> tuple[int, int]:

@@ -6,51 +6,72 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nipype_blm.errors import InputError
+from nipype_blm.io.arrayfile import fingerprint
+from nipype_blm.io.files import FileState
 from nipype_blm.io.images import is_gzip, stat_file
 
 
 class ImageEntry(NamedTuple):
-    """One observation: an image, and the mask of its data if there is one."""
+    """One observation: an image, and the mask of its data if there is one.
+
+    Sizes and times are compared when an image is read.  Identities are only written down, so
+    that what a batch has to read again shows when the plan is made: they may differ between
+    the hosts of a cluster.
+    """
 
     row: int  # of the design
     image: Path
     volume: int
-    size: int  # bytes
-    mtime_ns: int
+    state: FileState
     where: str  # how the user named it, for messages
     mask: Path | None = None
     mask_volume: int = 0
-    mask_size: int = 0
-    mask_mtime_ns: int = 0
+    mask_state: FileState = FileState(0, 0, "")
+
+
+_COLUMNS = (
+    *("row", "image", "volume", "size", "mtime_ns", "identity", "where"),
+    *("mask", "mask_volume", "mask_size", "mask_mtime_ns", "mask_identity"),
+)
 
 
 def format_manifest(entries: list[ImageEntry]) -> str:
-    """Return the text of a manifest."""
+    """Return the text of a manifest, whose last line is a fingerprint of the others."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(ImageEntry._fields)
-    writer.writerows(entries)  # None is written as an empty cell
-    return text.getvalue()
+    writer.writerow(_COLUMNS)
+    for entry in entries:  # None is written as an empty cell
+        first, mask = entry[:3], entry[5:7]
+        writer.writerow([*first, *entry.state, entry.where, *mask, *entry.mask_state])
+    return f"{text.getvalue()}# {fingerprint(text.getvalue())}\n"
 
 
 def read_manifest(path: Path) -> list[ImageEntry]:
-    """Read the images of a batch."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            ImageEntry(
-                int(line["row"]),
-                Path(line["image"]),
-                int(line["volume"]),
-                int(line["size"]),
-                int(line["mtime_ns"]),
-                line["where"],
-                Path(line["mask"]) if line["mask"] else None,
-                int(line["mask_volume"]),
-                int(line["mask_size"]),
-                int(line["mask_mtime_ns"]),
-            )
-            for line in csv.DictReader(file, delimiter="\t")
-        ]
+    """Read the images of a batch.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    content = path.read_bytes()
+    table, _, last = content.rpartition(b"# ")
+    if last != f"{fingerprint(table)}\n".encode():
+        raise InputError(f"{path} is damaged; run again, which makes it anew.")
+    lines = csv.DictReader(io.StringIO(table.decode(), newline=""), delimiter="\t")
+    return [
+        ImageEntry(
+            int(line["row"]),
+            Path(line["image"]),
+            int(line["volume"]),
+            FileState(int(line["size"]), int(line["mtime_ns"]), line["identity"]),
+            line["where"],
+            Path(line["mask"]) if line["mask"] else None,
+            int(line["mask_volume"]),
+            FileState(int(line["mask_size"]), int(line["mask_mtime_ns"]), line["mask_identity"]),
+        )
+        for line in lines
+    ]
 
 
 def must_be_read_in_order(images: list[ImageEntry]) -> bool:
@@ -62,13 +83,13 @@ def must_be_read_in_order(images: list[ImageEntry]) -> bool:
 
 def check_unchanged(entry: ImageEntry) -> None:
     """Raise InputError if an image or its mask is not the file that was planned for."""
-    files = [(entry.image, (entry.size, entry.mtime_ns))]
+    files = [(entry.image, entry.state)]
     if entry.mask is not None:
-        files.append((entry.mask, (entry.mask_size, entry.mask_mtime_ns)))
+        files.append((entry.mask, entry.mask_state))
     for path, planned in files:
         try:
             found = stat_file(path)
         except OSError as error:
             raise InputError(f"{path} cannot be read any more: {error.strerror}.") from error
-        if found != planned:
+        if found[:2] != planned[:2]:  # this host may see other identities
             raise InputError(f"{path} has changed since the run was planned; run again.")

@@ -1,15 +1,16 @@
 """Make results appear in a folder all at once, and take away those of an earlier run."""
 
+import filecmp
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nipype_blm.errors import InputError
-from nipype_blm.io.files import write_if_changed
-from nipype_blm.io.images import stat_file
+from nipype_blm.io.files import read_state, write_if_changed
 from nipype_blm.io.lock import LockedError, locked
 
 PATIENCE_S = 3600.0  # no run takes this long to write and to move its maps
@@ -18,16 +19,28 @@ _PART = ".nipype_blm.part"
 _LOCK = ".nipype_blm.publish.lock"  # beside that of a whole run, whose nodes publish
 
 
+class Claim(NamedTuple):
+    """By what right a run replaces the results in a folder."""
+
+    model: str  # fingerprint of what was asked for, however it is computed
+    work_dir: Path  # in which one run follows another
+    overwrite: bool = False  # also results of another model, made elsewhere
+
+
 class _Record(NamedTuple):
     """Which files a run put into a folder."""
 
     stamp: str  # of everything they were made from; empty while files are being moved
-    files: dict[str, list[int]]  # name to size and time of modification
+    files: dict[str, list[Any]]  # name to its state: size, time of modification, identity
+    model: str = ""  # as claimed; records of earlier versions have no claim
+    work_dir: str = ""
+    out_dir: str = ""  # the folder itself, which tells it from a copy
 
 
 def publish(
     out_dir: Path,
     stamp: str,
+    claim: Claim,
     write: Callable[[Path], None],
     is_ours: Callable[[str], bool],
     companions: Mapping[str, bytes] | None = None,
@@ -36,13 +49,16 @@ def publish(
     """Have files written to a folder of their own, then move them all into `out_dir`.
 
     Files that are there already, made from the same input and unchanged since, are left as
-    they are.  Those of an earlier run that this one does not have are removed.  While another
-    process does this in the same folder, this one waits, and says so.
+    they are; so are others that have the content that they should have.  Those of an earlier run
+    that this one does not have are removed.  While another process does this in the same folder,
+    this one waits, and says so.
 
     Parameters
     ----------
     stamp : str
         Fingerprint of everything that the files are made from.
+    claim : Claim
+        Whether results that are there may be replaced, see `check_claim`.
     write : callable
         Writes all files to the folder that it is given.
     is_ours : callable
@@ -55,7 +71,8 @@ def publish(
     Raises
     ------
     InputError
-        If another process is still not done after `patience_s`.
+        If another process is still not done after `patience_s`, or the results of another run
+        would be lost.
     """
     companions = companions or {}
     # Without the lock first: a folder that has everything may be read-only.
@@ -73,16 +90,60 @@ def publish(
             ) from error
         changed = _select_changed(out_dir, companions)
         if not _is_published(out_dir, stamp, is_ours):
-            _replace(out_dir, stamp, write, is_ours, changed)
+            check_claim(out_dir, claim, is_ours)
+            _replace(out_dir, stamp, claim, write, is_ours, changed)
         else:
             for name, content in changed.items():
                 write_if_changed(out_dir / name, content)
 
 
+def check_claim(out_dir: Path, claim: Claim, is_ours: Callable[[str], bool]) -> None:
+    """Refuse to replace results of another model that was run in another working directory.
+
+    Whoever ran it was handed these paths, and would find other results there.  Nobody does where
+    that working directory is gone, nor in a copy of a folder.
+
+    Raises
+    ------
+    InputError
+        With both working directories.
+    """
+    record = _read_record(out_dir, is_ours)
+    work_dir = Path(record.work_dir)
+    may_replace = (
+        claim.overwrite
+        or record.model == claim.model
+        or not record.work_dir  # of an earlier version
+        or not work_dir.exists()
+        or _is_same(work_dir, claim.work_dir)
+        or not _is_same(Path(record.out_dir), out_dir)
+        or not any((out_dir / name).exists() for name in record.files)
+    )
+    if not may_replace:
+        raise InputError(
+            f"{out_dir} has the results of another model, made in {record.work_dir}; those of "
+            f"this one, made in {claim.work_dir}, would replace them. Give each model a folder of "
+            "its own (a node has one if out_dir is left out), or set overwrite to true."
+        )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Return whether two names are those of one folder, which exists."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
 def _is_published(out_dir: Path, stamp: str, is_ours: Callable[[str], bool]) -> bool:
     """Return whether a folder has these results already."""
     record = _read_record(out_dir, is_ours)
-    return record.stamp == stamp and _list_files(out_dir, record.files) == record.files
+    # Whatever made a folder read-only may have changed identities; and nothing can be restored.
+    n_compared = 3 if os.access(out_dir, os.W_OK) else 2
+    return record.stamp == stamp and all(
+        found[:n_compared] == record.files[name][:n_compared]
+        for name, found in _list_files(out_dir, record.files).items()
+    )
 
 
 def _select_changed(out_dir: Path, companions: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -100,6 +161,7 @@ def _select_changed(out_dir: Path, companions: Mapping[str, bytes]) -> dict[str,
 def _replace(
     out_dir: Path,
     stamp: str,
+    claim: Claim,
     write: Callable[[Path], None],
     is_ours: Callable[[str], bool],
     companions: Mapping[str, bytes],
@@ -120,27 +182,32 @@ def _replace(
         stale = (earlier | present) - names
         # While files are moved the record names old and new ones, so that the next run can
         # finish what is interrupted here.
-        _write_record(out_dir, part, "", names | stale)
+        _write_record(out_dir, part, "", claim, names | stale)
         for name in sorted(names | companions.keys()):
             (out_dir / name).parent.mkdir(parents=True, exist_ok=True)
-            (part / name).replace(out_dir / name)
+            if not _has_same_content(part / name, out_dir / name):  # as after chmod, or a copy
+                (part / name).replace(out_dir / name)
         for name in stale:
             (out_dir / name).unlink(missing_ok=True)
-        _write_record(out_dir, part, stamp, names)
+        _write_record(out_dir, part, stamp, claim, names)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _list_files(folder: Path, names: Iterable[str]) -> dict[str, list[int]]:
-    """Return size and time of each file; zeros where there is none."""
+def _has_same_content(one: Path, other: Path) -> bool:
+    return other.is_file() and not other.is_symlink() and filecmp.cmp(one, other, shallow=False)
+
+
+def _list_files(folder: Path, names: Iterable[str]) -> dict[str, list[Any]]:
+    """Return the state of each file; an empty one where there is none."""
     return {name: _describe_file(folder / name) for name in names}
 
 
-def _describe_file(path: Path) -> list[int]:
+def _describe_file(path: Path) -> list[Any]:
     try:
-        return list(stat_file(path)) if path.is_file() else [0, 0]
+        return list(read_state(path)) if path.is_file() else []
     except FileNotFoundError:  # another run has just removed it
-        return [0, 0]
+        return []
 
 
 def _read_record(folder: Path, is_ours: Callable[[str], bool]) -> _Record:
@@ -148,13 +215,16 @@ def _read_record(folder: Path, is_ours: Callable[[str], bool]) -> _Record:
     try:
         data = json.loads((folder / _RECORD).read_text())
         files = {name: list(found) for name, found in data["files"].items() if is_ours(name)}
-        return _Record(str(data["stamp"]), files)
+        claim = [str(data.get(field, "")) for field in ("model", "work_dir", "out_dir")]
+        return _Record(str(data["stamp"]), files, *claim)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return _Record("", {})
 
 
-def _write_record(folder: Path, part: Path, stamp: str, names: Iterable[str]) -> None:
+def _write_record(folder: Path, part: Path, stamp: str, claim: Claim, names: Iterable[str]) -> None:
     """Replace the record of a folder; a full disk or a killed run leaves the earlier one."""
-    record = _Record(stamp, _list_files(folder, sorted(names)))
+    files = _list_files(folder, sorted(names))
+    work_dir, out_dir = (str(path.absolute()) for path in (claim.work_dir, folder))
+    record = _Record(stamp, files, claim.model, work_dir, out_dir)
     (part / _RECORD).write_text(json.dumps(record._asdict(), indent=1))
     (part / _RECORD).replace(folder / _RECORD)

@@ -11,6 +11,7 @@ import numpy as np
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import DesignFactor
 from nipype_blm.core.lmm.estimates import MixedOptions
+from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import ArrayFile, fingerprint, pack_arrays
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.model.spec import NUMERICS, ContrastSpec, ModelSpec
@@ -69,12 +70,27 @@ def pack_contrasts(spec: ContrastSpec) -> bytes:
         "two_sided": spec.two_sided,
         "minlog": spec.minlog,
     }
+    return _dump({"fingerprint": fingerprint(_dump(data))} | data)
+
+
+def _dump(data: dict[str, Any]) -> bytes:
     return json.dumps(data, indent=1).encode()
 
 
 def read_contrasts(path: Path | str) -> tuple[str, ContrastSpec]:
-    """Return the fingerprint of the contrasts, and the contrasts."""
-    content = Path(path).read_bytes()
-    data = json.loads(content)
+    """Return the fingerprint of the contrasts, and the contrasts.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    try:
+        data = json.loads(Path(path).read_bytes())
+        stamp: str = data.pop("fingerprint")
+        if stamp != fingerprint(_dump(data)):
+            raise ValueError("another fingerprint")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged; run again, which makes it anew.") from error
     contrasts = tuple(Contrast(**contrast) for contrast in data["contrasts"])
-    return fingerprint(content), ContrastSpec(contrasts, data["two_sided"], data["minlog"])
+    return stamp, ContrastSpec(contrasts, data["two_sided"], data["minlog"])

@@ -27,6 +27,7 @@ CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm
 IGNORED_FIELDS = ("statType", "logdir", "voxelBatching", "diskMem", "name", "q")
 DEFICIENT = ("refuse", "estimable")
 MATCH_ROWS = ("check", "by_name", "by_order")
+PLAN_FOLDER = "plan_files"  # in that of the workflow
 DEFAULT_MAXMEM = 2**32
 DEFAULT_WORKERS = 10
 DEFAULT_MINLOG = -323.3062153431158
@@ -225,6 +226,10 @@ class ModelConfig(_Model):
         None, description="Folder for intermediate files, kept for resuming; default outdir/work."
     )
     compress: bool = Field(False, description="Write .nii.gz instead of .nii.")
+    overwrite: bool = Field(
+        False,
+        description="Replace the maps of another model that was run with another work_dir.",
+    )
     images_per_batch: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Images read by one node; planned if absent."
     )
@@ -274,6 +279,11 @@ class ModelConfig(_Model):
     def workflow_folder(self) -> Path:
         """Folder of the workflow's nodes; what they leave there may be deleted or replaced."""
         return self.work_folder / self._workflow
+
+    @property
+    def plan_folder(self) -> Path:
+        """Where the plan goes; runs with the same one follow each other."""
+        return self.workflow_folder / PLAN_FOLDER
 
     @property
     def notices(self) -> list[str]:

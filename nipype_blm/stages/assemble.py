@@ -11,7 +11,7 @@ import numpy as np
 
 from nipype_blm.core.status import VoxelStatus
 from nipype_blm.io.maps import write_map
-from nipype_blm.io.publish import publish
+from nipype_blm.io.publish import Claim, publish
 from nipype_blm.io.specfile import read_contrasts, read_model
 from nipype_blm.model.contrasts import file_labels
 from nipype_blm.stages.blocks import Block, open_blocks
@@ -55,6 +55,7 @@ def assemble_maps(
     statistics_files: Sequence[Path | str],
     run_stamp: str,
     out_dir: Path,
+    claim: Claim,
     compress: bool = False,
     inputs_file: Path | None = None,
 ) -> AssembledMaps:
@@ -68,6 +69,8 @@ def assemble_maps(
         Of all blocks, in order.
     run_stamp : str
         Fingerprint of the model and all images.
+    claim : Claim
+        Whether maps that are in the folder may be replaced.
     compress : bool
         Write .nii.gz instead of .nii.
     inputs_file : Path, optional
@@ -101,7 +104,7 @@ def assemble_maps(
 
     stamp = maps_stamp(run_stamp, contrasts_stamp, extension)
     companions = {} if inputs_file is None else {"inputs.yml": inputs_file.read_bytes()}
-    publish(out_dir, stamp, write, partial(is_map_name, model=spec.model), companions)
+    publish(out_dir, stamp, claim, write, partial(is_map_name, model=spec.model), companions)
 
     labels = file_labels(tests.contrasts)
     named = list(zip(tests.contrasts, labels, strict=True))

@@ -21,7 +21,7 @@ from nipype_blm.core.status import VoxelStatus, is_fitted
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.maps import MapInfo, find_map, make_template_header, write_map
-from nipype_blm.io.publish import publish
+from nipype_blm.io.publish import Claim, check_claim, publish
 from nipype_blm.model.compare import (
     ComparisonStatus,
     choose_mixture,
@@ -55,7 +55,9 @@ class Comparison(NamedTuple):
     notices: list[str]
 
 
-def compare_models(first: Path, second: Path, out_dir: Path) -> Comparison:
+def compare_models(
+    first: Path, second: Path, out_dir: Path, work_dir: Path, overwrite: bool = False
+) -> Comparison:
     """Test the larger of two nested models against the smaller one at every voxel.
 
     Parameters
@@ -65,13 +67,20 @@ def compare_models(first: Path, second: Path, out_dir: Path) -> Comparison:
         the other order they are swapped, with a notice.
     out_dir : Path
         Folder for the maps.
+    work_dir : Path
+        Where this is run; maps of other models, compared elsewhere, are not replaced.
+    overwrite : bool
+        Replace them too.
 
     Raises
     ------
     InputError
-        If the models cannot be compared, or nowhere.
+        If the models cannot be compared, or nowhere, or maps would be lost.
     """
     _check_out_dir(out_dir)
+    folders = sorted(str(folder.absolute()) for folder in (first, second))
+    claim = Claim(fingerprint("comparison", *folders), work_dir, overwrite)
+    check_claim(out_dir, claim, is_map_name)
     smaller, larger = Results(first), Results(second)
     swapped = count_variances(smaller.factors) > count_variances(larger.factors)
     if swapped:
@@ -100,7 +109,7 @@ def compare_models(first: Path, second: Path, out_dir: Path) -> Comparison:
         "LargestErrorOfChi2": float(f"{error:.2g}"),
     }
     volumes = _make_volumes(status, np.where(compared, chi2.value, 0.0), dofs, counts, details)
-    files = _write(larger, out_dir, volumes)
+    files = _write(larger, out_dir, claim, volumes)
     notices = [f"{first} has the larger model: the two were swapped."] if swapped else []
     notices += _make_notices(counts, error)
     return Comparison(files, dofs, criterion, counts, notices)
@@ -247,7 +256,7 @@ def _make_volumes(
 
 
 def _write(
-    run: Results, out_dir: Path, volumes: list[tuple[MapInfo, NDArray[Any]]]
+    run: Results, out_dir: Path, claim: Claim, volumes: list[tuple[MapInfo, NDArray[Any]]]
 ) -> dict[str, Path]:
     """Write maps as those of a run are: in their space and type, compressed or not."""
     source = run.path("llh")
@@ -262,5 +271,5 @@ def _write(
             write_map(path, template, run.header.shape, info, [values], values.dtype)
 
     parts = [repr(info).encode() + values.tobytes() for info, values in typed]
-    publish(out_dir, fingerprint(extension, template, *parts), write, is_map_name)
+    publish(out_dir, fingerprint(extension, template, *parts), claim, write, is_map_name)
     return {info.name: out_dir / f"{info.name}{extension}" for info, _ in typed}

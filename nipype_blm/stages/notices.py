@@ -61,7 +61,7 @@ def _describe_repeated(entries: Sequence[ImageEntry]) -> list[str]:
     # The same file has the same size and time: only few have to be looked at again.
     alike: dict[tuple[int, int], list[ImageEntry]] = defaultdict(list)
     for entry in entries:
-        alike[entry.size, entry.mtime_ns].append(entry)
+        alike[entry.state.size, entry.state.mtime_ns].append(entry)
     same: dict[tuple[int, int, int], list[ImageEntry]] = defaultdict(list)
     for group in alike.values():
         for entry in group if len(group) > 1 else ():

@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray, factorise_design
 from nipype_blm.errors import InputError, Problems
-from nipype_blm.io.files import write_if_changed
+from nipype_blm.io.arrayfile import fingerprint
+from nipype_blm.io.files import FileState, write_if_changed
 from nipype_blm.io.images import (
     ImageHeader,
     check_size,
@@ -27,6 +29,7 @@ from nipype_blm.io.images import (
 )
 from nipype_blm.io.manifest import ImageEntry, format_manifest, must_be_read_in_order
 from nipype_blm.io.maps import make_template_header
+from nipype_blm.io.publish import Claim, check_claim
 from nipype_blm.io.specfile import pack_contrasts, pack_model
 from nipype_blm.io.tables import ListedPath, Table, read_path_list
 from nipype_blm.model.config import BlmmConfig, ModelConfig
@@ -68,6 +71,7 @@ class PlanFiles(NamedTuple):
     contrasts_file: Path
     blocks: list[int]
     fingerprint: str  # of the model and the images, without the contrasts
+    model_id: str  # as `identify_model` returns it
 
 
 class _Found(NamedTuple):
@@ -253,7 +257,24 @@ def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
         contrasts_file,
         list(range(spec.n_blocks)),
         run_stamp(stamp, texts),
+        identify_model(run),
     )
+
+
+def identify_model(run: PreparedRun) -> str:
+    """Return a fingerprint of model, contrasts and names of images.
+
+    It stays the same when images are replaced, or with other batches and blocks.
+    """
+    spec = replace(run.spec, images_per_batch=0, voxels_per_block=0, rows_per_chunk=0)
+    images = [(str(e.image), e.volume, str(e.mask), e.mask_volume) for e in run.images]
+    return fingerprint(pack_model(spec)[0], pack_contrasts(run.contrasts), repr(images))
+
+
+def check_out_dir(run: PreparedRun, config: ModelConfig, work_dir: Path) -> None:
+    """Raise InputError if the maps would replace those of another model, made elsewhere."""
+    claim = Claim(identify_model(run), work_dir, config.overwrite)
+    check_claim(config.outdir, claim, partial(is_map_name, model=run.spec.model))
 
 
 def list_files(given: Path | Sequence[Path], what: str) -> list[ListedPath]:
@@ -380,19 +401,19 @@ def _describe_difference(header: ImageHeader, expected: ImageHeader) -> str | No
 
 def _read_entry(listed: ListedPath) -> tuple[ImageEntry, ImageHeader] | str:
     try:
-        size, mtime_ns = stat_file(listed.path)
+        state = stat_file(listed.path)
     except (OSError, ValueError):  # ValueError: no path can have a null byte
-        size = mtime_ns = 0  # reading the header says what is wrong
+        state = FileState(0, 0, "")  # reading the header says what is wrong
     try:
-        header = _read_header_once(listed.path, size, mtime_ns)
-        check_size(listed.path, header, size)
+        header = _read_header_once(listed.path, state)
+        check_size(listed.path, header, state.size)
     except InputError as error:
         return f"{listed.where}: {error}"
-    return ImageEntry(0, listed.path, 0, size, mtime_ns, listed.where), header
+    return ImageEntry(0, listed.path, 0, state, listed.where), header
 
 
 @lru_cache(maxsize=2**17)
-def _read_header_once(path: Path, size: int, mtime_ns: int) -> ImageHeader:
+def _read_header_once(path: Path, state: FileState) -> ImageHeader:
     """Read a header, once in a process that first checks and then plans."""
     return read_header(path)
 
@@ -405,12 +426,7 @@ def _attach_masks(images: _Found, masks: _Found, problems: Problems) -> list[Ima
             "images; give one mask for each image."
         )
     return [
-        image._replace(
-            mask=mask.image,
-            mask_volume=mask.volume,
-            mask_size=mask.size,
-            mask_mtime_ns=mask.mtime_ns,
-        )
+        image._replace(mask=mask.image, mask_volume=mask.volume, mask_state=mask.state)
         for image, mask in zip(images.entries, masks.entries, strict=False)
     ]
 

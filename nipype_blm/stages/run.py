@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from nipype_blm.io.publish import Claim
 from nipype_blm.stages.assemble import AssembledMaps, assemble_maps
 from nipype_blm.stages.estimates import compute_estimates
 from nipype_blm.stages.plan import PreparedRun, write_plan
@@ -13,6 +14,7 @@ def run_model(
     run: PreparedRun,
     work_dir: Path,
     out_dir: Path,
+    claim: Claim,
     n_threads: int = 1,
     compress: bool = False,
     inputs_file: Path | None = None,
@@ -55,6 +57,7 @@ def run_model(
         statistics,
         plan.fingerprint,
         out_dir,
+        claim,
         compress,
         inputs_file,
     )

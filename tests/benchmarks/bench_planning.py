@@ -205,6 +205,7 @@ def measure_sizes(spec: Any, is_compressed: bool) -> Any:
 
 def run_stages(run: Any, folder: Path) -> dict[str, float]:
     """Return the CPU seconds of each stage of a run."""
+    from nipype_blm.io.publish import Claim
     from nipype_blm.stages.assemble import assemble_maps
     from nipype_blm.stages.estimates import compute_estimates
     from nipype_blm.stages.plan import write_plan
@@ -232,7 +233,10 @@ def run_stages(run: Any, folder: Path) -> dict[str, float]:
         for block, file in zip(plan.blocks, estimates, strict=True)
     ]
     times.append(time.process_time())
-    assemble_maps(*contrasts, plan.batch_files, estimates, tests, plan.fingerprint, folder / "maps")
+    claim = Claim(plan.model_id, folder)
+    assemble_maps(
+        *contrasts, plan.batch_files, estimates, tests, plan.fingerprint, folder / "maps", claim
+    )
     times.append(time.process_time())
     stages = ("reading", "fitting", "testing", "assembly")
     return dict(zip(stages, np.diff(times).tolist(), strict=True))

@@ -341,6 +341,22 @@ def test_the_same_comparison_again_writes_nothing(fits):
     assert times() != before
 
 
+def test_another_comparison_from_elsewhere_is_replaced_only_with_overwrite(fits, monkeypatch):
+    plain = fits.fit_plain()
+    larger, other = (fits.fit_mixed(plain, name, D=0.3, gain=g) for name, g in (("a", 1), ("b", 2)))
+    assert fits.compare(plain, larger)[0] == 0
+    before = fits.map("Chi2")
+    (fits.folder / "elsewhere").mkdir()
+    monkeypatch.chdir(fits.folder / "elsewhere")
+    code, messages = fits.compare(plain, other)
+    assert code == 2
+    assert f"{fits.out} has the results of another model, made in " in messages[0]
+    assert_array_equal(fits.map("Chi2"), before)
+    assert fits.compare(plain, larger)[0] == 0  # the same one
+    assert fits.compare(plain, other, "--overwrite")[0] == 0
+    assert not np.array_equal(fits.map("Chi2"), before)
+
+
 def test_the_larger_model_may_come_first_with_a_notice(fits):
     plain = fits.fit_plain()
     larger = fits.fit_mixed(plain, "larger", D=0, gain=1.0)

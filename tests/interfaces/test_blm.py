@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
+import re
 import shutil
+import traceback
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ import pytest
 import yaml
 from nipype.interfaces.base import Undefined, traits
 from nipype.interfaces.utility import Function
-from nipype.pipeline.engine import Node, Workflow
+from nipype.pipeline.engine import MapNode, Node, Workflow
+from nipype.pipeline.engine.nodes import NodeExecutionError
 from numpy.testing import assert_allclose, assert_array_equal
 from traits.api import TraitError
 
@@ -97,6 +101,7 @@ def run_stages(model: dict[str, Any], folder: Path, n_procs: int = 1) -> Any:
         )
         statistics.append(test.run(cwd=make(folder / f"statistics{block}")).outputs.out_file)
     assemble = AssembleMaps(
+        model_id=plan.model_id,
         contrasts_file=plan.contrasts_file,
         batch_files=plan.batch_files,
         estimates_files=estimates,
@@ -241,6 +246,7 @@ def test_a_file_made_from_other_input_is_refused(
         contrasts_file=plan.contrasts_file, estimates_file=files("estimates")[0], block=0, **shared
     )
     assemble = AssembleMaps(
+        model_id=plan.model_id,
         contrasts_file=plan.contrasts_file,
         batch_files=plan.batch_files,
         estimates_files=files("estimates"),
@@ -269,6 +275,7 @@ def test_statistics_of_other_contrasts_are_refused(model: dict[str, Any], tmp_pa
         contrasts_file=plan.contrasts_file,
         fingerprint=plan.fingerprint,
         batch_files=plan.batch_files,
+        model_id=plan.model_id,
         estimates_files=[folder / f"estimates{i}" / "estimates.blm" for i in range(3)],
         statistics_files=[folder / f"statistics{i}" / "statistics.blm" for i in range(3)],
     )
@@ -535,6 +542,60 @@ def test_a_node_is_cached_until_a_file_is_replaced(
     assert not np.array_equal(run(), first)
 
 
+def swap(one: Path, other: Path) -> None:
+    """Exchange the names of two files, as `mv` does."""
+    spare = one.with_name("spare")
+    one.rename(spare)
+    other.rename(one)
+    spare.rename(other)
+
+
+@pytest.mark.parametrize("kind", ["image", "pair", "mask", "design"])
+@pytest.mark.parametrize("as_map_node", [False, True])
+def test_a_cached_node_notices_files_that_were_exchanged_although_sizes_and_times_are_the_same(
+    model: dict[str, Any], tmp_path: Path, kind: str, as_map_node: bool
+) -> None:
+    """Of an image of two files, Nipype looks at the one that is named."""
+    files = [Path(path) for path in model["in_files"][:2]]
+    if kind == "pair":
+        for i, path in enumerate(files):
+            nib.save(nib.Nifti1Pair.from_image(nib.load(path)), path.with_suffix(".hdr"))
+            model["in_files"][i] = str(path.with_suffix(".hdr"))
+        files = [path.with_suffix(".img") for path in files]
+    elif kind == "mask":
+        files = [tmp_path / "one.nii", tmp_path / "other.nii"]
+        for i, path in enumerate(files):
+            write_image(path, (np.indices(SHAPE).sum(axis=0) % 3 != i).astype("u1"))
+        model["mask_file"] = str(files[0])
+    elif kind == "design":
+        model["design_file"], other = change_design(model, tmp_path)[1:]
+        files = [Path(model["design_file"]), Path(other)]
+        size = max(path.stat().st_size for path in files)
+        for path in files:
+            path.write_text(path.read_text().ljust(size, "\n"))
+    for path in files:
+        os.utime(path, ns=(10**18, 10**18))
+
+    def run() -> np.ndarray:
+        if as_map_node:
+            node = MapNode(BLM(**model), ["min_n"], name="fit", base_dir=str(tmp_path / "work"))
+            node.inputs.min_n = [1]
+        else:
+            node = Node(BLM(**model), name="fit", base_dir=str(tmp_path / "work"))
+        return np.asarray(nib.load(np.hstack([node.run().outputs.blm_vox_con])[0]).dataobj).copy()
+
+    first = run()
+    [result] = (tmp_path / "work" / "fit").glob("result_fit.pklz")
+    written = result.stat().st_mtime_ns
+    assert_array_equal(run(), first)
+    assert as_map_node or result.stat().st_mtime_ns == written
+    swap(*files)
+    exchanged = run()
+    assert not np.array_equal(exchanged, first)
+    fresh = BLM(**model).run(cwd=make(tmp_path / "fresh")).outputs.blm_vox_con
+    assert_array_equal(exchanged, np.asarray(nib.load(fresh).dataobj))
+
+
 def test_a_map_that_was_deleted_is_written_again_by_its_node(
     model: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -557,15 +618,95 @@ def run_node(model: dict[str, Any], folder: Path, out_dir: Path | str, **given: 
 def test_a_cached_node_runs_again_when_another_model_took_its_folder(
     model: dict[str, Any], tmp_path: Path
 ) -> None:
-    def run(name: str, contrasts: list[Any]) -> bytes:
+    def run(name: str, contrasts: list[Any], **given: Any) -> bytes:
         out_dir = tmp_path / "out"
-        return run_node(model, tmp_path / name, out_dir, contrasts=contrasts).read_bytes()
+        return run_node(model, tmp_path / name, out_dir, contrasts=contrasts, **given).read_bytes()
 
     one = run("one", CONTRASTS)
-    other = run("other", CONTRASTS[::-1])
+    other = run("other", CONTRASTS[::-1], overwrite=True)
     assert one != other
-    assert run("one", CONTRASTS) == one
-    assert run("other", CONTRASTS[::-1]) == other
+    with pytest.raises(NodeExecutionError, match=r"another model, made in .*/other/fit"):
+        run("one", CONTRASTS)
+    assert run("one", CONTRASTS, overwrite=True) == one
+    assert run("other", CONTRASTS[::-1], overwrite=True) == other
+
+
+def change_design(model: dict[str, Any], tmp_path: Path) -> list[str]:
+    """Return the design of a model and two others."""
+    X = np.loadtxt(model["design_file"], delimiter=",")
+    designs = [model["design_file"]]
+    for power in (3, 5):
+        designs.append(str(tmp_path / f"X{power}.csv"))
+        np.savetxt(designs[-1], X**power, delimiter=",", fmt="%.17g")
+    return designs
+
+
+def run_map_node(model: dict[str, Any], tmp_path: Path, plugin: str) -> list[bytes]:
+    """Fit a model to several designs, with a MapNode."""
+    fit = BLM(**model)
+    node = MapNode(fit, iterfield=["design_file"], name="fit")
+    node.inputs.design_file = change_design(model, tmp_path)
+    return run_in_workflow(node, tmp_path, plugin)
+
+
+def run_iterables(model: dict[str, Any], tmp_path: Path, plugin: str) -> list[bytes]:
+    """Fit a model to several designs, with a Node that has iterables."""
+    node = Node(BLM(**model), name="fit")
+    node.iterables = ("design_file", change_design(model, tmp_path))
+    return run_in_workflow(node, tmp_path, plugin)
+
+
+def run_in_workflow(node: Node, tmp_path: Path, plugin: str) -> list[bytes]:
+    """Return one map of each model that a node fits."""
+    workflow = Workflow("wf", base_dir=str(tmp_path / "work"))
+    workflow.config["execution"] = {
+        "crashdump_dir": str(tmp_path / "work"),
+        "poll_sleep_duration": "0.1",
+    }
+    workflow.add_nodes([node])
+    arguments = {"n_procs": 2, "mp_context": "forkserver"} if plugin == "MultiProc" else {}
+    graph = workflow.run(plugin=plugin, plugin_args=arguments)
+    outputs = [done.result.outputs.blm_vox_con for done in graph.nodes()]
+    return [Path(path).read_bytes() for path in np.hstack(outputs)]
+
+
+@pytest.mark.parametrize("run", [run_map_node, run_iterables])
+@pytest.mark.parametrize("plugin", ["Linear", "MultiProc"])
+def test_several_models_in_one_folder_are_an_error_that_names_both_places(
+    model: dict[str, Any], tmp_path: Path, run: Any, plugin: str
+) -> None:
+    """Each would hand on the same paths, where the maps of the last one would be."""
+    out_dir = str(tmp_path / "out")
+    with pytest.raises(Exception, match=r"raised|another model") as caught:
+        run(model | {"out_dir": out_dir}, tmp_path, plugin)
+    place = f"{tmp_path}/work/wf/"
+    message = rf"{out_dir} has .* of another model, made in {place}.*, made in {place}.*overwrite"
+    assert re.search(message, "".join(traceback.format_exception(caught.value)))
+    assert (tmp_path / "out" / "blm_vox_con.nii").is_file()  # of the first one
+
+
+@pytest.mark.parametrize("run", [run_map_node, run_iterables])
+def test_several_models_without_out_dir_have_a_folder_each(
+    model: dict[str, Any], tmp_path: Path, run: Any
+) -> None:
+    maps = run(model, tmp_path, "Linear")
+    assert len(set(maps)) == 3
+    alone = []
+    for i, design_file in enumerate(change_design(model, tmp_path)):
+        fit = BLM(**model | {"design_file": design_file})
+        found = fit.run(cwd=make(tmp_path / f"alone{i}")).outputs
+        alone.append(Path(found.blm_vox_con).read_bytes())
+    assert sorted(maps) == sorted(alone)
+
+
+def test_one_model_after_another_in_one_place_replaces_it(
+    model: dict[str, Any], tmp_path: Path
+) -> None:
+    """As in a notebook, where a cell is edited and run again."""
+    for contrasts in (CONTRASTS, CONTRASTS[::-1]):
+        fit = BLM(**model | {"contrasts": contrasts}, out_dir=tmp_path / "out")
+        found = fit.run(cwd=str(tmp_path)).outputs
+        assert found.contrast_metadata[0]["name"] == contrasts[0]["name"]
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ def run_stages(model: dict[str, Any], folder: Path) -> Any:
         statistics.append(test.run(cwd=make(folder / f"statistics{block}")).outputs.out_file)
     assert (len(products), len(estimates)) == (3, 2)
     assemble = AssembleMixedMaps(
+        model_id=plan.model_id,
         contrasts_file=plan.contrasts_file,
         batch_files=plan.batch_files,
         estimates_files=estimates,
@@ -237,7 +238,7 @@ def test_a_cached_node_with_a_folder_runs_again_only_when_another_model_took_it(
     model: dict[str, Any], tmp_path: Path
 ) -> None:
     def run(reml: bool) -> Path:
-        fit = BLMM(**model, out_dir=tmp_path / "out", reml=reml)
+        fit = BLMM(**model, out_dir=tmp_path / "out", reml=reml, overwrite=True)
         node = Node(fit, name="fit", base_dir=str(tmp_path / f"work_{reml}"))
         return Path(node.run().outputs.blmm_vox_D)
 

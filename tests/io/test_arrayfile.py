@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nipype_blm.errors import InputError
-from nipype_blm.io.arrayfile import ArrayFile, fingerprint, write_arrays
+from nipype_blm.io.arrayfile import ArrayFile, fingerprint, is_whole, write_arrays
 from nipype_blm.io.files import replacing
 
 RNG = np.random.default_rng(0)
@@ -75,22 +75,103 @@ def test_another_stamp_is_refused(path):
         ArrayFile(path, "another")
 
 
-def test_a_file_cut_short_anywhere_is_refused(path, tmp_path):
+def read_everything(path):
+    file = ArrayFile(path)
+    for name in ARRAYS:
+        file.read(name)
+
+
+def is_refused(path, read=read_everything):
+    """Return whether reading raises an error that names the file."""
+    try:
+        read(path)
+    except InputError as error:
+        [problem] = error.problems
+        return path.name in problem and "run again, which makes it anew" in problem
+    return False
+
+
+def test_a_byte_that_changes_anywhere_is_noticed(path, tmp_path):
+    """In the header and what pads it, in and between the arrays, and in the checksums."""
     content = path.read_bytes()
-    last = ArrayFile(path)
-    assert last.read("fortran").size  # the last array with data; padding may follow
-    for length in [0, 1, 63, 64, len(content) // 2, len(content) - 64]:
-        cut = tmp_path / "cut.blm"
+    damaged = tmp_path / "damaged.blm"
+    for i in range(len(content)):
+        damaged.write_bytes(content[:i] + bytes([content[i] ^ 4]) + content[i + 1 :])
+        assert not is_whole(damaged), i
+
+
+def test_a_file_cut_or_grown_anywhere_is_refused(path, tmp_path):
+    content = path.read_bytes()
+    cut = tmp_path / "cut.blm"
+    for length in range(len(content)):
         cut.write_bytes(content[:length])
-        with pytest.raises(InputError, match=r"cut\.blm"):
-            ArrayFile(cut)
+        assert is_refused(cut, ArrayFile), length
+    for more in (b"\0", content[-4:], content[-64:], content):
+        cut.write_bytes(content + more)
+        assert is_refused(cut, ArrayFile)
+    middle = len(content) // 2
+    cut.write_bytes(content[:middle] + content[middle + 64 :])
+    assert is_refused(cut, ArrayFile)
 
 
 def test_a_file_cut_short_while_it_is_open_is_an_error(path):
     file = ArrayFile(path)
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(OSError, match=r"a\.blm ended"):
+    with pytest.raises(InputError, match=r"a\.blm is damaged"):
         file.read("fortran")
+
+
+LARGE = RNG.normal(size=(3, 40_000)).astype(np.float32)  # rows of 20 checksums
+
+
+@pytest.fixture
+def large(tmp_path):
+    return write_arrays(tmp_path / "large.blm", "", {"before": np.arange(5), "rows": LARGE})
+
+
+@given(st.data())
+def test_readers_of_a_part_notice_any_damage_to_it(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "damaged_part.blm"
+    write_arrays(path, "", {"before": np.arange(5), "rows": LARGE})
+    content = path.read_bytes()
+    row, column = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 39_999))
+    start = content.index(LARGE.tobytes()) + (row * 40_000 + column) * 4
+    damage = data.draw(st.binary(min_size=1, max_size=4))
+    changed = content[:start] + damage + content[start + len(damage) :]
+    path.write_bytes(changed)
+    first = data.draw(st.integers(0, column))
+    columns = slice(first, data.draw(st.integers(column + 1, 40_000)))
+    for read in (
+        lambda: ArrayFile(path).read("rows", columns),
+        lambda: ArrayFile(path).read_rows("rows", slice(row, row + 1)),
+        lambda: ArrayFile(path).read("rows"),
+    ):
+        if changed == content:
+            read()
+        else:
+            with pytest.raises(InputError, match=r"damaged_part\.blm is damaged"):
+                read()
+    assert is_whole(path) == (changed == content)
+
+
+def test_a_part_far_from_the_damage_can_be_read(large):
+    content = large.read_bytes()
+    at = content.index(LARGE.tobytes()) + LARGE[0].nbytes // 2  # in the first row
+    large.write_bytes(content[:at] + bytes(8192) + content[at + 8192 :])
+    np.testing.assert_array_equal(ArrayFile(large).read_rows("rows", slice(1, 3)), LARGE[1:])
+    columns = slice(0, 100)
+    np.testing.assert_array_equal(ArrayFile(large).read("rows", columns), LARGE[:, columns])
+    assert not is_whole(large)
+
+
+def test_a_file_made_anew_is_whole_again(large):
+    content = large.read_bytes()
+    large.write_bytes(content[:-1])
+    assert not is_whole(large)
+    large.write_bytes(content)
+    assert is_whole(large)
+    large.unlink()
+    assert not is_whole(large)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +183,7 @@ def test_a_file_cut_short_while_it_is_open_is_an_error(path):
         b"[]\n",
         b"null\n",
         b"\xff\xfe\n",
-        b'{"format": "nipype_blm arrays 0", "stamp": "", "meta": null, "arrays": {}}\n',
-        b'{"format": "nipype_blm arrays 1", "stamp": "", "arrays": {}}\n',
-        b'{"format": "nipype_blm arrays 1", "stamp": "", "meta": null, "arrays": {"a": 1}}\n',
+        b'{"format": "nipype_blm arrays 1", "stamp": "", "meta": null, "arrays": {}}\n',
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path, content):
@@ -112,6 +191,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"a\.blm is not an intermediate file of this version"):
         ArrayFile(path)
+    assert not is_whole(path)
 
 
 def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_else(path):

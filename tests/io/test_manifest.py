@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nipype_blm.errors import InputError
-from nipype_blm.io.files import write_if_changed
+from nipype_blm.io.files import FileState, write_if_changed
 from nipype_blm.io.images import stat_file
 from nipype_blm.io.manifest import (
     ImageEntry,
@@ -17,20 +17,22 @@ from nipype_blm.io.manifest import (
     read_manifest,
 )
 
+STATE = FileState(11, 1, "12/34 56/78")
+
 
 def test_images_are_read_back(tmp_path):
     entries = [
-        ImageEntry(0, Path("/a/b.nii"), 0, 10, 2**62, "line 1 of Y.txt"),
-        ImageEntry(1, Path('/a/odd "name"\twith\ttabs.nii'), 3, 11, 1, "entry 2 of Y_files"),
-        ImageEntry(2, Path("/a/Größe\n.nii"), 0, 12, 2, "Y_files", Path("/m.nii"), 4, 5, 6),
+        ImageEntry(0, Path("/a/b.nii"), 0, FileState(10, 2**62, "1/2"), "line 1 of Y.txt"),
+        ImageEntry(1, Path('/a/odd "name"\twith\ttabs.nii'), 3, STATE, "entry 2 of Y_files"),
+        ImageEntry(2, Path("/a/# Größe\r\n.nii"), 0, STATE, "Y_files", Path("/m.nii"), 4, STATE),
     ]
     path = tmp_path / "batch.tsv"
-    path.write_text(format_manifest(entries))
+    path.write_bytes(format_manifest(entries).encode())
     assert read_manifest(path) == entries
 
 
 def test_names_are_read_back_whatever_the_locale(tmp_path):
-    entries = [ImageEntry(0, Path("/a/Größe.nii"), 0, 12, 2, "line 1 of café.txt")]
+    entries = [ImageEntry(0, Path("/a/Größe.nii"), 0, STATE, "line 1 of café.txt")]
     path = tmp_path / "batch.tsv"
     write_if_changed(path, format_manifest(entries).encode())
     code = (
@@ -51,21 +53,45 @@ def test_names_are_read_back_whatever_the_locale(tmp_path):
     assert found.stdout.strip() == ascii(entries)
 
 
+def test_a_byte_that_changes_anywhere_is_noticed(tmp_path):
+    path = tmp_path / "batch.tsv"
+    entry = ImageEntry(0, Path("/a/Größe.nii"), 0, STATE, "line 1", Path("/m.nii"), 4, STATE)
+    content = format_manifest([entry, entry._replace(row=1)]).encode()
+    for i in range(len(content)):
+        path.write_bytes(content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :])
+        with pytest.raises(InputError, match=r"batch\.tsv is damaged; run again"):
+            read_manifest(path)
+    for damaged in (b"", content[:-1], content[: len(content) // 2], content + b"\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"batch\.tsv is damaged"):
+            read_manifest(path)
+
+
 def make_entry(tmp_path, with_mask):
     image = tmp_path / "image.nii"
     image.write_bytes(b"image")
-    entry = ImageEntry(0, image, 0, *stat_file(image), "line 1 of Y.txt")
+    entry = ImageEntry(0, image, 0, stat_file(image), "line 1 of Y.txt")
     if with_mask:
         mask = tmp_path / "mask.nii"
         mask.write_bytes(b"mask")
-        size, mtime_ns = stat_file(mask)
-        entry = entry._replace(mask=mask, mask_size=size, mask_mtime_ns=mtime_ns)
+        entry = entry._replace(mask=mask, mask_state=stat_file(mask))
     return entry
 
 
 @pytest.mark.parametrize("with_mask", [False, True])
 def test_an_unchanged_image_passes(tmp_path, with_mask):
     check_unchanged(make_entry(tmp_path, with_mask))
+
+
+def test_a_host_that_sees_other_numbers_for_the_same_file_reads_it(tmp_path):
+    """Inodes, and times of other changes than of content, are not the same on all network disks."""
+    entry = make_entry(tmp_path, with_mask=True)
+    check_unchanged(
+        entry._replace(
+            state=entry.state._replace(identity="1/2"),
+            mask_state=entry.mask_state._replace(identity=""),
+        )
+    )
 
 
 @pytest.mark.parametrize("changed", ["image.nii", "mask.nii"])

@@ -118,6 +118,66 @@ def test_a_changed_data_mask_runs_its_batch_and_what_follows(
     same_maps(study.folder / "out", study.folder / "fresh_out")
 
 
+def swap(one: Path, other: Path) -> None:
+    """Exchange the names of two files, as `mv` does."""
+    spare = one.with_name("spare")
+    one.rename(spare)
+    other.rename(one)
+    spare.rename(other)
+
+
+def rewrite(path: Path, other: Path) -> None:
+    """Write another content in the old time, as programs do that restore or synchronise."""
+    status = path.stat()
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def link(path: Path, other: Path) -> None:
+    """Point at another file."""
+    path.unlink()
+    path.symlink_to(other)
+
+
+@pytest.mark.parametrize("change", [swap, rewrite, link])
+@pytest.mark.parametrize("kind", ["image", "pair", "mask", "4D"])
+def test_files_exchanged_with_their_sizes_and_times_are_read_again(
+    study, ran, same_maps, kind: str, change
+) -> None:
+    """Whatever gives a name another content must show, though size and time of it are the same."""
+    options: dict = {"images_per_batch": 6}
+    expected = {"products0", "products1"} if change is swap else {"products0"}
+    files = [study.images[1], study.images[7]]
+    if kind == "mask":
+        options["data_mask_files"] = [str(path) for path in study.masks]
+        files = [study.masks[1], study.masks[7]]
+    elif kind == "pair":
+        for i in (1, 7):
+            image = nib.load(study.images[i])
+            study.images[i] = study.images[i].with_suffix(".hdr")
+            nib.save(nib.Nifti1Pair.from_image(image), study.images[i])
+        files = [study.images[i].with_suffix(".img") for i in (1, 7)]
+    elif kind == "4D":
+        files = [study.folder / "one.nii", study.folder / "other.nii"]
+        study.write(files[0], np.moveaxis(study.Y, 0, -1))
+        study.write(files[1], np.moveaxis(study.Y[::-1], 0, -1))
+        study.images = files[:1]
+        expected = {"products0", "products1"}
+    for path in files:
+        os.utime(path, ns=(10**18, 10**18))
+    assert files[0].stat().st_size == files[1].stat().st_size
+    workflow = study.workflow("work", out_dir=study.folder / "out", **options)
+    workflow.run()
+    changed = ran(workflow)
+    study.workflow("work", out_dir=study.folder / "out", **options).run()
+    assert changed() == ALWAYS
+    change(*files)
+    study.workflow("work", out_dir=study.folder / "out", **options).run()
+    assert changed() == expected | ESTIMATES | CONTRASTS | ALWAYS
+    study.workflow("fresh", out_dir=study.folder / "fresh_out", **options).run()
+    same_maps(study.folder / "out", study.folder / "fresh_out")
+
+
 @pytest.mark.parametrize("what", ["X", "analysis mask", "post mask", "threshold"])
 def test_another_model_runs_everything_after_the_plan(study, ran, same_maps, what: str) -> None:
     mask_file = study.folder / "mask.nii"
@@ -201,24 +261,81 @@ def test_compression_runs_assembly_only_and_replaces_the_maps(study, ran) -> Non
     assert not list((study.folder / "out").rglob("*.nii"))
 
 
+def damage_middle(path: Path) -> None:
+    """Write 8 KB, or a third of the file, of other bytes into its middle, in its time."""
+    content, status = path.read_bytes(), path.stat()
+    n = min(8192, len(content) // 3)
+    start = (len(content) - n) // 2
+    noise = np.random.default_rng(1).bytes(n)
+    path.write_bytes(content[:start] + noise + content[start + n :])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+DAMAGE = {
+    "deleted": Path.unlink,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "grown": lambda path: path.write_bytes(path.read_bytes() + bytes(64)),
+    "middle": damage_middle,
+}
+
+
 @pytest.mark.parametrize(
-    ("damage", "plugin"), [("deleted", "Linear"), ("cut", "Linear"), ("cut", "MultiProc")]
+    ("damage", "plugin"),
+    [*((damage, "Linear") for damage in DAMAGE), ("cut", "MultiProc"), ("middle", "MultiProc")],
 )
 @pytest.mark.parametrize("name", ["products", "estimates", "statistics"])
-def test_a_lost_intermediate_file_is_computed_again(
+def test_an_intermediate_file_that_was_lost_or_damaged_is_computed_again(
     study, same_maps, name: str, damage: str, plugin: str
 ) -> None:
     study.workflow("work", out_dir=study.folder / "out").run()
     [*_, lost] = sorted((study.folder / "work").rglob(f"{name}.blm"))
     content = lost.read_bytes()
-    if damage == "deleted":
-        lost.unlink()
-    else:
-        lost.write_bytes(content[: len(content) // 2])
+    DAMAGE[damage](lost)
     workflow = study.workflow("work", out_dir=study.folder / "fresh_out")
     workflow.config["execution"]["poll_sleep_duration"] = "0.1"
     workflow.run(plugin=plugin, plugin_args=PLUGIN_ARGS[plugin])
     assert lost.read_bytes() == content
+    same_maps(study.folder / "out", study.folder / "fresh_out")
+
+
+@pytest.mark.parametrize("plugin", PLUGIN_ARGS)
+def test_a_damaged_file_among_others_that_are_outdated_is_computed_again(
+    study, same_maps, plugin: str
+) -> None:
+    """Nipype's cache tells nothing of a MapNode as a whole if one of its elements has to run."""
+    study.workflow("work").run()
+    study.write(study.images[0], study.Y[0] * 2)
+    damage_middle(max((study.folder / "work").rglob("products.blm")))  # of the last batch
+    workflow = study.workflow("work", out_dir=study.folder / "out")
+    workflow.config["execution"]["poll_sleep_duration"] = "0.1"
+    workflow.run(plugin=plugin, plugin_args=PLUGIN_ARGS[plugin])
+    study.workflow("fresh", out_dir=study.folder / "fresh_out").run()
+    same_maps(study.folder / "out", study.folder / "fresh_out")
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [("products", "estimates"), ("estimates", "contrasts"), ("statistics", "assemble")],
+)
+def test_damage_in_the_middle_of_a_run_is_an_error_and_the_next_run_makes_the_file_anew(
+    study, same_maps, monkeypatch, name: str, reader: str
+) -> None:
+    """The reader finds what no check at the start of the run could find."""
+    run, damaged = Node.run, []
+
+    def damage_before(node: Node, updatehash: bool = False):
+        if node.name == reader and not damaged:
+            damaged.extend(sorted((study.folder / "work").rglob(f"{name}.blm"))[-1:])
+            damage_middle(damaged[0])
+        return run(node, updatehash)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Node, "run", damage_before)
+        with pytest.raises(Exception, match=rf"InputError: .*{name}\.blm is damaged .*run again"):
+            study.workflow("work", out_dir=study.folder / "out").run()
+    assert not list(study.folder.glob("out/**/*.nii"))
+    study.workflow("work", out_dir=study.folder / "out").run()
+    study.workflow("fresh", out_dir=study.folder / "fresh_out").run()
     same_maps(study.folder / "out", study.folder / "fresh_out")
 
 

@@ -67,7 +67,7 @@ def test_the_interface_gives_the_maps_of_the_stage_and_what_they_mean(folders, t
     n = int(read(outputs.blmm_vox_mask).sum())
     assert outputs.counts["COMPARED"] == n
     assert sum(outputs.counts.values()) == read(outputs.blmm_vox_mask).size
-    direct = compare_models(plain, mixed, tmp_path / "direct")
+    direct = compare_models(plain, mixed, tmp_path / "direct", tmp_path)
     for name, path in direct.files.items():
         assert path.read_bytes() == Path(getattr(outputs, name)).read_bytes()
 
@@ -113,6 +113,29 @@ def test_a_second_run_writes_only_what_changed(study, folders, read_times):
     write_mixed(plain, mixed, gain=3.0)  # in the folders, into which Nipype does not look
     run()
     assert read_times(out_dir, "*.nii") != before
+    mask = read(out_dir / "blmm_vox_mask.nii")
+    np.testing.assert_allclose(read(out_dir / "blmm_vox_Chi2.nii"), 6 * mask, rtol=1e-11)
+
+
+def test_two_comparisons_in_one_folder_are_refused_unless_they_may_overwrite(study, folders):
+    plain, mixed = folders
+    other = write_mixed(plain, study.folder / "other", gain=3.0)
+    out_dir = study.folder / "comparison"
+
+    def run(larger: Path, name: str, **options) -> None:
+        compare = init_compare_wf(out_dir=out_dir, name=name, **options)
+        compare.base_dir = str(study.folder / "work")
+        compare.config["execution"] = {"crashdump_dir": compare.base_dir}
+        compare.inputs.inputnode.trait_set(smaller_dir=str(plain), larger_dir=str(larger))
+        compare.run()
+
+    run(mixed, "one")
+    before = read(out_dir / "blmm_vox_Chi2.nii")
+    with pytest.raises(Exception, match=r"another model, made in .*/one/compare; .*/two/compare"):
+        run(other, "two")
+    assert_array_equal(read(out_dir / "blmm_vox_Chi2.nii"), before)
+    run(mixed, "two")  # the same comparison
+    run(other, "two", overwrite=True)
     mask = read(out_dir / "blmm_vox_mask.nii")
     np.testing.assert_allclose(read(out_dir / "blmm_vox_Chi2.nii"), 6 * mask, rtol=1e-11)
 
