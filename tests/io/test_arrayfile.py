@@ -128,6 +128,26 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_else(pa
     assert [p.name for p in path.parent.iterdir()] == ["a.blm"]
 
 
+class _Unreadable:
+    """An array whose values cannot be had: a file that was cut short, a disk that fails."""
+
+    dtype, shape, nbytes = np.dtype(float), (7,), 56
+
+    def __array__(self, *_, **__):
+        raise OSError("the disk fails")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_arrays_that_cannot_all_be_written_leave_the_old_file_and_nothing_else(tmp_path, is_there):
+    path = tmp_path / "a.blm"
+    if is_there:
+        write_arrays(path, "old", ARRAYS)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(OSError, match="the disk fails"):
+        write_arrays(path, "new", {"first": np.zeros(10_000), "second": _Unreadable()})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
 @given(st.lists(st.text(max_size=3), max_size=4), st.lists(st.text(max_size=3), max_size=4))
 def test_fingerprints_differ_unless_all_parts_are_equal(one, other):
     assert (fingerprint(*one) == fingerprint(*other)) == (one == other)
