@@ -34,7 +34,9 @@ def _prepare(
     """Plan a model of images (n_obs, x, y, z), NaN being missing; `fields` of a configuration."""
     names = [folder / f"y{i:04d}.nii" for i in range(len(values))]
     for path, image in zip(names, values, strict=True):
-        nib.save(nib.Nifti1Image(image, np.eye(4)), path)
+        content = nib.Nifti1Image(image, np.eye(4)).to_bytes()
+        if not path.exists() or path.read_bytes() != content:  # whose time tells of a change
+            path.write_bytes(content)
     np.savetxt(folder / "X.csv", X, fmt="%.17g", delimiter=",")
     (folder / "Y.txt").write_text("".join(f"{path.name}\n" for path in names))
     contrast = {"name": "last", "vector": [0.0] * (X.shape[1] - 1) + [1.0]}
