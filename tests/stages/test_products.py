@@ -2,6 +2,8 @@
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,31 @@ def test_volumes_of_one_compressed_file_keep_the_order_of_the_table(prepare, tmp
     run = prepare(values, X, RandomFactor("subject", level, X[:, :1]), Y_files=str(path))
     assert [entry.volume for entry in run.images] == list(range(N_OBS))
     assert_products(run, compute(run, tmp_path, n_threads), flat(values))
+
+
+@pytest.mark.parametrize("field", ["Y_files", "data_mask_files"])
+def test_a_compressed_file_of_volumes_is_read_by_one_thread_in_order(
+    prepare, tmp_path, monkeypatch, field
+):
+    """Each thread that starts anew would have to decompress all volumes before its own."""
+    path = tmp_path / "all.nii.gz"
+    values = make_values(missing=0)
+    nib.save(nib.Nifti1Image(np.moveaxis(values, 0, -1), np.eye(4)), path)
+    run = prepare(values, X, **{field: str(path)})
+    files = write_plan(run, tmp_path)
+    read = ImageReader.read
+    calls: list[tuple[int, int]] = []
+
+    def note(self: ImageReader, file: Path, volume: int, out: Any) -> Any:
+        if file == path:
+            calls.append((threading.get_ident(), volume))
+            time.sleep(0.001)  # others get their turn
+        return read(self, file, volume, out)
+
+    monkeypatch.setattr(ImageReader, "read", note)
+    compute_products(files.model_file, files.batch_files[0], tmp_path / "out.blm", 4)
+    assert len({thread for thread, _ in calls}) == 1
+    assert [volume for _, volume in calls] == list(range(N_OBS))
 
 
 def test_what_masks_and_thresholds_exclude_is_missing(prepare, tmp_path):
