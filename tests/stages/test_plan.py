@@ -1,5 +1,7 @@
 """What a plan holds is what the files of a study say: masks, precision, order."""
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -110,3 +112,45 @@ def test_files_given_one_by_one_are_named_by_their_position(tmp_path):
         (given[0], "entry 1 of Y_files"),
         (given[1], "entry 2 of Y_files"),
     ]
+
+
+def folder_link(tmp_path, target):
+    (tmp_path / "elsewhere").symlink_to(target.parent, target_is_directory=True)
+    return tmp_path / "elsewhere" / target.name
+
+
+def file_link(tmp_path, target):
+    (tmp_path / "mine.nii").symlink_to(target)
+    return tmp_path / "mine.nii"
+
+
+def link_to_link(tmp_path, target):
+    (tmp_path / "again.nii").symlink_to(file_link(tmp_path, target))
+    return tmp_path / "again.nii"
+
+
+WAYS = {
+    "by its name": lambda tmp_path, target: target,
+    "by a link": file_link,
+    "by a link to a link": link_to_link,
+    "through a linked folder": folder_link,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("field", ["Y_files", "analysis_mask", "data_mask_files"])
+def test_a_map_that_is_read_is_not_replaced_however_it_is_reached(prepare, tmp_path, field, way):
+    """The mask of an earlier run as analysis mask of the next one, in the same folder."""
+    out = tmp_path / "out"
+    out.mkdir()
+    path = WAYS[way](tmp_path, Path(save(out / "blm_vox_mask.nii", np.ones(SHAPE), np.uint8)))
+    images = [save(tmp_path / f"i{i}.nii", VALUES[i], np.float32) for i in range(N_OBS)]
+    given = [*images[:-1], str(path)] if field != "analysis_mask" else str(path)
+    with pytest.raises(InputError) as error:
+        prepare(VALUES, X, **{"Y_files": images, "outdir": str(out), field: given})
+    [problem] = error.value.problems
+    assert problem == f"{path} is read, but the maps would replace it; choose another outdir."
+    # A copy, or another folder, is fine.
+    copy = save(out / "mine.nii", np.ones(SHAPE), np.uint8)
+    given = [*images[:-1], copy] if field != "analysis_mask" else copy
+    prepare(VALUES, X, **{"Y_files": images, "outdir": str(out), field: given})
