@@ -718,6 +718,23 @@ def test_an_image_whose_grid_is_not_the_planned_one_is_refused(tmp_path, name):
     assert_refused_as_changed(1, "has 1 volumes")
 
 
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.gz", "i.img"])
+@pytest.mark.parametrize("n_volumes", [1, 3])
+def test_a_volume_that_an_image_does_not_have_is_refused_also_after_a_good_one(
+    tmp_path, name, n_volumes
+):
+    """An image that has passed once is not looked at again, but its volumes are counted."""
+    cls = nib.Nifti1Pair if name == "i.img" else nib.Nifti1Image
+    path = save(tmp_path / name, make_values((*SHAPE, n_volumes)), "int16", cls)
+    reader = make_reader(path)
+    out = np.empty(MASK.sum())
+    for volume in range(n_volumes):
+        reader.read(path, volume, out)
+    for volume in (n_volumes, n_volumes + 5):
+        with pytest.raises(InputError, match=f"it has {n_volumes} volumes"):
+            reader.read(path, volume, out)
+
+
 def test_the_grid_of_a_template_is_that_of_the_image(tmp_path):
     path = save(tmp_path / "i.nii.gz", make_values((*SHAPE, 3)), ">i2")
     header = header_of_model(make_template_header(path), SHAPE)
