@@ -70,9 +70,10 @@ def test_arrays_are_aligned(path):
     assert all(offset % 64 == 0 for _, _, offset in layout.values())
 
 
-def test_another_stamp_is_refused(path):
+@pytest.mark.parametrize("stamp", ["another", "stam", "stamps", "Stamp", "stamp ", ""])
+def test_another_stamp_is_refused(path, stamp):
     with pytest.raises(InputError, match=r"a\.blm was made from other input"):
-        ArrayFile(path, "another")
+        ArrayFile(path, stamp)
 
 
 def test_a_file_cut_short_anywhere_is_refused(path, tmp_path):
