@@ -149,6 +149,17 @@ def test_a_large_effect_costs_digits_of_resms_and_says_so(
         assert_allclose(error.astype(float), 0, atol=100 * EPS * effect)  # sums of that size
 
 
+@pytest.mark.parametrize("mean", [1e4, 1e6])
+@pytest.mark.parametrize("difference", [1e-7, 1e-9])
+def test_a_mean_that_only_a_small_difference_of_columns_could_take_up_costs_digits_and_says_so(
+    fit, difference, mean
+):
+    """With weights of 1e7 and more, of which the rounding would reach every residual unsaid."""
+    a = np.random.default_rng(6).normal(size=60)
+    estimates, _ = fit(np.column_stack([a, a + difference]), make_Y(60, mean=mean), [20])
+    assert_array_equal(estimates.status, IMPRECISE)
+
+
 @pytest.mark.parametrize("n_threads", [2, 4, 50])
 def test_any_number_of_threads_gives_the_same_bits(fit, n_threads):
     X, Y = make_X(70, 4), make_Y(70, 1100)

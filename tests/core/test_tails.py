@@ -225,6 +225,11 @@ def test_arguments_are_broadcast_and_kept() -> None:
     for i, j in np.ndindex(t.shape):
         assert tails.log_sf[i, j] == compute_t_tails(t[i, j], df[j]).log_sf
         assert tails.z[i, j] == compute_t_tails(t[i, j], df[j]).z
+    pairs = [(1, 7), (2, 7), (2, 8), (2, 7), (3, 7), (3, 7), (1, 7)]  # either one, both, or none
+    together = compute_f_tails(2, *np.array(pairs).T)
+    for i, (df1, df2) in enumerate(pairs):
+        assert together.log_sf[i] == compute_f_tails(2, df1, df2).log_sf
+        assert together.z[i] == compute_f_tails(2, df1, df2).z
     assert compute_t_tails(2, 3).log_sf.shape == ()
     assert compute_t_tails([], 3).log_sf.shape == (0,)
     assert compute_t_tails(np.float32(2), 3).log_sf.dtype == np.float64

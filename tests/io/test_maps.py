@@ -93,7 +93,7 @@ def test_equal_maps_are_equal_files(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "float64"])
 def test_a_map_says_that_its_values_are_not_scaled(tmp_path, dtype):
-    """Some programs take a slope of NaN, which NiBabel writes by default, for a factor."""
+    """Some programs take a slope of NaN, as NiBabel writes it with an image, for a factor."""
     path = write(tmp_path, MapInfo("m", "A map."), make_volumes(1, dtype), dtype)
     content = path.read_bytes()
     assert np.frombuffer(content[112:120], "<f4").tolist() == [1, 0]
