@@ -50,7 +50,7 @@ def make_voxels(design: MixedDesign) -> dict[str, Voxel]:
         "nearly Z b": Voxel(lines + 1e-3 * noise, GOOD),
         "four images": Voxel(few, {VoxelStatus.TOO_FEW}),
         "one image of each level": Voxel(singles, {VoxelStatus.UNIDENTIFIED}),
-        "one level": Voxel(one_level, {*GOOD, VoxelStatus.UNIDENTIFIED, VoxelStatus.TOO_FEW}),
+        "one level": Voxel(one_level, {VoxelStatus.UNIDENTIFIED}),
         "a large mean": Voxel(1e8 + noise, {*GOOD, VoxelStatus.FITTED_IMPRECISE}),
         "tiny": Voxel(1e-38 * noise, GOOD),  # the range of single precision
         "huge": Voxel(1e38 * noise, GOOD),
