@@ -171,3 +171,20 @@ def test_effects_that_the_images_present_cannot_tell_apart_are_unidentified(
     fit = fit_mixed(Y, X, [factor], method=method, safe_mode=False)
     assert fit.status[0] in GOOD
     assert fit.status[1] == VoxelStatus.UNIDENTIFIED
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_left_of_an_effect_by_rounding_is_not_taken_for_one(fit_mixed, method) -> None:
+    """Images with z are missing one by one at a voxel, and subtracting them leaves 1e-17."""
+    rng = np.random.default_rng(19)
+    n_levels, n_each = 30, 6
+    level = np.repeat(np.arange(n_levels, dtype=np.int32), n_each)
+    has_effect = np.tile(np.arange(n_each) >= 4, n_levels)
+    z = np.where(has_effect, rng.normal(size=level.size), 0.0)
+    y = z * rng.normal(size=n_levels)[level] + rng.normal(size=level.size)
+    Y = np.column_stack([y, np.where(has_effect, np.nan, y)])
+    X = np.column_stack([np.ones(z.size), rng.normal(size=z.size)])
+    factor = RandomFactor("subject", level, z[:, np.newaxis])
+    fit = fit_mixed(Y, X, [factor], method=method, safe_mode=False)
+    assert fit.status[0] in GOOD
+    assert fit.status[1] == VoxelStatus.UNIDENTIFIED
