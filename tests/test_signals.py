@@ -17,14 +17,19 @@ def tell(number):
 LIMIT_S = 60
 
 
+def _forget_what_is_ignored():
+    """Undo what the tests were started with: nohup ignores SIGHUP, a shell's background SIGINT."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def run(program):
     return subprocess.run(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(program)],
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
-        # A shell that starts the tests in the background has SIGINT ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_forget_what_is_ignored,
     )
 
 

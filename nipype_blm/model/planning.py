@@ -228,7 +228,8 @@ def _zeros_bytes(sizes: Sizes) -> int:
 
 def _fixed_block_bytes(sizes: Sizes, batch: int) -> int:
     """Memory of a node that fits, but for its voxels."""
-    row_products = 8 * packed_size(sizes.n_params) * batch  # of each image, all pairs of columns
+    # Of each image all pairs of columns: the one, the other, and their product.
+    row_products = 3 * 8 * packed_size(sizes.n_params) * batch
     return _model_bytes(sizes) + _volume_bytes(sizes) + row_products + _zeros_bytes(sizes)
 
 

@@ -418,6 +418,13 @@ def change_a_cell_of_x(fits, plain, larger):
     rewrite(larger, X=str(fits.folder / "X2.csv"))
 
 
+def change_a_cell_of_x_in_its_seventh_digit(fits, plain, larger):
+    X = fits.study.X.copy()
+    X[4, 2] *= 1 + 1e-7
+    np.savetxt(fits.folder / "X2.csv", X, "%.17g", ",")
+    rewrite(larger, X=str(fits.folder / "X2.csv"))
+
+
 def drop_a_column_of_x(fits, plain, larger):
     np.savetxt(fits.folder / "X2.csv", fits.study.X[:, :2], "%.17g", ",")
     rewrite(larger, X=str(fits.folder / "X2.csv"))
@@ -425,6 +432,12 @@ def drop_a_column_of_x(fits, plain, larger):
 
 def change_x_after_both_runs(fits, plain, larger):
     fits.study.write_design(fits.study.X[:, :2])
+
+
+def leave_a_subject_out_of_all_tables_after_both_runs(fits, plain, larger):
+    for name in ("X.csv", "Y.txt", "subjects.txt", "one.csv"):
+        lines = (fits.folder / name).read_text().splitlines(keepends=True)
+        fits.study.write(name, "".join(lines[:-1]))
 
 
 def take_other_values_as_missing(fits, plain, larger):
@@ -480,8 +493,13 @@ def empty_one_half_each(fits, plain, larger):
         (list_images_in_another_order, ["name the same images in different orders"]),
         (list_another_image, ["different images, such as", "s03.nii and", "t03.nii"]),
         (change_a_cell_of_x, ["X of", "differ: 0 and 0.5 in row 5, column 2 of the numbers"]),
+        (change_a_cell_of_x_in_its_seventh_digit, ["differ: ", "in row 5, column 3"]),
         (drop_a_column_of_x, ["12 rows and 3 columns and 12 rows and 2 columns"]),
         (change_x_after_both_runs, ["12 rows and 2 columns", "do not agree", "run it again"]),
+        (
+            leave_a_subject_out_of_all_tables_after_both_runs,
+            ["has 11 rows and 3 columns", "do not agree", "run it again"],
+        ),
         (take_other_values_as_missing, ["data_mask_thresh is None in", "zero_is_missing is True"]),
         (fit_by_ml, ["fitted by ML, but", "by REML; fit both with the same reml"]),
         (move_the_grid, ["are not on the grid of those of", "its affine is"]),

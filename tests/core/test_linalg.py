@@ -74,6 +74,20 @@ def test_columns_of_full_rank_are_not_reported(name):
     assert find_dependent_columns(np.column_stack(INDEPENDENT[name])) == []
 
 
+@pytest.mark.parametrize("name", ["two columns", "three columns", "units"])
+@pytest.mark.parametrize(("condition", "is_dependent"), [(1e12, False), (4e13, True)])
+def test_columns_depend_on_each_other_from_a_condition_of_1e13_on(name, condition, is_dependent):
+    """On either side of it, by the condition number that SciPy finds: units do not matter."""
+    Q, _ = np.linalg.qr(np.column_stack([ONES, A, B, C]))
+    near = Q[:, 1] if name != "three columns" else (Q[:, 1] + Q[:, 2]) / np.sqrt(2)
+    X = np.column_stack([Q[:, :3], near + 2 / condition * Q[:, 3]])
+    values = scipy.linalg.svdvals(X)
+    assert 1 / 3 < values[0] / values[-1] / condition < 3
+    if name == "units":  # powers of two, which round nothing
+        X *= [2.0**-20, 2.0**30, 1, 2.0**-10]
+    assert bool(find_dependent_columns(X)) == is_dependent
+
+
 def test_more_columns_than_rows_are_dependent():
     X = np.random.default_rng(1).normal(size=(4, 7))
     assert [column for column, _ in find_dependent_columns(X)] == [4, 5, 6]

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from nipype_blm.core.linalg import find_dependent_columns
 from nipype_blm.core.ols import Estimates
 from nipype_blm.core.status import VoxelStatus, is_fitted
 from nipype_blm.core.threads import Threads
@@ -128,6 +129,8 @@ def test_any_design_of_full_rank_fits_data_of_any_mean(
         # About 10 EPS y'y / RSS.
         (10, FITTED, 1e-11),
         (100, FITTED, 1e-9),
+        (500, FITTED, 1e-8),  # RSS is 4e-6 of y'y
+        (2e3, IMPRECISE, 1e-7),  # ... and 2.5e-7
         (1e4, IMPRECISE, 1e-5),
         (1e6, IMPRECISE, 0.1),
         (1e9, VoxelStatus.ZERO_VARIANCE, None),
@@ -144,6 +147,17 @@ def test_a_large_effect_costs_digits_of_resms_and_says_so(
         assert_allclose(estimates.resms[j], float(solution.resms), rtol=precision)
         error = (estimates.beta[:, j] - solution.beta) / solution.std_error
         assert_allclose(error.astype(float), 0, atol=100 * EPS * effect)  # sums of that size
+
+
+@pytest.mark.parametrize("mean", [1e4, 1e6])
+@pytest.mark.parametrize("difference", [1e-7, 1e-9])
+def test_a_mean_that_only_a_small_difference_of_columns_could_take_up_costs_digits_and_says_so(
+    fit, difference, mean
+):
+    """With weights of 1e7 and more, of which the rounding would reach every residual unsaid."""
+    a = np.random.default_rng(6).normal(size=60)
+    estimates, _ = fit(np.column_stack([a, a + difference]), make_Y(60, mean=mean), [20])
+    assert_array_equal(estimates.status, IMPRECISE)
 
 
 @pytest.mark.parametrize("n_threads", [2, 4, 50])
@@ -358,6 +372,68 @@ def test_a_voxel_marked_as_fitted_is_right_without_an_outlying_image(
             assert_allclose(estimates.resms[j], float(solution.resms), rtol=1e-6)
     if outlier <= 1e6:  # what remains of X is as good as any
         assert is_fitted(estimates.status).all()
+
+
+def find_least_pivot(Q: np.ndarray) -> float:
+    """Return the least squared distance of a column from those before it, relative to its length.
+
+    By Householder's QR in double precision, which finds 1e-10 to six digits.
+    """
+    R = np.linalg.qr(Q, mode="r")
+    return float((np.diag(R) ** 2 / (R**2).sum(axis=0)).min())
+
+
+@pytest.mark.parametrize("starts", [(), (20, 41)])
+@pytest.mark.parametrize(
+    ("pivot", "status"),
+    [
+        (0.1, FITTED),
+        (1e-4, FITTED),
+        (3e-6, FITTED),
+        (3e-7, IMPRECISE),
+        (1e-8, IMPRECISE),
+        (3e-10, IMPRECISE),
+    ],
+)
+def test_rows_present_that_are_nearly_dependent_are_fitted_and_called_imprecise(
+    fit, fitted_solutions, pivot, status, starts
+):
+    """From the ninth digit on a user is told: at pivots below 1e-6, not at those above."""
+    X = make_X(60, 3)
+    # One image far away from the others: without it a column is nearly a constant.
+    X[3, 1] = 60 / np.sqrt(pivot)
+    Y = make_Y(60)
+    Y[3] = np.nan
+    estimates, design = fit(X, Y, starts)
+    for y in Y.T:
+        assert 1 / 3 < find_least_pivot(design.Q[~np.isnan(y)]) / pivot < 3
+    assert_array_equal(estimates.status, status)
+    precision = 100 * EPS / pivot  # rounding of sums of 60 rows, over what is left of a column
+    for j, solution in enumerate(fitted_solutions(X, Y, estimates)):
+        error = (estimates.beta[:, j] - solution.beta) / solution.std_error
+        assert_allclose(error.astype(float), 0, atol=precision)
+        assert_allclose(estimates.resms[j], float(solution.resms), rtol=precision)
+
+
+@pytest.mark.parametrize("condition", [1e11, 1e12])
+def test_a_design_of_condition_1e12_is_fitted_as_well_as_its_rounding_permits(
+    fit, fitted_solutions, condition
+):
+    """Rounding leaves the space that its columns span known to three digits, and these are kept."""
+    X = make_X(64, 4)
+    X = np.column_stack([X[:, :3], X[:, 1] + 4 / condition * X[:, 3]])
+    assert 1 / 3 < scaled_condition(X) / condition < 3
+    assert find_dependent_columns(X) == []
+    Y = make_Y(64)
+    estimates, _ = fit(X, Y, [10, 32])
+    assert_array_equal(estimates.status, FITTED)
+    for j, solution in enumerate(fitted_solutions(X, Y, estimates)):
+        # Rounding of X, 1e-16, turns the space that such columns span by this angle.
+        angle = 10 * EPS * condition
+        assert_allclose(estimates.resms[j], float(solution.resms), rtol=angle)
+        fitted = X @ estimates.beta[:, j]
+        expected = (X.astype(np.longdouble) @ solution.beta).astype(float)
+        assert_allclose(fitted, expected, atol=angle)
 
 
 @pytest.mark.parametrize("n_obs", [50, 5000])

@@ -80,12 +80,21 @@ def test_any_number_of_threads_gives_the_same_bits(reduce, n_threads):
     assert_same(reduce(design, Y, n_threads=n_threads), reduce(design, Y))
 
 
-def test_rows_that_cross_a_word_are_refused():
-    design = factorise_design(np.ones((40, 1)))
-    accumulator = ProductAccumulator(design.Q, design.shift, 2)
-    accumulator.add(np.ones((20, 2)), np.zeros(20, np.int64))
-    with pytest.raises(ValueError, match="20 rows after row 20 cross a word boundary"):
-        accumulator.add(np.ones((20, 2)), np.zeros(20, np.int64))
+@pytest.mark.parametrize("first", [0, 1, 20, 31, 32, 40])
+def test_rows_that_cross_a_word_are_refused(first):
+    design = factorise_design(np.ones((80, 1)))
+    room = 32 - first % 32
+
+    def add_up(*numbers: int) -> ProductAccumulator:
+        accumulator = ProductAccumulator(design.Q, design.shift, 2)
+        for n in (*([32] if first > 32 else []), first % 32 or first, *numbers):
+            accumulator.add(np.ones((n, 2)), np.zeros(n, np.int64))
+        return accumulator
+
+    for n in (room + 1, room + 12):
+        with pytest.raises(ValueError, match=f"{n} rows after row {first} cross a word boundary"):
+            add_up(n)
+    assert add_up(room).finish().n_obs.tolist() == [first + room] * 2
 
 
 def test_float32_values_are_taken_exactly(reduce):

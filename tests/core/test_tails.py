@@ -191,6 +191,17 @@ def test_tails_beyond_the_smallest_double_stay_finite() -> None:
     assert -50 < low.z < -40
 
 
+@pytest.mark.parametrize("df2", [1, 10, 1000])
+def test_tails_go_on_to_the_statistic_from_which_on_they_are_infinite(df2: float) -> None:
+    f = np.array([1e100, 1e149, 1e151, 1e200, 1e299, 9e299])
+    exact = -df2 / 2 * np.log1p(2 * f / df2)  # of two numerator degrees of freedom
+    assert_allclose(compute_f_tails(f, 2, df2).log_sf, exact, LOG_RTOL)
+    assert compute_f_tails(1e300, 2, df2).log_sf == -np.inf
+    t = np.array([1e100, 9e149])
+    assert_allclose(compute_t_tails(t, 1).log_sf, -np.log(np.pi * t), LOG_RTOL)  # Cauchy
+    assert compute_t_tails(1.01e150, df2).log_sf == -np.inf
+
+
 def test_infinite_and_missing_statistics() -> None:
     tails = compute_t_tails([np.inf, -np.inf, 0.0, np.nan, 1.0], [5, 5, 5, 5, np.nan])
     assert_array_equal(tails.log_sf, [-np.inf, 0, np.log(0.5), np.nan, np.nan])
@@ -214,6 +225,11 @@ def test_arguments_are_broadcast_and_kept() -> None:
     for i, j in np.ndindex(t.shape):
         assert tails.log_sf[i, j] == compute_t_tails(t[i, j], df[j]).log_sf
         assert tails.z[i, j] == compute_t_tails(t[i, j], df[j]).z
+    pairs = [(1, 7), (2, 7), (2, 8), (2, 7), (3, 7), (3, 7), (1, 7)]  # either one, both, or none
+    together = compute_f_tails(2, *np.array(pairs).T)
+    for i, (df1, df2) in enumerate(pairs):
+        assert together.log_sf[i] == compute_f_tails(2, df1, df2).log_sf
+        assert together.z[i] == compute_f_tails(2, df1, df2).z
     assert compute_t_tails(2, 3).log_sf.shape == ()
     assert compute_t_tails([], 3).log_sf.shape == (0,)
     assert compute_t_tails(np.float32(2), 3).log_sf.dtype == np.float64

@@ -70,9 +70,10 @@ def test_arrays_are_aligned(path):
     assert all(offset % 64 == 0 for _, _, offset in layout.values())
 
 
-def test_another_stamp_is_refused(path):
+@pytest.mark.parametrize("stamp", ["another", "stam", "stamps", "Stamp", "stamp ", ""])
+def test_another_stamp_is_refused(path, stamp):
     with pytest.raises(InputError, match=r"a\.blm was made from other input"):
-        ArrayFile(path, "another")
+        ArrayFile(path, stamp)
 
 
 def read_everything(path):
@@ -206,6 +207,26 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_else(pa
         fail()
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["a.blm"]
+
+
+class _Unreadable:
+    """An array whose values cannot be had: a file that was cut short, a disk that fails."""
+
+    dtype, shape, nbytes = np.dtype(float), (7,), 56
+
+    def __array__(self, *_, **__):
+        raise OSError("the disk fails")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_arrays_that_cannot_all_be_written_leave_the_old_file_and_nothing_else(tmp_path, is_there):
+    path = tmp_path / "a.blm"
+    if is_there:
+        write_arrays(path, "old", ARRAYS)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(OSError, match="the disk fails"):
+        write_arrays(path, "new", {"first": np.zeros(10_000), "second": _Unreadable()})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 @given(st.lists(st.text(max_size=3), max_size=4), st.lists(st.text(max_size=3), max_size=4))

@@ -796,6 +796,26 @@ def test_a_small_rotation_counts_where_it_moves_far_voxels(tmp_path):
     assert "affine" in describe_grid_difference(header._replace(affine=affine), header)
 
 
+SINGULAR = {
+    "all zeros": np.diag([0, 0, 0, 1.0]),
+    "no third axis": np.diag([2, 2, 0, 1.0]),
+    "two equal axes": np.array([[2, 2, 0, 5], [1, 1, 0, 5], [0, 0, 3, 5], [0, 0, 0, 1.0]]),
+}
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+def test_an_affine_that_gives_voxels_no_place_is_refused_even_if_all_images_have_it(tmp_path, name):
+    header = header_with(tmp_path)._replace(affine=SINGULAR[name])
+    text = describe_grid_difference(header, header)
+    assert text == f"its affine is singular: {SINGULAR[name].tolist()}"
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1e3])
+def test_voxels_of_any_unit_have_a_place(tmp_path, size):
+    header = header_with(tmp_path)._replace(affine=np.diag([size, size, size, 1]))
+    assert describe_grid_difference(header, header) is None
+
+
 @pytest.mark.parametrize("name", ["i.nii", "i.nii.gz", "i.img"])
 def test_an_image_whose_grid_is_not_the_planned_one_is_refused(tmp_path, name):
     expected = header_with(tmp_path)
@@ -814,6 +834,23 @@ def test_an_image_whose_grid_is_not_the_planned_one_is_refused(tmp_path, name):
     assert_refused_as_changed(0, "affine")
     save(path, make_values(), "int16", cls)
     assert_refused_as_changed(1, "has 1 volumes")
+
+
+@pytest.mark.parametrize("name", ["i.nii", "i.nii.gz", "i.img"])
+@pytest.mark.parametrize("n_volumes", [1, 3])
+def test_a_volume_that_an_image_does_not_have_is_refused_also_after_a_good_one(
+    tmp_path, name, n_volumes
+):
+    """An image that has passed once is not looked at again, but its volumes are counted."""
+    cls = nib.Nifti1Pair if name == "i.img" else nib.Nifti1Image
+    path = save(tmp_path / name, make_values((*SHAPE, n_volumes)), "int16", cls)
+    reader = make_reader(path)
+    out = np.empty(MASK.sum())
+    for volume in range(n_volumes):
+        reader.read(path, volume, out)
+    for volume in (n_volumes, n_volumes + 5):
+        with pytest.raises(InputError, match=f"it has {n_volumes} volumes"):
+            reader.read(path, volume, out)
 
 
 def test_the_grid_of_a_template_is_that_of_the_image(tmp_path):

@@ -162,9 +162,13 @@ def test_a_forked_child_that_ends_early_leaves_the_lock_to_its_parent(path, eith
     with ExitStack() as stack:
         stack.enter_context(locked(path))
         child = os.fork()
-        if child == 0:
-            stack.close()
-            os._exit(0)
+        if child == 0:  # whatever happens here, it must not go on with the tests
+            code = 1
+            try:
+                stack.close()
+                code = 0
+            finally:
+                os._exit(code)
         assert os.waitpid(child, 0)[1] == 0
         second = start(*either, HOLD, path=path)
         assert second.communicate(timeout=LIMIT_S)[0] == ""  # refused
@@ -258,10 +262,28 @@ def test_without_locks_a_process_that_took_over_the_number_of_a_dead_one_does_no
         pass
 
 
-def test_without_locks_the_file_of_another_host_is_believed_until_it_is_removed(
-    path, without_locks
+@pytest.fixture
+def dead_pid():
+    """The number of a process of this host that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait(LIMIT_S)
+    return process.pid
+
+
+def test_without_locks_the_file_that_a_dead_process_of_this_host_left_is_no_lock(
+    path, without_locks, dead_pid
 ):
-    write_holder(path, host="elsewhere")
+    write_holder(path, pid=dead_pid)
+    with locked(path):
+        pass
+
+
+@pytest.mark.parametrize("is_alive_here", [True, False])
+def test_without_locks_the_file_of_another_host_is_believed_until_it_is_removed(
+    path, without_locks, dead_pid, is_alive_here
+):
+    """Which processes run here says nothing of those of another host."""
+    write_holder(path, host="elsewhere", pid=os.getpid() if is_alive_here else dead_pid)
     with pytest.raises(LockedError) as caught, locked(path):
         pass
     assert "on elsewhere, started 20" in str(caught.value)

@@ -125,3 +125,30 @@ def test_a_file_is_written_only_when_its_content_changes(tmp_path):
     assert path.read_bytes() == b"two"
     assert path.stat().st_mtime_ns != 1
     assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+@pytest.mark.parametrize("named", ["i.hdr", "i.img"])
+@pytest.mark.parametrize("changed", ["i.hdr", "i.img"])
+@pytest.mark.parametrize("what", ["size", "time"])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_a_change_of_either_file_of_a_pair_is_noticed(
+    tmp_path, end, named, changed, what, with_mask
+):
+    for name in ("i.hdr", "i.img"):
+        (tmp_path / f"{name}{end}").write_bytes(name.encode())
+    entry = make_entry(tmp_path, with_mask)
+    pair = tmp_path / f"{named}{end}"
+    size, mtime_ns = stat_file(pair)
+    if with_mask:
+        entry = entry._replace(mask=pair, mask_size=size, mask_mtime_ns=mtime_ns)
+    else:
+        entry = entry._replace(image=pair, size=size, mtime_ns=mtime_ns)
+    check_unchanged(entry)
+    victim = tmp_path / f"{changed}{end}"
+    before = victim.stat().st_mtime_ns
+    if what == "size":
+        victim.write_bytes(victim.read_bytes() + b"x")
+    os.utime(victim, ns=(before, before + (what == "time")))
+    with pytest.raises(InputError, match=rf"{named}.* has changed since the run was planned"):
+        check_unchanged(entry)

@@ -86,8 +86,17 @@ def test_equal_maps_are_equal_files(tmp_path):
         (tmp_path / folder).mkdir()
         path = write(tmp_path / folder, MapInfo("m", "A map."), make_volumes(1), name="m.nii.gz")
         contents.add(path.read_bytes())
-    assert len(contents) == 1
-    assert gzip.decompress(contents.pop())  # its checksum holds
+    [content] = contents
+    assert gzip.decompress(content)  # its checksum holds
+    assert content[3:8] == bytes(5)  # no name, and no time
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "float64"])
+def test_a_map_says_that_its_values_are_not_scaled(tmp_path, dtype):
+    """Some programs take a slope of NaN, as NiBabel writes it with an image, for a factor."""
+    path = write(tmp_path, MapInfo("m", "A map."), make_volumes(1, dtype), dtype)
+    content = path.read_bytes()
+    assert np.frombuffer(content[112:120], "<f4").tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(

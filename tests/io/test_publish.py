@@ -117,6 +117,32 @@ def test_an_interrupted_move_is_taken_back_by_a_run_of_the_earlier_input(out):
     assert visible(out) == {"map_a.txt": "a", "sub/map_b.txt": "b"}
 
 
+@pytest.mark.parametrize("obstacle", ["map_a", "map_c", "sub/map_a", "sub/map_z"])
+@pytest.mark.parametrize("following", ["one", "two", "three"])
+def test_an_interrupted_move_leaves_nothing_behind_wherever_it_ended(out, obstacle, following):
+    """Files that had been moved, first or last, are those of no run and known to the next."""
+    if obstacle == "map_a":
+        (out / "map_a.txt").unlink()
+    (out / f"{obstacle}.txt").mkdir()  # no file can be moved here
+    runs = {
+        "one": {"map_a": "a", "sub__map_b": "b"},
+        "two": {
+            "map_a": "A",
+            "map_c": "C",
+            "sub__map_a": "SA",
+            "sub__map_d": "D",
+            "sub__map_z": "Z",
+        },
+        "three": {"map_a": "3"},
+    }
+    with pytest.raises(OSError, match=rf"{obstacle}\.txt"):
+        publish(out, "two", writer(**runs["two"]), is_ours)
+    (out / f"{obstacle}.txt").rmdir()
+    publish(out, following, writer(**runs[following]), is_ours)
+    expected = {f"{name.replace('__', '/')}.txt": text for name, text in runs[following].items()}
+    assert visible(out) == expected
+
+
 def test_a_record_that_names_files_elsewhere_is_not_believed(out):
     keep = out.parent / "map_keep.txt"
     keep.write_text("keep")

@@ -9,6 +9,7 @@ import pytest
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import factorise_design
 from nipype_blm.core.lmm.estimates import MixedOptions
+from nipype_blm.io import specfile
 from nipype_blm.io.specfile import pack_contrasts, pack_model, read_contrasts, read_model
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
@@ -136,6 +137,14 @@ def test_an_equal_model_has_the_same_fingerprint_and_bytes(spec):
 )
 def test_every_change_of_a_model_changes_its_fingerprint(spec, change):
     assert pack_model(replace(spec, **change))[0] != pack_model(spec)[0]
+
+
+def test_a_version_with_other_numbers_has_other_fingerprints(spec, monkeypatch):
+    """So that it does not go on with the intermediate files of the version before."""
+    before, _ = pack_model(spec)
+    monkeypatch.setattr(specfile, "NUMERICS", specfile.NUMERICS + 1)
+    after, _ = pack_model(spec)
+    assert after != before
 
 
 def test_every_change_of_an_array_changes_the_fingerprint(spec):

@@ -234,7 +234,10 @@ def test_numbers_keep_all_their_digits(tmp_path):
     np.testing.assert_array_equal(read_table(write(tmp_path, text), "X").values, values)
 
 
-@pytest.mark.parametrize("cell", ["x", "", "NA", "nan", "NaN", "n/a", "inf", "-Inf", "1;2", "1 2"])
+@pytest.mark.parametrize(
+    "cell",
+    ["x", "", "NA", "nan", "NaN", "n/a", "inf", "-Inf", "1;2", "1 2", "1_0", "1_000.5", "1e1_0"],
+)
 def test_a_cell_that_is_no_finite_number_is_named_with_line_and_column(tmp_path, cell):
     problem = error_of(tmp_path, f"mean,age\n1,0.5\n\n1,{cell}\n1,3\n")
     assert repr(cell) in problem

@@ -14,6 +14,7 @@ STRUCTURES = (
     "crossed",
     "nested",
     "crossed_slope",
+    "slope_only",  # one effect that is not constant: levels of equal size differ in z'z
 )
 CONDITIONS = (
     "unbalanced",  # levels of very different sizes, some of one observation
@@ -105,7 +106,9 @@ def _make_factors(structure: str, levels: list[np.ndarray], time: np.ndarray) ->
     """Return the factors; all but the first have an intercept only."""
     n_effects = {"slope": 2, "diagonal": 2, "crossed_slope": 2, "three": 3}.get(structure, 1)
     effects = [np.ones((len(time), 1))] * len(levels)
-    effects[0] = np.column_stack([(2 * time - 1) ** power for power in range(n_effects)])
+    first = 1 if structure == "slope_only" else 0
+    powers = range(first, first + n_effects)
+    effects[0] = np.column_stack([(2 * time - 1) ** power for power in powers])
     correlated = structure != "diagonal"
     return [
         RandomFactor(f"f{k + 1}", level.astype(np.int32), Z, correlated)

@@ -6,6 +6,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from oracles import dense
 from oracles.designs import MixedDesign, make_designs
 
+from nipype_blm.core.factors import RandomFactor
+
 N_VOXELS, FEW = 2500, 20  # above and below what makes a table worth its time
 STRUCTURES = ("intercept", "slope", "diagonal", "crossed", "nested")
 KINDS = [*STRUCTURES, *(f"{structure} unbalanced" for structure in STRUCTURES)]
@@ -60,6 +62,69 @@ def test_a_large_block_is_that_of_the_dense_model(fit_mixed, contrasts, kind, re
         tests = dense.satterthwaite(*data, D, contrasts, reml=reml)
         # They belong to the last evaluation, up to 3e-5 standard errors before D.
         assert_allclose(fit.dof[v], [test.df for test in tests], rtol=1e-4)
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("sd", [(40, 1), (1, 60), (40, 60)], ids=["first", "second", "both"])
+def test_variances_beyond_the_table_of_crossed_factors_are_those_of_the_dense_model(
+    fit_mixed, contrasts, sd, reml
+) -> None:
+    """A series is worth nothing outside its range: either variance may leave it, or both."""
+    design = make_design("crossed")
+    rng = np.random.default_rng(20)
+    Y = rng.normal(size=design.Y.shape)
+    for size, factor in zip(sd, design.factors, strict=True):
+        Y += size * rng.normal(size=(factor.n_levels, N_VOXELS))[factor.level]
+    data = design.X, design.factors
+    large = fit_mixed(Y, *data, contrasts, reml=reml)
+    for k, factor in enumerate(design.factors):
+        d = large.D[k][:, 0, 0] * len(Y) / factor.n_levels  # z'z of a level is 1
+        assert np.median(d) > 500 if sd[k] > 1 else np.median(d) < 50
+    small = fit_mixed(Y[:, :FEW], *data, contrasts, reml=reml)
+    assert_array_equal(large.status[:FEW], small.status)
+    assert_allclose(large.llh[:FEW], small.llh, rtol=0, atol=1e-8)  # a hundred roundings
+    assert_allclose(large.dof[:FEW], small.dof, rtol=1e-4)  # as above
+    for v in large.fitted[:: N_VOXELS // FEW]:
+        expected = dense.criterion(Y[:, v], *data, large.blocks(v), reml=reml)
+        assert_allclose(-2 * large.llh[v], expected.deviance, rtol=0, atol=1e-8)
+        assert_allclose(large.std_error[v], expected.std_error, rtol=1e-8)
+        tests = dense.satterthwaite(Y[:, v], *data, large.blocks(v), contrasts, reml=reml)
+        assert_allclose(large.dof[v], [test.df for test in tests], rtol=1e-4)
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize(("small", "sd"), [(1e-2, 10), (1e-5, 1e4), (1e-7, 1e4)])
+def test_levels_that_differ_little_in_their_products_with_x_are_not_taken_for_equal(
+    fit_mixed, small, sd, reml
+) -> None:
+    """A covariate of which levels have almost no part still meets what is large between them.
+
+    Least squares is off by `small` times the random effects; the mixed model is not.
+    """
+    rng = np.random.default_rng(21)
+    n_levels, n_each, n_voxels = 30, 6, 300
+    level = np.repeat(np.arange(n_levels), n_each)
+    time = np.linspace(-1, 1, n_each)
+    Z = np.tile(np.column_stack([np.ones(n_each), time]), (n_levels, 1))
+    within = rng.normal(size=(n_each, n_levels))
+    basis, _ = np.linalg.qr(Z[:n_each])
+    within -= basis @ (basis.T @ within)  # Z'x is 0 in each level
+    x = within.T.ravel() + small * rng.normal(size=n_levels)[level]
+    X = np.column_stack([np.ones(level.size), Z[:, 1], x])
+    b = sd * rng.normal(size=(n_levels, 2, n_voxels))
+    Y = np.einsum("nq,nqv->nv", Z, b[level]) + rng.normal(size=(level.size, n_voxels))
+    factor = RandomFactor("subject", level.astype(np.int32), Z)
+    large = fit_mixed(Y, X, [factor], reml=reml)
+    alone = fit_mixed(Y[:, :FEW], X, [factor], reml=reml)
+    assert_array_equal(large.status[:FEW], alone.status)
+    assert len(alone.fitted) == FEW
+    errors = (large.beta[:FEW] - alone.beta) / alone.std_error
+    assert_allclose(errors, 0, atol=1e-4)  # as above
+    assert_allclose(large.std_error[:FEW], alone.std_error, rtol=1e-4)
+    # Roundings of sums of squares that are sd^2 times as large as what is left of each.
+    assert_allclose(
+        large.llh[:FEW], alone.llh, rtol=0, atol=1e-8 + 1e-15 * Y[:, 0].size ** 2 * sd**2
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

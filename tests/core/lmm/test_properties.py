@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from oracles import dense
 from oracles.designs import KINDS, MixedDesign, make_designs
+
+from nipype_blm.core.factors import RandomFactor
 
 TIGHT = 1e-12
 
@@ -275,3 +278,32 @@ def test_more_starts_never_end_lower(fit_mixed, kind) -> None:
     for reml in (True, False):
         llh = [fit_design(fit_mixed, design, reml=reml, n_starts=n).llh for n in (1, 2, 3)]
         assert np.all(np.diff(llh, axis=0)[:, ~np.isnan(llh[0])] > -1e-8)  # a hundred roundings
+
+
+@pytest.mark.parametrize("structure", ["slope", "diagonal", "three", "crossed_slope"])
+def test_several_starts_find_what_one_start_misses(fit_mixed, structure) -> None:
+    """With few levels some voxels have several maxima, whichever engine it is that looks."""
+    kind = f"{structure} few_levels unbalanced"
+    design = make_designs(np.random.default_rng(0), kind, n_voxels=100)
+    one, usual, three = (
+        fit_design(fit_mixed, design, reml=False, n_starts=n) for n in (1, None, 3)
+    )
+    gain = usual.llh - one.llh
+    better = np.flatnonzero(gain > 1e-2)
+    assert better.size
+    assert np.nanmin(gain) > -1e-8  # a hundred roundings
+    for v in better:
+        y, X, factors = dense.drop_missing(design.Y[:, v], design.X, design.factors)
+        expected = dense.criterion(y, X, factors, usual.blocks(v), reml=False)
+        assert_allclose(-2 * usual.llh[v], expected.deviance, rtol=0, atol=1e-8)
+    assert_identical(three, usual)
+
+
+@pytest.mark.parametrize(("n_levels", "n_starts"), [(99, 3), (100, 1)])
+def test_one_start_is_enough_from_a_hundred_levels_on(fit_mixed, n_levels, n_starts) -> None:
+    rng = np.random.default_rng(11)
+    level = np.repeat(np.arange(n_levels, dtype=np.int32), 4)
+    X = np.column_stack([np.ones(level.size), rng.normal(size=(level.size, 2))])
+    data = rng.normal(size=(level.size, 3)), X, [RandomFactor("f1", level, X[:, :2])]
+    assert_identical(fit_mixed(*data), fit_mixed(*data, n_starts=n_starts))
+    assert np.all(fit_mixed(*data, n_starts=1).nit < fit_mixed(*data, n_starts=3).nit)

@@ -1,0 +1,106 @@
+"""Blocks become maps: in single precision where that holds them, with the least dof of a test."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from nipype_blm.core.factors import RandomFactor
+from nipype_blm.stages.assemble import AssembledMaps
+from nipype_blm.stages.plan import PreparedRun
+from nipype_blm.stages.run import run_model
+
+N_OBS, SHAPE = 24, (3, 2, 2)
+RNG = np.random.default_rng(0)
+X = np.column_stack([np.ones(N_OBS), RNG.normal(size=(N_OBS, 2))])
+LEVEL = np.arange(N_OBS, dtype=np.int32) // 4
+BOTH = [
+    {"name": "one", "vector": [0, 1, 0]},
+    {"name": "two", "vector": [[0, 1, 0], [0, 0, 1]]},
+    {"name": "mean", "vector": [1, 0, 0]},
+]
+
+
+def make_values(n_missing: int = 0) -> np.ndarray:
+    """Return images of which one voxel lacks some."""
+    rng = np.random.default_rng(1)
+    values = rng.normal(5, 1, (N_OBS, *SHAPE)) + rng.normal(size=(6, *SHAPE))[LEVEL]
+    values[:n_missing, 1, 1, 1] = np.nan
+    return values.astype(np.float32)
+
+
+@pytest.fixture
+def fit(prepare: Callable[..., PreparedRun], tmp_path: Path) -> Callable[..., AssembledMaps]:
+    """Function that fits a study; more than one block and batch."""
+
+    def fit(*study: object, compress: bool = False, **fields: object) -> AssembledMaps:
+        sizes = {"images_per_batch": 13, "voxels_per_block": 5, "contrasts": BOTH}
+        work = tmp_path / "work"
+        work.mkdir(exist_ok=True)
+        run = prepare(*study, **sizes | fields)
+        return run_model(run, work, tmp_path / "out", compress=compress)
+
+    return fit
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_the_least_degrees_of_freedom_are_those_of_the_voxel_with_the_fewest_images(fit):
+    found = fit(make_values(n_missing=9), X)
+    assert found.minimum_dof == N_OBS - 9 - 3
+    assert found.minimum_dof == read(found.files["blm_vox_edf"]).min()
+    intent = nib.load(found.files["blm_vox_conT"]).header.get_intent()
+    assert intent[:2] == ("t test", (N_OBS - 9 - 3,))
+
+
+def test_each_contrast_of_a_mixed_model_has_the_least_of_its_own_map(fit):
+    found = fit(make_values(n_missing=9), X, RandomFactor("subject", LEVEL, X[:, :1]))
+    least = [read(path).min() for path in found.contrast_maps["dof"]]
+    assert len({round(float(dof), 3) for dof in least}) == 3
+    # Single precision.
+    assert_allclose(found.minimum_dof, min(least), rtol=1e-6)
+    for path, dof in zip(found.contrast_maps["stat"], least, strict=True):
+        assert_allclose(nib.load(path).header.get_intent()[1][-1], dof, rtol=1e-6)
+    stacked = nib.load(found.files["blmm_vox_conT"]).header.get_intent()[1]
+    assert_allclose(stacked, [min(least[0], least[2])], rtol=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [-25, 25])
+def test_maps_of_images_in_unusual_units_are_written_in_double_precision(fit, exponent):
+    """Squares of such numbers are nothing, or infinite, in single precision; others are not."""
+    usual = fit(make_values(), X)
+    before = {name: read(path) for name, path in usual.files.items()}
+    unit = 10.0**exponent
+    found = fit((unit * make_values().astype(float)).astype(np.float32), X)
+    resms = nib.load(found.files["blm_vox_resms"])
+    assert resms.get_data_dtype() == np.float64
+    assert nib.load(found.files["blm_vox_conT"]).get_data_dtype() == np.float32
+    # Single precision of the images.
+    assert_allclose(
+        np.asarray(resms.dataobj), before["blm_vox_resms"].astype(float) * unit**2, rtol=1e-5
+    )
+    assert_allclose(read(found.files["blm_vox_conT"]), before["blm_vox_conT"], rtol=1e-4)
+
+
+def test_voxels_that_have_not_converged_are_counted_in_a_warning(fit, caplog):
+    with caplog.at_level(logging.WARNING):
+        fit(make_values(), X, RandomFactor("subject", LEVEL, X[:, :2]), maxnit=1)
+    [message] = [r.getMessage() for r in caplog.records if "status 4" in r.getMessage()]
+    assert int(message.split()[0]) > 6
+
+
+def test_asking_for_compressed_maps_replaces_those_that_are_not_and_back(fit, tmp_path):
+    study = make_values(), X
+    plain = {name: read(path) for name, path in fit(*study).files.items()}
+    compressed = fit(*study, compress=True)
+    assert {path.name for path in (tmp_path / "out").glob("*.nii")} == set()
+    for name, path in compressed.files.items():
+        np.testing.assert_array_equal(read(path), plain[name])
+    fit(*study)
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == set()
