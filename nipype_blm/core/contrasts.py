@@ -6,13 +6,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nipype_blm.core._jit import inline, kernel
+from nipype_blm.core.deficient import (
+    find_estimable,
+    solve_lower_semidefinite,
+)
 from nipype_blm.core.linalg import (
     FloatArray,
     express_rows,
-    find_estimable,
     packed_size,
     solve_lower_packed,
-    solve_lower_semidefinite,
 )
 from nipype_blm.core.ols import Estimates
 from nipype_blm.core.tails import compute_f_tails, compute_t_tails
@@ -108,8 +110,7 @@ def compute_f_contrast(
     stat = np.empty(estimates.resms.size)
 
     def test(start: int, stop: int) -> None:
-        part = slice(start, stop)
-        _f_statistic(effect[:, part], factor[:, part], estimates.resms[part], stat[part])
+        _f_statistic(start, stop, effect, factor, estimates.resms, stat)
 
     threads.split(test, stat.size)
     stat[~estimable] = 0
@@ -155,25 +156,24 @@ def _effects(
     factor = np.empty((packed_size(q), n))
 
     def compute(start: int, stop: int) -> None:
-        part = slice(start, stop)
-        combine_rows(L, estimates.beta[:, part], effect[:, part])
+        combine_rows(start, stop, L, estimates.beta, effect)
         _contrast_factor(
-            rows, estimates.slot[part], estimates.rank[part], estimates.factor, factor[:, part]
+            start, stop, rows, estimates.slot, estimates.rank, estimates.factor, factor
         )
-        _variance(factor[:, part], estimates.resms[part], variance[:, :, part])
+        _variance(start, stop, factor, estimates.resms, variance)
 
     threads.split(compute, n)
     return np.asarray(estimable.all(axis=1)), effect, variance.reshape(q * q, n), factor
 
 
 @kernel
-def combine_rows(L: Any, beta: Any, effect: Any) -> None:
+def combine_rows(start: int, stop: int, L: Any, beta: Any, effect: Any) -> None:
     """Add L beta to `effect`, skipping zero weights."""
     for i in range(L.shape[0]):
         for a in range(L.shape[1]):
             weight = L[i, a]
             if weight != 0:
-                for v in range(effect.shape[1]):
+                for v in range(start, stop):
                     effect[i, v] += weight * beta[a, v]
 
 
@@ -198,13 +198,15 @@ def factorise_rows(rows: Any, out: Any, j: int) -> None:
 
 
 @kernel
-def _contrast_factor(rows: Any, slot: Any, rank: Any, factor: Any, out: Any) -> None:
+def _contrast_factor(
+    start: int, stop: int, rows: Any, slot: Any, rank: Any, factor: Any, out: Any
+) -> None:
     """Factorise L_v^-1 rows'; L_v is the identity where nothing is missing."""
     q, n_params = rows.shape
     shared = np.empty((out.shape[0], 1))
     factorise_rows(rows.copy(), shared, 0)
     solved = np.empty((q, n_params))
-    for j in range(slot.size):
+    for j in range(start, stop):
         if slot[j] < 0:
             for i in range(out.shape[0]):
                 out[i, j] = shared[i, 0]
@@ -219,7 +221,7 @@ def _contrast_factor(rows: Any, slot: Any, rank: Any, factor: Any, out: Any) -> 
 
 
 @kernel
-def _variance(factor: Any, resms: Any, out: Any) -> None:
+def _variance(start: int, stop: int, factor: Any, resms: Any, out: Any) -> None:
     """Compute resms C C', row by row."""
     q = out.shape[0]
     for i in range(q):
@@ -227,16 +229,16 @@ def _variance(factor: Any, resms: Any, out: Any) -> None:
             for a in range(min(i, k) + 1):
                 x = factor[i * (i + 1) // 2 + a]
                 y = factor[k * (k + 1) // 2 + a]
-                for j in range(resms.size):
+                for j in range(start, stop):
                     out[i, k, j] += x[j] * y[j] * resms[j]
 
 
 @kernel
-def _f_statistic(effect: Any, factor: Any, resms: Any, out: Any) -> None:
+def _f_statistic(start: int, stop: int, effect: Any, factor: Any, resms: Any, out: Any) -> None:
     """Compute |C^-1 effect|^2 / (q resms)."""
     q = effect.shape[0]
     z = np.empty(q)
-    for j in range(out.size):
+    for j in range(start, stop):
         solve_lower_packed(factor[:, j], effect[:, j], q, z)
         total = 0.0
         for i in range(q):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from nipype_blm.core._jit import inline, kernel, routine
+from nipype_blm.core._jit import inline
 
 FloatArray = NDArray[np.float64]
 
@@ -24,9 +24,6 @@ RANK_TOLERANCE = 1e-10
 # Smallest singular value of a design, columns at unit length, relative to its largest:
 # rounding makes ~1e-15, and a design of condition 1e12 can still be fitted.
 DEPENDENT = 1e-13
-# What is left of a column whose squared length is below this fraction of the squared lengths of
-# its parts is the rounding error of sums over the images, some hundred times over.
-ROUNDING = 1e-12
 # Weights l are those of an estimable combination if l (X'X)^- X'X is l to this fraction: to
 # the six digits in which 1/3 may have been written.
 ESTIMABLE = 1e-6
@@ -178,34 +175,6 @@ def express_rows(R: FloatArray, L: FloatArray) -> tuple[FloatArray, NDArray[np.b
     return rows, np.asarray(is_made[:, ~kept].all(axis=1))
 
 
-def find_estimable(
-    rows: FloatArray, slot: NDArray[np.int32], factor: FloatArray
-) -> NDArray[np.bool_]:
-    """Return whether a gamma is estimable at each voxel, for each of some rows a.
-
-    Parameters
-    ----------
-    rows : array of shape (q, n_params)
-        As `express_rows` returns them.
-    slot : integer array of shape (n_voxels,)
-        Row of `factor` for each voxel; -1 where nothing is dropped but by R.
-    factor : array of shape (n_slots, packed)
-        Cholesky factors L of Q'Q of the observations present.
-
-    Returns
-    -------
-    bool array of shape (q, n_voxels)
-
-    Notes
-    -----
-    a is a combination of the rows of Q present if it is one of the rows of L': if L z = a has
-    a solution (S. R. Searle, Linear Models, 1971, section 5.4).
-    """
-    out = np.ones((len(rows), slot.size), bool)
-    _find_estimable(np.ascontiguousarray(rows), slot, factor, out)
-    return out
-
-
 @inline
 def cholesky_packed(a: Any, n: int, smallest: float) -> float:
     """Replace packed `a` by its Cholesky factor; return the least pivot.
@@ -264,113 +233,3 @@ def solve_upper(R: Any, b: Any, n: int, out: Any) -> None:
         for k in range(i + 1, n):
             x -= R[i, k] * out[k]
         out[i] = x / R[i, i] if R[i, i] != 0.0 else 0.0
-
-
-@routine
-def cholesky_semidefinite(a: Any, n: int, smallest: float, work: Any) -> tuple[int, float]:
-    """Replace packed `a` by its Cholesky factor, with zero columns for what is dropped.
-
-    What is left of a column is compared with the parts that cancel in it, so that dependence
-    is told from near dependence also where the columns before are nearly dependent.
-
-    Parameters
-    ----------
-    smallest : float
-        Columns whose diagonal element is not above it are dropped.
-    work : array of shape (2, n)
-        Workspace.
-
-    Returns
-    -------
-    rank : int
-        Columns that are not dropped.
-    least : float
-        The least pivot of these, relative to its diagonal element.
-    """
-    rank, least = 0, 1.0
-    lengths, parts = work[0], work[1]
-    row = 0
-    for i in range(n):
-        diagonal = a[row + i]
-        column = 0
-        for j in range(i + 1):
-            x = a[row + j]
-            for k in range(j):
-                x -= a[row + k] * a[column + k]
-            if j < i:
-                a[row + j] = x / a[column + j] if a[column + j] > 0.0 else 0.0
-            column += j + 1
-        combine_before(a, i, parts)
-        noise = diagonal
-        for k in range(i):
-            noise += parts[k] * parts[k] * lengths[k]
-        lengths[i] = diagonal
-        a[row + i] = 0.0
-        if diagonal > smallest and x > ROUNDING * noise:
-            a[row + i] = np.sqrt(x)
-            least = min(least, x / diagonal)
-            rank += 1
-        row += i + 1
-    return rank, least
-
-
-@routine
-def combine_before(factor: Any, i: int, out: Any) -> None:
-    """Compute which combination of the columns before column i comes nearest to it."""
-    row = i * (i + 1) // 2
-    for k in range(i - 1, -1, -1):
-        x = factor[row + k]
-        for m in range(k + 1, i):
-            x -= factor[m * (m + 1) // 2 + k] * out[m]
-        pivot = factor[k * (k + 3) // 2]
-        out[k] = x / pivot if pivot > 0.0 else 0.0
-
-
-@routine
-def solve_lower_semidefinite(factor: Any, b: Any, n: int, out: Any) -> bool:
-    """Solve L out = b, 0 for what is dropped; say whether there is a solution."""
-    solvable, length = True, 0.0
-    for i in range(n):
-        length += b[i] * b[i]
-    floor = NEARLY_ZERO * np.sqrt(length)
-    row = 0
-    for i in range(n):
-        x, size = b[i], abs(b[i])
-        for k in range(i):
-            y = factor[row + k] * out[k]
-            x -= y
-            size += abs(y)
-        if factor[row + i] > 0.0:
-            out[i] = x / factor[row + i]
-        else:
-            out[i] = 0.0
-            solvable = solvable and abs(x) <= ESTIMABLE * size + floor
-        row += i + 1
-    return solvable
-
-
-@routine
-def solve_lower_transposed_semidefinite(factor: Any, b: Any, n: int, out: Any) -> None:
-    """Solve L' out = b, 0 for what is dropped."""
-    for i in range(n - 1, -1, -1):
-        x = b[i]
-        for k in range(i + 1, n):
-            x -= factor[k * (k + 1) // 2 + i] * out[k]
-        pivot = factor[i * (i + 3) // 2]
-        out[i] = x / pivot if pivot > 0.0 else 0.0
-
-
-@kernel
-def _find_estimable(rows: Any, slot: Any, factor: Any, out: Any) -> None:
-    q, n_params = rows.shape
-    solution = np.empty(n_params)
-    for j in range(slot.size):
-        if slot[j] < 0:
-            continue
-        L = factor[slot[j]]
-        dropped = 0
-        for i in range(n_params):
-            dropped += L[i * (i + 3) // 2] == 0.0
-        if dropped > 0:
-            for i in range(q):
-                out[i, j] = solve_lower_semidefinite(L, rows[i], n_params, solution)

@@ -7,22 +7,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.core._jit import inline, kernel, routine
+from nipype_blm.core._jit import inline, kernel
+from nipype_blm.core.deficient import (
+    cholesky_semidefinite,
+    clear_covariances,
+    confirm_rank,
+    find_estimable_columns,
+    shorten,
+    solve_lower_semidefinite,
+    solve_lower_transposed_semidefinite,
+)
 from nipype_blm.core.linalg import (
     RANK_TOLERANCE,
     DesignFactor,
     FloatArray,
     cholesky_packed,
-    cholesky_semidefinite,
-    combine_before,
-    express_rows,
-    find_estimable,
     invert_upper,
     packed_size,
     solve_lower_packed,
-    solve_lower_semidefinite,
     solve_lower_transposed_packed,
-    solve_lower_transposed_semidefinite,
     solve_upper,
 )
 from nipype_blm.core.products import Products, count_bits
@@ -41,11 +44,6 @@ IMPRECISE = 1e-6
 # Entries of Q have errors of 1e-16, columns have length 1: the rest of a column that is
 # shorter than 1e-12 where data are present (squared: 1e-24) is noise.
 NOISE = 1e-24
-# A combination of columns of X is 0 in the images present if it is below this fraction of its
-# terms there, or this one of its terms in all images; sums that cancel have errors of 1e-10 of
-# the former, the weights of 1e-15 of the latter.
-NULL = 1e-7
-NULL_IN_ALL = 1e-12
 # A downdated sum of squares that is below this fraction of the whole has lost digits.
 CANCELLED = 0.01
 
@@ -150,22 +148,23 @@ def fit_ols(
     imprecise = imprecise_pivot(design)
 
     def fit(start: int, stop: int) -> None:
-        part = slice(start, stop)
         _fit(
-            totals.QtY[:, part],
-            totals.YtY[part],
-            totals.seen[part],
-            totals.reference[part],
-            totals.slot[part],
+            start,
+            stop,
+            totals.QtY,
+            totals.YtY,
+            totals.seen,
+            totals.reference,
+            totals.slot,
             totals.gram,
             design.R,
             design.constant,
             imprecise,
-            beta[:, part],
-            resms[part],
-            llh[part],
-            rank[part],
-            outcome[part],
+            beta,
+            resms,
+            llh,
+            rank,
+            outcome,
         )
 
     threads.split(fit, n)
@@ -184,77 +183,11 @@ def fit_ols(
         R_inverse = invert_upper(design.R)
 
         def covariance(start: int, stop: int) -> None:
-            part = slice(start, stop)
-            _covariance(slot[part], rank[part], factor, R_inverse, resms[part], cov[:, part])
+            _covariance(start, stop, slot, rank, factor, R_inverse, resms, cov)
 
         threads.split(covariance, resms.size)
         clear_covariances(cov, estimable)
     return Estimates(status, n_obs, rank, beta, estimable, resms, llh, slot, factor, cov)
-
-
-def confirm_rank(
-    outcome: NDArray[np.uint8],
-    rank: NDArray[np.int32],
-    slot: NDArray[np.int32],
-    factor: FloatArray,
-    design: DesignFactor,
-    presence: Iterable[tuple[slice, NDArray[np.uint32]]],
-    positions: NDArray[np.intp],
-) -> None:
-    """Set the status of voxels whose columns of X only seem to depend on each other.
-
-    Sums over the images, on the scale of Q, do not tell a dependence from a column that is tiny
-    without an outlying image.  The rows of X present do.
-
-    Parameters
-    ----------
-    outcome : array of shape (n,)
-        Status of each candidate; those found wanting become RANK_DEFICIENT.
-    rank, slot, factor
-        Of the candidates, as in `Estimates`.
-    presence : iterable of (slice, array)
-        Rows and presence bits of each batch; not taken if there is nothing to confirm.
-    positions : array of shape (n,)
-        Where the candidates are in `presence`.
-    """
-    chosen = np.flatnonzero(is_fitted(outcome) & (rank < design.rank))
-    if not chosen.size:
-        return
-    factor = factor[slot[chosen]]
-    squares = np.zeros((2, chosen.size, len(design.R)))
-    size = np.sqrt((design.X**2).mean(axis=0))
-    for rows, words in presence:
-        X = np.ascontiguousarray(design.X[rows])
-        _test_null_vectors(words, positions[chosen], X, size, factor, design.R, squares)
-    rest, negligible = squares
-    outcome[chosen[(rest > negligible).any(axis=1)]] = VoxelStatus.RANK_DEFICIENT
-
-
-@kernel
-def _test_null_vectors(
-    presence: Any, voxels: Any, X: Any, size: Any, factor: Any, R: Any, squares: Any
-) -> None:
-    """Add |X v|^2 over the rows present, and what would be negligible, for each null vector."""
-    n_rows, n_params = X.shape
-    v = np.empty(n_params)
-    for j in range(voxels.size):
-        for column in range(n_params):
-            if factor[j, column * (column + 3) // 2] > 0.0 or R[column, column] == 0.0:
-                continue
-            _find_null_vector(factor[j], R, column, v)
-            in_all = 0.0
-            for a in range(n_params):
-                in_all += NULL_IN_ALL * abs(v[a]) * size[a]
-            for i in range(n_rows):
-                if not presence[i // 32, voxels[j]] >> np.uint32(i % 32) & np.uint32(1):
-                    continue
-                total, terms = 0.0, 0.0
-                for a in range(n_params):
-                    term = X[i, a] * v[a]
-                    total += term
-                    terms += term * term
-                squares[0, j, column] += total * total
-                squares[1, j, column] += NULL * NULL * terms + in_all * in_all
 
 
 def imprecise_pivot(design: DesignFactor) -> float:
@@ -264,24 +197,6 @@ def imprecise_pivot(design: DesignFactor) -> float:
     100 eps times the condition; where that exceeds `IMPRECISE`, that has to be said.
     """
     return max(IMPRECISE, (100 * EPS * design.condition / IMPRECISE) ** 2)
-
-
-def find_estimable_columns(
-    R: FloatArray, rank: NDArray[np.int32], slot: NDArray[np.int32], factor: FloatArray
-) -> NDArray[np.bool_]:
-    """Return whether each beta by itself is estimable; no row if all are, everywhere."""
-    n_params = len(R)
-    if (rank == n_params).all():
-        return np.empty((0, rank.size), bool)
-    rows, estimable = express_rows(R, np.eye(n_params))
-    return np.asarray(find_estimable(rows, slot, factor) & estimable[:, None])
-
-
-def clear_covariances(cov: FloatArray, estimable: NDArray[np.bool_]) -> None:
-    """Set packed covariances to 0 that belong to an estimate that is not estimable."""
-    if len(estimable):
-        low, high = np.tril_indices(len(estimable))
-        cov[~(estimable[low] & estimable[high])] = 0
 
 
 def screen_voxels(
@@ -332,9 +247,10 @@ def merge_products(
     direction = design.R @ design.constant
 
     def merge(products: Products, row_products: FloatArray, start: int, stop: int) -> None:
-        part = slice(start, stop)
         _merge_batch(
-            candidates[part],
+            start,
+            stop,
+            candidates,
             products.reference,
             products.QtY,
             products.YtY,
@@ -343,11 +259,11 @@ def merge_products(
             row_products,
             row_products.sum(axis=0),
             direction,
-            totals.reference[part],
-            totals.QtY[:, part],
-            totals.YtY[part],
-            totals.seen[part],
-            totals.slot[part],
+            totals.reference,
+            totals.QtY,
+            totals.YtY,
+            totals.seen,
+            totals.slot,
             totals.gram,
         )
 
@@ -406,6 +322,8 @@ def _sum_rows(
 
 @kernel
 def _merge_batch(  # noqa: C901 - one pass over a voxel's products
+    start: int,
+    stop: int,
     voxels: Any,
     reference: Any,
     QtY: Any,
@@ -422,11 +340,11 @@ def _merge_batch(  # noqa: C901 - one pass over a voxel's products
     slot: Any,
     total_gram: Any,
 ) -> None:
-    """Add one batch to the totals at `voxels` (positions in the block)."""
+    """Add one batch to the totals at some of `voxels` (positions in the block)."""
     n_rows, n_params = len(row_products), len(direction)
     gram = np.empty(full_gram.size)
     shifted = np.empty(n_params)
-    for j in range(voxels.size):
+    for j in range(start, stop):
         v = voxels[j]
         n = n_obs[v]
         if n == 0:
@@ -530,62 +448,10 @@ def _factorise(L: Any, n: int, spare: Any, work: Any) -> tuple[float, int]:
     return pivot, rank
 
 
-@routine
-def shorten(beta: Any, L: Any, R: Any, null: Any) -> None:
-    """Make beta the shortest solution: take away its part in the null space of X_v.
-
-    Parameters
-    ----------
-    L : array of shape (packed,)
-        Cholesky factor of Q'Q of the rows present.
-    null : array of shape (n_params, n_params)
-        Workspace: an orthonormal basis of the null space, row by row.
-    """
-    count = 0
-    for j in range(beta.size):
-        if L[j * (j + 3) // 2] == 0.0:
-            v = null[count]
-            _find_null_vector(L, R, j, v)
-            for _ in range(2):  # the second time takes away what rounding left
-                for k in range(count):
-                    _remove(null[k], v)
-            length = 0.0
-            for i in range(v.size):
-                length += v[i] * v[i]
-            for i in range(v.size):
-                v[i] /= np.sqrt(length)
-            _remove(v, beta)
-            count += 1
-
-
-@inline
-def _remove(unit: Any, x: Any) -> None:
-    """Take from x its part in the direction of a vector of length 1."""
-    product = 0.0
-    for i in range(x.size):
-        product += unit[i] * x[i]
-    for i in range(x.size):
-        x[i] -= product * unit[i]
-
-
-@routine
-def _find_null_vector(L: Any, R: Any, j: int, v: Any) -> None:
-    """Compute the combination of columns of X that is 0 since column j is dropped."""
-    combine_before(L, j, v)
-    for i in range(v.size):
-        v[i] = -v[i] if i < j else 0.0
-    v[j] = 1.0
-    for i in range(j, -1, -1):  # times R^-1; of what R drops only column j itself has a part
-        for k in range(i + 1, j + 1):
-            v[i] -= R[i, k] * v[k]
-        if R[i, i] != 0.0:
-            v[i] /= R[i, i]
-        elif i < j:
-            v[i] = 0.0
-
-
 @kernel
 def _fit(
+    start: int,
+    stop: int,
     QtY: Any,
     YtY: Any,
     n_obs: Any,
@@ -608,7 +474,7 @@ def _fit(
     b = np.empty(n_params)
     spare, work = np.empty(gram.shape[1]), np.empty((2, n_params))
     null = np.empty((n_params, n_params))
-    for j in range(YtY.size):
+    for j in range(start, stop):
         outcome, rss, r = solve_normal_equations(
             QtY, YtY, n_obs, slot, gram, j, imprecise, z, gamma, spare, work
         )
@@ -642,14 +508,23 @@ def _row_products(rows: Any, out: Any) -> None:
 
 
 @kernel
-def _covariance(slot: Any, rank: Any, factor: Any, R_inverse: Any, resms: Any, out: Any) -> None:
+def _covariance(
+    start: int,
+    stop: int,
+    slot: Any,
+    rank: Any,
+    factor: Any,
+    R_inverse: Any,
+    resms: Any,
+    out: Any,
+) -> None:
     """Compute packed resms R^-1 (L L')^-1 R^-1' at each voxel."""
     n_params = R_inverse.shape[0]
     rows = np.empty((n_params, n_params))
     shared = np.empty(out.shape[0])  # of voxels where no image is missing: L = I
     own = np.empty(out.shape[0])
     _row_products(R_inverse, shared)
-    for j in range(slot.size):
+    for j in range(start, stop):
         values = shared
         if slot[j] >= 0:
             L = factor[slot[j]]

@@ -102,15 +102,16 @@ class ProductAccumulator:
                 n_missing,
                 Qt,
                 shift,
-                self.reference[start:stop],
-                self.QtY[:, start:stop],
-                self.YtY[start:stop],
-                self.presence[word, start:stop],
+                self.reference,
+                self.QtY,
+                self.YtY,
+                self.presence[word],
                 index,
                 value,
-                self.ZtY[:, start:stop],
+                self.ZtY,
                 bit,
                 start,
+                stop,
             )
 
         threads.split(accumulate, n_voxels)
@@ -210,18 +211,18 @@ def _accumulate(  # noqa: C901 - one pass over a tile while it is in the cache
     weight: Any,
     ZtY: Any,
     bit: int,
-    first_voxel: int,
+    first: int,
+    last: int,
 ) -> None:
-    """Add the rows of `values` from voxel `first_voxel` on to the products given."""
-    k = values.shape[0]
-    n_params, n_voxels = QtY.shape
+    """Add the rows of `values` to the products, from voxel `first` up to `last`."""
+    k, n_params = values.shape[0], QtY.shape[0]
     D = np.zeros((Qt.shape[1], TILE))
     sums = np.zeros((Qt.shape[0] + 1, TILE))  # contiguous: rows of QtY are far apart
     level = np.empty(TILE)
     missing = np.empty(k, np.int64)
     all_present = np.uint32((np.uint64(1) << np.uint64(k)) - np.uint64(1)) << np.uint32(bit)
-    for start in range(0, n_voxels, TILE):
-        stop = min(start + TILE, n_voxels)
+    for start in range(first, last, TILE):
+        stop = min(start + TILE, last)
         n = stop - start
         ref = reference[start:stop]
         without_reference = 0
@@ -229,7 +230,7 @@ def _accumulate(  # noqa: C901 - one pass over a tile while it is in the cache
             without_reference += ref[t] != ref[t]
         n_missing_tile = 0
         for i in range(k):
-            y = values[i, first_voxel + start : first_voxel + stop]
+            y = values[i, start:stop]
             m = 0
             if n_missing[i] > 0:
                 for t in range(n):
@@ -251,7 +252,7 @@ def _accumulate(  # noqa: C901 - one pass over a tile while it is in the cache
             continue
         else:
             for i in range(k):
-                y = values[i, first_voxel + start : first_voxel + stop]
+                y = values[i, start:stop]
                 one = np.uint32(1) << np.uint32(bit + i)
                 if missing[i] == 0:
                     for t in range(n):

@@ -8,6 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core._jit import kernel
+from nipype_blm.core.deficient import (
+    clear_covariances,
+    confirm_rank,
+    find_estimable_columns,
+    shorten,
+)
 from nipype_blm.core.factors import (
     RandomFactor,
     count_columns,
@@ -37,13 +43,9 @@ from nipype_blm.core.lmm.slope import fit_slopes, make_slope_model, reduce_group
 from nipype_blm.core.ols import (
     IMPRECISE,
     Totals,
-    clear_covariances,
-    confirm_rank,
-    find_estimable_columns,
     imprecise_pivot,
     merge_products,
     screen_voxels,
-    shorten,
     solve_normal_equations,
 )
 from nipype_blm.core.products import WORD, Products, count_bits
@@ -177,21 +179,22 @@ class _Merger:
         self._words.append(presence)
         self.batches.append(slice(rows.start, rows.start + len(shift)))
 
+        distance = products.reference[self._candidates] - totals.reference
+        distance[products.n_obs[self._candidates] == 0] = 0
+
         def merge(start: int, stop: int) -> None:
-            part = slice(start, stop)
-            voxels = self._candidates[part]
-            distance = products.reference[voxels] - totals.reference[part]
-            distance[products.n_obs[voxels] == 0] = 0
             _merge_random(
-                voxels,
+                start,
+                stop,
+                self._candidates,
                 random.columns,
                 products.ZtY,
                 ZtS,
                 distance,
-                presence[:, part],
+                presence,
                 random.position,
                 random.value * shift[:, None],
-                self.ZtY[:, part],
+                self.ZtY,
             )
 
         self._threads.split(merge, self._candidates.size)
@@ -216,6 +219,8 @@ class _Merger:
 
 @kernel
 def _merge_random(
+    start: int,
+    stop: int,
     voxels: Any,
     columns: Any,
     ZtY: Any,
@@ -230,9 +235,9 @@ def _merge_random(
     n_rows = len(index)
     for c in range(columns.size):
         row, out, shift = ZtY[c], total[columns[c]], ZtS[c]
-        for j in range(voxels.size):
+        for j in range(start, stop):
             out[j] += row[voxels[j]] + distance[j] * shift
-    for j in range(voxels.size):
+    for j in range(start, stop):
         if distance[j] == 0.0:
             continue
         for w in range(presence.shape[0]):
@@ -257,18 +262,19 @@ def _center(
     imprecise = imprecise_pivot(design)
 
     def solve(start: int, stop: int) -> None:
-        part = slice(start, stop)
         _solve(
-            totals.QtY[:, part],
-            totals.YtY[part],
-            totals.seen[part],
-            totals.slot[part],
+            start,
+            stop,
+            totals.QtY,
+            totals.YtY,
+            totals.seen,
+            totals.slot,
             totals.gram,
             imprecise,
-            effect[:, part],
-            rss[part],
-            rank[part],
-            status[part],
+            effect,
+            rss,
+            rank,
+            status,
         )
 
     threads.split(solve, n)
@@ -277,6 +283,8 @@ def _center(
 
 @kernel
 def _solve(
+    start: int,
+    stop: int,
     QtY: Any,
     YtY: Any,
     n_obs: Any,
@@ -291,7 +299,7 @@ def _solve(
     n_params = len(QtY)
     z, gamma = np.empty(n_params), np.empty(n_params)
     spare, work = np.empty(gram.shape[1]), np.empty((2, n_params))
-    for j in range(YtY.size):
+    for j in range(start, stop):
         status[j], rss[j], rank[j] = solve_normal_equations(
             QtY, YtY, n_obs, slot, gram, j, imprecise, z, gamma, spare, work
         )

@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core._jit import kernel, routine
+from nipype_blm.core.deficient import (
+    cholesky_semidefinite,
+    solve_lower_semidefinite,
+)
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import (
     FloatArray,
-    cholesky_semidefinite,
     packed_size,
-    solve_lower_semidefinite,
 )
 from nipype_blm.core.lmm.levels import (
     Bits,

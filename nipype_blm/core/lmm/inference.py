@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from nipype_blm.core._jit import kernel, routine
 from nipype_blm.core.contrasts import combine_rows, factorise_rows, find_f_tails, find_t_tails
+from nipype_blm.core.deficient import (
+    find_estimable,
+)
 from nipype_blm.core.linalg import (
     FloatArray,
     express_rows,
-    find_estimable,
     solve_lower_packed,
 )
 from nipype_blm.core.lmm.estimates import MixedEstimates
@@ -126,18 +128,19 @@ def _test_directions(
     weight = n_obs - estimates.rank if reml else n_obs
 
     def test(start: int, stop: int) -> None:
-        part = slice(start, stop)
-        combine_rows(L, estimates.beta[:, part], effect[:, part])
+        combine_rows(start, stop, L, estimates.beta, effect)
         _test(
+            start,
+            stop,
             rows,
-            effect[:, part],
-            estimates.covariance[:, part],
-            estimates.spread[:, :, part],
-            weight[part],
-            estimable[part],
-            variance[:, :, part],
-            stat[part],
-            dof[part],
+            effect,
+            estimates.covariance,
+            estimates.spread,
+            weight,
+            estimable,
+            variance,
+            stat,
+            dof,
         )
 
     threads.split(test, n)
@@ -178,6 +181,8 @@ def _factorise_covariance(packed: Any, n: int, out: Any) -> None:
 
 @kernel
 def _test(
+    start: int,
+    stop: int,
     rows: Any,
     effect: Any,
     covariance: Any,
@@ -194,7 +199,7 @@ def _test(
     T, moved, columns = np.zeros((p, p)), np.empty((q, p)), np.empty((p, q))
     C, z = np.empty((q * (q + 1) // 2, 1)), np.empty(q)
     packed, change = np.empty(covariance.shape[0]), np.empty(covariance.shape[0])
-    for v in range(stat.size):
+    for v in range(start, stop):
         packed[:] = covariance[:, v]
         for i in range(q):
             for j in range(i + 1):

@@ -124,8 +124,8 @@ def make_classes(n_levels: int, n_classes: int, n_params: int) -> Classes:
 
 
 @inline
-def _add_level(j: int, sign: float, blocks: Any, by_count: bool, classes: Any) -> None:
-    """Add a level to its class, or take it away."""
+def _add_level(j: int, sign: float, blocks: Any, by_count: bool, column: Any, classes: Any) -> None:
+    """Add a level to its class, or take it away; `column` (p,) is workspace."""
     if blocks.n_obs[j] == 0:
         classes.of_level[j] = -1
         return
@@ -134,21 +134,24 @@ def _add_level(j: int, sign: float, blocks: Any, by_count: bool, classes: Any) -
     classes.g[c] = blocks.G[0, j]
     classes.size[c] += sign
     S, M = classes.Sxx[c], blocks.M[0]
+    for a in range(column.size):  # once, since its values are far apart
+        column[a] = M[a, j]
     position = 0
-    for a in range(M.shape[0]):
-        x = sign * M[a, j]
+    for a in range(column.size):
+        x = sign * column[a]
         for b in range(a + 1):
-            S[position] += x * M[b, j]
+            S[position] += x * column[b]
             position += 1
 
 
 @kernel
 def classify_all(blocks: Any, by_count: bool, classes: Any) -> None:
     """Sort all levels into classes, and add up Q'z z'Q of each class."""
+    column = np.empty(blocks.M.shape[1])
     classes.size[:] = 0.0
     classes.Sxx[:] = 0.0
     for j in range(blocks.n_obs.size):
-        _add_level(j, 1.0, blocks, by_count, classes)
+        _add_level(j, 1.0, blocks, by_count, column, classes)
 
 
 @allocating_routine
@@ -166,7 +169,7 @@ def _classify(
 
     With `anew` the others may differ from `shared`, too.
     """
-    n = own.n_obs.size
+    n, column = own.n_obs.size, np.empty(own.M.shape[1])
     n_changed = 0
     for j in range(n):
         n_changed += mark[j] == v
@@ -181,10 +184,10 @@ def _classify(
         classes.Sxx[:] = 0.0
     for j in range(n):
         if few and mark[j] == v:
-            _add_level(j, -1.0, shared, by_count, classes)
+            _add_level(j, -1.0, shared, by_count, column, classes)
     for j in range(n):
         if mark[j] == v or not few:
-            _add_level(j, 1.0, own, by_count, classes)
+            _add_level(j, 1.0, own, by_count, column, classes)
 
 
 @allocating_routine

@@ -1,0 +1,63 @@
+"""What is compiled for one thread serves any number: kernels see whole arrays and a range."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+SHAPE = (10, 9, 8)  # more than two tiles, so that two threads have work
+
+
+def write_study(folder: Path, model: str) -> None:
+    rng = np.random.default_rng(0)
+    n = 20
+    Y = rng.normal(size=(n, *SHAPE))
+    Y[rng.random(Y.shape) < 0.05] = np.nan
+    paths = [folder / f"y{i}.nii" for i in range(n)]
+    for path, values in zip(paths, Y, strict=True):
+        nib.Nifti1Image(values, np.eye(4)).to_filename(path)
+    (folder / "images.txt").write_text("\n".join(map(str, paths)))
+    X = np.column_stack([np.ones(n), rng.normal(size=(n, 2))])
+    np.savetxt(folder / "X.csv", X, delimiter=",")
+    config = {
+        "Y_files": "images.txt",
+        "X": "X.csv",
+        "outdir": "out",
+        "contrasts": [
+            {"c1": {"name": "T", "vector": [0, 1, 0]}},
+            {"c2": {"name": "F", "vector": [[0, 1, 0], [0, 0, 1]]}},
+        ],
+    }
+    if model == "blmm":
+        (folder / "level.txt").write_text("\n".join(f"level {i // 4}" for i in range(n)))
+        (folder / "one.csv").write_text("1\n" * n)
+        config["Z"] = [{"f1": {"name": "f", "factor": "level.txt", "design": "one.csv"}}]
+    (folder / "study.yml").write_text(yaml.safe_dump(config))
+
+
+def run(folder: Path, model: str, n_threads: int) -> set[str]:
+    """Run the study in a new process; return the kernels that are in its cache then."""
+    config = yaml.safe_load((folder / "study.yml").read_text())
+    config |= {"numNodes": n_threads, "outdir": f"out{n_threads}"}
+    (folder / "study.yml").write_text(yaml.safe_dump(config))
+    program = (
+        f"from nipype_blm.cli.blm import main; raise SystemExit(main(['study.yml'], '{model}'))"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(folder / "cache")}
+    command = [sys.executable, "-P", "-c", program]
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    return {path.name for path in (folder / "cache").rglob("*.nbc")}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: there is one thread")
+@pytest.mark.parametrize("model", ["blm", "blmm"])
+def test_another_number_of_threads_compiles_nothing(tmp_path: Path, model: str) -> None:
+    write_study(tmp_path, model)
+    compiled = run(tmp_path, model, 1)
+    assert compiled
+    assert run(tmp_path, model, 2) == compiled
