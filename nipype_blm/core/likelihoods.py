@@ -30,20 +30,24 @@ def read_likelihood(llh: FloatArray, n_obs: FloatArray, dtype: DTypeLike) -> Lik
     return Likelihood(llh, np.abs(llh) * unit_roundoff(dtype) + 0.5 * n_obs * _COMPUTED)
 
 
-def compute_ml(resms: FloatArray, n_obs: FloatArray, n_params: int, dtype: DTypeLike) -> Likelihood:
+def compute_ml(
+    resms: FloatArray, n_obs: FloatArray, dof: FloatArray, dtype: DTypeLike
+) -> Likelihood:
     """Return the log-likelihood of least squares at its maximum.
 
     Parameters
     ----------
     resms : array of shape (n_voxels,)
-        Residual mean squares, RSS / (n_obs - n_params), rounded to `dtype`.
+        Residual mean squares, RSS / dof, rounded to `dtype`.
+    dof : array of shape (n_voxels,)
+        n_obs less the rank of X.
 
     Notes
     -----
     ``-n / 2 (ln(RSS / n) + 1 + ln(2 pi))``.  From resms it has more digits than a rounded
     log-likelihood, of which the rounding grows with its size.
     """
-    variance = resms * (n_obs - n_params) / n_obs
+    variance = resms * dof / n_obs
     value = -0.5 * n_obs * (np.log(variance) + 1 + LOG_2PI)
     return Likelihood(value, 0.5 * n_obs * (unit_roundoff(dtype) + _COMPUTED))
 

@@ -33,8 +33,8 @@ _MEANINGS = {
     VoxelStatus.OUTSIDE: "outside the analysis mask",
     VoxelStatus.FITTED: "fitted",
     VoxelStatus.FITTED_IMPRECISE: (
-        "fitted with fewer than 9 digits: residuals below 1e-6 of the sum of squares, or "
-        "rows of X present that are nearly rank-deficient"
+        "fitted with fewer than 9 digits: residuals, or residual variance, below 1e-6 of the "
+        "sum of squares, or rows of X present that are nearly rank-deficient"
     ),
     VoxelStatus.FITTED_BOUNDARY: (
         "fitted at the boundary: some variance of random effects is zero, or a correlation 1"
@@ -44,10 +44,10 @@ _MEANINGS = {
     ),
     VoxelStatus.NO_DATA: "dropped: no image has data here",
     VoxelStatus.BELOW_MINIMUM: "dropped: fewer images than MinN or MinPercent ask for",
-    VoxelStatus.TOO_FEW: "dropped: no more images than columns of X plus one",
+    VoxelStatus.TOO_FEW: "dropped: no more images than the rank of their rows of X plus one",
     VoxelStatus.RANK_DEFICIENT: (
-        "dropped: the rows of X of the images present here are rank-deficient, or so nearly "
-        "that sums over all images cannot tell"
+        "dropped: the rows of X of the images present here are so nearly rank-deficient that "
+        "sums over all images cannot tell"
     ),
     VoxelStatus.ZERO_VARIANCE: (
         "dropped: no residual variance beyond rounding (constant, or fitted exactly)"
@@ -55,7 +55,8 @@ _MEANINGS = {
     VoxelStatus.MASKED_AFTER: "dropped: outside the mask given as Missingness.Masking",
     VoxelStatus.TOO_MANY_EFFECTS: "dropped: no more images than random effects (safeMode)",
     VoxelStatus.UNIDENTIFIED: (
-        "dropped: the images present here cannot tell random effects from residuals"
+        "dropped: the images present here cannot tell random effects from residuals, or from "
+        "each other"
     ),
 }
 

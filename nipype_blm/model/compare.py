@@ -29,6 +29,7 @@ class ComparisonStatus(IntEnum):
     NO_LIKELIHOOD = 13
     NO_COVARIANCE = 14
     IMPRECISE = 15
+    DEFICIENT = 16
 
     @property
     def meaning(self) -> str:
@@ -47,6 +48,10 @@ _MEANINGS = {
     ComparisonStatus.NO_COVARIANCE: (
         "excluded: images are missing here, and without blm_vox_cov the ML log-likelihood of "
         "the model without random effects cannot be made a REML one"
+    ),
+    ComparisonStatus.DEFICIENT: (
+        "excluded: columns of X depend on each other in the images present, of which the REML "
+        "log-likelihood of the model without random effects is not known"
     ),
     ComparisonStatus.IMPRECISE: (
         "excluded: the rounding of the maps changes Chi2 by more than it may"

@@ -9,12 +9,13 @@ import nibabel as nib
 import numpy as np
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.io.maps import load_map
+from nipype_blm.io.maps import find_map, load_map
 
 _WIDTH, _ROW_HEIGHT, _TITLE_HEIGHT = 12.0, 1.85, 0.35  # inches
 _DPI = 110
 _N_SLICES = 7
 _SIDECAR_END = "_stat-z_statmap.json"
+_ESTIMABLE = "_desc-estimable_mask"
 
 
 class DrawnContrast(NamedTuple):
@@ -169,6 +170,10 @@ def _threshold(sidecar: Path, mask: Any, alpha: float) -> tuple[Any, DrawnContra
     contrast = _read_contrast(sidecar)
     image = load_map(sidecar.parent, sidecar.stem)
     z = image.get_fdata()
+    # Voxels at which a contrast is not estimable are 0 and no tests.
+    own = f"{sidecar.name.removesuffix(_SIDECAR_END)}{_ESTIMABLE}"
+    if find_map(sidecar.parent, own) is not None:
+        mask = load_map(sidecar.parent, own)
     inside = np.asarray(mask.dataobj) > 0
     two_sided = contrast["Test"] == "T"
     threshold = find_fdr_threshold(z[inside], alpha, two_sided)

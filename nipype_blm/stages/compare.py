@@ -15,7 +15,7 @@ from nipype_blm.core.likelihoods import (
     log_det_of_design,
     read_likelihood,
 )
-from nipype_blm.core.linalg import FloatArray
+from nipype_blm.core.linalg import FloatArray, find_dependent_columns
 from nipype_blm.core.mixtures import log_mixture_sf
 from nipype_blm.core.status import VoxelStatus, is_fitted
 from nipype_blm.errors import InputError
@@ -155,8 +155,11 @@ def _compare_voxels(
         here[~has_ended] = ComparisonStatus.NOT_CONVERGED
     here[~np.isfinite(chi2.value)] = ComparisonStatus.NO_LIKELIHOOD
     here[chi2.error > MOST_ERROR] = ComparisonStatus.IMPRECISE
-    if criterion == "REML" and not smaller.factors and smaller.find("cov") is None:
-        here[n_obs[0] < len(smaller.X)] = ComparisonStatus.NO_COVARIANCE
+    if criterion == "REML" and not smaller.factors:
+        if smaller.find("cov") is None:
+            here[n_obs[0] < len(smaller.X)] = ComparisonStatus.NO_COVARIANCE
+        is_deficient = smaller.read("edf", both) != n_obs[0] - smaller.X.shape[1]
+        here[is_deficient] = ComparisonStatus.DEFICIENT
     here[n_obs[0] != n_obs[1]] = ComparisonStatus.N_DIFFERS
 
     status[both] = here
@@ -168,7 +171,10 @@ def _compare_voxels(
 def _check_design_is_unchanged(run: Results, voxels: NDArray[np.bool_], n_obs: FloatArray) -> None:
     """Refuse an X that is not the one that the maps were made with, as far as they tell."""
     n_rows, n_params = run.X.shape
-    if (run.read("edf", voxels) != n_obs - n_params).any() or (n_obs > n_rows).any():
+    rank = n_obs - run.read("edf", voxels)
+    full = rank[n_obs == n_rows]  # elsewhere images that are missing may have taken columns away
+    X_rank = n_params - len(find_dependent_columns(run.X))
+    if (rank > X_rank).any() or (full != X_rank).any() or (n_obs > n_rows).any():
         raise InputError(
             f"X of {run.folder} has {n_rows} rows and {n_params} columns, with which its maps "
             f"{run.prefix}n and {run.prefix}edf do not agree: one of them has changed since the "
@@ -185,7 +191,7 @@ def _read_likelihood(
     resms, dtype = run.read("resms", voxels), run.dtype("resms")
     n_params = run.X.shape[1]
     if criterion == "ML":
-        return compute_ml(resms, n_obs, n_params, dtype)
+        return compute_ml(resms, n_obs, run.read("edf", voxels), dtype)
     # Where all images are present X itself gives all digits.
     log_det = Likelihood(np.full(n_obs.size, log_det_of_design(run.X)), np.zeros(n_obs.size))
     is_ring = n_obs < len(run.X)

@@ -40,7 +40,7 @@ def test_ml_is_the_density_at_the_estimates():
     X = make_design(15, 3)
     y = np.random.default_rng(1).normal(10, 3, 15)
     resms = resms_of(y, X)
-    found = compute_ml(np.array([resms]), np.array([15.0]), 3, np.float64)
+    found = compute_ml(np.array([resms]), np.array([15.0]), np.array([12.0]), np.float64)
     assert_allclose(found.value, gaussian_llh(y, X, resms * 12 / 15), rtol=RTOL)
 
 
@@ -130,7 +130,7 @@ def test_a_gain_that_two_formulas_of_the_same_density_make_is_none():
     y = np.random.default_rng(1).normal(1e4, 1, 1000)
     n, dtype = np.array([1000.0]), np.float64
     with_noise = gaussian_llh(y, X, (one := resms_of(y, X)) * 997 / 1000) * (1 + 1e-13)
-    smaller = compute_ml(np.array([one]), n, 3, dtype)
+    smaller = compute_ml(np.array([one]), n, n - 3, dtype)
     larger = read_likelihood(np.array([with_noise]), n, dtype)
     assert larger.value != smaller.value
     assert compute_chi2(smaller, larger).value == 0
