@@ -134,7 +134,10 @@ def test_iterations_that_end_early_are_said_so(fit_mixed, structure) -> None:
     assert np.all(fit.llh <= best.llh + 1e-8)  # a hundred roundings
 
 
-def test_no_variance_is_negative_where_images_and_levels_leave_nothing_over(fit_mixed) -> None:
+@pytest.mark.parametrize("is_crossed", [False, True])
+def test_no_variance_is_negative_where_images_and_levels_leave_nothing_over(
+    fit_mixed, is_crossed
+) -> None:
     """X and Z together fit nine images exactly, and the likelihood is flat where D is huge."""
     rng = np.random.default_rng(3)
     n_obs, n_voxels = 40, 300
@@ -144,7 +147,11 @@ def test_no_variance_is_negative_where_images_and_levels_leave_nothing_over(fit_
     for v in range(n_voxels):
         images = np.concatenate([5 * np.arange(7), [1, 6]])  # seven levels, two of them twice
         Y[images, v] = rng.normal(size=8)[level[images]] + 0.1 * rng.normal(size=9)
-    fit = fit_mixed(Y, X, [RandomFactor("group", level, np.ones((n_obs, 1)))], reml=True)
+    factors = [RandomFactor("group", level, np.ones((n_obs, 1)))]
+    if is_crossed:
+        other = np.arange(n_obs, dtype=np.int32) % 5
+        factors.append(RandomFactor("other", other, np.ones((n_obs, 1))))
+    fit = fit_mixed(Y, X, factors, reml=True, safe_mode=False)
     assert len(fit.fitted) > 100
     assert (fit.sigma2[fit.fitted] > 0).all()
     assert (np.diagonal(fit.cov[fit.fitted], axis1=1, axis2=2) > 0).all()

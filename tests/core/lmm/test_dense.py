@@ -6,6 +6,8 @@ from numpy.testing import assert_allclose
 from oracles import dense
 from oracles.designs import KINDS, make_designs
 
+from nipype_blm.core.factors import RandomFactor
+
 # A tolerance at which the step after the last evaluation is below 1e-6 standard errors: what
 # belongs to the last evaluation belongs to D as well.
 TIGHT = 1e-12
@@ -50,3 +52,26 @@ def test_scoring_reaches_the_likelihood_of_the_exact_engine(fit_mixed, kind, met
         np.testing.assert_array_equal(scored.status, exact.status)
         # Steps that promise less than 1e-10 are left out, at rates of convergence below 0.9999.
         assert_allclose(scored.llh, exact.llh, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("sd", [1.0, 1e2, 1e4])
+def test_variances_of_a_balanced_study_are_those_of_its_analysis_of_variance(
+    fit_mixed, sd, reml
+) -> None:
+    """However many times that of the residuals the variance between levels is."""
+    rng = np.random.default_rng(0)
+    n_levels, n_each, n_voxels = 12, 5, 8
+    level = np.repeat(np.arange(n_levels, dtype=np.int32), n_each)
+    Y = sd * rng.normal(size=(n_levels, n_voxels))[level] + rng.normal(size=(60, n_voxels))
+    factor = RandomFactor("f1", level, np.ones((60, 1)))
+    fit = fit_mixed(Y, np.ones((60, 1)), [factor], reml=reml, tol=TIGHT)
+    means = Y.reshape(n_levels, n_each, n_voxels).mean(axis=1)
+    within = ((Y - means[level]) ** 2).sum(axis=0) / (60 - n_levels)
+    between = n_each * ((means - means.mean(axis=0)) ** 2).sum(axis=0)
+    between /= n_levels - 1 if reml else n_levels
+    assert np.all(between > within)
+    # Roundings of sums of squares, of which the residuals are 1 / sd^2; six digits of the search.
+    rtol = 1e-6 + 1e-14 * sd**2
+    assert_allclose(fit.sigma2, within, rtol=rtol)
+    assert_allclose(fit.D[0][:, 0, 0], (between / within - 1) / n_each, rtol=rtol)
