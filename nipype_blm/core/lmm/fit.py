@@ -106,15 +106,15 @@ def fit_lmm(
     MixedEstimates
     """
     status = screen_voxels(n_obs, minimum_n, allowed)
-    if options.safe_mode:
-        few = (status == VoxelStatus.FITTED) & (n_obs <= count_joint_effects(factors))
-        status[few] = VoxelStatus.TOO_MANY_EFFECTS
     candidates = np.flatnonzero(status == VoxelStatus.FITTED)
     merger = _Merger(candidates, factors, design.shift, threads)
     totals = merge_products(n_obs[candidates], candidates, batches, design, threads, merger.add)
     outcome, effect, rss, rank = _center(totals, design, threads)
     here = np.arange(candidates.size)
     confirm_rank(outcome, rank, totals.slot, totals.gram, design, merger.by_batch(), here)
+    if options.safe_mode:
+        few = totals.seen <= count_joint_effects(factors)
+        outcome[few & (outcome != VoxelStatus.TOO_FEW)] = VoxelStatus.TOO_MANY_EFFECTS
     presence = merger.presence()
     voxels = Voxels(
         np.flatnonzero(is_fitted(outcome))[_group(presence[:, is_fitted(outcome)])],
