@@ -40,7 +40,7 @@ def study(test_data: Path) -> Study:
     )
     rvlpfc, success = table["X_RVLPFC"], table["Y_Reappraisal_Success"]
     # The last column marks four images, which are all missing at some voxels: X_v is
-    # rank-deficient there.
+    # rank-deficient there, and the last coefficient not estimable.
     X = np.column_stack([np.ones(len(table)), rvlpfc, success, rvlpfc > 2])
     images = [folder / name for name in table["image"]]
     Y = np.stack([nib.load(path).get_fdata().ravel() for path in images])
@@ -68,7 +68,7 @@ def fit_everywhere(
 
     `status` holds the voxels that are dropped for other reasons than the fit; it is completed.
     """
-    n_params, n_voxels = X.shape[1], Y.shape[1]
+    n_voxels = Y.shape[1]
     present = ~np.isnan(Y)
     maps: dict[str, np.ndarray] = {}
 
@@ -80,39 +80,45 @@ def fit_everywhere(
     for number, pattern in enumerate(patterns.T):
         voxels = np.flatnonzero((group.ravel() == number) & (status == VoxelStatus.FITTED))
         X_v, n = X[pattern], int(pattern.sum())
-        if n <= n_params + 1:
+        if n == 0 or n <= np.linalg.matrix_rank(X_v) + 1:
             status[voxels] = VoxelStatus.TOO_FEW if n else VoxelStatus.NO_DATA
-        elif np.linalg.matrix_rank(X_v) < n_params:
-            status[voxels] = VoxelStatus.RANK_DEFICIENT
         else:
             for name, values in fit_pattern(X_v, Y[pattern][:, voxels], two_sided).items():
                 put(name, voxels, values)
     put("blm_vox_n", np.flatnonzero(status), present.sum(axis=0)[status > 0])
     put("blm_vox_status", np.arange(n_voxels), status)
-    put("blm_vox_mask", np.arange(n_voxels), status == VoxelStatus.FITTED)
+    fitted = status == VoxelStatus.FITTED
+    put("blm_vox_mask", np.arange(n_voxels), fitted)
+    for name in [name for name in maps if name.endswith("_mask") and "/" in name]:
+        if np.array_equal(maps[name][0], fitted):
+            del maps[name]  # estimable everywhere
     return maps
 
 
 def fit_pattern(X: np.ndarray, Y: np.ndarray, two_sided: bool) -> dict[str, np.ndarray]:
     """Fit voxels that have the same images; the shift keeps lstsq accurate."""
     (n, p), shift = X.shape, Y.mean(axis=0)
-    dof = n - p
+    dof = n - np.linalg.matrix_rank(X)
     shifted = np.linalg.lstsq(X, Y - shift)[0]
     residuals = Y - shift - X @ shifted
     beta = shifted + np.outer(np.eye(p)[0], shift)
     resms = np.sum(residuals**2, axis=0) / dof
-    unscaled = np.linalg.pinv(X) @ np.linalg.pinv(X).T
+    inverse = np.linalg.pinv(X, rcond=1e-12)
+    unscaled = inverse @ inverse.T
+    # Weights L are estimable if L (X'X)^- X'X is L.
+    single = np.isclose(inverse @ X, np.eye(p), rtol=0, atol=1e-9).all(axis=1)
     maps = {
         "blm_vox_edf": np.full(len(shift), dof),
-        "blm_vox_beta": beta,
+        "blm_vox_beta": beta * single[:, None],
         "blm_vox_resms": resms,
         "blm_vox_llh": stats.norm.logpdf(residuals, scale=np.sqrt(resms * dof / n)).sum(axis=0),
-        "blm_vox_cov": np.outer(unscaled, resms),
+        "blm_vox_cov": np.outer(unscaled * np.outer(single, single), resms),
     }
     stacks: dict[str, list[np.ndarray]] = {}
     for name, weights in CONTRASTS.items():
         L = np.atleast_2d(np.array(weights, float))
         q = len(L)
+        estimable = bool(np.allclose(L @ inverse @ X, L, rtol=0, atol=1e-9))
         effect, variance = L @ beta, np.outer(L @ unscaled @ L.T, resms)
         if np.ndim(weights) == 1:
             se = np.sqrt(variance[0])
@@ -139,7 +145,7 @@ def fit_pattern(X: np.ndarray, Y: np.ndarray, two_sided: bool) -> dict[str, np.n
             found = {"conF": stat, "conFlp": -log_p / np.log(10), "conR2": r2}
         assert np.isfinite(log_p).all()  # scipy's tails did not underflow
         for key, values in found.items():
-            stacks.setdefault(f"blm_vox_{key}", []).append(values)
+            stacks.setdefault(f"blm_vox_{key}", []).append(values * estimable)
         first, *others = name.split()
         label = f"contrasts/contrast-{first}{''.join(word.title() for word in others)}_stat-"
         for key, values in {
@@ -149,7 +155,9 @@ def fit_pattern(X: np.ndarray, Y: np.ndarray, two_sided: bool) -> dict[str, np.n
             "p": np.exp(log_p),
             "z": z,
         }.items():
-            maps[f"{label}{key}_statmap"] = np.atleast_2d(values)
+            maps[f"{label}{key}_statmap"] = np.atleast_2d(values) * estimable
+        mask = f"{label.removesuffix('_stat-')}_desc-estimable_mask"
+        maps[mask] = np.full(len(shift), int(estimable))
     return maps | {key: np.array(values) for key, values in stacks.items()}
 
 
@@ -183,8 +191,9 @@ def test_every_map_of_the_real_images_equals_least_squares_at_every_voxel(
     out_dir = run_command(tmp_path, study, study.images)
     status = np.full(study.Y.shape[1], int(VoxelStatus.FITTED))
     expected = fit_everywhere(study.X, study.Y, status, two_sided=False)
-    dropped = {VoxelStatus.TOO_FEW, VoxelStatus.RANK_DEFICIENT}
-    assert set(np.unique(status)) == dropped | {VoxelStatus.FITTED}
+    assert set(np.unique(status)) == {VoxelStatus.FITTED, VoxelStatus.TOO_FEW}
+    n_lost = {name: int((values == 0).sum()) for name, values in expected.items() if "desc" in name}
+    assert len(n_lost) == len(CONTRASTS) - 3  # those that use the last column
     # The images, and so the maps, are float32: half a unit in the last place is 2^-24.
     check_all_maps(out_dir, expected, study.images[0], "float32", 1.001 * 2**-24)
 
@@ -225,6 +234,7 @@ def test_float64_copies_with_masks_and_two_sided_p_agree_to_ten_digits(
     assert set(np.unique(status)) == set(VoxelStatus) - {
         VoxelStatus.FITTED_IMPRECISE,
         VoxelStatus.TOO_FEW,  # fewer than 25 % already
+        VoxelStatus.RANK_DEFICIENT,
         VoxelStatus.ZERO_VARIANCE,
         # Of mixed models only.
         VoxelStatus.FITTED_BOUNDARY,
