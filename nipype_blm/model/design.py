@@ -45,18 +45,18 @@ def check_design(
             f"at least {rank + 2} images are needed."
         )
         return problems
-    problems += _check_sizes(X, names)
-    if problems:
-        return problems
+    extreme = _check_sizes(X, names)
+    if extreme:
+        return problems + extreme
     if may_be_deficient:
-        return [] if rank else ["X has no column that is not zero."]
+        return problems if rank else [*problems, "X has no column that is not zero."]
     dependent = describe_dependent("X is rank-deficient", X, names)
     if dependent:
         dependent[-1] += (
             "  Or set deficient: estimable, to fit X as it is and test the contrasts that are "
             "estimable all the same."
         )
-    return dependent
+    return problems + dependent
 
 
 def _check_sizes(X: FloatArray, names: Sequence[str]) -> list[str]:

@@ -206,18 +206,37 @@ def test_levels_of_a_nested_factor_are_counted_within_the_outer_one():
 
 
 def test_more_effects_than_images_are_refused_in_safe_mode_which_is_named():
+    """The way out that is named is one that helps."""
     tables = [table(SUBJECT, INTERCEPT, VISIT), table(SUBJECT, VISIT**2, name="b")]
     problem = problem_of(*tables)
     assert "/a.csv" in problem
     assert "/b.csv" in problem
-    assert "8 x 2 + 8 x 1 = 24 random effects (levels x effects), but only 24 images" in problem
+    assert "8 x 2 + 8 x 1 = 24 random effects (levels x correlated effects), but only" in problem
+    assert "set correlated: false" in problem
+    without = [table(SUBJECT, INTERCEPT, VISIT, correlated=False), tables[1]]
+    assert check_factors(without, N_OBS) == []
     assert "safeMode: 0" in problem
+    assert check_factors(tables, N_OBS, safe_mode=False) == []
 
 
-def test_effects_that_fit_all_images_exactly_are_refused_without_safe_mode():
-    quadratic = table(SUBJECT, INTERCEPT, VISIT, VISIT**2, correlated=False)
-    problem = problem_of(quadratic, safe_mode=False)
-    assert problem.startswith("Z f1 factor /a.csv: its random effects fit all 24 images exactly")
+def test_correlated_effects_that_take_up_all_images_are_refused_with_a_way_out_that_helps():
+    """Saturation is judged with the structure of D: a diagonal one is identified here."""
+    quadratic = table(SUBJECT, INTERCEPT, VISIT, VISIT**2)
+    for safe_mode in (True, False):
+        problem = problem_of(quadratic, safe_mode=safe_mode)
+        assert "set correlated: false" in problem
+        assert "set safeMode: 0" not in problem  # where it would be refused again
+    diagonal = table(SUBJECT, INTERCEPT, VISIT, VISIT**2, correlated=False)
+    assert check_factors([diagonal], N_OBS) == []
+
+
+def test_no_way_out_is_named_that_is_none():
+    """Two effects that are proportional within levels are not told apart by a diagonal D."""
+    pairs = np.repeat(np.arange(12), 2)
+    sign = np.tile([-1.0, 1.0], 12)
+    problem = problem_of(table(pairs, sign, INTERCEPT))
+    assert "correlated: false" not in problem
+    assert "use fewer effects" in problem
 
 
 def test_more_effects_than_images_are_good_without_safe_mode_if_they_leave_a_residual():

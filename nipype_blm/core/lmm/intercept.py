@@ -87,9 +87,13 @@ def make_intercept_model(
 
 
 def fit_intercepts(
-    voxels: Voxels, model: InterceptModel, options: MixedOptions, results: Results
+    voxels: Voxels,
+    model: InterceptModel,
+    options: MixedOptions,
+    starts: FloatArray,
+    results: Results,
 ) -> None:
-    """Fit the voxels of `order`."""
+    """Fit the voxels of `order`; `starts` are further starting values of d."""
     p, n = len(voxels.effect), model.shared.n_obs.size
     n_classes = int(model.shared.n_obs.max()) + 1 if model.by_count else n
     complete = make_classes(n, n_classes, p)
@@ -103,6 +107,7 @@ def fit_intercepts(
         options.reml,
         min(TOLERANCE, 2 * options.tol),
         options.maxnit,
+        starts,
         copy_blocks(model.shared),
         complete,
         make_classes(n, n_classes, p),
@@ -391,15 +396,43 @@ def _add_reml(A1: Any, A2: Any, row: Any, e: Any) -> None:
 
 @routine
 def _start(classes: Any, rss: float, t: int, n_obs: float) -> float:
-    """Return log(1 + d) by analysis of variance, exact for balanced designs."""
+    """Return log(1 + d) by analysis of variance, exact for balanced designs.
+
+    1, where levels have one image each and nothing is within them.
+    """
     between, n_levels = 0.0, 0.0
     for c in range(classes.size.size):
         if classes.size[c] > 0.0:
             between += classes.syy[c, t] / classes.g[c]
             n_levels += classes.size[c]
-    within = max(rss - between, 1e-12 * rss) / max(n_obs - n_levels, 1.0)
+    if n_obs <= n_levels:
+        return 1.0
+    within = max(rss - between, 1e-12 * rss) / (n_obs - n_levels)
     ratio = between / n_levels / within
     return float(np.log(ratio)) if ratio > 1.001 else 1e-3
+
+
+@routine
+def _mean_square(classes: Any) -> float:
+    """Return the mean of g over all levels."""
+    total, n_levels = 0.0, 0.0
+    for c in range(classes.size.size):
+        total += classes.g[c] * classes.size[c]
+        n_levels += classes.size[c]
+    return float(total / n_levels)
+
+
+@routine
+def _find_deviance(classes: Any, d: float, decrement: float, N: float, reml: bool, e: Any) -> float:
+    """Return the deviance where a search has ended, after its last step."""
+    f = N * np.log(e.number[R2]) - 0.5 * decrement
+    for c in range(classes.size.size):
+        if classes.size[c] > 0.0:
+            f += classes.size[c] * np.log1p(d * classes.g[c])
+    if reml:
+        for a in range(e.effect.size):
+            f += 2.0 * np.log(e.factor[a, a])
+    return float(f)
 
 
 @routine
@@ -408,30 +441,26 @@ def _search(
     gram: Any,
     rss: float,
     t: int,
-    n_obs: float,
     N: float,
     reml: bool,
     tolerance: float,
     most: int,
+    z: float,
     A: Any,
     row: Any,
     e: Any,
 ) -> tuple[int, int, float, float, float]:
-    """Find the minimum in z = log(1 + d g), g the mean; bracketed Newton steps.
+    """Find a minimum in z = log(1 + d g), g the mean; bracketed Newton steps.
 
-    The deviance of a balanced design is convex in z (and z = 0 a bound like any other).
+    The deviance of a balanced design is convex in z (and z = 0 a bound like any other).  The
+    search begins at `z`.
 
     Returns
     -------
     outcome, nit, d, change, decrement
         `change` is the step of d that is taken without another evaluation.
     """
-    total, n_levels = 0.0, 0.0
-    for c in range(classes.size.size):
-        total += classes.g[c] * classes.size[c]
-        n_levels += classes.size[c]
-    mean = total / n_levels
-    z, low, high = _start(classes, rss, t, n_obs), 0.0, LARGEST
+    mean, low, high = _mean_square(classes), 0.0, LARGEST
     nit = 0
     while True:
         growth = np.exp(z)
@@ -485,6 +514,7 @@ def _fit_intercepts(
     reml: bool,
     tolerance: float,
     most: int,
+    starts: Any,
     own: Any,
     complete: Any,
     classes: Any,
@@ -521,21 +551,35 @@ def _fit_intercepts(
             v = voxels.order[first + t]
             n_obs = float(voxels.n_obs[v])
             N = n_obs - voxels.rank[v] if reml else n_obs
+            rss, mean = voxels.rss[v], _mean_square(classes)
+            other, elsewhere = np.inf, 0.0  # the least minimum from further starts, and its z
+            for s in range(starts.size):
+                z = np.log1p(starts[s] * mean)
+                outcome, nit, d, step, decrement = _search(
+                    classes, gram, rss, t, N, reml, tolerance, most, z, A, row, e
+                )
+                if outcome in (INTERIOR, BOUNDARY):
+                    f = _find_deviance(classes, d, decrement, N, reml, e)
+                    if f < other:
+                        other, elsewhere = f, np.log1p(d * mean)
+            z = _start(classes, rss, t, n_obs)
             outcome, nit, d, step, decrement = _search(
-                classes, gram, voxels.rss[v], t, n_obs, N, reml, tolerance, most, A, row, e
+                classes, gram, rss, t, N, reml, tolerance, most, z, A, row, e
             )
+            f = np.inf
+            if outcome not in (NO_RESIDUAL, UNDEFINED):
+                f = _find_deviance(classes, d, decrement, N, reml, e)
+            if other < f - 1e-7 and outcome != NO_RESIDUAL:
+                outcome, more, d, step, decrement = _search(
+                    classes, gram, rss, t, N, reml, tolerance, most, elsewhere, A, row, e
+                )
+                nit += more
+                f = _find_deviance(classes, d, decrement, N, reml, e)
             results.outcome[v] = outcome
             results.nit[v] = nit
             if outcome in (NO_RESIDUAL, UNDEFINED):
                 continue
-            f = N * np.log(e.number[R2]) - 0.5 * decrement
-            for c in range(classes.size.size):
-                if classes.size[c] > 0.0:
-                    f += classes.size[c] * np.log1p(d * classes.g[c])
-            if reml:
-                for a in range(p):
-                    f += 2.0 * np.log(e.factor[a, a])
-            else:
+            if not reml:
                 _find_sensitivity(A[1], row, e)
             results.deviance[v] = f
             results.D[0, v] = d + step
