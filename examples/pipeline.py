@@ -27,10 +27,10 @@ study = Path.cwd()
 find = Node(SelectFiles({"images": "images/*.nii.gz"}, base_directory=study), name="find")
 fit = Node(BLM(design_file=study / "design.csv", out_dir=study / "maps"), name="fit")
 fit.inputs.contrasts = [{"name": "age", "vector": [0, 1, 0]}]
-cut = MapNode(Function(function=threshold), iterfield=["z_map"], name="cut")
+cut = MapNode(Function(function=threshold), iterfield=["z_map", "mask_file"], name="cut")
 
 workflow = Workflow("age", base_dir=study / "work")
 workflow.connect(find, "images", fit, "in_files")
 workflow.connect(fit, "zscore_maps", cut, "z_map")
-workflow.connect(fit, "mask_file", cut, "mask_file")
+workflow.connect(fit, "contrast_masks", cut, "mask_file")
 workflow.run()

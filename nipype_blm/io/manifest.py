@@ -58,7 +58,8 @@ def read_manifest(path: Path) -> list[ImageEntry]:
     table, _, last = content.rpartition(b"# ")
     if last != f"{fingerprint(table)}\n".encode():
         raise InputError(f"{path} is damaged; run again, which makes it anew.")
-    lines = csv.DictReader(io.StringIO(table.decode(), newline=""), delimiter="\t")
+    text = io.TextIOWrapper(io.BytesIO(table), "utf-8", newline="")  # decoded line by line
+    lines = csv.DictReader(text, delimiter="\t")
     return [
         ImageEntry(
             int(line["row"]),

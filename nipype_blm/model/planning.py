@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import packed_size
 from nipype_blm.core.products import WORD
+from nipype_blm.core.threads import TILE
 from nipype_blm.errors import InputError
 from nipype_blm.model.costs import Sizes, predict_fitting_s, predict_reading_s
 
@@ -25,6 +26,8 @@ STAGING_BYTES = 64 * 2**20
 MOST_NODES = 256
 # A node on a pool of workers costs some 0.1 s.
 LEAST_NODE_S = 2.0
+# What is kept of an image in the list of its batch: paths, sizes, times, those of its mask too.
+LISTED_BYTES = 1200
 # The interpreter and libraries; never taken to be more than a quarter of the budget.
 BASE_BYTES = 256 * 2**20
 
@@ -185,7 +188,10 @@ def _estimates_bytes_per_voxel(sizes: Sizes) -> int:
 def _products_bytes(sizes: Sizes, batch: int, chunk: int) -> int:
     """Memory of a node that reads: one image, a chunk staged, the products of the batch."""
     per_voxel = _products_bytes_per_voxel(sizes, batch) + chunk * sizes.staged_itemsize
-    return _model_bytes(sizes) + _image_bytes(sizes) + sizes.n_voxels * per_voxel
+    per_row = LISTED_BYTES + 8 * sizes.n_params  # its entry in the list, and its row of Q
+    tile = 8 * TILE * (sizes.n_params + WORD + 2)
+    fixed = _model_bytes(sizes) + _image_bytes(sizes) + batch * per_row + tile
+    return fixed + sizes.n_voxels * per_voxel
 
 
 def _choose_batch(sizes: Sizes, minutes_per_job: float | None, parallel_nodes: int) -> int:

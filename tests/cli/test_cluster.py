@@ -331,7 +331,14 @@ def test_a_pool_that_ends_leaves_the_file_of_another_one(own_pool):
 
 @pytest.mark.parametrize("moment", ["process", "workers"])
 def test_ctrl_c_while_a_pool_starts_leaves_no_pool(own_pool, moment):
-    process = own_pool.begin("start", "--n-workers", "1", start_new_session=True)
+    process = own_pool.begin(
+        "start",
+        "--n-workers",
+        "1",
+        start_new_session=True,
+        # A shell's background, where the tests may have been started, ignores it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
     def has_process():
         return any("nipype_blm.plugins.service" in words for _, words in own_pool.find_processes())

@@ -139,11 +139,11 @@ def test_a_change_of_either_file_of_a_pair_is_noticed(
         (tmp_path / f"{name}{end}").write_bytes(name.encode())
     entry = make_entry(tmp_path, with_mask)
     pair = tmp_path / f"{named}{end}"
-    size, mtime_ns = stat_file(pair)
+    state = stat_file(pair)
     if with_mask:
-        entry = entry._replace(mask=pair, mask_size=size, mask_mtime_ns=mtime_ns)
+        entry = entry._replace(mask=pair, mask_state=state)
     else:
-        entry = entry._replace(image=pair, size=size, mtime_ns=mtime_ns)
+        entry = entry._replace(image=pair, state=state)
     check_unchanged(entry)
     victim = tmp_path / f"{changed}{end}"
     before = victim.stat().st_mtime_ns

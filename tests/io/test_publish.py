@@ -136,9 +136,9 @@ def test_an_interrupted_move_leaves_nothing_behind_wherever_it_ended(out, obstac
         "three": {"map_a": "3"},
     }
     with pytest.raises(OSError, match=rf"{obstacle}\.txt"):
-        publish(out, "two", writer(**runs["two"]), is_ours)
+        publish(out, "two", CLAIM, writer(**runs["two"]), is_ours)
     (out / f"{obstacle}.txt").rmdir()
-    publish(out, following, writer(**runs[following]), is_ours)
+    publish(out, following, CLAIM, writer(**runs[following]), is_ours)
     expected = {f"{name.replace('__', '/')}.txt": text for name, text in runs[following].items()}
     assert visible(out) == expected
 

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -258,6 +259,11 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)
 assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 """
     done = subprocess.run(
-        [sys.executable, "-c", source, thread], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", source, thread],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        # A shell's background, where the tests may have been started, ignores it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert done.returncode == 0, done.stderr

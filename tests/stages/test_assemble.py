@@ -1,5 +1,6 @@
-"""Blocks become maps: in single precision where that holds them, with the least dof of a test."""
+"""Blocks become maps: in single precision where that holds them, with the median dof of a test."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from nipype_blm.core.factors import RandomFactor
+from nipype_blm.io.publish import Claim
 from nipype_blm.stages.assemble import AssembledMaps
 from nipype_blm.stages.plan import PreparedRun
 from nipype_blm.stages.run import run_model
@@ -25,11 +27,16 @@ BOTH = [
 ]
 
 
-def make_values(n_missing: int = 0) -> np.ndarray:
-    """Return images of which one voxel lacks some."""
+# Images that each voxel lacks; the median is 4.5.
+LACKING = np.array([0, 9, 4, 0, 7, 5, 0, 8, 3, 6, 0, 5]).reshape(SHAPE)
+
+
+def make_values(n_missing: np.ndarray | int = 0) -> np.ndarray:
+    """Return images of which each voxel lacks the first `n_missing`."""
     rng = np.random.default_rng(1)
     values = rng.normal(5, 1, (N_OBS, *SHAPE)) + rng.normal(size=(6, *SHAPE))[LEVEL]
-    values[:n_missing, 1, 1, 1] = np.nan
+    for i, image in enumerate(values):
+        image[i < np.broadcast_to(n_missing, SHAPE)] = np.nan
     return values.astype(np.float32)
 
 
@@ -42,7 +49,7 @@ def fit(prepare: Callable[..., PreparedRun], tmp_path: Path) -> Callable[..., As
         work = tmp_path / "work"
         work.mkdir(exist_ok=True)
         run = prepare(*study, **sizes | fields)
-        return run_model(run, work, tmp_path / "out", compress=compress)
+        return run_model(run, work, tmp_path / "out", Claim("model", work), compress=compress)
 
     return fit
 
@@ -51,24 +58,45 @@ def read(path: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj)
 
 
-def test_the_least_degrees_of_freedom_are_those_of_the_voxel_with_the_fewest_images(fit):
-    found = fit(make_values(n_missing=9), X)
-    assert found.minimum_dof == N_OBS - 9 - 3
-    assert found.minimum_dof == read(found.files["blm_vox_edf"]).min()
-    intent = nib.load(found.files["blm_vox_conT"]).header.get_intent()
-    assert intent[:2] == ("t test", (N_OBS - 9 - 3,))
+def read_stated(path: Path) -> list[float]:
+    """Return the least, the median and the largest degrees of freedom that a sidecar states."""
+    stated = json.loads(path.with_suffix(".json").read_text())["DegreesOfFreedom"]
+    return [stated[name] for name in ("Minimum", "Median", "Maximum")]
 
 
-def test_each_contrast_of_a_mixed_model_has_the_least_of_its_own_map(fit):
-    found = fit(make_values(n_missing=9), X, RandomFactor("subject", LEVEL, X[:, :1]))
-    least = [read(path).min() for path in found.contrast_maps["dof"]]
-    assert len({round(float(dof), 3) for dof in least}) == 3
+def test_headers_state_the_median_of_the_degrees_of_freedom_of_the_voxels(fit):
+    found = fit(make_values(LACKING), X)
+    edf = read(found.files["blm_vox_edf"])
+    np.testing.assert_array_equal(edf, N_OBS - LACKING - 3)
+    median = N_OBS - 4.5 - 3
+    assert median == np.median(edf)
+    assert found.dof == int(median)  # rounded down
+    for name, parameters in (("conT", (median,)), ("conF", (2, median))):
+        intent = nib.load(found.files[f"blm_vox_{name}"]).header.get_intent()
+        assert intent[:2] == ("t test" if name == "conT" else "f test", parameters)
+    for path in found.contrast_maps["stat"]:
+        assert nib.load(path).header.get_intent()[1][-1] == median
+        assert read_stated(path) == [N_OBS - 9 - 3, median, N_OBS - 3]
+
+
+def test_each_contrast_of_a_mixed_model_has_the_median_of_its_own_map(fit):
+    found = fit(make_values(LACKING), X, RandomFactor("subject", LEVEL, X[:, :1]))
+    inside = read(found.mask_file) == 1
+    assert inside.all()
+    dofs = [read(path).astype(float) for path in found.contrast_maps["dof"]]
+    medians = [np.median(dof) for dof in dofs]
+    assert len({round(float(dof), 3) for dof in medians}) == 3
+    assert found.dof == int(min(medians))
     # Single precision.
-    assert_allclose(found.minimum_dof, min(least), rtol=1e-6)
-    for path, dof in zip(found.contrast_maps["stat"], least, strict=True):
-        assert_allclose(nib.load(path).header.get_intent()[1][-1], dof, rtol=1e-6)
-    stacked = nib.load(found.files["blmm_vox_conT"]).header.get_intent()[1]
-    assert_allclose(stacked, [min(least[0], least[2])], rtol=1e-6)
+    for path, dof, median in zip(found.contrast_maps["stat"], dofs, medians, strict=True):
+        assert_allclose(nib.load(path).header.get_intent()[1][-1], median, rtol=1e-6)
+        assert_allclose(read_stated(path), [dof.min(), median, dof.max()], rtol=1e-6)
+    stacked = {
+        name: nib.load(found.files[f"blmm_vox_{name}"]).header.get_intent()[1]
+        for name in ("conT", "conF")
+    }
+    assert_allclose(stacked["conT"], [min(medians[0], medians[2])], rtol=1e-6)
+    assert_allclose(stacked["conF"], [2, medians[1]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("exponent", [-25, 25])

@@ -18,22 +18,22 @@ from nipype_blm.io.maps import MapInfo
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
 from nipype_blm.stages.blocks import Block
-from nipype_blm.stages.maps import Map, find_intercepts, is_map_name, list_maps
+from nipype_blm.stages.maps import DofRange, Map, find_intercepts, is_map_name, list_maps
 
 N_OBS = 12
 RNG = np.random.default_rng(0)
 ONE, TIME, DOSE = np.column_stack([np.ones(N_OBS), RNG.normal(size=(N_OBS, 2))]).T
 LEVEL = np.arange(N_OBS, dtype=np.int32) // 3
 T, F = "t", "f"
+DOF = DofRange(4, 5, 6)
 
 
 def make_spec(*factors: RandomFactor, **changes: Any) -> ModelSpec:
     """Return a model of three columns; a mixed one, if there are factors."""
     X = np.column_stack([ONE, TIME, DOSE])
     spec = ModelSpec(
-        X=X,
-        names=("one", "time", "dose"),
         design=factorise_design(X),
+        names=("one", "time", "dose"),
         shape=(2, 2, 1),
         header=b"",
         mask=np.ones(4, bool),
@@ -83,11 +83,14 @@ def make_block(tmp_path: Path) -> Blocks:
         *,
         is_mixed: bool = False,
     ) -> Block:
+        statistics = dict(statistics or {})
+        for number in {name.partition("/")[0] for name in statistics}:
+            statistics.setdefault(f"{number}/estimable", np.ones(len(fitted)))
         voxels = np.sort([*fitted, *others]).astype(np.int64)
         status = np.where(np.isin(voxels, fitted), 1, 10).astype(np.uint8)
         return Block(
             save("estimates", estimates or {}),
-            save("statistics", statistics or {}),
+            save("statistics", statistics),
             voxels,
             np.array(fitted, np.int64),
             status,
@@ -99,8 +102,11 @@ def make_block(tmp_path: Path) -> Blocks:
     return make
 
 
-def maps_of(maps: Sequence[Map]) -> dict[str, Map]:
-    return {item.info.name: item for item in maps}
+def maps_of(spec: ModelSpec, tests: ContrastSpec, **changes: Any) -> dict[str, Map]:
+    """Return the maps of a model by name, if all contrasts are estimable everywhere."""
+    n = len(tests.contrasts)
+    given: dict[str, Any] = {"dof": [DOF] * n, "has_gaps": [False] * n}
+    return {item.info.name: item for item in list_maps(spec, tests, **given | changes)}
 
 
 # ----------------------------------------------------------------------- shares of intercepts
@@ -146,7 +152,7 @@ def test_the_share_of_an_intercept_comes_from_its_variance_wherever_its_column_s
     expected = {key: [x / (1 + total), 2 * x / (1 + 2 * total)] for key, x in variances.items()}
     block = make_block({"D": np.column_stack([D, 2 * D])})
     assert len(expected) == len({f.name for f in factors} - {"scanner"})
-    icc = maps_of(list_maps(make_spec(*factors), make_tests([T]), [5]))["blmm_vox_icc"]
+    icc = maps_of(make_spec(*factors), make_tests([T]))["blmm_vox_icc"]
     assert icc.info.volumes == tuple(expected)
     for volume, share in zip(icc.volumes, expected.values(), strict=True):
         assert_allclose(volume(block), share, rtol=1e-14)
@@ -155,7 +161,7 @@ def test_the_share_of_an_intercept_comes_from_its_variance_wherever_its_column_s
 @pytest.mark.parametrize("column", [TIME, 0 * ONE, np.where(np.arange(N_OBS) < 11, 1.0, 2.0)])
 def test_a_column_that_is_not_constant_or_is_zero_is_no_intercept(column):
     assert find_intercepts([factor(column, DOSE)]) == {}
-    names = maps_of(list_maps(make_spec(factor(column)), make_tests([T]), [5]))
+    names = maps_of(make_spec(factor(column)), make_tests([T]))
     assert "blmm_vox_icc" not in names
 
 
@@ -163,25 +169,77 @@ def test_a_column_that_is_not_constant_or_is_zero_is_no_intercept(column):
 
 
 @pytest.mark.parametrize("kinds", [(T, T, F, F), (F, T, F, T), (F, F, T, T)])
-@pytest.mark.parametrize("dofs", [(7.25, 12.5, 3.5, 30.0), (30.0, 3.5, 12.5, 7.25)])
-def test_a_stack_of_maps_states_the_least_degrees_of_freedom_of_its_contrasts(kinds, dofs):
-    """Those who read one number for all volumes may take p to be larger than it is, not smaller."""
-    maps = maps_of(list_maps(make_spec(factor(ONE)), make_tests(kinds), dofs))
-    least = {kind: min(d for d, k in zip(dofs, kinds, strict=True) if k == kind) for kind in (T, F)}
-    assert maps["blmm_vox_conT"].info.intent_parameters == (least[T],)
-    assert maps["blmm_vox_conF"].info.intent_parameters == (2.0, least[F])
-    # Maps of single contrasts have their own.
+@pytest.mark.parametrize("medians", [(7.25, 12.5, 3.5, 30.0), (30.0, 3.5, 12.5, 7.25)])
+def test_a_stack_of_maps_states_the_smallest_of_the_medians_of_its_contrasts(kinds, medians):
+    """And its sidecar the degrees of freedom of each; a map of one contrast states its own."""
+    # Neither the minima nor the maxima are in the order of the medians.
+    dofs = [DofRange(3 - m / 30, m, 99 - m) for m in medians]
+    maps = maps_of(make_spec(factor(ONE)), make_tests(kinds), dof=dofs)
+    of_kind = {kind: [d for d, k in zip(dofs, kinds, strict=True) if k == kind] for kind in (T, F)}
+    smallest = {kind: min(d.median for d in found) for kind, found in of_kind.items()}
+    assert maps["blmm_vox_conT"].info.intent_parameters == (smallest[T],)
+    assert maps["blmm_vox_conF"].info.intent_parameters == (2.0, smallest[F])
+    for kind, name in ((T, "blmm_vox_conT"), (F, "blmm_vox_conF")):
+        details = maps[name].info.details or {}
+        assert [numbers_of(each) for each in details["Contrasts"]] == of_kind[kind]
     for i, (kind, dof) in enumerate(zip(kinds, dofs, strict=True)):
-        name = f"contrasts/contrast-c{i}_stat-{'F' if kind == F else 't'}_statmap"
-        assert maps[name].info.intent_parameters == ((2.0, dof) if kind == F else (dof,))
-        assert maps[name].info.details["MinimumDegreesOfFreedom"] == dof
+        info = maps[f"contrasts/contrast-c{i}_stat-{'F' if kind == F else 't'}_statmap"].info
+        parameters = (2.0, dof.median) if kind == F else (dof.median,)
+        assert info.intent_parameters == parameters
+        assert info.description.startswith(
+            f"F_[2,{dof.median:g}]" if kind == F else f"T_[{dof.median:g}]"
+        )
+        assert numbers_of(info.details or {}) == dof
+
+
+def numbers_of(details: Mapping[str, Any]) -> DofRange:
+    """Return what a sidecar says of the degrees of freedom of a contrast."""
+    stated = details["DegreesOfFreedom"]
+    return DofRange(stated["Minimum"], stated["Median"], stated["Maximum"])
+
+
+@pytest.mark.parametrize("kind", [T, F])
+def test_maps_of_a_contrast_are_zero_where_it_is_not_estimable_and_a_mask_tells(make_block, kind):
+    q = 1 + (kind == F)
+    statistics = {
+        "0/effect": [[1, 2, 3]] * q,
+        "0/variance": [[1, 4, 9]] * q**2,
+        "0/stat": [1, 2, 3],
+        "0/z": [1, 2, 3],
+        "0/log_p": [-1, -2, -3],
+        "0/dof": [5, 5, 5],
+        "0/estimable": [1, 0, 1],
+    }
+    block = make_block(statistics=statistics, fitted=range(3), is_mixed=True)
+    maps = maps_of(make_spec(factor(ONE)), make_tests([kind]), has_gaps=[True])
+    mask = maps.pop("contrasts/contrast-c0_desc-estimable_mask")
+    assert mask.dtype == "uint8"
+    assert [volume(block).tolist() for volume in mask.volumes] == [[True, False, True]]
+    of_contrast = [item for name, item in maps.items() if "/" in name or "_con" in name]
+    assert len(of_contrast) == (11 if kind == T else 10)
+    for item in of_contrast:
+        for volume in item.volumes:
+            assert (volume(block) != 0).tolist() == [True, False, True]
+
+
+def test_a_contrast_that_is_estimable_everywhere_has_no_mask_of_its_own():
+    maps = maps_of(make_spec(), make_tests([T, F]), has_gaps=[False, True])
+    masks = [name for name in maps if name.endswith("estimable_mask")]
+    assert masks == ["contrasts/contrast-c1_desc-estimable_mask"]
+
+
+def test_an_estimate_is_zero_where_it_is_not_estimable_by_itself(make_block):
+    estimates = {"beta": [[1, 2], [3, 4], [5, 6]], "estimable": [[1, 1], [1, 0], [0, 1]]}
+    beta = maps_of(make_spec(), make_tests([T]))["blm_vox_beta"]
+    found = [volume(make_block(estimates)).tolist() for volume in beta.volumes]
+    assert found == [[1, 2], [3, 0], [0, 6]]
 
 
 @pytest.mark.parametrize("minlog", [-323.0, 323.0, -500.0])
 def test_an_infinite_log10_p_becomes_minlog_with_its_own_sign(make_block, minlog):
     log_p = np.array([-np.inf, np.inf, -1000 * np.log(10), -np.log(10), 0.0])
     block = make_block(statistics={"0/log_p": log_p, "1/log_p": log_p}, fitted=range(5))
-    maps = maps_of(list_maps(make_spec(), make_tests([T, F], minlog=minlog), [5, 5]))
+    maps = maps_of(make_spec(), make_tests([T, F], minlog=minlog))
     for name in ("blm_vox_conTlp", "blm_vox_conFlp"):
         values = maps[name].volumes[0](block)
         assert_allclose(values, [abs(minlog), -abs(minlog), 1000, 1, 0], rtol=1e-14)
@@ -196,7 +254,7 @@ def test_each_volume_of_a_stack_is_that_of_its_own_contrast(make_block):
         statistics |= {f"{i}/effect": [[i, 1]] * q, f"{i}/variance": [[i, 4]] * q**2}
         statistics |= {f"{i}/stat": [i, 2], f"{i}/dof": [100 + i] * 2}
     block = make_block(statistics=statistics, is_mixed=True)
-    maps = maps_of(list_maps(make_spec(factor(ONE)), make_tests(kinds), [5] * 4))
+    maps = maps_of(make_spec(factor(ONE)), make_tests(kinds))
 
     def found(name: str) -> list[list[float]]:
         return [volume(block).tolist() for volume in maps[f"blmm_vox_{name}"].volumes]
@@ -219,13 +277,13 @@ def test_each_volume_of_a_stack_is_that_of_its_own_contrast(make_block):
     [([T], ["conF", "conFlp", "conR2"]), ([F], ["con", "conSE", "conT", "conTlp"])],
 )
 def test_there_is_no_stack_of_contrasts_that_nobody_has_asked_for(kinds, absent):
-    names = maps_of(list_maps(make_spec(), make_tests(kinds), [5]))
+    names = maps_of(make_spec(), make_tests(kinds))
     assert not {f"blm_vox_{name}" for name in absent} & names.keys()
 
 
 def test_variances_are_those_of_the_images_and_not_relative_to_the_residuals(make_block):
     block = make_block({"sigma2": [4, 9], "D": [[4, 9], [8, 18], [12, 27]]})
-    maps = maps_of(list_maps(make_spec(factor(ONE, TIME)), make_tests([T]), [5]))
+    maps = maps_of(make_spec(factor(ONE, TIME)), make_tests([T]))
     varcomp = maps["blmm_vox_varcomp"]
     assert len(varcomp.volumes) == 3
     for row, volume in enumerate(varcomp.volumes):
@@ -235,7 +293,7 @@ def test_variances_are_those_of_the_images_and_not_relative_to_the_residuals(mak
 def test_covariances_are_written_row_by_row_from_their_lower_triangle(make_block):
     packed = {(0, 0): 0, (1, 0): 1, (1, 1): 2, (2, 0): 3, (2, 1): 4, (2, 2): 5}
     block = make_block({"cov": np.tile(np.arange(6.0)[:, None], 2)})
-    cov = maps_of(list_maps(make_spec(with_cov=True), make_tests([T]), [5]))["blm_vox_cov"]
+    cov = maps_of(make_spec(with_cov=True), make_tests([T]))["blm_vox_cov"]
     names = ("one", "time", "dose")
     pairs = [(i, j) for i in range(3) for j in range(3)]
     assert cov.info.volumes == tuple(f"{names[i]} x {names[j]}" for i, j in pairs)
@@ -272,7 +330,7 @@ def test_values_stand_where_their_voxels_are_and_zero_elsewhere(assemble):
 
 
 def test_a_map_of_all_voxels_has_values_where_nothing_was_fitted(make_block):
-    maps = maps_of(list_maps(make_spec(), make_tests([T]), [5]))
+    maps = maps_of(make_spec(), make_tests([T]))
     blocks = [make_block(fitted=[2], others=[0]), make_block(fitted=[4, 5])]
     grids = {
         name: next(maps[f"blm_vox_{name}"].assemble(blocks, 6)).tolist()

@@ -9,6 +9,7 @@ from numpy.testing import assert_array_equal
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.errors import InputError
+from nipype_blm.io.manifest import read_manifest
 from nipype_blm.stages.plan import list_files, write_plan
 
 N_OBS, SHAPE = 12, (4, 3, 2)
@@ -62,13 +63,10 @@ def test_one_image_of_any_position_decides_on_the_precision(
 def test_batches_cover_the_images_in_the_order_of_the_design(prepare, tmp_path):
     run = prepare(VALUES, X, images_per_batch=5)
     files = write_plan(run, tmp_path)
-    names = [
-        line.split("\t")[1].rpartition("/")[2]
-        for path in files.batch_files
-        for line in path.read_text().splitlines()[1:]
-    ]
+    batches = [read_manifest(path) for path in files.batch_files]
+    names = [entry.image.name for batch in batches for entry in batch]
     assert names == [f"y{i:04}.nii" for i in range(N_OBS)]
-    assert [len(path.read_text().splitlines()) - 1 for path in files.batch_files] == [5, 5, 2]
+    assert [len(batch) for batch in batches] == [5, 5, 2]
 
 
 def test_rows_are_ordered_by_the_factor_with_the_most_columns_of_z(prepare):

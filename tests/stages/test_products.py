@@ -131,11 +131,11 @@ def test_a_compressed_file_of_volumes_is_read_by_one_thread_in_order(
     read = ImageReader.read
     calls: list[tuple[int, int]] = []
 
-    def note(self: ImageReader, file: Path, volume: int, out: Any) -> Any:
+    def note(self: ImageReader, file: Path, volume: int, *rest: Any) -> Any:
         if file == path:
             calls.append((threading.get_ident(), volume))
             time.sleep(0.001)  # others get their turn
-        return read(self, file, volume, out)
+        return read(self, file, volume, *rest)
 
     monkeypatch.setattr(ImageReader, "read", note)
     compute_products(files.model_file, files.batch_files[0], tmp_path / "out.blm", 4)
@@ -166,20 +166,23 @@ def test_what_masks_and_thresholds_exclude_is_missing(prepare, tmp_path):
     assert_products(run, compute(run, tmp_path), flat(expected)[:, inside])
 
 
-def test_infinite_values_are_missing_and_each_image_that_has_some_is_named(
+def test_infinite_or_huge_values_are_missing_and_each_image_that_has_some_is_named(
     prepare, tmp_path, caplog
 ):
     values = make_values()
-    values[5, 0, 0, :] = np.inf
+    values[5, 0, 0, :] = np.inf, 1.01e40
     values[40, 1, 1, 1] = -np.inf
+    values[41, 1, 1, 1] = -1.01e40
+    values[42, 1, 1, 1] = 1e30  # is data
     run = prepare(values, X)
     with caplog.at_level(logging.WARNING):
         found = compute(run, tmp_path)
-    assert_products(run, found, flat(np.where(np.isinf(values), np.nan, values)))
+    assert_products(run, found, flat(np.where(np.abs(values) > 1e40, np.nan, values)))
     messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == 2
-    assert "y0005.nii has 2 infinite values" in messages[0]
-    assert "y0040.nii has 1 infinite values" in messages[1]
+    assert len(messages) == 3
+    what = "values that are infinite or beyond 1e40, taken as missing"
+    for (name, n), message in zip([("05", 2), ("40", 1), ("41", 1)], messages, strict=True):
+        assert f"y00{name}.nii has {n} {what}" in message
 
 
 # --------------------------------------------------------------------- images that have changed
