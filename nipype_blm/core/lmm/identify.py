@@ -43,7 +43,8 @@ DEPENDENT = 1e-12
 ABSORBED = 1e-10
 # Rounding error of a trace, relative to that of the matrices before X is removed.
 ROUNDING = 1e-14
-# Effects of a level are all well determined if Z'Z, which is I on average, is above this.
+# Effects of a level are all well determined if the eigenvalues of Z'Z, which is I on average, are
+# above this.
 WHOLE = 1e-3
 
 
@@ -57,9 +58,9 @@ class Structure(NamedTuple):
     level: IntArray  # (n_factors, n_obs)
     n_effects: IntArray  # (n_factors,)
     n_present: IntArray  # (n_factors, most levels), observations of each level
-    # (n_factors, most levels), whether all effects are well determined where none is missing
-    is_whole: NDArray[np.bool_]
-    is_constant: NDArray[np.bool_]  # (n_factors,), one effect, the same for all observations
+    # (n_factors, most levels), from how many observations on all effects are well determined,
+    # whichever these are; more than there are if they never are
+    enough: IntArray
     factor: IntArray  # (n_terms,), of each term
     column: IntArray  # (n_terms,), of the first level's term among all columns of Z
     Z: FloatArray  # (n_terms, n_obs), scaled
@@ -138,14 +139,12 @@ def _make_structure(
         for b in range(a + 1)
         if f.correlated or a == b
     ]
-    size = [np.abs(f.Z) for f in scaled]
     return Structure(
         bits=locate_bits(batches),
         level=np.array([f.level for f in scaled], np.int64),
         n_effects=np.array([f.n_effects for f in scaled], np.int64),
         n_present=n_present,
-        is_whole=np.array([_find_whole(f, most) for f in scaled]),
-        is_constant=np.array([Z.shape[1] == 1 and bool((Z[0] == Z).all()) for Z in size]),
+        enough=np.array([_find_enough(f, most) for f in scaled]),
         factor=np.array([k for k, _ in terms], np.int64),
         column=np.array([first[k] + a for k, a in terms], np.int64),
         Z=np.ascontiguousarray(np.concatenate([f.Z for f in scaled], axis=1).T),
@@ -154,11 +153,32 @@ def _make_structure(
     )
 
 
-def _find_whole(factor: RandomFactor, most: int) -> NDArray[np.bool_]:
-    """Return which levels determine all effects well, if none of their observations is missing."""
+def _find_enough(factor: RandomFactor, most: int) -> IntArray:
+    """Return how many observations of each level are enough to determine its effects well.
+
+    As many as there are effects, if each such set of them is enough; else all of them.
+    """
     gram = np.zeros((most, factor.n_effects, factor.n_effects))
     np.add.at(gram, factor.level, factor.Z[:, :, None] * factor.Z[:, None, :])
-    return np.asarray(np.linalg.eigvalsh(gram)[:, 0] > WHOLE)
+    n = np.bincount(factor.level, minlength=most)
+    enough = np.where(np.linalg.eigvalsh(gram)[:, 0] > WHOLE, n, n + 1)
+    if factor.n_effects > 2:
+        return np.asarray(enough, np.int64)
+    order = np.argsort(factor.level, kind="stable")
+    least = np.full(most, np.inf)
+    if factor.n_effects == 1:
+        np.minimum.at(least, factor.level, factor.Z[:, 0] ** 2)
+    for step in range(1, n.max() if factor.n_effects == 2 else 1):  # pairs of observations
+        one, other = order[:-step], order[step:]
+        same = factor.level[one] == factor.level[other]
+        x, y = factor.Z[one[same]], factor.Z[other[same]]
+        trace = (x**2).sum(axis=1) + (y**2).sum(axis=1)
+        det = (x[:, 0] * y[:, 1] - x[:, 1] * y[:, 0]) ** 2
+        # det / trace is no more than the smaller eigenvalue, and no less than half of it.
+        np.minimum.at(least, factor.level[one[same]], det / np.where(trace > 0, trace, 1))
+    return np.asarray(
+        np.where(least > WHOLE, np.minimum(enough, factor.n_effects), enough), np.int64
+    )
 
 
 @kernel
@@ -209,10 +229,7 @@ def _is_clear(structure: Any, n_present: Any, n_obs: int, rank: int) -> bool:
         for j in range(n_levels):
             n = n_present[f, j]
             restrictions -= min(n, structure.n_effects[f])
-            if structure.is_constant[f]:
-                n_whole += n > 0
-            else:
-                n_whole += n == structure.n_present[f, j] and structure.is_whole[f, j]
+            n_whole += n >= structure.enough[f, j]
         if n_whole <= restrictions * (1 if structure.n_effects[f] == 1 else 2):
             return False
     return True
