@@ -50,7 +50,8 @@ _MEANINGS = {
         "sums over all images cannot tell"
     ),
     VoxelStatus.ZERO_VARIANCE: (
-        "dropped: no residual variance beyond rounding (constant, or fitted exactly)"
+        "dropped: no residual variance beyond rounding (constant, fitted exactly, or likeliest "
+        "without any)"
     ),
     VoxelStatus.MASKED_AFTER: "dropped: outside the mask given as Missingness.Masking",
     VoxelStatus.TOO_MANY_EFFECTS: "dropped: no more images than random effects (safeMode)",

@@ -187,7 +187,7 @@ def scan_table(
     values, bad = _read_numbers(whole, kept, names)
     if bad:
         advice = [_ADVICE] if any(map(_DECIMAL_COMMA.search, bad)) else []
-        advice += _advise_on_text(whole, kept, header)
+        advice += _advise_on_text(whole, kept, header, column is not None)
         faults.append(
             f"{what} {path} must hold finite numbers only; found {_join_some(bad, '; ')}."
             f"{''.join(advice)}"
@@ -217,7 +217,10 @@ def _read_numbers(
 
 
 def _advise_on_text(
-    lines: list[_Line | None], columns: list[int], header: list[str] | None
+    lines: list[_Line | None],
+    columns: list[int],
+    header: list[str] | None,
+    has_row_names: bool,
 ) -> list[str]:
     """Return what to do about the first column of text, such as names of the rows."""
     rows = [line.cells for line in lines if line]
@@ -225,6 +228,8 @@ def _advise_on_text(
         n_text = sum(_to_number(row[i]) is None and "," not in row[i] for row in rows)
         if 2 * n_text > len(rows) and len(columns) > 1:
             name = header[i] if header else i + 1
+            if has_row_names:
+                return [f"  Leave column {name} out, or write what it means in numbers."]
             return [f"  If column {name} names the rows, set row_names: {name}."]
     return []
 

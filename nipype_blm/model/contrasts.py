@@ -189,8 +189,8 @@ def check_sizes(contrasts: Sequence[Contrast], X: FloatArray) -> list[str]:
         L = contrast.matrix
         if not contrast.vector or L.shape[1] != columns.size:
             continue
-        with np.errstate(all="ignore"):  # of columns of zeros, and infinite quotients
-            sizes = np.abs(np.where(L == 0, 0.0, L / columns)).max(axis=1)
+        with np.errstate(all="ignore"):  # columns of zeros say nothing; quotients may overflow
+            sizes = np.abs(np.where((L == 0) | (columns == 0), 0.0, L / columns)).max(axis=1)
         extreme = [size for size in sizes if size and not SMALLEST <= size <= LARGEST]
         if extreme:
             problems.append(

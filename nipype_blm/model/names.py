@@ -28,6 +28,10 @@ _ANY_WORD = "*"
 _SUBJECT_KEYS = {"sub", "subj", "subject", "s", "participant", "id"}
 _ID_HEADERS = {*_SUBJECT_KEYS - {"s"}, "subid", "subjid", "subjectid", "participantid"}
 
+# What may stand in names of images and be a regressor all the same.
+_MEASURES = {"age", "year", "month", "week", "day", "hour", "minute", "time", "dose", "visit"}
+_MEASURES |= {f"{word}s" for word in _MEASURES} | {"session", "run", "trial"}
+
 
 class NameMatch(NamedTuple):
     """Names of rows, and which of them are found in the name of each image."""
@@ -119,6 +123,17 @@ def is_count(numbers: Sequence[int]) -> bool:
     return max(numbers) <= len(numbers)
 
 
+def may_name_images(labels: Sequence[str]) -> bool:
+    """Return whether the labels of a random factor may be parts of the names of images.
+
+    Not words such as left and right, nor numbers from 1 on: many things are called so, and
+    those in the names may be others.
+    """
+    if all(_WHOLE_NUMBER.fullmatch(label) for label in labels):
+        return not is_count([int(label.partition(".")[0]) for label in labels])
+    return all(any(c.isdigit() for c in label) for label in labels)
+
+
 def find_id_columns(
     values: FloatArray, headers: Sequence[str], names: Sequence[str]
 ) -> list[tuple[int, str]]:
@@ -126,7 +141,8 @@ def find_id_columns(
 
     Whole numbers are meant, more than two different ones: two may be a group.  They look so
     by their header, or because they are the numbers of the subjects in the names of images;
-    not if they may be counts or ranks, such as a trend over 1, 2, ...
+    not if they may be counts or ranks, such as a trend over 1, 2, ...; nor, behind no word that
+    stands for a subject, if their header says that they measure something.
 
     Parameters
     ----------
@@ -150,10 +166,13 @@ def find_id_columns(
         numbers = [int(x) for x in column.tolist()]
         if len(distinct) < len(numbers) or is_count(numbers):
             continue
+        keys = set(_SUBJECT_KEYS)
+        if not _MEASURES & set(_WORD.findall(_fold(header))):
+            keys.add("")  # numbers behind no word
         if places is None:
             places = _list_numbers(_fold(name) for name in names)
         if any(
-            letters in (*_SUBJECT_KEYS, "") and sorted(at.values()) == sorted(numbers)
+            letters in keys and sorted(at.values()) == sorted(numbers)
             for (letters, _), at in places.items()
         ):
             found.append((i, "its numbers are in the names of the images"))

@@ -22,6 +22,7 @@ from nipype_blm.model.names import (
     find_id_columns,
     is_id_header,
     match_names,
+    may_name_images,
     varying_parts,
 )
 from nipype_blm.model.random import FactorTable
@@ -304,7 +305,9 @@ def _list_named(config: ModelConfig, rows: ModelRows, images: ImageNames) -> Ite
     for number, factor in enumerate(rows.factors, 1):
         if factor is not None:
             what = f"Z f{number} factor {factor.config.factor}"
-            yield _NamedRows(what, factor.labels, np.array(factor.labels), images)
+            labels = factor.labels
+            names = labels if may_name_images(labels) else None
+            yield _NamedRows(what, names, np.array(labels), images)
             yield make(f"Z f{number} design {factor.config.design}", factor.design)
 
 

@@ -10,6 +10,7 @@ from nipype_blm.model.names import (
     find_id_columns,
     is_id_header,
     match_names,
+    may_name_images,
     varying_parts,
 )
 
@@ -243,3 +244,26 @@ def test_headers_that_do_not(header):
 def test_what_differs_between_names(names, with_word, plain):
     assert varying_parts(names, with_word_before=False) == plain
     assert varying_parts(names, with_word_before=True) == with_word
+
+
+@pytest.mark.parametrize(
+    ("labels", "may"),
+    [
+        (["sub-01", "sub-02"], True),
+        (["101", "102"], True),
+        (["1", "2", "3"], False),  # stimuli, raters, families, beside sub-1 and run-1
+        (["L", "R"], False),  # hands, beside hemi-L
+        (["site1", "other"], False),
+    ],
+)
+def test_labels_of_factors_name_images_only_if_nothing_else_is_called_so(labels, may):
+    assert may_name_images(labels) == may
+
+
+@pytest.mark.parametrize("header", ["year", "Age", "months_since", "visit"])
+def test_what_measures_may_be_in_the_names_of_images(header):
+    """2001.nii with a column year, sub-01_3mo.nii with months."""
+    values = np.arange(2001.0, 2009.0)[:, None]
+    names = [f"{year:.0f}.nii" for year in values[:, 0]]
+    assert find_id_columns(values, [header], names) == []
+    assert find_id_columns(values, ["x"], names) != []

@@ -132,26 +132,43 @@ def fit_lmm(
         totals.gram,
     )
     scales = [scale_effects(factor) for factor in factors]
-    unidentified = find_unidentified(voxels, factors, scales, design.Q, merger.batches, threads)
+    unidentified, saturated = find_unidentified(
+        voxels, factors, scales, design.Q, merger.batches, threads
+    )
     outcome[voxels.order[unidentified]] = VoxelStatus.UNIDENTIFIED
+    saturated_voxels = voxels.order[saturated]
     voxels = voxels._replace(order=voxels.order[~unidentified])
     results, D = _fit(voxels, design, factors, scales, options, merger.batches, threads)
     N = totals.seen - rank if options.reml else totals.seen
-    _set_outcome(outcome, results, results.sigma2 * N < IMPRECISE * rss)
+    _set_outcome(outcome, results, results.sigma2 * N < IMPRECISE * rss, saturated_voxels)
     status[candidates] = outcome
     return _collect(status, n_obs, outcome, voxels, results, D, totals, design, options, with_cov)
 
 
 def _set_outcome(
-    outcome: NDArray[np.uint8], results: Results, imprecise: NDArray[np.bool_]
+    outcome: NDArray[np.uint8],
+    results: Results,
+    imprecise: NDArray[np.bool_],
+    saturated: NDArray[np.intp],
 ) -> None:
-    """Note how the search has ended, in the status of the voxels that were fitted."""
+    """Note how the search has ended, in the status of the voxels that were fitted.
+
+    Parameters
+    ----------
+    imprecise : bool array of shape (n,)
+        Where hardly any residual variance is left.
+    saturated : integer array
+        Voxels whose images X and Z may fit exactly.  There the search has been on its way to
+        no residual variance at all, and ends somewhere.
+    """
     fitted = is_fitted(outcome)
     plain = outcome == VoxelStatus.FITTED
     outcome[plain & (results.outcome == BOUNDARY)] = VoxelStatus.FITTED_BOUNDARY
     outcome[fitted & imprecise] = VoxelStatus.FITTED_IMPRECISE
     for code, meaning in _STATUS_OF_OUTCOME.items():
         outcome[fitted & (results.outcome == code)] = meaning
+    on_its_way = saturated[(fitted & imprecise)[saturated]]
+    outcome[on_its_way] = VoxelStatus.ZERO_VARIANCE
 
 
 class _Merger:

@@ -75,7 +75,7 @@ def find_unidentified(
     Q: FloatArray,
     batches: Sequence[slice],
     threads: Threads,
-) -> NDArray[np.bool_]:
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return at which voxels the images present cannot tell the variances apart.
 
     Parameters
@@ -90,8 +90,9 @@ def find_unidentified(
 
     Returns
     -------
-    bool array of shape (n,)
-        In the order of `voxels.order`.
+    unidentified, saturated : bool arrays of shape (n,)
+        In the order of `voxels.order`.  Where a voxel is saturated X and Z may fit all images
+        exactly, so that the likelihood may be highest without any residual variance.
 
     Notes
     -----
@@ -99,11 +100,11 @@ def find_unidentified(
     is computed, tr(M V_i M V_j), at unit length, and its least eigenvalue.
     """
     structure = _make_structure(factors, scales, Q, batches)
-    unclear = np.zeros(voxels.order.size, bool)
+    unclear, saturated = np.zeros((2, voxels.order.size), bool)
 
     def count(start: int, stop: int) -> None:
         part = voxels._replace(order=voxels.order[start:stop])
-        _find_unclear(part, structure, unclear[start:stop])
+        _find_unclear(part, structure, unclear[start:stop], saturated[start:stop])
 
     threads.split(count, unclear.size)
     unidentified = np.zeros(unclear.size, bool)
@@ -117,7 +118,7 @@ def find_unidentified(
         unidentified[chosen] = found
 
     threads.split(decide, places.size)
-    return unidentified
+    return unidentified, saturated
 
 
 def _make_structure(
@@ -182,14 +183,15 @@ def _find_enough(factor: RandomFactor, most: int) -> IntArray:
 
 
 @kernel
-def _find_unclear(voxels: Any, structure: Any, out: Any) -> None:
+def _find_unclear(voxels: Any, structure: Any, unclear: Any, saturated: Any) -> None:
     """Write where counting is not enough; voxels with the same images follow each other."""
     n_present = structure.n_present.copy()
     last = -1
-    for position in range(out.size):
+    for position in range(unclear.size):
         v = voxels.order[position]
         if last >= 0 and has_same_images(voxels.presence, v, last):
-            out[position] = out[position - 1]
+            unclear[position] = unclear[position - 1]
+            saturated[position] = saturated[position - 1]
             continue
         n_present[:] = structure.n_present
         for w in range(voxels.full.size):
@@ -200,30 +202,37 @@ def _find_unclear(voxels: Any, structure: Any, out: Any) -> None:
                 missing ^= lowest
                 for f in range(n_present.shape[0]):
                     n_present[f, structure.level[f, i]] -= 1
-        out[position] = not _is_clear(structure, n_present, voxels.n_obs[v], voxels.rank[v])
+        columns = _count_columns(structure, n_present)
+        saturated[position] = voxels.n_obs[v] <= voxels.rank[v] + columns
+        unclear[position] = saturated[position] or not _is_clear(
+            structure, n_present, voxels.rank[v] + columns
+        )
         last = v
 
 
 @routine
-def _is_clear(structure: Any, n_present: Any, n_obs: int, rank: int) -> bool:
+def _count_columns(structure: Any, n_present: Any) -> int:
+    """Return the rank of Z, if effects that could differ do."""
+    columns = 0
+    for f in range(n_present.shape[0]):
+        for j in range(n_present.shape[1]):
+            columns += min(n_present[f, j], structure.n_effects[f])
+    return columns
+
+
+@routine
+def _is_clear(structure: Any, n_present: Any, restrictions: int) -> bool:
     """Return whether counting shows that the variances are identified.
 
-    Let sum_i c_i V_i be 0 on the residual space E, of dimension n_obs - rank.  If Z has too few
-    columns to fill E, x'x c_0 = 0 for an x in E with Z'x = 0, so that c_0 = 0.  On the part of E
-    where Z_k'x = 0 for all factors k after the first, the form is that of the first one: D_1 in
-    each of J_1 levels, restricted by `rank` and by the columns of those factors.  A form that
-    vanishes on so large a space is 0: if J_1 is greater than these restrictions, twice as
-    great for several effects, since their form may be indefinite.  Then the second factor,
-    and so on.
+    `restrictions` are the columns of X and Z, fewer than images.  Let sum_i c_i V_i be 0 on the
+    residual space E.  As Z has too few columns to fill E, x'x c_0 = 0 for an x in E with
+    Z'x = 0, so that c_0 = 0.  On the part of E where Z_k'x = 0 for all factors k after the
+    first, the form is that of the first one: D_1 in each of J_1 levels, restricted by the rank
+    of X and by the columns of those factors.  A form that vanishes on so large a space is 0: if
+    J_1 is greater than these restrictions, twice as great for several effects, since their form
+    may be indefinite.  Then the second factor, and so on.
     """
     n_factors, n_levels = n_present.shape
-    columns = 0
-    for f in range(n_factors):
-        for j in range(n_levels):
-            columns += min(n_present[f, j], structure.n_effects[f])
-    if n_obs <= rank + columns:
-        return False
-    restrictions = rank + columns
     for f in range(n_factors):
         n_whole = 0
         for j in range(n_levels):
