@@ -174,8 +174,8 @@ def fit_ols(
     keep = is_fitted(outcome)
     slot = totals.slot
     if not keep.all():
-        beta, resms, llh, slot = beta[:, keep], resms[keep], llh[keep], slot[keep]
-        rank = rank[keep]
+        beta = beta.compress(keep, axis=-1)  # in the memory layout that it had
+        resms, llh, slot, rank = resms[keep], llh[keep], slot[keep], rank[keep]
     factor = totals.gram  # in whose place _fit has put it
     estimable = find_estimable_columns(design.R, rank, slot, factor)
     cov = np.empty((packed_size(n_params) if with_cov else 0, resms.size))

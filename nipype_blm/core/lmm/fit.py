@@ -487,8 +487,10 @@ def _collect(
     keep = np.flatnonzero(is_fitted(outcome))
     rank = voxels.rank[keep]
     slot, factor = _keep_deficient(voxels.slot[keep], voxels.gram, rank < n_params)
-    change = results.effect[:, keep]
-    gamma = voxels.effect[:, keep] + change
+    # `take` gives every array the same memory layout for any number of voxels: kernels compiled
+    # for two layouts may round differently.
+    change = results.effect.take(keep, axis=-1)
+    gamma = voxels.effect.take(keep, axis=-1) + change
     beta, length = np.empty_like(gamma), np.empty(keep.size)
     reference = totals.reference[keep]
     _to_beta(gamma, design.R, reference, design.constant, slot, factor, beta)
@@ -497,7 +499,8 @@ def _collect(
     N = n - rank if options.reml else n
     constant = _log_det_of_basis(design.R, slot, factor) if options.reml else 0.0
     deviance = results.deviance[keep] + N * (1 + np.log(2 * np.pi / N)) + constant
-    covariance, spread = results.covariance[:, keep], results.spread[:, :, keep]
+    covariance = results.covariance.take(keep, axis=-1)
+    spread = results.spread.take(keep, axis=-1)
     _clear_dropped(slot, factor, covariance, spread)
     estimable = find_estimable_columns(design.R, rank, slot, factor)
     cov = np.empty((packed_size(n_params) if with_cov else 0, keep.size))
@@ -511,7 +514,7 @@ def _collect(
         beta=beta,
         estimable=estimable,
         sigma2=results.sigma2[keep],
-        D=D[:, keep],
+        D=D.take(keep, axis=-1),
         llh=-0.5 * deviance,
         resms=(voxels.rss[keep] + length) / (n - rank),
         nit=results.nit[keep],
