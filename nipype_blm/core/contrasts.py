@@ -6,16 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nipype_blm.core._jit import inline, kernel
-from nipype_blm.core.deficient import (
-    find_estimable,
-    solve_lower_semidefinite,
-)
-from nipype_blm.core.linalg import (
-    FloatArray,
-    express_rows,
-    packed_size,
-    solve_lower_packed,
-)
+from nipype_blm.core.deficient import find_estimable, solve_lower_semidefinite
+from nipype_blm.core.linalg import FloatArray, express_rows, packed_size, solve_lower_packed
 from nipype_blm.core.ols import Estimates
 from nipype_blm.core.tails import compute_f_tails, compute_t_tails
 from nipype_blm.core.threads import ONE_THREAD, Threads

@@ -166,7 +166,6 @@ def _factorise_covariance(packed: Any, n: int, out: Any) -> None:
     """Write the Cholesky factor T of a packed covariance; 0 for what has no variance."""
     row = 0
     for i in range(n):
-        column = 0
         for j in range(i + 1):
             x = packed[row + j]
             for k in range(j):
@@ -175,7 +174,6 @@ def _factorise_covariance(packed: Any, n: int, out: Any) -> None:
                 out[i, j] = np.sqrt(max(x, 0.0))
             else:
                 out[i, j] = x / out[j, j] if out[j, j] > 0.0 else 0.0
-            column += j + 1
         row += i + 1
 
 
