@@ -40,6 +40,15 @@ def require_command() -> Callable[[str, str], str]:
     return find
 
 
+@pytest.fixture
+def as_ordinary_user(require_command: Callable[[str, str], str]) -> list[str]:
+    """Words before a command, so that the modes of files count: root is above them else."""
+    if os.getuid() != 0:
+        return []
+    rights = "--bounding-set=-dac_override,-dac_read_search"
+    return [require_command("setpriv", "util-linux"), rights]
+
+
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     if os.environ.get("NIPYPE_BLM_NO_SKIPS") != "1" or not report.skipped:
         return

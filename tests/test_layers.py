@@ -20,6 +20,7 @@ LAYERS = ["core", "model", "io", "stages", "report", "interfaces", "workflows", 
 FREE_MODULES = {
     "nipype_blm",
     "nipype_blm.errors",
+    "nipype_blm.private",
     "nipype_blm.progress",
     "nipype_blm.signals",
 }

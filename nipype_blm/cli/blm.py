@@ -183,7 +183,8 @@ def _say_notices(notices: Sequence[str]) -> None:
 def _run_alone(config: Any, arguments: argparse.Namespace, model: str) -> int:
     from nipype_blm.io.lock import hold_folders
 
-    with hold_folders({"outdir": config.outdir, "work_dir": config.work_folder}):
+    folders = {"outdir": config.outdir, "work_dir": config.work_folder}
+    with hold_folders(folders, private={"work_dir"}):
         return _run(config, arguments, model)
 
 

@@ -19,10 +19,16 @@ from nipype_blm import __version__
 from nipype_blm.cli.blm import FAILED, OK, report_errors, say
 from nipype_blm.cli.plugins import read_arguments
 from nipype_blm.errors import InputError
+from nipype_blm.private import make_private
 
 _DEFAULT_FILE = Path("~/.nipype_blm/pool.json")
 _SECONDS_TO_START = 120
 _SECONDS_TO_STOP = 60
+_NO_TLS = (
+    "notice: security is false: whoever reaches this pool can run any program as you.  What uses "
+    "it has to allow that, by --allow-insecure, or by the argument allow_insecure: true of the "
+    "plugin."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,14 +73,20 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     start.set_defaults(action=_start)
 
-    status = actions.add_parser("status", parents=[shared], help="what the pool does")
+    attached = argparse.ArgumentParser(add_help=False, parents=[shared])
+    attached.add_argument(
+        "--allow-insecure",
+        action="store_true",
+        help="also a POOL.json that somebody else could have written, or a pool without TLS",
+    )
+    status = actions.add_parser("status", parents=[attached], help="what the pool does")
     status.set_defaults(action=_status)
 
-    stop = actions.add_parser("stop", parents=[shared], help="end the pool and cancel its jobs")
+    stop = actions.add_parser("stop", parents=[attached], help="end the pool and cancel its jobs")
     stop.set_defaults(action=_stop)
 
     run = actions.add_parser(
-        "run", parents=[shared], help="run the commands of a file on the pool, one a line"
+        "run", parents=[attached], help="run the commands of a file on the pool, one a line"
     )
     run.add_argument("list", type=Path, metavar="COMMANDS.txt")
     run.add_argument(
@@ -96,7 +108,8 @@ def _start(arguments: argparse.Namespace) -> int:
     plugin_args = {"cluster": arguments.cluster} | read_arguments(arguments.plugin_args)
     if arguments.n_workers is not None:
         plugin_args["n_workers"] = arguments.n_workers
-    if parse_options(plugin_args).batch_system is None:
+    options = parse_options(plugin_args)
+    if options.batch_system is None:
         raise InputError(
             "A pool cannot be made of one that is there already; give the cluster to start it on, "
             "and no scheduler_file."
@@ -113,9 +126,10 @@ def _start(arguments: argparse.Namespace) -> int:
             f"{path} names a pool already; use it, end it with `nipype-blm cluster stop`, or give "
             "another --file.  If it is long dead, remove the file."
         )
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(path.parent, "The folder of --file,")
     log = path.with_suffix(".log")
-    with log.open("w") as output:
+    log.unlink(missing_ok=True)  # if it is a link, what it leads to stays
+    with open(log, "x", opener=partial(os.open, mode=0o600)) as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "nipype_blm.plugins.service", str(path)],
             stdin=subprocess.PIPE,
@@ -130,8 +144,10 @@ def _start(arguments: argparse.Namespace) -> int:
         process.stdin.write(json.dumps(given, default=str).encode())
         process.stdin.close()
         for _ in range(10 * _SECONDS_TO_START):
-            if path.exists() and read_pool_file(path).get("pid") == process.pid:
+            if path.exists() and read_pool_file(path, allow_insecure=True).pid == process.pid:
                 print(f"The pool of {path} is ready; its log is {log}.")
+                if options.security is False:
+                    say(_NO_TLS)
                 return OK
             if process.poll() is not None:
                 break
@@ -148,13 +164,13 @@ def _start(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from nipype_blm.plugins.poolfile import connect
 
-    client, found = connect(arguments.file)
+    client, found = connect(arguments.file, arguments.allow_insecure)
     with client:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         running = {worker: keys for worker, keys in client.processing().items() if keys}
     print(
-        f"{arguments.file}: process {found.get('pid')} on {found.get('host')} since "
-        f"{found.get('started')}\n{len(workers)} workers, {len(running)} of them busy, "
+        f"{arguments.file}: process {found.pid} on {found.host} since {found.started}\n"
+        f"{len(workers)} workers, {len(running)} of them busy, "
         f"{sum(map(len, running.values()))} nodes handed out"
     )
     for worker in workers:
@@ -169,7 +185,7 @@ def _stop(arguments: argparse.Namespace) -> int:
     from nipype_blm.plugins.service import STOP
 
     path = arguments.file
-    client, _ = connect(path)
+    client, _ = connect(path, arguments.allow_insecure)
     with client:
         client.log_event(STOP, os.uname().nodename)
     for _ in range(10 * _SECONDS_TO_STOP):
@@ -199,6 +215,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if not commands:
         raise InputError(f"{arguments.list} has no command; expected one a line.")
     folder = arguments.work_dir or arguments.list.with_name(f"{arguments.list.name}.work")
+    make_private(folder, "--work-dir")
     here = shlex.quote(str(Path.cwd()))
     as_given = dict(zip(_name_nodes(commands), commands, strict=True))
     workflow = Workflow("commands", base_dir=str(folder.absolute()))
@@ -222,7 +239,13 @@ def _run(arguments: argparse.Namespace) -> int:
             if status == "exception":
                 failed.append(node)
 
-        plugin = DaskPlugin({"scheduler_file": arguments.file, "status_callback": note})
+        plugin = DaskPlugin(
+            {
+                "scheduler_file": arguments.file,
+                "allow_insecure": arguments.allow_insecure,
+                "status_callback": note,
+            }
+        )
         try:
             workflow.run(plugin=plugin)
         except PoolError as error:

@@ -158,8 +158,9 @@ def _make_dask_runner(
     if log_folder is not None:
         arguments["log_directory"] = log_folder
     plugin = DaskPlugin(arguments | dict(given))
-    if plugin.options.scheduler_file is not None:
-        read_pool_file(plugin.options.scheduler_file)  # which says what is wrong with it
+    options = plugin.options
+    if options.scheduler_file is not None:  # which says what is wrong with it
+        read_pool_file(options.scheduler_file, options.allow_insecure)
     mem_gb = _measure_memory(plan, 1, config.MAXMEM)
     if plugin.options.batch_system is None:  # a pool that is there already
         return Runner(plugin, 1, mem_gb)

@@ -2,9 +2,10 @@
 
 import errno
 import logging
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nipype import logging as nipype_logging
@@ -13,6 +14,7 @@ from nipype_blm.cli.plugins import Runner, cancel_jobs
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces.base import traits_from_config
 from nipype_blm.model.config import BlmmConfig, ModelConfig
+from nipype_blm.private import open_plain
 from nipype_blm.stages.assemble import NOTICES
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf
 from nipype_blm.workflows.blmm import INPUTS
@@ -47,7 +49,7 @@ def run_workflow(
     init_wf = init_blmm_wf if isinstance(config, BlmmConfig) else init_blm_wf
     workflow = init_wf(
         out_dir=config.outdir,
-        copy_inputs=config_file.resolve() != (config.outdir / "inputs.yml").resolve(),
+        copy_inputs=os.path.realpath(config_file) != os.path.realpath(config.outdir / "inputs.yml"),
         n_procs=runner.n_procs,
         mem_gb=runner.mem_gb,
         parallel_nodes=parallel_nodes,
@@ -56,8 +58,10 @@ def run_workflow(
     )
     for field, value in inputs.items():
         setattr(workflow.inputs.inputnode, field, value)
+    # Private: what Nipype pickles there is read again, as a program is.
+    config.workflow_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     logs = find_logs(config)
-    logs.mkdir(parents=True, exist_ok=True)
+    logs.mkdir(exist_ok=True)
     workflow.base_dir = str(config.work_folder)
     workflow.config["execution"] |= {"crashdump_dir": str(logs), "stop_on_first_crash": "true"}
     if runner.polls_cheaply:
@@ -79,7 +83,8 @@ def _messages_to_file(logs: Path) -> Iterator[None]:
     # said when all is done.
     to_terminal.addFilter(lambda record: record.name != NOTICES)
     loggers = [nipype_logging.getLogger(name) for name in nipype_logging.loggers]
-    to_file = logging.FileHandler(logs / "nipype.log")
+    file = open(logs / "nipype.log", "a", encoding="utf-8", opener=open_plain)  # noqa: SIM115
+    to_file = logging.StreamHandler(file)
     to_file.setFormatter(logging.Formatter(nipype_logging.fmt, nipype_logging.datefmt))
     terminal = {handler: handler.level for handler in logging.getLogger("nipype").handlers}
     raise_exceptions = logging.raiseExceptions
@@ -100,6 +105,8 @@ def _messages_to_file(logs: Path) -> Iterator[None]:
         for handler, level in terminal.items():
             handler.setLevel(level)
         to_file.close()
+        with suppress(OSError):  # of a full disk
+            file.close()
         logging.raiseExceptions = raise_exceptions
 
 

@@ -51,7 +51,7 @@ def write_arrays(
         Fingerprint of everything the arrays were made from.
     meta : JSON value, optional
     """
-    with replacing(path) as part, part.open("wb") as file:
+    with replacing(path) as file:
         file.writelines(pack_arrays(stamp, arrays, meta))
     return path
 

@@ -1,10 +1,10 @@
 """Read and write any file: whole buffers, and files that appear only when complete."""
 
-import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 
 class FileState(NamedTuple):
@@ -24,14 +24,20 @@ def read_state(path: Path) -> FileState:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give the name of a file beside `path`, which replaces it if all goes well."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a new file beside `path`, which replaces it if all goes well.
+
+    Its name is nobody else's: no other thread, process or host has it, and none can have put a
+    link there.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    with part.open("xb") as file:
+        try:
+            yield file
+            file.close()
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def write_if_changed(path: Path, content: bytes) -> None:
@@ -42,8 +48,8 @@ def write_if_changed(path: Path, content: bytes) -> None:
     except FileNotFoundError:
         pass
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        part.write_bytes(content)
+    with replacing(path) as file:
+        file.write(content)
 
 
 def read_into(file: Any, buffer: Any) -> int:

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from itertools import takewhile
@@ -16,10 +16,14 @@ from typing import NamedTuple
 
 from nipype_blm.errors import InputError
 from nipype_blm.io.files import replacing
+from nipype_blm.private import open_plain
 
 RUN_LOCK = ".nipype_blm.lock"
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
-_CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+_CANNOT_WRITE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR),
+    *(errno.ELOOP, errno.ENAMETOOLONG),
+}
 _POLL_S = 0.1
 _SILENT_S = 1.0  # a wait that is not worth a word: a process that was killed takes time to end
 _SETTLE_S = 0.5  # longer than any process takes from reading a lock file to replacing it
@@ -65,7 +69,7 @@ class LockedError(Exception):
 
 
 @contextmanager
-def hold_folders(folders: Mapping[str, Path]) -> Iterator[None]:
+def hold_folders(folders: Mapping[str, Path], private: Collection[str] = ()) -> Iterator[None]:
     """Keep other runs out of some folders while the context lasts.
 
     Folders are made; those that are empty at the end are removed again, unless they were there
@@ -76,11 +80,13 @@ def hold_folders(folders: Mapping[str, Path]) -> Iterator[None]:
     ----------
     folders : mapping of str to Path
         The name by which the user knows each folder, and the folder.
+    private : collection of str
+        The names of those that nobody else can enter, if they are made here.
 
     Raises
     ------
     InputError
-        If another run holds one of them.
+        If another run holds one of them, or nobody can tell.
     """
     seen = set()
     with ExitStack() as stack:
@@ -88,9 +94,10 @@ def hold_folders(folders: Mapping[str, Path]) -> Iterator[None]:
             if os.path.realpath(folder) in seen:
                 continue
             seen.add(os.path.realpath(folder))
-            removable = _list_removable(folder)
+            mode = 0o700 if field in private else 0o777
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                removable = _list_removable(folder)
+                folder.mkdir(mode, parents=True, exist_ok=True)
                 stack.callback(_remove_empty, removable)
                 stack.enter_context(locked(folder / RUN_LOCK, _SILENT_S))
             except LockedError as error:
@@ -147,6 +154,8 @@ def locked(path: Path, patience_s: float = 0) -> Iterator[None]:
     ------
     LockedError
         If another process, or another thread of this one, still holds it.
+    InputError
+        If something else than a file has its name, such as a link.
     """
     me = Holder(os.getpid(), socket.gethostname(), _now(), _find_start(os.getpid()) or 0)
     descriptor = _wait_for(path, me, patience_s)
@@ -182,7 +191,7 @@ def _wait_for(path: Path, me: Holder, patience_s: float) -> int | None:
 def _take(path: Path, me: Holder) -> int | None:
     """Take a lock; return the open file, or None where only its content is the lock."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = open_plain(path, os.O_RDWR | os.O_CREAT)
         _descriptors.add(descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -209,8 +218,8 @@ def _take_by_content(path: Path, me: Holder) -> None:
     holder = _read_holder(path)
     if holder is not None and _is_alive(holder):
         raise LockedError(path, holder, False)
-    with replacing(path) as part:
-        part.write_text(json.dumps(me._asdict()))
+    with replacing(path) as file:
+        file.write(json.dumps(me._asdict()).encode())
     time.sleep(_SETTLE_S)  # of several that do this at once, the last one has it
     holder = _read_holder(path)
     if holder != me:
@@ -237,7 +246,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
     The name is opened, because a server may answer a mere stat from the past.
     """
     try:
-        other = os.open(path, os.O_RDONLY)
+        other = open_plain(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +60,7 @@ def publish(
     claim : Claim
         Whether results that are there may be replaced, see `check_claim`.
     write : callable
-        Writes all files to the folder that it is given.
+        Writes all files to the empty folder that it is given.
     is_ours : callable
         Whether a name, relative to `out_dir`, is one that a run could have written.
     companions : mapping of str to bytes, optional
@@ -169,6 +169,9 @@ def _replace(
     """Replace the results of a folder."""
     part = out_dir / _PART
     shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
+    with suppress(OSError):
+        part.unlink()  # a link, which nobody follows
+    part.mkdir(mode=0o700)  # nobody else puts links where files are written
     try:
         write(part)
         names = {str(path.relative_to(part)) for path in part.rglob("*") if path.is_file()}

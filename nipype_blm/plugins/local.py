@@ -10,6 +10,8 @@ from typing import Any
 import dask.config
 from dask_jobqueue.core import Job, JobQueueCluster
 
+from nipype_blm.private import open_plain
+
 _SECONDS_TO_END = 10
 # What dask-jobqueue looks up for every batch system.
 _SECTION: dict[str, Any] = {
@@ -51,7 +53,8 @@ class LocalJob(Job):
         self._process: asyncio.subprocess.Process | None = None
 
     async def _submit_job(self, script_filename: str) -> str:
-        with Path(self.log_directory, f"{self.name}-{os.getpid()}.log").open("ab") as log:
+        path = Path(self.log_directory, f"{self.name}-{os.getpid()}.log")
+        with open(path, "ab", opener=open_plain) as log:
             self._process = await asyncio.create_subprocess_exec(
                 "bash",
                 "-c",

@@ -59,6 +59,11 @@ class PoolOptions(BaseModel):
     scheduler_file: Path | None = Field(
         None, description="File of a running pool (`nipype-blm cluster start`), to be used."
     )
+    allow_insecure: bool = Field(
+        False,
+        description="Also a `scheduler_file` that somebody else could have written, or a pool "
+        "without TLS: see [security](security.md).",
+    )
     n_workers: Count | None = Field(
         None,
         description="Most workers at a time; each runs one node.  Default: as many as "

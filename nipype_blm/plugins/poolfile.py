@@ -2,38 +2,130 @@
 
 import json
 import os
-from collections.abc import Mapping
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import psutil
 from distributed import Client, Security
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nipype_blm.errors import InputError
 from nipype_blm.plugins.modules import describe_process
+from nipype_blm.plugins.options import Resources
 
 _SECONDS_TO_CONNECT = 30
-# Of `distributed.Security`; credentials are held as text.
-_TLS_FIELDS = ("tls_ca_file", "tls_client_cert", "tls_client_key")
+_MOST_BYTES = 2**20
+_TLS = "tls://"
+_ADVICE = "`nipype-blm cluster start` writes the file of a pool."
 
 
-def read_pool_file(path: Path) -> dict[str, Any]:
+class Credentials(BaseModel):
+    """Of `distributed.Security`: text, or files."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    tls_ca_file: str | None = None
+    tls_client_cert: str | None = None
+    tls_client_key: str | None = None
+
+
+class _Worker(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    n_procs: Annotated[int, Field(ge=1)]
+    mem_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class PoolFile(BaseModel):
+    """What the file of a pool says; that of a scheduler of Dask's own has the address only."""
+
+    model_config = ConfigDict(strict=True)
+
+    address: str = Field(pattern=r"^(tls|tcp)://[^\s/]+:\d{1,5}$", description="tls://HOST:PORT")
+    host: str | None = Field(None, description="the name of a machine")
+    pid: int | None = Field(None, ge=1, lt=2**31, description="the number of a process")
+    started: str | float | None = Field(None, description="a time")
+    worker: _Worker | None = Field(None, description="a mapping with n_procs and mem_gb")
+    tls: Credentials = Field(Credentials(), description="a mapping with credentials as text")
+
+    @property
+    def resources(self) -> Resources | None:
+        """What each worker has, if the pool says so."""
+        return None if self.worker is None else Resources(**self.worker.model_dump())
+
+    @property
+    def security(self) -> Security | None:
+        """How the pool is reached; without credentials as Dask is configured."""
+        given = self.tls.model_dump(exclude_none=True)
+        if not given and not self.address.startswith(_TLS):
+            return None
+        return Security(require_encryption=True, **given)
+
+
+def read_pool_file(path: Path, allow_insecure: bool = False) -> PoolFile:
     """Return what the file of a pool says.
+
+    Parameters
+    ----------
+    allow_insecure : bool
+        Also if somebody else could have written it, or could stand in for the pool.
 
     Raises
     ------
     InputError
-        If there is no such file, or it is another one.
+        If there is no such file, it is another one, or it is not to be trusted.
     """
-    advice = "`nipype-blm cluster start` writes the file of a pool."
+    path = path.expanduser().absolute()
     try:
-        found = json.loads(path.expanduser().read_text())
-        return {**found, "address": str(found["address"])}
+        # Not waiting for the other end of a named pipe.
+        with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+                raise InputError(f"{path} does not name a pool; {_ADVICE}")
+            content = file.read()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; {advice}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} does not name a pool; {advice}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}; {_ADVICE}") from error
+    reasons = [] if allow_insecure else list(_list_writers(path, found))
+    if not reasons:
+        pool = _parse(path, content)
+        if allow_insecure or pool.address.startswith(_TLS):
+            return pool
+        reasons = [f"its pool at {pool.address} is reached without TLS, so that anybody can be it"]
+    raise InputError(
+        f"{path} is not to be trusted: {'; '.join(reasons)}.  Who answers as a pool can run any "
+        "program as you.  Start one with `nipype-blm cluster start`; or, if you trust everyone "
+        "who can reach it, allow it (--allow-insecure, or allow_insecure: true as an argument of "
+        "the plugin)."
+    )
+
+
+def _list_writers(path: Path, found: os.stat_result) -> Iterator[str]:
+    """Return who else could have written a file; root could in any case."""
+    ours = (os.getuid(), 0)
+    if found.st_uid not in ours:
+        yield f"it belongs to user {found.st_uid}, not to you"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        yield "others can write it (`chmod go-w` takes that away)"
+    for folder in {*path.parents, *path.resolve().parents}:
+        mode = folder.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            yield f"everybody can replace what is in {folder}"
+
+
+def _parse(path: Path, content: bytes) -> PoolFile:
+    try:
+        return PoolFile.model_validate(json.loads(content))
+    except ValidationError as error:
+        place = error.errors(include_input=False)[0]["loc"]
+        expected = PoolFile.model_fields[str(place[0])].description if place else None
+        reason = f"expected {expected} as {place[0]}" if expected else "it is no mapping"
+    except (ValueError, RecursionError):
+        reason = "it is no JSON"
+    raise InputError(f"{path} does not name a pool ({reason}); {_ADVICE}")
 
 
 def write_pool_file(
@@ -46,8 +138,9 @@ def write_pool_file(
     FileExistsError
         If another pool has a file there.
     """
-    tls = {field: getattr(security, field) for field in _TLS_FIELDS} if security else {}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    fields = Credentials.model_fields
+    tls = {field: getattr(security, field) for field in fields} if security else {}
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump({**content, **describe_process(), "tls": tls}, file, indent=1)
@@ -64,37 +157,40 @@ def write_pool_file(
 def remove_pool_file(path: Path) -> None:
     """Remove the file of the pool of this process; that of another one stays."""
     with suppress(InputError):
-        found = read_pool_file(path)
-        if describe_process().items() <= found.items():
+        found = read_pool_file(path, allow_insecure=True)
+        if describe_process() == {"host": found.host, "pid": found.pid}:
             path.unlink(missing_ok=True)
 
 
-def connect(path: Path) -> tuple[Client, dict[str, Any]]:
+def connect(path: Path, allow_insecure: bool = False) -> tuple[Client, PoolFile]:
     """Return a client of the pool that a file names, and what the file says.
+
+    Parameters
+    ----------
+    allow_insecure : bool
+        See `read_pool_file`.
 
     Raises
     ------
     InputError
-        If the pool does not answer.
+        If the pool does not answer, or is not to be trusted.
     """
-    found = read_pool_file(path)
-    if found.get("host") == os.uname().nodename and not psutil.pid_exists(found.get("pid", -1)):
+    found = read_pool_file(path, allow_insecure)
+    if found.host == os.uname().nodename and found.pid and not psutil.pid_exists(found.pid):
         raise InputError(
-            f"The pool of {path} is gone: its process {found['pid']} has ended.  Remove the file, "
+            f"The pool of {path} is gone: its process {found.pid} has ended.  Remove the file, "
             "and start it again with `nipype-blm cluster start`."
         )
-    tls = found.get("tls")
-    security = Security(require_encryption=True, **tls) if tls else None
     try:
         client = Client(
-            found["address"],
-            security=security,
+            found.address,
+            security=found.security,
             timeout=_SECONDS_TO_CONNECT,
             set_as_default=False,
         )
-    except OSError as error:
+    except (OSError, TypeError, ValueError) as error:  # ValueError: of damaged credentials
         raise InputError(
-            f"The pool of {path} does not answer at {found['address']} ({error}); start it again "
+            f"The pool of {path} does not answer at {found.address} ({error}); start it again "
             "with `nipype-blm cluster start`."
         ) from error
     return client, found

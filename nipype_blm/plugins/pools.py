@@ -1,10 +1,10 @@
 """Pools of Dask workers: on this machine, of a batch system, or one that is there already."""
 
-import copy
 import logging
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -19,6 +19,7 @@ from distributed.utils import get_ip
 
 from nipype_blm.errors import InputError
 from nipype_blm.plugins.batch import BatchSystem, JobState, QueryError
+from nipype_blm.plugins.keys import make_key_folder, write_keys
 from nipype_blm.plugins.modules import ImportPaths
 from nipype_blm.plugins.options import (
     PoolOptions,
@@ -31,6 +32,7 @@ from nipype_blm.plugins.poolfile import connect
 from nipype_blm.plugins.scaling import JobScaling, count_unfinished, find_job, group_workers
 from nipype_blm.plugins.settings import set_defaults
 from nipype_blm.plugins.worker import EndWithDriver
+from nipype_blm.private import make_private
 
 logger = logging.getLogger(__name__)
 
@@ -101,16 +103,22 @@ class BatchPool(Pool):
         self._processes = count_processes(options, largest)
         if not options.is_local:
             _check_log_folder(self.log_folder)
-        self.log_folder.mkdir(parents=True, exist_ok=True)
+        make_private(self.log_folder, "log_directory")
         self._jobs = _Jobs()
         given = options.security
         self.security = Security.temporary() if given is True else given or None
-        self._cluster = self._start_cluster(worker)
+        shared = os.path.expandvars(options.get("shared_temp_directory") or self.log_folder)
+        self._keys = make_key_folder(Path(shared).expanduser())
         try:
-            client = Client(self._cluster, set_as_default=False)
-            super().__init__(client, worker, options.lost_timeout)
+            self._cluster = self._start_cluster(worker)
+            try:
+                client = Client(self._cluster, set_as_default=False)
+                super().__init__(client, worker, options.lost_timeout)
+            except BaseException:
+                self._cluster.close()
+                raise
         except BaseException:
-            self._cluster.close()
+            shutil.rmtree(self._keys, ignore_errors=True)
             raise
         started = self._last_worker = self._last_list = time.monotonic()
         self._stuck_since: float | None = None
@@ -158,9 +166,6 @@ class BatchPool(Pool):
             "scheduler_options": scheduler_options,
             "silence_logs": logging.CRITICAL,
         }
-        given.setdefault(
-            "shared_temp_directory", options.get("shared_temp_directory") or str(self.log_folder)
-        )
         if self.security is not None:
             given["security"] = self.security
         if self._system.export_option is not None:
@@ -169,7 +174,7 @@ class BatchPool(Pool):
                 given["job_extra_directives"] = [*directives, self._system.export_option]
         routes: dict[str, Any] = {"distributed.scheduler.http.routes": []}
         with dask.config.set({} if dashboard is not None else routes):
-            return _record_jobs(self._system.cluster_class, self._jobs)(**given)
+            return _record_jobs(self._system.cluster_class, self._jobs, self._keys)(**given)
 
     def check(self) -> None:
         """Raise `PoolError` if there is no hope for workers any more."""
@@ -284,7 +289,7 @@ class BatchPool(Pool):
             return ""
         reason = self._system.explain_end(job_id)
         text = f"  Job {job_id}: {reason or 'the batch system does not say how it ended'}."
-        # Not hidden files: dask-jobqueue keeps keys beside the logs.
+        # Not hidden ones: keys lie beside the logs.
         is_of_job = re.compile(rf"[^.].*(?<!\d){re.escape(job_id)}(?!\d)").match
         return text + _quote_ends(
             path for path in self.log_folder.iterdir() if is_of_job(path.name)
@@ -296,9 +301,7 @@ class BatchPool(Pool):
             _close(self.client, self._cluster)
         finally:  # again, and also those that were submitted while the cluster closed
             self._system.cancel(self._jobs.job_ids)
-            for name, value in vars(self._cluster).items():
-                if name.startswith("_job_") and hasattr(value, "close"):  # files of credentials
-                    value.close()
+            shutil.rmtree(self._keys, ignore_errors=True)
 
 
 class _Jobs:
@@ -341,7 +344,7 @@ def _check_log_folder(folder: Path) -> None:
         )
 
 
-def _record_jobs(cluster_class: Any, jobs: _Jobs) -> Any:
+def _record_jobs(cluster_class: Any, jobs: _Jobs, keys: Path) -> Any:
     """Return a class of clusters that notes each job, and each one that was refused.
 
     dask-jobqueue only logs a command that fails, and waits for the worker for ever.
@@ -368,13 +371,8 @@ def _record_jobs(cluster_class: Any, jobs: _Jobs) -> Any:
                 raise
 
         def _get_worker_security(self, security: Security | None) -> Security | None:
-            """Return paths as a shell takes them: they are put into a script as they are."""
-            found = copy.copy(super()._get_worker_security(security))
-            for field in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
-                path = getattr(found, field, None)
-                if path is not None:
-                    setattr(found, field, shlex.quote(path))
-            return found
+            """Have keys written where a pool that is killed leaves them to the next one."""
+            return None if security is None else write_keys(security, keys)
 
     return RecordedCluster
 
@@ -393,9 +391,8 @@ def open_pool(options: PoolOptions, largest: Resources, log_folder: Path) -> Poo
     set_defaults()
     pool: Pool
     if options.scheduler_file is not None:
-        client, found = connect(options.scheduler_file)
-        worker = found.get("worker")
-        pool = AttachedPool(client, Resources(**worker) if worker else None, options)
+        client, found = connect(options.scheduler_file, options.allow_insecure)
+        pool = AttachedPool(client, found.resources, options)
     elif options.batch_system is None:
         given = options.cluster
         client = given if isinstance(given, Client) else Client(given, set_as_default=False)

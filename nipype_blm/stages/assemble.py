@@ -94,7 +94,6 @@ def assemble_maps(
         write_map(path, spec.header, spec.shape, item.info, volumes, np.dtype(item.dtype))
 
     def write(folder: Path) -> None:
-        folder.mkdir()
         for item in maps:
             path = folder / f"{item.info.name}{extension}"
             try:

@@ -271,7 +271,6 @@ def _write(
     typed = [(info, v if v.dtype == np.uint8 else v.astype(real)) for info, v in volumes]
 
     def write(folder: Path) -> None:
-        folder.mkdir()
         for info, values in typed:
             path = folder / f"{info.name}{extension}"
             write_map(path, template, run.header.shape, info, [values], values.dtype)

@@ -1,7 +1,7 @@
 """Plan a run: read and check everything but the voxels, cut it into batches and blocks."""
 
+import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -39,6 +39,7 @@ from nipype_blm.model.design import check_design, has_possible_sizes
 from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
 from nipype_blm.model.random import FactorTable, check_factors, make_factors
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
+from nipype_blm.private import find_existing, find_obstacle
 from nipype_blm.stages.maps import is_map_name
 from nipype_blm.stages.notices import Pair, find_notices, list_pairs
 from nipype_blm.stages.rows import check_masks, check_rows, name_images, read_rows, sort_rows
@@ -135,13 +136,15 @@ def prepare_run(
     read_mask_of = partial(problems.attempt, _read_optional_mask, expected)
     mask = read_mask_of(config.analysis_mask, "analysis_mask")
     allowed = read_mask_of(config.Missingness.Masking, "Missingness.Masking")
-    problems += _check_folders(config)
+    obstacles = _check_folders(config, work_folder or config.workflow_folder)
+    problems += obstacles
     if work_folder is None and "[" in str(config.workflow_folder):  # Nipype takes it for a pattern
         problems.append(
             f"The folder for intermediate files, {config.workflow_folder}, has a bracket in its "
             "path, which Nipype cannot work in; choose another work_dir."
         )
-    problems += _check_overwriting(config, entries)
+    if not obstacles:
+        problems += _check_overwriting(config, entries)
     design = sizes = plan = None
     if table is not None and expected is not None:
         order = _order_rows(factors, entries, len(table.values))
@@ -150,7 +153,7 @@ def prepare_run(
         plan = problems.attempt(
             _plan_sizes, config, sizes, mask is not None, parallel_nodes or config.parallel_nodes
         )
-    if plan is not None and mask is not None:
+    if plan is not None and mask is not None and not obstacles:
         problems += _check_disk(plan, config.outdir, work_folder or config.workflow_folder)
     if problems or design is None or mask is None or allowed is None or not sizes or not plan:
         raise InputError(problems)
@@ -442,33 +445,27 @@ def _read_optional_mask(
     return read_mask(path, expected, what)
 
 
-def _existing_folder(path: Path) -> Path:
-    """Return a folder, or the nearest one above it that exists."""
-    return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
-def _check_folders(config: ModelConfig) -> list[str]:
-    """Return what prevents writing to the output and working folders."""
+def _check_folders(config: ModelConfig, work_folder: Path) -> list[str]:
+    """Return what prevents writing to the output folder and that of intermediate files."""
     problems = []
-    folders = {"outdir": config.outdir, "work_dir": config.work_dir}
-    for field, folder in folders.items():
-        if folder is None:
-            continue
-        existing = _existing_folder(folder)
-        if not existing.is_dir():
-            problems.append(f"{field} {folder} cannot be made: {existing} is a file.")
-            continue
-        try:
-            with tempfile.TemporaryFile(dir=existing):  # has no name where Linux can
-                pass
-        except OSError as error:
-            problems.append(f"{field} {folder} cannot be written: {existing}: {error.strerror}.")
-    if config.outdir.resolve().is_relative_to(config.workflow_folder.resolve()):
+    obstacle = find_obstacle(config.outdir)
+    if obstacle is not None:
+        problems.append(f"outdir {config.outdir} {obstacle}.")
+    is_within = config.work_dir is None and bool(problems)
+    obstacle = None if is_within else find_obstacle(work_folder)
+    if obstacle is not None:
+        problems.append(f"work_dir {config.work_folder} {obstacle}; choose another work_dir.")
+    if _follow(config.outdir).is_relative_to(_follow(config.workflow_folder)):
         problems.append(
             f"outdir {config.outdir} lies in {config.workflow_folder}, a folder for intermediate "
             "files that may be removed; choose another outdir or work_dir."
         )
     return problems
+
+
+def _follow(path: Path) -> Path:
+    """Return where links lead; `Path.resolve` fails if they lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _check_overwriting(config: ModelConfig, images: list[ImageEntry]) -> list[str]:
@@ -478,7 +475,7 @@ def _check_overwriting(config: ModelConfig, images: list[ImageEntry]) -> list[st
     if isinstance(config, BlmmConfig):
         model, other = other, model
         given += [path for factor in config.Z for path in (factor.factor, factor.design)]
-    folder = config.outdir.resolve()
+    folder = _follow(config.outdir)
     files = [*folder.glob("*.nii*"), *folder.glob("contrasts/*.nii*")]
     maps = {path for path in files if is_map_name(str(path.relative_to(folder)), model)}
     names = {path.name for path in maps}
@@ -489,7 +486,7 @@ def _check_overwriting(config: ModelConfig, images: list[ImageEntry]) -> list[st
         if maps
         and path is not None
         and (path.name in names or path.is_symlink())
-        and path.resolve() in maps
+        and _follow(path) in maps
     }
     problems = [
         f"{path} is read, but the maps would replace it; choose another outdir."
@@ -513,12 +510,12 @@ def _check_disk(plan: Plan, out_dir: Path, work_folder: Path) -> list[str]:
     needs = [(work_folder, plan.disk_bytes), (out_dir, plan.map_bytes)]
     disks: dict[int, list[tuple[Path, int]]] = {}
     for folder, size in needs:
-        disks.setdefault(_existing_folder(folder).stat().st_dev, []).append((folder, size))
+        disks.setdefault(find_existing(folder).stat().st_dev, []).append((folder, size))
     problems = []
     for needs_of_disk in disks.values():
         folders, sizes = zip(*needs_of_disk, strict=True)
         required = sum(sizes)
-        free = shutil.disk_usage(_existing_folder(folders[0])).free
+        free = shutil.disk_usage(find_existing(folders[0])).free
         if required > free and work_folder in folders:
             files = work_folder.rglob("*.blm")
             free += sum(path.stat().st_size for path in files)

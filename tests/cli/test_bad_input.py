@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -717,7 +718,7 @@ def test_brackets_elsewhere_do_no_harm(study):
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
-def run_limited(study, *prefix, **changes):
+def run_limited(study, *prefix, options=(), **changes):
     """Run the command as a process under a limit of the system."""
     python = [
         sys.executable,
@@ -725,6 +726,7 @@ def run_limited(study, *prefix, **changes):
         "nipype_blm.cli.blm",
         "--quiet",
         str(study.configure(**changes)),
+        *options,
     ]
     return subprocess.run([*prefix, *python], capture_output=True, text=True, check=False)
 
@@ -740,17 +742,93 @@ def test_a_run_that_cannot_write_fails_with_1_and_no_map_appears(study, require_
     np.testing.assert_array_equal(study.map("n"), study.fit()[0])
 
 
-def test_an_outdir_that_cannot_be_written_is_refused(study, require_command):
+def test_an_outdir_that_cannot_be_written_is_refused(study, as_ordinary_user):
     folder = study.folder / "closed"
     folder.mkdir(mode=0o555)
-    prefix = []
-    if os.getuid() == 0:  # root may write everywhere unless this right is taken away
-        prefix = [require_command("setpriv", "util-linux"), "--bounding-set=-dac_override"]
-    result = run_limited(study, *prefix, outdir="closed/out")
+    result = run_limited(study, *as_ordinary_user, outdir="closed/out")
     assert result.returncode == 2, result.stderr
     assert f"error: outdir {folder}/out cannot be written: " in result.stderr
     assert "permission" in result.stderr.lower()
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [[], ["--check"]], ids=["run", "check"])
+@pytest.mark.parametrize(
+    ("closed", "field"),
+    [
+        ("out", "outdir"),
+        ("work", "work_dir"),
+        ("work/blm_wf", "work_dir"),
+        ("out/work", "work_dir"),
+    ],
+)
+def test_the_folder_of_a_colleague_is_one_error_that_names_the_owner(
+    study, as_ordinary_user, closed, field, option
+):
+    """In a shared project: intermediate files are for those only who made them."""
+    if not as_ordinary_user:
+        pytest.skip("not root: only root can give a folder to another user; run the tests as root")
+    fields = {} if closed == "out/work" else {"work_dir": "work"}
+    assert study.run(**fields).code == 0
+    folder = study.folder / closed
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 12345, -1)
+    folder.chmod(0o700)
+    before = {path: path.stat() for path in study.folder.rglob("*")}
+    result = run_limited(study, *as_ordinary_user, options=option, **fields)
+    assert result.returncode == 2, result.stderr
+    [error] = result.stderr.splitlines()
+    assert error.startswith(f"error: {field} {study.folder}/")
+    assert "Permission denied (it belongs to user 12345)" in error
+    study.write("blm.yml", "")
+    after = {path: path.stat() for path in study.folder.rglob("*")}
+    assert {p: s.st_ino for p, s in before.items()} == {p: s.st_ino for p, s in after.items()}
+
+
+def make_loop(path):
+    path.symlink_to(path.name)
+
+
+def make_dangling(path):
+    path.symlink_to("nowhere/below")
+
+
+@pytest.mark.parametrize("option", [[], ["--check"]], ids=["run", "check"])
+@pytest.mark.parametrize("field", ["outdir", "work_dir"])
+@pytest.mark.parametrize(
+    ("make", "below", "words"),
+    [
+        (make_loop, "", "symbolic link that leads nowhere"),
+        (make_loop, "/below", "symbolic link that leads nowhere"),
+        (make_dangling, "", "symbolic link that leads nowhere (to nowhere/below)"),
+        (make_dangling, "/below", "symbolic link that leads nowhere"),
+        (Path.touch, "", "is a file"),
+        (Path.touch, "/below", "is a file"),
+        (os.mkfifo, "", "is a file"),
+        (Path.mkdir, "/" + 300 * "n", "File name too long"),
+    ],
+    ids=["loop", "in a loop", "dangling", "in dangling", "file", "in a file", "pipe", "long name"],
+)
+def test_what_is_no_folder_is_one_error_where_a_folder_is_expected(
+    study, make, below, words, field, option
+):
+    """Links that lead nowhere, files, and names that cannot be, before anything is made."""
+    make(study.folder / "odd")
+    result = study.run(*option, **{field: f"odd{below}"})
+    assert result.code == 2
+    [error] = result.errors
+    assert error.startswith(f"{field} {study.folder}/odd{below} cannot be ")
+    assert words in error
+    assert study.results() == set()
+    assert not (study.folder / "nowhere").exists()
+
+
+def test_the_folder_for_logs_of_jobs_is_checked_as_others_are(study):
+    make_loop(study.folder / "odd")
+    arguments = study.write("arguments.yml", "log_directory: odd\n")
+    result = study.run("--plugin", "Dask", "--plugin-args", arguments)
+    assert result.code == 2
+    assert [e for e in result.errors if "log_directory" in e and "leads nowhere" in e]
 
 
 # --------------------------------------------------------- voxels that cannot be fitted

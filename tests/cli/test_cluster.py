@@ -276,6 +276,52 @@ def test_a_model_fitted_on_a_pool_has_the_maps_of_a_local_run_bit_for_bit(pool, 
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
+def test_a_pool_without_tls_says_so_and_is_used_by_those_only_who_allow_it(own_pool, tmp_path):
+    arguments = tmp_path / "args.yml"
+    arguments.write_text("security: false\n")
+    code, out, err = own_pool.command("start", "--n-workers", 1, "--plugin-args", arguments)
+    assert (code, "is ready" in out) == (0, True), err
+    assert "security is false" in err
+    assert "--allow-insecure" in err
+    commands = own_pool.write_list("echo done")
+    for action in (["status"], ["run", commands], ["stop"]):
+        code, out, err = own_pool.command(*action)
+        assert code == 2
+        assert "is reached without TLS" in err
+        code, out, err = own_pool.command(*action, "--allow-insecure")
+        assert code == 0, err
+    assert not own_pool.file.exists()
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_a_pool_whose_file_others_can_write_is_not_used_by_a_run(pool, study, mode):
+    arguments = study.write("args.yml", f"scheduler_file: {pool.file}\n")
+    pool.file.chmod(mode)
+    try:
+        for option in ([], ["--check"]):
+            result = study.run(*option, "--plugin", "Dask", "--plugin-args", arguments)
+            assert result.code == 2
+            [error] = result.errors
+            assert f"{pool.file} is not to be trusted: others can write it" in error
+        study.write("args.yml", f"scheduler_file: {pool.file}\nallow_insecure: true\n")
+        result = study.run("--plugin", "Dask", "--plugin-args", arguments)
+        assert result.code == 0, result.err
+    finally:
+        pool.file.chmod(0o600)
+
+
+def test_the_log_of_a_pool_is_private_and_never_written_through_a_link(own_pool):
+    """Nobody who may write in that folder can have another file of the user overwritten."""
+    precious = own_pool.folder / "precious"
+    precious.write_text("keep")
+    log = own_pool.file.with_suffix(".log")
+    log.symlink_to(precious)
+    own_pool.start(1)
+    assert precious.read_text() == "keep"
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert not log.is_symlink()
+
+
 # -- How a pool ends -----------------------------------------------------------------------
 
 

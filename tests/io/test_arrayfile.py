@@ -199,8 +199,8 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_else(pa
     before = path.read_bytes()
 
     def fail():
-        with replacing(path) as part:
-            part.write_bytes(b"half")
+        with replacing(path) as file:
+            file.write(b"half")
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):

@@ -1,6 +1,7 @@
 """Files appear when they are complete, and are written only when something has changed."""
 
 import io
+import os
 import subprocess
 import sys
 
@@ -16,8 +17,8 @@ import sys
 from pathlib import Path
 from nipype_blm.io.files import replacing
 
-with replacing(Path(sys.argv[1])) as part:
-    part.write_text("theirs")
+with replacing(Path(sys.argv[1])) as file:
+    file.write(b"theirs")
 """
 
 
@@ -27,10 +28,10 @@ def names(folder):
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "a.txt"
-    with replacing(path) as part:
-        part.write_text("new")
+    with replacing(path) as file:
+        file.write(b"new")
         assert not path.exists()
-        assert part.parent == path.parent  # on the same disk, where renaming is one step
+        assert len(names(tmp_path)) == 1  # on the same disk, where renaming is one step
     assert path.read_text() == "new"
     assert names(tmp_path) == ["a.txt"]
 
@@ -41,8 +42,8 @@ def test_whatever_stops_the_writing_leaves_the_old_file(tmp_path, error):
     path.write_text("old")
 
     def fail():
-        with replacing(path) as part:
-            part.write_text("half")
+        with replacing(path) as file:
+            file.write(b"half")
             raise error
 
     with pytest.raises(error):
@@ -51,22 +52,49 @@ def test_whatever_stops_the_writing_leaves_the_old_file(tmp_path, error):
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_a_file_that_was_never_begun_leaves_the_old_one_and_is_an_error(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(FileNotFoundError), replacing(path):
-        pass
-    assert path.read_text() == "old"
-
-
 def test_two_processes_that_replace_a_file_at_once_do_not_meet(tmp_path):
     path = tmp_path / "a.txt"
-    with replacing(path) as part:
-        part.write_text("ours")
+    with replacing(path) as file:
+        file.write(b"ours")
         subprocess.run([sys.executable, "-c", OTHER, str(path)], check=True)
         assert path.read_text() == "theirs"
     assert path.read_text() == "ours"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_two_writers_of_one_process_do_not_meet(tmp_path):
+    """As two threads, or processes of the same number on two hosts that share a disk."""
+    path = tmp_path / "a.txt"
+    with replacing(path) as first:
+        first.write(b"first")
+        with replacing(path) as second:
+            second.write(b"second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_files_have_the_mode_that_the_umask_says(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_if_changed(tmp_path / "a.txt", b"new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_nothing_is_written_through_a_link_that_is_in_the_way(tmp_path):
+    """Neither by the name itself, nor by the name of a part that somebody could guess."""
+    precious = tmp_path / "precious"
+    precious.write_text("keep")
+    path = tmp_path / "a.txt"
+    path.symlink_to(precious)
+    (tmp_path / f".a.txt.{os.getpid()}.part").symlink_to(precious)
+    write_if_changed(path, b"new")
+    assert precious.read_text() == "keep"
+    assert path.read_text() == "new"
+    assert not path.is_symlink()
 
 
 @pytest.mark.parametrize("content", [b"", b"a", b"old "])

@@ -54,10 +54,10 @@ WITHOUT_LOCKS = """
 """
 
 
-def start(*programs, path):
+def start(*programs, path, prefix=()):
     text = "\n".join(textwrap.dedent(program) for program in (PREAMBLE, *programs))
     return subprocess.Popen(
-        [sys.executable, "-c", text, str(path)],
+        [*prefix, sys.executable, "-c", text, str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -306,6 +306,52 @@ def test_without_locks_one_of_several_that_start_together_has_it(path, without_l
         assert sorted(process.stdout.readline() for process in processes) == ["", "", "held\n"]
 
 
+@pytest.mark.parametrize("kind", ["link", "dangling link", "loop", "named pipe", "folder"])
+@pytest.mark.parametrize("content", ["keep", json.dumps(["a holder"])])
+def test_a_lock_is_a_file_of_its_own_and_never_written_elsewhere(path, either, kind, content):
+    """Who may write in a shared folder cannot have a run overwrite another file of the user."""
+    precious = path.with_name("precious")
+    precious.write_text(content)
+    targets = {"link": precious, "dangling link": path.with_name("nowhere"), "loop": path}
+    if kind in targets:
+        path.symlink_to(targets[kind])
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    with pytest.raises(InputError) as caught, locked(path):
+        pass
+    assert str(path) in str(caught.value)
+    assert kind not in targets or f"a symbolic link to {targets[kind]}" in str(caught.value)
+    assert precious.read_text() == content
+    assert not path.with_name("nowhere").exists()
+
+
+def test_a_run_says_that_a_link_is_in_the_place_of_its_lock(tmp_path):
+    (tmp_path / "precious").write_text("keep")
+    (tmp_path / RUN_LOCK).symlink_to("precious")
+    with (
+        pytest.raises(InputError, match="symbolic link to precious"),
+        hold_folders({"a": tmp_path}),
+    ):
+        pass
+    assert (tmp_path / "precious").read_text() == "keep"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002])
+def test_folders_that_are_made_private_are_so_and_others_are_as_the_umask_says(tmp_path, umask):
+    out, work, there = tmp_path / "out", tmp_path / "work" / "inner", tmp_path / "there"
+    there.mkdir(0o755)
+    folders = {"outdir": out, "work_dir": work, "there": there}
+    before = os.umask(umask)
+    try:
+        with hold_folders(folders, private={"work_dir", "there"}):
+            modes = [folder.stat().st_mode & 0o777 for folder in (out, work, work.parent, there)]
+    finally:
+        os.umask(before)
+    assert modes == [0o777 & ~umask, 0o700, 0o777 & ~umask, 0o755]
+
+
 def test_folders_are_made_and_those_left_empty_are_removed(tmp_path):
     out, work = tmp_path / "a" / "out", tmp_path / "a" / "out" / "work"
     with hold_folders({"outdir": out, "work_dir": work}):
@@ -361,11 +407,19 @@ def test_a_folder_that_cannot_be_made_is_passed_over(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path):
-    (tmp_path / RUN_LOCK).symlink_to(tmp_path / "file" / "lock")
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=f"{RUN_LOCK} cannot be opened"):
-        hold_folders({"outdir": tmp_path}).__enter__()
+def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path, as_ordinary_user):
+    (tmp_path / RUN_LOCK).touch(0o000)
+    program = """
+    from nipype_blm.errors import InputError
+    try:
+        hold_folders({"outdir": path}).__enter__()
+    except InputError as error:
+        print(error)
+    """
+    with start(program, path=tmp_path, prefix=as_ordinary_user) as process:
+        assert (
+            f"{tmp_path / RUN_LOCK} cannot be opened (Permission denied)" in process.stdout.read()
+        )
 
 
 def test_a_killed_run_leaves_its_folders_to_the_next(tmp_path):

@@ -216,7 +216,6 @@ from nipype_blm.io.publish import Claim, publish
 out, run = Path(sys.argv[1]), sys.argv[2]
 
 def write(folder):
-    folder.mkdir()
     for i in range(20):
         (folder / f"map_{i}").write_text(run)
 
@@ -357,7 +356,6 @@ from nipype_blm.io.publish import Claim, publish
 work_dir, out = Path(sys.argv[1]), Path(sys.argv[2])
 
 def write(folder):
-    folder.mkdir()
     (folder / "map_a").write_text(work_dir.name)
 
 try:
@@ -374,3 +372,54 @@ except InputError:
     assert sorted(codes.values()) == [0, 7, 7]
     [winner] = [name for name, code in codes.items() if code == 0]
     assert (tmp_path / "out" / "map_a").read_text() == winner
+
+
+@pytest.mark.parametrize("kind", ["link to a folder", "dangling link", "file"])
+def test_maps_are_written_in_a_private_folder_and_never_through_a_link(out, tmp_path, kind):
+    """Who may write in a shared folder of results cannot lead the maps, or links in them, away."""
+    elsewhere = tmp_path / "elsewhere"
+    part = out / ".nipype_blm.part"
+    if kind == "file":
+        part.write_text("old")
+    else:
+        part.symlink_to(elsewhere)
+    if kind == "link to a folder":
+        elsewhere.mkdir()
+        (elsewhere / "precious").write_text("keep")
+    modes = []
+
+    def write(folder):
+        modes.append(folder.stat().st_mode & 0o777)
+        writer(map_a="new")(folder)
+
+    publish(out, "two", CLAIM, write, is_ours)
+    assert modes == [0o700]
+    assert visible(out) == {"map_a.txt": "new"}
+    if kind == "link to a folder":
+        assert visible(elsewhere) == {"precious": "keep"}
+    else:
+        assert not elsewhere.exists()
+
+
+@pytest.mark.parametrize("name", ["map_a.txt", "sub/map_b.txt", ".nipype_blm.json"])
+def test_a_link_in_the_place_of_a_result_is_replaced_and_not_followed(out, tmp_path, name):
+    precious = tmp_path / "precious"
+    precious.write_text("keep")
+    (out / name).unlink()
+    (out / name).symlink_to(precious)
+    publish(out, "two", CLAIM, writer(map_a="new a", sub__map_b="new b"), is_ours)
+    assert precious.read_text() == "keep"
+    assert visible(out) == {"map_a.txt": "new a", "sub/map_b.txt": "new b"}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002])
+def test_results_have_the_modes_that_the_umask_says(tmp_path, umask):
+    out, before = tmp_path / "out", os.umask(umask)
+    try:
+        publish(out, "one", CLAIM, writer(map_a="a", sub__map_b="b"), is_ours, {"inputs.yml": b"x"})
+    finally:
+        os.umask(before)
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert len(files) == 4
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+    assert {path.stat().st_mode & 0o777 for path in (out, out / "sub")} == {0o777 & ~umask}

@@ -106,7 +106,7 @@ def test_a_misspelt_argument_is_answered_with_the_one_that_was_meant(
 
 
 def test_an_argument_like_no_other_is_answered_with_all_there_are() -> None:
-    with pytest.raises(InputError, match="known are adaptive, cluster, "):
+    with pytest.raises(InputError, match="known are adaptive, allow_insecure, cluster, "):
         parse_options({"zzz": 1})
 
 
