@@ -17,6 +17,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("NIPYPE_NO_ET", "1")
 
 from nipype_blm import __version__
+from nipype_blm.cli.limits import explain_limit
 from nipype_blm.errors import InputError
 from nipype_blm.signals import interruptible
 
@@ -54,8 +55,11 @@ def report_errors(
     except KeyboardInterrupt:
         say(f"Interrupted. {interrupted}")
         return INTERRUPTED
-    except OSError as error:
-        say(f"error: {error}")
+    except Exception as error:
+        limit = explain_limit(f"{type(error).__name__}: {error}")
+        if limit is None and not isinstance(error, OSError):
+            raise
+        say(": ".join(filter(None, ["error", str(error), limit])))
         return FAILED
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nipype import logging as nipype_logging
 
+from nipype_blm.cli.limits import explain_limit
 from nipype_blm.cli.plugins import Runner, cancel_jobs
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces.base import traits_from_config
@@ -140,6 +141,9 @@ def describe_failure(error: BaseException, config: ModelConfig, plugin: str | No
     if f"[Errno {errno.ENOSPC}]" in reason or f"[Errno {errno.EDQUOT}]" in reason:
         folders = f"{config.work_folder} or {config.outdir}"
         return f"The disk of {folders} is full ({reason}); free some space and run again."
+    limit = explain_limit(reason)
+    if limit is not None:
+        reason = f"{reason}: {limit}"
     if plugin in ("SLURM", "SGE") and reason in _LOST_SIGHT:
         reason = f"{type(error).__name__}: {reason}\nMost likely {_LOST_SIGHT[reason]}."
     return f"{reason}\nThe run failed; its messages are in {find_logs(config)}."

@@ -188,7 +188,8 @@ def connect(path: Path, allow_insecure: bool = False) -> tuple[Client, PoolFile]
             timeout=_SECONDS_TO_CONNECT,
             set_as_default=False,
         )
-    except (OSError, TypeError, ValueError) as error:  # ValueError: of damaged credentials
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        # Not only without an answer: credentials are damaged, or Dask's configuration forbids it.
         raise InputError(
             f"The pool of {path} does not answer at {found.address} ({error}); start it again "
             "with `nipype-blm cluster start`."

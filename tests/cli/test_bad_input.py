@@ -742,6 +742,25 @@ def test_a_run_that_cannot_write_fails_with_1_and_no_map_appears(study, require_
     np.testing.assert_array_equal(study.map("n"), study.fit()[0])
 
 
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("--nofile=8:8", "limited to 8 open files (ulimit -n); only the administrator"),
+        ("--nofile=8:99", "raise it by `ulimit -n 99` in the shell"),
+        ("--fsize=2048:2048", "limited to 2 KiB in a file (ulimit -f); only the administrator"),
+        ("--fsize=2048:", "raise it by `ulimit -f unlimited` in the shell"),
+        ("--as=400000000:", "(ulimit -v); raise it by `ulimit -v unlimited` in the shell"),
+    ],
+)
+def test_a_limit_of_the_shell_or_job_that_is_too_low_is_named(study, require_command, limit, words):
+    """What an error of the system comes from, and how to raise it; not a traceback."""
+    result = run_limited(study, require_command("prlimit", "util-linux"), limit)
+    assert result.returncode == 1, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert study.results() == set()
+
+
 def test_an_outdir_that_cannot_be_written_is_refused(study, as_ordinary_user):
     folder = study.folder / "closed"
     folder.mkdir(mode=0o555)

@@ -110,3 +110,59 @@ def test_a_user_without_a_name_checks_and_runs_a_model(study, stranger, option):
     assert done.returncode == 0, done.stderr
     if option == "--quiet":
         np.testing.assert_array_equal(study.map("n"), study.fit()[0])
+
+
+@pytest.mark.parametrize("plugin", [[], ["--plugin", "MultiProc"]], ids=["Linear", "MultiProc"])
+def test_a_limit_of_processes_that_is_too_low_is_named(study, stranger, plugin, require_command):
+    """Threads count as well; root has no such limit."""
+    prlimit = require_command("prlimit", "util-linux")
+    study.configure()
+    command = [sys.executable, "-P", "-m", "nipype_blm.cli.blm", "blm.yml", *plugin]
+    done = stranger(prlimit, "--nproc=3:3", *command)
+    assert done.returncode == 1
+    [error] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "limited to 3 processes and threads of a user (ulimit -u); only the admin" in error
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002])
+@pytest.mark.parametrize("work", ["made", "there"])
+def test_intermediate_files_are_private_and_maps_are_as_the_umask_says(study, umask, work):
+    """Nipype reads pickles there, which are programs; a folder that is there keeps its mode."""
+    if work == "there":
+        (study.folder / "work").mkdir(0o755)
+    arguments = study.write("arguments.yml", "n_procs: 1\n")
+    before = os.umask(umask)
+    try:
+        result = study.run("--plugin", "Dask", "--plugin-args", arguments, work_dir="work")
+    finally:
+        os.umask(before)
+    assert result.code == 0, result.err
+
+    def mode(*parts):
+        return study.folder.joinpath(*parts).stat().st_mode & 0o777
+
+    assert mode("work") == (0o700 if work == "made" else 0o755)
+    assert mode("work", "blm_wf") == 0o700
+    assert mode("work", "blm_wf", "logs", "workers") == 0o700
+    assert mode("out") == mode("out", "contrasts") == 0o777 & ~umask
+    files = [path for path in study.outdir.rglob("*") if path.is_file()]
+    modes = {path.name: path.stat().st_mode & 0o777 for path in files}
+    assert len(modes) > 10
+    assert set(modes.values()) == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize("name", ["nipype.log"])
+def test_the_log_of_a_run_is_not_written_through_a_link(study, name):
+    assert study.run(work_dir="work").code == 0
+    precious = study.write("precious", "keep")
+    log = study.folder / "work" / "blm_wf" / "logs" / name
+    log.unlink()
+    log.symlink_to(precious)
+    result = study.run(work_dir="work")
+    assert result.code == 2
+    [error] = result.errors
+    assert f"{log} is a symbolic link to {precious}" in error
+    assert precious.read_text() == "keep"
+    log.unlink()
+    assert study.run(work_dir="work").code == 0
