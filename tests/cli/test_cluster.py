@@ -201,6 +201,7 @@ def test_a_list_of_commands_keeps_each_output_and_runs_again_what_has_failed(poo
     assert "2 of 3 commands ended well" in out
     assert [line for line in err.splitlines() if line.startswith("failed")] == [f"failed: {bad}"]
     assert starts == ["bad", "good", "other"]
+    assert work.stat().st_mode & 0o777 == 0o700  # Nipype reads pickles there
     assert {"it's 42\n", f"{caller}\n"} <= set(outputs)
 
     (caller / "mended").touch()
