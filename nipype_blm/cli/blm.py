@@ -233,16 +233,19 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
 def _report(config: Any, model: str, quiet: bool) -> int:
     """Say what came out, whichever plugin ran the nodes."""
     from nipype_blm.report.summary import count_fitted, count_status, read_notices, summarise_run
+    from nipype_blm.stages.assemble import check_fitted
 
     counts = count_status(config.outdir, model)
     if not quiet:
         names = [contrast.name for contrast in config.contrasts]
         print(summarise_run(counts, names, config.outdir))
     notices = read_notices(config.outdir, model)
-    if count_fitted(counts) == 0:
-        reason = " ".join([f"{model}_vox_status says why.", *notices])
-        say(f"error: no voxel could be fitted; {reason}")
-        return FAILED
+    if not config.allow_empty:
+        try:
+            check_fitted(count_fitted(counts), Path(f"{model}_vox_status"), notices)
+        except InputError as error:
+            say(f"error: {error}")
+            return FAILED
     for notice in notices:
         say(f"notice: {notice}")
     return OK

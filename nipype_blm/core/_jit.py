@@ -128,25 +128,25 @@ def _numba_cache() -> Iterator[None]:
 
 
 class _Cache(FunctionCache):
-    """The compiled versions of a function on disk, which are there to save time and nothing else."""
+    """The compiled versions of a function on disk, which only save time."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return a compiled version; None, so that it is compiled, if there is none to be had."""
         try:
-            return super().load_overload(sig, target_context)
+            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
         except OSError:
             return None
         except MemoryError:
             raise
         except Exception:  # what is damaged can raise anything
             with contextlib.suppress(OSError):
-                self.flush()
+                self.flush()  # type: ignore[no-untyped-call]
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep a compiled version, where there is space for it."""
         with contextlib.suppress(OSError):
-            super().save_overload(sig, data)
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
@@ -165,5 +165,5 @@ def exact_kernel(function: Callable[P, R]) -> Callable[P, R]:
 def _compile(function: Callable[P, R], options: dict[str, Any]) -> Callable[P, R]:
     compiled: Any = numba.njit(**options)(function)
     with _numba_cache():
-        compiled._cache = _Cache(function)
+        compiled._cache = _Cache(function)  # type: ignore[no-untyped-call]
     return compiled  # type: ignore[no-any-return]
