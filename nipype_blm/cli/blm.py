@@ -17,6 +17,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("NIPYPE_NO_ET", "1")
 
 from nipype_blm import __version__
+from nipype_blm.cli.terminal import escape_name, steady_streams
 from nipype_blm.errors import InputError
 from nipype_blm.signals import interruptible
 
@@ -29,16 +30,17 @@ _DESCRIPTIONS = {
 
 def main(argv: Sequence[str] | None = None, model: str = "blm") -> int:
     """Run the command of a model, ``blm`` or ``blmm``; return its exit code."""
-    arguments = _make_parser(model).parse_args(argv)
+    with steady_streams():
+        arguments = _make_parser(model).parse_args(argv)
 
-    def act() -> int:
-        config = load_config(arguments.config, model)
-        _say_notices(config.notices)
-        if arguments.check:
-            return _check(config, arguments)
-        return _run_alone(config, arguments, model)
+        def act() -> int:
+            config = load_config(arguments.config, model)
+            _say_notices(config.notices)
+            if arguments.check:
+                return _check(config, arguments)
+            return _run_alone(config, arguments, model)
 
-    return report_errors(act)
+        return report_errors(act)
 
 
 def report_errors(
@@ -237,7 +239,7 @@ def _report(config: Any, model: str, quiet: bool) -> int:
 
     counts = count_status(config.outdir, model)
     if not quiet:
-        names = [contrast.name for contrast in config.contrasts]
+        names = [escape_name(contrast.name) for contrast in config.contrasts]
         print(summarise_run(counts, names, config.outdir))
     notices = read_notices(config.outdir, model)
     if not config.allow_empty:
