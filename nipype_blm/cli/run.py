@@ -1,10 +1,12 @@
 """Run the workflow of a configuration with a plugin of Nipype."""
 
 import errno
+import itertools
 import logging
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nipype import logging as nipype_logging
@@ -123,18 +125,57 @@ _LOST_SIGHT = {
 }
 
 
+# What Nipype adds to the text of an error when it writes a crash file.
+_NOTE_OF_NIPYPE = re.compile(r"\n\s*(?:When creating|During the creation of) this crashfile")
+_DISK_IS_FULL = re.compile(
+    rf"(\[Errno (?:{errno.ENOSPC}|{errno.EDQUOT})\] [^\n:]*(?:: (['\"])([^\n]*?)\2)?)"
+)
+
+
+def _find_last_exception(text: str) -> str:
+    """Return all lines of the last exception in the text of a failure of Nipype.
+
+    It is below the last traceback, however deep that is quoted.  A text without any is a message
+    itself, of which the last paragraph counts.
+    """
+    text = _NOTE_OF_NIPYPE.split(text)[0].strip()
+    _, found, traceback = text.rpartition("Traceback (most recent call last):\n")
+    if not found:
+        return text.split("\n\n")[-1].strip()
+    margin = re.match(r"[ \t]*?(?=  )", traceback)  # its own lines begin two spaces further right
+    own = re.compile(re.escape(margin[0] if margin else "") + r"\S")
+    lines = list(itertools.dropwhile(lambda line: not own.match(line), traceback.splitlines()))
+    message = itertools.takewhile(str.strip, lines)
+    return "\n".join(line.strip() for line in message)
+
+
+def _find_full_disk(config: ModelConfig, reason: str, path: Path) -> str:
+    """Return the folder of a file, if one is named; else the one with less space, or both."""
+    folders = (config.work_folder, config.outdir)
+    if path.name:
+        near = (folder for folder in folders if path.is_relative_to(folder))
+        return str(next(near, path.parent))
+    with suppress(OSError):
+        # Of a quota a disk does not know.
+        if str(errno.EDQUOT) not in reason and len({path.stat().st_dev for path in folders}) > 1:
+            return str(min(folders, key=lambda path: shutil.disk_usage(path).free))
+    return f"{folders[0]} or {folders[1]}"
+
+
 def describe_failure(error: BaseException, config: ModelConfig, plugin: str | None = None) -> str:
-    """Return the last line of what Nipype reports, and where more can be read."""
-    _, found, lost = f"{type(error).__name__}: {error}".rpartition("PoolError: ")
+    """Return the last exception of what Nipype reports, and where more can be read."""
+    text = _NOTE_OF_NIPYPE.split(f"{type(error).__name__}: {error}")[0]
+    _, found, lost = text.rpartition("PoolError: ")
     if found:
         return f"{lost.strip()}\nThe same command goes on from where it was."
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    reason = lines[-1].strip()
+    reason = _find_last_exception(str(error)) or type(error).__name__
     if reason == "KeyboardInterrupt":
         return reason
-    if f"[Errno {errno.ENOSPC}]" in reason or f"[Errno {errno.EDQUOT}]" in reason:
-        folders = f"{config.work_folder} or {config.outdir}"
-        return f"The disk of {folders} is full ({reason}); free some space and run again."
+    full = _DISK_IS_FULL.findall(text)
+    if full:
+        whole, _, path = full[-1]
+        folder = _find_full_disk(config, whole, Path(path))
+        return f"The disk of {folder} is full ({whole}); free some space and run again."
     if plugin in ("SLURM", "SGE") and reason in _LOST_SIGHT:
         reason = f"{type(error).__name__}: {reason}\nMost likely {_LOST_SIGHT[reason]}."
     return f"{reason}\nThe run failed; its messages are in {find_logs(config)}."

@@ -24,11 +24,23 @@ def read_state(path: Path) -> FileState:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an OSError that names no file, as those of writing, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give the name of a file beside `path`, which replaces it if all goes well."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield part
+        with naming(path):
+            yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
