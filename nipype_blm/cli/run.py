@@ -103,7 +103,8 @@ def _messages_to_file(logs: Path) -> Iterator[None]:
             ours.removeHandler(handler)
         for handler, level in terminal.items():
             handler.setLevel(level)
-        to_file.close()
+        with suppress(OSError):  # of a full disk: the messages are lost, and nothing else
+            to_file.close()
         logging.raiseExceptions = raise_exceptions
 
 
@@ -125,6 +126,7 @@ _LOST_SIGHT = {
 }
 
 
+_MOST_LINES = 15
 # What Nipype adds to the text of an error when it writes a crash file.
 _NOTE_OF_NIPYPE = re.compile(r"\n\s*(?:When creating|During the creation of) this crashfile")
 _DISK_IS_FULL = re.compile(
@@ -136,12 +138,12 @@ def _find_last_exception(text: str) -> str:
     """Return all lines of the last exception in the text of a failure of Nipype.
 
     It is below the last traceback, however deep that is quoted.  A text without any is a message
-    itself, of which the last paragraph counts.
+    itself.
     """
     text = _NOTE_OF_NIPYPE.split(text)[0].strip()
     _, found, traceback = text.rpartition("Traceback (most recent call last):\n")
     if not found:
-        return text.split("\n\n")[-1].strip()
+        return "\n".join(text.splitlines()[-_MOST_LINES:])
     margin = re.match(r"[ \t]*?(?=  )", traceback)  # its own lines begin two spaces further right
     own = re.compile(re.escape(margin[0] if margin else "") + r"\S")
     lines = list(itertools.dropwhile(lambda line: not own.match(line), traceback.splitlines()))

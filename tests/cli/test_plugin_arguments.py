@@ -255,13 +255,13 @@ def report_a_crash(_, text, folder):
 )
 @pytest.mark.parametrize("text", ["one line", "one line,\nand another one"])
 def test_what_failed_is_said_whole_whatever_nipype_writes_around_it(study, make, plugin, text):
-    """The last exception, not the last line; without a traceback it is the last paragraph."""
+    """The last exception, not the last line; without a traceback it is the text itself."""
     config = parse_config(study.fields, study.folder, model=BlmConfig)
     plugin = plugin if plugin in (None, "Linear") else plugin({"n_workers": 1})
     error = make(plugin, text, study.folder)
     assert describe_failure(error, config).startswith(f"ValueError: {text}\nThe run failed;")
-    plain = RuntimeError(f"Nipype's own words.\n\n{text}")
-    assert describe_failure(plain, config).startswith(f"{text}\nThe run failed;")
+    plain = RuntimeError(f"Could not submit it\nCommand:\n\nsbatch x\n\n{text}")
+    assert describe_failure(plain, config).startswith(f"{plain}\nThe run failed;")
 
 
 def test_of_a_lost_node_nothing_is_said_about_crash_files(study):

@@ -56,6 +56,16 @@ def test_a_run_makes_its_maps_whatever_becomes_of_what_it_prints(study, shell, s
     np.testing.assert_allclose(study.map("beta"), np.nan_to_num(beta), rtol=2e-6, atol=1e-4)
 
 
+def test_a_log_that_cannot_be_written_costs_its_messages_and_no_map(study):
+    """Nipype's messages go to a file, whose disk may be full when the maps' is not."""
+    log = study.outdir / "work/blm_wf/logs/nipype.log"
+    log.parent.mkdir(parents=True)
+    log.symlink_to("/dev/full")
+    result = study.run("--quiet")
+    assert (result.code, result.errors) == (0, [])
+    assert study.map("mask").any()
+
+
 @pytest.mark.parametrize("streams", STREAMS.values(), ids=STREAMS)
 def test_what_a_command_found_is_its_exit_code_whatever_becomes_of_what_it_prints(
     study, shell, streams
