@@ -23,6 +23,7 @@ def init_blmm_wf(
     mem_gb: float | None = None,
     compress: bool = False,
     overwrite: bool = False,
+    allow_empty: bool = False,
     copy_inputs: bool = True,
     name: str = "blmm_wf",
     **options: Any,
@@ -45,6 +46,8 @@ def init_blmm_wf(
         Write .nii.gz instead of .nii.
     overwrite : bool
         Replace the maps of another model that another workflow or node wrote to `out_dir`.
+    allow_empty : bool
+        Accept a result in which no voxel could be fitted; otherwise the node `assemble` fails.
     copy_inputs : bool
         Write the complete configuration, inputs.yml, beside the maps.
     name : str
@@ -78,6 +81,7 @@ def init_blmm_wf(
         mem_gb=mem_gb,
         compress=compress,
         overwrite=overwrite,
+        allow_empty=allow_empty,
         copy_inputs=copy_inputs,
         name=name,
         options=options,

@@ -38,12 +38,13 @@ def build_model_wf(
     mem_gb: float | None,
     compress: bool,
     overwrite: bool,
+    allow_empty: bool,
     copy_inputs: bool,
     name: str,
     options: dict[str, Any],
 ) -> Workflow:
     """Build the workflow of a model; `options` are further traits of its plan."""
-    assemble_maps = model.assemble(compress=compress, overwrite=overwrite)
+    assemble_maps = model.assemble(compress=compress, overwrite=overwrite, allow_empty=allow_empty)
     if out_dir is not None:
         assemble_maps.inputs.out_dir = str(Path(out_dir).absolute())
         recorded = {"outdir": assemble_maps.inputs.out_dir} | options.get("recorded_fields", {})
@@ -57,6 +58,7 @@ def build_model_wf(
             max_mem_gb=max_mem_gb,
             compress=compress,
             overwrite=overwrite,
+            allow_empty=allow_empty,
             plan_dir=f"../{PLAN_FOLDER}",
             **options,
         ),

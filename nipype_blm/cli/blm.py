@@ -18,6 +18,7 @@ os.environ.setdefault("NIPYPE_NO_ET", "1")
 
 from nipype_blm import __version__
 from nipype_blm.cli.limits import explain_limit
+from nipype_blm.cli.terminal import escape_name, steady_streams
 from nipype_blm.errors import InputError
 from nipype_blm.signals import interruptible
 
@@ -30,16 +31,17 @@ _DESCRIPTIONS = {
 
 def main(argv: Sequence[str] | None = None, model: str = "blm") -> int:
     """Run the command of a model, ``blm`` or ``blmm``; return its exit code."""
-    arguments = _make_parser(model).parse_args(argv)
+    with steady_streams():
+        arguments = _make_parser(model).parse_args(argv)
 
-    def act() -> int:
-        config = load_config(arguments.config, model)
-        _say_notices(config.notices)
-        if arguments.check:
-            return _check(config, arguments)
-        return _run_alone(config, arguments, model)
+        def act() -> int:
+            config = load_config(arguments.config, model)
+            _say_notices(config.notices)
+            if arguments.check:
+                return _check(config, arguments)
+            return _run_alone(config, arguments, model)
 
-    return report_errors(act)
+        return report_errors(act)
 
 
 def report_errors(
@@ -238,16 +240,19 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
 def _report(config: Any, model: str, quiet: bool) -> int:
     """Say what came out, whichever plugin ran the nodes."""
     from nipype_blm.report.summary import count_fitted, count_status, read_notices, summarise_run
+    from nipype_blm.stages.assemble import check_fitted
 
     counts = count_status(config.outdir, model)
     if not quiet:
-        names = [contrast.name for contrast in config.contrasts]
+        names = [escape_name(contrast.name) for contrast in config.contrasts]
         print(summarise_run(counts, names, config.outdir))
     notices = read_notices(config.outdir, model)
-    if count_fitted(counts) == 0:
-        reason = " ".join([f"{model}_vox_status says why.", *notices])
-        say(f"error: no voxel could be fitted; {reason}")
-        return FAILED
+    if not config.allow_empty:
+        try:
+            check_fitted(count_fitted(counts), Path(f"{model}_vox_status"), notices)
+        except InputError as error:
+            say(f"error: {error}")
+            return FAILED
     for notice in notices:
         say(f"notice: {notice}")
     return OK

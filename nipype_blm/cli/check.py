@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from nipype_blm.cli.terminal import escape_name
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.model.spec import ModelSpec
@@ -39,7 +40,7 @@ def describe_run(run: PreparedRun) -> str:
 
 def _describe_factor(factor: RandomFactor) -> str:
     return (
-        f"Random factor {factor.name}: {factor.n_levels} levels, "
+        f"Random factor {escape_name(factor.name)}: {factor.n_levels} levels, "
         f"{factor.n_effects} effects of each."
     )
 
@@ -89,7 +90,7 @@ def _describe_pair(pair: Pair, spec: ModelSpec) -> tuple[str, ...]:
 
 def _align(rows: Iterable[tuple[str, ...]]) -> list[str]:
     """Return rows of cells as lines whose columns begin below each other."""
-    cells = list(rows)
+    cells = [tuple(map(escape_name, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  " + "  ".join(f"{c:{w}}" for c, w in zip(row, widths, strict=True) if w).rstrip()

@@ -17,7 +17,7 @@ from typing import Any
 
 from nipype_blm import __version__
 from nipype_blm.cli.blm import FAILED, OK, report_errors, say
-from nipype_blm.cli.plugins import read_arguments
+from nipype_blm.cli.terminal import steady_streams
 from nipype_blm.errors import InputError
 from nipype_blm.private import make_private
 
@@ -33,9 +33,10 @@ _NO_TLS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    arguments = _make_parser().parse_args(argv)
-    arguments.file = arguments.file.expanduser().absolute()
-    return report_errors(partial(arguments.action, arguments))
+    with steady_streams():
+        arguments = _make_parser().parse_args(argv)
+        arguments.file = arguments.file.expanduser().absolute()
+        return report_errors(partial(arguments.action, arguments))
 
 
 def command() -> None:
@@ -102,6 +103,7 @@ def _make_parser() -> argparse.ArgumentParser:
 def _start(arguments: argparse.Namespace) -> int:
     from dask.utils import parse_timedelta
 
+    from nipype_blm.cli.plugins import read_arguments
     from nipype_blm.plugins.options import parse_options
     from nipype_blm.plugins.poolfile import read_pool_file
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from nipype_blm import __version__
 from nipype_blm.cli.blm import OK, report_errors, say
+from nipype_blm.cli.terminal import steady_streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    arguments = _make_parser().parse_args(argv)
-    return report_errors(partial(_compare, arguments), interrupted="No map was written.")
+    with steady_streams():
+        arguments = _make_parser().parse_args(argv)
+        return report_errors(partial(_compare, arguments), interrupted="No map was written.")
 
 
 def _compare(arguments: argparse.Namespace) -> int:

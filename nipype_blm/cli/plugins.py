@@ -3,6 +3,7 @@
 import difflib
 import getpass
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,7 +95,7 @@ def choose_runner(
         n_procs = min(config.numNodes or count_cores(), count_cores())
     elif config.numNodes is not None and name == "MultiProc":
         given.setdefault("n_procs", config.numNodes)
-    _check_stock(name, given)
+    _check_stock(name, given, config.workflow_folder)
     try:
         plugin = plugin_class(plugin_args=given)
     except (TypeError, ValueError) as error:
@@ -193,7 +194,12 @@ _STOCK_ARGUMENTS = {
 }
 
 
-def _check_stock(name: str, given: Mapping[str, Any]) -> None:
+# What Nipype puts into the commands that submit jobs as it is; of Grid Engine's own options, a
+# colon ends a host, and a comma a path.
+_NOT_IN_COMMANDS = {"SGE": r"[^\w./+@%=~-]", "PBS": r"[^\w./+@%=~-]"}
+
+
+def _check_stock(name: str, given: Mapping[str, Any], folder: Path) -> None:
     """Refuse what Nipype's own plugins would find out late, or never."""
     problems = []
     command = _SUBMITS.get(name)
@@ -201,6 +207,14 @@ def _check_stock(name: str, given: Mapping[str, Any]) -> None:
         problems.append(
             f"{command}, which submits the jobs of --plugin {name}, is not on the PATH of this "
             "machine; run where jobs can be submitted."
+        )
+    found = re.search(_NOT_IN_COMMANDS.get(name, r"[^\w./+@%=:,~-]"), str(folder))
+    if command is not None and found:
+        what = "a space" if found[0] == " " else repr(found[0])
+        problems.append(
+            f"The folder for intermediate files, {folder}, has {what} in its path, which "
+            f"Nipype's --plugin {name} cannot hand to {command}; choose another work_dir, or "
+            f"--plugin {DASK}, which can."
         )
     for argument in set(given) - _STOCK_ARGUMENTS:
         near = difflib.get_close_matches(argument, _STOCK_ARGUMENTS, 1, cutoff=0.8)

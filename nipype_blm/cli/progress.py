@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nipype_blm.cli.terminal import Unfailing, steady_streams
 from nipype_blm.progress import Listener, listening
 
 _LABELS = {"images": "reading images", "voxels": "fitting voxels"}
@@ -53,7 +54,9 @@ def show_progress(totals: dict[str, int], quiet: bool = False) -> Iterator[NodeC
     callable
         The `status_callback` of a plugin of Nipype.
     """
-    console = Console(stderr=True)
+    # Its control characters are meant; those of what others print meanwhile are not.
+    stream: Any = Unfailing(getattr(sys.stderr, "unescaped", sys.stderr))
+    console = Console(file=stream)
     nodes = _Nodes()
     if quiet:
         yield lambda node, status: None
@@ -67,7 +70,7 @@ def show_progress(totals: dict[str, int], quiet: bool = False) -> Iterator[NodeC
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console) as progress:
+        with Progress(*columns, console=console) as progress, steady_streams():
             # What is cached never starts, and plugins that submit jobs tell of nodes only.
             tasks = {
                 what: progress.add_task(_LABELS[what], total=n, visible=False)

@@ -1,8 +1,10 @@
 """Run the workflow of a configuration with a plugin of Nipype."""
 
 import errno
+import itertools
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,6 +59,8 @@ def run_workflow(
         name=config.workflow_folder.name,
         **given,
     )
+    # The command itself tells of a result without any voxel, below what it has counted.
+    workflow.get_node("assemble").inputs.allow_empty = True
     for field, value in inputs.items():
         setattr(workflow.inputs.inputnode, field, value)
     # Private: what Nipype pickles there is read again, as a program is.
@@ -106,7 +110,7 @@ def _messages_to_file(logs: Path) -> Iterator[None]:
         for handler, level in terminal.items():
             handler.setLevel(level)
         to_file.close()
-        with suppress(OSError):  # of a full disk
+        with suppress(OSError):  # of a full disk: the messages are lost, and nothing else
             file.close()
         logging.raiseExceptions = raise_exceptions
 
@@ -129,18 +133,58 @@ _LOST_SIGHT = {
 }
 
 
+_MOST_LINES = 15
+# What Nipype adds to the text of an error when it writes a crash file.
+_NOTE_OF_NIPYPE = re.compile(r"\n\s*(?:When creating|During the creation of) this crashfile")
+_DISK_IS_FULL = re.compile(
+    rf"(\[Errno (?:{errno.ENOSPC}|{errno.EDQUOT})\] [^\n:]*(?:: (['\"])([^\n]*?)\2)?)"
+)
+
+
+def _find_last_exception(text: str) -> str:
+    """Return all lines of the last exception in the text of a failure of Nipype.
+
+    It is below the last traceback, however deep that is quoted.  A text without any is a message
+    itself.
+    """
+    text = _NOTE_OF_NIPYPE.split(text)[0].strip()
+    _, found, traceback = text.rpartition("Traceback (most recent call last):\n")
+    if not found:
+        return "\n".join(text.splitlines()[-_MOST_LINES:])
+    margin = re.match(r"[ \t]*?(?=  )", traceback)  # its own lines begin two spaces further right
+    own = re.compile(re.escape(margin[0] if margin else "") + r"\S")
+    lines = list(itertools.dropwhile(lambda line: not own.match(line), traceback.splitlines()))
+    message = itertools.takewhile(str.strip, lines)
+    return "\n".join(line.strip() for line in message)
+
+
+def _find_full_disk(config: ModelConfig, reason: str, path: Path) -> str:
+    """Return the folder of a file, if one is named; else the one with less space, or both."""
+    folders = (config.work_folder, config.outdir)
+    if path.name:
+        near = (folder for folder in folders if path.is_relative_to(folder))
+        return str(next(near, path.parent))
+    with suppress(OSError):
+        # Of a quota a disk does not know.
+        if str(errno.EDQUOT) not in reason and len({path.stat().st_dev for path in folders}) > 1:
+            return str(min(folders, key=lambda path: shutil.disk_usage(path).free))
+    return f"{folders[0]} or {folders[1]}"
+
+
 def describe_failure(error: BaseException, config: ModelConfig, plugin: str | None = None) -> str:
-    """Return the last line of what Nipype reports, and where more can be read."""
-    _, found, lost = f"{type(error).__name__}: {error}".rpartition("PoolError: ")
+    """Return the last exception of what Nipype reports, and where more can be read."""
+    text = _NOTE_OF_NIPYPE.split(f"{type(error).__name__}: {error}")[0]
+    _, found, lost = text.rpartition("PoolError: ")
     if found:
         return f"{lost.strip()}\nThe same command goes on from where it was."
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    reason = lines[-1].strip()
+    reason = _find_last_exception(str(error)) or type(error).__name__
     if reason == "KeyboardInterrupt":
         return reason
-    if f"[Errno {errno.ENOSPC}]" in reason or f"[Errno {errno.EDQUOT}]" in reason:
-        folders = f"{config.work_folder} or {config.outdir}"
-        return f"The disk of {folders} is full ({reason}); free some space and run again."
+    full = _DISK_IS_FULL.findall(text)
+    if full:
+        whole, _, path = full[-1]
+        folder = _find_full_disk(config, whole, Path(path))
+        return f"The disk of {folder} is full ({whole}); free some space and run again."
     limit = explain_limit(reason)
     if limit is not None:
         reason = f"{reason}: {limit}"

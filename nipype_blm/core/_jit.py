@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numba
+from numba.core.caching import FunctionCache
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -126,10 +127,32 @@ def _numba_cache() -> Iterator[None]:
         settings.CACHE_DIR = before
 
 
+class _Cache(FunctionCache):
+    """The compiled versions of a function on disk, which only save time."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return a compiled version; None, so that it is compiled, if there is none to be had."""
+        try:
+            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        except OSError:
+            return None
+        except MemoryError:
+            raise
+        except Exception:  # what is damaged can raise anything
+            with contextlib.suppress(OSError):
+                self.flush()  # type: ignore[no-untyped-call]
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep a compiled version, where there is space for it."""
+        with contextlib.suppress(OSError):
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+
+
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile `function` without the GIL, cached between runs.
 
-    A truncated or corrupt cache file is deleted and the function compiled again.
+    What is damaged in the cache is compiled again.
     """
     return _compile(function, OPTIONS)
 
@@ -140,23 +163,7 @@ def exact_kernel(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _compile(function: Callable[P, R], options: dict[str, Any]) -> Callable[P, R]:
-    def compile_() -> Callable[P, R]:
-        with _numba_cache():
-            compiled: Callable[P, R] = numba.njit(cache=True, **options)(function)
-        return compiled
-
-    compiled = compile_()
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        nonlocal compiled
-        try:
-            return compiled(*args, **kwargs)
-        except Exception:
-            # Kernels raise nothing themselves, and what a damaged cache raises is anything.
-            shutil.rmtree(cache_directory(), ignore_errors=True)
-            cache_directory().mkdir(mode=0o700, parents=True, exist_ok=True)
-            compiled = compile_()
-            return compiled(*args, **kwargs)
-
-    return call
+    compiled: Any = numba.njit(**options)(function)
+    with _numba_cache():
+        compiled._cache = _Cache(function)  # type: ignore[no-untyped-call]
+    return compiled  # type: ignore[no-any-return]

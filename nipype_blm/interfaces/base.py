@@ -81,6 +81,16 @@ def overwrite_trait() -> Any:
     )
 
 
+def allow_empty_trait() -> Any:
+    """Return the trait of the interfaces that make the maps of a model."""
+    return traits.Bool(
+        False,
+        usedefault=True,
+        nohash=True,
+        desc="accept a result without any voxel; otherwise it is an error, and the maps stay",
+    )
+
+
 class ModelInputSpec(BaseInterfaceInputSpec):
     """What the traits of all models share."""
 
@@ -137,6 +147,7 @@ class ModelInputSpec(BaseInterfaceInputSpec):
     )
     compress = traits.Bool(False, usedefault=True, desc="write .nii.gz instead of .nii")
     overwrite = overwrite_trait()
+    allow_empty = allow_empty_trait()
 
 
 class MixedInputSpec(BaseInterfaceInputSpec):
@@ -182,6 +193,7 @@ FIELD_TRAITS = {
     "minutes_per_job": "minutes_per_job",
     "compress": "compress",
     "overwrite": "overwrite",
+    "allow_empty": "allow_empty",
 }
 MISSINGNESS_TRAITS = {"MinPercent": "min_percent", "MinN": "min_n", "Masking": "post_mask_file"}
 MIXED_TRAITS = {

@@ -19,6 +19,7 @@ from nipype_blm.interfaces.base import (
     BLMInterface,
     MapsOutputSpec,
     ModelInputSpec,
+    allow_empty_trait,
     config_from_traits,
     maps_as_outputs,
     naming_traits,
@@ -246,6 +247,7 @@ class _AssembleMapsInputSpec(BaseInterfaceInputSpec):
     out_dir = _out_dir()
     compress = traits.Bool(False, usedefault=True, desc="write .nii.gz instead of .nii")
     overwrite = overwrite_trait()
+    allow_empty = allow_empty_trait()
 
 
 class AssembleMaps(BLMInterface):
@@ -266,7 +268,7 @@ class AssembleMaps(BLMInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.io.publish import Claim
-        from nipype_blm.stages.assemble import assemble_maps
+        from nipype_blm.stages.assemble import assemble_maps, check_fitted
 
         out_dir = _find_out_dir(self.inputs, runtime, self._folder)
         work_dir = Path(self.inputs.model_file).parent  # that of the plan, which knew it before
@@ -282,6 +284,8 @@ class AssembleMaps(BLMInterface):
             self.inputs.compress,
             Path(self.inputs.inputs_file) if isdefined(self.inputs.inputs_file) else None,
         )
+        if not self.inputs.allow_empty:
+            check_fitted(maps.n_fitted, maps.status_file, maps.notices)
         self._results = maps_as_outputs(maps, out_dir)
         return runtime
 
@@ -354,6 +358,7 @@ class BLM(BLMInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.io.inputs import write_inputs
         from nipype_blm.io.publish import Claim
+        from nipype_blm.stages.assemble import check_fitted
         from nipype_blm.stages.plan import check_out_dir, identify_model, prepare_run
         from nipype_blm.stages.run import run_model
 
@@ -369,5 +374,7 @@ class BLM(BLMInterface):
             work_dir = Path(folder)
             inputs_file = write_inputs(work_dir / "inputs.yml", config)
             maps = run_model(run, work_dir, out_dir, claim, n_threads, config.compress, inputs_file)
+        if not config.allow_empty:
+            check_fitted(maps.n_fitted, maps.status_file, maps.notices)
         self._results = maps_as_outputs(maps, out_dir)
         return runtime

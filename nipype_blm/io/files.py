@@ -24,6 +24,17 @@ def read_state(path: Path) -> FileState:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an OSError that names no file, as those of writing, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Give a new file beside `path`, which replaces it if all goes well.
 
@@ -31,7 +42,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     link there.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    with part.open("xb") as file:
+    with naming(path), part.open("xb") as file:
         try:
             yield file
             file.close()

@@ -13,7 +13,7 @@ from nipype_blm.io.tables import read_yaml
 from nipype_blm.model.config import ModelConfig
 
 # Fields that change no map.
-_RESOURCES = ("MAXMEM", "numNodes", "overwrite", "versions")
+_RESOURCES = ("MAXMEM", "numNodes", "overwrite", "allow_empty", "versions")
 
 
 def read_versions() -> dict[str, str]:

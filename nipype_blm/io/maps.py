@@ -13,6 +13,7 @@ from zlib_ng import gzip_ng
 
 from nipype_blm import __version__
 from nipype_blm.errors import InputError
+from nipype_blm.io.files import naming
 from nipype_blm.io.images import read_start
 
 EXTENSIONS = (".nii", ".nii.gz")
@@ -74,7 +75,7 @@ def write_map(
     n_volumes = () if info.volumes is None else (len(info.volumes),)
     path.parent.mkdir(parents=True, exist_ok=True)
     header = _make_header(template, (*shape, *n_volumes), info, dtype)
-    with contextlib.ExitStack() as stack:
+    with naming(path), contextlib.ExitStack() as stack:
         if path.suffix == ".gz":
             raw = stack.enter_context(path.open("wb"))
             # No name and no time in the gzip header: equal maps are equal files.

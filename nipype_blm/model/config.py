@@ -230,6 +230,9 @@ class ModelConfig(_Model):
         False,
         description="Replace the maps of another model that was run with another work_dir.",
     )
+    allow_empty: bool = Field(
+        False, description="Accept a result without any voxel that could be fitted."
+    )
     images_per_batch: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Images read by one node; planned if absent."
     )

@@ -1,10 +1,12 @@
 """Nipype's plugin for pools of Dask workers."""
 
 import io
+import logging
 import os
 import pickle
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from traceback import format_exception
@@ -17,6 +19,7 @@ from distributed import Client, Future, KilledWorker
 from nipype.pipeline.plugins.base import DistributedPluginBase
 
 from nipype_blm.errors import InputError
+from nipype_blm.plugins.disks import blames_machine, find_input_files, has_all_files, has_record
 from nipype_blm.plugins.modules import LOADING, Main
 from nipype_blm.plugins.options import GIB, Resources, describe_worker, parse_options
 from nipype_blm.plugins.pools import Pool, PoolError, open_pool
@@ -30,6 +33,10 @@ _SECONDS_BETWEEN_CHECKS = 1.0
 _SECONDS_BETWEEN_LOOKS = 0.01
 # How often a node is submitted again that only waited on workers that were lost.
 _MOST_INNOCENT = 20
+# Until a node is tried again that failed for its machine; twice as long the second time.
+_SECONDS_TO_RECOVER = 5.0
+
+logger = logging.getLogger(__name__)
 
 
 class DaskPlugin(DistributedPluginBase):
@@ -68,6 +75,7 @@ class DaskPlugin(DistributedPluginBase):
         self._tasks: dict[int, _Task] = {}
         self._n_submitted = 0
         self._by_key: dict[str, _Task] = {}
+        self._connected: dict[str, set[str]] = {}  # inputs of elements, by the folder of these
         self._used: set[str] = set()  # addresses of workers that have started a node
         self._memory: dict[str, int] = {}  # bytes used by workers that were ended for it
         self._news = threading.Event()
@@ -75,6 +83,7 @@ class DaskPlugin(DistributedPluginBase):
     def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
         """Run a graph; the pool ends with it, however it ends."""
         execution = {**config["execution"], "poll_sleep_duration": _SECONDS_BETWEEN_LOOKS}
+        self._patience_s = float(execution["job_finished_timeout"])
         if LOADING in os.environ:
             raise InputError(
                 f"{os.environ[LOADING]} starts a run while a worker reads the classes that it "
@@ -156,6 +165,11 @@ class DaskPlugin(DistributedPluginBase):
             self._unstarted.remove(node)
             self.options.status_callback(node, "start")
 
+    def _submit_mapnode(self, jobid: int) -> bool:
+        node = self.procs[jobid]
+        self._connected[str(Path(node.output_dir(), "mapflow"))] = set(node.input_source)
+        return bool(super()._submit_mapnode(jobid))
+
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         task = _Task(node, updatehash, self._submitted)
         self._submit(task)
@@ -166,6 +180,7 @@ class DaskPlugin(DistributedPluginBase):
     def _submit(self, task: "_Task") -> None:
         assert self._pool is not None
         node = task.node
+        files = find_input_files(node, self._connected.get(node.base_dir, node.input_source))
         key = f"{node.name}-{uuid4().hex}"  # a new one each time: Dask remembers what failed
         pickled, main = _pickle(node)
         task.keys.append(key)
@@ -177,6 +192,8 @@ class DaskPlugin(DistributedPluginBase):
             key,
             self._pool.import_paths.name,
             main,
+            files,
+            self._patience_s,
             key=key,
             pure=False,
             resources=_find_needs(node)._asdict() if self._pool.worker else None,
@@ -195,12 +212,12 @@ class DaskPlugin(DistributedPluginBase):
                 return _failure(PoolError(self._describe_loss(task)))
             return None
         if status == "finished":
-            return {"result": None, "traceback": None}
+            return self._take_result(task)
         if status == "cancelled":
             return _failure(PoolError(f"{task.name} was lost, with the connection to the pool."))
         error = task.future.exception()
         if isinstance(error, NodeError):
-            return {"result": None, "traceback": error.args[0]}
+            return self._take_failure(task, error.args[0])
         if not isinstance(error, KilledWorker):
             return {"result": None, "traceback": format_exception(error)}
         worker = error.last_worker
@@ -214,6 +231,42 @@ class DaskPlugin(DistributedPluginBase):
             self._submit(task)
             return None
         return _failure(PoolError(self._describe_loss(task)))
+
+    def _take_result(self, task: "_Task") -> dict[str, Any] | None:
+        """Return None until this machine sees what a node wrote on another one."""
+        # Nipype does not write what marks the end where it only updates hashes.
+        if task.updatehash or has_all_files(task.node):
+            return {"result": None, "traceback": None}
+        task.last_look = task.last_look or time.monotonic() + self._patience_s
+        if time.monotonic() < task.last_look:
+            return None
+        if has_record(task.node):  # what else is missing Nipype says, if it is needed
+            return {"result": None, "traceback": None}
+        return _failure(
+            PoolError(
+                f"{task.name} has ended well, but this machine has not seen its results for "
+                f"{self._patience_s:g} s (job_finished_timeout of Nipype); put the working "
+                "directory on a disk that all machines share."
+            )
+        )
+
+    def _take_failure(self, task: "_Task", lines: list[str]) -> dict[str, Any] | None:
+        """Return None while a node is tried again that failed for its machine."""
+        now = time.monotonic()
+        if task.pause_end is None:
+            if task.n_passing >= self.options.retries or not blames_machine(lines):
+                return {"result": None, "traceback": lines}
+            task.n_passing += 1
+            pause_s = _SECONDS_TO_RECOVER * task.n_passing
+            task.pause_end = now + pause_s
+            reason = lines[-1].strip().splitlines()[-1].strip()
+            text = "%s failed for its machine, and is tried again in %g s: %s"
+            logger.warning(text, task.name, pause_s, reason)
+        elif now >= task.pause_end:
+            task.pause_end = None
+            task.starts.clear()
+            self._submit(task)
+        return None
 
     def _describe_loss(self, task: "_Task") -> str:
         if not task.starts:
@@ -264,6 +317,9 @@ class _Task:
         self.name = f"Node {node.fullname or node.name} in {node.output_dir()}"
         self.starts: list[dict[str, Any]] = []  # where it was started
         self.n_innocent = 0  # how often it was submitted again without a start
+        self.n_passing = 0  # ... and after an error of its machine
+        self.pause_end: float | None = None  # before that
+        self.last_look: float | None = None  # at the files of a node that has ended
         self.keys: list[str] = []  # of all submissions
         self.future: Future
 

@@ -85,8 +85,10 @@ class PoolOptions(BaseModel):
     )
     retries: Annotated[int, Field(ge=0)] = Field(
         2,
-        description="How often a node is run again after its worker was lost; at least as often "
-        "as Dask does (`allowed-failures`) where the cluster is there already.",
+        description="How often a node is run again after its worker was lost, or after an error of "
+        "its machine or disk (stale file handle, input/output error, no space left, ...), after a "
+        "pause; at least as often as Dask does (`allowed-failures`) where the cluster is there "
+        "already.",
     )
     start_timeout: Seconds = Field(
         86400.0, description="The run ends if no worker has started for this time (24 h)."

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import format_exception
@@ -18,6 +18,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 from distributed.comm import get_address_host
 from distributed.utils import get_ip
 
+from nipype_blm.plugins.disks import await_files
 from nipype_blm.plugins.modules import Main, describe_process, prepare_modules
 from nipype_blm.plugins.settings import set_defaults
 from nipype_blm.progress import listening
@@ -42,8 +43,16 @@ class NodeError(Exception):
         return "A node failed."
 
 
-def run_node(pickled: bytes, updatehash: bool, key: str, run: str, main: Main | None) -> None:
-    """Run a node; `run` and `main` are for `prepare_modules`.
+def run_node(
+    pickled: bytes,
+    updatehash: bool,
+    key: str,
+    run: str,
+    main: Main | None,
+    files: Sequence[str],
+    patience_s: float,
+) -> None:
+    """Run a node when its files are here; `run` and `main` are for `prepare_modules`.
 
     Results stay in the node's folder, where the nodes after it find them; the driver does not
     ask for what is returned here, which would take longer than Nipype takes to run a node.
@@ -60,6 +69,7 @@ def run_node(pickled: bytes, updatehash: bool, key: str, run: str, main: Main | 
         worker.log_event(STARTED, {"key": key} | describe_worker(worker))
         try:
             prepare_modules(run, main)
+            await_files(files, patience_s)
             node = cloudpickle.loads(pickled)
             with _reporting(worker, key), _prepared_for(node):
                 node.run(updatehash=updatehash)

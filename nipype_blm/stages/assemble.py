@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nipype_blm.core.status import VoxelStatus
+from nipype_blm.errors import InputError
 from nipype_blm.io.maps import write_map
 from nipype_blm.io.publish import Claim, publish
 from nipype_blm.io.specfile import read_contrasts, read_model
@@ -40,11 +41,20 @@ class AssembledMaps(NamedTuple):
     contrast_masks: list[Path]  # where each contrast is estimable
     dof: int  # smallest of the contrasts' medians, rounded down
     notices: list[str]  # what the user should know of the result
+    n_fitted: int  # voxels in the result
 
     @property
     def mask_file(self) -> Path:
         """Mask of the result."""
-        return next(path for name, path in self.files.items() if name.endswith("_vox_mask"))
+        return self._find("mask")
+
+    @property
+    def status_file(self) -> Path:
+        """What became of each voxel."""
+        return self._find("status")
+
+    def _find(self, name: str) -> Path:
+        return next(path for key, path in self.files.items() if key.endswith(f"_vox_{name}"))
 
 
 def assemble_maps(
@@ -131,7 +141,20 @@ def assemble_maps(
         contrast_masks=[own if gap else mask for own, gap in zip(masks, has_gaps, strict=True)],
         dof=int(min(found.median for found in dof)),
         notices=notices,
+        n_fitted=sum(block.fitted.size for block in blocks),
     )
+
+
+def check_fitted(n_fitted: int, status_map: Path, notices: Sequence[str]) -> None:
+    """Refuse a result without any voxel; the maps that say why are there.
+
+    Raises
+    ------
+    InputError
+    """
+    if n_fitted == 0:
+        reason = " ".join([f"{status_map} says why.", *notices])
+        raise InputError(f"no voxel could be fitted; {reason} allow_empty accepts such a result.")
 
 
 def _find_dof_range(blocks: Sequence[Block], contrast: int) -> DofRange:

@@ -71,7 +71,7 @@ class _ImageLoader:
         expected = header_of_model(spec.header, spec.shape)
         starts, lengths = spec.runs
         self._images = images
-        self._problems: list[tuple[int, str]] = []  # row, and what is wrong with its image
+        self._problems: dict[int, InputError] = {}  # by row, what is wrong with its image
         self._reader = ImageReader(expected, starts, lengths, spec.threshold, spec.zero_is_missing)
         self._mask_reader = ImageReader(expected, starts, lengths)
         self._values = np.empty((spec.rows_per_chunk, spec.n_voxels), spec.staged_dtype)
@@ -86,7 +86,9 @@ class _ImageLoader:
             rows = range(first, min(first + chunk, n_images))
             readers.run([partial(self._load, row, row - first, counts) for row in rows])
             if self._problems:
-                raise InputError([text for _, text in sorted(self._problems)])
+                found = dict(sorted(self._problems.items()))
+                texts = [f"{self._images[row].where}: {error}" for row, error in found.items()]
+                raise InputError(texts) from next(iter(found.values()))
             accumulator.add(self._values[: len(rows)], counts[rows, 0], threads)
             advance("images", len(rows))
         return counts
@@ -102,4 +104,4 @@ class _ImageLoader:
             counts[row] = self._reader.read(image.image, image.volume, out, inside)
             check_unchanged(image)  # nor was it replaced meanwhile
         except InputError as error:
-            self._problems.append((row, f"{image.where}: {error}"))
+            self._problems[row] = error

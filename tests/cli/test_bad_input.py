@@ -882,3 +882,5 @@ def test_data_without_one_voxel_that_can_be_fitted_are_a_failure_with_empty_maps
     assert not study.map("mask").any()
     assert (study.map("status") == 10).all()
     assert nib.load(study.path("blm_vox_conT")).shape == (4, 3, 2, 1)
+    result = study.run("--quiet", allow_empty=True)
+    assert (result.code, result.errors) == (0, [])

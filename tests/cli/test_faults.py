@@ -302,7 +302,7 @@ def test_a_full_disk_is_named_and_old_results_stay_until_there_is_space(
         code, printed = finish(process)
     assert code == 1
     [error] = errors(printed)
-    assert str(folder) in error
+    assert f"The disk of {folder} is full" in error
     assert "No space left on device" in error
     assert "free some space and run again" in error
     assert driver.results() == old

@@ -1,13 +1,20 @@
 """What is said about the arguments of a plugin, before a job is submitted and after it failed."""
 
+import errno
+import traceback
+
 import dask.config
 import nipype
 import pytest
 from cli.test_cluster import Pool
+from nipype.interfaces.utility import Function
+from nipype.pipeline.engine import Node, Workflow
+from nipype.pipeline.plugins.tools import report_crash
 
 from nipype_blm.cli.plugins import read_arguments
 from nipype_blm.cli.run import describe_failure
 from nipype_blm.model.config import BlmConfig, parse_config
+from nipype_blm.plugins import DaskPlugin
 from nipype_blm.plugins.batch import BATCH_SYSTEMS
 from nipype_blm.plugins.options import parse_options
 
@@ -207,6 +214,110 @@ def test_an_error_of_any_other_plugin_is_not_taken_for_that_of_a_job(study, plug
     first, *others = describe_failure(error, config, plugin).splitlines()
     assert first == str(error)
     assert [line for line in others if "job" in line.replace(str(study.folder), "")] == []
+
+
+def fail_with(text):
+    """Raise an error, below another one."""
+    try:
+        raise KeyError("first")
+    except KeyError as error:
+        raise ValueError(text) from error
+
+
+def run_by(plugin, text, folder):
+    """Return the error of a workflow with a node that fails."""
+    node = Node(Function(input_names=["text"], function=fail_with), name="fail")
+    node.inputs.text = text
+    workflow = Workflow("fails", base_dir=str(folder))
+    workflow.add_nodes([node])
+    workflow.config["execution"] = {"stop_on_first_crash": "true", "crashdump_dir": str(folder)}
+    with pytest.raises(Exception) as error:  # noqa: PT011
+        workflow.run(plugin=plugin)
+    return error.value
+
+
+def report_a_crash(_, text, folder):
+    """Return the error of a node without a record, as Nipype reports it."""
+    node = Node(Function(input_names=["text"], function=fail_with), name="fail")
+    node.base_dir, node.config = str(folder), {"execution": {"crashdump_dir": str(folder)}}
+    node.config["execution"]["crashfile_format"] = "txt"
+    try:
+        fail_with(text)
+    except ValueError as error:
+        lines = traceback.format_exception(error)
+    report_crash(node, lines)
+    assert "to the node could not be found." in lines[-1]
+    return RuntimeError("".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("make", "plugin"), [(run_by, "Linear"), (run_by, DaskPlugin), (report_a_crash, None)]
+)
+@pytest.mark.parametrize("text", ["one line", "one line,\nand another one"])
+def test_what_failed_is_said_whole_whatever_nipype_writes_around_it(study, make, plugin, text):
+    """The last exception, not the last line; without a traceback it is the text itself."""
+    config = parse_config(study.fields, study.folder, model=BlmConfig)
+    plugin = plugin if plugin in (None, "Linear") else plugin({"n_workers": 1})
+    error = make(plugin, text, study.folder)
+    assert describe_failure(error, config).startswith(f"ValueError: {text}\nThe run failed;")
+    plain = RuntimeError(f"Could not submit it\nCommand:\n\nsbatch x\n\n{text}")
+    assert describe_failure(plain, config).startswith(f"{plain}\nThe run failed;")
+
+
+def test_of_a_lost_node_nothing_is_said_about_crash_files(study):
+    config = parse_config(study.fields, study.folder, model=BlmConfig)
+    lost = report_a_crash(None, "PoolError: Node x was lost.", study.folder)
+    assert describe_failure(lost, config).splitlines()[0] == "Node x was lost."
+    assert "crashfile" not in describe_failure(lost, config)
+
+
+@pytest.mark.parametrize(
+    ("reason", "named"),
+    [
+        ("OSError: [Errno 28] No space left on device: '/scratch/tmp/x.blm'", "/scratch/tmp is"),
+        ('OSError: [Errno 122] Disk quota exceeded: "/it\'s/x"', "/it's is full"),
+        ("OSError: [Errno 28] No space left on device: '/a/.x' -> '/a/x'", "/a is full"),
+        ("OSError: [Errno 28] No space left on device", "{work} or {out} is full"),
+        ("OSError: [Errno 122] Disk quota exceeded", "{work} or {out} is full"),
+    ],
+)
+def test_the_full_disk_that_is_named_is_the_one_that_was_full(study, reason, named):
+    """By the file that the error names, also where it is the cause of another error."""
+    config = parse_config(study.fields, study.folder, model=BlmConfig)
+    config.work_folder.mkdir(parents=True)
+    named = named.format(work=config.work_folder, out=config.outdir)
+    for text in (reason, f"Traceback...\n{reason}\n\nDuring ...\n\nRuntimeError: lost"):
+        [line] = describe_failure(RuntimeError(text), config).splitlines()
+        assert line.startswith(f"The disk of {named}")
+        assert "free some space" in line
+
+
+@pytest.mark.parametrize("full", ["outdir", "work_dir"])
+def test_of_two_disks_the_one_with_less_space_is_named(study, small_disk, full):
+    fields = study.fields | {"outdir": "out", "work_dir": "work"} | {full: str(small_disk / "x")}
+    config = parse_config(fields, study.folder, model=BlmConfig)
+    for folder in (config.outdir, config.work_folder):
+        folder.mkdir(parents=True)
+    error = OSError(errno.ENOSPC, "No space left on device")
+    assert describe_failure(error, config).startswith(f"The disk of {small_disk / 'x'} is full")
+
+
+@pytest.mark.parametrize("character", [" ", "'", "(", "$", "&", ";"])
+@pytest.mark.parametrize(("plugin", "program"), [("SLURM", "sbatch"), ("SGE", "qsub")])
+@pytest.mark.parametrize("option", ["--check", "--quiet"])
+def test_a_folder_that_the_commands_of_a_plugin_cannot_hold_is_refused(
+    study, write_program, option, plugin, program, character
+):
+    """Nipype puts paths into lines of a shell; Slurm would say something of another file."""
+    write_program(program, "exit 1")
+    folder = study.folder / f"my{character}work"
+    result = study.run(option, "--plugin", plugin, work_dir=str(folder))
+    assert result.code == 2
+    [error] = result.errors
+    assert str(folder) in error
+    assert ("a space" if character == " " else repr(character)) in error
+    assert "another work_dir" in error
+    assert study.run("--check", work_dir=str(folder)).code == 0
 
 
 # -- Lists of commands on a pool -----------------------------------------------------------

@@ -24,6 +24,27 @@ def triple(x):
     return 3 * x
 """
 
+# Raises what a kernel may: an error of its own, one of memory, and one of its arguments' types.
+FAIL = """
+import numpy as np
+from nipype_blm.core._jit import kernel
+from kernels import double
+
+@kernel
+def fail(x):
+    if x > 0:
+        raise ValueError("positive")
+    return np.empty(2**58)[0]
+
+caught = []
+for function, value in ((fail, 1.0), (fail, -1.0), (double, None)):
+    try:
+        function(value)
+    except Exception as error:
+        caught.append(type(error).__name__)
+print(*caught)
+"""
+
 # Prints the folder of the cache, and what the kernels return.
 USE = """
 from kernels import cache_directory, double, triple
@@ -107,6 +128,32 @@ def test_a_lost_cache_file_is_made_anew(project, cache, suffix):
     cache_files(cache)[suffix].unlink()
     use(project, NUMBA_CACHE_DIR=cache)
     cache_files(cache)
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_damage_to_one_kernel_leaves_the_others_alone(project, cache, suffix):
+    others = {path: path.stat().st_mtime_ns for path in cache.rglob("*triple*")}
+    cache_files(cache)[suffix].write_bytes(b"damaged")
+    use(project, NUMBA_CACHE_DIR=cache)
+    assert len(others) == 2
+    assert {path: path.stat().st_mtime_ns for path in others} == others
+
+
+def test_an_exception_out_of_a_kernel_leaves_the_cache_alone(project, cache):
+    """Whatever it is: of the kernel, of memory, of types; only loading tells of damage."""
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb*")}
+    (project / "fail.py").write_text(FAIL)
+    caught = run(project, "import fail", NUMBA_CACHE_DIR=cache)
+    assert caught == "ValueError MemoryError TypingError"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(project, tmp_path):
+    """As on a full disk, or beyond a quota."""
+    limit = "import kernels, resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+    folder, *results = run(project, limit + USE, NUMBA_CACHE_DIR=tmp_path).rsplit(" ", 2)
+    assert results == ["5.0", "7.5"]
+    assert not list(Path(folder).rglob("*.nb*"))
 
 
 def make_unused(folder: Path, days: float) -> Path:

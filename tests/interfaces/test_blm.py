@@ -775,3 +775,33 @@ def test_sidecars_can_be_read(model: dict[str, Any]) -> None:
         sidecar = json.loads(path.with_suffix(".json").read_text())
         n_volumes = nib.load(path).shape[3:]
         assert len(sidecar.get("Volumes", [])) == (n_volumes[0] if n_volumes else 0)
+
+
+def fit_in_one_node(model: dict[str, Any], folder: Path, allow_empty: bool) -> Any:
+    return BLM(**model, out_dir=folder / "out", allow_empty=allow_empty).run()
+
+
+def fit_in_workflow(model: dict[str, Any], folder: Path, allow_empty: bool) -> Any:
+    inputs = ("in_files", "design_file", "contrasts", "mask_file")
+    options = {name: value for name, value in model.items() if name not in inputs}
+    workflow = init_blm_wf(**options, out_dir=folder / "out", allow_empty=allow_empty)
+    workflow.base_dir = str(folder)
+    for name in inputs:
+        setattr(workflow.inputs.inputnode, name, model[name])
+    workflow.config["execution"] = {"crashdump_dir": str(folder), "crashfile_format": "txt"}
+    return workflow.run()
+
+
+@pytest.mark.parametrize("fit", [fit_in_one_node, fit_in_workflow])
+@pytest.mark.parametrize("values", [np.nan, 5.0], ids=["no data", "constant"])
+def test_a_result_without_any_voxel_is_an_error_unless_it_is_allowed(model, tmp_path, fit, values):
+    """A node must not hand empty maps on as if they were results; the status says why."""
+    for path in model["in_files"]:
+        write_image(Path(path), np.full(SHAPE, values))
+    with pytest.raises(Exception, match="no voxel could be fitted") as error:
+        fit(model, tmp_path, allow_empty=False)
+    assert str(tmp_path / "out/blm_vox_status.nii") in str(error.value)
+    status = np.asarray(nib.load(tmp_path / "out/blm_vox_status.nii").dataobj)
+    assert (status >= 10).any()
+    assert not np.asarray(nib.load(tmp_path / "out/blm_vox_mask.nii").dataobj).any()
+    fit(model, tmp_path, allow_empty=True)

@@ -20,6 +20,7 @@ from nipype.pipeline.engine.utils import load_resultfile
 
 from nipype_blm.errors import InputError
 from nipype_blm.plugins import DaskPlugin, batch, pools, register
+from nipype_blm.plugins import dask as dask_plugin
 from nipype_blm.plugins.pools import PoolError
 
 # What a test waits for takes seconds; this is for a machine that is busy.
@@ -64,6 +65,33 @@ def write_then_read(x):
 
 def fail(x):
     raise ValueError("no such voxel")
+
+
+def stumble(x, folder):
+    """Fail at the first start, or at any, in the way that `x` names."""
+    import errno
+    import os
+    import uuid
+    from pathlib import Path
+
+    from nipype_blm.errors import InputError
+
+    way, when, name = x.split("_")
+    n_starts = len(list(Path(folder).glob(f"{x}-*")))
+    Path(folder, f"{x}-{uuid.uuid4().hex}").touch()
+    if n_starts and when == "once":
+        return x
+    error = OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+    if way == "text":
+        raise InputError(f"line 3 says: {error}")
+    try:
+        raise error
+    except OSError:
+        if way == "plain":
+            raise
+        if way == "cause":
+            raise InputError("an image cannot be read") from error
+        raise RuntimeError("while something was handled")  # noqa: B904
 
 
 def leave(x):
@@ -464,6 +492,51 @@ def test_a_node_that_uses_too_much_memory_is_told_so_with_both_figures(run: Run)
     found = re.search(r"memory: it used ([\d.]+) of 0\.5 GiB", str(caught.value))
     assert found, str(caught.value)
     assert float(found[1]) > 0.95 * 0.5  # Dask ends a worker at 95 % of its memory
+
+
+PASSING = [
+    *("plain_once_ESTALE", "plain_once_EIO", "plain_once_ENOSPC", "plain_once_EDQUOT"),
+    *("plain_once_ETIMEDOUT", "plain_once_EHOSTDOWN", "plain_once_ENOTEMPTY"),
+    *("cause_once_EIO", "context_once_ESTALE"),
+]
+
+
+def test_a_node_that_fails_for_its_machine_is_tried_again_after_a_pause(
+    run: Run, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of a disk or its server, also as the cause of another error or below it."""
+    monkeypatch.setattr(dask_plugin, "_SECONDS_TO_RECOVER", 0.1)
+    for i, x in enumerate(PASSING):
+        run.add(f"node{i}", stumble, x=x)
+    run.run(cluster=cluster, retries=1)
+    assert [run.starts(x) for x in PASSING] == [2] * len(PASSING)
+    assert [run.result(f"node{i}") for i in range(len(PASSING))] == PASSING
+    assert sorted(run.statuses) == sorted(
+        (f"node{i}", status) for i in range(len(PASSING)) for status in ("start", "end")
+    )
+
+
+@pytest.mark.parametrize(
+    ("x", "n_starts"),
+    [
+        ("plain_always_ESTALE", 3),
+        ("cause_always_EIO", 3),
+        ("plain_always_ENOENT", 1),
+        ("plain_always_EACCES", 1),
+        ("cause_always_ENOENT", 1),
+        ("text_always_EIO", 1),
+    ],
+)
+def test_errors_of_the_input_and_of_the_model_are_not_tried_again(
+    run: Run, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, x: str, n_starts: int
+) -> None:
+    """Those of the machine are, `retries` times."""
+    monkeypatch.setattr(dask_plugin, "_SECONDS_TO_RECOVER", 0.1)
+    run.add("node", stumble, x=x)
+    with pytest.raises(RuntimeError):
+        run.run(cluster=cluster, retries=2)
+    assert run.starts(x) == n_starts
+    assert run.statuses == [("node", "start"), ("node", "exception")]
 
 
 def test_a_node_that_kills_its_worker_fails_alone(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import os
 import re
 import signal
 import socket
@@ -26,6 +27,7 @@ from faults.runs import (
 from plugins.conftest import run_client
 
 SCHEDULERS = ("slurm", "sge")
+LATE_FILES = Path(__file__).parents[1] / "late_files"  # hides files of other processes
 # No run takes this long; one that hangs is an error and not an endless test.
 LIMIT_S = 120
 # After so many seconds nothing is left of a driver that was killed.
@@ -305,6 +307,24 @@ def test_a_driver_that_is_told_to_end_cancels_its_jobs_and_goes_on_later(
     assert code == 0, printed
     assert driver.maps() == local_maps()
     assert_kept(before, driver)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_files_that_other_machines_show_late_are_waited_for(
+    make_driver: Callable, local_maps: Callable
+) -> None:
+    """By driver and workers, also in a run that goes on at once after an interruption."""
+    driver = make_driver()
+    path = os.pathsep.join(filter(None, [str(LATE_FILES), os.environ.get("PYTHONPATH")]))
+    driver.environment = {"PYTHONPATH": path, "LATE_FILES_SECONDS": "3"}
+    driver.environment["LATE_FILES_BELOW"] = str(driver.outdir)
+    with driver.start_until("products") as process:
+        process.send_signal(signal.SIGINT)
+        code, printed = finish(process)
+    assert code == 130, printed
+    code, printed = driver.run()
+    assert code == 0, printed
+    assert driver.maps() == local_maps()
 
 
 def assert_kept(before: dict[Path, int], driver: PooledDriver) -> None:

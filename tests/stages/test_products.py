@@ -255,3 +255,20 @@ def test_all_images_of_a_chunk_that_cannot_be_read_are_named_in_their_order(
         compute_products(files.model_file, files.batch_files[0], tmp_path / "out.blm", n_threads)
     rows = [int(problem.split(" of Y.txt")[0].split()[-1]) for problem in error.value.problems]
     assert rows == [2, 4, 10]  # lines, from 1
+
+
+def test_an_error_of_a_disk_stays_the_cause_of_what_is_said_of_an_image(
+    prepare, tmp_path, monkeypatch
+):
+    """Whoever runs a node can tell it from damage, and try again."""
+    failure = OSError(5, "Input/output error")
+
+    def fail(*_: Any) -> None:
+        raise InputError("an image cannot be read") from failure
+
+    run = prepare(make_values(), X)
+    monkeypatch.setattr(ImageReader, "read", fail)
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        compute(run, tmp_path / "work")
+    assert caught.value.__cause__ is not None
+    assert caught.value.__cause__.__cause__ is failure
