@@ -118,9 +118,8 @@ def _explaining(path: Path) -> Iterator[None]:
 def _describe(error: Exception) -> str:
     """Return in words what a library raised."""
     if isinstance(error, ImportError | TripWireError):
-        package = (
-            getattr(error, "name", None) or re.findall(r"package (\S+)", f"{error} package ?")[0]
-        )
+        named = re.search(r"package (\S+)|'(\S+)'", str(error))  # in the sentences of both
+        package = "a library" if named is None else named[1] or named[2]
         return (
             f"reading it needs {package}, which is not installed; install nipype_blm[formats], or "
             "convert it to NIfTI"

@@ -3,12 +3,13 @@
 ``pytest --hypothesis-profile long`` tries many more images.
 """
 
+import bz2
 import contextlib
 import gzip
+import importlib.util
 import io
 import resource
 import struct
-import sys
 import time
 
 import nibabel as nib
@@ -89,7 +90,7 @@ def write_hostile(folder, image):
     if path.suffix in (".gz", ".mgz"):
         content = gzip.compress(content, 1, mtime=0)
     elif path.suffix == ".bz2":
-        content = __import__("bz2").compress(content)
+        content = bz2.compress(content)
     content = bytearray(content)
     for position, value in damage:
         if position < len(content):
@@ -298,19 +299,16 @@ def test_a_header_that_a_library_cannot_read_is_one_sentence(tmp_path, name):
     ("name", "content", "package"),
     [
         ("i.mnc", b"\x89HDF\r\n\x1a\n" + bytes(500), "h5py"),
-        ("i.nii.zst", b"\x28\xb5\x2f\xfd" + bytes(100), "zstd"),
+        ("i.nii.zst", b"\x28\xb5\x2f\xfd" + bytes(100), "backports.zstd"),
     ],
 )
 def test_a_library_that_is_not_installed_is_named_with_the_extra_that_has_it(
-    tmp_path, monkeypatch, name, content, package
+    tmp_path, name, content, package
 ):
-    with contextlib.suppress(ImportError):
-        __import__({"zstd": "nibabel._compression"}.get(package, package))
-        if package == "zstd" and sys.modules["nibabel._compression"].HAVE_ZSTD:
-            pytest.skip("Zstandard is installed; nothing is missing")
-    monkeypatch.setitem(sys.modules, "h5py", None)
+    if importlib.util.find_spec(package.partition(".")[0]):
+        pytest.skip(f"{package} is installed: remove it to see what is said without it")
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"needs .*{package}.*install nipype_blm\[formats\]"):
+    with pytest.raises(InputError, match=f"needs {package}, .* install .*formats"):
         read_header(tmp_path / name)
 
 
