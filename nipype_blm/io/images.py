@@ -106,9 +106,11 @@ def _explaining(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
     except _DAMAGE as error:  # before OSError, of which some are
-        raise InputError(f"{path} is damaged: {_end(error)}") from error
+        raise InputError(f"{path} is damaged: {_end(_join(error))}") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {_end(error.strerror or error)}") from error
+        raise InputError(
+            f"{path} cannot be read: {_end(error.strerror or _join(error))}"
+        ) from error
     except Exception as error:
         raise InputError(
             f"{path} is not an image that can be read: {_end(_describe(error))}"
@@ -126,7 +128,7 @@ def _describe(error: Exception) -> str:
         )
     if isinstance(error, KeyError):  # what nibabel finds in no table of codes
         return f"its header has {error}, a code that is not known"
-    text = " ".join(str(error).split())[:_LONGEST_REASON]
+    text = _join(error)
     if text.startswith("w2 should be positive"):
         return (
             "its qform is no rotation: quatern_b, quatern_c and quatern_d of its header have a "
@@ -136,6 +138,11 @@ def _describe(error: Exception) -> str:
         return text
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
     return f"{kind}: {text}" if text else kind
+
+
+def _join(error: Exception) -> str:
+    """Return what a library says in one line, which is not long."""
+    return " ".join(str(error).split())[:_LONGEST_REASON]
 
 
 def _end(reason: object) -> str:
@@ -468,12 +475,11 @@ class ImageReader:
         except _DAMAGE as error:
             raise InputError(f"{path} is damaged ({error}); restore it and run again.") from error
         except OSError as error:
-            reason = error.strerror or error
+            reason = error.strerror or _join(error)
             raise InputError(f"{path} cannot be read ({reason}); run again.") from error
         except Exception as error:  # of the library of another format
-            raise InputError(
-                f"{path} is damaged ({_describe(error)}); restore it and run again."
-            ) from error
+            reason = _describe(error)
+            raise InputError(f"{path} is damaged ({reason}); restore it and run again.") from error
         if header.is_scaled:
             scale = header.slope, header.inter
             return gather_scaled(values, *self._runs, *scale, *self._missing_if, inside, out)
@@ -484,10 +490,10 @@ class ImageReader:
         stream = getattr(self._local, "stream", None)
         if stream is not None and stream.path == path:
             return self._read_gzip(path, stream.voxels, volume)
-        # Looked into anew whenever the file has changed, but not for each volume.
-        state = stat_file(path)
-        known: tuple[Any, ...] = getattr(self._local, "plain", ())
-        if known[:2] != (path, state):
+        known: tuple[Any, ...] = getattr(self._local, "plain", (None,))
+        # From the third volume on, a file is only looked into if it has changed.
+        state = stat_file(path) if known[0] == path else None
+        if state is None or state != known[1]:
             voxels = find_voxels(path)
             if is_gzip(voxels):
                 return self._read_gzip(path, voxels, volume)
