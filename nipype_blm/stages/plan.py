@@ -84,7 +84,7 @@ class _Found(NamedTuple):
 
     entries: list[ImageEntry]
     headers: list[ImageHeader]  # of those that could be read
-    n_listed: int | None  # None where the list itself could not be read
+    n_listed: int | None  # None where the list, or the only image, could not be read
     paths: list[Path]  # of all that are listed
     expected: ImageHeader | None = None  # the grid that all images should have, if that is known
 
@@ -412,7 +412,9 @@ def _find_images(
         faults = [*faults[:_MOST_REPORTED], f"... and {more} more files of {what}."]
     problems += faults
     entries = [entry._replace(row=row) for row, (entry, _) in enumerate(good)]
-    return _Found(entries, headers, len(listed), [item.path for item in listed], expected)
+    # The only one may have any number of volumes.
+    n_listed = len(listed) if good or len(listed) > 1 else None
+    return _Found(entries, headers, n_listed, [item.path for item in listed], expected)
 
 
 def _choose_grid(what: str, images: Sequence[tuple[ImageEntry, ImageHeader]]) -> ImageHeader:

@@ -313,6 +313,19 @@ def test_reading_looks_at_a_4d_file_once_a_chunk_and_its_header_once(study, name
     assert found["_parse_header"] <= 2
 
 
+@pytest.mark.parametrize("field", ["Y_files", "data_mask_files"])
+@pytest.mark.parametrize("kind", ["cut", *KINDS])
+def test_a_4d_file_that_cannot_be_read_is_one_error_and_not_taken_for_one_image(study, field, kind):
+    path = study.save_image("y.nii", np.ones((*SHAPE, 12)))
+    if kind == "cut":
+        os.truncate(path, 1000)
+    else:
+        path.unlink()
+        KINDS[kind][0](path)
+    [error] = study.run("--check", **{field: "y.nii"}).errors
+    assert error.startswith(f"{field}: {path} ")
+
+
 @pytest.mark.parametrize("when", ["before", "between chunks"])
 @pytest.mark.parametrize("name", ["y.nii", "y.nii.gz"])
 def test_a_4d_file_that_is_replaced_is_noticed(study, name, when, monkeypatch):
