@@ -18,7 +18,8 @@ _NO_FILES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-_ANNEX, _LFS = "`datalad get {0}` or `git annex get {0}`", "`git lfs pull --include {0}`"
+_ANNEX = "`datalad get {0}`, or `git annex get {0}` in its repository"
+_LFS = "`git lfs pull` in its repository"
 # What stands in a file whose content has not been fetched: in one that git-annex has unlocked, in
 # its link where links are files with the path in them, and in one of Git LFS.
 _POINTERS = (
@@ -87,9 +88,9 @@ def _explain_absence(path: Path) -> str | None:
     if "/annex/objects/" in target:
         return _advise_to_fetch(path, _ANNEX)
     for known in (path, *path.parents):  # DVC keeps whole folders, too
-        if Path(f"{known}.dvc").is_file():
-            return _advise_to_fetch(known, "`dvc pull {0}.dvc`")
-    if path.with_name(f".{path.name}.icloud").exists():
+        if os.path.lexists(f"{known}.dvc"):  # never fails, as for names that are too long
+            return _advise_to_fetch(known, "`dvc pull {0}.dvc` in its repository")
+    if os.path.lexists(path.with_name(f".{path.name}.icloud")):
         return _advise_to_fetch(path, "`brctl download {0}`")
     if path.is_symlink():
         return f"is a link to {target}, which does not exist"

@@ -187,7 +187,7 @@ def keep_in_the_cloud(path):
         (link_to_annex_link, "git annex get {}"),
         (lambda path: path.write_text("/annex/objects/MD5E-s9--ab.nii.gz\n"), "datalad get {}"),
         (lambda path: path.write_text(f"../../{OBJECT}"), "datalad get {}"),
-        (lambda path: path.write_text(LFS), "git lfs pull --include {}"),
+        (lambda path: path.write_text(LFS), "git lfs pull"),
         (keep_with_dvc, "dvc pull {}.dvc"),
         (keep_in_the_cloud, "brctl download {}"),
     ],
@@ -206,6 +206,12 @@ def test_a_folder_that_dvc_keeps_is_fetched_as_a_whole(tmp_path):
     keep_folder_with_dvc(path)
     with pytest.raises(InputError, match=r"`dvc pull '.*/data of all'\.dvc`"):
         read_input(path)
+
+
+@pytest.mark.parametrize("length", [200, 250, 255, 300])
+def test_a_long_name_that_does_not_exist_is_what_the_system_says(tmp_path, length):
+    with pytest.raises(OSError, match="No such file" if length < 256 else "too long"):
+        read_input(tmp_path / ("a" * length))
 
 
 def test_a_link_that_leads_nowhere_names_where(tmp_path):
