@@ -13,6 +13,7 @@ os.environ["MPLBACKEND"] = "Agg"
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("long", deadline=None, max_examples=20_000)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 

@@ -1,10 +1,32 @@
-"""Read and write any file: whole buffers, and files that appear only when complete."""
+"""Read and write any file: those that users give, whole buffers, and files made at one stroke."""
 
+import os
+import re
 import secrets
+import shlex
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+
+from nipype_blm.errors import InputError
+
+_NO_FILES = {
+    stat.S_IFIFO: "a named pipe, such as bash makes for <(...)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_ANNEX = "`datalad get {0}`, or `git annex get {0}` in its repository"
+_LFS = "`git lfs pull` in its repository"
+# What stands in a file whose content has not been fetched: in one that git-annex has unlocked, in
+# its link where links are files with the path in them, and in one of Git LFS.
+_POINTERS = (
+    (re.compile(rb"/annex/objects/|(\.\./)*\.git/\S*annex/objects/\S+\s*$"), _ANNEX),
+    (re.compile(rb"version https://(git-lfs\.github|hawser\.github)\.com/spec/"), _LFS),
+)
 
 
 class FileState(NamedTuple):
@@ -21,6 +43,64 @@ def read_state(path: Path) -> FileState:
     """Return what changes when a file does."""
     found = path.stat()
     return FileState(found.st_size, found.st_mtime_ns, f"{found.st_ino}/{found.st_ctime_ns}")
+
+
+@contextmanager
+def open_input(path: Path) -> Iterator[BufferedReader]:
+    """Open a file that a user names; it must be one with a content that can be read again.
+
+    Every process of a run reads its files anew, which a pipe does not allow.
+
+    Raises
+    ------
+    InputError
+        If it is a pipe, a device or a socket, or if its content has still to be fetched.
+    OSError
+        If it does not exist, or cannot be read.
+    """
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except FileNotFoundError as error:
+        advice = _explain_absence(path)
+        if advice is None:
+            raise
+        raise InputError(f"{path} {advice}.") from error
+    if kind in _NO_FILES:
+        raise InputError(
+            f"{path} is {_NO_FILES[kind]}, which a run cannot read again; give a regular file."
+        )
+    with path.open("rb") as file:
+        start = file.peek()
+        for pattern, command in _POINTERS:
+            if pattern.match(start):
+                raise InputError(f"{path} {_advise_to_fetch(path, command)}.")
+        yield file
+
+
+def read_input(path: Path) -> bytes:
+    """Return the content of a file that a user names, opened as `open_input` does."""
+    with open_input(path) as file:
+        return file.read()
+
+
+def _explain_absence(path: Path) -> str | None:
+    """Return why a path leads to no file, if there is more to say than that."""
+    target = os.path.realpath(path)
+    if "/annex/objects/" in target:
+        return _advise_to_fetch(path, _ANNEX)
+    for known in (path, *path.parents):  # DVC keeps whole folders, too
+        if os.path.lexists(f"{known}.dvc"):  # never fails, as for names that are too long
+            return _advise_to_fetch(known, "`dvc pull {0}.dvc` in its repository")
+    if os.path.lexists(path.with_name(f".{path.name}.icloud")):
+        return _advise_to_fetch(path, "`brctl download {0}`")
+    if path.is_symlink():
+        return f"is a link to {target}, which does not exist"
+    return None
+
+
+def _advise_to_fetch(path: Path, command: str) -> str:
+    how = command.format(shlex.quote(str(path)))
+    return f"is not here yet: its content is not present; fetch it with {how}"
 
 
 @contextmanager

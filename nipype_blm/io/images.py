@@ -2,13 +2,15 @@
 
 import functools
 import gzip
+import logging
 import math
 import os
 import re
 import struct
 import threading
+import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,14 +20,14 @@ import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.spatialimages import HeaderDataError, ImageDataError, SpatialImage
 from nibabel.tripwire import TripWireError
 from numpy.typing import NDArray
 from zlib_ng import gzip_ng, zlib_ng
 
 from nipype_blm.core.voxels import ValueCounts, gather, gather_scaled
 from nipype_blm.errors import InputError
-from nipype_blm.io.files import FileState, read_into, read_state
+from nipype_blm.io.files import FileState, open_input, read_into, read_state
 
 _HEADER_SIZE = 348
 _VOXELS_START = 352  # after the header and four bytes that announce extensions
@@ -33,6 +35,10 @@ _SMALL_KINDS = {"float32", "int8", "uint8", "int16", "uint16"}  # float32 holds 
 # Larger images are decompressed piece by piece, so that memory holds them once.
 _LARGEST_AT_ONCE = 2**28
 _NO_MASK = np.empty(0)
+_MOST_GRIDS = 20
+# A run of 258 bytes takes two bits, at best: RFC 1951.
+_MOST_INFLATED = 1032
+_LONGEST_REASON = 300  # characters of what a library says
 _DAMAGE: Any = (EOFError, gzip.BadGzipFile, zlib.error, zlib_ng.error)
 
 
@@ -57,6 +63,11 @@ class ImageHeader(NamedTuple):
     def n_grid(self) -> int:
         """Voxels of one volume."""
         return math.prod(self.shape)
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Memory of a voxel while it is read; nibabel makes numbers of 64 bits of it, twice."""
+        return self.dtype.itemsize + (0 if self.offset >= 0 else 16)
 
     @property
     def fits_float32(self) -> bool:
@@ -87,25 +98,71 @@ def read_header(path: Path) -> ImageHeader:
 
 @contextmanager
 def _explaining(path: Path) -> Iterator[None]:
-    """Say what is wrong with an image whose header cannot be read."""
+    """Say what is wrong with an image whose header cannot be read, whatever a library raises."""
     try:
         yield
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
     except _DAMAGE as error:  # before OSError, of which some are
-        raise InputError(f"{path} is damaged: {_end(error)}") from error
+        raise InputError(f"{path} is damaged: {_end(_join(error))}") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {_end(error.strerror or error)}") from error
-    except KeyError as error:  # what nibabel finds in no table of codes
-        reason = f"its header has {error}, a code that is not known"
-        raise InputError(f"{path} is not an image that can be read: {reason}.") from error
-    except (ImageFileError, HeaderDataError, ValueError, TripWireError) as error:
-        raise InputError(f"{path} is not an image that can be read: {_end(error)}") from error
+        raise InputError(
+            f"{path} cannot be read: {_end(error.strerror or _join(error))}"
+        ) from error
+    except Exception as error:
+        raise InputError(
+            f"{path} is not an image that can be read: {_end(_describe(error))}"
+        ) from error
+
+
+def _describe(error: Exception) -> str:
+    """Return in words what a library raised."""
+    if isinstance(error, ImportError | TripWireError):
+        named = re.search(r"package (\S+)|'(\S+)'", str(error))  # in the sentences of both
+        package = "a library" if named is None else named[1] or named[2]
+        return (
+            f"reading it needs {package}, which is not installed; install nipype_blm[formats], or "
+            "convert it to NIfTI"
+        )
+    if isinstance(error, KeyError):  # what nibabel finds in no table of codes
+        return f"its header has {error}, a code that is not known"
+    text = _join(error)
+    if text.startswith("w2 should be positive"):
+        return (
+            "its qform is no rotation: quatern_b, quatern_c and quatern_d of its header have a "
+            "length above 1; give it a right qform or sform"
+        )
+    if isinstance(error, ImageFileError | HeaderDataError | ImageDataError | ValueError):
+        return text
+    kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
+    return f"{kind}: {text}" if text else kind
+
+
+def _join(error: Exception) -> str:
+    """Return what a library says in one line, which is not long."""
+    return " ".join(str(error).split())[:_LONGEST_REASON]
 
 
 def _end(reason: object) -> str:
     """Return what went wrong with one full stop, which some libraries' messages have."""
     return f"{str(reason).rstrip('.')}."
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep what nibabel says about headers from the terminal: what matters is an InputError."""
+    logger = logging.getLogger("nibabel.global")
+    was_disabled = logger.disabled
+    with warnings.catch_warnings():
+        for module in (r"nibabel\.", __name__):
+            warnings.filterwarnings("ignore", module=module)
+        logger.disabled = True
+        try:
+            yield
+        finally:
+            logger.disabled = was_disabled
 
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -121,8 +178,10 @@ def is_gzip(path: Path) -> bool:
 
 def read_start(path: Path) -> bytes:
     """Return the first bytes of a file, decompressed."""
-    with path.open("rb") as file:
+    with open_input(path) as file:
         data = file.read(_START_SIZE)
+    if not data:
+        raise ValueError("the file is empty")
     if data[:2] == _GZIP_MAGIC:
         data = _decompress_start(data)
     elif path.suffix == ".gz":
@@ -143,23 +202,13 @@ def _parse_header(path: Path, start: bytes) -> ImageHeader:
         if parsed.offset < _VOXELS_START:
             raise ValueError(f"its voxels would start at byte {parsed.offset}, in the header")
         return parsed
-    pair = _find_pair(path)
-    if pair is None and _is_header(path):
-        raise ValueError("its voxels, in a file that ends in .img, are not there")
-    for file in (path, pair):
-        if file is not None and _is_header(file) and is_gzip(file):
-            _check_gzip(file)  # nibabel does not
-    try:
-        image: Any = nib.load(path)
-    except ImageFileError:
-        if is_gzip(path):
-            _check_gzip(path)  # which may be why
-        raise
-    if not isinstance(image, SpatialImage):
-        raise ValueError(f"it is a {type(image).__name__}, not one of volumes")
+    _check_pair(path)
+    image = _load(path)
     shape, n_volumes = _split_shape(image.shape)
     dtype = np.dtype(image.get_data_dtype())
     _check_type(dtype)
+    if isinstance(image, nib.Nifti1Pair | nib.Spm99AnalyzeImage):  # NIfTI-2 and single files, too
+        _check_slope(_read_raw_header(image))
     header = ImageHeader(shape, n_volumes, np.array(image.affine), dtype, 1.0, 0.0, -1)
     voxels = image.dataobj
     if type(voxels) is not ArrayProxy or path.suffix in (".bz2", ".zst"):
@@ -168,9 +217,62 @@ def _parse_header(path: Path, start: bytes) -> ImageHeader:
         dtype=voxels.dtype,
         slope=float(voxels.slope),
         inter=float(voxels.inter),
-        offset=int(voxels.offset),
+        offset=_check_offset(voxels.offset),
         has_tail=isinstance(image, nib.MGHImage),
     )
+
+
+def _check_pair(path: Path) -> None:
+    """Refuse one of two files whose other one is not there, or damaged."""
+    other = _name_pair(path)
+    if other is not None and os.path.lexists(other):
+        with open_input(other):  # which says if it cannot be read
+            pass
+    pair = _find_pair(path)
+    if pair is None and _is_header(path):
+        raise ValueError("its voxels, in a file that ends in .img, are not there")
+    for file in (path, pair):
+        if file is not None and _is_header(file) and is_gzip(file):
+            _check_gzip(file)  # nibabel does not
+
+
+def _load(path: Path) -> Any:
+    """Let nibabel read the header of an image."""
+    try:
+        image: Any = nib.load(path)
+    except ImageFileError:
+        if is_gzip(path):
+            _check_gzip(path)  # which may be why
+        raise
+    if not isinstance(image, SpatialImage):
+        raise ValueError(f"it is a {type(image).__name__}, not one of volumes")
+    voxels = Path(image.file_map["image"].filename or path)
+    try:
+        with open_input(voxels):
+            pass
+    except FileNotFoundError as error:
+        raise ValueError(f"its voxels, in {voxels.name}, are not there") from error
+    return image
+
+
+def _check_offset(offset: float) -> int:
+    """Return where the voxels start."""
+    if not 0 <= offset < math.inf:
+        raise ValueError(f"its voxels would start at byte {offset:g}")
+    return int(offset)
+
+
+def _read_raw_header(image: Any) -> Any:
+    """Return the header as it is in the file; nibabel has removed the slope from its own."""
+    file_map = image.file_map
+    with file_map.get("header", file_map["image"]).get_prepare_fileobj("rb") as file:
+        return image.header_class.from_fileobj(file, check=False)
+
+
+def _check_slope(header: Any) -> None:
+    """Refuse an infinite slope, which nibabel takes for none."""
+    if np.isinf(header["scl_slope"]):
+        raise ValueError(f"its values would be multiplied by {header['scl_slope']} (scl_slope)")
 
 
 def find_voxels(path: Path) -> Path:
@@ -184,14 +286,19 @@ def _is_header(path: Path) -> bool:
 
 
 def _find_pair(path: Path) -> Path | None:
-    """Return the other file of an image of two: of .hdr and .img, in either case."""
+    """Return the other file of an image of two, if it is there."""
+    pair = _name_pair(path)
+    return pair if pair is not None and pair.exists() else None
+
+
+def _name_pair(path: Path) -> Path | None:
+    """Return the other name of an image of two files: of .hdr and .img, in either case."""
     found = re.fullmatch(r"(.*)\.(hdr|img)(\.gz)?", path.name, re.IGNORECASE)
     if found is None:
         return None
     stem, kind, end = found.groups(default="")
     other = {"hdr": "img", "img": "hdr", "HDR": "IMG", "IMG": "HDR"}.get(kind)
-    pair = path.with_name(f"{stem}.{other}{end}")
-    return pair if pair.exists() else None
+    return path.with_name(f"{stem}.{other}{end}")
 
 
 def _is_nifti1(start: bytes | bytearray) -> bool:
@@ -210,6 +317,7 @@ def _parse_nifti1(
     dtype = np.dtype(header.get_data_dtype())
     _check_type(dtype)
     spatial, n_volumes = _split_shape(header.get_data_shape())
+    _check_slope(header)
     slope, inter = header.get_slope_inter()
     return ImageHeader(
         spatial,
@@ -218,19 +326,20 @@ def _parse_nifti1(
         dtype,
         1.0 if slope is None else float(slope),
         0.0 if inter is None else float(inter),
-        int(header.get_data_offset()),
+        _check_offset(float(header["vox_offset"])),
     )
 
 
 def _split_shape(shape: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:
     """Return the spatial shape and the number of volumes."""
+    shape = tuple(int(n) for n in shape)
     x, y, z = (*shape, 1, 1, 1)[:3]
     n_volumes = math.prod(shape[3:])
     if min(x, y, z, n_volumes) < 1:
         raise ValueError(f"its shape is {shape}")
     if n_volumes not in (1, *shape[3:]):
         raise ValueError(f"its shape is {shape}, more than four dimensions")
-    return (int(x), int(y), int(z)), n_volumes
+    return (x, y, z), n_volumes
 
 
 def _check_type(dtype: np.dtype[Any]) -> None:
@@ -245,8 +354,9 @@ def describe_grid_difference(header: ImageHeader, expected: ImageHeader) -> str 
     """
     if header.shape != expected.shape:
         return f"its shape is {header.shape}, expected {expected.shape}"
-    if not np.linalg.det(header.affine[:3, :3]):
-        return f"its affine is singular: {header.affine.tolist()}"
+    fault = describe_affine_fault(header)
+    if fault:
+        return fault
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in expected.shape])).reshape(3, -1)
     moved = (header.affine - expected.affine) @ np.vstack([corners, np.ones(corners.shape[1])])
     voxel = np.linalg.norm(expected.affine[:3, :3], axis=0).min()
@@ -255,22 +365,62 @@ def describe_grid_difference(header: ImageHeader, expected: ImageHeader) -> str 
     return None
 
 
+def describe_affine_fault(header: ImageHeader) -> str | None:
+    """Say why an affine gives voxels no place, or None."""
+    if not np.isfinite(header.affine).all():
+        return f"its affine has values that are not finite: {header.affine.tolist()}"
+    if not np.linalg.det(header.affine[:3, :3]):
+        return f"its affine is singular: {header.affine.tolist()}"
+    return None
+
+
+def describe_grid(header: ImageHeader) -> str:
+    """Return shape and affine in words."""
+    return f"shape {header.shape} and affine {_format(header.affine)}"
+
+
+def find_grids(headers: Iterable[ImageHeader]) -> list[list[int]]:
+    """Group images by their grid, and return the positions of each group, the largest first.
+
+    Images whose affine gives voxels no place are in no group.  Of images on more grids than a
+    user would look at, the last ones are left out.
+    """
+    grids: list[tuple[ImageHeader, list[int]]] = []
+    known: dict[tuple[tuple[int, ...], bytes], list[int]] = {}
+    for i, header in enumerate(headers):
+        key = header.shape, header.affine.tobytes()
+        if key not in known:
+            same = (n for grid, n in grids if describe_grid_difference(header, grid) is None)
+            known[key] = next(same, [])
+            if not known[key] and len(grids) < _MOST_GRIDS and not describe_affine_fault(header):
+                grids.append((header, known[key]))
+        known[key].append(i)
+    return sorted((positions for _, positions in grids), key=len, reverse=True)
+
+
 def _format(affine: NDArray[np.float64]) -> list[list[float]]:
     return [[float(f"{value:.9g}") for value in row] for row in affine]
 
 
 def check_size(path: Path, header: ImageHeader, size: int) -> None:
-    """Refuse an uncompressed image that is too short for its voxels, without reading them."""
+    """Refuse an image whose file is too small for its voxels, without reading them."""
     voxels = find_voxels(path)
     if _find_pair(path) is not None:  # the size is that of both
         size = voxels.stat().st_size
     needed = header.offset + header.n_volumes * header.n_grid * header.dtype.itemsize
-    is_short = header.offset >= 0 and size < needed
-    if is_short and voxels.suffix not in (".gz", ".mgz") and not is_gzip(voxels):
-        raise InputError(
-            f"{voxels} is damaged ({needed - size} bytes of voxels are missing at its end); "
-            "restore it and run again."
+    if header.offset < 0 or size >= needed:
+        return
+    if voxels.suffix not in (".gz", ".mgz") and not is_gzip(voxels):
+        reason = f"{needed - size} bytes of voxels are missing at its end"
+    elif size * _MOST_INFLATED < needed:
+        n = header.n_volumes
+        reason = (
+            f"{size} compressed bytes cannot hold the {needed} bytes that its header promises: "
+            f"{f'{n} volumes of ' * (n > 1)}shape {header.shape}"
         )
+    else:
+        return
+    raise InputError(f"{voxels} is damaged ({reason}); restore it and run again.")
 
 
 class ImageReader:
@@ -318,13 +468,18 @@ class ImageReader:
         """
         try:
             header, values = self._read_values(path, volume)
+        except InputError:
+            raise
         except FileNotFoundError as error:
             raise InputError(f"{path} does not exist any more.") from error
         except _DAMAGE as error:
             raise InputError(f"{path} is damaged ({error}); restore it and run again.") from error
         except OSError as error:
-            reason = error.strerror or error
+            reason = error.strerror or _join(error)
             raise InputError(f"{path} cannot be read ({reason}); run again.") from error
+        except Exception as error:  # of the library of another format
+            reason = _describe(error)
+            raise InputError(f"{path} is damaged ({reason}); restore it and run again.") from error
         if header.is_scaled:
             scale = header.slope, header.inter
             return gather_scaled(values, *self._runs, *scale, *self._missing_if, inside, out)
@@ -332,10 +487,19 @@ class ImageReader:
 
     def _read_values(self, path: Path, volume: int) -> tuple[ImageHeader, NDArray[Any]]:
         """Return the header, and one volume as it is stored, in file order."""
-        voxels = find_voxels(path)
-        if is_gzip(voxels):
-            return self._read_gzip(path, voxels, volume)
-        header = self._check(path, read_header(path), volume)
+        stream = getattr(self._local, "stream", None)
+        if stream is not None and stream.path == path:
+            return self._read_gzip(path, stream.voxels, volume)
+        known: tuple[Any, ...] = getattr(self._local, "plain", (None,))
+        # From the third volume on, a file is only looked into if it has changed.
+        state = stat_file(path) if known[0] == path else None
+        if state is None or state != known[1]:
+            voxels = find_voxels(path)
+            if is_gzip(voxels):
+                return self._read_gzip(path, voxels, volume)
+            known = self._local.plain = path, state, voxels, read_header(path)
+        voxels, header = known[2:]
+        self._check(path, header, volume)
         if header.offset < 0:
             return header, self._read_with_nibabel(path, header, volume)
         return header, self._read_plain(voxels, header, volume)
@@ -458,6 +622,7 @@ class _GzipVolumes:
 
     def __init__(self, path: Path, voxels: Path) -> None:
         self.path = path
+        self.voxels = voxels
         self.volume = 0
         self._file = _GzipFile(voxels, "rb")
         start = bytearray(_HEADER_SIZE)
@@ -488,12 +653,13 @@ class _GzipVolumes:
 def _check_gzip(path: Path) -> None:
     """Read a compressed file to its end, where the checksum is."""
     with _GzipFile(path, "rb") as file:
-        _read_to_end(file)
+        _read_to_end(file, _LARGEST_AT_ONCE)
 
 
-def _read_to_end(file: _GzipFile) -> None:
+def _read_to_end(file: _GzipFile, most: float = math.inf) -> None:
     while file.read(2**20):
-        pass
+        if file.tell() > most:
+            raise ValueError(f"it holds more than {most} bytes, and no image that is known")
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:

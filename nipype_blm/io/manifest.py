@@ -28,6 +28,11 @@ class ImageEntry(NamedTuple):
     mask_volume: int = 0
     mask_state: FileState = FileState(0, 0, "")
 
+    @property
+    def files(self) -> tuple[Path, Path | None]:
+        """The files that are read, which other entries may share."""
+        return self.image, self.mask
+
 
 _COLUMNS = (
     *("row", "image", "volume", "size", "mtime_ns", "identity", "where"),

@@ -13,7 +13,7 @@ from zlib_ng import gzip_ng
 
 from nipype_blm import __version__
 from nipype_blm.errors import InputError
-from nipype_blm.io.files import naming
+from nipype_blm.io.files import naming, open_input
 from nipype_blm.io.images import read_start
 
 EXTENSIONS = (".nii", ".nii.gz")
@@ -93,7 +93,9 @@ def write_map(
 
 def find_map(folder: Path, name: str) -> Path | None:
     """Return the file of a map, if there is one, compressed or not."""
-    found = [path for end in EXTENSIONS if (path := folder / f"{name}{end}").is_file()]
+    # Also a link whose content is still to be fetched, which reading it will say.
+    candidates = [folder / f"{name}{end}" for end in EXTENSIONS]
+    found = [path for path in candidates if path.is_file() or path.is_symlink()]
     if len(found) > 1:
         raise InputError(
             f"{folder} has both {found[0].name} and {found[1].name}; remove the older one."
@@ -110,7 +112,9 @@ def read_sidecar(folder: Path, name: str) -> dict[str, Any]:
 def load_map(folder: Path, *names: str) -> Any:
     """Return the image of the first of some maps that is there."""
     found = filter(None, (find_map(folder, name) for name in names))
-    return nib.load(next(found, folder / f"{names[-1]}{EXTENSIONS[-1]}"))
+    path = next(found, folder / f"{names[-1]}{EXTENSIONS[-1]}")
+    with open_input(path):
+        return nib.load(path)
 
 
 def _make_header(

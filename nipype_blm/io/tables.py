@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError
+from nipype_blm.io.files import read_input
 from nipype_blm.model.config import resolve_path
 
 _MISSING = ("", "na", "n/a")
@@ -26,7 +27,9 @@ _TWO_NUMBERS = re.compile(r"[-+.\deE]+([;\t ]+[-+.\deE]+)+$")
 def read_text(path: Path, what: str) -> str:
     """Read a text file named by a field of the configuration."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_input(path).decode("utf-8-sig")
+    except InputError as error:
+        raise InputError(f"{what} {error}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{what} {path} is not a text file in UTF-8.") from error
     except OSError as error:

@@ -1,5 +1,6 @@
 """How a run is cut into batches of images and blocks of voxels: one pure function."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ LEAST_NODE_S = 2.0
 LISTED_BYTES = 1200
 # The interpreter and libraries; never taken to be more than a quarter of the budget.
 BASE_BYTES = 256 * 2**20
+# A voxel of a mask: a number of 64 bits, and whether it is inside.
+MASK_BYTES = 9
 
 
 class Plan(NamedTuple):
@@ -121,6 +124,31 @@ def plan_run(
         disk_bytes=_disk_bytes(sizes, batch, n_batches, n_blocks),
         map_bytes=_map_bytes(sizes),
     )
+
+
+def check_grid(max_bytes: int, shape: tuple[int, ...], bytes_per_voxel: int) -> None:
+    """Refuse images of which one alone is too much, before a mask of their size is read.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Memory that one process may use.
+    shape : tuple
+    bytes_per_voxel : int
+        Memory for reading one voxel.
+
+    Raises
+    ------
+    InputError
+        Naming the least that one image needs.
+    """
+    needed = math.prod(shape) * (bytes_per_voxel + MASK_BYTES)
+    if needed > max(_usable(max_bytes), BASE_BYTES):  # less is no harm, and `plan_run` knows more
+        raise InputError(
+            f"MAXMEM is {max_bytes} bytes, too little for images of shape {shape}: reading one "
+            f"takes {_budget_for(needed)} bytes.  Give more, or see whether their headers are "
+            "right."
+        )
 
 
 def count_columns_of_rows(factors: Sequence[RandomFactor]) -> tuple[int, ...]:

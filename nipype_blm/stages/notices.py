@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -63,9 +64,10 @@ def _describe_repeated(entries: Sequence[ImageEntry]) -> list[str]:
     for entry in entries:
         alike[entry.state.size, entry.state.mtime_ns].append(entry)
     same: dict[tuple[int, int, int], list[ImageEntry]] = defaultdict(list)
+    identify = cache(identify_file)  # once for all volumes of a file
     for group in alike.values():
         for entry in group if len(group) > 1 else ():
-            same[*identify_file(entry.image), entry.volume].append(entry)
+            same[*identify(entry.image), entry.volume].append(entry)
     notices = [
         f"{_join_places(group)} are the same image, {group[0].image}; it counts as often as it is "
         "listed."

@@ -21,8 +21,12 @@ from nipype_blm.io.files import FileState, write_if_changed
 from nipype_blm.io.images import (
     ImageHeader,
     check_size,
+    describe_affine_fault,
+    describe_grid,
     describe_grid_difference,
+    find_grids,
     is_image_path,
+    quiet_libraries,
     read_header,
     read_mask,
     stat_file,
@@ -36,7 +40,7 @@ from nipype_blm.model.config import BlmmConfig, ModelConfig
 from nipype_blm.model.contrasts import check_contrasts, check_estimable, check_sizes
 from nipype_blm.model.costs import Sizes
 from nipype_blm.model.design import check_design, has_possible_sizes
-from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
+from nipype_blm.model.planning import Plan, check_grid, count_columns_of_rows, plan_run
 from nipype_blm.model.random import FactorTable, check_factors, make_factors
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
 from nipype_blm.private import find_existing, find_obstacle
@@ -48,6 +52,7 @@ from nipype_blm.stages.stamps import run_stamp
 # Reading headers waits for the disk: more threads than cores.
 _HEADER_THREADS = 8
 _MOST_REPORTED = 20
+_MOST_GRIDS_SHOWN = 3
 _COMPRESSED = (".gz", ".mgz")
 
 T = TypeVar("T")
@@ -80,8 +85,9 @@ class _Found(NamedTuple):
 
     entries: list[ImageEntry]
     headers: list[ImageHeader]  # of those that could be read
-    n_listed: int | None  # None where the list itself could not be read
+    n_listed: int | None  # None where the list, or the only image, could not be read
     paths: list[Path]  # of all that are listed
+    expected: ImageHeader | None = None  # the grid that all images should have, if that is known
 
 
 class _Design(NamedTuple):
@@ -93,6 +99,7 @@ class _Design(NamedTuple):
     effect_names: tuple[tuple[str, ...], ...]  # of the random effects of each factor
 
 
+@quiet_libraries()
 def prepare_run(
     config: ModelConfig, parallel_nodes: int | None = None, work_folder: Path | None = None
 ) -> PreparedRun:
@@ -118,7 +125,7 @@ def prepare_run(
     check_rows(config, rows, names, problems)
     rows = sort_rows(config, rows, names, problems)
     table, random = rows.X, rows.random
-    expected = images.headers[0] if images.headers else None
+    expected = problems.attempt(_fit_grid, images, config.MAXMEM)
     entries = images.entries
     if config.data_mask_files is not None:
         masks = _find_images(config.data_mask_files, "data_mask_files", problems, expected)
@@ -223,22 +230,40 @@ def _plan_sizes(
 
 def _measure(config: ModelConfig, design: _Design, images: _Found, n_voxels: int) -> Sizes:
     """Return what the cost of a run depends on."""
-    kinds = list({id(header): header for header in images.headers}.values())  # few
+    kinds = _list_kinds(images)
     is_double = any(h.dtype.newbyteorder("=") == np.float64 for h in kinds)
     return Sizes(
         n_images=images.n_listed or 1,
         n_params=design.X.shape[1],
         n_voxels=n_voxels,
-        n_grid=images.headers[0].n_grid,
-        image_itemsize=max(h.dtype.itemsize for h in kinds),
+        n_grid=images.expected.n_grid if images.expected else 1,
+        image_itemsize=max(h.bytes_to_read for h in kinds),
         staged_itemsize=4 if all(h.fits_float32 for h in kinds) else 8,
         map_itemsize=8 if is_double else 4,
         contrast_rows=tuple(len(c.matrix) for c in config.contrasts),
         with_cov=config.OutputCovB,
-        is_compressed=any(e.image.suffix in _COMPRESSED for e in images.entries),
+        is_compressed=_has_compressed(images),
         columns_of_rows=count_columns_of_rows(design.factors) if design.factors else (),
         n_variances=sum(factor.n_entries for factor in design.factors),
     )
+
+
+def _list_kinds(images: _Found) -> list[ImageHeader]:
+    """Return the different headers; equal ones are parsed once, so that there are few."""
+    return list({id(header): header for header in images.headers}.values())
+
+
+def _has_compressed(images: _Found) -> bool:
+    return any(entry.image.suffix in _COMPRESSED for entry in images.entries)
+
+
+def _fit_grid(images: _Found, max_bytes: int) -> ImageHeader | None:
+    """Return the grid of the images, if memory holds one of them."""
+    grid = images.expected
+    if grid is not None:
+        itemsize = max(header.bytes_to_read for header in _list_kinds(images))
+        check_grid(max_bytes, grid.shape, itemsize * (1 + _has_compressed(images)))
+    return grid
 
 
 def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
@@ -372,18 +397,15 @@ def _find_images(
     good = [item for item in found if not isinstance(item, str)]
     if len(good) == len(listed) == 1:
         [(entry, header)] = good
-        good = [
-            (entry._replace(volume=i), header._replace(n_volumes=1))
-            for i in range(header.n_volumes)
-        ]
+        volume = header._replace(n_volumes=1)  # one object, which is compared once
+        good = [(entry._replace(volume=i), volume) for i in range(header.n_volumes)]
         listed = listed * header.n_volumes
     headers = [header for _, header in good]
-    # Equal headers are parsed once, so that there are few objects.
-    distinct = {id(header): header for header in headers}
-    expected = expected or (headers[0] if headers else None)
+    if expected is None and good:
+        expected = problems.attempt(_choose_grid, what, good)
     differences = {
-        key: _describe_difference(header, expected) if expected else None
-        for key, header in distinct.items()
+        id(header): _describe_difference(header, expected)
+        for header in {id(header): header for header in headers}.values()
     }
     for entry, header in good:
         if differences[id(header)] is not None:
@@ -393,12 +415,37 @@ def _find_images(
         faults = [*faults[:_MOST_REPORTED], f"... and {more} more files of {what}."]
     problems += faults
     entries = [entry._replace(row=row) for row, (entry, _) in enumerate(good)]
-    return _Found(entries, headers, len(listed), [item.path for item in listed])
+    # The only one may have any number of volumes.
+    n_listed = len(listed) if good or len(listed) > 1 else None
+    return _Found(entries, headers, n_listed, [item.path for item in listed], expected)
 
 
-def _describe_difference(header: ImageHeader, expected: ImageHeader) -> str | None:
+def _choose_grid(what: str, images: Sequence[tuple[ImageEntry, ImageHeader]]) -> ImageHeader:
+    """Return the grid of most images."""
+    grids = find_grids(header for _, header in images)
+    if not grids:  # each of them is at fault by itself
+        return images[0][1]
+    if 2 * len(grids[0]) > sum(map(len, grids)):
+        return images[grids[0][0]][1]
+    shown = []
+    for group in grids[:_MOST_GRIDS_SHOWN]:
+        entry, header = images[group[0]]
+        shown.append(
+            f"{len(group)} with {describe_grid(header)}, such as {entry.image} ({entry.where})"
+        )
+    more = len(grids) - len(shown)
+    raise InputError(
+        f"The images of {what} are on different grids, and on none are most of them: "
+        f"{'; '.join(shown)}{f'; and others on {more} grids or more' * (more > 0)}.  "
+        "Resample them to one."
+    )
+
+
+def _describe_difference(header: ImageHeader, expected: ImageHeader | None) -> str | None:
     if header.n_volumes > 1:
         return f"it has {header.n_volumes} volumes, expected 1"
+    if expected is None:
+        return describe_affine_fault(header)
     return describe_grid_difference(header, expected)
 
 
@@ -479,7 +526,7 @@ def _check_overwriting(config: ModelConfig, images: list[ImageEntry]) -> list[st
     files = [*folder.glob("*.nii*"), *folder.glob("contrasts/*.nii*")]
     maps = {path for path in files if is_map_name(str(path.relative_to(folder)), model)}
     names = {path.name for path in maps}
-    given += [path for image in images for path in (image.image, image.mask)]
+    given += [path for files in {image.files for image in images} for path in files]
     lost = {
         str(path)
         for path in given

@@ -1,6 +1,8 @@
 """Reduce the images of a batch to products: each image is read once."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from nipype_blm.core.threads import ONE_THREAD, Threads
 from nipype_blm.core.voxels import ValueCounts
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import write_arrays
-from nipype_blm.io.images import ImageReader, header_of_model
+from nipype_blm.io.images import ImageReader, header_of_model, quiet_libraries
 from nipype_blm.io.manifest import (
     ImageEntry,
     check_unchanged,
@@ -28,6 +30,7 @@ from nipype_blm.stages.stamps import batch_stamp
 _logger = logging.getLogger(__name__)
 
 
+@quiet_libraries()
 def compute_products(
     model_file: Path | str, batch_file: Path | str, out_file: Path, n_threads: int = 1
 ) -> Path:
@@ -84,24 +87,41 @@ class _ImageLoader:
         readers = ONE_THREAD if self._in_order else threads
         for first in range(0, n_images, chunk):
             rows = range(first, min(first + chunk, n_images))
-            readers.run([partial(self._load, row, row - first, counts) for row in rows])
-            if self._problems:
-                found = dict(sorted(self._problems.items()))
-                texts = [f"{self._images[row].where}: {error}" for row, error in found.items()]
-                raise InputError(texts) from next(iter(found.values()))
+            # Before and after, so that no file is replaced meanwhile; once for all its volumes.
+            files = {self._images[row].files: row for row in reversed(rows)}
+            self._run(readers, [partial(self._check, row) for row in files.values()])
+            self._run(readers, [partial(self._load, row, row - first, counts) for row in rows])
+            self._run(readers, [partial(self._check, row) for row in files.values()])
             accumulator.add(self._values[: len(rows)], counts[rows, 0], threads)
             advance("images", len(rows))
         return counts
 
+    def _run(self, threads: Threads, tasks: list[Callable[[], None]]) -> None:
+        """Do all tasks, and raise what was wrong with any image."""
+        threads.run(tasks)
+        if self._problems:
+            found = dict(sorted(self._problems.items()))
+            texts = [f"{self._images[row].where}: {error}" for row, error in found.items()]
+            raise InputError(texts) from next(iter(found.values()))
+
+    @contextmanager
+    def _noting(self, row: int) -> Iterator[None]:
+        """Note what is wrong with an image."""
+        try:
+            yield
+        except InputError as error:
+            self._problems[row] = error
+
+    def _check(self, row: int) -> None:
+        """Note an image, or a mask, that is not the file that was planned for."""
+        with self._noting(row):
+            check_unchanged(self._images[row])
+
     def _load(self, row: int, slot: int, counts: NDArray[np.int64]) -> None:
         """Read one image into a slot, and count its missing values and so on."""
         image, out = self._images[row], self._values[slot]
-        try:
-            check_unchanged(image)
+        with self._noting(row):
             inside = np.empty(0 if image.mask is None else out.size)  # float64: any mask's values
             if image.mask is not None:
                 self._mask_reader.read(image.mask, image.mask_volume, inside)
             counts[row] = self._reader.read(image.image, image.volume, out, inside)
-            check_unchanged(image)  # nor was it replaced meanwhile
-        except InputError as error:
-            self._problems[row] = error

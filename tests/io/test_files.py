@@ -1,16 +1,20 @@
 """Files appear when they are complete, and are written only when something has changed."""
 
+import contextlib
 import io
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nipype_blm.io.files import read_into, replacing, write_if_changed
+from nipype_blm.errors import InputError
+from nipype_blm.io.files import read_input, read_into, replacing, write_if_changed
 
 OTHER = """
 import sys
@@ -135,3 +139,129 @@ def test_a_buffer_is_filled_whatever_the_pieces_are(content, size, most):
     assert done == min(size, len(content))
     assert buffer[:done].tobytes() == content[:done]
     assert (buffer[done:] == 7).all()
+
+
+# ---------------------------------------------------------------------- files that users name
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+def make_socket(path):
+    with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as server:
+        server.bind(path.name)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (make_pipe, "a named pipe"),
+        (make_socket, "a socket"),
+        *(
+            (lambda path, device=device: path.symlink_to(device), "a device")
+            for device in ("/dev/zero", "/dev/null", "/dev/urandom", "/dev/tty")
+        ),
+    ],
+)
+def test_what_has_no_content_that_can_be_read_again_is_refused_unopened(tmp_path, make, kind):
+    """Pipes would be waited for, devices read, for ever."""
+    path = tmp_path / "a"
+    make(path)
+    with pytest.raises(InputError, match=f"a is {kind}.*, which a run cannot read again; give a"):
+        read_input(path)
+
+
+def test_the_pipe_of_a_process_substitution_is_refused(tmp_path):
+    end, other = os.pipe()
+    try:
+        with pytest.raises(InputError, match=r"is a named pipe, such as bash makes for <\(...\)"):
+            read_input(Path(f"/dev/fd/{end}"))
+    finally:
+        os.close(end)
+        os.close(other)
+
+
+OBJECT = ".git/annex/objects/zZ/Qk/MD5E-s9--ab.nii.gz/MD5E-s9--ab.nii.gz"
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12345\n"
+
+
+def link_annex(path):
+    path.symlink_to(f"../{OBJECT}")
+
+
+def link_to_annex_link(path):
+    path.with_name("other").symlink_to(f"../{OBJECT}")
+    path.symlink_to("other")
+
+
+def keep_with_dvc(path):
+    path.with_name(f"{path.name}.dvc").write_text("outs: []\n")
+
+
+def keep_folder_with_dvc(path):
+    path.parent.with_name(f"{path.parent.name}.dvc").write_text("outs: []\n")
+
+
+def keep_in_the_cloud(path):
+    path.with_name(f".{path.name}.icloud").write_bytes(b"bplist00")
+
+
+@pytest.mark.parametrize(
+    ("make", "command"),
+    [
+        (link_annex, "datalad get {}"),
+        (link_to_annex_link, "git annex get {}"),
+        (lambda path: path.write_text("/annex/objects/MD5E-s9--ab.nii.gz\n"), "datalad get {}"),
+        (lambda path: path.write_text(f"../../{OBJECT}"), "datalad get {}"),
+        (lambda path: path.write_text(LFS), "git lfs pull"),
+        (keep_with_dvc, "dvc pull {}.dvc"),
+        (keep_in_the_cloud, "brctl download {}"),
+    ],
+)
+def test_content_that_is_not_present_is_said_with_what_fetches_it(tmp_path, make, command):
+    """Of git-annex: a link, and a file that names its object; of LFS, DVC, and a synced folder."""
+    path = tmp_path / "b.nii.gz"
+    make(path)
+    with pytest.raises(InputError, match="content is not present") as error:
+        read_input(path)
+    assert f"`{command.format(path)}`" in str(error.value)
+
+
+def test_a_folder_that_dvc_keeps_is_fetched_as_a_whole(tmp_path):
+    path = tmp_path / "data of all" / "b.nii.gz"
+    keep_folder_with_dvc(path)
+    with pytest.raises(InputError, match=r"`dvc pull '.*/data of all'\.dvc`"):
+        read_input(path)
+
+
+@pytest.mark.parametrize("length", [200, 250, 255, 300])
+def test_a_long_name_that_does_not_exist_is_what_the_system_says(tmp_path, length):
+    with pytest.raises(OSError, match="No such file" if length < 256 else "too long"):
+        read_input(tmp_path / ("a" * length))
+
+
+def test_a_link_that_leads_nowhere_names_where(tmp_path):
+    path = tmp_path / "a"
+    path.symlink_to("gone")
+    with pytest.raises(InputError, match=r"a is a link to .*/gone, which does not exist"):
+        read_input(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"../{OBJECT}\n../{OBJECT}2\n",  # a list of images
+        "version https://git-lfs.github.com",
+        "",
+        "sub-01/annex/objects/a.nii\n",
+    ],
+)
+def test_other_content_is_returned_as_it_is(tmp_path, content):
+    path = tmp_path / "a"
+    path.write_text(content)
+    assert read_input(path) == content.encode()
+    path.chmod(0o644)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    assert read_input(link) == content.encode()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nipype_blm import __version__
-from nipype_blm.io.maps import MapInfo, make_template_header, write_map
+from nipype_blm.errors import InputError
+from nipype_blm.io.maps import MapInfo, load_map, make_template_header, write_map
 
 AFFINE = np.array([[-2, 0, 0, 90], [0, 2.5, 0.5, -126], [0, 0, 3, -72], [0, 0, 0, 1.0]])
 SHAPE = (4, 3, 2)
@@ -172,3 +173,10 @@ def test_a_grid_longer_than_nifti1_allows_is_written_as_nifti2(tmp_path):
     assert image.header.get_intent()[0] == "z score"
     np.testing.assert_array_equal(image.affine, AFFINE)
     np.testing.assert_array_equal(image.get_fdata()[:, 0, 0, 1], -values)
+
+
+def test_a_map_whose_content_is_still_to_be_fetched_says_so(tmp_path):
+    """Results that were shared as links of git-annex."""
+    (tmp_path / "m.nii").symlink_to(".git/annex/objects/aa/bb/MD5E-s9--ab.nii/MD5E-s9--ab.nii")
+    with pytest.raises(InputError, match=r"m\.nii is not here yet: .* `datalad get "):
+        load_map(tmp_path, "m")
