@@ -64,22 +64,40 @@ _BINARY = [
     _format(rb"\A%PDF", "a PDF file", "give a text file"),
 ]
 _TEXT = [
-    _format(rb"\A\s*/NumWaves\b|^/Matrix\b", "FSL's VEST format (.mat, .con, .fts, .grp)",
-            "Vest2Text X.mat X.txt writes its numbers"),
-    _format(rb"\A[^\n]*FEAT version|^set fmri\(", "a design of FSL's FEAT (.fsf)",
-            "feat_model makes a .mat of it, and Vest2Text X.mat X.txt writes its numbers"),
-    _format(rb"\A\s*GroupDescriptorFile\b", "a group descriptor of FreeSurfer (FSGD)",
-            "mri_glmfit writes the numbers as Xg.dat"),
+    _format(
+        rb"\A\s*/NumWaves\b|^/Matrix\b",
+        "FSL's VEST format (.mat, .con, .fts, .grp)",
+        "Vest2Text X.mat X.txt writes its numbers",
+    ),
+    _format(
+        rb"\A[^\n]*FEAT version|^set fmri\(",
+        "a design of FSL's FEAT (.fsf)",
+        "feat_model makes a .mat of it, and Vest2Text X.mat X.txt writes its numbers",
+    ),
+    _format(
+        rb"\A\s*GroupDescriptorFile\b",
+        "a group descriptor of FreeSurfer (FSGD)",
+        "mri_glmfit writes the numbers as Xg.dat",
+    ),
     _format(rb"\A#\s*<matrix", "a matrix of AFNI (.xmat.1D)", "1dcat X.xmat.1D > X.txt"),
-    _format(rb"\A[ \t\"']*Subj\b[^\n]*\bInputFile\b", "a -dataTable of AFNI",
-            "its last column is Y_files (awk 'NR > 1 {print $NF}' table.txt > images.txt), and X "
-            "has the others in numbers"),
-    _format(rb"\A\s*\{.*\"BIDSModelVersion\"", "a BIDS Stats Model",
-            "write the design of its level as CSV, with numbers only"),
-    _format(rb"\A\s*[\[{]\s*[\"\[{\]}]", "JSON, such as a sidecar of BIDS",
-            "give the table itself, such as the .tsv beside it"),
+    _format(
+        rb"\A[ \t\"']*Subj\b[^\n]*\bInputFile\b",
+        "a -dataTable of AFNI",
+        "its last column is Y_files (awk 'NR > 1 {print $NF}' table.txt > images.txt), and X "
+        "has the others in numbers",
+    ),
+    _format(
+        rb"\A\s*\{.*\"BIDSModelVersion\"",
+        "a BIDS Stats Model",
+        "write the design of its level as CSV, with numbers only",
+    ),
+    _format(
+        rb"\A\s*[\[{]\s*[\"\[{\]}]",
+        "JSON, such as a sidecar of BIDS",
+        "give the table itself, such as the .tsv beside it",
+    ),
     _format(rb"\A\s*<(!DOCTYPE|html|\?xml)", "a web page or XML", "download or export the table"),
-]  # fmt: skip
+]
 START_SIZE = 2**16  # bytes of a file that tell its format
 
 

@@ -448,7 +448,7 @@ def test_separators_that_end_every_line_and_empty_lines_of_a_spreadsheet_are_not
         "mean,age,iq\n1,0.5,\n1,-2,\n",  # a column without any value
         "mean,age\n1,0.5,\n1,-2,\n",  # or whose name is row names, as R writes them?
         "mean,age,\n1,0.5,\n1,-2,7\n",
-        "id,mean\na,0.5\n,\nb,2\n",
+        "mean,age\n1,0.5\n1,\n1,2\n",
     ],
 )
 def test_an_empty_column_that_may_have_been_meant_is_refused(tmp_path, text):
