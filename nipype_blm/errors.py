@@ -15,7 +15,7 @@ _short.maxstring = _short.maxother = _LONGEST_SHOWN
 def show(value: Any) -> str:
     """Return what a user gave as a message shows it: its start and end, if it is long."""
     try:
-        return shorten(_short.repr(value))
+        return shorten(" ".join(_short.repr(value).split("\n")))
     except ValueError:  # Python writes no number of thousands of digits
         return "a number of thousands of digits"
 

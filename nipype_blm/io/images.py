@@ -100,6 +100,11 @@ def _explaining(path: Path) -> Iterator[None]:
         reason = f"its header has {error}, a code that is not known"
         raise InputError(f"{path} is not an image that can be read: {reason}.") from error
     except (ImageFileError, HeaderDataError, ValueError, TripWireError) as error:
+        if str(error).startswith("w2 should be positive"):  # of nibabel's quaternions
+            raise InputError(
+                f"{path} is not an image that can be read: quatern_b, _c and _d of its header are "
+                "no rotation (their squares add up to more than 1); restore it, or set its sform."
+            ) from error
         raise InputError(f"{path} is not an image that can be read: {_end(error)}") from error
 
 

@@ -458,8 +458,8 @@ def normalise_factors(value: Any) -> list[dict[str, Any]]:
         value = [value] if is_one else [{key: body} for key, body in value.items()]
     if not isinstance(value, list | tuple) or not any(value):
         raise ValueError(
-            "expected a list of random factors, each with name, factor and design; "
-            "use blm for a model without any"
+            f"{show(value)} was given; expected a list of random factors, each with name, factor "
+            "and design; use blm for a model without any"
         )
     return [_normalise_factor(item, number) for number, item in enumerate(value, 1)]
 

@@ -116,6 +116,8 @@ def normalise_contrasts(value: Any) -> list[dict[str, Any]]:
     Accepts BLM's ``[{c1: {name, vector}}, ...]``, ``{c1: {name, vector}, ...}`` and
     ``[{name, vector}, ...]``.  A contrast without a name is called by its key.
     """
+    if _is_tuple_of_nipype(value):
+        value = [value]
     if isinstance(value, dict):
         value = [{key: contrast} for key, contrast in value.items()]
     if not isinstance(value, list | tuple) or not value:
@@ -134,9 +136,20 @@ def _normalise_one(item: Any, number: int) -> dict[str, Any]:
             return {"name": str(key)} | {k: v for k, v in body.items() if v is not None}
     if isinstance(item, dict):  # "c1:" alone, its fields not indented below it, is None
         return {"name": f"c{number}"} | {k: v for k, v in item.items() if v is not None}
+    if _is_tuple_of_nipype(item):
+        raise ValueError(
+            f"contrast {number} is {show(item)}, as for Nipype's interfaces of SPM and FSL; "
+            "expected a mapping such as {'name': 'age', 'vector': [0, 1, -1]}, with a weight for "
+            "each column of X, and a list of such rows for F"
+        )
     raise ValueError(
         f"contrast {number} is {show(item)}; expected a mapping with a name and a vector"
     )
+
+
+def _is_tuple_of_nipype(item: Any) -> bool:
+    """Return whether this is such as ("age", "T", ["young", "old"], [1, -1])."""
+    return isinstance(item, list | tuple) and item[1:2] in (["T"], ["F"], ("T",), ("F",))
 
 
 def hold_place(item: dict[str, Any]) -> Contrast:

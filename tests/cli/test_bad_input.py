@@ -4,6 +4,7 @@ import gzip
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -96,6 +97,24 @@ def depend(X):
         row[2] = 2 * row[0] - row[1]
 
 
+def turn_image(study):
+    """Give an image the quaternion (2, 3, 0), whose length is above 1, and no sform."""
+    content = bytearray((study.folder / "s07.nii").read_bytes())
+    struct.pack_into("<2h3f", content, 252, 1, 0, 2, 3, 0)
+    (study.folder / "s07.nii").write_bytes(content)
+    return {}
+
+
+def scale_design(column, factor):
+    def spoil(study):
+        X = study.X.copy()
+        X[:, column] *= factor
+        study.write_design(X)
+        return {}
+
+    return spoil
+
+
 SHIFTED = np.diag([2.0, 2, 2, 1])
 FEWER = np.ones((4, 3, 1))
 # What is done to the study, and what the message must hold.
@@ -147,6 +166,40 @@ FAULTS = {
             dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")],
         ),
         ["s07.nii", "line 8", "real numbers"],
+    ),
+    "an image has a quaternion that is none": (
+        turn_image,
+        ["s07.nii", "line 8", "quatern_b, _c and _d of its header are no rotation", "its sform"],
+    ),
+    "a tiny column of X": (
+        scale_design(2, 1e-300),
+        ["X: the largest value of column 3 (X3)", "e-300 in size", "give it in other units"],
+    ),
+    "a huge column of X": (
+        scale_design(2, 1e300),
+        ["X: the largest value of column 3 (X3)", "e+300 in size", "give it in other units"],
+    ),
+    "one huge value in X": (
+        lambda s: change_design(s, set_cell("1e300")),
+        ["X: the largest value of column 2 (X2)", "1e+300 in size", "give it in other units"],
+    ),
+    "a category in X": (
+        lambda s: change_design(s, lambda X: [row.append("ab"[i % 2]) for i, row in enumerate(X)]),
+        ["X.csv", "column 4 (X4): 2 values, 'a' and 'b': categorical"],
+    ),
+    "X is FSL's": (
+        lambda s: s.write("X.mat", "/NumWaves 3\n/NumPoints 12\n\n/Matrix\n") and {"X": "X.mat"},
+        ["X ", "X.mat is FSL's VEST format", "Vest2Text"],
+    ),
+    "Y_files is a pattern": (lambda s: {"Y_files": "s*.nii"}, ["Y_files: ", "is a pattern"]),
+    "X is a URL": (lambda s: {"X": "file:///X.csv"}, ["X: 'file:///X.csv'", "is a file URL"]),
+    "outdir starts with a variable": (
+        lambda s: {"outdir": "$NO_SUCH_VARIABLE/out"},
+        ["outdir: ", "a variable that is not set, NO_SUCH_VARIABLE"],
+    ),
+    "a list has two columns": (
+        lambda s: s.write("Y.txt", "a,s01.nii\n") and {},
+        ["Y_files: line 1 of Y.txt", "one path a line"],
     ),
     "Y_files does not exist": (
         lambda s: {"Y_files": "no.txt"},
