@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from nipype_blm.errors import show, shorten
+from nipype_blm.errors import shorten, show
 
 
 @pytest.mark.parametrize(

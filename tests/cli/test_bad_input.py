@@ -92,6 +92,11 @@ def list_masks(study, n, third="m.nii"):
     return {"data_mask_files": "M.txt"}
 
 
+def categorise(X):
+    for row in X:
+        row[1] = "ab"[row[1] > 0]
+
+
 def depend(X):
     for row in X:
         row[2] = 2 * row[0] - row[1]
@@ -184,8 +189,8 @@ FAULTS = {
         ["X: the largest value of column 2 (X2)", "1e+300 in size", "give it in other units"],
     ),
     "a category in X": (
-        lambda s: change_design(s, lambda X: [row.append("ab"[i % 2]) for i, row in enumerate(X)]),
-        ["X.csv", "column 4 (X4): 2 values, 'a' and 'b': categorical"],
+        lambda s: change_design(s, categorise),
+        ["X.csv", "column 2 (X2): 2 values, 'a' and 'b': categorical"],
     ),
     "X is FSL's": (
         lambda s: s.write("X.mat", "/NumWaves 3\n/NumPoints 12\n\n/Matrix\n") and {"X": "X.mat"},
@@ -197,7 +202,7 @@ FAULTS = {
         lambda s: {"outdir": "$NO_SUCH_VARIABLE/out"},
         ["outdir: ", "a variable that is not set, NO_SUCH_VARIABLE"],
     ),
-    "a list has two columns": (
+    "Y_files has two columns": (
         lambda s: s.write("Y.txt", "a,s01.nii\n") and {},
         ["Y_files: line 1 of Y.txt", "one path a line"],
     ),
