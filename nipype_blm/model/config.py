@@ -36,6 +36,7 @@ DEFAULT_WORKERS = 10
 DEFAULT_MINLOG = -323.3062153431158
 _MOST_FAULTS = 20  # that are said, of a file that may be no configuration at all
 
+_LONGEST_PATH, _LONGEST_PART = 4000, 255  # bytes
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})(?=/|$)")
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 _WINDOWS = re.compile(r"[a-zA-Z]:[\\/]|\\\\")
@@ -71,9 +72,11 @@ def _find_fault(text: str) -> str | None:
     if "\0" in text:
         return "has a null byte; remove it"
     try:
-        text.encode()
+        encoded = text.encode()
     except UnicodeEncodeError:
         return "is not in UTF-8; rename the file"
+    if len(encoded) > _LONGEST_PATH or max(map(len, encoded.split(b"/"))) > _LONGEST_PART:
+        return "is too long for a path"
     if url := _URL.match(text):
         return f"is a {url[1]} URL; give the path of a file on this machine"
     if _WINDOWS.match(text):

@@ -537,8 +537,8 @@ def test_any_name_of_a_file_that_is_there_is_taken_as_it_is(tmp_path, name):
         ("sub-01 /data/a.nii", "one path a line"),
         ("a.nii,12", "names a volume as SPM does"),
         ("filename", "a list has no header"),
-        ("x" * 100_000 + "*", "is a pattern"),
-        ("a/" * 5000 + ", b", "one path a line"),
+        ("x" * 100_000 + "*", "is too long for a path"),
+        ("a/" * 5000 + ", b", "is too long for a path"),
     ],
 )
 def test_a_line_that_is_no_path_is_refused_in_one_sentence_with_its_place(tmp_path, line, reason):

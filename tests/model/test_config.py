@@ -401,6 +401,8 @@ def test_a_name_is_text_or_a_number(name):
         ("file:///a", "is a file URL"),
         ("C:\\a", "is a path of Windows"),
         ("$NO_SUCH_VARIABLE/a", "a variable that is not set"),
+        ("a" * 256, "is too long for a path"),
+        ("a/" * 3000, "is too long for a path"),
     ],
 )
 @pytest.mark.parametrize("field", ["X", "outdir", "Y_files", "analysis_mask", "work_dir"])
