@@ -60,7 +60,7 @@ _BINARY = [
     ),
     _format(rb"\A\$FL[23]", "an SPSS file (.sav)", "save it as CSV"),
     _format(rb"\A<stata_dta>", "a Stata file (.dta)", "export delimited using X.csv"),
-    _format(rb"\A\x80[\x02-\x05]", "a pickle of Python", f'{_PANDAS}read_pickle("X.pkl"){_TO_CSV}'),
+    _format(rb"\A\x80[\x02-\x05]", "a pickle of Python", "write its table as CSV"),
     _format(rb"\A%PDF", "a PDF file", "give a text file"),
 ]
 _TEXT = [

@@ -122,7 +122,7 @@ def explain_path(path: Path, text: str, is_first: bool = False) -> str | None:
         )
     if re.search(r"[,;\s]", text):
         return f"{show(text)} does not exist; a list has one path a line, and no other column"
-    return f"{show(text)} does not exist; a list has no header"
+    return f"{show(text)} does not exist; a list has paths only, and no header"
 
 
 class Table(NamedTuple):
@@ -371,12 +371,16 @@ def _names_rows(rows: list[list[str]], header: list[str] | None) -> bool:
     if header is None:
         return _has_row_names(rows)
     is_unnamed = not header[0] and all(header[1:])
-    return is_unnamed or all(_to_number(row[0]) is None for row in rows)
+    return is_unnamed or all(_is_name(row[0]) for row in rows)
 
 
 def _has_row_names(rows: list[list[str]]) -> bool:
     """Return whether the first column is text: not numbers with another separator in between."""
-    return all(_to_number(row[0]) is None and not _TWO_NUMBERS.match(row[0]) for row in rows)
+    return all(_is_name(row[0]) and not _TWO_NUMBERS.match(row[0]) for row in rows)
+
+
+def _is_name(cell: str) -> bool:
+    return _to_number(cell) is None and not _DECIMAL_COMMA.fullmatch(cell)
 
 
 @contextmanager

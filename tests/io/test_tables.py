@@ -220,6 +220,47 @@ def test_cells_with_a_decimal_comma_are_refused_and_not_taken_for_row_names(tmp_
     assert "Decimals need a point, not a comma." in problem
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kol1;kol2\n0,70;1\n0,06;2\n0,9;3\n",
+        '"kol1";"kol2"\n"0,70";"1"\n"0,06";"2"\n',
+        "0,70;1\n0,06;2\n0,9;3\n",
+        "kol1\tkol2\n-0,70\t1\n0,06\t2\n",
+    ],
+)
+def test_a_first_column_of_decimal_commas_is_no_regressor_that_is_dropped(tmp_path, text):
+    """As spreadsheets write it in most of Europe, behind semicolons."""
+    problem = error_of(tmp_path, text)
+    assert "must hold finite numbers only; column " in problem
+    assert "Decimals need a point, not a comma." in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "values"),
+    [
+        ("id;mean;age\r\ns1;1;20.5\r\ns2;1;30\r\n", ["mean", "age"], [[1, 20.5], [1, 30]]),
+        ("\ufeffparticipant_id\tage\nsub-1\t20\nsub-2\t30\n", ["age"], [[20], [30]]),
+        ('"","a","b"\n"r1"," 17.6","  8"\n"r2"," 1"," 2"\n', ["a", "b"], [[17.6, 8], [1, 2]]),
+        (",group,mean\n0,True,1\n1,False,1\n", ["group", "mean"], [[1, 1], [0, 1]]),
+    ],
+)
+def test_tables_on_which_other_programs_were_reported_to_fail_are_read(
+    tmp_path, text, names, values
+):
+    """Semicolons of European spreadsheets, a mark of UTF-8, numbers in quotes, logicals."""
+    table = read_table(write(tmp_path, text), "X")
+    assert table.names == names
+    np.testing.assert_array_equal(table.values, values)
+
+
+def test_a_dash_for_missing_values_and_a_second_column_of_names_are_named(tmp_path):
+    problem = error_of(tmp_path, "participant_id\tage\ns1\t-\ns2\t30\ns3\t-\n")
+    assert "column 1 (age): '-' in lines 2 and 4." in problem
+    problem = error_of(tmp_path, "id\tid\tage\nsub-1\tCQ2\t28\nsub-2\tBT4\t29\n")
+    assert "column 1 (id): 'CQ2' in line 2 and 'BT4' in line 3.  Leave column id out" in problem
+
+
 def test_names_of_rows_may_be_numbers_with_spaces_below_a_header(tmp_path):
     table = read_table(write(tmp_path, "id,mean,age\n01 02,1,20\n2020-01-01 10,1,30\n"), "X")
     assert table.names == ["mean", "age"]
@@ -536,7 +577,7 @@ def test_any_name_of_a_file_that_is_there_is_taken_as_it_is(tmp_path, name):
         ("a.nii b.nii", "one path a line"),
         ("sub-01 /data/a.nii", "one path a line"),
         ("a.nii,12", "names a volume as SPM does"),
-        ("filename", "a list has no header"),
+        ("filename", "a list has paths only, and no header"),
         ("x" * 100_000 + "*", "is too long for a path"),
         ("a/" * 5000 + ", b", "is too long for a path"),
     ],
