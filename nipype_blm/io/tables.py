@@ -5,11 +5,11 @@ import csv
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError, shorten, show
 from nipype_blm.io.formats import START_SIZE, name_binary, name_text
 from nipype_blm.model.config import resolve_path
+
+T = TypeVar("T")
 
 _MISSING = ("", "na", "n/a")
 _LOGICAL = {"true": 1.0, "false": 0.0}  # as R and pandas write what counts as 1 and 0
@@ -277,11 +279,14 @@ def _describe_cells(bad: list[_Cell], n_rows: int, name: str, may_name_rows: boo
     is_text = n_words == n_rows - n_missing > 1
     commas = any(map(_DECIMAL_COMMA.fullmatch, words)) or any(map(_TWO_NUMBERS.match, words))
     is_categorical = is_text and not commas and len(words) < n_words
-    parts = [f"{show(cell)} in line{_join_lines(found)}" for cell, found in lines.items()]
+    others = [cell for cell in lines if not is_categorical or _to_number(cell) is not None]
+    found = _join_and(
+        others, lambda cell: f"{show(cell)} in line{_join_lines(lines[cell])}", _MOST_VALUES
+    )
     if is_categorical:
-        values = f"{len(words)} value{'s' * (len(words) > 1)}, {_join_and(list(map(show, words)))}"
-        parts = [part for cell, part in zip(lines, parts, strict=True) if cell not in words]
-        parts.insert(0, f"{values}: categorical")
+        some = _join_and(words, show, _MOST_VALUES)
+        values = f"{len(words)} value{'s' * (len(words) > 1)}, {some}: categorical"
+        found = f"{values}; and {found}" if found else values
     advice = []
     if commas:
         advice.append("Decimals need a point, not a comma.")
@@ -293,17 +298,18 @@ def _describe_cells(bad: list[_Cell], n_rows: int, name: str, may_name_rows: boo
         advice.append(f"If column {shorten(name)} names the rows, set row_names: {shorten(name)}.")
     elif is_text and not commas and not is_categorical:
         advice.append(f"Leave column {shorten(name)} out, or write what it means in numbers.")
-    return "  ".join([f"{_join_and(parts)}.", *advice])
+    return "  ".join([f"{found}.", *advice])
 
 
 def _join_lines(numbers: list[int]) -> str:
-    return f"{'s' * (len(numbers) > 1)} {_join_and(list(map(str, numbers)), 10)}"
+    return f"{'s' * (len(numbers) > 1)} {_join_and(numbers, str, 10)}"
 
 
-def _join_and(texts: list[str], most: int = _MOST_VALUES) -> str:
-    """Return texts with commas and an "and"; and how many more there are."""
-    if len(texts) > most:
-        texts = [*texts[:most], f"{len(texts) - most} more"]
+def _join_and(items: list[T], write: Callable[[T], str], most: int) -> str:
+    """Return items with commas and an "and"; of many the first, and how many more there are."""
+    texts = [write(item) for item in items[:most]]
+    if len(items) > most:
+        texts.append(f"{len(items) - most} more")
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
@@ -323,7 +329,7 @@ def _split_lines(path: Path, what: str) -> tuple[list[str] | None, list[_Line]]:
         raise InputError(f"{what} {path} has a quotation mark that is not closed.")
     while len(rows[0]) > 1 and not any(row[-1] or len(row) == 1 for row in rows):
         rows = [row[:-1] for row in rows]  # a separator ends every line
-    while len(rows) > 1 and not any(rows[-1]):
+    while len(rows) > 1 and len(rows[-1]) > 1 and not any(rows[-1]):
         rows.pop()  # as spreadsheets write empty lines
     table = [_Line(i, row) for (i, _), row in zip(lines, rows, strict=False)]
     header: list[str] | None = None

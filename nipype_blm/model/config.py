@@ -64,7 +64,7 @@ def resolve_path(text: str | Path, base: Path) -> Path:
     try:
         return Path(base, Path(given).expanduser()).absolute()
     except RuntimeError as error:  # of ~name
-        raise ValueError(f"{given}: {error}") from error
+        raise ValueError(f"{show(given)}: {error}") from error
 
 
 def _find_fault(text: str) -> str | None:

@@ -434,7 +434,7 @@ N_ROWS = 500
     [
         (["F", "M"] * 250, ["2 values, 'F' and 'M': categorical.", "a column of 0 and 1."]),
         (["F"] * 500, ["1 value, 'F': categorical."]),
-        (["F", "M"] * 249 + ["n/a", "F"], ["'M': categorical and 'n/a' in line 500."]),
+        (["F", "M"] * 249 + ["n/a", "F"], ["'M': categorical; and 'n/a' in line 500."]),
         (["20"] * 5 + ["n/a"] + ["20"] * 3 + ["n/a"] + ["1"] * 490, ["'n/a' in lines 7 and 11."]),
         (["n/a"] * 500, ["'n/a' in lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 490 more."]),
         ([f"s{i}" for i in range(500)], ["and 495 more.", "set row_names: a."]),
@@ -453,6 +453,13 @@ def test_a_column_that_is_no_numbers_is_one_sentence_however_long_it_is(tmp_path
         assert part in problem
     assert len(problem) < 1200 + len(str(tmp_path))
     assert len(problem.splitlines()) == 1
+
+
+def test_a_message_of_very_many_values_is_made_at_once(tmp_path):
+    """Not in the square of their number: it would take minutes."""
+    cells = [f"s{i}" for i in range(50_000)] * 2
+    problem = error_of(tmp_path, "mean,a\n" + "".join(f"1,{c}\n" for c in [*cells, "n/a"]))
+    assert "50000 values, 's0', " in problem
 
 
 def test_of_very_many_columns_of_text_ten_are_named(tmp_path):
@@ -490,6 +497,7 @@ def test_separators_that_end_every_line_and_empty_lines_of_a_spreadsheet_are_not
         "mean,age\n1,0.5,\n1,-2,\n",  # or whose name is row names, as R writes them?
         "mean,age,\n1,0.5,\n1,-2,7\n",
         "mean,age\n1,0.5\n1,\n1,2\n",
+        'age\n1\n""\n',
     ],
 )
 def test_an_empty_column_that_may_have_been_meant_is_refused(tmp_path, text):
