@@ -1,10 +1,29 @@
 """The one exception for input that a user can correct, and how such faults are collected."""
 
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_LONGEST_SHOWN = 160  # characters
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _LONGEST_SHOWN
+
+
+def show(value: Any) -> str:
+    """Return what a user gave as a message shows it: its start and end, if it is long."""
+    try:
+        return shorten(" ".join(_short.repr(value).split("\n")))
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a number of thousands of digits"
+
+
+def shorten(text: str) -> str:
+    """Return text, or its start and end if it is too long for a message."""
+    half = _LONGEST_SHOWN // 2
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:half]}...{text[-half:]}"
 
 
 class InputError(ValueError):

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
+from nipype_blm.errors import InputError
+from nipype_blm.interfaces.base import explain_name
 from nipype_blm.interfaces.blm import (
     AssembleMaps,
     ComputeContrasts,
@@ -17,6 +19,9 @@ from nipype_blm.interfaces.blm import (
 from nipype_blm.model.config import PLAN_FOLDER
 
 from .nodes import FileMapNode, FreshNode
+
+# Of the builders, beside the traits of the plan.
+_PARAMETERS = ("out_dir", "n_procs", "max_mem_gb", "mem_gb", "copy_inputs", "name")
 
 
 class Model(NamedTuple):
@@ -44,6 +49,10 @@ def build_model_wf(
     options: dict[str, Any],
 ) -> Workflow:
     """Build the workflow of a model; `options` are further traits of its plan."""
+    known = {*model.plan.input_spec().copyable_trait_names(), *_PARAMETERS}
+    for option in options:
+        if option not in known:
+            raise InputError(explain_name(option, known))
     assemble_maps = model.assemble(compress=compress, overwrite=overwrite, allow_empty=allow_empty)
     if out_dir is not None:
         assemble_maps.inputs.out_dir = str(Path(out_dir).absolute())

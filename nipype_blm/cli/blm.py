@@ -86,7 +86,7 @@ def load_config(path: Path, model: str = "blm") -> Any:
     InputError
         With the faults of all fields, and of the files that the valid ones name.
     """
-    from nipype_blm.io.tables import read_yaml
+    from nipype_blm.io.yamlfile import read_yaml
     from nipype_blm.model.config import parse_config, salvage_config
     from nipype_blm.stages.plan import prepare_run
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from nipype_blm.cli.progress import NodeCallback
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces.base import GIB
-from nipype_blm.io.tables import read_yaml
+from nipype_blm.io.yamlfile import read_yaml
 from nipype_blm.model.config import ModelConfig
 from nipype_blm.model.planning import BASE_BYTES, Plan
 

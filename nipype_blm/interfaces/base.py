@@ -1,8 +1,10 @@
 """What all interfaces share: the traits of a model and of its maps, and the references."""
 
+import difflib
 import logging
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +24,7 @@ from nipype.interfaces.base import (
 from threadpoolctl import threadpool_limits
 
 from nipype_blm.core.lmm.estimates import METHODS
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, shorten, show
 from nipype_blm.model.config import (
     DEFICIENT,
     MATCH_ROWS,
@@ -71,6 +73,61 @@ class BLMInterface(LibraryBaseInterface, SimpleInterface):
         return dict(super()._list_outputs())
 
 
+# How Nipype's traits call what they expect, and how a message does.
+_KINDS = {
+    "an integer": "a whole number",
+    "a floating point number": "a number",
+    "a float": "a number",
+    "a boolean": "True or False",
+    "a string": "text",
+    "a pathlike object or string representing a file": "a path",
+    "a pathlike object or string representing a directory": "a path",
+    "a pathlike object or string representing an existing directory": "the path of a folder",
+}
+
+
+class InputSpec(BaseInterfaceInputSpec):
+    """Inputs that take paths of any kind, and say in one sentence what cannot be used."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an input, as Nipype does."""
+        try:
+            super().__setattr__(name, _write_paths(value))
+        except traits.TraitError as error:
+            if name not in self.trait_names():
+                raise traits.TraitError(explain_name(name, self.copyable_trait_names())) from error
+            expected = re.search(r" must be (.*), but a value of ", str(error), re.DOTALL)
+            if expected is None:
+                raise
+            kind = "|".join(sorted(map(re.escape, _KINDS), key=len, reverse=True))
+            what = re.sub(kind, lambda found: _KINDS[found[0]], expected[1])
+            each = " for each" if str(error).startswith("Each element") else ""
+            raise traits.TraitError(
+                f"{name}: {show(value)} was given; expected {what}{each}."
+            ) from error
+
+
+def _write_paths(value: Any) -> Any:
+    """Return a path, or those of a list, as text."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple) and any(isinstance(each, os.PathLike) for each in value):
+        return [_write_paths(each) for each in value]
+    return value
+
+
+def explain_name(name: str, known: Collection[str]) -> str:
+    """Return that a name is not known, and which known one is the nearest.
+
+    Fields of a configuration file are known by their traits.
+    """
+    fields = FIELD_TRAITS | MISSINGNESS_TRAITS | MIXED_TRAITS | {"MAXMEM": "max_mem_gb"}
+    places = {field.lower(): trait for field, trait in fields.items() if trait in known}
+    places |= {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower()[:40], places, n=1, cutoff=0)
+    return f"{shorten(name)} is no known input; the nearest one is {places[near[0]]}."
+
+
 def overwrite_trait() -> Any:
     """Return the trait of all interfaces that write maps."""
     return traits.Bool(
@@ -91,7 +148,7 @@ def allow_empty_trait() -> Any:
     )
 
 
-class ModelInputSpec(BaseInterfaceInputSpec):
+class ModelInputSpec(InputSpec):
     """What the traits of all models share."""
 
     in_files = InputMultiObject(
@@ -101,11 +158,9 @@ class ModelInputSpec(BaseInterfaceInputSpec):
         "or one text file that lists images",
     )
     design_file = File(mandatory=True, desc="design matrix: CSV, TSV or whitespace table")
-    contrasts = traits.Either(
-        traits.List(traits.Dict),
-        traits.Dict,
+    contrasts = traits.Any(
         mandatory=True,
-        desc="contrasts, each with name and vector (a row for T, rows for F)",
+        desc="contrasts: a list of mappings with name and vector (a row for T, rows for F)",
     )
     row_names = traits.Str(
         desc="header or number of the column of the design that names the rows; none: every "
@@ -150,14 +205,14 @@ class ModelInputSpec(BaseInterfaceInputSpec):
     allow_empty = allow_empty_trait()
 
 
-class MixedInputSpec(BaseInterfaceInputSpec):
+class MixedInputSpec(InputSpec):
     """What a mixed model has besides."""
 
-    random_factors = traits.List(
-        traits.Dict,
+    random_factors = traits.Any(
         mandatory=True,
-        desc="random factors, each with name, factor (a file with one label for each image) and "
-        "design (a table of the effects of a level); and, if wished, correlated and nested_in",
+        desc="random factors: a list of mappings with name, factor (a file with one label for each "
+        "image) and design (a table of the effects of a level); and, if wished, correlated and "
+        "nested_in",
     )
     reml = traits.Bool(True, usedefault=True, desc="restricted maximum likelihood")
     method = traits.Enum(
@@ -232,6 +287,7 @@ def warn_of(notices: Sequence[str]) -> None:
 def _name_traits(text: str) -> str:
     names = "|".join(map(re.escape, _TRAITS_IN_MESSAGES))
     field = rf"(?<![\w/.-])(?:{names})(?![\w/-]|\.\w)"  # not within a path
+    text = re.sub(r"^Z(?=:)", MIXED_TRAITS["Z"], text)  # else the matrix is meant
     return re.sub(field, lambda found: _TRAITS_IN_MESSAGES[found[0]], text)
 
 

@@ -5,7 +5,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
     Directory,
     File,
     InputMultiObject,
@@ -17,6 +16,7 @@ from nipype.interfaces.base import (
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces.base import (
     BLMInterface,
+    InputSpec,
     MapsOutputSpec,
     ModelInputSpec,
     allow_empty_trait,
@@ -129,7 +129,7 @@ class PlanBLM(BLMInterface):
         return runtime
 
 
-class _ComputeProductsInputSpec(BaseInterfaceInputSpec):
+class _ComputeProductsInputSpec(InputSpec):
     model_file = File(exists=True, mandatory=True, desc="the model without its contrasts")
     batch_file = File(exists=True, mandatory=True, desc="the images of the batch")
     max_threads = traits.Range(low=1, nohash=True, desc="most threads that fit into memory")
@@ -158,7 +158,7 @@ class ComputeProducts(BLMInterface):
         return runtime
 
 
-class _BlockInputSpec(BaseInterfaceInputSpec):
+class _BlockInputSpec(InputSpec):
     model_file = File(exists=True, mandatory=True, desc="the model without its contrasts")
     fingerprint = _fingerprint()
     block = traits.Int(mandatory=True, desc="number of the voxel block")
@@ -233,7 +233,7 @@ class ComputeContrasts(BLMInterface):
         return runtime
 
 
-class _AssembleMapsInputSpec(BaseInterfaceInputSpec):
+class _AssembleMapsInputSpec(InputSpec):
     model_file = File(exists=True, mandatory=True, desc="the model without its contrasts")
     contrasts_file = File(exists=True, mandatory=True, desc="the contrasts")
     batch_files = traits.List(File(exists=True), mandatory=True, desc="images of each batch")

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
     Directory,
     File,
     TraitedSpec,
@@ -12,11 +11,11 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from nipype_blm.interfaces.base import BLMInterface, overwrite_trait
+from nipype_blm.interfaces.base import BLMInterface, InputSpec, overwrite_trait
 from nipype_blm.stages.compare import MAPS
 
 
-class _CompareModelsInputSpec(BaseInterfaceInputSpec):
+class _CompareModelsInputSpec(InputSpec):
     smaller_dir = Directory(
         exists=True, mandatory=True, desc="results of blm or blmm: the model with fewer effects"
     )

@@ -77,12 +77,6 @@ def open_input(path: Path) -> Iterator[BufferedReader]:
         yield file
 
 
-def read_input(path: Path) -> bytes:
-    """Return the content of a file that a user names, opened as `open_input` does."""
-    with open_input(path) as file:
-        return file.read()
-
-
 def _explain_absence(path: Path) -> str | None:
     """Return why a path leads to no file, if there is more to say than that."""
     target = os.path.realpath(path)

@@ -9,7 +9,7 @@ import yaml
 from nipype_blm import __version__
 from nipype_blm.errors import InputError
 from nipype_blm.io.files import write_if_changed
-from nipype_blm.io.tables import read_yaml
+from nipype_blm.io.yamlfile import read_yaml
 from nipype_blm.model.config import ModelConfig
 
 # Fields that change no map.

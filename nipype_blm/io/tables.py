@@ -1,73 +1,74 @@
-"""Read the text files of a configuration: YAML, design tables, lists of images."""
+"""Read the tables of numbers, the labels and the lists of images that a configuration names."""
 
+import codecs
 import csv
 import math
+import os
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.errors import InputError
-from nipype_blm.io.files import read_input
+from nipype_blm.errors import InputError, shorten, show
+from nipype_blm.io.files import open_input
+from nipype_blm.io.formats import START_SIZE, name_binary, name_text
 from nipype_blm.model.config import resolve_path
 
+T = TypeVar("T")
+
 _MISSING = ("", "na", "n/a")
+_LOGICAL = {"true": 1.0, "false": 0.0}  # as R and pandas write what counts as 1 and 0
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 # Such as "20;0" of a line 20;0,345: the comma is a decimal one.
-_DECIMAL_COMMA, _ADVICE = re.compile(r"^'[-+]?\d+,\d+'"), "  Decimals need a point, not a comma."
 _TWO_NUMBERS = re.compile(r"[-+.\deE]+([;\t ]+[-+.\deE]+)+$")
+_ODD_PATH = re.compile(r"[*?,;\t]|\.(nii|img|mgh|mgz)(\.gz)?\s|\s\.{0,2}/")
+_MOST_COLUMNS, _MOST_VALUES = 10, 5  # that are named
 
 
 def read_text(path: Path, what: str) -> str:
-    """Read a text file named by a field of the configuration."""
+    """Read a text file named by a field of the configuration, in UTF-8 or, if marked, UTF-16."""
     try:
-        return read_input(path).decode("utf-8-sig")
+        with open_input(path) as file:
+            start = file.read(START_SIZE)
+            found = name_binary(start)
+            if found is not None:
+                raise InputError(f"{path} is {found}.")
+            content = start + file.read()
     except InputError as error:
         raise InputError(f"{what} {error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{what} {path} is not a text file in UTF-8.") from error
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read: {error.strerror}.") from error
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a mapping that names a key twice; plain YAML keeps the last silently."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        merge = "tag:yaml.org,2002:merge"  # "<<", which a field of the mapping may repeat
-        own = [key for key, _ in node.value if key.tag != merge]
-        keys = [self.construct_object(key, deep=True) for key in own]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the field {key!r} is given twice", own[i].start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-    def construct_number(self, node: Any) -> Any:
-        """Return a number; 10:00:00 is a time, as in YAML 1.2, and not 36000, as in YAML 1.1."""
-        if ":" in node.value:
-            return node.value
-        return yaml.SafeLoader.yaml_constructors[node.tag](self, node)
-
-
-for _tag in ("int", "float"):
-    _UniqueKeyLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _UniqueKeyLoader.construct_number)
-
-
-def read_yaml(path: Path, what: str = "Configuration file") -> Any:
-    """Read a file of YAML; `what` names it in messages."""
-    text = read_text(path, what)
+    is_utf16 = start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     try:
-        return yaml.load(text, _UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from error
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{what} {path} is not a text file in UTF-8: line {line} has other bytes.  Save it as "
+            "UTF-8 (in a spreadsheet: CSV UTF-8)."
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(
+            f"{what} {path} has a null byte (line {line} of {path.name}); it is no text file, or "
+            "one in UTF-16 without its mark.  Save it as UTF-8."
+        )
+    return text
+
+
+def _read_lines(path: Path, what: str) -> list[str]:
+    """Read the lines of a table or of a list, unless its format is that of another program."""
+    text = read_text(path, what)
+    found = name_text(text)
+    if found is not None:
+        raise InputError(f"{what} {path} is {found}.")
+    return text.splitlines()
 
 
 class ListedPath(NamedTuple):
@@ -78,22 +79,55 @@ class ListedPath(NamedTuple):
 
 
 def read_path_list(path: Path, what: str) -> list[ListedPath]:
-    """Read a text file with one path a line; blank lines are skipped.
+    """Read a text file with one path a line; blank lines, and those with #, are skipped.
 
-    Relative paths are resolved against the folder of the list.
+    Relative paths are resolved against the folder of the list.  Quotes around a path, and
+    a separator behind it, are left out.
     """
     listed = []
-    for number, line in enumerate(read_text(path, what).splitlines(), 1):
+    faults = []
+    for number, line in enumerate(_read_lines(path, what), 1):
         where = f"line {number} of {path.name}"
-        if not line.strip():
+        text = _unquote(line.strip().rstrip(",;").rstrip())
+        if not text or text.startswith("#"):
             continue
         try:
-            listed.append(ListedPath(resolve_path(line.strip(), path.parent), where))
+            listed.append(ListedPath(resolve_path(text, path.parent), where))
+            fault = explain_path(listed[-1].path, text, is_first=len(listed) == 1)
         except ValueError as error:
-            raise InputError(f"{where}: {error}") from error
+            fault = str(error)
+        if fault:
+            faults.append(f"{what}: {where}: {fault}.")
+    if faults:
+        more = f"{what} {path} has {len(faults) - 10} more lines that are no paths."
+        raise InputError(faults[:10] + [more] * (len(faults) > 10))
     if not listed:
         raise InputError(f"{what} {path} lists no file.")
     return listed
+
+
+def _unquote(text: str) -> str:
+    is_quoted = len(text) > 2 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1] if is_quoted else text
+
+
+def explain_path(path: Path, text: str, is_first: bool = False) -> str | None:
+    """Return what a path looks like that is none: a pattern, two columns, a header."""
+    is_odd = _ODD_PATH.search(text) or (is_first and re.fullmatch(r"\w+", text))
+    if not is_odd or os.path.exists(path):  # noqa: PTH110  Path.exists raises if a name is too long
+        return None
+    if "*" in text or "?" in text:
+        return (
+            f"{show(text)} is a pattern, which says nothing of the order; list the files, as with: "
+            "ls -1 PATTERN > images.txt"
+        )
+    if re.search(r",\d+$", text):
+        return (
+            f"{show(text)} names a volume as SPM does; give files of one volume, without the comma"
+        )
+    if re.search(r"[,;\s]", text):
+        return f"{show(text)} does not exist; a list has one path a line, and no other column"
+    return f"{show(text)} does not exist; a list has paths only, and no header"
 
 
 class Table(NamedTuple):
@@ -136,7 +170,7 @@ def scan_table(
 
     A first row of text is a header.  A first column that is text, or has no name while the
     others have, names the rows.  Comments above the first row are skipped, too, unless the
-    last one is the header.
+    last one is the header.  A column of TRUE and FALSE, in any case, counts as 1 and 0.
 
     Parameters
     ----------
@@ -153,8 +187,8 @@ def scan_table(
     table : Table
         With NaN where numbers cannot be used.
     faults : list of str
-        Every line of another length, and every cell that is not a finite number, up to ten of
-        each.
+        Every line of another length, up to ten; and what is no finite number, in a sentence for
+        each column.
 
     Raises
     ------
@@ -176,37 +210,50 @@ def scan_table(
         row_names = None
     column = _find_row_names(header, lines, n_columns, row_names)
     if column is None and row_names is not None and row_names.lower() != "none":
-        columns = ", ".join(map(repr, header)) if header else f"{n_columns} and no header"
+        columns = (
+            _join_some(list(map(show, header)), ", ") if header else f"{n_columns} and no header"
+        )
         raise InputError(
             [
                 *faults,
-                f"row_names is {row_names!r}, but {what} {path} has no such column beside one of "
-                f"numbers; its columns are: {columns}.  Give a header, or a number from 1.",
+                f"row_names is {show(row_names)}, but {what} {path} has no such column beside one "
+                f"of numbers; its columns are: {columns}.  Give a header, or a number from 1.",
             ]
         )
     kept = [i for i in range(n_columns) if i != column]
     names = [(header[i] if header else "") or f"X{n}" for n, i in enumerate(kept, 1)]
     whole = [line if len(line.cells) == n_columns else None for line in lines]
-    values, bad = _read_numbers(whole, kept, names)
-    if bad:
-        advice = [_ADVICE] if any(map(_DECIMAL_COMMA.search, bad)) else []
-        advice += _advise_on_text(whole, kept, header, column is not None)
+    values, bad = _read_numbers(whole, kept)
+    wrong = [i for i, cells in enumerate(bad) if cells]
+    for i in wrong[:_MOST_COLUMNS]:
+        name = (header[kept[i]] if header else "") or str(kept[i] + 1)
+        found = _describe_cells(bad[i], len(lines), name, column is None and len(kept) > 1)
         faults.append(
-            f"{what} {path} must hold finite numbers only; found {_join_some(bad, '; ')}."
-            f"{''.join(advice)}"
+            f"{what} {path} must hold finite numbers only; column {i + 1} ({shorten(names[i])}): "
+            f"{found}"
         )
+    if len(wrong) > _MOST_COLUMNS:
+        faults.append(f"{what} {path} has {len(wrong) - _MOST_COLUMNS} more such columns.")
     labels = None if column is None else [line.cells[column] if line else "" for line in whole]
     row_header = header[column] if header and column is not None else ""
     table = Table(values, names, header is not None, labels, row_header, lines[0].number)
     return table, faults
 
 
+class _Cell(NamedTuple):
+    """A cell that is not a finite number."""
+
+    line: int
+    text: str
+
+
 def _read_numbers(
-    lines: list[_Line | None], columns: list[int], names: list[str]
-) -> tuple[FloatArray, list[str]]:
-    """Return the numbers of some columns, and what is not a finite number; NaN without a line."""
+    lines: list[_Line | None], columns: list[int]
+) -> tuple[FloatArray, list[list[_Cell]]]:
+    """Return the numbers of some columns, NaN without a line, and what is no finite number."""
     values = np.full((len(lines), len(columns)), np.nan)
-    bad = []
+    bad: list[list[_Cell]] = [[] for _ in columns]
+    logical: list[list[_Cell]] = [[] for _ in columns]
     for row, line in zip(values, lines, strict=True):
         if line is None:
             continue
@@ -215,31 +262,63 @@ def _read_numbers(
             value = _to_number(cell)
             row[i] = math.nan if value is None else value
             if not math.isfinite(row[i]):
-                bad.append(f"{cell!r} in line {line.number}, column {i + 1} ({names[i]})")
+                bad[i].append(_Cell(line.number, cell))
+            elif cell[0] in "tfTF":
+                logical[i].append(_Cell(line.number, cell))
+    for found, words in zip(bad, logical, strict=True):
+        if words and len(words) + len(found) < sum(line is not None for line in lines):
+            found.extend(words)  # among other numbers they are a mistake
     return values, bad
 
 
-def _advise_on_text(
-    lines: list[_Line | None],
-    columns: list[int],
-    header: list[str] | None,
-    has_row_names: bool,
-) -> list[str]:
-    """Return what to do about the first column of text, such as names of the rows."""
-    rows = [line.cells for line in lines if line]
-    for i in columns:
-        n_text = sum(_to_number(row[i]) is None and "," not in row[i] for row in rows)
-        if 2 * n_text > len(rows) and len(columns) > 1:
-            name = header[i] if header else i + 1
-            if has_row_names:
-                return [f"  Leave column {name} out, or write what it means in numbers."]
-            return [f"  If column {name} names the rows, set row_names: {name}."]
-    return []
+def _describe_cells(bad: list[_Cell], n_rows: int, name: str, may_name_rows: bool) -> str:
+    """Return what is wrong with a column, and what to do, in one line however many cells are."""
+    lines: dict[str, list[int]] = {}
+    for line, cell in bad:
+        lines.setdefault(cell, []).append(line)
+    words = [cell for cell in lines if _to_number(cell) is None]
+    n_missing = sum(len(found) for cell, found in lines.items() if cell.lower() in _MISSING)
+    n_words = sum(len(lines[cell]) for cell in words)
+    is_text = n_words == n_rows - n_missing > 1
+    commas = any(map(_DECIMAL_COMMA.fullmatch, words)) or any(map(_TWO_NUMBERS.match, words))
+    is_categorical = is_text and not commas and len(words) < n_words
+    others = [cell for cell in lines if not is_categorical or _to_number(cell) is not None]
+    found = _join_and(
+        others, lambda cell: f"{show(cell)} in line{_join_lines(lines[cell])}", _MOST_VALUES
+    )
+    if is_categorical:
+        some = _join_and(words, show, _MOST_VALUES)
+        values = f"{len(words)} value{'s' * (len(words) > 1)}, {some}: categorical"
+        found = f"{values}; and {found}" if found else values
+    advice = []
+    if commas:
+        advice.append("Decimals need a point, not a comma.")
+    elif is_categorical:
+        advice.append("Write each value but one as a column of 0 and 1.")
+    elif any(cell.lower() in _LOGICAL for cell in lines):
+        advice.append("TRUE and FALSE count as 1 and 0 only in a column that has no other values.")
+    if 2 * n_words > n_rows and not commas and may_name_rows:
+        advice.append(f"If column {shorten(name)} names the rows, set row_names: {shorten(name)}.")
+    elif is_text and not commas and not is_categorical:
+        advice.append(f"Leave column {shorten(name)} out, or write what it means in numbers.")
+    return "  ".join([f"{found}.", *advice])
+
+
+def _join_lines(numbers: list[int]) -> str:
+    return f"{'s' * (len(numbers) > 1)} {_join_and(numbers, str, 10)}"
+
+
+def _join_and(items: list[T], write: Callable[[T], str], most: int) -> str:
+    """Return items with commas and an "and"; of many the first, and how many more there are."""
+    texts = [write(item) for item in items[:most]]
+    if len(items) > most:
+        texts.append(f"{len(items) - most} more")
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
 def _split_lines(path: Path, what: str) -> tuple[list[str] | None, list[_Line]]:
     """Return the names of the columns, if there are any, and the lines below them."""
-    lines = [(i, line) for i, line in enumerate(read_text(path, what).splitlines(), 1)]
+    lines = [(i, line) for i, line in enumerate(_read_lines(path, what), 1)]
     lines = [(i, line) for i, line in lines if line.strip()]
     comments = list(takewhile(lambda item: item[1].lstrip().startswith("#"), lines))
     lines = lines[len(comments) :]
@@ -251,7 +330,11 @@ def _split_lines(path: Path, what: str) -> tuple[list[str] | None, list[_Line]]:
         named = _split_cells([comment, lines[0][1]])[0]
     if len(rows) < len(lines):
         raise InputError(f"{what} {path} has a quotation mark that is not closed.")
-    table = [_Line(i, row) for (i, _), row in zip(lines, rows, strict=True)]
+    while len(rows[0]) > 1 and not any(row[-1] or len(row) == 1 for row in rows):
+        rows = [row[:-1] for row in rows]  # a separator ends every line
+    while len(rows) > 1 and len(rows[-1]) > 1 and not any(rows[-1]):
+        rows.pop()  # as spreadsheets write empty lines
+    table = [_Line(i, row) for (i, _), row in zip(lines, rows, strict=False)]
     header: list[str] | None = None
     if _has_text(rows[0]) and not _is_row_labelled(rows):
         header, table = rows[0], table[1:]
@@ -297,12 +380,16 @@ def _names_rows(rows: list[list[str]], header: list[str] | None) -> bool:
     if header is None:
         return _has_row_names(rows)
     is_unnamed = not header[0] and all(header[1:])
-    return is_unnamed or all(_to_number(row[0]) is None for row in rows)
+    return is_unnamed or all(_is_name(row[0]) for row in rows)
 
 
 def _has_row_names(rows: list[list[str]]) -> bool:
     """Return whether the first column is text: not numbers with another separator in between."""
-    return all(_to_number(row[0]) is None and not _TWO_NUMBERS.match(row[0]) for row in rows)
+    return all(_is_name(row[0]) and not _TWO_NUMBERS.match(row[0]) for row in rows)
+
+
+def _is_name(cell: str) -> bool:
+    return _to_number(cell) is None and not _DECIMAL_COMMA.fullmatch(cell)
 
 
 @contextmanager
@@ -328,7 +415,7 @@ def _to_number(cell: str) -> float | None:
     try:
         return float(cell.replace("_", "x"))  # Python reads 1_0 as 10
     except ValueError:
-        return math.nan if cell.lower() in _MISSING else None
+        return math.nan if cell.lower() in _MISSING else _LOGICAL.get(cell.lower())
 
 
 def _is_row_labelled(rows: list[list[str]]) -> bool:
@@ -352,7 +439,7 @@ def read_labels(path: Path, what: str) -> list[str]:
     InputError
         Naming every line without a label, or with more than one, up to ten.
     """
-    lines = read_text(path, what).splitlines()
+    lines = _read_lines(path, what)
     while lines and not lines[-1].strip():
         lines.pop()
     if not lines:
@@ -364,7 +451,7 @@ def read_labels(path: Path, what: str) -> list[str]:
         if len(cells) > 1:
             faults.append(f"{len(cells)} columns in line {number}")
         elif cells[0].lower() in (*_MISSING, "nan"):
-            faults.append(f"{cells[0]!r} in line {number}")
+            faults.append(f"{show(cells[0])} in line {number}")
     if faults:
         raise InputError(
             f"{what} {path} must hold one label a line, and none may be missing; "

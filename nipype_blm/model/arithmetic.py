@@ -4,6 +4,8 @@ import ast
 import operator
 from collections.abc import Callable
 
+from nipype_blm.errors import show
+
 _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -28,14 +30,17 @@ def parse_number(text: str | int | float) -> float:
         If the text holds anything else, or its value is not finite.
     """
     is_number = isinstance(text, str | int | float) and not isinstance(text, bool)
-    if not is_number or len(str(text)) > _LONGEST:
-        raise ValueError(f"{text!r} is not a number")
+    if not is_number or (isinstance(text, str) and len(text) > _LONGEST):
+        raise ValueError(f"{show(text)} is not a number")
     try:
-        value = _evaluate(ast.parse(str(text).strip(), mode="eval").body)
+        if isinstance(text, str):
+            value = _evaluate(ast.parse(text.strip(), mode="eval").body)
+        else:
+            value = float(text)
     except (ValueError, SyntaxError, TypeError, OverflowError, ZeroDivisionError) as error:
-        raise ValueError(f"{text!r} is not a number") from error
+        raise ValueError(f"{show(text)} is not a number") from error
     if not abs(value) < float("inf"):
-        raise ValueError(f"{text!r} is not a finite number")
+        raise ValueError(f"{show(text)} is not a finite number")
     return value
 
 

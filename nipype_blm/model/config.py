@@ -1,6 +1,8 @@
 """What a user asks for: every field of a configuration, checked all at once."""
 
 import difflib
+import os
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -18,9 +20,9 @@ from pydantic import (
 )
 
 from nipype_blm.core.lmm.estimates import METHODS, MixedOptions
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, shorten, show
 from nipype_blm.model.arithmetic import parse_number
-from nipype_blm.model.contrasts import Contrast, hold_place, normalise_contrasts
+from nipype_blm.model.contrasts import Contrast, hold_place, normalise_contrasts, write_text
 
 CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm")
 # Files of BLM-py and BLMM-py have these; they change nothing.
@@ -28,23 +30,64 @@ IGNORED_FIELDS = ("statType", "logdir", "voxelBatching", "diskMem", "name", "q")
 DEFICIENT = ("refuse", "estimable")
 MATCH_ROWS = ("check", "by_name", "by_order")
 PLAN_FOLDER = "plan_files"  # in that of the workflow
+MOST = 2**31 - 1  # of anything that is counted
 DEFAULT_MAXMEM = 2**32
 DEFAULT_WORKERS = 10
 DEFAULT_MINLOG = -323.3062153431158
+_MOST_FAULTS = 20  # that are said, of a file that may be no configuration at all
+
+_LONGEST_PATH, _LONGEST_PART = 4000, 255  # bytes
+_VARIABLE = re.compile(r"\$(\w+|\{\w+\})(?=/|$)")
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
+_WINDOWS = re.compile(r"[a-zA-Z]:[\\/]|\\\\")
 
 
 def resolve_path(text: str | Path, base: Path) -> Path:
-    """Return an absolute path; a relative one starts from the folder `base`."""
+    """Return an absolute path; a relative one starts from the folder `base`.
+
+    ``~`` and a variable of the environment, such as ``$HOME``, may stand at its start.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be a path on this machine.
+    """
+    given = str(text)
+    if fault := _find_fault(given):
+        raise ValueError(f"{show(given)} {fault}")
+    found = _VARIABLE.match(given)
+    if found:
+        name = found[1].strip("{}")
+        if name not in os.environ:
+            raise ValueError(f"{show(given)} starts with a variable that is not set, {name}")
+        given = os.environ[name] + given[found.end() :]
     try:
-        return Path(base, Path(text).expanduser()).absolute()
+        return Path(base, Path(given).expanduser()).absolute()
     except RuntimeError as error:  # of ~name
-        raise ValueError(f"{text}: {error}") from error
+        raise ValueError(f"{show(given)}: {error}") from error
+
+
+def _find_fault(text: str) -> str | None:
+    """Return why text is no path; a name on disk may hold any other character."""
+    if "\0" in text:
+        return "has a null byte; remove it"
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        return "is not in UTF-8; rename the file"
+    if len(encoded) > _LONGEST_PATH or max(map(len, encoded.split(b"/"))) > _LONGEST_PART:
+        return "is too long for a path"
+    if url := _URL.match(text):
+        return f"is a {url[1]} URL; give the path of a file on this machine"
+    if _WINDOWS.match(text):
+        return "is a path of Windows; write it as this machine does, such as /mnt/c/data"
+    return None
 
 
 def _resolve(value: Any, info: ValidationInfo) -> Path:
     """Resolve a relative path against the folder of the configuration file."""
     if not isinstance(value, str | Path) or not str(value).strip():
-        raise ValueError(f"{value!r} is not a path")
+        raise ValueError(f"{show(value)} is not a path")
     return resolve_path(value, (info.context or {}).get("base", Path.cwd()))
 
 
@@ -62,38 +105,46 @@ def _parse_bytes(value: Any) -> int:
     except ValueError as error:
         raise ValueError(f"{error}; {hint}") from error
     if n_bytes < 1:
-        raise ValueError(f"{value!r} is not a positive number; {hint}")
+        raise ValueError(f"{show(value)} is not a positive number; {hint}")
+    if n_bytes > _MOST_BYTES:
+        raise ValueError(f"{show(value)} is more than any machine has; {hint}")
     return int(n_bytes)
 
 
 def _parse_fraction(value: Any) -> Fraction:
     """Read 0.1 or "10%" exactly, so that 0.28 of 50 images is 14."""
-    text = str(value).strip()
+    text = value.strip() if isinstance(value, str) else repr(value)
     percent = text.endswith("%")
     try:
+        if len(text) > _LONGEST_FRACTION or _HUGE_EXPONENT.search(text):
+            raise ValueError("takes all memory")
         fraction = Fraction(text.rstrip("% "))
     except (ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{value!r} is neither a fraction nor a percentage") from error
+        raise ValueError(f"{show(value)} is neither a fraction nor a percentage") from error
     fraction = fraction / 100 if percent else fraction
     if not 0 <= fraction <= 1:
         raise ValueError(
-            f"{value!r} is outside 0 to 1; give a fraction such as 0.1, "
+            f"{show(value)} is outside 0 to 1; give a fraction such as 0.1, "
             'or a percentage such as "10%"'
         )
     return fraction
 
 
+_LONGEST_FRACTION, _HUGE_EXPONENT = 100, re.compile(r"e[-+]?\d{4}", re.IGNORECASE)
+_MOST_BYTES = 2**63
+
+
 def _parse_tolerance(value: Any) -> float:
     tolerance = parse_number(value)
     if tolerance <= 0:
-        raise ValueError(f"{value!r} is not above 0; give a small number such as 1e-6")
+        raise ValueError(f"{show(value)} is not above 0; give a small number such as 1e-6")
     return tolerance
 
 
 def _parse_minutes(value: Any) -> float:
     minutes = parse_number(value)
     if minutes <= 0:
-        raise ValueError(f"{value!r} is not a positive number of minutes, such as 10")
+        raise ValueError(f"{show(value)} is not a positive number of minutes, such as 10")
     return minutes
 
 
@@ -101,7 +152,7 @@ def _parse_method(value: Any) -> str:
     methods = {method.lower(): method for method in METHODS}
     method = methods.get(str(value).strip().lower())
     if method is None:
-        raise ValueError(f"{value!r} is not a method; choose one of {', '.join(METHODS)}")
+        raise ValueError(f"{show(value)} is not a method; choose one of {', '.join(METHODS)}")
     return method
 
 
@@ -111,17 +162,25 @@ def _one_of(choices: tuple[str, ...]) -> BeforeValidator:
     def parse(value: Any) -> str:
         choice = str(value).strip().lower().replace("-", "_")
         if choice not in choices:
-            raise ValueError(f"{value!r} was given; choose one of {', '.join(choices)}")
+            raise ValueError(f"{show(value)} was given; choose one of {', '.join(choices)}")
         return choice
 
     return BeforeValidator(parse)
+
+
+def _refuse_truth(value: Any) -> Any:
+    """Refuse true where a number is expected; it would count as 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"{show(value)} was given; expected a whole number")
+    return value
 
 
 FilePath = Annotated[Path, BeforeValidator(_resolve)]
 FilePaths = Annotated[Path | tuple[Path, ...], BeforeValidator(_resolve_all)]
 Bytes = Annotated[int, BeforeValidator(_parse_bytes)]
 Number = Annotated[float, BeforeValidator(parse_number)]
-Text = Annotated[str, BeforeValidator(str), Field(min_length=1)]
+Count = Annotated[int, BeforeValidator(_refuse_truth), Field(ge=1, le=MOST)]
+Text = Annotated[str, BeforeValidator(write_text), Field(min_length=1)]
 
 
 def _ignored() -> Any:
@@ -138,7 +197,9 @@ class MissingnessRules(_Model):
     MinPercent: Annotated[Fraction, BeforeValidator(_parse_fraction)] | None = Field(
         None, description='Least share of the images: a fraction (0.1) or a percentage ("10%").'
     )
-    MinN: Annotated[int, Field(ge=0)] | None = Field(None, description="Least number of images.")
+    MinN: Annotated[int, BeforeValidator(_refuse_truth), Field(ge=0, le=MOST)] | None = Field(
+        None, description="Least number of images."
+    )
     Masking: FilePath | None = Field(
         None, description="Post-analysis mask: voxels outside it leave the result."
     )
@@ -188,7 +249,7 @@ class ModelConfig(_Model):
         description="Where to run: local (the default), or on workers that are jobs of slurm, "
         "sge, pbs, lsf, htcondor, oar or moab.",
     )
-    numNodes: Annotated[int, Field(ge=1)] | None = Field(
+    numNodes: Count | None = Field(
         None,
         description="Threads to use; default: the cores available.  On a cluster: most workers "
         "at a time; default 10.",
@@ -212,9 +273,7 @@ class ModelConfig(_Model):
         DEFAULT_MINLOG,
         description="Infinite -log10 p become |minlog| or -|minlog|; default -323.3062153431158.",
     )
-    maxnvb: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Most voxel blocks, memory permitting."
-    )
+    maxnvb: Count | None = Field(None, description="Most voxel blocks, memory permitting.")
     zero_is_missing: bool = Field(True, description="Whether a value of exactly 0 is missing.")
     deficient: Annotated[str, _one_of(DEFICIENT)] = Field(
         "refuse",
@@ -233,10 +292,10 @@ class ModelConfig(_Model):
     allow_empty: bool = Field(
         False, description="Accept a result without any voxel that could be fitted."
     )
-    images_per_batch: Annotated[int, Field(ge=1)] | None = Field(
+    images_per_batch: Count | None = Field(
         None, description="Images read by one node; planned if absent."
     )
-    voxels_per_block: Annotated[int, Field(ge=1)] | None = Field(
+    voxels_per_block: Count | None = Field(
         None, description="Voxels fitted by one node; planned if absent."
     )
     minutes_per_job: Annotated[float, BeforeValidator(_parse_minutes)] | None = Field(
@@ -265,7 +324,7 @@ class ModelConfig(_Model):
         cluster = str(value).strip().lower()
         if cluster not in CLUSTER_TYPES:
             valid = ", ".join(CLUSTER_TYPES)
-            raise ValueError(f"{value!r} is not a cluster type; choose one of {valid}")
+            raise ValueError(f"{show(value)} is not a cluster type; choose one of {valid}")
         return cluster
 
     @property
@@ -352,10 +411,8 @@ class BlmmConfig(ModelConfig):
     tol: Annotated[float, BeforeValidator(_parse_tolerance)] = Field(
         1e-6, description="Iterations end when the log-likelihood gains less; default 1e-6."
     )
-    maxnit: Annotated[int, Field(ge=1)] = Field(
-        10000, description="Most iterations at a voxel; default 10000."
-    )
-    n_starts: Annotated[int, Field(ge=1, le=8)] | None = Field(
+    maxnit: Count = Field(10000, description="Most iterations at a voxel; default 10000.")
+    n_starts: Annotated[Count, Field(le=8)] | None = Field(
         None,
         description="Starting values tried at a voxel, 1 to 8; chosen by the levels if absent.",
     )
@@ -407,8 +464,8 @@ def normalise_factors(value: Any) -> list[dict[str, Any]]:
         value = [value] if is_one else [{key: body} for key, body in value.items()]
     if not isinstance(value, list | tuple) or not any(value):
         raise ValueError(
-            "expected a list of random factors, each with name, factor and design; "
-            "use blm for a model without any"
+            f"{show(value)} was given; expected a list of random factors, each with name, factor "
+            "and design; use blm for a model without any"
         )
     return [_normalise_factor(item, number) for number, item in enumerate(value, 1)]
 
@@ -423,7 +480,7 @@ def _normalise_factor(item: Any, number: int) -> dict[str, Any]:
             name, item = str(key), body
     if not isinstance(item, dict):
         raise ValueError(
-            f"factor {number} is {item!r}; expected a mapping with name, factor and design"
+            f"factor {number} is {show(item)}; expected a mapping with name, factor and design"
         )
     # "f1:" with its fields not indented below it has the value None.
     return {"name": name} | {str(k): v for k, v in item.items() if v is not None}
@@ -438,16 +495,18 @@ def check_nesting(factors: Sequence[FactorConfig]) -> list[str]:
         first = names.index(factor.name) + 1
         if first < number:
             problems.append(
-                f"f{number} has the name of f{first}, {factor.name!r}; names must differ"
+                f"f{number} has the name of f{first}, {show(factor.name)}; names must differ"
             )
         elif factor.nested_in not in (None, *names):
-            others = ", ".join(repr(name) for name in names if name != factor.name)
+            others = ", ".join(show(name) for name in names if name != factor.name)
             problems.append(
-                f"f{number} is nested_in {factor.nested_in!r}, which is no other factor"
+                f"f{number} is nested_in {show(factor.nested_in)}, which is no other factor"
                 + (f"; choose one of {others}" if others else "")
             )
         elif _is_within_itself(factor.name, outer):
-            problems.append(f"f{number} is nested_in {factor.nested_in!r}, and so within itself")
+            problems.append(
+                f"f{number} is nested_in {show(factor.nested_in)}, and so within itself"
+            )
     return problems
 
 
@@ -498,7 +557,11 @@ def parse_config(data: Any, base: Path | None = None, *, model: type[ConfigT]) -
     try:
         return model.model_validate(data, context={"base": base or Path.cwd()})
     except ValidationError as error:
-        raise InputError([_explain(fault, model) for fault in error.errors()]) from error
+        faults = [_explain(fault, model) for fault in error.errors()[:_MOST_FAULTS]]
+        more = error.error_count() - len(faults)
+        if more:
+            faults.append(f"{more} more fields of the configuration cannot be used.")
+        raise InputError(faults) from error
 
 
 def salvage_config(data: Any, base: Path, *, model: type[ConfigT]) -> ConfigT | None:
@@ -536,7 +599,9 @@ def salvage_config(data: Any, base: Path, *, model: type[ConfigT]) -> ConfigT | 
 
 def _explain(fault: Any, model: type[ModelConfig]) -> str:
     """Turn one of pydantic's errors into a sentence."""
-    location = [str(part) for part in fault["loc"] if not str(part).startswith("function-")]
+    location = [
+        shorten(str(part)) for part in fault["loc"] if not str(part).startswith("function-")
+    ]
     field = _name_field(location)
     match fault["type"]:
         case "missing":
@@ -547,17 +612,19 @@ def _explain(fault: Any, model: type[ModelConfig]) -> str:
         case "value_error":
             message = str(fault["ctx"]["error"])
         case "model_type" | "model_attributes_type":
-            message = f"{fault['input']!r} was given; expected fields such as MinN: 10"
-        case "int_type" | "int_parsing" | "int_from_float":
-            message = f"{fault['input']!r} was given; expected a whole number"
+            message = f"{show(fault['input'])} was given; expected fields such as MinN: 10"
+        case "int_type" | "int_parsing" | "int_parsing_size" | "int_from_float" | "finite_number":
+            message = f"{show(fault['input'])} was given; expected a whole number"
         case "greater_than_equal":
-            message = f"{fault['input']!r} was given; expected at least {fault['ctx']['ge']}"
+            message = f"{show(fault['input'])} was given; expected at least {fault['ctx']['ge']}"
+        case "less_than_equal":
+            message = f"{show(fault['input'])} was given; expected at most {fault['ctx']['le']}"
         case "bool_type" | "bool_parsing":
-            message = f"{fault['input']!r} was given; expected true or false"
+            message = f"{show(fault['input'])} was given; expected true or false"
         case "string_too_short":
-            message = f"{fault['input']!r} was given; expected some text"
+            message = f"{show(fault['input'])} was given; expected some text"
         case _:
-            message = f"{fault['input']!r} was given: {fault['msg'].lower()}"
+            message = f"{show(fault['input'])} was given: {fault['msg'].lower()}"
     return f"{field}: {message.rstrip('.')}."
 
 
@@ -572,11 +639,14 @@ def _explain_unknown(location: list[str], model: type[ModelConfig]) -> str:
     known = {name.lower(): name for name in nested.model_fields}
     if not parents:
         known |= {name.lower(): f"Missingness.{name}" for name in MissingnessRules.model_fields}
-    nearest = difflib.get_close_matches(field.lower(), known, n=1, cutoff=0)
+    nearest = difflib.get_close_matches(field.lower()[:_LONGEST_NAME], known, n=1, cutoff=0)
     return (
         f"{_name_field(location)} is not a known field; "
         f"the nearest known one is {known[nearest[0]]}."
     )
+
+
+_LONGEST_NAME = 40  # longer than any field
 
 
 def _name_field(location: list[str]) -> str:

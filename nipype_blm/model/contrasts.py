@@ -9,10 +9,20 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from nipype_blm.core.linalg import FloatArray, express_rows
+from nipype_blm.errors import shorten, show
 from nipype_blm.model.arithmetic import parse_number
 from nipype_blm.model.design import LARGEST, SMALLEST, find_sizes
 
 Vector = tuple[float, ...]
+
+
+def write_text(value: Any) -> str:
+    """Return a name as text; not what was written as one, such as on, but read as a truth value."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} was read, not text; put the name in quotes")
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"{show(value)} was given; expected a name")
+    return str(value)
 
 
 class Contrast(BaseModel):
@@ -20,7 +30,7 @@ class Contrast(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, BeforeValidator(str)] = Field(
+    name: Annotated[str, BeforeValidator(write_text)] = Field(
         min_length=1, description="A name; it labels the outputs."
     )
     vector: Vector | tuple[Vector, ...] = Field(
@@ -55,12 +65,12 @@ def parse_vector(value: Any) -> Vector | tuple[Vector, ...]:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, Sequence) or not value:
-        raise ValueError("expected a list of weights such as [1, 0, 0]")
+        raise ValueError(f"{show(value)} was given; expected a list of weights such as [1, 0, 0]")
     if any(isinstance(row, list | tuple) for row in value):
         if not all(isinstance(row, list | tuple) and row for row in value):
             raise ValueError("expected either weights or lists of weights, not both")
         if len({len(row) for row in value}) > 1:
-            lengths = ", ".join(str(len(row)) for row in value)
+            lengths = shorten(", ".join(str(len(row)) for row in value))
             raise ValueError(f"the rows have different lengths ({lengths})")
         return tuple(tuple(parse_number(x) for x in row) for row in value)
     return tuple(parse_number(x) for x in value)
@@ -76,16 +86,24 @@ def _split_text(text: str) -> list[Any]:
         return [_split_row(row) for row in rows] if ";" in inner else _split_row(inner)
     rows = re.findall(r"\[([^\[\]]*)\]", inner)
     if re.sub(r"\[[^\[\]]*\]", "", inner).strip(" ,;\n\t"):
-        raise ValueError(f"{text!r} is not a list of weights or of rows of weights")
+        raise ValueError(f"{show(text)} is not a list of weights or of rows of weights")
     return [_split_row(row) for row in rows]
 
 
 def _bracket(text: str) -> str:
     """Return text with brackets in place of parentheses, but for those of single numbers."""
-    number = r"\([^(),;\s]*\)"
-    group = rf"\(((?:[^()]|{number})*[,;\s](?:[^()]|{number})*)\)"
-    inner = re.sub(group, r"[\1]", text)
-    return inner if inner == text else _bracket(inner)
+    characters = list(text)
+    opened: list[tuple[int, int]] = []  # parentheses, and the separators before them
+    n_separators = 0
+    for i, character in enumerate(text):
+        n_separators += character in ",;" or character.isspace()
+        if character == "(":
+            opened.append((i, n_separators))
+        elif character == ")" and opened:
+            start, n_before = opened.pop()
+            if n_separators > n_before:
+                characters[start], characters[i] = "[]"
+    return "".join(characters)
 
 
 def _split_row(text: str) -> list[str]:
@@ -98,10 +116,14 @@ def normalise_contrasts(value: Any) -> list[dict[str, Any]]:
     Accepts BLM's ``[{c1: {name, vector}}, ...]``, ``{c1: {name, vector}, ...}`` and
     ``[{name, vector}, ...]``.  A contrast without a name is called by its key.
     """
+    if _is_tuple_of_nipype(value):
+        value = [value]
     if isinstance(value, dict):
         value = [{key: contrast} for key, contrast in value.items()]
     if not isinstance(value, list | tuple) or not value:
-        raise ValueError("expected a list of contrasts, each with a name and a vector")
+        raise ValueError(
+            f"{show(value)} was given; expected a list of contrasts, each with a name and a vector"
+        )
     return [_normalise_one(item, number) for number, item in enumerate(value, 1)]
 
 
@@ -114,7 +136,20 @@ def _normalise_one(item: Any, number: int) -> dict[str, Any]:
             return {"name": str(key)} | {k: v for k, v in body.items() if v is not None}
     if isinstance(item, dict):  # "c1:" alone, its fields not indented below it, is None
         return {"name": f"c{number}"} | {k: v for k, v in item.items() if v is not None}
-    raise ValueError(f"contrast {number} is {item!r}; expected a mapping with a name and a vector")
+    if _is_tuple_of_nipype(item):
+        raise ValueError(
+            f"contrast {number} is {show(item)}, as for Nipype's interfaces of SPM and FSL; "
+            "expected a mapping such as {'name': 'age', 'vector': [0, 1, -1]}, with a weight for "
+            "each column of X, and a list of such rows for F"
+        )
+    raise ValueError(
+        f"contrast {number} is {show(item)}; expected a mapping with a name and a vector"
+    )
+
+
+def _is_tuple_of_nipype(item: Any) -> bool:
+    """Return whether this is such as ("age", "T", ["young", "old"], [1, -1])."""
+    return isinstance(item, list | tuple) and item[1:2] in (["T"], ["F"], ("T",), ("F",))
 
 
 def hold_place(item: dict[str, Any]) -> Contrast:
@@ -130,7 +165,7 @@ def check_contrasts(contrasts: Sequence[Contrast], n_params: int | None) -> list
     problems = []
     seen: dict[str, int] = {}
     for number, contrast in enumerate(contrasts, 1):
-        where = f"contrast {number} ({contrast.name!r})"
+        where = f"contrast {number} ({show(contrast.name)})"
         L = contrast.matrix
         if contrast.name in seen:
             problems.append(
@@ -171,8 +206,8 @@ def check_estimable(contrasts: Sequence[Contrast], R: FloatArray) -> list[str]:
             continue
         row = f"row {int(np.argmin(estimable)) + 1} of " if contrast.is_f else ""
         problems.append(
-            f"{row}contrast {number} ({contrast.name!r}) is not estimable: columns of X depend on "
-            "each other, and other coefficients with the same fit give it another value.  A "
+            f"{row}contrast {number} ({show(contrast.name)}) is not estimable: columns of X depend "
+            "on each other, and other coefficients with the same fit give it another value.  A "
             "combination of rows of X, such as the difference of two images' rows, is estimable."
         )
     return problems
@@ -194,7 +229,7 @@ def check_sizes(contrasts: Sequence[Contrast], X: FloatArray) -> list[str]:
         extreme = [size for size in sizes if size and not SMALLEST <= size <= LARGEST]
         if extreme:
             problems.append(
-                f"contrast {number} ({contrast.name!r}) has weights of size {extreme[0]:g}, "
+                f"contrast {number} ({show(contrast.name)}) has weights of size {extreme[0]:g}, "
                 f"relative to the values in their columns of X, and {SMALLEST:g} to {LARGEST:g} is "
                 "possible; multiply its rows by numbers that bring them near 1 (T, F and p stay "
                 "the same)."

@@ -37,6 +37,9 @@ def check_design(
         )
     if not np.isfinite(X).all():
         return problems  # the table's own check names the cells
+    extreme = _check_sizes(X, names)
+    if extreme:
+        return problems + extreme
     rank = n_params - len(find_dependent_columns(X)) if may_be_deficient else n_params
     if n_rows < rank + 2:
         of_rank = f" of rank {rank}" if rank < n_params else ""
@@ -45,9 +48,6 @@ def check_design(
             f"at least {rank + 2} images are needed."
         )
         return problems
-    extreme = _check_sizes(X, names)
-    if extreme:
-        return problems + extreme
     if may_be_deficient:
         return problems if rank else [*problems, "X has no column that is not zero."]
     dependent = describe_dependent("X is rank-deficient", X, names)

@@ -35,7 +35,7 @@ from nipype_blm.io.manifest import ImageEntry, format_manifest, must_be_read_in_
 from nipype_blm.io.maps import make_template_header
 from nipype_blm.io.publish import Claim, check_claim
 from nipype_blm.io.specfile import pack_contrasts, pack_model
-from nipype_blm.io.tables import ListedPath, Table, read_path_list
+from nipype_blm.io.tables import ListedPath, Table, explain_path, read_path_list
 from nipype_blm.model.config import BlmmConfig, ModelConfig
 from nipype_blm.model.contrasts import check_contrasts, check_estimable, check_sizes
 from nipype_blm.model.costs import Sizes
@@ -310,6 +310,9 @@ def list_files(given: Path | Sequence[Path], what: str) -> list[ListedPath]:
     if not isinstance(given, Path):
         return [ListedPath(path, f"entry {i} of {what}") for i, path in enumerate(given, 1)]
     if is_image_path(given):
+        fault = explain_path(given, given.name)
+        if fault is not None:
+            raise InputError(f"{what}: {fault}.")
         return [ListedPath(given, what)]
     return read_path_list(given, what)
 

@@ -14,7 +14,7 @@ from nipype_blm.core.voxels import find_runs
 from nipype_blm.errors import InputError, Problems
 from nipype_blm.io.images import ImageReader, describe_grid_difference, read_header, read_mask
 from nipype_blm.io.maps import EXTENSIONS, find_map
-from nipype_blm.io.tables import read_yaml
+from nipype_blm.io.yamlfile import read_yaml
 from nipype_blm.model.config import BlmConfig, BlmmConfig, ModelConfig, parse_config
 from nipype_blm.model.random import check_factors, make_factors
 from nipype_blm.stages.plan import list_files

@@ -4,6 +4,7 @@ import gzip
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -92,9 +93,32 @@ def list_masks(study, n, third="m.nii"):
     return {"data_mask_files": "M.txt"}
 
 
+def categorise(X):
+    for row in X:
+        row[1] = "ab"[row[1] > 0]
+
+
 def depend(X):
     for row in X:
         row[2] = 2 * row[0] - row[1]
+
+
+def turn_image(study):
+    """Give an image the quaternion (2, 3, 0), whose length is above 1, and no sform."""
+    content = bytearray((study.folder / "s07.nii").read_bytes())
+    struct.pack_into("<2h3f", content, 252, 1, 0, 2, 3, 0)
+    (study.folder / "s07.nii").write_bytes(content)
+    return {}
+
+
+def scale_design(column, factor):
+    def spoil(study):
+        X = study.X.copy()
+        X[:, column] *= factor
+        study.write_design(X)
+        return {}
+
+    return spoil
 
 
 SHIFTED = np.diag([2.0, 2, 2, 1])
@@ -148,6 +172,40 @@ FAULTS = {
             dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")],
         ),
         ["s07.nii", "line 8", "real numbers"],
+    ),
+    "an image has a quaternion that is none": (
+        turn_image,
+        ["s07.nii", "line 8", "quatern_b, _c and _d of its header are no rotation", "its sform"],
+    ),
+    "a tiny column of X": (
+        scale_design(2, 1e-300),
+        ["X: the largest value of column 3 (X3)", "e-300 in size", "give it in other units"],
+    ),
+    "a huge column of X": (
+        scale_design(2, 1e300),
+        ["X: the largest value of column 3 (X3)", "e+300 in size", "give it in other units"],
+    ),
+    "one huge value in X": (
+        lambda s: change_design(s, set_cell("1e300")),
+        ["X: the largest value of column 2 (X2)", "1e+300 in size", "give it in other units"],
+    ),
+    "a category in X": (
+        lambda s: change_design(s, categorise),
+        ["X.csv", "column 2 (X2): 2 values, 'a' and 'b': categorical"],
+    ),
+    "X is FSL's": (
+        lambda s: s.write("X.mat", "/NumWaves 3\n/NumPoints 12\n\n/Matrix\n") and {"X": "X.mat"},
+        ["X ", "X.mat is FSL's VEST format", "Vest2Text"],
+    ),
+    "Y_files is a pattern": (lambda s: {"Y_files": "s*.nii"}, ["Y_files: ", "is a pattern"]),
+    "X is a URL": (lambda s: {"X": "file:///X.csv"}, ["X: 'file:///X.csv'", "is a file URL"]),
+    "outdir starts with a variable": (
+        lambda s: {"outdir": "$NO_SUCH_VARIABLE/out"},
+        ["outdir: ", "a variable that is not set, NO_SUCH_VARIABLE"],
+    ),
+    "Y_files has two columns": (
+        lambda s: s.write("Y.txt", "a,s01.nii\n") and {},
+        ["Y_files: line 1 of Y.txt", "one path a line"],
     ),
     "Y_files does not exist": (
         lambda s: {"Y_files": "no.txt"},
@@ -383,11 +441,13 @@ def test_all_bad_cells_and_ragged_rows_of_x_are_named(study):
 
     result = study.run(**change_design(study, change))
     assert result.code == 2
-    [ragged, cells] = result.errors
+    [ragged, *cells] = result.errors
     for part in ("X.csv", "3 columns", "4 in line 2", "2 in line 9"):
         assert part in ragged
-    for part in ("X.csv", "'nan' in line 5, column 2 (X2)", "'high' in line 7, column 3 (X3)"):
-        assert part in cells
+    parts = ["column 2 (X2): 'nan' in line 5.", "column 3 (X3): 'high' in line 7."]
+    for part, error in zip(parts, cells, strict=True):
+        assert part in error
+        assert "X.csv" in error
 
 
 def test_a_contrast_that_cannot_be_read_hides_no_fault_of_the_others(study):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nipype_blm.errors import InputError
-from nipype_blm.io.files import read_input, read_into, replacing, write_if_changed
+from nipype_blm.io.files import open_input, read_into, replacing, write_if_changed
 
 OTHER = """
 import sys
@@ -24,6 +24,11 @@ from nipype_blm.io.files import replacing
 with replacing(Path(sys.argv[1])) as file:
     file.write(b"theirs")
 """
+
+
+def _read(path):
+    with open_input(path) as file:
+        return file.read()
 
 
 def names(folder):
@@ -169,14 +174,14 @@ def test_what_has_no_content_that_can_be_read_again_is_refused_unopened(tmp_path
     path = tmp_path / "a"
     make(path)
     with pytest.raises(InputError, match=f"a is {kind}.*, which a run cannot read again; give a"):
-        read_input(path)
+        _read(path)
 
 
 def test_the_pipe_of_a_process_substitution_is_refused(tmp_path):
     end, other = os.pipe()
     try:
         with pytest.raises(InputError, match=r"is a named pipe, such as bash makes for <\(...\)"):
-            read_input(Path(f"/dev/fd/{end}"))
+            _read(Path(f"/dev/fd/{end}"))
     finally:
         os.close(end)
         os.close(other)
@@ -224,7 +229,7 @@ def test_content_that_is_not_present_is_said_with_what_fetches_it(tmp_path, make
     path = tmp_path / "b.nii.gz"
     make(path)
     with pytest.raises(InputError, match="content is not present") as error:
-        read_input(path)
+        _read(path)
     assert f"`{command.format(path)}`" in str(error.value)
 
 
@@ -232,20 +237,20 @@ def test_a_folder_that_dvc_keeps_is_fetched_as_a_whole(tmp_path):
     path = tmp_path / "data of all" / "b.nii.gz"
     keep_folder_with_dvc(path)
     with pytest.raises(InputError, match=r"`dvc pull '.*/data of all'\.dvc`"):
-        read_input(path)
+        _read(path)
 
 
 @pytest.mark.parametrize("length", [200, 250, 255, 300])
 def test_a_long_name_that_does_not_exist_is_what_the_system_says(tmp_path, length):
     with pytest.raises(OSError, match="No such file" if length < 256 else "too long"):
-        read_input(tmp_path / ("a" * length))
+        _read(tmp_path / ("a" * length))
 
 
 def test_a_link_that_leads_nowhere_names_where(tmp_path):
     path = tmp_path / "a"
     path.symlink_to("gone")
     with pytest.raises(InputError, match=r"a is a link to .*/gone, which does not exist"):
-        read_input(path)
+        _read(path)
 
 
 @pytest.mark.parametrize(
@@ -260,8 +265,8 @@ def test_a_link_that_leads_nowhere_names_where(tmp_path):
 def test_other_content_is_returned_as_it_is(tmp_path, content):
     path = tmp_path / "a"
     path.write_text(content)
-    assert read_input(path) == content.encode()
+    assert _read(path) == content.encode()
     path.chmod(0o644)
     link = tmp_path / "link"
     link.symlink_to(path)
-    assert read_input(link) == content.encode()
+    assert _read(link) == content.encode()

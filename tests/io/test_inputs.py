@@ -5,7 +5,7 @@ import yaml
 
 from nipype_blm import __version__
 from nipype_blm.io.inputs import is_written_for, read_versions, write_inputs
-from nipype_blm.io.tables import read_yaml
+from nipype_blm.io.yamlfile import read_yaml
 from nipype_blm.model.config import BlmConfig, parse_config
 
 

@@ -1,10 +1,10 @@
-"""Tables, lists and YAML are read in all the forms in which people write them."""
+"""Tables, labels and lists are read in all the forms in which people write them."""
 
 import numpy as np
 import pytest
 
 from nipype_blm.errors import InputError
-from nipype_blm.io.tables import read_labels, read_path_list, read_table, read_yaml, scan_table
+from nipype_blm.io.tables import read_labels, read_path_list, read_table, scan_table
 
 VALUES = [[1, 0.5], [1, -2], [1, 3e-5]]
 
@@ -105,7 +105,8 @@ def test_lines_are_counted_with_comments(tmp_path):
 
 
 def test_a_comment_between_rows_is_refused(tmp_path):
-    assert "line 2" in error_of(tmp_path, "1 0.5\n# x\n1 -2\n")
+    with pytest.raises(InputError, match="'#' in line 2"):
+        read_table(write(tmp_path, "1 0.5\n# x\n1 -2\n"), "X")
 
 
 def test_row_names_without_a_header_are_left_out(tmp_path):
@@ -170,7 +171,7 @@ def test_no_column_may_be_said_to_name_the_rows(tmp_path):
     table = read_table(path, "X", "None")
     assert table.values.tolist() == [[1, 20], [2, 30]]
     assert table.names == ["X1", "age"]
-    with pytest.raises(InputError, match="'a' in line 1, column 1"):
+    with pytest.raises(InputError, match=r"column 1 \(X1\): 'a' in line 1 "):
         read_table(write(tmp_path, "a,20\nb,30\n"), "X", "none")
 
 
@@ -215,7 +216,49 @@ def test_a_ragged_row_keeps_the_others_beside_their_names(tmp_path):
 def test_cells_with_a_decimal_comma_are_refused_and_not_taken_for_row_names(tmp_path, text, cell):
     problem = error_of(tmp_path, text)
     assert "must hold finite numbers only" in problem
-    assert f"{cell!r} in line {1 + text.count('#')}, column 1 (X1)" in problem
+    assert f"column 1 (X1): {cell!r} in line {1 + text.count('#')}" in problem
+    assert "Decimals need a point, not a comma." in problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kol1;kol2\n0,70;1\n0,06;2\n0,9;3\n",
+        '"kol1";"kol2"\n"0,70";"1"\n"0,06";"2"\n',
+        "0,70;1\n0,06;2\n0,9;3\n",
+        "kol1\tkol2\n-0,70\t1\n0,06\t2\n",
+    ],
+)
+def test_a_first_column_of_decimal_commas_is_no_regressor_that_is_dropped(tmp_path, text):
+    """As spreadsheets write it in most of Europe, behind semicolons."""
+    problem = error_of(tmp_path, text)
+    assert "must hold finite numbers only; column " in problem
+    assert "Decimals need a point, not a comma." in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "values"),
+    [
+        ("id;mean;age\r\ns1;1;20.5\r\ns2;1;30\r\n", ["mean", "age"], [[1, 20.5], [1, 30]]),
+        ("\ufeffparticipant_id\tage\nsub-1\t20\nsub-2\t30\n", ["age"], [[20], [30]]),
+        ('"","a","b"\n"r1"," 17.6","  8"\n"r2"," 1"," 2"\n', ["a", "b"], [[17.6, 8], [1, 2]]),
+        (",group,mean\n0,True,1\n1,False,1\n", ["group", "mean"], [[1, 1], [0, 1]]),
+    ],
+)
+def test_tables_on_which_other_programs_were_reported_to_fail_are_read(
+    tmp_path, text, names, values
+):
+    """Semicolons of European spreadsheets, a mark of UTF-8, numbers in quotes, logicals."""
+    table = read_table(write(tmp_path, text), "X")
+    assert table.names == names
+    np.testing.assert_array_equal(table.values, values)
+
+
+def test_a_dash_for_missing_values_and_a_second_column_of_names_are_named(tmp_path):
+    problem = error_of(tmp_path, "participant_id\tage\ns1\t-\ns2\t30\ns3\t-\n")
+    assert "column 1 (age): '-' in lines 2 and 4." in problem
+    problem = error_of(tmp_path, "id\tid\tage\nsub-1\tCQ2\t28\nsub-2\tBT4\t29\n")
+    assert "column 1 (id): 'CQ2' in line 2 and 'BT4' in line 3.  Leave column id out" in problem
 
 
 def test_names_of_rows_may_be_numbers_with_spaces_below_a_header(tmp_path):
@@ -252,9 +295,11 @@ def test_the_number_of_a_column_is_that_of_the_design_and_the_name_that_of_the_h
 
 
 def test_several_bad_cells_are_reported_together(tmp_path):
-    problem = error_of(tmp_path, "1,2\n1,NA\nx,2\n")
-    assert "line 2" in problem
-    assert "line 3" in problem
+    with pytest.raises(InputError) as error:
+        read_table(write(tmp_path, "1,2\n1,NA\nx,2\n"), "X")
+    [first, second] = error.value.problems
+    assert "column 1 (X1): 'x' in line 3." in first
+    assert "column 2 (X2): 'NA' in line 2." in second
 
 
 def test_a_ragged_row_does_not_hide_a_bad_cell(tmp_path):
@@ -262,7 +307,7 @@ def test_a_ragged_row_does_not_hide_a_bad_cell(tmp_path):
         read_table(write(tmp_path, "a,b\n1,2,3\n1,x\n1,2\n1,2\n"), "X")
     [ragged, cell] = error.value.problems
     assert "has 2 columns in its first line, but 3 in line 2;" in ragged
-    assert "'x' in line 3, column 2 (b)" in cell
+    assert "column 2 (b): 'x' in line 3." in cell
 
 
 def test_a_faulty_table_is_returned_with_nan_where_it_is_at_fault(tmp_path):
@@ -279,8 +324,8 @@ def test_a_quotation_mark_that_is_not_closed_is_refused(tmp_path):
 
 def test_many_bad_cells_are_counted(tmp_path):
     problem = error_of(tmp_path, "1,2\n" + "1,NA\n" * 15)
-    assert problem.count("'NA'") == 10
-    assert "and 5 more" in problem
+    assert problem.count("'NA'") == 1
+    assert "'NA' in lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 5 more." in problem
 
 
 def test_a_ragged_row_is_named_with_its_line(tmp_path):
@@ -302,7 +347,7 @@ def test_a_table_without_rows_is_refused(tmp_path, text, message):
     assert message in error_of(tmp_path, text)
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe1\x00", b"\x1f\x8b\x08\x00\xff", bytes(range(256))])
+@pytest.mark.parametrize("content", [b"\xff\xfe1", b"\x1f\x8b\x08\x00\xff", bytes(range(256))])
 def test_a_file_that_is_not_text_is_refused(tmp_path, content):
     assert "X" in error_of(tmp_path, content)
 
@@ -354,35 +399,213 @@ def test_a_list_without_files_is_refused(tmp_path, text):
         read_path_list(write(tmp_path, text, "Y.txt"), "Y_files")
 
 
-def test_yaml_is_read_with_a_byte_order_mark_and_any_line_end(tmp_path):
-    path = write(tmp_path, "\ufeffX: a.csv\r\nnumNodes: 3\r\n", "c.yml")
-    assert read_yaml(path) == {"X": "a.csv", "numNodes": 3}
+def test_a_column_of_true_and_false_counts_as_1_and_0(tmp_path):
+    """Logical columns as R (TRUE), pandas and Python (True) and JavaScript (true) write them."""
+    text = "mean,a,b,c\n1,TRUE,True,false\n1,FALSE,False,TRUE\n1,TRUE,True,False\n"
+    table = read_table(write(tmp_path, text), "X")
+    np.testing.assert_array_equal(table.values, [[1, 1, 1, 0], [1, 0, 0, 1], [1, 1, 1, 0]])
+    table = read_table(write(tmp_path, "a,b\nTRUE,1\nFALSE,2\n"), "X")
+    assert table.row_names is None
+    np.testing.assert_array_equal(table.values, [[1, 1], [0, 2]])
+    table = read_table(write(tmp_path, '"","a"\n"1",TRUE\n"2",FALSE\n'), "X")
+    np.testing.assert_array_equal(table.values, [[1], [0]])
+
+
+@pytest.mark.parametrize("others", ["0.5", "1", "yes"])
+def test_true_among_other_values_is_refused(tmp_path, others):
+    problem = error_of(tmp_path, f"mean,a\n1,TRUE\n1,{others}\n1,FALSE\n")
+    assert "column 2 (a): " in problem
+    if others != "yes":
+        assert "'TRUE' in line 2 and 'FALSE' in line 4." in problem
+        assert "count as 1 and 0 only in a column that has no other values" in problem
+
+
+@pytest.mark.parametrize("word", ["T", "F", "yes", "no", "t", "wahr"])
+def test_other_words_than_true_and_false_are_text(tmp_path, word):
+    """F may be a sex as well."""
+    assert f"{word!r}" in error_of(tmp_path, f"mean,a\n1,{word}\n1,x\n1,{word}\n")
+
+
+N_ROWS = 500
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("cells", "parts"),
     [
-        ("X: [1, 2\noutdir: b\n", "line 2"),
-        ("X: a\n\toutdir: b\n", "line 2"),
-        ("X: a\noutdir: b\nX: c\n", "'X' is given twice"),
-        ("c: {name: a, name: b}\n", "'name' is given twice"),
-        ("X: !!python/object/apply:os.getcwd []\n", "line 1"),
-        ("[a]: 1\n", "c.yml"),
-        ("{a: 1}: 1\n", "c.yml"),
-        ("X: a\x00\n", "c.yml"),
+        (["F", "M"] * 250, ["2 values, 'F' and 'M': categorical.", "a column of 0 and 1."]),
+        (["F"] * 500, ["1 value, 'F': categorical."]),
+        (["F", "M"] * 249 + ["n/a", "F"], ["'M': categorical; and 'n/a' in line 500."]),
+        (["20"] * 5 + ["n/a"] + ["20"] * 3 + ["n/a"] + ["1"] * 490, ["'n/a' in lines 7 and 11."]),
+        (["n/a"] * 500, ["'n/a' in lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 490 more."]),
+        ([f"s{i}" for i in range(500)], ["and 495 more.", "set row_names: a."]),
+        ([f"{i},5" for i in range(500)], ["and 495 more.", "Decimals need a point"]),
+        ([f"x{i % 20}" for i in range(500)], ["20 values, ", "and 15 more: categorical."]),
+        (["x" * 10_000] * 500, ["1 value, 'xxx", "categorical."]),
+        (["1"] * 499 + ["inf"], ["'inf' in line 501."]),
     ],
 )
-def test_yaml_that_is_not_valid_is_refused_with_its_place(tmp_path, text, message):
-    path = write(tmp_path, text, "c.yml")
+def test_a_column_that_is_no_numbers_is_one_sentence_however_long_it_is(tmp_path, cells, parts):
+    """Text, categories, missing values, decimal commas: 500 lines of any are one message."""
+    text = "mean\ta\n" + "".join(f"1\t{cell}\n" for cell in cells)
+    problem = error_of(tmp_path, text)
+    assert "must hold finite numbers only; column 2 (a): " in problem
+    for part in parts:
+        assert part in problem
+    assert len(problem) < 1200 + len(str(tmp_path))
+    assert len(problem.splitlines()) == 1
+
+
+def test_a_message_of_very_many_values_is_made_at_once(tmp_path):
+    """Not in the square of their number: it would take minutes."""
+    cells = [f"s{i}" for i in range(50_000)] * 2
+    problem = error_of(tmp_path, "mean,a\n" + "".join(f"1,{c}\n" for c in [*cells, "n/a"]))
+    assert "50000 values, 's0', " in problem
+
+
+def test_of_very_many_columns_of_text_ten_are_named(tmp_path):
+    text = "\n".join([",".join(["1", *"abcdefghijklmnopqrstuvwxyz"])] * 3)
     with pytest.raises(InputError) as error:
-        read_yaml(path)
-    assert message in str(error.value)
-    assert str(path) in str(error.value)
+        read_table(write(tmp_path, text), "X")
+    assert len(error.value.problems) == 11
+    assert error.value.problems[-1].endswith("has 16 more such columns.")
 
 
-def test_yaml_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"Configuration file .*c\.yml cannot be read"):
-        read_yaml(tmp_path / "c.yml")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mean,age,\n1,0.5,\n1,-2,\n1,3e-5,\n",
+        "mean,age,,\n1,0.5,,\n1,-2,,\n1,3e-5,,\n",
+        "mean;age;\n1;0.5;\n1;-2;\n1;3e-5;\n",
+        "mean\tage\t\n1\t0.5\t\n1\t-2\t\n1\t3e-5\t\n",
+        "mean,age\n1,0.5\n1,-2\n1,3e-5\n,\n,\n",
+        "mean,age,\n1,0.5,\n1,-2,\n1,3e-5,\n,,\n",
+        "id,mean,age,\na,1,0.5,\nb,1,-2,\nc,1,3e-5,\n",
+    ],
+)
+def test_separators_that_end_every_line_and_empty_lines_of_a_spreadsheet_are_nothing(
+    tmp_path, text
+):
+    table = read_table(write(tmp_path, text), "X")
+    np.testing.assert_array_equal(table.values, VALUES)
+    assert table.names == ["mean", "age"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mean,age,iq\n1,0.5,\n1,-2,\n",  # a column without any value
+        "mean,age\n1,0.5,\n1,-2,\n",  # or whose name is row names, as R writes them?
+        "mean,age,\n1,0.5,\n1,-2,7\n",
+        "mean,age\n1,0.5\n1,\n1,2\n",
+        'age\n1\n""\n',
+    ],
+)
+def test_an_empty_column_that_may_have_been_meant_is_refused(tmp_path, text):
+    assert "''" in error_of(tmp_path, text)
+
+
+def test_a_table_of_one_column_may_end_its_lines_with_a_separator(tmp_path):
+    assert read_table(write(tmp_path, "age,\n1,\n2,\n"), "X").values.tolist() == [[1], [2]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_table_in_an_encoding_known_by_its_mark_is_read(tmp_path, encoding):
+    """As spreadsheets ("Unicode text") and PowerShell write it."""
+    path = write(tmp_path, "mean\tÄlter\r\n1\t0.5\r\n1\t2\r\n".encode(encoding))
+    assert read_table(path, "X").names == ["mean", "Älter"]
+    assert read_labels(write(tmp_path, "ä\r\nb\r\n".encode(encoding)), "f") == ["ä", "b"]
+    (tmp_path / "ä b.nii").touch()
+    [item] = read_path_list(write(tmp_path, "ä b.nii\r\n".encode(encoding), "Y.txt"), "Y_files")
+    assert item.path == tmp_path / "ä b.nii"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("mean,\n1,Älter\n".encode("latin-1"), "line 2 has other bytes"),
+        ("a\n\nZoë\n".encode("cp1252"), "line 3 has other bytes"),
+        ("1,2\n1,3\n".encode("utf-16-le"), "null byte (line 1 of X.csv)"),
+        ("1,2\n1,3\n".encode("utf-16-be"), "null byte"),
+        (b"1,2\n1,\x003\n", "null byte (line 2 of X.csv)"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_table, read_labels, read_path_list])
+def test_any_other_encoding_is_refused_with_the_line_and_what_to_do(
+    tmp_path, content, reason, read
+):
+    with pytest.raises(InputError) as error:
+        read(write(tmp_path, content), "X")
+    [problem] = error.value.problems
+    assert problem.startswith(f"X {tmp_path}/X.csv ")
+    assert reason in problem
+    assert "ave it as UTF-8" in problem
+
+
+@pytest.mark.parametrize("quote", ["'", '"', ""])
+@pytest.mark.parametrize("end", ["", ",", " , ", ";"])
+def test_paths_of_a_list_may_be_quoted_and_lines_end_with_a_separator(tmp_path, quote, end):
+    for name in ("a b.nii", "c.nii"):
+        (tmp_path / name).touch()
+    text = f"# images\n{quote}a b.nii{quote}{end}\n{quote}{tmp_path}/c.nii{quote}{end}\n"
+    listed = read_path_list(write(tmp_path, text, "Y.txt"), "Y_files")
+    assert [item.path for item in listed] == [tmp_path / "a b.nii", tmp_path / "c.nii"]
+    assert [item.where for item in listed] == ["line 2 of Y.txt", "line 3 of Y.txt"]
+
+
+@pytest.mark.parametrize("start", ["$STUDY", "${STUDY}"])
+def test_a_variable_at_the_start_of_a_path_is_replaced(tmp_path, monkeypatch, start):
+    monkeypatch.setenv("STUDY", "/data/study")
+    [item] = read_path_list(write(tmp_path, f"{start}/a$b.nii\n", "Y.txt"), "Y_files")
+    assert str(item.path) == "/data/study/a$b.nii"
+    monkeypatch.delenv("STUDY")
+    with pytest.raises(InputError, match="a variable that is not set, STUDY"):
+        read_path_list(write(tmp_path, f"{start}/a.nii\n", "Y.txt"), "Y_files")
+
+
+@pytest.mark.parametrize("name", ["a,b.nii", "a*.nii", "a b.nii", "what?.nii", "a;b.nii", "x,1"])
+def test_any_name_of_a_file_that_is_there_is_taken_as_it_is(tmp_path, name):
+    (tmp_path / name).touch()
+    [item] = read_path_list(write(tmp_path, f"{name}\n", "Y.txt"), "Y_files")
+    assert item.path == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("sub-*/x.nii.gz", "is a pattern"),
+        ("sub-0?.nii", "is a pattern"),
+        ("file:///data/a.nii", "is a file URL"),
+        ("https://example.org/a.nii", "is a https URL"),
+        ("s3://bucket/a.nii", "is a s3 URL"),
+        ("C:\\data\\a.nii", "is a path of Windows"),
+        ("d:/data/a.nii", "is a path of Windows"),
+        ("\\\\server\\data\\a.nii", "is a path of Windows"),
+        ("sub-01,a.nii", "one path a line"),
+        ("sub-01\ta.nii", "one path a line"),
+        ("a.nii b.nii", "one path a line"),
+        ("sub-01 /data/a.nii", "one path a line"),
+        ("a.nii,12", "names a volume as SPM does"),
+        ("filename", "a list has paths only, and no header"),
+        ("x" * 100_000 + "*", "is too long for a path"),
+        ("a/" * 5000 + ", b", "is too long for a path"),
+    ],
+)
+def test_a_line_that_is_no_path_is_refused_in_one_sentence_with_its_place(tmp_path, line, reason):
+    """Patterns, URLs, paths of Windows, columns, headers; the other lines may be good."""
+    (tmp_path / "b.nii").touch()
+    with pytest.raises(InputError) as error:
+        read_path_list(write(tmp_path, f"{line}\nb.nii\n", "Y.txt"), "Y_files")
+    [problem] = error.value.problems
+    assert problem.startswith("Y_files: line 1 of Y.txt: ")
+    assert reason in problem
+    assert len(problem) < 500
+
+
+def test_of_many_lines_that_are_no_paths_ten_are_named(tmp_path):
+    with pytest.raises(InputError) as error:
+        read_path_list(write(tmp_path, "sub-1,a.nii\n" * 1000, "Y.txt"), "Y_files")
+    assert len(error.value.problems) == 11
+    assert "990 more lines" in error.value.problems[-1]
 
 
 def labels_of(folder, text):
@@ -459,4 +682,4 @@ def test_a_file_without_labels_is_refused(tmp_path, text):
 def test_labels_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(InputError, match=r"Z f1 factor .*no\.csv cannot be read"):
         read_labels(tmp_path / "no.csv", "Z f1 factor")
-    assert "not a text file" in label_error_of(tmp_path, b"\xff\xfe1\x00")
+    assert "not a text file" in label_error_of(tmp_path, b"\xff\xfe1")

@@ -316,6 +316,120 @@ def test_a_field_without_effect_gets_a_notice(field):
     assert "no effect" in notice
 
 
+@pytest.mark.parametrize(
+    ("field", "model"),
+    [
+        *[(f, BlmConfig) for f in ("numNodes", "images_per_batch", "voxels_per_block", "maxnvb")],
+        *[(f, BlmmConfig) for f in ("maxnit", "n_starts", "numNodes")],
+    ],
+)
+@pytest.mark.parametrize(
+    "value",
+    [
+        True,
+        False,
+        0,
+        -1,
+        2**31,
+        10**30,
+        pytest.param(10**5000, id="huge"),
+        1.5,
+        1e400,
+        float("nan"),
+        "9" * 5000,
+        "",
+        [],
+        {},
+    ],
+)
+def test_a_count_that_no_run_can_have_is_refused_and_not_shown_whole(field, model, value):
+    """Truth values, which count as 0 and 1 elsewhere; what 32 bits do not hold; nested values."""
+    base = GOOD if model is BlmConfig else GOOD | {"Z": [SUBJECT]}
+    with pytest.raises(InputError) as error:
+        parse_config(base | {field: value}, model=model)
+    [problem] = error.value.problems
+    assert problem.startswith(f"{field}: ")
+    assert "was given; expected " in problem
+    assert len(problem) < 300
+
+
+@pytest.mark.parametrize("field", ["minlog", "data_mask_thresh", "MAXMEM", "minutes_per_job"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        True,
+        1e400,
+        float("nan"),
+        pytest.param(10**5000, id="huge"),
+        "9" * 5000,
+        "1e400",
+        "-",
+        [],
+        {},
+        [[1] * 9] * 999,
+    ],
+)
+def test_what_is_no_finite_number_is_refused_and_not_shown_whole(field, value):
+    with pytest.raises(InputError) as error:
+        parse_config(GOOD | {field: value}, model=BlmConfig)
+    [problem] = error.value.problems
+    assert problem.startswith(f"{field}: ")
+    assert len(problem) < 400
+
+
+@pytest.mark.parametrize("value", ["1e-99999999", "1e99999999", "1e-99999999%", "9" * 10**6, True])
+def test_a_share_that_would_take_all_memory_is_refused(value):
+    with pytest.raises(InputError, match="neither a fraction nor a percentage"):
+        parse_config(GOOD | {"Missingness": {"MinPercent": value}}, model=BlmConfig)
+
+
+@pytest.mark.parametrize("name", [True, False, [], {}, ["a"]])
+def test_a_name_is_text_or_a_number(name):
+    """`name: on` is read as true; a contrast would be called True."""
+    contrast = {"name": name, "vector": [1]}
+    with pytest.raises(InputError, match="contrast 1: name: "):
+        parse_config(GOOD | {"contrasts": [contrast]}, model=BlmConfig)
+    with pytest.raises(InputError, match="Z f1 name: "):
+        parse_config(GOOD | {"Z": [SUBJECT | {"name": name}]}, model=BlmmConfig)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("a\0b", "null byte"),
+        ("a\ud800b", "not in UTF-8"),
+        ("file:///a", "is a file URL"),
+        ("C:\\a", "is a path of Windows"),
+        ("$NO_SUCH_VARIABLE/a", "a variable that is not set"),
+        ("a" * 256, "is too long for a path"),
+        ("a/" * 3000, "is too long for a path"),
+    ],
+)
+@pytest.mark.parametrize("field", ["X", "outdir", "Y_files", "analysis_mask", "work_dir"])
+def test_text_that_is_no_path_here_is_refused_in_every_field(field, path, reason):
+    with pytest.raises(InputError, match=reason) as error:
+        parse_config(GOOD | {field: path}, model=BlmConfig)
+    assert len(error.value.problems) == 1
+
+
+@pytest.mark.parametrize("text", ["(" * 50_000, "(" + "1 " * 50_000, "((1,2)" * 9999, "[" * 50_000])
+def test_weights_without_end_are_refused_at_once(text):
+    """Nothing in the reading of weights takes the square of their length, or the stack."""
+    with pytest.raises(InputError) as error:
+        parse_config(GOOD | {"contrasts": [{"vector": text}]}, model=BlmConfig)
+    assert len(str(error.value)) < 400
+
+
+def test_of_very_many_faults_twenty_are_said():
+    with pytest.raises(InputError) as error:
+        parse_config(GOOD | {f"field{i}": 1 for i in range(5000)}, model=BlmConfig)
+    assert len(error.value.problems) == 21
+    assert "4980 more fields" in error.value.problems[-1]
+    with pytest.raises(InputError) as error:
+        parse_config(GOOD | {"x" * 10**6: 1}, model=BlmConfig)
+    assert len(str(error.value)) < 400
+
+
 def test_fields_with_effect_get_no_notice():
     assert parse(sim=1, maxnvb=60, numNodes=100, minlog=-400).notices == []
 
@@ -483,7 +597,8 @@ def test_a_random_factor_without_a_name_is_called_by_its_key_or_its_place():
 @pytest.mark.parametrize("Z", [[], {}, [None], 5, "f.csv", True])
 def test_z_without_a_random_factor_is_refused_and_blm_is_named(Z):
     [problem] = mixed_problems_of(Z=Z)
-    assert problem.startswith("Z: expected a list of random factors")
+    assert problem.startswith("Z: ")
+    assert "expected a list of random factors" in problem
     assert "use blm" in problem
 
 
