@@ -51,6 +51,28 @@ def interruptible() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Let what is done in the context come to its end before a signal does what it is set to do.
+
+    In the main thread only, which alone handles signals.
+    """
+    received: list[int] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        found = {number: signal.getsignal(number) for number in (*_ENDING, signal.SIGALRM)}
+        handlers = {number: handler for number, handler in found.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in received[:1]:
+            signal.raise_signal(number)
+
+
 def _is_handled(error: BaseException | None) -> bool:
     """Return whether an interrupt is what all this is done for: what runs now is cleaning up."""
     while error is not None and not isinstance(error, KeyboardInterrupt):

@@ -18,6 +18,8 @@ from nipype_blm.model.config import PLAN_FOLDER
 
 from .nodes import FileMapNode, FreshNode
 
+CHECKPOINTS = "checkpoints"  # of batches that are being read
+
 
 class Model(NamedTuple):
     """What differs between the workflows of models."""
@@ -64,7 +66,11 @@ def build_model_wf(
         mem_gb=0.5,
     )
     products = FileMapNode(
-        ComputeProducts(n_procs=n_procs), iterfield=["batch_file"], name="products", **resources
+        # Beside the folders of all batches, for the same reason.
+        ComputeProducts(n_procs=n_procs, checkpoint_dir=f"../../{CHECKPOINTS}"),
+        iterfield=["batch_file"],
+        name="products",
+        **resources,
     )
     estimates = FileMapNode(
         model.fit(n_procs=n_procs), iterfield=["block"], name="estimates", **resources

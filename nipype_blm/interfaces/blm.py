@@ -132,6 +132,11 @@ class _ComputeProductsInputSpec(BaseInterfaceInputSpec):
     model_file = File(exists=True, mandatory=True, desc="the model without its contrasts")
     batch_file = File(exists=True, mandatory=True, desc="the images of the batch")
     max_threads = traits.Range(low=1, nohash=True, desc="most threads that fit into memory")
+    checkpoint_dir = traits.Str(
+        nohash=True,
+        desc="folder, relative to the working directory, for what has been read so far; outside "
+        "of it, it outlives a node that is interrupted, and the next one goes on from there",
+    )
     n_procs = _threads()
 
 
@@ -151,8 +156,13 @@ class ComputeProducts(BLMInterface):
         n_threads = self.inputs.n_procs
         if isdefined(self.inputs.max_threads):
             n_threads = min(n_threads, self.inputs.max_threads)
-        out_file = Path(runtime.cwd, "products.blm")
-        compute_products(self.inputs.model_file, self.inputs.batch_file, out_file, n_threads)
+        out_file, checkpoint = Path(runtime.cwd, "products.blm"), None
+        if isdefined(self.inputs.checkpoint_dir):
+            folder = Path(runtime.cwd, self.inputs.checkpoint_dir).resolve()
+            checkpoint = folder / f"{Path(self.inputs.batch_file).stem}.blm"
+        compute_products(
+            self.inputs.model_file, self.inputs.batch_file, out_file, n_threads, checkpoint
+        )
         self._results["out_file"] = str(out_file)
         return runtime
 

@@ -1,6 +1,8 @@
 """Reduce the images of a batch to products: each image is read once."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +25,18 @@ from nipype_blm.io.manifest import (
 from nipype_blm.io.specfile import read_model
 from nipype_blm.model.spec import ModelSpec
 from nipype_blm.progress import advance
+from nipype_blm.stages.checkpoints import Checkpoint
 from nipype_blm.stages.stamps import batch_stamp
 
 _logger = logging.getLogger(__name__)
 
 
 def compute_products(
-    model_file: Path | str, batch_file: Path | str, out_file: Path, n_threads: int = 1
+    model_file: Path | str,
+    batch_file: Path | str,
+    out_file: Path,
+    n_threads: int = 1,
+    checkpoint_file: Path | None = None,
 ) -> Path:
     """Read the images of a batch and write their products.
 
@@ -40,6 +47,9 @@ def compute_products(
     out_file : Path
     n_threads : int
         Threads that read and compute.
+    checkpoint_file : Path, optional
+        Where what has been read is saved now and then and when this is interrupted, and what
+        is there goes on; it is removed at the end.
 
     Raises
     ------
@@ -55,51 +65,78 @@ def compute_products(
         spec.n_voxels,
         select_rows(spec.factors, rows) if spec.factors else None,
     )
-    with Threads(n_threads) as threads:
-        _, infinite, zeros = _ImageLoader(spec, images).feed(accumulator, threads).T
+    counts = np.zeros((len(images), len(ValueCounts._fields)), np.int64)
+    stamp = batch_stamp(stamp, batch_file)
+    checkpoint = Checkpoint(checkpoint_file, stamp, accumulator, counts)
+    with Threads(n_threads) as threads, checkpoint.saving():
+        _ImageLoader(spec, images, counts).feed(accumulator, checkpoint, threads)
+    _, infinite, zeros = counts.T
     for row in np.flatnonzero(infinite):
         text = "%s has %d values that are infinite or beyond 1e40, taken as missing."
         _logger.warning(text, images[row].image, infinite[row])
     arrays = accumulator.finish()._asdict() | {"zeros": zeros.astype(np.int32)}
-    return write_arrays(out_file, batch_stamp(stamp, batch_file), arrays)
+    write_arrays(out_file, stamp, arrays)
+    checkpoint.remove()
+    return out_file
 
 
 class _ImageLoader:
     """Stages chunks of images; all threads read one, then all of them reduce it."""
 
-    def __init__(self, spec: ModelSpec, images: list[ImageEntry]) -> None:
+    def __init__(
+        self, spec: ModelSpec, images: list[ImageEntry], counts: NDArray[np.int64]
+    ) -> None:
         expected = header_of_model(spec.header, spec.shape)
         starts, lengths = spec.runs
         self._images = images
+        self._counts = counts  # the `ValueCounts` of each image in a row
         self._problems: list[tuple[int, str]] = []  # row, and what is wrong with its image
         self._reader = ImageReader(expected, starts, lengths, spec.threshold, spec.zero_is_missing)
         self._mask_reader = ImageReader(expected, starts, lengths)
         self._values = np.empty((spec.rows_per_chunk, spec.n_voxels), spec.staged_dtype)
         self._in_order = must_be_read_in_order(images)
 
-    def feed(self, accumulator: ProductAccumulator, threads: Threads) -> NDArray[np.int64]:
-        """Add all images to the products; return the `ValueCounts` of each in a row."""
+    def feed(
+        self, accumulator: ProductAccumulator, checkpoint: Checkpoint, threads: Threads
+    ) -> None:
+        """Add all images to the products, but for those that a checkpoint has."""
         n_images, chunk = len(self._images), len(self._values)
-        counts = np.zeros((n_images, len(ValueCounts._fields)), np.int64)
         readers = ONE_THREAD if self._in_order else threads
-        for first in range(0, n_images, chunk):
+        n_restored = checkpoint.restore()
+        threads.run([partial(self._check, row) for row in range(n_restored)])
+        self._raise_problems()
+        advance("images", n_restored)
+        for first in range(n_restored, n_images, chunk):
             rows = range(first, min(first + chunk, n_images))
-            readers.run([partial(self._load, row, row - first, counts) for row in rows])
-            if self._problems:
-                raise InputError([text for _, text in sorted(self._problems)])
-            accumulator.add(self._values[: len(rows)], counts[rows, 0], threads)
+            readers.run([partial(self._load, row, row - first) for row in rows])
+            self._raise_problems()
+            with checkpoint.adding():
+                accumulator.add(self._values[: len(rows)], self._counts[rows, 0], threads)
             advance("images", len(rows))
-        return counts
 
-    def _load(self, row: int, slot: int, counts: NDArray[np.int64]) -> None:
+    def _raise_problems(self) -> None:
+        if self._problems:
+            raise InputError([text for _, text in sorted(self._problems)])
+
+    def _check(self, row: int) -> None:
+        """See whether an image is still the one that was read by an earlier run."""
+        with self._noting_problem(row):
+            check_unchanged(self._images[row])
+
+    def _load(self, row: int, slot: int) -> None:
         """Read one image into a slot, and count its missing values and so on."""
         image, out = self._images[row], self._values[slot]
-        try:
+        with self._noting_problem(row):
             check_unchanged(image)
             inside = np.empty(0 if image.mask is None else out.size)  # float64: any mask's values
             if image.mask is not None:
                 self._mask_reader.read(image.mask, image.mask_volume, inside)
-            counts[row] = self._reader.read(image.image, image.volume, out, inside)
+            self._counts[row] = self._reader.read(image.image, image.volume, out, inside)
             check_unchanged(image)  # nor was it replaced meanwhile
+
+    @contextmanager
+    def _noting_problem(self, row: int) -> Iterator[None]:
+        try:
+            yield
         except InputError as error:
-            self._problems.append((row, f"{image.where}: {error}"))
+            self._problems.append((row, f"{self._images[row].where}: {error}"))
