@@ -23,6 +23,7 @@ def init_blm_wf(
     compress: bool = False,
     overwrite: bool = False,
     copy_inputs: bool = True,
+    keep: str = "all",
     name: str = "blm_wf",
     **options: Any,
 ) -> Workflow:
@@ -50,6 +51,10 @@ def init_blm_wf(
         Replace the maps of another model that another workflow or node wrote to `out_dir`.
     copy_inputs : bool
         Write the complete configuration, inputs.yml, beside the maps.
+    keep : str
+        Intermediate files that stay when the maps are there: ``all``, so that a replaced image
+        repeats its batch; or ``contrasts``, what new contrasts need, so that any other change
+        reads all images again.
     name : str
         Name of the workflow.
     **options
@@ -87,6 +92,7 @@ def init_blm_wf(
         compress=compress,
         overwrite=overwrite,
         copy_inputs=copy_inputs,
+        keep=keep,
         name=name,
         options=options,
     )

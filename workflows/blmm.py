@@ -24,6 +24,7 @@ def init_blmm_wf(
     compress: bool = False,
     overwrite: bool = False,
     copy_inputs: bool = True,
+    keep: str = "all",
     name: str = "blmm_wf",
     **options: Any,
 ) -> Workflow:
@@ -47,6 +48,10 @@ def init_blmm_wf(
         Replace the maps of another model that another workflow or node wrote to `out_dir`.
     copy_inputs : bool
         Write the complete configuration, inputs.yml, beside the maps.
+    keep : str
+        Intermediate files that stay when the maps are there: ``all``, so that a replaced image
+        repeats its batch; or ``contrasts``, what new contrasts need, so that any other change
+        reads all images again.
     name : str
         Name of the workflow.
     **options
@@ -79,6 +84,7 @@ def init_blmm_wf(
         compress=compress,
         overwrite=overwrite,
         copy_inputs=copy_inputs,
+        keep=keep,
         name=name,
         options=options,
     )

@@ -18,6 +18,7 @@ from nipype_blm.model.config import PLAN_FOLDER
 
 from .nodes import FileMapNode, FreshNode
 
+KEPT = ("contrasts", "all")  # nothing: Nipype needs what is in the folders of its nodes
 CHECKPOINTS = "checkpoints"  # of batches that are being read
 
 
@@ -41,10 +42,13 @@ def build_model_wf(
     compress: bool,
     overwrite: bool,
     copy_inputs: bool,
+    keep: str,
     name: str,
     options: dict[str, Any],
 ) -> Workflow:
     """Build the workflow of a model; `options` are further traits of its plan."""
+    if keep not in KEPT:
+        raise ValueError(f"keep={keep!r} was given; choose one of {', '.join(KEPT)}.")
     assemble_maps = model.assemble(compress=compress, overwrite=overwrite)
     if out_dir is not None:
         assemble_maps.inputs.out_dir = str(Path(out_dir).absolute())
@@ -101,6 +105,8 @@ def build_model_wf(
     )
     if copy_inputs:
         workflow.connect(plan, "inputs_file", assemble, "inputs_file")
+    if keep == "contrasts":
+        workflow.connect(products, "out_file", assemble, "products_files")
     return workflow
 
 

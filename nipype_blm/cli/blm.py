@@ -143,7 +143,7 @@ def _make_parser(model: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--clean",
         action="store_true",
-        help="remove the intermediate files when the run has ended well",
+        help="remove all intermediate files when the run has ended well, as `keep: nothing`",
     )
     parser.add_argument(
         "--plugin",
@@ -171,8 +171,12 @@ def _check(config: Any, arguments: argparse.Namespace) -> int:
     check_out_dir(run, config, config.plan_folder)
     choose_runner(config, run.plan, arguments.plugin, arguments.plugin_args)
     _say_notices(run.notices)
-    print(describe_run(run))
+    print(describe_run(run, _choose_kept(config, arguments)))
     return OK
+
+
+def _choose_kept(config: Any, arguments: argparse.Namespace) -> str:
+    return "nothing" if arguments.clean else str(config.keep)
 
 
 def _say_notices(notices: Sequence[str]) -> None:
@@ -191,19 +195,25 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
     from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.cli.run import (
-        clean,
         describe_failure,
         find_input_error,
         find_logs,
         run_workflow,
+        tidy,
     )
-    from nipype_blm.stages.plan import check_out_dir, prepare_run
+    from nipype_blm.stages.plan import check_out_dir, is_done, prepare_run
 
     parallel_nodes = count_parallel_nodes(config, arguments.plugin)
     run = prepare_run(config, parallel_nodes)
     check_out_dir(run, config, config.plan_folder)
     _say_notices(run.notices)
     quiet = arguments.quiet or config.sim
+    keep = _choose_kept(config, arguments)
+    if is_done(run, config):
+        tidy(config, keep)
+        if not quiet:
+            print("Nothing to do: all maps are there, and nothing has changed since.")
+        return _report(config, model, quiet)
     totals = {"images": run.spec.n_obs, "voxels": run.spec.n_voxels}
     try:
         with show_progress(totals, quiet) as note_node:
@@ -215,7 +225,7 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
                 note_node,
                 find_logs(config) / "workers",
             )
-            run_workflow(config, arguments.config, runner, parallel_nodes)
+            run_workflow(config, arguments.config, runner, parallel_nodes, keep)
     except Exception as error:
         problems = find_input_error(error)
         if problems:
@@ -225,8 +235,7 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
             raise KeyboardInterrupt from error
         say(f"error: {reason}")
         return FAILED
-    if arguments.clean:
-        clean(config)
+    tidy(config, keep)
     return _report(config, model, quiet)
 
 

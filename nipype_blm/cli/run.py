@@ -23,13 +23,24 @@ def find_logs(config: ModelConfig) -> Path:
     return config.workflow_folder / "logs"
 
 
-def clean(config: ModelConfig) -> None:
-    """Remove the intermediate files; `hold_folders` removes their folder if it is left empty."""
-    shutil.rmtree(config.workflow_folder, ignore_errors=True)
+def tidy(config: ModelConfig, keep: str) -> None:
+    """Remove the intermediate files that are not to be kept.
+
+    The workflow itself has emptied those of images.  `hold_folders` removes a folder that is left
+    empty.
+    """
+    unneeded = {
+        "nothing": [config.workflow_folder],
+        # Made again in no time; a new contrast needs others.
+        "contrasts": [config.workflow_folder / "contrasts"],
+        "all": [],
+    }
+    for folder in unneeded[keep]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_workflow(
-    config: ModelConfig, config_file: Path, runner: Runner, parallel_nodes: int
+    config: ModelConfig, config_file: Path, runner: Runner, parallel_nodes: int, keep: str = "all"
 ) -> None:
     """Run a configuration in its working folder.
 
@@ -41,7 +52,7 @@ def run_workflow(
     recorded = config.to_yaml_dict()
     given["recorded_fields"] = {
         field: recorded[field]
-        for field in ("outdir", "work_dir", "clusterType", "numNodes", "sim")
+        for field in ("outdir", "work_dir", "keep", "clusterType", "numNodes", "sim")
         if field in recorded
     }
     init_wf = init_blmm_wf if isinstance(config, BlmmConfig) else init_blm_wf
@@ -51,6 +62,7 @@ def run_workflow(
         n_procs=runner.n_procs,
         mem_gb=runner.mem_gb,
         parallel_nodes=parallel_nodes,
+        keep="contrasts" if keep == "contrasts" else "all",
         name=config.workflow_folder.name,
         **given,
     )

@@ -176,7 +176,10 @@ class _BlockInputSpec(BaseInterfaceInputSpec):
 
 class _FitInputSpec(_BlockInputSpec):
     batch_files = traits.List(File(exists=True), mandatory=True, desc="images of each batch")
-    products_files = traits.List(File(exists=True), mandatory=True, desc="products of each batch")
+    # The fingerprint is that of all they are made from, and what is in them may be dropped.
+    products_files = traits.List(
+        File(exists=True), mandatory=True, nohash=True, desc="products of each batch"
+    )
 
 
 class _FitOutputSpec(TraitedSpec):
@@ -248,6 +251,12 @@ class _AssembleMapsInputSpec(BaseInterfaceInputSpec):
     batch_files = traits.List(File(exists=True), mandatory=True, desc="images of each batch")
     estimates_files = traits.List(File(exists=True), mandatory=True, desc="estimates by block")
     statistics_files = traits.List(File(exists=True), mandatory=True, desc="statistics by block")
+    products_files = traits.List(
+        File(exists=True),
+        nohash=True,
+        desc="products of each batch, to be emptied when the maps are there; all images are read "
+        "again if their estimates have to be made anew",
+    )
     fingerprint = _fingerprint()
     model_id = traits.Str(
         mandatory=True, desc="fingerprint of the model and its contrasts, however it is planned"
@@ -277,6 +286,7 @@ class AssembleMaps(BLMInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.io.publish import Claim
         from nipype_blm.stages.assemble import assemble_maps
+        from nipype_blm.stages.products import empty_products
 
         out_dir = _find_out_dir(self.inputs, runtime, self._folder)
         work_dir = Path(self.inputs.model_file).parent  # that of the plan, which knew it before
@@ -292,6 +302,8 @@ class AssembleMaps(BLMInterface):
             self.inputs.compress,
             Path(self.inputs.inputs_file) if isdefined(self.inputs.inputs_file) else None,
         )
+        if isdefined(self.inputs.products_files):
+            empty_products(self.inputs.products_files, self.inputs.estimates_files)
         self._results = maps_as_outputs(maps, out_dir)
         return runtime
 

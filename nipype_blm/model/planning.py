@@ -44,6 +44,7 @@ class Plan(NamedTuple):
     products_bytes: int  # memory of a node that reads, with one thread
     block_bytes: int  # memory of a node that fits
     disk_bytes: int  # intermediate files
+    kept_bytes: int  # those that new contrasts need
     map_bytes: int  # results, uncompressed
 
     def threads(self, wanted: int, max_bytes: int) -> int:
@@ -119,6 +120,8 @@ def plan_run(
         products_bytes=_products_bytes(sizes, batch, chunk),
         block_bytes=block * per_voxel + fixed,
         disk_bytes=_disk_bytes(sizes, batch, n_batches, n_blocks, parallel_nodes),
+        kept_bytes=sizes.n_voxels * _estimates_bytes_per_voxel(sizes)
+        + (n_blocks + 1) * _zeros_bytes(sizes),
         map_bytes=_map_bytes(sizes),
     )
 

@@ -1,8 +1,8 @@
 """Reduce the images of a batch to products: each image is read once."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from nipype_blm.core.products import ProductAccumulator
 from nipype_blm.core.threads import ONE_THREAD, Threads
 from nipype_blm.core.voxels import ValueCounts
 from nipype_blm.errors import InputError
-from nipype_blm.io.arrayfile import write_arrays
+from nipype_blm.io.arrayfile import empty, write_arrays
 from nipype_blm.io.images import ImageReader, header_of_model
 from nipype_blm.io.manifest import (
     ImageEntry,
@@ -78,6 +78,16 @@ def compute_products(
     write_arrays(out_file, stamp, arrays)
     checkpoint.remove()
     return out_file
+
+
+def empty_products(
+    products_files: Iterable[Path | str], estimates_files: Sequence[Path | str]
+) -> None:
+    """Drop what the estimates of all blocks were made from, and no contrast needs."""
+    made = [Path(path) for path in estimates_files]
+    with suppress(OSError):  # the maps are there, which is what counts
+        for path in products_files:
+            empty(Path(path), made)
 
 
 class _ImageLoader:
