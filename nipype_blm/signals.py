@@ -9,6 +9,12 @@ from typing import Any
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN_S = 0.2
+_interrupted = threading.Event()
+
+
+def is_interrupted() -> bool:
+    """Return whether a signal to end has come to what is `interruptible` now."""
+    return _interrupted.is_set()
 
 
 @contextmanager
@@ -34,6 +40,7 @@ def interruptible() -> Iterator[list[int]]:
             if signal.SIGALRM not in before:  # until then it is somebody else's
                 before[signal.SIGALRM] = signal.signal(signal.SIGALRM, interrupt)
             received.append(number)
+            _interrupted.set()
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
         raise KeyboardInterrupt
 
@@ -45,6 +52,7 @@ def interruptible() -> Iterator[list[int]]:
     try:
         yield received
     finally:
+        _interrupted.clear()
         if received:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():

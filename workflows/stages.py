@@ -32,6 +32,12 @@ class Model(NamedTuple):
     outputs: Sequence[str]
 
 
+def find_files(workflow_folder: Path, name: str, n: int) -> list[Path]:
+    """Return where the `n` elements of one of the nodes write their files."""
+    elements = workflow_folder / name / "mapflow"
+    return [elements / f"_{name}{i}" / f"{name}.blm" for i in range(n)]
+
+
 def build_model_wf(
     model: Model,
     *,

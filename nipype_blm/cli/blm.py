@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None, model: str = "blm") -> int:
     arguments = _make_parser(model).parse_args(argv)
 
     def act() -> int:
+        # Before anything that takes time; even what is imported does.
+        if not arguments.quiet:
+            say(f"{model} {__version__}: checking {arguments.config} ...")
         config = load_config(arguments.config, model)
         _say_notices(config.notices)
         if arguments.check:
@@ -198,6 +201,7 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
         describe_failure,
         find_input_error,
         find_logs,
+        find_remains,
         run_workflow,
         tidy,
     )
@@ -214,9 +218,8 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
         if not quiet:
             print("Nothing to do: all maps are there, and nothing has changed since.")
         return _report(config, model, quiet)
-    totals = {"images": run.spec.n_obs, "voxels": run.spec.n_voxels}
     try:
-        with show_progress(totals, quiet) as note_node:
+        with show_progress(None if quiet else find_remains(run, config), quiet) as note_node:
             runner = choose_runner(
                 config,
                 run.plan,

@@ -14,13 +14,23 @@ from nipype_blm.errors import InputError
 from nipype_blm.interfaces.base import traits_from_config
 from nipype_blm.model.config import BlmmConfig, ModelConfig
 from nipype_blm.stages.assemble import NOTICES
+from nipype_blm.stages.plan import PreparedRun
+from nipype_blm.stages.remains import Remains
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf
 from nipype_blm.workflows.blmm import INPUTS
+from nipype_blm.workflows.stages import find_files
 
 
 def find_logs(config: ModelConfig) -> Path:
     """Return the folder of messages and crash files."""
     return config.workflow_folder / "logs"
+
+
+def find_remains(run: PreparedRun, config: ModelConfig) -> Remains:
+    """Return what an earlier run has left of a run, and where its files go."""
+    folder, n_batches = config.workflow_folder, -(-run.spec.n_obs // run.spec.images_per_batch)
+    products = find_files(folder, "products", n_batches)
+    return Remains(run, products, find_files(folder, "estimates", run.spec.n_blocks))
 
 
 def tidy(config: ModelConfig, keep: str) -> None:

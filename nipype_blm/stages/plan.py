@@ -43,7 +43,7 @@ from nipype_blm.model.spec import ContrastSpec, ModelSpec
 from nipype_blm.stages.maps import is_map_name
 from nipype_blm.stages.notices import Pair, find_notices, list_pairs
 from nipype_blm.stages.rows import check_masks, check_rows, name_images, read_rows, sort_rows
-from nipype_blm.stages.stamps import maps_stamp, run_stamp
+from nipype_blm.stages.stamps import batch_stamp, block_stamp, maps_stamp, run_stamp
 
 # Reading headers waits for the disk: more threads than cores.
 _HEADER_THREADS = 8
@@ -267,13 +267,31 @@ def _format_manifests(run: PreparedRun) -> list[str]:
     return [format_manifest(run.images[run.spec.batch(i)]) for i in range(n_batches)]
 
 
+class Stamps(NamedTuple):
+    """The fingerprints of what a run makes."""
+
+    batches: list[str]  # of the products of each
+    blocks: list[str]  # of the estimates of each
+    run: str  # of the model and the images, without the contrasts
+
+
+def stamp_files(run: PreparedRun) -> Stamps:
+    """Return the fingerprints that the intermediate files of a run will have."""
+    model, texts = pack_model(run.spec)[0], _format_manifests(run)
+    of_run = run_stamp(model, texts)
+    return Stamps(
+        [batch_stamp(model, text.encode()) for text in texts],
+        [block_stamp(of_run, block) for block in range(run.spec.n_blocks)],
+        of_run,
+    )
+
+
 def is_done(run: PreparedRun, config: ModelConfig) -> bool:
     """Return whether outdir has what a run would give, made from the same and unchanged since."""
     if not is_written_for(config.outdir / "inputs.yml", config):
         return False
-    images_stamp = run_stamp(pack_model(run.spec)[0], _format_manifests(run))
     extension = ".nii.gz" if config.compress else ".nii"
-    stamp = maps_stamp(images_stamp, pack_contrasts(run.contrasts)[0], extension)
+    stamp = maps_stamp(stamp_files(run).run, pack_contrasts(run.contrasts)[0], extension)
     return is_published(config.outdir, stamp, partial(is_map_name, model=run.spec.model))
 
 

@@ -26,6 +26,7 @@ from nipype_blm.io.specfile import read_model
 from nipype_blm.model.spec import ModelSpec
 from nipype_blm.progress import advance
 from nipype_blm.stages.checkpoints import Checkpoint
+from nipype_blm.stages.compiling import READING_S, announcing_compilation
 from nipype_blm.stages.stamps import batch_stamp
 
 _logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ def compute_products(
     counts = np.zeros((len(images), len(ValueCounts._fields)), np.int64)
     stamp = batch_stamp(stamp, batch_file)
     checkpoint = Checkpoint(checkpoint_file, stamp, accumulator, counts)
-    with Threads(n_threads) as threads, checkpoint.saving():
+    compiling = announcing_compilation("reads images", READING_S)
+    with Threads(n_threads) as threads, compiling, checkpoint.saving():
         _ImageLoader(spec, images, counts).feed(accumulator, checkpoint, threads)
     _, infinite, zeros = counts.T
     for row in np.flatnonzero(infinite):
