@@ -9,6 +9,12 @@ from typing import Any
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN_S = 0.2
+_interrupted = threading.Event()
+
+
+def is_interrupted() -> bool:
+    """Return whether a signal to end has come to what is `interruptible` now."""
+    return _interrupted.is_set()
 
 
 @contextmanager
@@ -34,6 +40,7 @@ def interruptible() -> Iterator[list[int]]:
             if signal.SIGALRM not in before:  # until then it is somebody else's
                 before[signal.SIGALRM] = signal.signal(signal.SIGALRM, interrupt)
             received.append(number)
+            _interrupted.set()
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
         raise KeyboardInterrupt
 
@@ -45,10 +52,33 @@ def interruptible() -> Iterator[list[int]]:
     try:
         yield received
     finally:
+        _interrupted.clear()
         if received:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Let what is done in the context come to its end before a signal does what it is set to do.
+
+    In the main thread only, which alone handles signals.
+    """
+    received: list[int] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        found = {number: signal.getsignal(number) for number in (*_ENDING, signal.SIGALRM)}
+        handlers = {number: handler for number, handler in found.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in received[:1]:
+            signal.raise_signal(number)
 
 
 def _is_handled(error: BaseException | None) -> bool:

@@ -25,6 +25,7 @@ def init_blmm_wf(
     overwrite: bool = False,
     allow_empty: bool = False,
     copy_inputs: bool = True,
+    keep: str = "all",
     name: str = "blmm_wf",
     **options: Any,
 ) -> Workflow:
@@ -50,6 +51,10 @@ def init_blmm_wf(
         Accept a result in which no voxel could be fitted; otherwise the node `assemble` fails.
     copy_inputs : bool
         Write the complete configuration, inputs.yml, beside the maps.
+    keep : str
+        Intermediate files that stay when the maps are there: ``all``, so that a replaced image
+        repeats its batch; or ``contrasts``, what new contrasts need, so that any other change
+        reads all images again.
     name : str
         Name of the workflow.
     **options
@@ -83,6 +88,7 @@ def init_blmm_wf(
         overwrite=overwrite,
         allow_empty=allow_empty,
         copy_inputs=copy_inputs,
+        keep=keep,
         name=name,
         options=options,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from nipype.pipeline.engine import MapNode, Node
 
-from nipype_blm.io.arrayfile import is_whole
+from nipype_blm.io.arrayfile import is_empty, is_whole
 
 
 class FreshNode(Node):
@@ -50,10 +50,12 @@ class FileMapNode(MapNode):
 
     def _make_nodes(self, cwd: str | None = None) -> Iterator[tuple[int, Node]]:
         """Return one node for each element, wherever they run."""
+        # What is to be computed from the elements needs all of them.
+        may_be_empty = self._is_checked or all(self.is_cached())
         for number, node in super()._make_nodes(cwd):
             # A node that is not cached replaces its file, whatever that is like.
             if not self._is_checked and all(node.is_cached()):
-                _remove_damaged(Path(node.output_dir()).glob("*.blm"))
+                _remove_damaged(Path(node.output_dir()).glob("*.blm"), may_be_empty)
                 _load_outputs(node)
             yield number, node
 
@@ -78,9 +80,11 @@ def _load_outputs(node: Node) -> Any:
         return None
 
 
-def _remove_damaged(paths: Iterable[Path]) -> list[Path]:
+def _remove_damaged(paths: Iterable[Path], may_be_empty: bool = True) -> list[Path]:
     """Remove files that are not whole, and return them."""
-    damaged = [path for path in paths if not is_whole(path)]
+    damaged = [
+        path for path in paths if not is_whole(path) or (is_empty(path) and not may_be_empty)
+    ]
     for path in damaged:
         path.unlink(missing_ok=True)
     return damaged

@@ -21,7 +21,9 @@ from nipype_blm.model.config import PLAN_FOLDER
 from .nodes import FileMapNode, FreshNode
 
 # Of the builders, beside the traits of the plan.
-_PARAMETERS = ("out_dir", "n_procs", "max_mem_gb", "mem_gb", "copy_inputs", "name")
+_PARAMETERS = ("out_dir", "n_procs", "max_mem_gb", "mem_gb", "copy_inputs", "keep", "name")
+KEPT = ("contrasts", "all")  # nothing: Nipype needs what is in the folders of its nodes
+CHECKPOINTS = "checkpoints"  # of batches that are being read
 
 
 class Model(NamedTuple):
@@ -32,6 +34,12 @@ class Model(NamedTuple):
     assemble: type[AssembleMaps]
     inputs: Sequence[str]  # of the workflow
     outputs: Sequence[str]
+
+
+def find_files(workflow_folder: Path, name: str, n: int) -> list[Path]:
+    """Return where the `n` elements of one of the nodes write their files."""
+    elements = workflow_folder / name / "mapflow"
+    return [elements / f"_{name}{i}" / f"{name}.blm" for i in range(n)]
 
 
 def build_model_wf(
@@ -45,6 +53,7 @@ def build_model_wf(
     overwrite: bool,
     allow_empty: bool,
     copy_inputs: bool,
+    keep: str,
     name: str,
     options: dict[str, Any],
 ) -> Workflow:
@@ -53,6 +62,8 @@ def build_model_wf(
     for option in options:
         if option not in known:
             raise InputError(explain_name(option, known))
+    if keep not in KEPT:
+        raise InputError(f"keep={keep!r} was given; choose one of {', '.join(KEPT)}.")
     assemble_maps = model.assemble(compress=compress, overwrite=overwrite, allow_empty=allow_empty)
     if out_dir is not None:
         assemble_maps.inputs.out_dir = str(Path(out_dir).absolute())
@@ -75,7 +86,11 @@ def build_model_wf(
         mem_gb=0.5,
     )
     products = FileMapNode(
-        ComputeProducts(n_procs=n_procs), iterfield=["batch_file"], name="products", **resources
+        # Beside the folders of all batches, for the same reason.
+        ComputeProducts(n_procs=n_procs, checkpoint_dir=f"../../{CHECKPOINTS}"),
+        iterfield=["batch_file"],
+        name="products",
+        **resources,
     )
     estimates = FileMapNode(
         model.fit(n_procs=n_procs), iterfield=["block"], name="estimates", **resources
@@ -106,6 +121,8 @@ def build_model_wf(
     )
     if copy_inputs:
         workflow.connect(plan, "inputs_file", assemble, "inputs_file")
+    if keep == "contrasts":
+        workflow.connect(products, "out_file", assemble, "products_files")
     return workflow
 
 

@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None, model: str = "blm") -> int:
         arguments = _make_parser(model).parse_args(argv)
 
         def act() -> int:
+            # Before anything that takes time; even what is imported does.
+            if not arguments.quiet:
+                say(f"{model} {__version__}: checking {arguments.config} ...")
             config = load_config(arguments.config, model)
             _say_notices(config.notices)
             if arguments.check:
@@ -149,7 +152,7 @@ def _make_parser(model: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--clean",
         action="store_true",
-        help="remove the intermediate files when the run has ended well",
+        help="remove all intermediate files when the run has ended well, as `keep: nothing`",
     )
     parser.add_argument(
         "--plugin",
@@ -177,8 +180,12 @@ def _check(config: Any, arguments: argparse.Namespace) -> int:
     check_out_dir(run, config, config.plan_folder)
     choose_runner(config, run.plan, arguments.plugin, arguments.plugin_args)
     _say_notices(run.notices)
-    print(describe_run(run))
+    print(describe_run(run, _choose_kept(config, arguments)))
     return OK
+
+
+def _choose_kept(config: Any, arguments: argparse.Namespace) -> str:
+    return "nothing" if arguments.clean else str(config.keep)
 
 
 def _say_notices(notices: Sequence[str]) -> None:
@@ -198,22 +205,28 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
     from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.cli.run import (
-        clean,
         describe_failure,
         find_input_error,
         find_logs,
+        find_remains,
         run_workflow,
+        tidy,
     )
-    from nipype_blm.stages.plan import check_out_dir, prepare_run
+    from nipype_blm.stages.plan import check_out_dir, is_done, prepare_run
 
     parallel_nodes = count_parallel_nodes(config, arguments.plugin)
     run = prepare_run(config, parallel_nodes)
     check_out_dir(run, config, config.plan_folder)
     _say_notices(run.notices)
     quiet = arguments.quiet or config.sim
-    totals = {"images": run.spec.n_obs, "voxels": run.spec.n_voxels}
+    keep = _choose_kept(config, arguments)
+    if is_done(run, config):
+        tidy(config, keep)
+        if not quiet:
+            print("Nothing to do: all maps are there, and nothing has changed since.")
+        return _report(config, model, quiet)
     try:
-        with show_progress(totals, quiet) as note_node:
+        with show_progress(None if quiet else find_remains(run, config), quiet) as note_node:
             runner = choose_runner(
                 config,
                 run.plan,
@@ -222,7 +235,7 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
                 note_node,
                 find_logs(config) / "workers",
             )
-            run_workflow(config, arguments.config, runner, parallel_nodes)
+            run_workflow(config, arguments.config, runner, parallel_nodes, keep)
     except Exception as error:
         problems = find_input_error(error)
         if problems:
@@ -232,8 +245,7 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
             raise KeyboardInterrupt from error
         say(f"error: {reason}")
         return FAILED
-    if arguments.clean:
-        clean(config)
+    tidy(config, keep)
     return _report(config, model, quiet)
 
 

@@ -14,10 +14,11 @@ from nipype_blm.stages.plan import PreparedRun
 _MOST_VALUES = 6  # of the row of an image
 
 
-def describe_run(run: PreparedRun) -> str:
-    """Return what would be fitted, and how the work would be cut up."""
+def describe_run(run: PreparedRun, keep: str) -> str:
+    """Return what would be fitted, how the work would be cut up, and what is kept in the end."""
     plan, spec = run.plan, run.spec
     contrasts = run.contrasts.contrasts
+    kept = {"all": plan.disk_bytes, "contrasts": plan.kept_bytes, "nothing": 0}[keep]
     return "\n".join(
         [
             f"{spec.n_obs} images, {spec.n_params} columns of X, {spec.n_voxels} voxels, "
@@ -25,7 +26,8 @@ def describe_run(run: PreparedRun) -> str:
             *(_describe_factor(factor) for factor in spec.factors),
             f"{plan.n_batches} batches of up to {plan.images_per_batch} images, "
             f"{plan.n_blocks} blocks of up to {plan.voxels_per_block} voxels; "
-            f"up to {(plan.disk_bytes + plan.map_bytes) / 1e9:.2f} GB of disk.",
+            f"up to {(plan.disk_bytes + plan.map_bytes) / 1e9:.2f} GB of disk, "
+            f"{(kept + plan.map_bytes) / 1e9:.2f} GB of which stay (keep: {keep}).",
             "",
             *_describe_columns(spec),
             "",

@@ -232,7 +232,7 @@ def _run(arguments: argparse.Namespace) -> int:
     logging.getLogger("nipype.workflow").setLevel("CRITICAL")
     failed: list[Any] = []
     n_done = 0
-    with show_progress({}) as note_node:
+    with show_progress() as note_node:
 
         def note(node: Any, status: str) -> None:
             nonlocal n_done

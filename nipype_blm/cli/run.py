@@ -19,8 +19,11 @@ from nipype_blm.interfaces.base import traits_from_config
 from nipype_blm.model.config import BlmmConfig, ModelConfig
 from nipype_blm.private import open_plain
 from nipype_blm.stages.assemble import NOTICES
+from nipype_blm.stages.plan import PreparedRun
+from nipype_blm.stages.remains import Remains
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf
 from nipype_blm.workflows.blmm import INPUTS
+from nipype_blm.workflows.stages import find_files
 
 
 def find_logs(config: ModelConfig) -> Path:
@@ -28,13 +31,31 @@ def find_logs(config: ModelConfig) -> Path:
     return config.workflow_folder / "logs"
 
 
-def clean(config: ModelConfig) -> None:
-    """Remove the intermediate files; `hold_folders` removes their folder if it is left empty."""
-    shutil.rmtree(config.workflow_folder, ignore_errors=True)
+def find_remains(run: PreparedRun, config: ModelConfig) -> Remains:
+    """Return what an earlier run has left of a run, and where its files go."""
+    folder, n_batches = config.workflow_folder, -(-run.spec.n_obs // run.spec.images_per_batch)
+    products = find_files(folder, "products", n_batches)
+    return Remains(run, products, find_files(folder, "estimates", run.spec.n_blocks))
+
+
+def tidy(config: ModelConfig, keep: str) -> None:
+    """Remove the intermediate files that are not to be kept.
+
+    The workflow itself has emptied those of images.  `hold_folders` removes a folder that is left
+    empty.
+    """
+    unneeded = {
+        "nothing": [config.workflow_folder],
+        # Made again in no time; a new contrast needs others.
+        "contrasts": [config.workflow_folder / "contrasts"],
+        "all": [],
+    }
+    for folder in unneeded[keep]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_workflow(
-    config: ModelConfig, config_file: Path, runner: Runner, parallel_nodes: int
+    config: ModelConfig, config_file: Path, runner: Runner, parallel_nodes: int, keep: str = "all"
 ) -> None:
     """Run a configuration in its working folder.
 
@@ -46,7 +67,7 @@ def run_workflow(
     recorded = config.to_yaml_dict()
     given["recorded_fields"] = {
         field: recorded[field]
-        for field in ("outdir", "work_dir", "clusterType", "numNodes", "sim")
+        for field in ("outdir", "work_dir", "keep", "clusterType", "numNodes", "sim")
         if field in recorded
     }
     init_wf = init_blmm_wf if isinstance(config, BlmmConfig) else init_blm_wf
@@ -56,6 +77,7 @@ def run_workflow(
         n_procs=runner.n_procs,
         mem_gb=runner.mem_gb,
         parallel_nodes=parallel_nodes,
+        keep="contrasts" if keep == "contrasts" else "all",
         name=config.workflow_folder.name,
         **given,
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numba
+from numba.core import event
 from numba.core.caching import FunctionCache
 
 P = ParamSpec("P")
@@ -160,6 +161,32 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 def exact_kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Do as `kernel`, with every operation rounded by itself, as NumPy does."""
     return _compile(function, OPTIONS | {"fastmath": False})
+
+
+class _OnStart(event.Listener):
+    """Calls a function when the first of several kernels begins to be compiled."""
+
+    def __init__(self, tell: Callable[[], Any]) -> None:
+        self._tell: Callable[[], Any] | None = tell
+
+    def on_start(self, event: Any) -> None:
+        """Note that Numba compiles something."""
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell()
+
+    def on_end(self, event: Any) -> None:
+        """Do nothing."""
+
+
+@contextlib.contextmanager
+def telling_of_compilation(tell: Callable[[], Any]) -> Iterator[None]:
+    """Call a function once if kernels have to be compiled in the context.
+
+    Those that are loaded from the cache do not count.
+    """
+    with event.install_listener("numba:compile", _OnStart(tell)):
+        yield
 
 
 def _compile(function: Callable[P, R], options: dict[str, Any]) -> Callable[P, R]:

@@ -4,6 +4,7 @@ With X = QR, y shifted by the voxel's first value and missing rows left out, a b
 observations is reduced to Q'y, y'y and one bit per observation (present or not).
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.threads import ONE_THREAD, TILE, Threads
 
 WORD = 32  # observations in one word of presence bits
+_STATE = ("reference", "QtY", "YtY", "presence", "ZtY")
 
 
 class Products(NamedTuple):
@@ -115,6 +117,22 @@ class ProductAccumulator:
             )
 
         threads.split(accumulate, n_voxels)
+
+    @property
+    def n_added(self) -> int:
+        """How many observations have been added."""
+        return self._row
+
+    @property
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What `restore` goes on from; the arrays themselves, which `add` changes."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def restore(self, n_added: int, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from the state after a number of observations, which gives the same bits."""
+        for name in _STATE:
+            setattr(self, name, state[name])
+        self._row = n_added
 
     def finish(self) -> Products:
         """Return the products of the observations added so far."""

@@ -133,6 +133,11 @@ class _ComputeProductsInputSpec(InputSpec):
     model_file = File(exists=True, mandatory=True, desc="the model without its contrasts")
     batch_file = File(exists=True, mandatory=True, desc="the images of the batch")
     max_threads = traits.Range(low=1, nohash=True, desc="most threads that fit into memory")
+    checkpoint_dir = traits.Str(
+        nohash=True,
+        desc="folder, relative to the working directory, for what has been read so far; outside "
+        "of it, it outlives a node that is interrupted, and the next one goes on from there",
+    )
     n_procs = _threads()
 
 
@@ -152,8 +157,13 @@ class ComputeProducts(BLMInterface):
         n_threads = self.inputs.n_procs
         if isdefined(self.inputs.max_threads):
             n_threads = min(n_threads, self.inputs.max_threads)
-        out_file = Path(runtime.cwd, "products.blm")
-        compute_products(self.inputs.model_file, self.inputs.batch_file, out_file, n_threads)
+        out_file, checkpoint = Path(runtime.cwd, "products.blm"), None
+        if isdefined(self.inputs.checkpoint_dir):
+            folder = Path(runtime.cwd, self.inputs.checkpoint_dir).resolve()
+            checkpoint = folder / f"{Path(self.inputs.batch_file).stem}.blm"
+        compute_products(
+            self.inputs.model_file, self.inputs.batch_file, out_file, n_threads, checkpoint
+        )
         self._results["out_file"] = str(out_file)
         return runtime
 
@@ -167,7 +177,10 @@ class _BlockInputSpec(InputSpec):
 
 class _FitInputSpec(_BlockInputSpec):
     batch_files = traits.List(File(exists=True), mandatory=True, desc="images of each batch")
-    products_files = traits.List(File(exists=True), mandatory=True, desc="products of each batch")
+    # The fingerprint is that of all they are made from, and what is in them may be dropped.
+    products_files = traits.List(
+        File(exists=True), mandatory=True, nohash=True, desc="products of each batch"
+    )
 
 
 class _FitOutputSpec(TraitedSpec):
@@ -239,6 +252,12 @@ class _AssembleMapsInputSpec(InputSpec):
     batch_files = traits.List(File(exists=True), mandatory=True, desc="images of each batch")
     estimates_files = traits.List(File(exists=True), mandatory=True, desc="estimates by block")
     statistics_files = traits.List(File(exists=True), mandatory=True, desc="statistics by block")
+    products_files = traits.List(
+        File(exists=True),
+        nohash=True,
+        desc="products of each batch, to be emptied when the maps are there; all images are read "
+        "again if their estimates have to be made anew",
+    )
     fingerprint = _fingerprint()
     model_id = traits.Str(
         mandatory=True, desc="fingerprint of the model and its contrasts, however it is planned"
@@ -269,6 +288,7 @@ class AssembleMaps(BLMInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.io.publish import Claim
         from nipype_blm.stages.assemble import assemble_maps, check_fitted
+        from nipype_blm.stages.products import empty_products
 
         out_dir = _find_out_dir(self.inputs, runtime, self._folder)
         work_dir = Path(self.inputs.model_file).parent  # that of the plan, which knew it before
@@ -286,6 +306,8 @@ class AssembleMaps(BLMInterface):
         )
         if not self.inputs.allow_empty:
             check_fitted(maps.n_fitted, maps.status_file, maps.notices)
+        if isdefined(self.inputs.products_files):
+            empty_products(self.inputs.products_files, self.inputs.estimates_files)
         self._results = maps_as_outputs(maps, out_dir)
         return runtime
 

@@ -8,7 +8,7 @@ the chunks that it touches.  Equal contents give equal bytes.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from io import FileIO
@@ -29,6 +29,7 @@ _ALIGNMENT = 64
 _CHUNK = 2**13
 _PIECE = 2**18  # of whole chunks; stays in the processor's cache while it is checked and copied
 _CHECKSUM = np.dtype("<u4")
+_MADE = "made"
 
 
 def fingerprint(*parts: str | bytes) -> str:
@@ -138,6 +139,10 @@ class ArrayFile:
             self._start = len(line)
             self.stamp: str = header["stamp"]
             self.meta: Any = header["meta"]
+            # What was made from arrays that were dropped since: names, from here, and stamps.
+            self.made: dict[str, str] = {}
+            if isinstance(self.meta, dict):
+                self.made = self.meta.get(_MADE, {})
             self._size = max(map(_find_end, self._layout.values()), default=0)
             n_checksums = -(-self._size // _CHUNK) + 1
             if size != self._start + self._size + n_checksums * _CHECKSUM.itemsize:
@@ -151,7 +156,16 @@ class ArrayFile:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of an array."""
-        return tuple(self._layout[name][1])
+        return tuple(self._find(name)[1])
+
+    def _find(self, name: str) -> Any:
+        """Return type, shape and place of an array."""
+        if self.made:
+            raise InputError(
+                f"{self.path} was emptied when an earlier run had ended; run again, which makes it "
+                "anew."
+            )
+        return self._layout[name]
 
     def _parse(self, line: bytes, checksum: bytes) -> dict[str, Any]:
         """Return the header, of which nothing is believed before its checksum fits."""
@@ -183,7 +197,7 @@ class ArrayFile:
         InputError
             If what is read is damaged.
         """
-        dtype, shape, offset = self._layout[name]
+        dtype, shape, offset = self._find(name)
         if columns is None or (columns.start, columns.stop) == (0, shape[-1]):
             out = np.empty(shape, dtype)
             parts, stride = [out], 0
@@ -196,7 +210,7 @@ class ArrayFile:
 
     def read_rows(self, name: str, rows: slice) -> NDArray[Any]:
         """Read a range of the first axis of an array."""
-        dtype, shape, offset = self._layout[name]
+        dtype, shape, offset = self._find(name)
         out = np.empty([rows.stop - rows.start, *shape[1:]], dtype)
         skip = rows.start * out.itemsize * int(np.prod(shape[1:], dtype=np.int64))
         self._fill([out], offset + skip)
@@ -282,21 +296,50 @@ def _find_end(placed: Any) -> int:
     return _align(offset + np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)))
 
 
+def empty(path: Path, made: Iterable[Path]) -> None:
+    """Drop the arrays of a file, once others that were made from them are all that is needed.
+
+    Its name and its fingerprint stay.  It is as good as whole as long as the others are.
+    """
+    file = ArrayFile(path)
+    if not file.made:
+        names = {os.path.relpath(other, path.parent): ArrayFile(other).stamp for other in made}
+        write_arrays(path, file.stamp, {}, {_MADE: names})
+
+
+def is_empty(path: Path | str) -> bool:
+    """Return whether a whole file is one of which `empty` has dropped the arrays."""
+    found = _check_file(path)
+    return found is not None and bool(found.made)
+
+
 def is_whole(path: Path | str) -> bool:
     """Return whether a file of arrays is there and not damaged anywhere, by reading all of it.
 
-    In one process a file that has not changed meanwhile is read once.
+    In place of one that is empty, what was made from it has to be whole.  In one process a file
+    that has not changed meanwhile is read once.
     """
-    try:
-        return _is_whole(Path(path), read_state(Path(path)))
-    except OSError:
+    found = _check_file(path)
+    if found is None:
         return False
+    others = {Path(path).parent / name: stamp for name, stamp in found.made.items()}
+    checked = {other: _check_file(other) for other in others}
+    return all(file is not None and file.stamp == others[other] for other, file in checked.items())
+
+
+def _check_file(path: Path | str) -> ArrayFile | None:
+    """Return a file that is whole; None if it is damaged or not there."""
+    try:
+        return _check_state(Path(path), read_state(Path(path)))
+    except OSError:
+        return None
 
 
 @lru_cache(maxsize=2**14)
-def _is_whole(path: Path, state: FileState) -> bool:
+def _check_state(path: Path, state: FileState) -> ArrayFile | None:
     try:
-        ArrayFile(path).check()
+        file = ArrayFile(path)
+        file.check()
     except InputError:
-        return False
-    return True
+        return None
+    return file

@@ -76,7 +76,7 @@ def publish(
     """
     companions = companions or {}
     # Without the lock first: a folder that has everything may be read-only.
-    if _is_published(out_dir, stamp, is_ours) and not _select_changed(out_dir, companions):
+    if is_published(out_dir, stamp, is_ours) and not _select_changed(out_dir, companions):
         return
     out_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -89,7 +89,7 @@ def publish(
                 f"it has ended, or end it, and run again.{error.advice}"
             ) from error
         changed = _select_changed(out_dir, companions)
-        if not _is_published(out_dir, stamp, is_ours):
+        if not is_published(out_dir, stamp, is_ours):
             check_claim(out_dir, claim, is_ours)
             _replace(out_dir, stamp, claim, write, is_ours, changed)
         else:
@@ -135,8 +135,8 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
-def _is_published(out_dir: Path, stamp: str, is_ours: Callable[[str], bool]) -> bool:
-    """Return whether a folder has these results already."""
+def is_published(out_dir: Path, stamp: str, is_ours: Callable[[str], bool]) -> bool:
+    """Return whether a folder has these results already, and they have not changed since."""
     record = _read_record(out_dir, is_ours)
     # Whatever made a folder read-only may have changed identities; and nothing can be restored.
     n_compared = 3 if os.access(out_dir, os.W_OK) else 2

@@ -63,14 +63,15 @@ def read_model(path: Path | str) -> tuple[str, ModelSpec]:
     return _read_model(path, status.st_size, status.st_mtime_ns)
 
 
-def pack_contrasts(spec: ContrastSpec) -> bytes:
-    """Return the contents of a file of contrasts."""
+def pack_contrasts(spec: ContrastSpec) -> tuple[str, bytes]:
+    """Return the fingerprint of contrasts, and the contents of their file."""
     data = {
         "contrasts": [contrast.model_dump(mode="json") for contrast in spec.contrasts],
         "two_sided": spec.two_sided,
         "minlog": spec.minlog,
     }
-    return _dump({"fingerprint": fingerprint(_dump(data))} | data)
+    stamp = fingerprint(_dump(data))
+    return stamp, _dump({"fingerprint": stamp} | data)
 
 
 def _dump(data: dict[str, Any]) -> bytes:

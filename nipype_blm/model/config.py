@@ -28,6 +28,7 @@ CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm
 # Files of BLM-py and BLMM-py have these; they change nothing.
 IGNORED_FIELDS = ("statType", "logdir", "voxelBatching", "diskMem", "name", "q")
 DEFICIENT = ("refuse", "estimable")
+KEEP = ("contrasts", "all", "nothing")
 MATCH_ROWS = ("check", "by_name", "by_order")
 PLAN_FOLDER = "plan_files"  # in that of the workflow
 MOST = 2**31 - 1  # of anything that is counted
@@ -283,6 +284,12 @@ class ModelConfig(_Model):
     two_sided: bool = Field(False, description="Two-sided p-values of T contrasts.")
     work_dir: FilePath | None = Field(
         None, description="Folder for intermediate files, kept for resuming; default outdir/work."
+    )
+    keep: Annotated[str, _one_of(KEEP)] = Field(
+        "contrasts",
+        description="Intermediate files that stay when a run has ended well: contrasts (default), "
+        "the estimates, so that new contrasts fit nothing; all, also what a replaced image "
+        "needs; or nothing.",
     )
     compress: bool = Field(False, description="Write .nii.gz instead of .nii.")
     overwrite: bool = Field(

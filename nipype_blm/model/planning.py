@@ -47,6 +47,7 @@ class Plan(NamedTuple):
     products_bytes: int  # memory of a node that reads, with one thread
     block_bytes: int  # memory of a node that fits
     disk_bytes: int  # intermediate files
+    kept_bytes: int  # those that new contrasts need
     map_bytes: int  # results, uncompressed
 
     def threads(self, wanted: int, max_bytes: int) -> int:
@@ -121,7 +122,9 @@ def plan_run(
         thread_bytes=_image_bytes(sizes),
         products_bytes=_products_bytes(sizes, batch, chunk),
         block_bytes=block * per_voxel + fixed,
-        disk_bytes=_disk_bytes(sizes, batch, n_batches, n_blocks),
+        disk_bytes=_disk_bytes(sizes, batch, n_batches, n_blocks, parallel_nodes),
+        kept_bytes=sizes.n_voxels * _estimates_bytes_per_voxel(sizes)
+        + (n_blocks + 1) * _zeros_bytes(sizes),
         map_bytes=_map_bytes(sizes),
     )
 
@@ -334,11 +337,18 @@ def _choose_block(
     return -(-sizes.n_voxels // n_blocks)
 
 
-def _disk_bytes(sizes: Sizes, batch: int, n_batches: int, n_blocks: int) -> int:
-    """Return the size of all intermediate files, if every voxel missed some image."""
-    products = n_batches * _products_bytes_per_voxel(sizes, batch)
+def _disk_bytes(
+    sizes: Sizes, batch: int, n_batches: int, n_blocks: int, parallel_nodes: int
+) -> int:
+    """Return the size of all intermediate files, if every voxel missed some image.
+
+    While images are read, those of a batch are saved once more by each node that reads.
+    """
+    of_batch = _products_bytes_per_voxel(sizes, batch)
+    products = n_batches * of_batch
+    checkpoints = min(parallel_nodes, n_batches) * of_batch
     statistics = sum(8 * (q + q * q + 3 + sizes.is_mixed) + 1 for q in sizes.contrast_rows)
-    per_voxel = products + _estimates_bytes_per_voxel(sizes) + statistics
+    per_voxel = products + max(_estimates_bytes_per_voxel(sizes) + statistics, checkpoints)
     return sizes.n_voxels * per_voxel + (n_blocks + 1) * _zeros_bytes(sizes)
 
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.io.maps import find_map, load_map
@@ -25,6 +27,8 @@ class DrawnContrast(NamedTuple):
     test: str  # T or F
     threshold: float  # of z; infinite where no voxel is significant
     n_voxels: int  # beyond the threshold
+    heights: tuple[float, ...]  # of the slices, in mm
+    n_hidden: int  # clusters whose peak is in no slice
 
 
 def find_fdr_threshold(z: FloatArray, alpha: float, two_sided: bool) -> float:
@@ -59,7 +63,8 @@ def plot_z_maps(
 ) -> list[DrawnContrast]:
     """Draw the z map of every contrast of a run, thresholded by its false discovery rate.
 
-    T contrasts are thresholded at both tails, F contrasts at the upper one.
+    T contrasts are thresholded at both tails, F contrasts at the upper one.  The slices of a row go
+    through the peaks of its own clusters, the highest first.
 
     Parameters
     ----------
@@ -85,10 +90,9 @@ def plot_z_maps(
     sidecars = _find_sidecars(out_dir)
     mask = load_map(out_dir, "blm_vox_mask", "blmm_vox_mask")
     maps = [_threshold(path, mask, alpha) for path in sidecars]
-    heights = _choose_slices([image for image, _ in maps], mask)
     figure, axes = _make_rows(len(maps), title)
     for axis, (image, contrast) in zip(axes, maps, strict=True):
-        _draw_row(axis, image, contrast, alpha, heights, background, outline)
+        _draw_row(axis, image, contrast, alpha, background, outline)
     figure.savefig(out_file, dpi=_DPI)
     return [contrast for _, contrast in maps]
 
@@ -117,7 +121,7 @@ def plot_maps(
         nib.load(map_) if isinstance(map_, str | Path) else map_ for map_ in maps.values()
     ]
     everywhere = nib.Nifti1Image(np.ones(images[0].shape, np.uint8), images[0].affine)
-    heights = _choose_slices(images, everywhere)
+    heights = _spread_slices(images, everywhere)
     figure, axes = _make_rows(len(images), title)
     given = () if background is None else (background,)
     for axis, name, image in zip(axes, maps, images, strict=True):
@@ -178,14 +182,48 @@ def _threshold(sidecar: Path, mask: Any, alpha: float) -> tuple[Any, DrawnContra
     two_sided = contrast["Test"] == "T"
     threshold = find_fdr_threshold(z[inside], alpha, two_sided)
     significant = inside & ((np.abs(z) if two_sided else z) >= threshold)
-    drawn = DrawnContrast(contrast["Name"], contrast["Test"], threshold, int(significant.sum()))
-    return nib.Nifti1Image(np.where(significant, z, 0.0), image.affine), drawn
+    shown = nib.Nifti1Image(np.where(significant, z, 0.0), image.affine)
+    slices = _choose_slices(shown, mask)
+    n_voxels = int(significant.sum())
+    return shown, DrawnContrast(contrast["Name"], contrast["Test"], threshold, n_voxels, *slices)
 
 
-def _choose_slices(images: list[Any], mask: Any) -> FloatArray:
+def _choose_slices(image: Any, mask: Any) -> tuple[tuple[float, ...], int]:
+    """Return heights through the peaks of clusters, and how many of these are in no slice.
+
+    What is left of the slices is spread over other voxels that are drawn, then over the mask.
+    """
+    values = np.abs(image.get_fdata())
+    spread = _spread_slices([image], mask)
+    clusters, n_clusters = ndimage.label(values, np.ones((3, 3, 3)))
+    if not n_clusters:
+        return tuple(spread.tolist()), 0
+    numbers = range(1, n_clusters + 1)
+    order = np.argsort(-np.asarray(ndimage.maximum(values, clusters, numbers)), kind="stable")
+    peaks = np.array(ndimage.maximum_position(values, clusters, numbers))[order]
+    of_peaks = _find_heights(image.affine, peaks)
+    chosen: list[float] = list(dict.fromkeys(of_peaks.tolist()))[:_N_SLICES]
+    drawn = np.unique(_find_heights(image.affine, np.argwhere(values > 0)))
+    for candidates in (drawn, _spread_slices([], mask)):
+        for _ in range(min(_N_SLICES - len(chosen), len(candidates))):
+            distance = np.abs(candidates[:, None] - chosen).min(axis=1)
+            if distance.max() > 0:
+                chosen.append(float(candidates[distance.argmax()]))
+    return tuple(sorted(chosen)), int((~np.isin(of_peaks, chosen)).sum())
+
+
+def _find_heights(affine: FloatArray, voxels: NDArray[np.intp]) -> FloatArray:
+    """Return the heights in mm of the slices that voxels are in."""
+    heights = nib.affines.apply_affine(affine, voxels)[:, 2]
+    thickness = np.abs(affine[2, :3]).max()  # of a slice; they may be oblique
+    start = affine[2, 3]
+    return start + np.round((heights - start) / thickness) * thickness
+
+
+def _spread_slices(images: list[Any], mask: Any) -> FloatArray:
     """Return heights in mm, spread over what is drawn of any image, else over the mask."""
     shown = np.any([image.get_fdata() != 0 for image in images], axis=0)
-    voxels = np.argwhere(shown if shown.any() else np.asarray(mask.dataobj) > 0)
+    voxels = np.argwhere(shown if np.any(shown) else np.asarray(mask.dataobj) > 0)
     low, high = np.percentile(nib.affines.apply_affine(mask.affine, voxels)[:, 2], [5, 95])
     return np.linspace(low, high, _N_SLICES).round()
 
@@ -195,7 +233,6 @@ def _draw_row(
     image: Any,
     contrast: DrawnContrast,
     alpha: float,
-    heights: FloatArray,
     background: Any,
     outline: Any,
 ) -> None:
@@ -205,8 +242,11 @@ def _draw_row(
     two_sided = contrast.test == "T"
     beyond = f"{'|z|' if two_sided else 'z'} ≥ {contrast.threshold:.2f}"
     found = f"{beyond}, {contrast.n_voxels:,} voxels" if contrast.n_voxels else "no voxel"
+    if contrast.n_hidden:
+        found += f", {contrast.n_hidden} peaks between these slices"
     given = () if background is None else (background,)
-    options: dict[str, Any] = {"axes": axis, "display_mode": "z", "cut_coords": heights}
+    options: dict[str, Any] = {"axes": axis, "display_mode": "z"}
+    options |= {"cut_coords": list(contrast.heights)}
     options |= {"black_bg": False, "colorbar": contrast.n_voxels > 0}
     if contrast.n_voxels == 0:
         display = plotting.plot_anat(*given, **options)

@@ -16,6 +16,7 @@ from nipype_blm.io.arrayfile import ArrayFile, write_arrays
 from nipype_blm.io.specfile import read_model
 from nipype_blm.model.spec import ModelSpec
 from nipype_blm.progress import advance
+from nipype_blm.stages.compiling import FITTING_S, MIXED_S, announcing_compilation
 from nipype_blm.stages.stamps import batch_stamp, block_stamp
 
 EstimatesT = TypeVar("EstimatesT", Estimates, MixedEstimates)
@@ -49,11 +50,18 @@ def compute_estimates(
     for file in files:
         n_obs += file.read("n_obs", columns)
     batches = _Batches(spec, files, columns, n_obs)
-    with Threads(n_threads) as threads:
+    seconds = FITTING_S if spec.options is None else MIXED_S
+    with Threads(n_threads) as threads, announcing_compilation("fits voxels", seconds):
         estimates = _fit(spec, n_obs, batches, spec.allowed[columns], threads)
-    advance("voxels", n_obs.size)
+    advance("voxels", count_candidates(spec, block, n_obs))
     arrays = estimates._asdict() | batches.zeros._asdict()
     return write_arrays(out_file, block_stamp(run_stamp, block), arrays)
+
+
+def count_candidates(spec: ModelSpec, block: int, n_obs: NDArray[np.int32]) -> int:
+    """Return how many voxels of a block have data and are to be fitted."""
+    is_candidate = (n_obs >= max(spec.minimum_n, 1)) & spec.allowed[spec.block(block)]
+    return int(np.count_nonzero(is_candidate))
 
 
 class _Batches:

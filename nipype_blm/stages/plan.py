@@ -31,9 +31,10 @@ from nipype_blm.io.images import (
     read_mask,
     stat_file,
 )
+from nipype_blm.io.inputs import is_written_for
 from nipype_blm.io.manifest import ImageEntry, format_manifest, must_be_read_in_order
 from nipype_blm.io.maps import make_template_header
-from nipype_blm.io.publish import Claim, check_claim
+from nipype_blm.io.publish import Claim, check_claim, is_published
 from nipype_blm.io.specfile import pack_contrasts, pack_model
 from nipype_blm.io.tables import ListedPath, Table, explain_path, read_path_list
 from nipype_blm.model.config import BlmmConfig, ModelConfig
@@ -47,7 +48,7 @@ from nipype_blm.private import find_existing, find_obstacle
 from nipype_blm.stages.maps import is_map_name
 from nipype_blm.stages.notices import Pair, find_notices, list_pairs
 from nipype_blm.stages.rows import check_masks, check_rows, name_images, read_rows, sort_rows
-from nipype_blm.stages.stamps import run_stamp
+from nipype_blm.stages.stamps import batch_stamp, block_stamp, maps_stamp, run_stamp
 
 # Reading headers waits for the disk: more threads than cores.
 _HEADER_THREADS = 8
@@ -272,13 +273,12 @@ def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
     stamp, content = pack_model(spec)
     model_file = folder / "model.blm"
     write_if_changed(model_file, content)
-    n_batches = -(-spec.n_obs // spec.images_per_batch)
-    texts = [format_manifest(run.images[spec.batch(i)]) for i in range(n_batches)]
-    batch_files = [folder / f"batch_{i:04d}.tsv" for i in range(n_batches)]
+    texts = _format_manifests(run)
+    batch_files = [folder / f"batch_{i:04d}.tsv" for i in range(len(texts))]
     for path, text in zip(batch_files, texts, strict=True):
         write_if_changed(path, text.encode())
     contrasts_file = folder / "contrasts.json"
-    write_if_changed(contrasts_file, pack_contrasts(run.contrasts))
+    write_if_changed(contrasts_file, pack_contrasts(run.contrasts)[1])
     return PlanFiles(
         model_file,
         batch_files,
@@ -289,6 +289,40 @@ def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
     )
 
 
+def _format_manifests(run: PreparedRun) -> list[str]:
+    """Return the list of images of each batch."""
+    n_batches = -(-run.spec.n_obs // run.spec.images_per_batch)
+    return [format_manifest(run.images[run.spec.batch(i)]) for i in range(n_batches)]
+
+
+class Stamps(NamedTuple):
+    """The fingerprints of what a run makes."""
+
+    batches: list[str]  # of the products of each
+    blocks: list[str]  # of the estimates of each
+    run: str  # of the model and the images, without the contrasts
+
+
+def stamp_files(run: PreparedRun) -> Stamps:
+    """Return the fingerprints that the intermediate files of a run will have."""
+    model, texts = pack_model(run.spec)[0], _format_manifests(run)
+    of_run = run_stamp(model, texts)
+    return Stamps(
+        [batch_stamp(model, text.encode()) for text in texts],
+        [block_stamp(of_run, block) for block in range(run.spec.n_blocks)],
+        of_run,
+    )
+
+
+def is_done(run: PreparedRun, config: ModelConfig) -> bool:
+    """Return whether outdir has what a run would give, made from the same and unchanged since."""
+    if not is_written_for(config.outdir / "inputs.yml", config):
+        return False
+    extension = ".nii.gz" if config.compress else ".nii"
+    stamp = maps_stamp(stamp_files(run).run, pack_contrasts(run.contrasts)[0], extension)
+    return is_published(config.outdir, stamp, partial(is_map_name, model=run.spec.model))
+
+
 def identify_model(run: PreparedRun) -> str:
     """Return a fingerprint of model, contrasts and names of images.
 
@@ -296,7 +330,7 @@ def identify_model(run: PreparedRun) -> str:
     """
     spec = replace(run.spec, images_per_batch=0, voxels_per_block=0, rows_per_chunk=0)
     images = [(str(e.image), e.volume, str(e.mask), e.mask_volume) for e in run.images]
-    return fingerprint(pack_model(spec)[0], pack_contrasts(run.contrasts), repr(images))
+    return fingerprint(pack_model(spec)[0], pack_contrasts(run.contrasts)[1], repr(images))
 
 
 def check_out_dir(run: PreparedRun, config: ModelConfig, work_dir: Path) -> None:

@@ -1,8 +1,8 @@
 """Reduce the images of a batch to products: each image is read once."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from nipype_blm.core.products import ProductAccumulator
 from nipype_blm.core.threads import ONE_THREAD, Threads
 from nipype_blm.core.voxels import ValueCounts
 from nipype_blm.errors import InputError
-from nipype_blm.io.arrayfile import write_arrays
+from nipype_blm.io.arrayfile import empty, write_arrays
 from nipype_blm.io.images import ImageReader, header_of_model, quiet_libraries
 from nipype_blm.io.manifest import (
     ImageEntry,
@@ -25,6 +25,8 @@ from nipype_blm.io.manifest import (
 from nipype_blm.io.specfile import read_model
 from nipype_blm.model.spec import ModelSpec
 from nipype_blm.progress import advance
+from nipype_blm.stages.checkpoints import Checkpoint
+from nipype_blm.stages.compiling import READING_S, announcing_compilation
 from nipype_blm.stages.stamps import batch_stamp
 
 _logger = logging.getLogger(__name__)
@@ -32,7 +34,11 @@ _logger = logging.getLogger(__name__)
 
 @quiet_libraries()
 def compute_products(
-    model_file: Path | str, batch_file: Path | str, out_file: Path, n_threads: int = 1
+    model_file: Path | str,
+    batch_file: Path | str,
+    out_file: Path,
+    n_threads: int = 1,
+    checkpoint_file: Path | None = None,
 ) -> Path:
     """Read the images of a batch and write their products.
 
@@ -43,6 +49,9 @@ def compute_products(
     out_file : Path
     n_threads : int
         Threads that read and compute.
+    checkpoint_file : Path, optional
+        Where what has been read is saved now and then and when this is interrupted, and what
+        is there goes on; it is removed at the end.
 
     Raises
     ------
@@ -58,43 +67,74 @@ def compute_products(
         spec.n_voxels,
         select_rows(spec.factors, rows) if spec.factors else None,
     )
-    with Threads(n_threads) as threads:
-        _, infinite, zeros = _ImageLoader(spec, images).feed(accumulator, threads).T
+    counts = np.zeros((len(images), len(ValueCounts._fields)), np.int64)
+    stamp = batch_stamp(stamp, batch_file)
+    checkpoint = Checkpoint(checkpoint_file, stamp, accumulator, counts)
+    compiling = announcing_compilation("reads images", READING_S)
+    with Threads(n_threads) as threads, compiling, checkpoint.saving():
+        _ImageLoader(spec, images, counts).feed(accumulator, checkpoint, threads)
+    _, infinite, zeros = counts.T
     for row in np.flatnonzero(infinite):
         text = "%s has %d values that are infinite or beyond 1e40, taken as missing."
         _logger.warning(text, images[row].image, infinite[row])
     arrays = accumulator.finish()._asdict() | {"zeros": zeros.astype(np.int32)}
-    return write_arrays(out_file, batch_stamp(stamp, batch_file), arrays)
+    write_arrays(out_file, stamp, arrays)
+    checkpoint.remove()
+    return out_file
+
+
+def empty_products(
+    products_files: Iterable[Path | str], estimates_files: Sequence[Path | str]
+) -> None:
+    """Drop what the estimates of all blocks were made from, and no contrast needs."""
+    made = [Path(path) for path in estimates_files]
+    with suppress(OSError):  # the maps are there, which is what counts
+        for path in products_files:
+            empty(Path(path), made)
 
 
 class _ImageLoader:
     """Stages chunks of images; all threads read one, then all of them reduce it."""
 
-    def __init__(self, spec: ModelSpec, images: list[ImageEntry]) -> None:
+    def __init__(
+        self, spec: ModelSpec, images: list[ImageEntry], counts: NDArray[np.int64]
+    ) -> None:
         expected = header_of_model(spec.header, spec.shape)
         starts, lengths = spec.runs
         self._images = images
+        self._counts = counts  # the `ValueCounts` of each image in a row
         self._problems: dict[int, InputError] = {}  # by row, what is wrong with its image
         self._reader = ImageReader(expected, starts, lengths, spec.threshold, spec.zero_is_missing)
         self._mask_reader = ImageReader(expected, starts, lengths)
         self._values = np.empty((spec.rows_per_chunk, spec.n_voxels), spec.staged_dtype)
         self._in_order = must_be_read_in_order(images)
 
-    def feed(self, accumulator: ProductAccumulator, threads: Threads) -> NDArray[np.int64]:
-        """Add all images to the products; return the `ValueCounts` of each in a row."""
+    def feed(
+        self, accumulator: ProductAccumulator, checkpoint: Checkpoint, threads: Threads
+    ) -> None:
+        """Add all images to the products, but for those that a checkpoint has."""
         n_images, chunk = len(self._images), len(self._values)
-        counts = np.zeros((n_images, len(ValueCounts._fields)), np.int64)
         readers = ONE_THREAD if self._in_order else threads
-        for first in range(0, n_images, chunk):
+        n_restored = checkpoint.restore()
+        self._check(range(n_restored), threads)
+        advance("images", n_restored)
+        for first in range(n_restored, n_images, chunk):
             rows = range(first, min(first + chunk, n_images))
-            # Before and after, so that no file is replaced meanwhile; once for all its volumes.
-            files = {self._images[row].files: row for row in reversed(rows)}
-            self._run(readers, [partial(self._check, row) for row in files.values()])
-            self._run(readers, [partial(self._load, row, row - first, counts) for row in rows])
-            self._run(readers, [partial(self._check, row) for row in files.values()])
-            accumulator.add(self._values[: len(rows)], counts[rows, 0], threads)
+            self._check(rows, readers)
+            self._run(readers, [partial(self._load, row, row - first) for row in rows])
+            self._check(rows, readers)
+            with checkpoint.adding():
+                accumulator.add(self._values[: len(rows)], self._counts[rows, 0], threads)
             advance("images", len(rows))
-        return counts
+
+    def _check(self, rows: range, threads: Threads) -> None:
+        """See whether images and masks are still those that were planned for.
+
+        Before and after they are read, so that none is replaced meanwhile; once for all volumes
+        of a file.
+        """
+        files = {self._images[row].files: row for row in reversed(rows)}
+        self._run(threads, [partial(self._check_file, row) for row in files.values()])
 
     def _run(self, threads: Threads, tasks: list[Callable[[], None]]) -> None:
         """Do all tasks, and raise what was wrong with any image."""
@@ -112,16 +152,15 @@ class _ImageLoader:
         except InputError as error:
             self._problems[row] = error
 
-    def _check(self, row: int) -> None:
-        """Note an image, or a mask, that is not the file that was planned for."""
+    def _check_file(self, row: int) -> None:
         with self._noting(row):
             check_unchanged(self._images[row])
 
-    def _load(self, row: int, slot: int, counts: NDArray[np.int64]) -> None:
+    def _load(self, row: int, slot: int) -> None:
         """Read one image into a slot, and count its missing values and so on."""
         image, out = self._images[row], self._values[slot]
         with self._noting(row):
             inside = np.empty(0 if image.mask is None else out.size)  # float64: any mask's values
             if image.mask is not None:
                 self._mask_reader.read(image.mask, image.mask_volume, inside)
-            counts[row] = self._reader.read(image.image, image.volume, out, inside)
+            self._counts[row] = self._reader.read(image.image, image.volume, out, inside)

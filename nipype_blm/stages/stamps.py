@@ -6,9 +6,10 @@ from pathlib import Path
 from nipype_blm.io.arrayfile import fingerprint
 
 
-def batch_stamp(model_stamp: str, batch_file: Path | str) -> str:
+def batch_stamp(model_stamp: str, manifest: Path | str | bytes) -> str:
     """Return the fingerprint of a batch: the model, and its images with size and time."""
-    return fingerprint(model_stamp, Path(batch_file).read_bytes())
+    content = manifest if isinstance(manifest, bytes) else Path(manifest).read_bytes()
+    return fingerprint(model_stamp, content)
 
 
 def run_stamp(model_stamp: str, manifests: Iterable[str]) -> str:

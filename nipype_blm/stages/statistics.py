@@ -15,6 +15,7 @@ from nipype_blm.core.threads import Threads
 from nipype_blm.io.arrayfile import ArrayFile, write_arrays
 from nipype_blm.io.specfile import read_contrasts, read_model
 from nipype_blm.model.contrasts import Contrast
+from nipype_blm.stages.compiling import TESTING_S, announcing_compilation
 from nipype_blm.stages.estimates import read_estimates
 from nipype_blm.stages.stamps import block_stamp, statistics_stamp
 
@@ -41,7 +42,7 @@ def compute_statistics(
     else:
         test = partial(_test_mixed, read_estimates(file, MixedEstimates), spec.options)
     arrays: dict[str, NDArray[Any]] = {}
-    with Threads(n_threads) as threads:
+    with Threads(n_threads) as threads, announcing_compilation("tests contrasts", TESTING_S):
         for number, contrast in enumerate(tests.contrasts):
             maps = test(spec.design.R, contrast, tests.two_sided, threads)
             arrays |= {f"{number}/{name}": array for name, array in maps._asdict().items()}

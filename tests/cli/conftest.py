@@ -1,6 +1,7 @@
 """A small study on disk, and the ``blm`` command run on it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,11 @@ class Result(NamedTuple):
     code: int
     out: str
     err: str
+
+    @property
+    def notes(self):
+        """What it says besides that it has begun."""
+        return re.sub(r"^blmm? [\w.]+: checking .* \.\.\.\n", "", self.err)
 
     @property
     def errors(self):

@@ -132,7 +132,7 @@ def test_each_field_without_effect_gets_one_notice(study):
 
 
 def test_a_configuration_that_is_used_whole_gets_no_notice(study):
-    assert study.run("--check", maxnvb=60, sim=0, clusterType="local", numNodes=2).err == ""
+    assert study.run("--check", maxnvb=60, sim=0, clusterType="local", numNodes=2).notes == ""
 
 
 # ---------------------------------------------------------------------------------- paths
@@ -207,7 +207,7 @@ def test_the_work_folder_may_be_deleted_between_runs(study):
 
 
 def test_a_plan_claims_at_least_the_disk_that_a_run_takes(study):
-    config = study.configure(images_per_batch=5, voxels_per_block=10)
+    config = study.configure(images_per_batch=5, voxels_per_block=10, keep="all")
     plan = prepare_run(load_config(config)).plan
     assert study.command(config).code == 0
     files = [p for p in (study.outdir / "work").rglob("*.blm") if p.name != "model.blm"]

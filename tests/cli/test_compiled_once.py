@@ -47,16 +47,21 @@ def write_study(folder: Path, model: str) -> None:
 
 def run(folder: Path, model: str, **settings: Any) -> set[str]:
     """Run the study in a new process; return the kernels that are in its cache then."""
+    run_command(folder, model, **settings)
+    return {path.name for path in (folder / "cache").rglob("*.nbc")}
+
+
+def run_command(folder: Path, model: str, *options: str, **settings: Any) -> list[str]:
+    """Run the study in a new process; return what it says."""
     config = yaml.safe_load((folder / "study.yml").read_text())
     config |= {"numNodes": 1} | settings
     (folder / "study.yml").write_text(yaml.safe_dump(config))
-    program = (
-        f"from nipype_blm.cli.blm import main; raise SystemExit(main(['study.yml'], '{model}'))"
-    )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(folder / "cache")}
-    command = [sys.executable, "-P", "-c", program]
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-    return {path.name for path in (folder / "cache").rglob("*.nbc")}
+    command = [sys.executable, "-P", "-m", f"nipype_blm.cli.{model}", "study.yml", *options]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, check=True, capture_output=True, text=True
+    )
+    return done.stderr.splitlines()
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: there is one thread")
@@ -77,3 +82,33 @@ def test_a_single_voxel_compiles_no_other_statistics(tmp_path: Path) -> None:
     new = run(tmp_path, "blmm", analysis_mask="one.nii", outdir="alone") - compiled
     # Reading copies values, and a mask of one run may have another layout: nothing is rounded.
     assert not [name for name in new if not name.startswith("voxels.gather")]
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "seconds"),
+    [
+        ("blm", [], 8),
+        ("blmm", [], 30),
+        ("blm", ["--plugin", "MultiProc"], 8),
+        ("blm", ["--plugin", "Dask"], 8),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+)
+def test_what_is_compiled_is_announced_only_if_it_is(
+    tmp_path: Path, model: str, options: list[str], seconds: int
+) -> None:
+    """Otherwise a first run stands still for half a minute, and nobody knows why.
+
+    In the process of the command, and in others.
+    """
+    write_study(tmp_path, model)
+    end = "once for this machine and version: about"
+    announced = [
+        f"compiling what reads images, {end} 3 s",
+        f"compiling what fits voxels, {end} {seconds} s",
+        f"compiling what tests contrasts, {end} 4 s",
+    ]
+    said = run_command(tmp_path, model, *options)
+    assert [line for line in said if "compiling" in line] == announced
+    again = run_command(tmp_path, model, *options, outdir="again")
+    assert not [line for line in again if "compiling" in line]

@@ -383,6 +383,7 @@ def test_an_image_that_changes_during_a_run_is_named_and_no_map_is_made(own, dam
 
 
 def test_an_image_replaced_after_it_was_read_is_read_again_by_the_next_run(own, inputs):
+    own.configure(keep="all")
     with own.start_until("products", 4) as process:
         process.send_signal(signal.SIGSTOP)
         replace_by_another_image(own.folder / "inputs" / "s00.nii")

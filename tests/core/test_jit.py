@@ -285,3 +285,19 @@ def test_a_changed_helper_recompiles_the_kernels_of_other_modules(tmp_path):
     assert n == 1
     source.write_text(changed)
     assert run(tmp_path, USE_OLS, NUMBA_CACHE_DIR=tmp_path / "cache") == "13"
+
+
+TELL = """
+from kernels import cache_directory, double, triple
+from nipype_blm.core._jit import telling_of_compilation
+told = []
+with telling_of_compilation(lambda: told.append("compiling")):
+    double(2.5), triple(2.5), double(2.5)
+triple(1)
+print(len(told))
+"""
+
+
+def test_compilation_is_told_of_once_and_loading_from_the_cache_is_not(project, tmp_path):
+    assert run(project, TELL, NUMBA_CACHE_DIR=tmp_path) == "1"
+    assert run(project, TELL.replace("triple(1)", ""), NUMBA_CACHE_DIR=tmp_path) == "0"

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nipype_blm.errors import InputError
-from nipype_blm.io.arrayfile import ArrayFile, fingerprint, is_whole, write_arrays
+from nipype_blm.io.arrayfile import (
+    ArrayFile,
+    empty,
+    fingerprint,
+    is_empty,
+    is_whole,
+    write_arrays,
+)
 from nipype_blm.io.files import replacing
 
 RNG = np.random.default_rng(0)
@@ -232,3 +239,69 @@ def test_arrays_that_cannot_all_be_written_leave_the_old_file_and_nothing_else(t
 @given(st.lists(st.text(max_size=3), max_size=4), st.lists(st.text(max_size=3), max_size=4))
 def test_fingerprints_differ_unless_all_parts_are_equal(one, other):
     assert (fingerprint(*one) == fingerprint(*other)) == (one == other)
+
+
+# ---------------------------------------------------------------- arrays that were dropped
+
+
+@pytest.fixture
+def emptied(path):
+    """A file that was emptied, and the two that were made from it, elsewhere."""
+    folder = path.parent / "made"
+    folder.mkdir()
+    made = [write_arrays(folder / f"{i}.blm", f"stamp {i}", ARRAYS) for i in range(2)]
+    empty(path, made)
+    return path, made
+
+
+def test_an_emptied_file_is_small_and_keeps_its_stamp(emptied):
+    path, _ = emptied
+    assert path.stat().st_size < 1000
+    assert ArrayFile(path, "stamp").stamp == "stamp"
+    assert is_whole(path)
+    assert is_empty(path)
+
+
+@pytest.mark.parametrize("read", [lambda f: f.read("vector"), lambda f: f.shape("vector")])
+def test_what_was_dropped_cannot_be_read(emptied, read):
+    path, _ = emptied
+    with pytest.raises(InputError, match=r"a\.blm was emptied .*; run again"):
+        read(ArrayFile(path))
+
+
+def lose(path):
+    path.unlink()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def replace(path):
+    """Put another whole file in its place."""
+    write_arrays(path, "of another run", ARRAYS)
+
+
+@pytest.mark.parametrize("harm", [lose, cut, replace])
+def test_an_emptied_file_is_whole_as_long_as_what_was_made_from_it_is(emptied, harm):
+    path, made = emptied
+    content = made[1].read_bytes()
+    harm(made[1])
+    assert not is_whole(path)
+    made[1].write_bytes(content)
+    assert is_whole(path)
+    empty(path, [])  # once more: nothing is lost
+    assert is_whole(path)
+    made[1].unlink()
+    assert not is_whole(path)
+
+
+def test_emptied_files_may_be_moved_together(emptied, tmp_path_factory):
+    path, _ = emptied
+    moved = path.parent.rename(tmp_path_factory.mktemp("moved") / "there")
+    assert is_whole(moved / "a.blm")
+
+
+def test_a_file_with_arrays_is_not_empty_nor_is_none(path, tmp_path):
+    assert not is_empty(path)
+    assert not is_empty(tmp_path / "none.blm")

@@ -179,7 +179,7 @@ TESTS = ContrastSpec(
 
 def test_contrasts_are_read_back(tmp_path):
     path = tmp_path / "contrasts.json"
-    path.write_bytes(pack_contrasts(TESTS))
+    path.write_bytes(pack_contrasts(TESTS)[1])
     assert read_contrasts(path)[1] == TESTS
 
 
@@ -187,7 +187,7 @@ def test_every_change_of_contrasts_changes_their_fingerprint(tmp_path):
     path = tmp_path / "contrasts.json"
 
     def stamp_of(tests):
-        path.write_bytes(pack_contrasts(tests))
+        path.write_bytes(pack_contrasts(tests)[1])
         return read_contrasts(path)[0]
 
     renamed = (TESTS.contrasts[0], Contrast(name="T", vector=[0, 0.1], statType="T"))

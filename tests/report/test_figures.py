@@ -73,7 +73,7 @@ def test_without_any_significant_voxel_the_threshold_is_infinite():
 def test_voxels_outside_of_the_mask_are_neither_counted_nor_drawn(tmp_path):
     write_run(tmp_path, {"age": ("T", 0.01)})
     [drawn] = plot_z_maps(tmp_path, tmp_path / "z.png")
-    assert drawn == DrawnContrast("the age", "T", np.inf, 0)
+    assert drawn[:4] == DrawnContrast("the age", "T", np.inf, 0, (), 0)[:4]
     assert count_coloured(tmp_path / "z.png") == (0, 0)
 
 
@@ -167,3 +167,80 @@ def count_saturated(png: Path) -> int:
     pixels = plt.imread(png)[:, :, :3]
     pixels = pixels[:, : int(0.88 * pixels.shape[1])]
     return int(np.sum(pixels.max(axis=-1) - pixels.min(axis=-1) > 0.2))
+
+
+# --------------------------------------------------------------- what is found is in a slice
+
+
+def write_voxels(folder: Path, found: dict[str, list[tuple[int, int, int]]], affine=AFFINE):
+    """Write a run in which each contrast is significant at a few single voxels."""
+    write_run(folder, dict.fromkeys(found, ("T", 0.01)))
+    mask = np.asarray(nib.load(folder / "blm_vox_mask.nii").dataobj).copy()
+    nib.save(nib.Nifti1Image(mask, affine), folder / "blm_vox_mask.nii")
+    for label, voxels in found.items():
+        path = folder / "contrasts" / f"contrast-{label}_stat-z_statmap.nii"
+        z = np.asarray(nib.load(path).dataobj).copy()
+        for number, voxel in enumerate(voxels):
+            z[voxel] = (-1) ** number * (6 + number)
+        nib.save(nib.Nifti1Image(z, affine), path)
+
+
+def find_slices(drawn: DrawnContrast, affine=AFFINE) -> set[int]:
+    """Return the numbers of the slices that nilearn shows at heights in mm."""
+    return {int(np.rint((height - affine[2, 3]) / affine[2, 2])) for height in drawn.heights}
+
+
+def test_each_contrast_shows_its_own_voxels_however_few_they_are(tmp_path):
+    """The whole kind: slices that are the same for all contrasts, or that are spread evenly, pass
+    between small clusters; with percentiles of all voxels, those at top and bottom are cut off.
+    """
+    found = {
+        "bottom": [(5, 5, 1), (9, 9, 1)],
+        "many": [(5, 5 + 2 * (i % 3), 3 + i % 7) for i in range(14)],
+        "top": [(5, 5, 10)],
+        "nothing": [],
+    }
+    write_voxels(tmp_path, found)
+    drawn = {
+        row.name.removeprefix("the "): row for row in plot_z_maps(tmp_path, tmp_path / "z.png")
+    }
+    for label, voxels in found.items():
+        assert drawn[label].n_voxels == len(voxels)
+        assert drawn[label].n_hidden == 0
+        assert len(drawn[label].heights) == 7
+        assert {voxel[2] for voxel in voxels} <= find_slices(drawn[label])
+
+
+def test_of_more_peaks_than_slices_the_highest_are_shown_and_the_others_counted(tmp_path):
+    write_voxels(tmp_path, {"many": [(1 + i, 3 + i % 2 * 5, 1 + i) for i in range(10)]})
+    [drawn] = plot_z_maps(tmp_path, tmp_path / "z.png")
+    assert find_slices(drawn) == set(range(4, 11))
+    assert drawn.n_hidden == 3
+
+
+def test_what_is_left_of_the_slices_is_spread_over_a_large_cluster(tmp_path):
+    write_run(tmp_path, {"age": ("T", 6.0)})
+    path = tmp_path / "contrasts" / "contrast-age_stat-z_statmap.nii"
+    z = np.asarray(nib.load(path).dataobj).copy()
+    z[2:6, 5:9, 1:11] = 5
+    z[3, 6, 8] = 9
+    write_image(path, z)
+    [drawn] = plot_z_maps(tmp_path, tmp_path / "z.png")
+    slices = find_slices(drawn)
+    assert {1, 8, 10} <= slices <= set(range(1, 11))
+    assert max(np.diff(sorted(slices))) <= 2
+
+
+@pytest.mark.parametrize("thickness", [0.7, 2.5, -4.0])
+def test_slices_of_any_thickness_are_hit(tmp_path, thickness):
+    affine = AFFINE.copy()
+    affine[2, 2:] = thickness, -7.3
+    write_voxels(tmp_path, {"age": [(5, 5, 2), (9, 9, 5), (3, 3, 6)]}, affine)
+    [drawn] = plot_z_maps(tmp_path, tmp_path / "z.png")
+    assert {2, 5, 6} <= find_slices(drawn, affine)
+
+
+def test_a_single_voxel_is_coloured_in_the_figure(tmp_path):
+    write_voxels(tmp_path, {"age": [(6, 7, 10)]})
+    plot_z_maps(tmp_path, tmp_path / "z.png")
+    assert count_coloured(tmp_path / "z.png")[0] > 5
