@@ -1,11 +1,11 @@
 """A command that is told to end does so, cleans up in peace, and hands over the signal."""
 
-import signal
 import subprocess
 import sys
 import textwrap
 
 import pytest
+from children import hear_signals
 
 PREAMBLE = """
 import os, signal, time
@@ -17,19 +17,13 @@ def tell(number):
 LIMIT_S = 60
 
 
-def _forget_what_is_ignored():
-    """Undo what the tests were started with: nohup ignores SIGHUP, a shell's background SIGINT."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def run(program):
     return subprocess.run(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(program)],
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
-        preexec_fn=_forget_what_is_ignored,
+        preexec_fn=hear_signals,
     )
 
 
