@@ -4,11 +4,12 @@ PYTHON ?= python3
 PYTEST_ARGS ?= -n 2
 
 VENV := .venv
+OTHER_VENV := $(VENV)/$(notdir $(PYTHON))$(if $(OLDEST),-oldest)
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-mixed test faults lint clean
+.PHONY: help demo demo-mixed test test-short short faults lint clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -22,6 +23,12 @@ demo-mixed: $(VENV)/.installed-plot ## fit a mixed model to repeated measures an
 
 test: lint ## lint, then run the tests (PYTEST_ARGS='-n 2' by default)
 	$(RUN) -P -m pytest $(PYTEST_ARGS)
+
+test-short: ## run a few tests with PYTHON=python3.13 and its newest libraries, or with OLDEST=1
+	@$(MAKE) --no-print-directory VENV=$(OTHER_VENV) short
+
+short: $(VENV)/.installed-test
+	$(RUN) -P -m pytest $(PYTEST_ARGS) @tests/short.txt
 
 faults: $(VENV)/.installed-test ## try what clusters do to runs: lost jobs, full disks, ... (as root; 15 minutes)
 	cd tests && $(abspath $(RUN)) -m faults
@@ -38,10 +45,14 @@ clean: ## remove .venv and everything that was built
 
 # Both installations are editable: they share .venv, so that a copied package of one would hide
 # later changes of the checkout from the other.
-$(VENV)/.installed-%: setup.cfg pyproject.toml | $(VENV)/bin/pip
+$(VENV)/.installed-%: setup.cfg pyproject.toml $(if $(OLDEST),$(VENV)/oldest.txt) | $(VENV)/bin/pip
 	@echo 'Installing nipype_blm[$*] into $(VENV); the first time takes a few minutes.'
-	$(PIP) install --quiet --editable '.[$*]'
+	$(PIP) install --quiet --editable '.[$*]' $(if $(OLDEST),--constraint $(VENV)/oldest.txt)
 	@touch $@
+
+# Of each library, the lower bound is the only version that is allowed.
+$(VENV)/oldest.txt: setup.cfg | $(VENV)/bin/pip
+	sed -n 's/^    \([a-z-]*\)>=\([0-9.]*\)$$/\1==\2/p' setup.cfg >$@
 
 # bin/pip is the last file that venv writes; bin/python stays behind when venv fails.
 $(VENV)/bin/pip:

@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 FOLDERS = {"nipype_blm": CHECKOUT / "nipype_blm", "nipype_blm.workflows": CHECKOUT / "workflows"}
+BOUND = re.compile(r"[a-z-]+>=[0-9.]+")  # as in the Makefile
 NOT_SOURCE = shutil.ignore_patterns("__pycache__")
 
 
@@ -77,6 +79,31 @@ def test_setup_cfg_lists_every_folder_with_python_files():
     folders = {str(Path(file).parent) for file in files if file.endswith(".py")}
     assert {name.replace(".", "/") for name in config["options"]["packages"].split()} == folders
     assert {f"{folder}/__init__.py" for folder in folders} <= files
+
+
+def test_every_library_has_a_lower_bound_with_which_the_tests_are_run():
+    """Without one nobody knows what is too old; `make test-short OLDEST=1` installs the bounds."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    groups = [
+        config["options"]["install_requires"],
+        *(config["options.extras_require"][extra] for extra in ("plot", "test")),
+    ]
+    libraries = [line for group in groups for line in group.split() if "nipype_blm[" not in line]
+    assert [line for line in libraries if not BOUND.fullmatch(line)] == []
+
+
+def test_readme_and_classifiers_name_the_pythons_and_the_oldest_libraries_that_are_tested():
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    [tested] = re.findall(r"^Tested on Linux:(.*?)^$", readme, re.MULTILINE | re.DOTALL)
+    pythons = re.findall(r"Python :: (3\.\d+)", config["metadata"]["classifiers"])
+    assert pythons[0] == config["options"]["python_requires"].removeprefix(">=")
+    assert sorted(set(re.findall(r"\b3\.\d+", tested))) == pythons
+    [oldest] = re.findall(r"oldest[^(]+\((.*?)\)", tested, re.DOTALL)
+    for name, version in re.findall(r"(\w+) ([\d.]+)", oldest):
+        assert f"\n{name.lower()}>={version}.0\n" in config["options"]["install_requires"]
 
 
 def test_the_wheel_holds_every_file_of_the_packages(installed):

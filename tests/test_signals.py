@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import pytest
+from children import hear_signals
 
 PREAMBLE = """
 import os, signal, time
@@ -17,19 +18,13 @@ def tell(number):
 LIMIT_S = 60
 
 
-def _forget_what_is_ignored():
-    """Undo what the tests were started with: nohup ignores SIGHUP, a shell's background SIGINT."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
-def run(program):
+def run(program, start=hear_signals):
     return subprocess.run(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(program)],
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
-        preexec_fn=_forget_what_is_ignored,
+        preexec_fn=start,
     )
 
 
@@ -82,14 +77,23 @@ def test_cleaning_up_is_not_interrupted():
     assert result.stdout.split() == ["clean", "done", "end"], result.stderr
 
 
-def test_a_signal_that_is_ignored_stays_ignored():
-    result = run("""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(name):
+    """SIGHUP below nohup, SIGINT in the background of a script: ignored by whoever starts us."""
+
+    def ignore():
+        hear_signals()
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+    result = run(
+        f"""
     with interruptible() as signals:
-        tell(signal.SIGHUP)
-    print(signals)
-    """)
-    assert result.stdout == "[]\n", result.stderr
+        tell(signal.{name})
+    print(signals, signal.getsignal(signal.{name}) is signal.SIG_IGN)
+    """,
+        start=ignore,
+    )
+    assert result.stdout == "[] True\n", result.stderr
 
 
 def test_handlers_are_given_back():

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from children import hear_signals
 from nipype import Function, Node, Workflow
 from nipype.pipeline.engine.utils import load_resultfile
 
@@ -383,8 +384,7 @@ def test_ctrl_c_while_a_pool_starts_leaves_no_pool(own_pool, moment):
         "--n-workers",
         "1",
         start_new_session=True,
-        # A shell's background, where the tests may have been started, ignores it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear_signals,
     )
 
     def has_process():

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from children import hear_signals
 
 N_IMAGES = 24
 # Volumes that take so long to write that a run can be caught at it.
@@ -47,8 +48,7 @@ class Driver:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            # A shell that starts the tests in the background has SIGINT ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=hear_signals,
         )
 
     def run(self):

@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import string
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import psutil
 import yaml
+from children import hear_signals
 from cli.test_faults import Driver
 
 POOLS = ("local", "slurm", "sge")
@@ -54,7 +54,7 @@ class PooledDriver(Driver):
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | self.environment,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=hear_signals,
         )
 
     def find_jobs(self, scheduler: Any) -> set[str]:

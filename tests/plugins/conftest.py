@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import nipype
 import pytest
+from children import hear_signals
 
 SCRIPTS = Path(__file__).parents[1] / "schedulers"
 
@@ -169,11 +170,9 @@ def started(name: str, folder: Path) -> Iterator[dict[str, str]]:
 
 # -- Programs ------------------------------------------------------------------------------
 
-# A program does not outlive by much a pytest that was killed, and hears Ctrl-C even where pytest
-# was started in the background of a shell, which ignores it.
+# A program does not outlive by much a pytest that was killed.
 START = """import signal
 signal.alarm(600)
-signal.signal(signal.SIGINT, signal.default_int_handler)
 """
 
 
@@ -197,6 +196,7 @@ class Program:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=hear_signals,
             )
 
     @property

@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import hear_signals
 
 from nipype_blm.model.config import CLUSTER_TYPES
 from nipype_blm.plugins import batch
@@ -263,7 +263,6 @@ assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         capture_output=True,
         text=True,
         timeout=120,
-        # A shell's background, where the tests may have been started, ignores it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear_signals,
     )
     assert done.returncode == 0, done.stderr
