@@ -1,6 +1,5 @@
 """Pools of Dask workers: on this machine, of a batch system, or one that is there already."""
 
-import copy
 import logging
 import os
 import re
@@ -10,15 +9,15 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import dask.config
-from distributed import Client, Security, Status
+from distributed import Client, Security
 from distributed.utils import get_ip
 
 from nipype_blm.errors import InputError
 from nipype_blm.plugins.batch import BatchSystem, JobState, QueryError
+from nipype_blm.plugins.jobs import Jobs, record_jobs
 from nipype_blm.plugins.modules import ImportPaths
 from nipype_blm.plugins.options import (
     PoolOptions,
@@ -102,7 +101,7 @@ class BatchPool(Pool):
         if not options.is_local:
             _check_log_folder(self.log_folder)
         self.log_folder.mkdir(parents=True, exist_ok=True)
-        self._jobs = _Jobs()
+        self._jobs = Jobs()
         given = options.security
         self.security = Security.temporary() if given is True else given or None
         self._cluster = self._start_cluster(worker)
@@ -169,7 +168,7 @@ class BatchPool(Pool):
                 given["job_extra_directives"] = [*directives, self._system.export_option]
         routes: dict[str, Any] = {"distributed.scheduler.http.routes": []}
         with dask.config.set({} if dashboard is not None else routes):
-            return _record_jobs(self._system.cluster_class, self._jobs)(**given)
+            return record_jobs(self._system, self._jobs)(**given)
 
     def check(self) -> None:
         """Raise `PoolError` if there is no hope for workers any more."""
@@ -292,33 +291,14 @@ class BatchPool(Pool):
 
     def close(self) -> None:
         """Cancel all jobs."""
+        self._jobs.end_together = True
         try:
             _close(self.client, self._cluster)
-        finally:  # again, and also those that were submitted while the cluster closed
+        finally:  # also those that were submitted while the cluster closed
             self._system.cancel(self._jobs.job_ids)
             for name, value in vars(self._cluster).items():
                 if name.startswith("_job_") and hasattr(value, "close"):  # files of credentials
                     value.close()
-
-
-class _Jobs:
-    """What became of the jobs that were submitted."""
-
-    def __init__(self) -> None:
-        self.job_ids: list[str] = []
-        self._failures: list[str] = []
-        self._lock = Lock()
-
-    def add_failure(self, text: str) -> None:
-        with self._lock:
-            self._failures.append(text)
-
-    def take_failure(self) -> str | None:
-        """Return the newest failure since the last call."""
-        with self._lock:
-            failure = self._failures[-1] if self._failures else None
-            self._failures.clear()
-        return failure
 
 
 def _quote_ends(logs: Iterable[Path]) -> str:
@@ -339,44 +319,6 @@ def _check_log_folder(folder: Path) -> None:
             f"The folder for the logs of jobs, {folder}, has characters that job scripts cannot "
             "hold; give another one as log_directory."
         )
-
-
-def _record_jobs(cluster_class: Any, jobs: _Jobs) -> Any:
-    """Return a class of clusters that notes each job, and each one that was refused.
-
-    dask-jobqueue only logs a command that fails, and waits for the worker for ever.
-    """
-
-    class RecordedJob(cluster_class.job_cls):
-        async def start(self) -> None:
-            try:
-                await super().start()
-            except Exception as error:
-                jobs.add_failure(" ".join(str(error).split()))
-                self.status = Status.failed  # else closing the cluster fails
-                raise
-            jobs.job_ids.append(self.job_id)
-
-    class RecordedCluster(cluster_class):
-        job_cls = RecordedJob
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            try:
-                super().__init__(*args, **kwargs)
-            except BaseException:
-                self.status = Status.closed  # else Dask warns of an object that it cannot print
-                raise
-
-        def _get_worker_security(self, security: Security | None) -> Security | None:
-            """Return paths as a shell takes them: they are put into a script as they are."""
-            found = copy.copy(super()._get_worker_security(security))
-            for field in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
-                path = getattr(found, field, None)
-                if path is not None:
-                    setattr(found, field, shlex.quote(path))
-            return found
-
-    return RecordedCluster
 
 
 def open_pool(options: PoolOptions, largest: Resources, log_folder: Path) -> Pool:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import string
 import subprocess
@@ -22,6 +23,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "slurm": {"cores": 1, "memory": "1GB", "queue": "main", "interface": "lo"},
     "sge": {"cores": 1, "memory": "1GB", "queue": "all.q", "interface": "lo"},
 }
+SUBMITS = {"slurm": "sbatch", "sge": "qsub"}
 N_WORKERS = 2
 
 
@@ -71,6 +73,26 @@ class PooledDriver(Driver):
             for result in path.parent.glob("result_*.pklz")
             if path.parent.name != "plan"
         }
+
+
+# What a site prints around the answer of sbatch or qsub; some of it is no UTF-8.
+CHATTY = """#!/bin/sh
+printf '\\nWelcome to the Stampede2 Supercomputer, 3 messages\\n1\\n'
+printf '\\033[1mV\\351rification 2 of 2\\033[0m\\n'
+echo "{name}: note 7" >&2
+{program} "$@" || exit
+printf 'Estimated start: in 12 minutes\\n4.5 SU left of 99\\n'
+"""
+
+
+def make_chatty(folder: Path, name: str) -> dict[str, str]:
+    """Return an environment in which a command speaks of much else, before and after."""
+    program = shutil.which(name)
+    assert program is not None
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(CHATTY.format(name=name, program=program))
+    (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 def find_nannies(folder: Path) -> list[psutil.Process]:
