@@ -89,6 +89,18 @@ class BatchSystem:
             f"{shown or 'nothing'}"
         )
 
+    def parse_walltime(self, walltime: str) -> float | None:
+        """Return the seconds of a walltime, as this batch system writes it; None if unknown."""
+        numbers = walltime.strip().split(":")
+        units = self._find_units(len(numbers))
+        if len(units) != len(numbers) or not all(number.isdecimal() for number in numbers):
+            return None
+        return float(sum(int(number) * unit for number, unit in zip(numbers, units, strict=True)))
+
+    def _find_units(self, n: int) -> Sequence[int]:
+        """Return how many seconds there are in each of the n numbers of a walltime."""
+        return (86400, 3600, 60, 1)[-n:]
+
     def list_jobs(self) -> dict[str, JobState]:
         """Return the jobs of this user that have not ended, by number."""
         raise NotImplementedError
@@ -151,11 +163,23 @@ class LSF(BatchSystem):
 
     answers = (r"Job <(\d+)> is submitted to",)
 
+    def parse_walltime(self, walltime: str) -> float | None:
+        """Return the seconds of a walltime, as this batch system writes it; None if unknown."""
+        return super().parse_walltime(walltime.partition("/")[0])  # a host to compare with
+
+    def _find_units(self, n: int) -> Sequence[int]:
+        """Return how many seconds there are in each of the n numbers of a walltime."""
+        return (3600, 60)[-n:]
+
 
 class OAR(BatchSystem):
     """OAR."""
 
     answers = (r"OAR_JOB_ID=(\d+)\s*$",)
+
+    def _find_units(self, n: int) -> Sequence[int]:
+        """Return how many seconds there are in each of the n numbers of a walltime."""
+        return (3600, 60, 1)[:n]
 
 
 class HTCondor(BatchSystem):
@@ -207,6 +231,18 @@ class Slurm(BatchSystem):
         "PartitionTimeLimit",
         "QOSNotAllowed",
     }
+
+    def parse_walltime(self, walltime: str) -> float | None:
+        """Return the seconds of a walltime, as this batch system writes it; None if unknown."""
+        days, dash, rest = walltime.strip().partition("-")
+        if not dash:
+            return super().parse_walltime(walltime)
+        hours = super().parse_walltime(":".join([*rest.split(":"), "0", "0"][:3]))
+        return None if hours is None or not days.isdecimal() else int(days) * 86400 + hours
+
+    def _find_units(self, n: int) -> Sequence[int]:
+        """Return how many seconds there are in each of the n numbers of a walltime."""
+        return (60,) if n == 1 else (3600, 60, 1)[-n:]
 
     def list_jobs(self) -> dict[str, JobState]:
         """Return the jobs of this user that have not ended, by number."""

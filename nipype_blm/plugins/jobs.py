@@ -17,9 +17,16 @@ with keep_interrupt():
 
 
 class Jobs:
-    """What became of the jobs that were submitted."""
+    """What became of the jobs that were submitted.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    walltime : str, optional
+        As the batch system writes it.
+    """
+
+    def __init__(self, walltime: str | None = None) -> None:
+        self.walltime = walltime
         self.job_ids: list[str] = []
         self.end_together = False  # whether the pool ends, which cancels all of them
         self._failures: list[str] = []
@@ -47,6 +54,14 @@ class RecordedJob(Job):
 
     system: BatchSystem
     jobs: Jobs
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        walltime = self.jobs.walltime
+        if walltime and walltime in (self.job_header or ""):  # job_directives_skip may remove it
+            seconds = self.system.parse_walltime(walltime)
+            if seconds:
+                self._command_template += f" --walltime {seconds:.0f}"
 
     async def start(self) -> None:
         """Submit the job."""

@@ -147,6 +147,24 @@ class PoolOptions(BaseModel):
         return int(parse_bytes(self.get("memory")))
 
     @property
+    def walltime(self) -> str | None:
+        """Walltime of a job, as the batch system writes it."""
+        found = None if self.is_local else self.get("walltime")
+        return None if found is None else str(found)
+
+    @property
+    def has_default_walltime(self) -> bool:
+        """Whether the walltime is dask-jobqueue's own, which nobody has chosen."""
+        if self.walltime is None or self.job_options.get("walltime") is not None:
+            return False
+        name = f"jobqueue.{self.batch_system.name}.walltime" if self.batch_system else ""
+        defaults = [dask.config.get(name, None, config={**found}) for found in dask.config.defaults]
+        is_given = (
+            dask.config.get(name, None, config=dask.config.collect(dask.config.paths)) is not None
+        )
+        return self.walltime in defaults and not is_given
+
+    @property
     def is_local(self) -> bool:
         """Whether workers run on this machine."""
         return self.batch_system is not None and self.batch_system.name == LOCAL

@@ -29,6 +29,7 @@ from nipype_blm.plugins.options import (
 from nipype_blm.plugins.poolfile import connect
 from nipype_blm.plugins.scaling import JobScaling, count_unfinished, find_job, group_workers
 from nipype_blm.plugins.settings import set_defaults
+from nipype_blm.plugins.walltime import EndBeforeJob
 from nipype_blm.plugins.worker import EndWithDriver
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,10 @@ class Pool:
         ):
             raise PoolError(f"The pool at {self.address} is gone; start it again, and run again.")
 
+    def has_worker(self, address: str) -> bool:
+        """Return whether a worker is there."""
+        return address in self.client.scheduler_info(n_workers=-1)["workers"]
+
     def explain_loss(self, where: dict[str, Any]) -> str:
         """Return the likely reason why the worker of a node was lost, and its log."""
         return "its process was killed, or its machine is gone"
@@ -101,7 +106,13 @@ class BatchPool(Pool):
         if not options.is_local:
             _check_log_folder(self.log_folder)
         self.log_folder.mkdir(parents=True, exist_ok=True)
-        self._jobs = Jobs()
+        self._jobs = Jobs(options.walltime)
+        if options.has_default_walltime:
+            logger.warning(
+                "No walltime is given: jobs end after %s, dask-jobqueue's default.  Give walltime "
+                "as an argument of the plugin or in jobqueue.yaml, so that the longest node fits.",
+                options.walltime,
+            )
         given = options.security
         self.security = Security.temporary() if given is True else given or None
         self._cluster = self._start_cluster(worker)
@@ -346,6 +357,7 @@ def open_pool(options: PoolOptions, largest: Resources, log_folder: Path) -> Poo
         pool = BatchPool(options, largest, log_folder)
     try:
         pool.client.register_plugin(EndWithDriver())
+        pool.client.register_plugin(EndBeforeJob())
         pool.client.register_plugin(pool.import_paths)
     except BaseException:
         pool.close()
