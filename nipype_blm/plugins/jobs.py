@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import shlex
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -56,7 +57,9 @@ class RecordedJob(Job):
     jobs: Jobs
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of old names; the pool tells of them
+            super().__init__(*args, **kwargs)
         walltime = self.jobs.walltime
         if walltime and walltime in (self.job_header or ""):  # job_directives_skip may remove it
             seconds = self.system.parse_walltime(walltime)

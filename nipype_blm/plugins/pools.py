@@ -107,12 +107,7 @@ class BatchPool(Pool):
             _check_log_folder(self.log_folder)
         self.log_folder.mkdir(parents=True, exist_ok=True)
         self._jobs = Jobs(options.walltime)
-        if options.has_default_walltime:
-            logger.warning(
-                "No walltime is given: jobs end after %s, dask-jobqueue's default.  Give walltime "
-                "as an argument of the plugin or in jobqueue.yaml, so that the longest node fits.",
-                options.walltime,
-            )
+        _tell_defaults(options)
         given = options.security
         self.security = Security.temporary() if given is True else given or None
         self._cluster = self._start_cluster(worker)
@@ -141,6 +136,9 @@ class BatchPool(Pool):
     def _start_cluster(self, worker: Resources) -> Any:
         options = self._options
         given = options.job_options
+        for old, new in options.old_names.items():
+            given.pop(old, None)
+            given[new] = options.get(new)
         scheduler_options = dict(options.get("scheduler_options") or {})
         dashboard = options.dashboard_address
         if dashboard is None:
@@ -310,6 +308,23 @@ class BatchPool(Pool):
             for name, value in vars(self._cluster).items():
                 if name.startswith("_job_") and hasattr(value, "close"):  # files of credentials
                     value.close()
+
+
+def _tell_defaults(options: PoolOptions) -> None:
+    """Tell what a user might not expect of the options."""
+    if options.old_names:
+        names = ", ".join(f"{old} is now {new}" for old, new in options.old_names.items())
+        logger.warning(
+            "Options of dask-jobqueue have old names, which are still understood: %s (in "
+            "jobqueue.yaml with dashes).",
+            names,
+        )
+    if options.has_default_walltime:
+        logger.warning(
+            "No walltime is given: jobs end after %s, dask-jobqueue's default.  Give walltime as "
+            "an argument of the plugin or in jobqueue.yaml, so that the longest node fits.",
+            options.walltime,
+        )
 
 
 def _quote_ends(logs: Iterable[Path]) -> str:

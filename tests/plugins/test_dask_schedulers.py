@@ -197,7 +197,7 @@ from nipype_blm.plugins import DaskPlugin
 def sleep(x, folder, seconds):
     import os, time
     from pathlib import Path
-    Path(folder, f"{os.environ['NIPYPE_BLM_JOB_TIMES']}-{x}-{os.getpid()}.started").touch()
+    Path(folder, f"{x}-{os.getpid()}.started").touch()
     time.sleep(seconds)
 
 here = os.getcwd()
@@ -219,7 +219,7 @@ def test_no_job_is_ended_by_its_walltime_while_nodes_of_half_of_it_run(
     arguments = ARGUMENTS[name] | {"cluster": name, "retries": 0, "walltime": "00:00:28"}
     program = start_program(HALVES, json.dumps(arguments), "12")
     assert program.wait(LIMIT_S) == 0, program.output
-    starts = [path.stem.split("-")[1] for path in program.folder.glob("*.started")]
+    starts = [path.stem.split("-")[0] for path in program.folder.glob("*.started")]
     assert sorted(starts) == ["0", "1", "2", "3"]
 
 
