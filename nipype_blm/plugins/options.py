@@ -28,9 +28,8 @@ _RENAMED = {
     "job_directives_skip": "header_skip",
     "account": "project",
 }
-_LISTS = {*_RENAMED, *_RENAMED.values(), "cancel_command_extra", "submit_command_extra"} - {
-    *("account", "project"),
-}
+_LISTS = {*_RENAMED, *_RENAMED.values(), "cancel_command_extra", "submit_command_extra"}
+_LISTS -= {"account", "project"}
 _SCALARS = (str, int, float, Path)
 _LONGEST_VALUE = 100  # that is shown
 

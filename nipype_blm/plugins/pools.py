@@ -81,7 +81,8 @@ class Pool:
 
     def has_worker(self, address: str) -> bool:
         """Return whether a worker is there."""
-        return address in self.client.scheduler_info(n_workers=-1)["workers"]
+        is_running = self.client.status == "running"
+        return is_running and address in self.client.scheduler_info(n_workers=-1)["workers"]
 
     def explain_loss(self, where: dict[str, Any]) -> str:
         """Return the likely reason why the worker of a node was lost, and its log."""

@@ -26,6 +26,29 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 SUBMITS = {"slurm": "sbatch", "sge": "qsub"}
 N_WORKERS = 2
 
+# Nodes that take a time, each of which notes that it was started.
+HALVES = """
+import json, os, sys
+from nipype import Function, MapNode, Workflow
+from nipype_blm.plugins import DaskPlugin
+
+def sleep(x, folder, seconds):
+    import os, time
+    from pathlib import Path
+    Path(folder, f"{x}-{os.getpid()}.started").touch()
+    time.sleep(seconds)
+
+here = os.getcwd()
+wf = Workflow("halves", base_dir=here)
+wf.config["execution"] = {"crashdump_dir": here}
+node = MapNode(Function(function=sleep), "x", "sleep")
+node.inputs.x = list(range(int(sys.argv[3])))
+node.inputs.folder, node.inputs.seconds = here, float(sys.argv[2])
+wf.add_nodes([node])
+arguments = json.loads(sys.argv[1])
+wf.run(plugin=DaskPlugin(arguments | {"n_workers": 2, "job_name": os.environ["LOGNAME"]}))
+"""
+
 
 class PooledDriver(Driver):
     """The command of a model, whose nodes run on a pool; each has jobs of its own name."""

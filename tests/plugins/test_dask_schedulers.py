@@ -17,6 +17,7 @@ import pytest
 from cli.test_faults import SHAPE, Driver, errors, finish, write_inputs
 from faults.runs import (
     ARGUMENTS,
+    HALVES,
     SUBMITS,
     PooledDriver,
     find_listeners,
@@ -189,35 +190,13 @@ def test_nothing_listens_on_all_interfaces(
     assert held.finish() == TOTALS
 
 
-HALVES = """
-import json, os, sys
-from nipype import Function, MapNode, Workflow
-from nipype_blm.plugins import DaskPlugin
-
-def sleep(x, folder, seconds):
-    import os, time
-    from pathlib import Path
-    Path(folder, f"{x}-{os.getpid()}.started").touch()
-    time.sleep(seconds)
-
-here = os.getcwd()
-wf = Workflow("halves", base_dir=here)
-wf.config["execution"] = {"crashdump_dir": here}
-node = MapNode(Function(function=sleep), "x", "sleep")
-node.inputs.x, node.inputs.folder, node.inputs.seconds = [0, 1, 2, 3], here, float(sys.argv[2])
-wf.add_nodes([node])
-arguments = json.loads(sys.argv[1])
-wf.run(plugin=DaskPlugin(arguments | {"n_workers": 2, "job_name": os.environ["LOGNAME"]}))
-"""
-
-
 @pytest.mark.parametrize("name", ["sge"])
 def test_no_job_is_ended_by_its_walltime_while_nodes_of_half_of_it_run(
     name: str, scheduler: Any, start_program: Callable
 ) -> None:
     """Each is started once; jobs end in peace and are replaced, and none counts as lost."""
     arguments = ARGUMENTS[name] | {"cluster": name, "retries": 0, "walltime": "00:00:28"}
-    program = start_program(HALVES, json.dumps(arguments), "12")
+    program = start_program(HALVES, json.dumps(arguments), "12", "4")
     assert program.wait(LIMIT_S) == 0, program.output
     starts = [path.stem.split("-")[0] for path in program.folder.glob("*.started")]
     assert sorted(starts) == ["0", "1", "2", "3"]

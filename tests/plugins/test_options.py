@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import dask.config
 import pytest
 from distributed import Client
-from nipype import IdentityInterface, Node, Workflow
+from nipype import Function, IdentityInterface, Node, Workflow
 
 from nipype_blm.errors import InputError
 from nipype_blm.plugins import DaskPlugin
@@ -23,6 +25,7 @@ from nipype_blm.plugins.options import (
     describe_worker,
     parse_options,
 )
+from nipype_blm.plugins.pools import PoolError
 
 SLURM: dict[str, Any] = {"cluster": "slurm", "cores": 4, "memory": "16GiB"}
 SMALL = Resources(1, 0.2)
@@ -199,6 +202,39 @@ def test_options_under_old_names_are_found_and_told(where: str) -> None:
     empty = {f"jobqueue.slurm.{name}": [] for name in ("extra", "job-extra", "env-extra")}
     with dask.config.set(empty):
         assert parse_options(SLURM).old_names == {}
+
+
+def same(x: int) -> int:
+    return x
+
+
+@pytest.mark.parametrize(("cluster", "command"), [("slurm", "sbatch"), ("sge", "qsub")])
+def test_options_under_old_names_stand_in_the_script_beside_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cluster: str, command: str
+) -> None:
+    """One notice names the new names, and another the walltime that nobody has given."""
+    path = tmp_path / command
+    path.write_text(f"#!/bin/sh\ncat $1 >{tmp_path}/script\necho no >&2\nexit 1\n")
+    workflow = Workflow("wf", base_dir=str(tmp_path))
+    workflow.config["execution"] = {"crashdump_dir": str(tmp_path)}
+    workflow.add_nodes([Node(Function(function=same), name="node")])
+    workflow.get_node("node").inputs.x = 1
+    old = {name: OLD[name] for name in ("extra", "job_extra", "env_extra")}
+    keys = {f"jobqueue.{cluster}.{name.replace('_', '-')}": value for name, value in old.items()}
+    with dask.config.set(keys), warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)  # dask-jobqueue's, of each job
+        plugin = DaskPlugin({**SLURM, "cluster": cluster})
+        with pytest.raises(PoolError, match="accepts no job"):
+            workflow.run(plugin=plugin)
+    script = (tmp_path / "script").read_text()
+    assert " --preload mine.py --resources " in script
+    assert re.search(r"^#(SBATCH|\$) --exclusive$", script, re.MULTILINE)
+    assert "\nmodule load mine\n" in script
+    assert ("\n#$ -V\n" in script) == (cluster == "sge")
+    told = [record.getMessage() for record in caplog.records if "plugins.pools" in record.name]
+    assert [text for text in told if "old names" in text and "extra is now worker_extra" in text]
+    assert [text for text in told if "jobs end after 00:30:00" in text]
+    assert len(told) == 2
 
 
 def test_project_is_no_old_name_where_it_means_something_else() -> None:

@@ -1,5 +1,7 @@
 """Workers end before their jobs do, and nodes are not started where they cannot end."""
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from nipype_blm.plugins.batch import BATCH_SYSTEMS
 from nipype_blm.plugins.jobs import Jobs, record_jobs
 from nipype_blm.plugins.options import Resources, parse_options
 from nipype_blm.plugins.pools import open_pool
+from nipype_blm.plugins.walltime import EndBeforeJob, JobTimes, note_times
 
 WALLTIME_S = 18  # of which a worker needs some to start
 HALF_S = 7
@@ -108,6 +111,59 @@ def test_a_worker_without_work_ends_before_its_job(
         wait_until(lambda: pool.check() or find_workers(), 60, "another is there")
     finally:
         pool.close()
+
+
+class Told(EndBeforeJob):
+    """A worker of a job of 1000 s that was told how long nodes have taken on other workers."""
+
+    def __init__(self, start: float, worker_start: float, seconds: dict[str, float]) -> None:
+        self._job, self._start = JobTimes(start, start + 1000), worker_start
+        self._seconds = seconds
+
+    def _find_seconds(self, run: str) -> dict[str, float]:
+        return self._seconds
+
+
+@pytest.mark.parametrize(
+    ("age", "worker_age", "seconds", "has_time"),
+    [
+        (500, 490, {}, True),
+        (500, 490, {"_products": 440}, True),
+        (500, 490, {"_products": 460}, False),  # 5 % are kept for the end
+        (500, 490, {"estimates": 460}, True),
+        (500, 490, {"_products7-ab12": math.inf}, False),  # was ended by a walltime before
+        (960, 950, {}, False),
+        (99, 1, {"_products": 990}, True),  # no other worker would have more time
+        (99, 1, {"_products7-ab12": math.inf}, True),
+        (960, 1, {}, True),
+        (990, 300, {}, False),
+    ],
+)
+def test_a_worker_has_time_for_a_node_by_what_nodes_of_its_name_have_taken_anywhere(
+    age: float, worker_age: float, seconds: dict[str, float], has_time: bool
+) -> None:
+    """The elements of a MapNode share a name; a new worker takes any node, or none ever would."""
+    now = time.time()
+    worker = Told(now - age, now - worker_age, seconds)
+    assert worker._job is not None
+    assert worker._has_time(worker._job, "run", "_products7-ab12") == has_time
+
+
+def test_the_times_of_a_job_are_slurms_where_it_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue may allow less than was asked for, and the job began before its first process."""
+    for name in ("SLURM_JOB_START_TIME", "SLURM_JOB_END_TIME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NIPYPE_BLM_JOB_TIMES", "")  # restored afterwards
+    assert JobTimes.find() is None
+    note_times(600)
+    found = JobTimes.find()
+    assert found is not None
+    assert found.end - found.start == pytest.approx(600)
+    assert found.end < time.time() + 600
+    monkeypatch.setenv("SLURM_JOB_START_TIME", "1000")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1300")
+    note_times(600)
+    assert JobTimes.find() == JobTimes(1000, 1300)
 
 
 # -- How a walltime is written -------------------------------------------------------------
