@@ -47,6 +47,7 @@ class BatchSystem:
     # Its own words for a job that it has taken, those of most trust first: sites print whole
     # pages around them, with numbers, and some replace them by the number alone.
     answers: ClassVar[Sequence[str]] = ()
+    ten_hours = "10:00:00"  # as a walltime
     # Gives jobs the environment of who submits them, where they do not have it anyway.
     export_option: str | None = None
 
@@ -162,6 +163,7 @@ class LSF(BatchSystem):
     """LSF."""
 
     answers = (r"Job <(\d+)> is submitted to",)
+    ten_hours = "10:00"
 
     def parse_walltime(self, walltime: str) -> float | None:
         """Return the seconds of a walltime, as this batch system writes it; None if unknown."""
@@ -298,6 +300,10 @@ class GridEngine(BatchSystem):
         r"\A\s*(\d+)(?:\.\d+-\d+:\d+)?\s*\Z",  # of -terse
     )
     export_option = "-V"
+
+    def parse_walltime(self, walltime: str) -> float | None:
+        """Return the seconds of a walltime, as this batch system writes it; None if unknown."""
+        return super().parse_walltime(":".join(n or "0" for n in walltime.split(":")))
 
     def list_jobs(self) -> dict[str, JobState]:
         """Return the jobs of this user that have not ended, by number."""

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import ipaddress
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -381,11 +382,11 @@ def _check_batch(options: PoolOptions, system: BatchSystem) -> list[str]:
     for name, of_job in (("n_procs", "cores"), ("memory_gb", "memory")):
         if getattr(options, name) is not None:
             problems.append(f"{name} is for cluster='local'; with {system.name} give {of_job}.")
-    problems += _check_sizes(options)
+    problems += _check_sizes(options, system)
     return problems or _try_job(options, system)
 
 
-def _check_sizes(options: PoolOptions) -> list[str]:
+def _check_sizes(options: PoolOptions, system: BatchSystem) -> list[str]:
     """Return which sizes of a job are none."""
     sizes: list[tuple[str, Callable[[Any], int], int, str]] = [
         ("cores", int, _MOST, "a number of at least 1"),
@@ -404,15 +405,24 @@ def _check_sizes(options: PoolOptions) -> list[str]:
         is_text = isinstance(value, str) and name != "memory"
         if not is_size or is_text or isinstance(value, bool):
             problems.append(f"{name} is {_show(value)}, expected {expected}.")
-    walltime = options.get("walltime")
-    if isinstance(walltime, bool | float) or walltime == "":
-        problems.append(f"walltime is {walltime!r}, expected a time such as '10:00:00'.")
-    elif isinstance(walltime, int) and walltime >= 3600:
-        problems.append(
-            f"walltime is {walltime}, which is what YAML makes of a time such as 10:00:00; write "
-            "it in quotes."
-        )
-    return problems
+    return problems + _check_walltime(options.get("walltime"), system)
+
+
+def _check_walltime(walltime: Any, system: BatchSystem) -> list[str]:
+    """Return what is wrong with a walltime; other batch systems write it differently."""
+    if isinstance(walltime, int) and walltime >= 3600:
+        return [
+            f"walltime is {_show(walltime)}, which is what YAML makes of a time such as 10:00:00; "
+            "write it in quotes."
+        ]
+    is_time = isinstance(walltime, str) and re.fullmatch(r"\d+(:\d+)+", walltime.strip())
+    is_none = isinstance(walltime, bool | float) or walltime == ""
+    if is_none or (is_time and system.parse_walltime(walltime) is None):
+        return [
+            f"walltime is {_show(walltime)}, expected what {system.name} takes, such as "
+            f"'{system.ten_hours}' for ten hours."
+        ]
+    return []
 
 
 def _check_scheduler_options(options: PoolOptions) -> list[str]:

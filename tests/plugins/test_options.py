@@ -132,8 +132,8 @@ def test_what_is_no_time_is_one_clear_error(name: str, value: Any) -> None:
         ("queue", ["a"], "a text or a number"),
         ("account", {"a": 1}, "a text or a number"),
         ("walltime", [10], "a text or a number"),
-        ("walltime", NAN, "a time such as '10:00:00'"),
-        ("walltime", True, "a time such as '10:00:00'"),
+        ("walltime", NAN, "what slurm takes, such as '10:00:00' for ten hours"),
+        ("walltime", True, "what slurm takes, such as '10:00:00' for ten hours"),
         ("interface", ["ib0"], "a text or a number"),
         ("job_extra_directives", "--exclusive", "a list, one text an item"),
         ("job_extra_directives", {"a": "b"}, "a list, one text an item"),
@@ -157,6 +157,17 @@ def test_an_option_of_dask_jobqueue_of_the_wrong_type_is_named(
     assert problem.startswith(f"{name} is {value!r}"[:90])
     assert problem.endswith(f", expected {expected}.")
     assert len(problem) < 300
+
+
+def test_a_walltime_that_the_batch_system_does_not_take_is_refused(
+    tmp_path: Path,
+) -> None:
+    """LSF counts no seconds, and dask-jobqueue throws away what it says of them."""
+    (tmp_path / "bsub").touch(mode=0o755)
+    given = {"cluster": "lsf", "cores": 1, "memory": "1GB"}
+    with pytest.raises(InputError, match="what lsf takes, such as '10:00' for ten hours"):
+        parse_options(given | {"walltime": "01:00:00"})
+    assert parse_options(given | {"walltime": "01:00"}).walltime == "01:00"
 
 
 def test_what_dask_jobqueue_makes_no_script_of_is_one_clear_error(tmp_path: Path) -> None:

@@ -183,6 +183,8 @@ def test_the_times_of_a_job_are_slurms_where_it_tells(monkeypatch: pytest.Monkey
         ("sge", "01:00:00", 3600),
         ("sge", "3600", 3600),
         ("sge", "INFINITY", None),
+        ("sge", "1::1", 3601),
+        ("slurm", "0", 0),  # which is no limit
         ("pbs", "01:00:00", 3600),
         ("pbs", "30:00", 1800),
         ("pbs", "90", 90),
