@@ -95,6 +95,8 @@ def choose_runner(
         n_procs = min(config.numNodes or count_cores(), count_cores())
     elif config.numNodes is not None and name == "MultiProc":
         given.setdefault("n_procs", config.numNodes)
+    elif name == "SLURM":
+        given.setdefault("jobid_re", _JOB_ID)
     _check_stock(name, given, config.workflow_folder)
     try:
         plugin = plugin_class(plugin_args=given)
@@ -186,6 +188,7 @@ def _measure_memory(plan: Plan, n_threads: int, max_bytes: int) -> float:
 
 # What submits the jobs of a plugin of Nipype, and the arguments that plugins take.
 _SUBMITS = {"SLURM": "sbatch", "SGE": "qsub", "PBS": "qsub", "LSF": "bsub", "OAR": "oarsub"}
+_JOB_ID = r"(?:Submitted batch job )?([0-9]+)"  # the sbatch of some sites says the number alone
 _STOCK_ARGUMENTS = {
     *("bsub_args", "dont_resubmit_completed_jobs", "jobid_re", "max_jobname_len", "max_jobs"),
     *("max_tries", "maxtasksperchild", "memory_gb", "mp_context", "n_gpu_procs", "n_procs"),

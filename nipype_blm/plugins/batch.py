@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 LOCAL = "local"
 _SECONDS_PER_QUERY = 60
 _SECONDS_TO_KNOW_AN_END = 5
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_LONGEST_ANSWER = 400  # that is shown
 
 
 class JobState(NamedTuple):
@@ -42,6 +44,10 @@ class BatchSystem:
 
     can_list = False
     query = ""
+    # Its own words for a job that it has taken, those of most trust first: sites print whole
+    # pages around them, with numbers, and some replace them by the number alone.
+    answers: ClassVar[Sequence[str]] = ()
+    ten_hours = "10:00:00"  # as a walltime
     # Gives jobs the environment of who submits them, where they do not have it anyway.
     export_option: str | None = None
 
@@ -52,13 +58,49 @@ class BatchSystem:
     @property
     def cluster_class(self) -> Any:
         """The class of clusters, as of dask-jobqueue."""
-        with _keep_interrupt():
+        with keep_interrupt():
             return getattr(import_module(self._module), self._cluster)
 
     @property
     def submit_command(self) -> str:
         """The program that submits jobs."""
         return shlex.split(self.cluster_class.job_cls.submit_command)[0]
+
+    def read_job_id(self, answer: str) -> str:
+        """Return the number of a job from all that the submit command has printed.
+
+        Raises
+        ------
+        ValueError
+            If the batch system does not name one job; the text shows what it said.
+        """
+        text = _COLOUR.sub("", answer)
+        for pattern in self.answers:
+            found = set(re.findall(pattern, text, re.MULTILINE))
+            if len(found) == 1:
+                return str(found.pop())
+            if found:
+                break  # one of them is no job of ours
+        shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        if len(shown) > _LONGEST_ANSWER:
+            half = _LONGEST_ANSWER // 2
+            shown = f"{shown[:half]} ... {shown[-half:]}"
+        raise ValueError(
+            f"{self.submit_command} has not said which job it has taken; it said: "
+            f"{shown or 'nothing'}"
+        )
+
+    def parse_walltime(self, walltime: str) -> float | None:
+        """Return the seconds of a walltime, as this batch system writes it; None if unknown."""
+        numbers = walltime.strip().split(":")
+        units = self._find_units(len(numbers))
+        if len(units) != len(numbers) or not all(number.isdecimal() for number in numbers):
+            return None
+        return float(sum(int(number) * unit for number, unit in zip(numbers, units, strict=True)))
+
+    def _find_units(self, n: int) -> Sequence[int]:
+        """Return how many seconds there are in each of the n numbers of a walltime."""
+        return (86400, 3600, 60, 1)[-n:]
 
     def list_jobs(self) -> dict[str, JobState]:
         """Return the jobs of this user that have not ended, by number."""
@@ -82,8 +124,17 @@ class BatchSystem:
         """Return how a job ended, if that is known yet."""
         return None
 
+    def find_ours(self, job_ids: Sequence[str]) -> list[str]:
+        """Return which jobs may be cancelled: those that the queue shows as of this user."""
+        try:
+            jobs = self.list_jobs() if self.can_list else job_ids
+        except QueryError:  # the numbers are what the batch system has answered
+            jobs = job_ids
+        return [job_id for job_id in job_ids if job_id in jobs]
+
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Cancel jobs, whatever has become of them."""
+        job_ids = self.find_ours(job_ids) if job_ids else []
         command = shlex.split(self.cluster_class.job_cls.cancel_command)
         if job_ids and shutil.which(command[0]):
             try:
@@ -93,9 +144,54 @@ class BatchSystem:
 
 
 class PBS(BatchSystem):
-    """PBS and Torque."""
+    """PBS, Torque and NQS."""
 
+    answers = (
+        r"^\s*(\d+)(?:\[\d*\])?\.(?=\S*[A-Za-z])[\w.-]+\s*$",
+        r"^\s*Request (\d+)\.\S+ submitted to queue",
+    )
     export_option = "-V"
+
+
+class Moab(BatchSystem):
+    """Moab."""
+
+    answers = (r"^\s*((?:[A-Za-z][\w-]*\.)?\d+)(?:\.[A-Za-z][\w.-]*)?\s*$",)
+
+
+class LSF(BatchSystem):
+    """LSF."""
+
+    answers = (r"Job <(\d+)> is submitted to",)
+    ten_hours = "10:00"
+
+    def parse_walltime(self, walltime: str) -> float | None:
+        """Return the seconds of a walltime, as this batch system writes it; None if unknown."""
+        return super().parse_walltime(walltime.partition("/")[0])  # a host to compare with
+
+    def _find_units(self, n: int) -> Sequence[int]:
+        """Return how many seconds there are in each of the n numbers of a walltime."""
+        return (3600, 60)[-n:]
+
+
+class OAR(BatchSystem):
+    """OAR."""
+
+    answers = (r"OAR_JOB_ID=(\d+)\s*$",)
+
+    def _find_units(self, n: int) -> Sequence[int]:
+        """Return how many seconds there are in each of the n numbers of a walltime."""
+        return (3600, 60, 1)[:n]
+
+
+class HTCondor(BatchSystem):
+    """HTCondor."""
+
+    answers = (r"\d+ job\(s\) submitted to cluster (\d+)\.",)
+
+    def read_job_id(self, answer: str) -> str:
+        """Return the number of a job from all that the submit command has printed."""
+        return f"{super().read_job_id(answer)}.0"
 
 
 class LocalProcesses(BatchSystem):
@@ -103,6 +199,7 @@ class LocalProcesses(BatchSystem):
 
     can_list = True
     query = "ps"
+    answers = (r"^(\d+)\s*$",)
 
     def list_jobs(self) -> dict[str, JobState]:
         """Return all processes, by number."""
@@ -117,6 +214,10 @@ class Slurm(BatchSystem):
 
     can_list = True
     query = "squeue"
+    answers = (
+        r"Submitted batch job (\d+)(?: on cluster \S+)?\s*$",
+        r"\A\s*(\d+)(?:;\S+)?\s*\Z",  # of --parsable, and of some sites' own sbatch
+    )
     # Reasons that no passing of time ends (squeue's manual, section "JOB REASON CODES").
     _STUCK: ClassVar = {
         "AccountNotAllowed",
@@ -132,6 +233,18 @@ class Slurm(BatchSystem):
         "PartitionTimeLimit",
         "QOSNotAllowed",
     }
+
+    def parse_walltime(self, walltime: str) -> float | None:
+        """Return the seconds of a walltime, as this batch system writes it; None if unknown."""
+        days, dash, rest = walltime.strip().partition("-")
+        if not dash:
+            return super().parse_walltime(walltime)
+        hours = super().parse_walltime(":".join([*rest.split(":"), "0", "0"][:3]))
+        return None if hours is None or not days.isdecimal() else int(days) * 86400 + hours
+
+    def _find_units(self, n: int) -> Sequence[int]:
+        """Return how many seconds there are in each of the n numbers of a walltime."""
+        return (60,) if n == 1 else (3600, 60, 1)[-n:]
 
     def list_jobs(self) -> dict[str, JobState]:
         """Return the jobs of this user that have not ended, by number."""
@@ -182,7 +295,15 @@ class GridEngine(BatchSystem):
 
     can_list = True
     query = "qstat"
+    answers = (
+        r"Your job(?:-array)? (\d+)(?:\.\S+)? \(",
+        r"\A\s*(\d+)(?:\.\d+-\d+:\d+)?\s*\Z",  # of -terse
+    )
     export_option = "-V"
+
+    def parse_walltime(self, walltime: str) -> float | None:
+        """Return the seconds of a walltime, as this batch system writes it; None if unknown."""
+        return super().parse_walltime(":".join(n or "0" for n in walltime.split(":")))
 
     def list_jobs(self) -> dict[str, JobState]:
         """Return the jobs of this user that have not ended, by number."""
@@ -214,10 +335,10 @@ class GridEngine(BatchSystem):
 BATCH_SYSTEMS: dict[str, BatchSystem] = {
     system.name: system
     for system in (
-        BatchSystem("htcondor", "HTCondorCluster"),
-        BatchSystem("lsf", "LSFCluster"),
-        BatchSystem("moab", "MoabCluster"),
-        BatchSystem("oar", "OARCluster"),
+        HTCondor("htcondor", "HTCondorCluster"),
+        LSF("lsf", "LSFCluster"),
+        Moab("moab", "MoabCluster"),
+        OAR("oar", "OARCluster"),
         PBS("pbs", "PBSCluster"),
         LocalProcesses(LOCAL, "LocalCluster", "nipype_blm.plugins.local"),
         GridEngine("sge", "SGECluster"),
@@ -232,7 +353,7 @@ def _find_user() -> str:
 
 
 @contextmanager
-def _keep_interrupt() -> Iterator[None]:
+def keep_interrupt() -> Iterator[None]:
     """Keep dask_jobqueue from handling Ctrl-C, which would end a run as if all were well.
 
     It sets the handler when it is imported, which moreover fails in all threads but the main one.

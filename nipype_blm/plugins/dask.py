@@ -2,12 +2,14 @@
 
 import io
 import logging
+import math
 import os
 import pickle
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from traceback import format_exception
 from types import FunctionType
@@ -23,6 +25,7 @@ from nipype_blm.plugins.disks import blames_machine, find_input_files, has_all_f
 from nipype_blm.plugins.modules import LOADING, Main
 from nipype_blm.plugins.options import GIB, Resources, describe_worker, parse_options
 from nipype_blm.plugins.pools import Pool, PoolError, open_pool
+from nipype_blm.plugins.walltime import SECONDS
 from nipype_blm.plugins.worker import PROGRESS, STARTED, NodeError, run_node, running
 from nipype_blm.progress import find_listener
 from nipype_blm.signals import interruptible
@@ -122,7 +125,8 @@ class DaskPlugin(DistributedPluginBase):
         def note_start(event: tuple[float, dict[str, Any]]) -> None:
             self._used.add(event[1]["worker"])
             if event[1]["key"] in self._by_key:
-                self._by_key[event[1]["key"]].starts.append(event[1])
+                start = event[1] | {"noted": time.monotonic(), "is_overdue": None}
+                self._by_key[event[1]["key"]].starts.append(start)
 
         def note_memory(event: tuple[float, dict[str, Any]]) -> None:
             self._memory[event[1]["worker"]] = event[1]["rss"]
@@ -207,7 +211,7 @@ class DaskPlugin(DistributedPluginBase):
         if task.starts:
             self._tell_start(task.submitted)
         if status in ("pending", "lost"):  # lost: Dask runs it again
-            if len(task.starts) > self.options.retries + 1:
+            if len(task.starts) > self.options.retries + 1 or self._is_too_long(task):
                 task.future.cancel()  # Dask does not count workers that end in peace
                 return _failure(PoolError(self._describe_loss(task)))
             return None
@@ -224,7 +228,8 @@ class DaskPlugin(DistributedPluginBase):
         if worker.address not in self._used:
             # Nobody else has started there: its own message was lost with the worker.
             start = {"worker": worker.address, "host": worker.host, "pid": worker.pid}
-            task.starts.append(start | {"job_id": None, "memory_limit": worker.memory_limit})
+            start |= {"job_id": None, "memory_limit": worker.memory_limit}
+            task.starts.append(start | {"time": None, "is_overdue": None})
         if len(task.starts) <= self.options.retries and task.n_innocent < _MOST_INNOCENT:
             # It only waited on workers that were lost while they ran others.
             task.n_innocent += 1
@@ -268,12 +273,34 @@ class DaskPlugin(DistributedPluginBase):
             self._submit(task)
         return None
 
+    def _is_too_long(self, task: "_Task") -> bool:
+        """Return whether two jobs have come to their end while they ran a node."""
+        if not task.starts or task.starts[-1]["time"] is None:
+            return False
+        last = task.starts[-1]
+        seconds = time.monotonic() - last["noted"]
+        assert self._pool is not None
+        if last["is_overdue"] is None and seconds > last["time"]["seconds_to_last_moments"]:
+            is_there = self._pool.has_worker(last["worker"])  # else it was lost before
+            last["is_overdue"] = is_there
+            if is_there:  # only a new worker may have the time
+                path = [SECONDS, self._pool.import_paths.name, task.keys[-1]]
+                self._pool.client.set_metadata(path, math.inf)
+        has_ended = not last["is_overdue"] or seconds > last["time"]["seconds_to_end"]
+        return has_ended and task.n_overdue > 1
+
     def _describe_loss(self, task: "_Task") -> str:
         if not task.starts:
             return f"{task.name} could not be started: its workers were lost."
         assert self._pool is not None
         where = task.starts[-1]
-        reason = self._pool.explain_loss(where)
+        reason = "" if task.n_overdue > 1 else self._pool.explain_loss(where)
+        if task.n_overdue and "walltime" not in reason.partition("\n")[0]:
+            limit = timedelta(seconds=round(where["time"]["walltime"]))
+            reason = (
+                f"walltime: it still ran when the time of its job, {limit}, was over "
+                f"({task.n_overdue} x); ask for a longer walltime, or make the node smaller"
+            )
         if where["worker"] in self._memory:
             used, limit = self._memory[where["worker"]] / GIB, where["memory_limit"] / GIB
             reason = f"memory: it used {used:.3g} of {limit:.3g} GiB; give workers more of it"
@@ -322,6 +349,11 @@ class _Task:
         self.last_look: float | None = None  # at the files of a node that has ended
         self.keys: list[str] = []  # of all submissions
         self.future: Future
+
+    @property
+    def n_overdue(self) -> int:
+        """How many jobs came to their end while they ran it."""
+        return sum(bool(start["is_overdue"]) for start in self.starts)
 
 
 def _pickle(node: Any) -> tuple[bytes, Main | None]:

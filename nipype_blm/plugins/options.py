@@ -3,7 +3,9 @@
 import difflib
 import inspect
 import ipaddress
+import re
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -19,6 +21,18 @@ from nipype_blm.errors import InputError
 from nipype_blm.plugins.batch import BATCH_SYSTEMS, LOCAL, BatchSystem
 
 GIB = 2**30
+# Of dask-jobqueue; `project` is another thing for some batch systems.
+_RENAMED = {
+    "worker_extra_args": "extra",
+    "job_extra_directives": "job_extra",
+    "job_script_prologue": "env_extra",
+    "job_directives_skip": "header_skip",
+    "account": "project",
+}
+_LISTS = {*_RENAMED, *_RENAMED.values(), "cancel_command_extra", "submit_command_extra"}
+_LISTS -= {"account", "project"}
+_SCALARS = (str, int, float, Path)
+_LONGEST_VALUE = 100  # that is shown
 
 
 class Resources(NamedTuple):
@@ -38,12 +52,21 @@ class Resources(NamedTuple):
 def _parse_seconds(value: Any) -> Any:
     try:
         return parse_timedelta(value, "s")
-    except (AttributeError, KeyError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError) as error:
         raise ValueError("expected seconds, or a number with a unit such as '5 minutes'") from error
 
 
-Seconds = Annotated[float, BeforeValidator(_parse_seconds), Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+def _refuse_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+_MOST = 1_000_000  # no machine has more of anything
+_NOT_A_SWITCH = BeforeValidator(_refuse_switch)
+# The validators of one type run from right to left.
+Seconds = Annotated[float, BeforeValidator(_parse_seconds), Field(gt=0), _NOT_A_SWITCH]
+Count = Annotated[int, Field(ge=1, le=_MOST), _NOT_A_SWITCH]
 
 
 class PoolOptions(BaseModel):
@@ -72,7 +95,7 @@ class PoolOptions(BaseModel):
     n_procs: Count | None = Field(
         None, description="`local`: cores of all workers together; default: all that there are."
     )
-    memory_gb: Annotated[float, Field(gt=0)] | None = Field(
+    memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False), _NOT_A_SWITCH] | None = Field(
         None, description="`local`: memory of all workers together, in GiB; default: 90 %."
     )
     adaptive: bool = Field(
@@ -83,7 +106,7 @@ class PoolOptions(BaseModel):
     idle_timeout: Seconds = Field(
         60.0, description="An idle worker is given back after this time (seconds, or `5 minutes`)."
     )
-    retries: Annotated[int, Field(ge=0)] = Field(
+    retries: Annotated[int, Field(ge=0, le=_MOST), _NOT_A_SWITCH] = Field(
         2,
         description="How often a node is run again after its worker was lost, or after an error of "
         "its machine or disk (stale file handle, input/output error, no space left, ...), after a "
@@ -132,12 +155,23 @@ class PoolOptions(BaseModel):
 
     def get(self, option: str) -> Any:
         """Return an option of dask-jobqueue: as given, or from the user's jobqueue.yaml."""
+        found = self._find(option)
+        return self._find(_RENAMED[option]) if not found and option in _RENAMED else found
+
+    def _find(self, option: str) -> Any:
         assert self.batch_system is not None
         given = self.job_options.get(option)
         if given is not None:
             return given
         section = f"jobqueue.{self.batch_system.name}"
         return dask.config.get(f"{section}.{option.replace('_', '-')}", None)
+
+    @property
+    def old_names(self) -> dict[str, str]:
+        """Options that are given under a name of older versions of dask-jobqueue, and today's."""
+        assert self.batch_system is not None
+        known = _list_job_options(self.batch_system)
+        return {old: new for new, old in _RENAMED.items() if new in known and self._find(old)}
 
     @property
     def cores(self) -> int:
@@ -154,6 +188,24 @@ class PoolOptions(BaseModel):
         return int(parse_bytes(self.get("memory")))
 
     @property
+    def walltime(self) -> str | None:
+        """Walltime of a job, as the batch system writes it."""
+        found = None if self.is_local else self.get("walltime")
+        return None if found is None else str(found)
+
+    @property
+    def has_default_walltime(self) -> bool:
+        """Whether the walltime is dask-jobqueue's own, which nobody has chosen."""
+        if self.walltime is None or self.job_options.get("walltime") is not None:
+            return False
+        name = f"jobqueue.{self.batch_system.name}.walltime" if self.batch_system else ""
+        defaults = [dask.config.get(name, None, config={**found}) for found in dask.config.defaults]
+        is_given = (
+            dask.config.get(name, None, config=dask.config.collect(dask.config.paths)) is not None
+        )
+        return self.walltime in defaults and not is_given
+
+    @property
     def is_local(self) -> bool:
         """Whether workers run on this machine."""
         return self.batch_system is not None and self.batch_system.name == LOCAL
@@ -167,7 +219,12 @@ def parse_options(plugin_args: Mapping[str, Any]) -> PoolOptions:
     InputError
         With all faults together.
     """
-    given = dict(plugin_args)
+    if not isinstance(plugin_args, Mapping):
+        raise InputError(
+            f"The arguments of the plugin are {_show(plugin_args)}, expected a mapping of names "
+            "to values, such as {'cluster': 'slurm'}."
+        )
+    given = {str(name): value for name, value in plugin_args.items()}
     cluster = given.get("cluster", LOCAL)
     if isinstance(cluster, str):
         given["cluster"] = cluster.strip().lower()
@@ -176,11 +233,13 @@ def parse_options(plugin_args: Mapping[str, Any]) -> PoolOptions:
     except ValidationError as error:
         faults = {fault["loc"][0]: fault for fault in reversed(error.errors())}  # one for each
         raise InputError(
-            f"Plugin argument {name} is {fault['input']!r}: "
+            f"Plugin argument {name} is {_show(fault['input'])}: "
             f"{fault['msg'].removeprefix('Value error, ')}."
             for name, fault in reversed(faults.items())
         ) from error
     problems = [*_check_cluster(options), *_check_names(options)]
+    if not problems and options.batch_system:
+        problems = _check_types(options, options.batch_system)
     if not problems and options.batch_system and not options.is_local:
         problems = _check_batch(options, options.batch_system)
     if not problems and options.batch_system:
@@ -223,15 +282,25 @@ def bind_locally(address: str | int) -> str:
     return f"{host or 'localhost'}:{port}"
 
 
+def _show(value: Any) -> str:
+    """Return a value as text, shortened."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
 def _check_cluster(options: PoolOptions) -> list[str]:
     if isinstance(options.cluster, str) and options.cluster not in BATCH_SYSTEMS:
         valid = ", ".join(sorted(BATCH_SYSTEMS))
-        return [f"{options.cluster!r} is not a cluster type; choose one of {valid}."]
+        return [f"{_show(options.cluster)} is not a cluster type; choose one of {valid}."]
+    if options.status_callback is not None and not callable(options.status_callback):
+        return [f"status_callback is {_show(options.status_callback)}, expected a function."]
     if getattr(options.cluster, "asynchronous", False):
         return [f"cluster is {options.cluster!r}, an asynchronous one; give one that is not."]
     is_ready = isinstance(options.cluster, Client) or hasattr(options.cluster, "scheduler_address")
     if not isinstance(options.cluster, str) and not is_ready and options.scheduler_file is None:
-        return [f"cluster is {options.cluster!r}, expected a name, or a Dask client or cluster."]
+        return [
+            f"cluster is {_show(options.cluster)}, expected a name, or a Dask client or cluster."
+        ]
     return []
 
 
@@ -245,7 +314,7 @@ def _check_names(options: PoolOptions) -> list[str]:
         near = sorted(key for key in known if key.startswith(name))
         near = near or difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
-        problems.append(f"{name!r} is not an argument of the plugin for this cluster; {hint}")
+        problems.append(f"{_show(name)} is not an argument of the plugin for this cluster; {hint}")
     return sorted(problems)
 
 
@@ -259,9 +328,45 @@ _OURS = {
 
 def _list_job_options(system: BatchSystem) -> set[str]:
     cluster_class = system.cluster_class
-    classes = {*cluster_class.__mro__, *cluster_class.job_cls.__mro__}
-    names = {name for cls in classes for name in inspect.signature(cls.__init__).parameters}
-    return names - _OURS
+    return _list_arguments(cluster_class) | _list_arguments(cluster_class.job_cls)
+
+
+def _list_arguments(cls: type) -> set[str]:
+    makers = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+    return {name for maker in makers for name in inspect.signature(maker).parameters} - _OURS
+
+
+def _check_types(options: PoolOptions, system: BatchSystem) -> list[str]:
+    """Return the options of dask-jobqueue of which no job script can be made."""
+    problems = []
+    for name in sorted(_list_job_options(system) - {"scheduler_options", "security"}):
+        value = options._find(name)
+        if name not in _LISTS:
+            is_right, expected = isinstance(value, _SCALARS), "a text or a number"
+        elif isinstance(value, Mapping) and name in ("job_extra", "job_extra_directives"):
+            is_right, expected = system.name == "htcondor", "a list, one text an item"
+        else:
+            is_list = isinstance(value, list | tuple | set)
+            is_right = is_list and all(isinstance(item, _SCALARS) for item in value)
+            expected = "a list, one text an item"
+        if not is_right and value not in (None, ""):
+            problems.append(f"{name} is {_show(value)}, expected {expected}.")
+    return problems
+
+
+def _try_job(options: PoolOptions, system: BatchSystem) -> list[str]:
+    """Return what dask-jobqueue says where it makes no job script of the options."""
+    job_class = system.cluster_class.job_cls
+    names = _list_arguments(job_class) - {"log_directory", "name"}
+    given = {name: value for name, value in options.job_options.items() if name in names}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # It would make the folder of logs.
+            job_class("tcp://localhost:1", name="job", log_directory=".", **given).job_script()
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        return [f"dask-jobqueue makes no job for {system.name} of these options: {error}."]
+    return []
 
 
 def _check_batch(options: PoolOptions, system: BatchSystem) -> list[str]:
@@ -284,40 +389,53 @@ def _check_batch(options: PoolOptions, system: BatchSystem) -> list[str]:
     for name, of_job in (("n_procs", "cores"), ("memory_gb", "memory")):
         if getattr(options, name) is not None:
             problems.append(f"{name} is for cluster='local'; with {system.name} give {of_job}.")
-    return problems + _check_sizes(options)
+    problems += _check_sizes(options, system)
+    return problems or _try_job(options, system)
 
 
-def _check_sizes(options: PoolOptions) -> list[str]:
+def _check_sizes(options: PoolOptions, system: BatchSystem) -> list[str]:
     """Return which sizes of a job are none."""
-    sizes: list[tuple[str, Callable[[Any], int], str]] = [
-        ("cores", int, "a number of at least 1"),
-        ("processes", int, "a number of at least 1"),
-        ("memory", parse_bytes, "a size such as '4 GB'"),
+    sizes: list[tuple[str, Callable[[Any], int], int, str]] = [
+        ("cores", int, _MOST, "a number of at least 1"),
+        ("processes", int, _MOST, "a number of at least 1"),
+        ("memory", parse_bytes, _MOST * 1024 * GIB, "a size such as '4 GB'"),
     ]
     problems = []
-    for name, parse, expected in sizes:
+    for name, parse, most, expected in sizes:
         value = options.get(name)
         if value is None:
             continue
         try:
-            is_size = parse(value) >= 1
-        except (TypeError, ValueError):
+            is_size = 1 <= parse(value) <= most
+        except (TypeError, ValueError, AttributeError, OverflowError):
             is_size = False
-        if not is_size:
-            problems.append(f"{name} is {value!r}, expected {expected}.")
-    walltime = options.get("walltime")
+        is_text = isinstance(value, str) and name != "memory"
+        if not is_size or is_text or isinstance(value, bool):
+            problems.append(f"{name} is {_show(value)}, expected {expected}.")
+    return problems + _check_walltime(options.get("walltime"), system)
+
+
+def _check_walltime(walltime: Any, system: BatchSystem) -> list[str]:
+    """Return what is wrong with a walltime; other batch systems write it differently."""
     if isinstance(walltime, int) and walltime >= 3600:
-        problems.append(
-            f"walltime is {walltime}, which is what YAML makes of a time such as 10:00:00; write "
-            "it in quotes."
-        )
-    return problems
+        return [
+            f"walltime is {_show(walltime)}, which is what YAML makes of a time such as 10:00:00; "
+            "write it in quotes."
+        ]
+    is_time = isinstance(walltime, str) and re.fullmatch(r"\d+(:\d+)+", walltime.strip())
+    is_none = isinstance(walltime, bool | float) or walltime == ""
+    if is_none or (is_time and system.parse_walltime(walltime) is None):
+        return [
+            f"walltime is {_show(walltime)}, expected what {system.name} takes, such as "
+            f"'{system.ten_hours}' for ten hours."
+        ]
+    return []
 
 
 def _check_scheduler_options(options: PoolOptions) -> list[str]:
     given = options.get("scheduler_options") or {}
     if not isinstance(given, Mapping):
-        return [f"scheduler_options is {given!r}, expected a mapping of names to values."]
+        return [f"scheduler_options is {_show(given)}, expected a mapping of names to values."]
     address = given.get("dashboard_address")
     return [] if address is None else _check_dashboard(str(address))
 
@@ -332,6 +450,6 @@ def _check_dashboard(address: str) -> list[str]:
     if is_local and port.isdigit():
         return []
     return [
-        f"dashboard_address is {address!r}, but the dashboard asks nobody for a password; "
+        f"dashboard_address is {_show(address)}, but the dashboard asks nobody for a password; "
         "use a port of localhost, such as ':8787', and a tunnel of ssh to it."
     ]

@@ -10,16 +10,16 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import dask.config
-from distributed import Client, Security, Status
+from distributed import Client, Security
 from distributed.utils import get_ip
 
 from nipype_blm.errors import InputError
 from nipype_blm.plugins.batch import BatchSystem, JobState, QueryError
-from nipype_blm.plugins.keys import make_key_folder, write_keys
+from nipype_blm.plugins.jobs import Jobs, record_jobs
+from nipype_blm.plugins.keys import make_key_folder
 from nipype_blm.plugins.modules import ImportPaths
 from nipype_blm.plugins.options import (
     PoolOptions,
@@ -31,6 +31,7 @@ from nipype_blm.plugins.options import (
 from nipype_blm.plugins.poolfile import connect
 from nipype_blm.plugins.scaling import JobScaling, count_unfinished, find_job, group_workers
 from nipype_blm.plugins.settings import set_defaults
+from nipype_blm.plugins.walltime import EndBeforeJob
 from nipype_blm.plugins.worker import EndWithDriver
 from nipype_blm.private import make_private
 
@@ -81,6 +82,11 @@ class Pool:
         ):
             raise PoolError(f"The pool at {self.address} is gone; start it again, and run again.")
 
+    def has_worker(self, address: str) -> bool:
+        """Return whether a worker is there."""
+        is_running = self.client.status == "running"
+        return is_running and address in self.client.scheduler_info(n_workers=-1)["workers"]
+
     def explain_loss(self, where: dict[str, Any]) -> str:
         """Return the likely reason why the worker of a node was lost, and its log."""
         return "its process was killed, or its machine is gone"
@@ -104,7 +110,8 @@ class BatchPool(Pool):
         if not options.is_local:
             _check_log_folder(self.log_folder)
         make_private(self.log_folder, "log_directory")
-        self._jobs = _Jobs()
+        self._jobs = Jobs(options.walltime)
+        _tell_defaults(options)
         given = options.security
         self.security = Security.temporary() if given is True else given or None
         shared = os.path.expandvars(options.get("shared_temp_directory") or self.log_folder)
@@ -139,6 +146,9 @@ class BatchPool(Pool):
     def _start_cluster(self, worker: Resources) -> Any:
         options = self._options
         given = options.job_options
+        for old, new in options.old_names.items():
+            given.pop(old, None)
+            given[new] = options.get(new)
         scheduler_options = dict(options.get("scheduler_options") or {})
         dashboard = options.dashboard_address
         if dashboard is None:
@@ -174,7 +184,7 @@ class BatchPool(Pool):
                 given["job_extra_directives"] = [*directives, self._system.export_option]
         routes: dict[str, Any] = {"distributed.scheduler.http.routes": []}
         with dask.config.set({} if dashboard is not None else routes):
-            return _record_jobs(self._system.cluster_class, self._jobs, self._keys)(**given)
+            return record_jobs(self._system, self._jobs, self._keys)(**given)
 
     def check(self) -> None:
         """Raise `PoolError` if there is no hope for workers any more."""
@@ -297,31 +307,29 @@ class BatchPool(Pool):
 
     def close(self) -> None:
         """Cancel all jobs."""
+        self._jobs.end_together = True
         try:
             _close(self.client, self._cluster)
-        finally:  # again, and also those that were submitted while the cluster closed
+        finally:  # also those that were submitted while the cluster closed
             self._system.cancel(self._jobs.job_ids)
             shutil.rmtree(self._keys, ignore_errors=True)
 
 
-class _Jobs:
-    """What became of the jobs that were submitted."""
-
-    def __init__(self) -> None:
-        self.job_ids: list[str] = []
-        self._failures: list[str] = []
-        self._lock = Lock()
-
-    def add_failure(self, text: str) -> None:
-        with self._lock:
-            self._failures.append(text)
-
-    def take_failure(self) -> str | None:
-        """Return the newest failure since the last call."""
-        with self._lock:
-            failure = self._failures[-1] if self._failures else None
-            self._failures.clear()
-        return failure
+def _tell_defaults(options: PoolOptions) -> None:
+    """Tell what a user might not expect of the options."""
+    if options.old_names:
+        names = ", ".join(f"{old} is now {new}" for old, new in options.old_names.items())
+        logger.warning(
+            "Options of dask-jobqueue have old names, which are still understood: %s (in "
+            "jobqueue.yaml with dashes).",
+            names,
+        )
+    if options.has_default_walltime:
+        logger.warning(
+            "No walltime is given: jobs end after %s, dask-jobqueue's default.  Give walltime as "
+            "an argument of the plugin or in jobqueue.yaml, so that the longest node fits.",
+            options.walltime,
+        )
 
 
 def _quote_ends(logs: Iterable[Path]) -> str:
@@ -342,39 +350,6 @@ def _check_log_folder(folder: Path) -> None:
             f"The folder for the logs of jobs, {folder}, has characters that job scripts cannot "
             "hold; give another one as log_directory."
         )
-
-
-def _record_jobs(cluster_class: Any, jobs: _Jobs, keys: Path) -> Any:
-    """Return a class of clusters that notes each job, and each one that was refused.
-
-    dask-jobqueue only logs a command that fails, and waits for the worker for ever.
-    """
-
-    class RecordedJob(cluster_class.job_cls):
-        async def start(self) -> None:
-            try:
-                await super().start()
-            except Exception as error:
-                jobs.add_failure(" ".join(str(error).split()))
-                self.status = Status.failed  # else closing the cluster fails
-                raise
-            jobs.job_ids.append(self.job_id)
-
-    class RecordedCluster(cluster_class):
-        job_cls = RecordedJob
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            try:
-                super().__init__(*args, **kwargs)
-            except BaseException:
-                self.status = Status.closed  # else Dask warns of an object that it cannot print
-                raise
-
-        def _get_worker_security(self, security: Security | None) -> Security | None:
-            """Have keys written where a pool that is killed leaves them to the next one."""
-            return None if security is None else write_keys(security, keys)
-
-    return RecordedCluster
 
 
 def open_pool(options: PoolOptions, largest: Resources, log_folder: Path) -> Pool:
@@ -401,6 +376,7 @@ def open_pool(options: PoolOptions, largest: Resources, log_folder: Path) -> Poo
         pool = BatchPool(options, largest, log_folder)
     try:
         pool.client.register_plugin(EndWithDriver())
+        pool.client.register_plugin(EndBeforeJob())
         pool.client.register_plugin(pool.import_paths)
     except BaseException:
         pool.close()

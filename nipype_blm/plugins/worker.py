@@ -1,7 +1,7 @@
 """What runs on a worker: one node at a time, and ``python -m nipype_blm.plugins.worker``."""
 
+import argparse
 import os
-import sys
 import threading
 import time
 from collections import Counter
@@ -21,6 +21,7 @@ from distributed.utils import get_ip
 from nipype_blm.plugins.disks import await_files
 from nipype_blm.plugins.modules import Main, describe_process, prepare_modules
 from nipype_blm.plugins.settings import set_defaults
+from nipype_blm.plugins.walltime import EndBeforeJob, JobTimes, note_times
 from nipype_blm.progress import listening
 
 STARTED, PROGRESS = "nipype-blm-started", "nipype-blm-progress"
@@ -64,6 +65,8 @@ def run_node(
     """
     with running:
         worker = get_worker()
+        end: Any = worker.plugins[EndBeforeJob.name]
+        end.admit(run, key)
         folder = Path.cwd()
         _current["key"] = key
         worker.log_event(STARTED, {"key": key} | describe_worker(worker))
@@ -78,6 +81,7 @@ def run_node(
         finally:
             _current.clear()
             os.chdir(folder)
+            end.note_end(run, key)
 
 
 @contextmanager
@@ -104,12 +108,14 @@ def _prepared_for(node: Any) -> Iterator[None]:
 def describe_worker(worker: Worker) -> dict[str, Any]:
     """Return where a node runs."""
     job_id = next((os.environ[name] for name in JOB_ID_VARIABLES if name in os.environ), None)
+    times = JobTimes.find()
     return {
         "worker": worker.address,
         "name": str(worker.name),
         **describe_process(),
         "job_id": job_id,
         "memory_limit": worker.memory_manager.memory_limit,
+        "time": times and times.describe(),
     }
 
 
@@ -176,12 +182,17 @@ class EndWithDriver(WorkerPlugin):
 def main() -> None:
     """Start a worker of a job: Dask's own command with our settings.
 
-    Like Dask's, the first argument is the address of the scheduler.
+    Like Dask's, the first argument is the address of the scheduler.  ``--walltime`` is how many
+    seconds the job may take.
     """
     from distributed.cli.dask_worker import main as dask_worker
 
     set_defaults()
-    arguments = sys.argv[1:]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--walltime", type=float)
+    own, arguments = parser.parse_known_args()
+    if own.walltime is not None:
+        note_times(own.walltime)
     if not {"--interface", "--host"} & set(arguments):
         # Listen where the scheduler is reached, not on all interfaces.
         arguments += ["--host", get_ip(get_address_host(arguments[0]))]

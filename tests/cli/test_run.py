@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from nipype import IdentityInterface, Node
 
 from nipype_blm.cli.plugins import choose_runner, count_cores
 from nipype_blm.cli.run import find_input_error, run_workflow
@@ -65,6 +66,24 @@ def test_a_node_of_multiproc_asks_for_the_memory_of_the_plan_and_not_for_all(stu
     runner = choose_runner(config, plan, "MultiProc", None)
     assert runner.mem_gb == pytest.approx(expected / 2**30)
     assert expected < 2**30 < maxmem
+
+
+@pytest.mark.parametrize(
+    "answer", ["Submitted batch job 812", "Submitted batch job 812 on cluster big2", "812", "812;b"]
+)
+def test_nipypes_slurm_finds_the_number_of_a_job_where_sbatch_says_the_number_alone(
+    study, tmp_path, monkeypatch, answer
+):
+    """As the sbatch of some sites does, and --parsable; after a banner, too."""
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(f"#!/bin/sh\necho 'Welcome, 3 messages'\necho '{answer}'\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
+    config = parse_config(study.fields, study.folder, model=BlmConfig)
+    runner = choose_runner(config, prepare_run(config).plan, "SLURM", None)
+    node = Node(IdentityInterface(["x"]), "node", base_dir=str(tmp_path))
+    assert runner.plugin._submit_batchtask(str(tmp_path / "script.sh"), node) == 812
 
 
 @pytest.fixture

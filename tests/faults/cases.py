@@ -17,7 +17,16 @@ import psutil
 from cli.test_faults import fill, finish
 from plugins.conftest import SCRIPTS
 
-from faults.runs import POOLS, PooledDriver, find_nannies, find_workers, kill
+from faults.runs import (
+    HALVES,
+    POOLS,
+    SUBMITS,
+    PooledDriver,
+    find_nannies,
+    find_workers,
+    kill,
+    make_chatty,
+)
 from faults.study import FIELDS, write_image
 
 MEMORY_FAULT = Path(__file__).parent / "memory"
@@ -160,6 +169,17 @@ def cancel_job(setup: Setup) -> Outcome:
     return setup.judge(driver, code, printed, before, noticed_s)
 
 
+@fault("a site's banner around the answer of sbatch or qsub", "slurm", "sge")
+def read_through_banner(setup: Setup) -> Outcome:
+    driver = setup.make_driver()
+    driver.environment |= make_chatty(driver.folder / "bin", SUBMITS[setup.pool])
+    with driver.start_until(*MOMENT) as process:
+        before = driver.stamp()
+        code, printed = finish(process)
+    left_s = measure(lambda: not setup.find_jobs(driver))  # of the jobs, once the run has ended
+    return setup.judge(driver, code, printed, before, left_s)
+
+
 # -- Memory --------------------------------------------------------------------------------
 
 
@@ -296,6 +316,31 @@ def exceed_walltime_and_give_up(setup: Setup) -> Outcome:
         is_right=bool(is_clear) and outcome.is_right,
         message=find_message(printed),
     )
+
+
+# (walltime, seconds of a node, nodes): two workers, each of which would be killed in mid-node.
+HALF_WALLTIMES = {"slurm": ("00:01:00", 26, 6), "sge": ("00:00:28", 12, 4)}
+
+
+@fault("walltime: nodes take half of it, and nothing is repeated", "slurm", "sge")
+def drain_before_walltime(setup: Setup) -> Outcome:
+    walltime, seconds, n_nodes = HALF_WALLTIMES[setup.pool]
+    driver = setup.make_driver(walltime=walltime, cluster=setup.pool, retries=0)
+    (driver.folder / "halves.py").write_text(HALVES)
+    numbers = (str(seconds), str(n_nodes))
+    done = subprocess.run(
+        [sys.executable, "halves.py", json.dumps(driver.arguments), *numbers],
+        cwd=driver.folder,
+        env=os.environ | {"LOGNAME": driver.job_name},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    n_starts = len(list(driver.folder.glob("*.started")))
+    is_right = done.returncode == 0 and n_starts == n_nodes
+    ended = f"{n_nodes} nodes were started {n_starts} x"
+    message = "" if is_right else find_message(done.stderr)
+    return Outcome(ended, is_right, n_starts - n_nodes, message=message)
 
 
 # -- The driver ----------------------------------------------------------------------------

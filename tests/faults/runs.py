@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import string
 import subprocess
 import sys
@@ -22,7 +23,31 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "slurm": {"cores": 1, "memory": "1GB", "queue": "main", "interface": "lo"},
     "sge": {"cores": 1, "memory": "1GB", "queue": "all.q", "interface": "lo"},
 }
+SUBMITS = {"slurm": "sbatch", "sge": "qsub"}
 N_WORKERS = 2
+
+# Nodes that take a time, each of which notes that it was started.
+HALVES = """
+import json, os, sys
+from nipype import Function, MapNode, Workflow
+from nipype_blm.plugins import DaskPlugin
+
+def sleep(x, folder, seconds):
+    import os, time
+    from pathlib import Path
+    Path(folder, f"{x}-{os.getpid()}.started").touch()
+    time.sleep(seconds)
+
+here = os.getcwd()
+wf = Workflow("halves", base_dir=here)
+wf.config["execution"] = {"crashdump_dir": here}
+node = MapNode(Function(function=sleep), "x", "sleep")
+node.inputs.x = list(range(int(sys.argv[3])))
+node.inputs.folder, node.inputs.seconds = here, float(sys.argv[2])
+wf.add_nodes([node])
+arguments = json.loads(sys.argv[1])
+wf.run(plugin=DaskPlugin(arguments | {"n_workers": 2, "job_name": os.environ["LOGNAME"]}))
+"""
 
 
 class PooledDriver(Driver):
@@ -71,6 +96,26 @@ class PooledDriver(Driver):
             for result in path.parent.glob("result_*.pklz")
             if path.parent.name != "plan"
         }
+
+
+# What a site prints around the answer of sbatch or qsub; some of it is no UTF-8.
+CHATTY = """#!/bin/sh
+printf '\\nWelcome to the Stampede2 Supercomputer, 3 messages\\n1\\n'
+printf '\\033[1mV\\351rification 2 of 2\\033[0m\\n'
+echo "{name}: note 7" >&2
+{program} "$@" || exit
+printf 'Estimated start: in 12 minutes\\n4.5 SU left of 99\\n'
+"""
+
+
+def make_chatty(folder: Path, name: str) -> dict[str, str]:
+    """Return an environment in which a command speaks of much else, before and after."""
+    program = shutil.which(name)
+    assert program is not None
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(CHATTY.format(name=name, program=program))
+    (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 def find_nannies(folder: Path) -> list[psutil.Process]:

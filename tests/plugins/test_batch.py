@@ -207,7 +207,115 @@ def test_grid_engine_explains_the_end_of_a_job(
     assert SGE.explain_end("11") == expected
 
 
+# -- The number of a job -------------------------------------------------------------------
+
+BEFORE = """\
+
+-----------------------------------------------------------------
+          Welcome to the Stampede2 Supercomputer
+-----------------------------------------------------------------
+22.05
+No reservation for this job, 3 jobs of 50 in the queue
+--> Verifying quota (/home1/03872/ann)...0.00%
+\x1b[1m\x1b[32m--> 2 checks OK\x1b[0m
+"""
+AFTER = "Estimated start: 2026-11-29 14:00 (in 12 minutes)\nHelp: call 5555\n"
+# What each batch system says when it takes a job, and the number that it is cancelled by.
+SENTENCES = [
+    ("slurm", "Submitted batch job 812", "812"),
+    ("slurm", "Submitted batch job 812 on cluster big2", "812"),
+    ("slurm", "812", "812"),
+    ("slurm", "812;big2", "812"),
+    ("sge", 'Your job 812 ("dask-worker") has been submitted', "812"),
+    ("sge", 'Your job-array 812.1-3:1 ("dask-worker") has been submitted', "812"),
+    ("sge", "812", "812"),
+    ("pbs", "812.pbs01", "812"),
+    ("pbs", "812[].pbs-server.site.org", "812"),
+    ("pbs", "Request 812.nqs1 submitted to queue: standard.", "812"),
+    ("moab", "\n812", "812"),
+    ("moab", "Moab.812", "Moab.812"),
+    ("moab", "812.head.site.org", "812"),
+    ("lsf", "Job <812> is submitted to default queue <normal>.", "812"),
+    ("lsf", "Job <812> is submitted to queue <q2>.", "812"),
+    ("oar", "[ADMISSION RULE] 2 rules\nOAR_JOB_ID=812", "812"),
+    ("htcondor", "Submitting job(s).\n1 job(s) submitted to cluster 812.", "812.0"),
+    ("local", "812", "812"),
+]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\x1b[0m\n"], ids=["plain", "dos", "coloured"])
+@pytest.mark.parametrize(("name", "sentence", "job_id"), SENTENCES)
+def test_the_number_of_a_job_is_that_of_the_batch_systems_own_sentence(
+    name: str, sentence: str, job_id: str, end: str
+) -> None:
+    """Whatever a site prints before and after it, with numbers, colours or empty lines."""
+    read = BATCH_SYSTEMS[name].read_job_id
+    assert read(sentence + end) == job_id
+    if sentence[0] in "8\n" and name in ("slurm", "sge", "local"):
+        return  # the number alone is no sentence
+    assert read(BEFORE + sentence + end) == job_id
+    assert read(sentence + end + AFTER) == job_id
+    assert read(BEFORE + sentence + end + AFTER) == job_id
+
+
+@pytest.mark.parametrize("name", sorted(BATCH_SYSTEMS))
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        (BEFORE, "--> 2 checks OK"),
+        ("1 2\nfor 3 days: 50\n", "1 2 for 3 days: 50"),
+        ("", "nothing"),
+        ("Job rejected: 3 errors\n", "Job rejected: 3 errors"),
+        ("caf\x00 12 \x1b[31mred\x1b[0m\n" * 500, "caf 12 red caf 12 red"),
+    ],
+    ids=["banner", "numbers", "nothing", "refused", "long"],
+)
+def test_an_answer_without_the_sentence_is_an_error_that_shows_it(
+    name: str, answer: str, shown: str
+) -> None:
+    """Shortened, and without what moves the cursor of a terminal."""
+    with pytest.raises(ValueError, match=r"has not said which job it has taken; it said: ") as info:
+        BATCH_SYSTEMS[name].read_job_id(answer)
+    text = str(info.value)
+    assert text.isprintable()
+    assert len(text) < 600
+    assert text.endswith(shown)
+
+
+@pytest.mark.parametrize(("name", "sentence"), [row[:2] for row in SENTENCES])
+def test_an_answer_with_two_numbers_names_no_job(name: str, sentence: str) -> None:
+    """One of the two is an example in a banner, or somebody else's."""
+    other = sentence.replace("812", "4")
+    with pytest.raises(ValueError, match="has not said which job"):
+        BATCH_SYSTEMS[name].read_job_id(f"{other}\n{sentence}\n")
+
+
 # -- All -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "listed", "cancel"),
+    [("slurm", "squeue", "12|RUNNING|None\n", "scancel"), ("sge", "qstat", QSTAT, "qdel")],
+)
+def test_a_number_that_the_queue_does_not_show_as_ours_is_never_cancelled(
+    command: Callable, name: str, query: str, listed: str, cancel: str
+) -> None:
+    """Nor is anything where the queue shows none of the numbers; one query serves all jobs."""
+    asked, given = command(query, listed), command(cancel, "")
+    BATCH_SYSTEMS[name].cancel(["2", "12", "99"])
+    assert given.read_text() == "12\n"
+    BATCH_SYSTEMS[name].cancel(["2"])
+    assert given.read_text() == "12\n"
+    assert len(asked.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["pbs", "lsf"])
+def test_what_cannot_be_listed_is_cancelled_by_the_number_of_the_sentence(
+    command: Callable, name: str
+) -> None:
+    given = command({"pbs": "qdel", "lsf": "bkill"}[name], "")
+    BATCH_SYSTEMS[name].cancel(["11", "12"])
+    assert given.read_text() == "11 12\n"
 
 
 @pytest.mark.parametrize(("name", "cancel"), [("slurm", "scancel"), ("sge", "qdel")])

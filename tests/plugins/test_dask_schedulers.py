@@ -18,11 +18,14 @@ import pytest
 from cli.test_faults import SHAPE, Driver, errors, finish, write_inputs
 from faults.runs import (
     ARGUMENTS,
+    HALVES,
+    SUBMITS,
     PooledDriver,
     find_listeners,
     find_processes,
     find_workers,
     kill,
+    make_chatty,
 )
 from plugins.conftest import run_client
 
@@ -189,6 +192,18 @@ def test_nothing_listens_on_all_interfaces(
     assert held.finish() == TOTALS
 
 
+@pytest.mark.parametrize("name", ["sge"])
+def test_no_job_is_ended_by_its_walltime_while_nodes_of_half_of_it_run(
+    name: str, scheduler: Any, start_program: Callable
+) -> None:
+    """Each is started once; jobs end in peace and are replaced, and none counts as lost."""
+    arguments = ARGUMENTS[name] | {"cluster": name, "retries": 0, "walltime": "00:00:28"}
+    program = start_program(HALVES, json.dumps(arguments), "12", "4")
+    assert program.wait(LIMIT_S) == 0, program.output
+    starts = [path.stem.split("-")[0] for path in program.folder.glob("*.started")]
+    assert sorted(starts) == ["0", "1", "2", "3"]
+
+
 # -- The commands --------------------------------------------------------------------------
 
 
@@ -331,6 +346,40 @@ def assert_kept(before: dict[Path, int], driver: PooledDriver) -> None:
     """Check that what had been finished was not run again, and that there was something."""
     assert before
     assert before.items() < driver.stamp().items()
+
+
+# -- Sites that print more than the number of a job ------------------------------------------
+
+
+def test_a_sites_banner_around_the_number_of_a_job_changes_nothing(
+    make_driver: Callable,
+    local_maps: Callable,
+    scheduler: Any,
+    wait_until: Callable,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    """The number is that of the sentence, so that every job is cancelled at the end."""
+    driver = make_driver()
+    driver.environment |= make_chatty(tmp_path / "bin", SUBMITS[name])
+    code, printed = driver.run()
+    assert code == 0, printed
+    assert driver.maps() == local_maps()
+    wait_until(lambda: not driver.find_jobs(scheduler), 10, "all jobs are cancelled")
+
+
+@pytest.mark.parametrize("name", ["slurm"])
+def test_an_answer_without_a_number_ends_the_run_and_leaves_no_job(
+    make_driver: Callable, scheduler: Any, wait_until: Callable, tmp_path: Path
+) -> None:
+    driver = make_driver()
+    driver.environment |= make_chatty(tmp_path / "bin", "sbatch")
+    wrapper = tmp_path / "bin" / "sbatch"
+    wrapper.write_text(wrapper.read_text().replace('"$@"', '"$@" >/dev/null'))
+    words = "sbatch has not said which job it has taken; it said: Welcome to the Stampede2"
+    error = assert_words(driver, f"slurm accepts no job: {words}")
+    assert "4.5 SU left of 99" in error
+    wait_until(lambda: not driver.find_jobs(scheduler), 10, "all jobs are cancelled")
 
 
 # -- Workers that never come ---------------------------------------------------------------

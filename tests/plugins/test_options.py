@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import dask.config
 import pytest
 from distributed import Client
-from nipype import IdentityInterface, Node, Workflow
+from nipype import Function, IdentityInterface, Node, Workflow
 
 from nipype_blm.errors import InputError
 from nipype_blm.plugins import DaskPlugin
@@ -23,6 +25,7 @@ from nipype_blm.plugins.options import (
     describe_worker,
     parse_options,
 )
+from nipype_blm.plugins.pools import PoolError
 
 SLURM: dict[str, Any] = {"cluster": "slurm", "cores": 4, "memory": "16GiB"}
 SMALL = Resources(1, 0.2)
@@ -42,7 +45,8 @@ def _no_jobqueue_yaml() -> Iterator[None]:
     # Dask's defaults are there once these are imported; in the context they would go with it.
     assert BATCH_SYSTEMS["slurm"].cluster_class
     assert BATCH_SYSTEMS["local"].cluster_class
-    with dask.config.set({"jobqueue.slurm": {}, "jobqueue.sge": {}}):
+    found = dask.config.merge(*dask.config.defaults)["jobqueue"]
+    with dask.config.set({"jobqueue.slurm": found["slurm"], "jobqueue.sge": found["sge"]}):
         yield
 
 
@@ -86,6 +90,167 @@ def test_a_bad_value_is_named_with_its_argument(name: str, value: Any) -> None:
     with pytest.raises(InputError) as caught:
         parse_options({name: value})
     assert f"Plugin argument {name} is {value!r}: " in str(caught.value)
+
+
+NOT_A_MAPPING = ["x", [1], ["cluster", "slurm"], 5, ("ab",), b"x"]
+
+
+@pytest.mark.parametrize("given", NOT_A_MAPPING)
+def test_arguments_that_are_no_mapping_are_refused(given: Any) -> None:
+    with pytest.raises(InputError, match="expected a mapping of names to values"):
+        DaskPlugin(given)
+
+
+NAN, INF, HUGE = float("nan"), float("inf"), 10**400
+STRANGE = [NAN, INF, -INF, HUGE, -1, [], {}, [[1]], {"a": 1}, True, "x" * 5000, b"x", object()]
+
+
+@pytest.mark.parametrize("value", STRANGE, ids=lambda value: repr(value)[:12])
+@pytest.mark.parametrize(
+    "name", ["n_workers", "n_procs", "memory_gb", "retries", "cores", "memory", "processes"]
+)
+def test_what_is_no_number_is_one_clear_error(name: str, value: Any) -> None:
+    """Of the wrong type, infinite, not a number, negative or huge: named, shown short, no more."""
+    given = SLURM if name in ("cores", "memory", "processes") else {}
+    with pytest.raises(InputError) as caught:
+        parse_options(given | {name: value})
+    [problem] = caught.value.problems
+    assert name in problem
+    assert len(problem) < 400
+
+
+@pytest.mark.parametrize("value", [NAN, -INF, HUGE, -1, 0, [], {}, True, "soon", b"x"])
+@pytest.mark.parametrize("name", ["idle_timeout", "start_timeout", "stuck_timeout", "lost_timeout"])
+def test_what_is_no_time_is_one_clear_error(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"Plugin argument {name} is "):
+        parse_options({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("queue", ["a"], "a text or a number"),
+        ("account", {"a": 1}, "a text or a number"),
+        ("walltime", [10], "a text or a number"),
+        ("walltime", NAN, "what slurm takes, such as '10:00:00' for ten hours"),
+        ("walltime", True, "what slurm takes, such as '10:00:00' for ten hours"),
+        ("interface", ["ib0"], "a text or a number"),
+        ("job_extra_directives", "--exclusive", "a list, one text an item"),
+        ("job_extra_directives", {"a": "b"}, "a list, one text an item"),
+        ("job_script_prologue", "module load x", "a list, one text an item"),
+        ("job_script_prologue", [["module"]], "a list, one text an item"),
+        ("worker_extra_args", 5, "a list, one text an item"),
+        ("extra", "--lifetime 1h", "a list, one text an item"),
+        ("scheduler_options", "x" * 5000, "a mapping of names to values"),
+    ],
+)
+@pytest.mark.parametrize("where", ["argument", "jobqueue.yaml"])
+def test_an_option_of_dask_jobqueue_of_the_wrong_type_is_named(
+    name: str, value: Any, expected: str, where: str
+) -> None:
+    """A text in the place of a list would be taken letter by letter."""
+    found = {f"jobqueue.slurm.{name.replace('_', '-')}": value} if where != "argument" else {}
+    given = {name: value} if where == "argument" else {}
+    with dask.config.set(found), pytest.raises(InputError) as caught:
+        parse_options(SLURM | given)
+    [problem] = caught.value.problems
+    assert problem.startswith(f"{name} is {value!r}"[:90])
+    assert problem.endswith(f", expected {expected}.")
+    assert len(problem) < 300
+
+
+def test_a_walltime_that_the_batch_system_does_not_take_is_refused(
+    tmp_path: Path,
+) -> None:
+    """LSF counts no seconds, and dask-jobqueue throws away what it says of them."""
+    (tmp_path / "bsub").touch(mode=0o755)
+    given = {"cluster": "lsf", "cores": 1, "memory": "1GB"}
+    with pytest.raises(InputError, match="what lsf takes, such as '10:00' for ten hours"):
+        parse_options(given | {"walltime": "01:00:00"})
+    assert parse_options(given | {"walltime": "01:00"}).walltime == "01:00"
+
+
+def test_what_dask_jobqueue_makes_no_script_of_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="dask-jobqueue makes no job for slurm of these options"):
+        parse_options(SLURM | {"job_cpu": "two", "log_directory": str(tmp_path / "logs")})
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_callback_that_cannot_be_called_is_refused() -> None:
+    with pytest.raises(InputError, match="status_callback is 'print', expected a function"):
+        parse_options({"status_callback": "print"})
+
+
+# -- Old names -----------------------------------------------------------------------------
+
+OLD = {
+    "extra": ["--preload", "mine.py"],
+    "job_extra": ["--exclusive"],
+    "env_extra": ["module load mine"],
+    "header_skip": ["-J"],
+    "project": "ours",
+}
+NEW = {
+    "worker_extra_args": ["--preload", "theirs.py"],
+    "job_extra_directives": ["--qos=high"],
+    "job_script_prologue": ["module load theirs"],
+    "job_directives_skip": ["-p"],
+    "account": "theirs",
+}
+
+
+@pytest.mark.parametrize("where", ["argument", "jobqueue.yaml"])
+def test_options_under_old_names_are_found_and_told(where: str) -> None:
+    """An empty one says nothing; one under its new name comes first."""
+    in_file = {f"jobqueue.slurm.{name.replace('_', '-')}": value for name, value in OLD.items()}
+    given, found = ({}, in_file) if where != "argument" else (OLD, {})
+    with dask.config.set(found):
+        options = parse_options(SLURM | given)
+        assert [options.get(name) for name in NEW] == list(OLD.values())
+        assert options.old_names == dict(zip(OLD, NEW, strict=True))
+        options = parse_options(SLURM | given | NEW)
+        assert {name: options.get(name) for name in NEW} == NEW
+    empty = {f"jobqueue.slurm.{name}": [] for name in ("extra", "job-extra", "env-extra")}
+    with dask.config.set(empty):
+        assert parse_options(SLURM).old_names == {}
+
+
+def same(x: int) -> int:
+    return x
+
+
+@pytest.mark.parametrize(("cluster", "command"), [("slurm", "sbatch"), ("sge", "qsub")])
+def test_options_under_old_names_stand_in_the_script_beside_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cluster: str, command: str
+) -> None:
+    """One notice names the new names, and another the walltime that nobody has given."""
+    path = tmp_path / command
+    path.write_text(f"#!/bin/sh\ncat $1 >{tmp_path}/script\necho no >&2\nexit 1\n")
+    workflow = Workflow("wf", base_dir=str(tmp_path))
+    workflow.config["execution"] = {"crashdump_dir": str(tmp_path)}
+    workflow.add_nodes([Node(Function(function=same), name="node")])
+    workflow.get_node("node").inputs.x = 1
+    old = {name: OLD[name] for name in ("extra", "job_extra", "env_extra")}
+    keys = {f"jobqueue.{cluster}.{name.replace('_', '-')}": value for name, value in old.items()}
+    with dask.config.set(keys), warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)  # dask-jobqueue's, of each job
+        plugin = DaskPlugin({**SLURM, "cluster": cluster})
+        with pytest.raises(PoolError, match="accepts no job"):
+            workflow.run(plugin=plugin)
+    script = (tmp_path / "script").read_text()
+    assert " --preload mine.py --resources " in script
+    assert re.search(r"^#(SBATCH|\$) --exclusive$", script, re.MULTILINE)
+    assert "\nmodule load mine\n" in script
+    assert ("\n#$ -V\n" in script) == (cluster == "sge")
+    told = [record.getMessage() for record in caplog.records if "plugins.pools" in record.name]
+    assert [text for text in told if "old names" in text and "extra is now worker_extra" in text]
+    assert [text for text in told if "jobs end after 00:30:00" in text]
+    assert len(told) == 2
+
+
+def test_project_is_no_old_name_where_it_means_something_else() -> None:
+    options = parse_options({**SLURM, "cluster": "sge", "project": "ours"})
+    assert options.old_names == {}
 
 
 def test_times_may_have_units() -> None:
@@ -170,9 +335,9 @@ def test_a_dashboard_for_everybody_is_refused(address: str) -> None:
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
 def test_a_dashboard_for_everybody_is_refused_in_jobqueue_yaml(cluster: str) -> None:
     given = SLURM if cluster == "slurm" else {}
-    found = {"scheduler-options": {"dashboard_address": "0.0.0.0:8787"}}
+    found = {"dashboard_address": "0.0.0.0:8787"}
     with (
-        dask.config.set({f"jobqueue.{cluster}": found}),
+        dask.config.set({f"jobqueue.{cluster}.scheduler-options": found}),
         pytest.raises(InputError, match=r"0\.0\.0\.0:8787"),
     ):
         parse_options(given)
