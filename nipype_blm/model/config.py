@@ -118,7 +118,8 @@ def _one_of(choices: tuple[str, ...]) -> BeforeValidator:
 
 
 FilePath = Annotated[Path, BeforeValidator(_resolve)]
-FilePaths = Annotated[Path | tuple[Path, ...], BeforeValidator(_resolve_all)]
+# The tuple first: old versions of pydantic write the text of a whole tuple for a Path.
+FilePaths = Annotated[tuple[Path, ...] | Path, BeforeValidator(_resolve_all)]
 Bytes = Annotated[int, BeforeValidator(_parse_bytes)]
 Number = Annotated[float, BeforeValidator(parse_number)]
 Text = Annotated[str, BeforeValidator(str), Field(min_length=1)]
