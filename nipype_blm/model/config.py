@@ -177,7 +177,8 @@ def _refuse_truth(value: Any) -> Any:
 
 
 FilePath = Annotated[Path, BeforeValidator(_resolve)]
-FilePaths = Annotated[Path | tuple[Path, ...], BeforeValidator(_resolve_all)]
+# The tuple first: old versions of pydantic write the text of a whole tuple for a Path.
+FilePaths = Annotated[tuple[Path, ...] | Path, BeforeValidator(_resolve_all)]
 Bytes = Annotated[int, BeforeValidator(_parse_bytes)]
 Number = Annotated[float, BeforeValidator(parse_number)]
 Count = Annotated[int, BeforeValidator(_refuse_truth), Field(ge=1, le=MOST)]

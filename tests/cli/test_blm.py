@@ -111,6 +111,21 @@ def test_check_says_what_would_run_and_writes_nothing(study, contents_of):
     assert not study.outdir.exists()
 
 
+def test_check_names_each_contrast_once_before_its_rows(study):
+    lines = study.run("--check").out.splitlines()
+    contrasts = lines[lines.index("Contrasts:") + 1 :][:3]
+    assert [line.split(":")[0].strip() for line in contrasts[:2]] == ["age (T)", "any (F)"]
+    assert contrasts[2].startswith(" ")
+
+
+def test_check_says_what_is_no_fault_but_may_not_be_meant(study):
+    study.write("Y.txt", "s00.nii\n" + "".join(f"s{i:02}.nii\n" for i in range(11)))
+    for options in (["--check"], []):
+        result = study.run(*options)
+        assert result.code == 0
+        assert "are the same image" in result.err
+
+
 def test_check_leaves_the_results_of_an_earlier_run_alone(study, contents_of):
     study.run()
     before = contents_of(study.outdir)

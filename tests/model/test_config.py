@@ -808,3 +808,11 @@ def test_what_is_valid_of_a_faulty_mixed_configuration_is_kept():
 def test_a_faulty_linear_configuration_is_salvaged_as_one():
     config = salvage_config(MIXED, Path("/base"), model=BlmConfig)
     assert config == parse()
+
+
+@pytest.mark.parametrize("given", [Path("/list.txt"), (Path("/one.nii"), Path("/two.nii"))])
+def test_files_are_written_as_their_paths_whatever_the_version_of_pydantic(given):
+    """What was read of a field is written so that it is read again: one file, or several."""
+    written = parse(Y_files=given, data_mask_files=given).to_yaml_dict()
+    expected = str(given) if isinstance(given, Path) else [str(path) for path in given]
+    assert (written["Y_files"], written["data_mask_files"]) == (expected, expected)
