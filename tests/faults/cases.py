@@ -283,7 +283,7 @@ def starve_process(setup: Setup) -> Outcome:
 
 # -- Time ----------------------------------------------------------------------------------
 
-WALLTIMES = {"slurm": "00:01:00", "sge": "00:00:15"}
+WALLTIMES = {"slurm": "00:01:00", "sge": "00:00:30"}
 
 
 def exceed_walltime(setup: Setup, **arguments: Any) -> tuple[PooledDriver, dict, float, int, str]:
