@@ -22,7 +22,7 @@ from nipype_blm.model.config import BlmConfig, BlmmConfig
 N = 6
 N_EXAMPLES = os.environ.get("NIPYPE_BLM_FUZZ")
 any_input = settings(
-    max_examples=int(N_EXAMPLES or 10),
+    max_examples=int(N_EXAMPLES or 5),
     derandomize=not N_EXAMPLES,
     database=None,
     deadline=20_000,  # ms
