@@ -4,7 +4,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,8 +31,10 @@ from nipype_blm.model.config import (
     BlmmConfig,
     ConfigT,
     ModelConfig,
+    normalise_factors,
     parse_config,
 )
+from nipype_blm.model.contrasts import normalise_contrasts
 from nipype_blm.stages.assemble import NOTICES, AssembledMaps
 from nipype_blm.stages.maps import MAPS
 
@@ -80,9 +82,17 @@ _KINDS = {
     "a float": "a number",
     "a boolean": "True or False",
     "a string": "text",
+    "a list of items which are": "a list of",
+    "a dictionary with keys which are any value and with values which are any value": "mappings",
     "a pathlike object or string representing a file": "a path",
     "a pathlike object or string representing a directory": "a path",
     "a pathlike object or string representing an existing directory": "the path of a folder",
+}
+
+
+_NORMALISE: dict[str, Callable[[Any], Any]] = {  # say what is wrong with an entry
+    "contrasts": normalise_contrasts,
+    "random_factors": normalise_factors,
 }
 
 
@@ -96,15 +106,20 @@ class InputSpec(BaseInterfaceInputSpec):
         except traits.TraitError as error:
             if name not in self.trait_names():
                 raise traits.TraitError(explain_name(name, self.copyable_trait_names())) from error
-            expected = re.search(r" must be (.*), but a value of ", str(error), re.DOTALL)
-            if expected is None:
-                raise
-            kind = "|".join(sorted(map(re.escape, _KINDS), key=len, reverse=True))
-            what = re.sub(kind, lambda found: _KINDS[found[0]], expected[1])
-            each = " for each" if str(error).startswith("Each element") else ""
-            raise traits.TraitError(
-                f"{name}: {show(value)} was given; expected {what}{each}."
-            ) from error
+            raise traits.TraitError(f"{name}: {_explain(name, value, error)}.") from error
+
+
+def _explain(name: str, value: Any, error: Exception) -> str:
+    """Return what was given, and what Nipype's trait, or the model, expects."""
+    try:
+        _NORMALISE.get(name, id)(value)
+    except ValueError as fault:
+        return str(fault)
+    expected = re.search(r" must be (.*), but a value of ", str(error), re.DOTALL)
+    kinds = "|".join(sorted(map(re.escape, _KINDS), key=len, reverse=True))
+    what = re.sub(kinds, lambda found: _KINDS[found[0]], expected[1] if expected else "another")
+    each = " for each" if str(error).startswith("Each element") else ""
+    return f"{show(value)} was given; expected {what}{each}"
 
 
 def _write_paths(value: Any) -> Any:
@@ -158,7 +173,9 @@ class ModelInputSpec(InputSpec):
         "or one text file that lists images",
     )
     design_file = File(mandatory=True, desc="design matrix: CSV, TSV or whitespace table")
-    contrasts = traits.Any(
+    contrasts = traits.Either(
+        traits.List(traits.Dict),
+        traits.Dict,
         mandatory=True,
         desc="contrasts: a list of mappings with name and vector (a row for T, rows for F)",
     )
@@ -208,7 +225,8 @@ class ModelInputSpec(InputSpec):
 class MixedInputSpec(InputSpec):
     """What a mixed model has besides."""
 
-    random_factors = traits.Any(
+    random_factors = traits.List(
+        traits.Dict,
         mandatory=True,
         desc="random factors: a list of mappings with name, factor (a file with one label for each "
         "image) and design (a table of the effects of a level); and, if wished, correlated and "

@@ -29,7 +29,7 @@ def check_design(
     n_rows, n_params = X.shape
     if n_images is not None and n_rows != n_images:
         below = f" below the header {', '.join(names[:4])} ..." if has_header else ""
-        if n_rows == n_images + 1 and np.array_equal(X[0] - X[0, 0], np.arange(n_params)):
+        if n_rows == n_images + 1 and np.array_equal(X[0], X[0, 0] + np.arange(n_params)):
             below = " (the first looks like a header)"
         problems.append(
             f"X has {n_rows} rows{below}, but there are {n_images} images; "
@@ -37,7 +37,7 @@ def check_design(
         )
     if not np.isfinite(X).all():
         return problems  # the table's own check names the cells
-    extreme = _check_sizes(X, names)
+    extreme = describe_extreme("X", X, names)
     if extreme:
         return problems + extreme
     rank = n_params - len(find_dependent_columns(X)) if may_be_deficient else n_params
@@ -59,11 +59,11 @@ def check_design(
     return problems + dependent
 
 
-def _check_sizes(X: FloatArray, names: Sequence[str]) -> list[str]:
+def describe_extreme(what: str, X: FloatArray, names: Sequence[str]) -> list[str]:
     """Return which columns have values so large or small that their squares do not exist."""
     return [
-        f"X: the largest value of column {i} ({name}) is {size:g} in size, and {SMALLEST:g} to "
-        f"{LARGEST:g} is possible; give it in other units."
+        f"{what}: the largest value of column {i} ({name}) is {size:g} in size, and {SMALLEST:g} "
+        f"to {LARGEST:g} is possible; give it in other units."
         for i, (name, size) in enumerate(zip(names, find_sizes(X), strict=True), 1)
         if size and not SMALLEST <= size <= LARGEST
     ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nipype_blm.core.factors import RandomFactor, count_joint_effects
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.model.config import FactorConfig
-from nipype_blm.model.design import describe_dependent
+from nipype_blm.model.design import describe_dependent, describe_extreme
 
 # Part of a derivative of the covariance that is new, relative to its size, below which its
 # variance is not identified: rounding makes ~1e-14, covariates almost equal in all levels ~1e-4.
@@ -171,11 +171,12 @@ def _check_rows(table: FactorTable, number: int, n_images: int | None) -> list[s
 
 
 def _check_columns(table: FactorTable, number: int) -> list[str]:
-    """Return which random effects are zero, or follow from others."""
+    """Return which random effects are too large or small, zero, or follow from others."""
     design = f"Z f{number} design {table.config.design}"
     if not np.isfinite(table.Z).all():
         return [f"{design} must hold finite numbers only."]
-    return describe_dependent(design, table.Z, table.names)
+    extreme = describe_extreme(design, table.Z, table.names)
+    return extreme or describe_dependent(design, table.Z, table.names)
 
 
 def _check_levels(factors: Sequence[RandomFactor], where: Sequence[str]) -> list[str]:

@@ -185,6 +185,16 @@ def test_a_design_that_is_not_finite_is_refused(value):
     )
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("effects", [[1e300 * VISIT], [INTERCEPT, 1e-300 * VISIT]])
+@pytest.mark.parametrize("correlated", [True, False])
+def test_a_design_whose_squares_do_not_exist_is_refused_with_its_column(effects, correlated):
+    """As one of X; a library's warning of an overflow is no answer."""
+    problem = problem_of(table(SUBJECT, *effects, correlated=correlated))
+    assert problem.startswith("Z f1 design /a_Z.csv: the largest value of column ")
+    assert problem.endswith("give it in other units.")
+
+
 def test_a_factor_of_one_level_is_refused():
     problem = problem_of(table(SUBJECT), table(0 * SUBJECT, VISIT, name="b"))
     assert problem.startswith("Z f2 factor /b.csv has one level only")
