@@ -119,7 +119,8 @@ def fault(title: str, *pools: str) -> Callable:
 
 def find_message(printed: str) -> str:
     """Return the errors and warnings of a run without its progress, shortened in the middle."""
-    progress = ("nodes:", "reading images:", "fitting voxels:")
+    progress = ("nodes:", "reading images:", "fitting voxels:", "images read", "voxels fitted")
+    progress += ("compiling what", "blm ", "blmm ")
     lines = [line for line in printed.splitlines() if line and not line.startswith(progress)]
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES - 2], "...", lines[-1]]
