@@ -102,7 +102,6 @@ def test_results_that_were_made_read_only_are_left_alone(study, small_disk):
     out = small_disk / "out"
 
     def write(folder):
-        folder.mkdir()
         (folder / "map").write_text("a")
 
     claim = Claim("model", study.folder)
