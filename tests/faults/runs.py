@@ -23,6 +23,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "sge": {"cores": 1, "memory": "1GB", "queue": "all.q", "interface": "lo"},
 }
 N_WORKERS = 2
+LATE_FILES = Path(__file__).parents[1] / "late_files"  # hides files of other processes
 
 
 class PooledDriver(Driver):
@@ -56,6 +57,12 @@ class PooledDriver(Driver):
             env=os.environ | self.environment,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+
+    def show_files_late(self) -> None:
+        """Hide the files that a process makes from all others for three seconds."""
+        path = os.pathsep.join(filter(None, [str(LATE_FILES), os.environ.get("PYTHONPATH")]))
+        late = {"LATE_FILES_BELOW": str(self.outdir), "LATE_FILES_SECONDS": "3"}
+        self.environment |= late | {"PYTHONPATH": path}
 
     def find_jobs(self, scheduler: Any) -> set[str]:
         """Return the numbers of its jobs that are queued or running."""
