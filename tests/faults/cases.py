@@ -409,6 +409,16 @@ def fill_disk(setup: Setup) -> Outcome:
     )
 
 
+@fault("the disk shows the files of other processes three seconds late")
+def show_files_late(setup: Setup) -> Outcome:
+    driver = setup.make_driver()
+    driver.show_files_late()
+    with driver.start_until(*MOMENT) as process:
+        before = driver.stamp()
+        code, printed = finish(process)
+    return setup.judge(driver, code, printed, before, None)
+
+
 def change_image(
     setup: Setup, change: Callable[[Path], Any], expected: dict[str, bytes] | None
 ) -> Outcome:

@@ -25,6 +25,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 SUBMITS = {"slurm": "sbatch", "sge": "qsub"}
 N_WORKERS = 2
+LATE_FILES = Path(__file__).parents[1] / "late_files"  # hides files of other processes
 
 # Nodes that take a time, each of which notes that it was started.
 HALVES = """
@@ -81,6 +82,12 @@ class PooledDriver(Driver):
             env=os.environ | self.environment,
             preexec_fn=hear_signals,
         )
+
+    def show_files_late(self) -> None:
+        """Hide the files that a process makes from all others for three seconds."""
+        path = os.pathsep.join(filter(None, [str(LATE_FILES), os.environ.get("PYTHONPATH")]))
+        late = {"LATE_FILES_BELOW": str(self.outdir), "LATE_FILES_SECONDS": "3"}
+        self.environment |= late | {"PYTHONPATH": path}
 
     def find_jobs(self, scheduler: Any) -> set[str]:
         """Return the numbers of its jobs that are queued or running."""

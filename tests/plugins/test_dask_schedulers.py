@@ -2,7 +2,6 @@
 
 import ipaddress
 import json
-import os
 import re
 import signal
 import socket
@@ -30,7 +29,6 @@ from faults.runs import (
 from plugins.conftest import run_client
 
 SCHEDULERS = ("slurm", "sge")
-LATE_FILES = Path(__file__).parents[1] / "late_files"  # hides files of other processes
 # No run takes this long; one that hangs is an error and not an endless test.
 LIMIT_S = 120
 # After so many seconds nothing is left of a driver that was killed.
@@ -330,9 +328,7 @@ def test_files_that_other_machines_show_late_are_waited_for(
 ) -> None:
     """By driver and workers, also in a run that goes on at once after an interruption."""
     driver = make_driver()
-    path = os.pathsep.join(filter(None, [str(LATE_FILES), os.environ.get("PYTHONPATH")]))
-    driver.environment = {"PYTHONPATH": path, "LATE_FILES_SECONDS": "3"}
-    driver.environment["LATE_FILES_BELOW"] = str(driver.outdir)
+    driver.show_files_late()
     with driver.start_until("products") as process:
         process.send_signal(signal.SIGINT)
         code, printed = finish(process)
