@@ -20,10 +20,10 @@ def show(value: Any) -> str:
         return "a number of thousands of digits"
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, longest: int = _LONGEST_SHOWN) -> str:
     """Return text, or its start and end if it is too long for a message."""
-    half = _LONGEST_SHOWN // 2
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:half]}...{text[-half:]}"
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]}...{text[-half:]}"
 
 
 class InputError(ValueError):

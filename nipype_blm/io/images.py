@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from zlib_ng import gzip_ng, zlib_ng
 
 from nipype_blm.core.voxels import ValueCounts, gather, gather_scaled
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, shorten
 from nipype_blm.io.files import FileState, open_input, read_into, read_state
 
 _HEADER_SIZE = 348
@@ -142,7 +142,7 @@ def _describe(error: Exception) -> str:
 
 def _join(error: Exception) -> str:
     """Return what a library says in one line, which is not long."""
-    return " ".join(str(error).split())[:_LONGEST_REASON]
+    return shorten(" ".join(str(error).split()), _LONGEST_REASON)
 
 
 def _end(reason: object) -> str:

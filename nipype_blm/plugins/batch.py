@@ -19,6 +19,8 @@ from unittest import mock
 
 import psutil
 
+from nipype_blm.errors import shorten
+
 logger = logging.getLogger(__name__)
 
 LOCAL = "local"
@@ -82,12 +84,9 @@ class BatchSystem:
             if found:
                 break  # one of them is no job of ours
         shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        if len(shown) > _LONGEST_ANSWER:
-            half = _LONGEST_ANSWER // 2
-            shown = f"{shown[:half]} ... {shown[-half:]}"
         raise ValueError(
             f"{self.submit_command} has not said which job it has taken; it said: "
-            f"{shown or 'nothing'}"
+            f"{shorten(shown, _LONGEST_ANSWER) or 'nothing'}"
         )
 
     def parse_walltime(self, walltime: str) -> float | None:

@@ -17,7 +17,7 @@ from distributed import Client, Security
 from distributed.system import MEMORY_LIMIT
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
 
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, show
 from nipype_blm.plugins.batch import BATCH_SYSTEMS, LOCAL, BatchSystem
 
 GIB = 2**30
@@ -32,7 +32,6 @@ _RENAMED = {
 _LISTS = {*_RENAMED, *_RENAMED.values(), "cancel_command_extra", "submit_command_extra"}
 _LISTS -= {"account", "project"}
 _SCALARS = (str, int, float, Path)
-_LONGEST_VALUE = 100  # that is shown
 
 
 class Resources(NamedTuple):
@@ -221,7 +220,7 @@ def parse_options(plugin_args: Mapping[str, Any]) -> PoolOptions:
     """
     if not isinstance(plugin_args, Mapping):
         raise InputError(
-            f"The arguments of the plugin are {_show(plugin_args)}, expected a mapping of names "
+            f"The arguments of the plugin are {show(plugin_args)}, expected a mapping of names "
             "to values, such as {'cluster': 'slurm'}."
         )
     given = {str(name): value for name, value in plugin_args.items()}
@@ -233,7 +232,7 @@ def parse_options(plugin_args: Mapping[str, Any]) -> PoolOptions:
     except ValidationError as error:
         faults = {fault["loc"][0]: fault for fault in reversed(error.errors())}  # one for each
         raise InputError(
-            f"Plugin argument {name} is {_show(fault['input'])}: "
+            f"Plugin argument {name} is {show(fault['input'])}: "
             f"{fault['msg'].removeprefix('Value error, ')}."
             for name, fault in reversed(faults.items())
         ) from error
@@ -282,24 +281,18 @@ def bind_locally(address: str | int) -> str:
     return f"{host or 'localhost'}:{port}"
 
 
-def _show(value: Any) -> str:
-    """Return a value as text, shortened."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
-
-
 def _check_cluster(options: PoolOptions) -> list[str]:
     if isinstance(options.cluster, str) and options.cluster not in BATCH_SYSTEMS:
         valid = ", ".join(sorted(BATCH_SYSTEMS))
-        return [f"{_show(options.cluster)} is not a cluster type; choose one of {valid}."]
+        return [f"{show(options.cluster)} is not a cluster type; choose one of {valid}."]
     if options.status_callback is not None and not callable(options.status_callback):
-        return [f"status_callback is {_show(options.status_callback)}, expected a function."]
+        return [f"status_callback is {show(options.status_callback)}, expected a function."]
     if getattr(options.cluster, "asynchronous", False):
         return [f"cluster is {options.cluster!r}, an asynchronous one; give one that is not."]
     is_ready = isinstance(options.cluster, Client) or hasattr(options.cluster, "scheduler_address")
     if not isinstance(options.cluster, str) and not is_ready and options.scheduler_file is None:
         return [
-            f"cluster is {_show(options.cluster)}, expected a name, or a Dask client or cluster."
+            f"cluster is {show(options.cluster)}, expected a name, or a Dask client or cluster."
         ]
     return []
 
@@ -314,7 +307,7 @@ def _check_names(options: PoolOptions) -> list[str]:
         near = sorted(key for key in known if key.startswith(name))
         near = near or difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
-        problems.append(f"{_show(name)} is not an argument of the plugin for this cluster; {hint}")
+        problems.append(f"{show(name)} is not an argument of the plugin for this cluster; {hint}")
     return sorted(problems)
 
 
@@ -350,7 +343,7 @@ def _check_types(options: PoolOptions, system: BatchSystem) -> list[str]:
             is_right = is_list and all(isinstance(item, _SCALARS) for item in value)
             expected = "a list, one text an item"
         if not is_right and value not in (None, ""):
-            problems.append(f"{name} is {_show(value)}, expected {expected}.")
+            problems.append(f"{name} is {show(value)}, expected {expected}.")
     return problems
 
 
@@ -411,7 +404,7 @@ def _check_sizes(options: PoolOptions, system: BatchSystem) -> list[str]:
             is_size = False
         is_text = isinstance(value, str) and name != "memory"
         if not is_size or is_text or isinstance(value, bool):
-            problems.append(f"{name} is {_show(value)}, expected {expected}.")
+            problems.append(f"{name} is {show(value)}, expected {expected}.")
     return problems + _check_walltime(options.get("walltime"), system)
 
 
@@ -419,14 +412,14 @@ def _check_walltime(walltime: Any, system: BatchSystem) -> list[str]:
     """Return what is wrong with a walltime; other batch systems write it differently."""
     if isinstance(walltime, int) and walltime >= 3600:
         return [
-            f"walltime is {_show(walltime)}, which is what YAML makes of a time such as 10:00:00; "
+            f"walltime is {show(walltime)}, which is what YAML makes of a time such as 10:00:00; "
             "write it in quotes."
         ]
     is_time = isinstance(walltime, str) and re.fullmatch(r"\d+(:\d+)+", walltime.strip())
     is_none = isinstance(walltime, bool | float) or walltime == ""
     if is_none or (is_time and system.parse_walltime(walltime) is None):
         return [
-            f"walltime is {_show(walltime)}, expected what {system.name} takes, such as "
+            f"walltime is {show(walltime)}, expected what {system.name} takes, such as "
             f"'{system.ten_hours}' for ten hours."
         ]
     return []
@@ -435,7 +428,7 @@ def _check_walltime(walltime: Any, system: BatchSystem) -> list[str]:
 def _check_scheduler_options(options: PoolOptions) -> list[str]:
     given = options.get("scheduler_options") or {}
     if not isinstance(given, Mapping):
-        return [f"scheduler_options is {_show(given)}, expected a mapping of names to values."]
+        return [f"scheduler_options is {show(given)}, expected a mapping of names to values."]
     address = given.get("dashboard_address")
     return [] if address is None else _check_dashboard(str(address))
 
@@ -450,6 +443,6 @@ def _check_dashboard(address: str) -> list[str]:
     if is_local and port.isdigit():
         return []
     return [
-        f"dashboard_address is {_show(address)}, but the dashboard asks nobody for a password; "
+        f"dashboard_address is {show(address)}, but the dashboard asks nobody for a password; "
         "use a port of localhost, such as ':8787', and a tunnel of ssh to it."
     ]
