@@ -167,7 +167,7 @@ def test_a_check_of_a_study_with_any_image_ends_well_or_with_what_is_wrong(tmp_p
     (tmp_path / "Y.txt").write_text("\n".join(names))
     out, err = io.StringIO(), io.StringIO()
     with limits(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(tmp_path / "blm.yml"), "--check"])
+        code = main([str(tmp_path / "blm.yml"), "--check", "--quiet"])
     said = err.getvalue().splitlines()
     assert code in (0, 2)
     assert (code == 2) == bool([line for line in said if line.startswith("error: ")])
