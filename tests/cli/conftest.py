@@ -30,11 +30,6 @@ class Result(NamedTuple):
     err: str
 
     @property
-    def notes(self):
-        """What it says besides that it has begun."""
-        return re.sub(r"^blmm? [\w.]+: checking .* \.\.\.\n", "", self.err)
-
-    @property
     def errors(self):
         """The problems reported, one line each."""
         return [
@@ -102,13 +97,14 @@ class Study:
         return self.write(to, yaml.safe_dump(fields, sort_keys=False))
 
     def command(self, *arguments):
-        """Run the command and catch what it prints."""
+        """Run the command and catch what it prints, but for the line that it begins with."""
         self._capsys.readouterr()
         try:
             code = main([str(argument) for argument in arguments], self.model)
         except SystemExit as exit_:
             code = exit_.code
-        return Result(code, *self._capsys.readouterr())
+        out, err = self._capsys.readouterr()
+        return Result(code, out, re.sub(rf"^{self.model} [\w.]+: checking .* \.\.\.\n", "", err))
 
     def run(self, *options, **changes):
         """Configure and run."""

@@ -147,7 +147,7 @@ def test_each_field_without_effect_gets_one_notice(study):
 
 
 def test_a_configuration_that_is_used_whole_gets_no_notice(study):
-    assert study.run("--check", maxnvb=60, sim=0, clusterType="local", numNodes=2).notes == ""
+    assert study.run("--check", maxnvb=60, sim=0, clusterType="local", numNodes=2).err == ""
 
 
 # ---------------------------------------------------------------------------------- paths

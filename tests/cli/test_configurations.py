@@ -120,7 +120,7 @@ def test_an_example_says_what_slurm_lacks(study, example, text, n_columns, monke
 def test_an_example_runs_here(study, example, text, n_columns, option):
     result = study.command(example(text, n_columns, SLURM="local"), option)
     assert result.code == 0
-    assert result.notes == ""
+    assert result.err == ""
 
 
 def test_the_second_example_gives_the_maps_of_its_contrasts(study, example):

@@ -330,7 +330,7 @@ def test_equal_images_in_files_of_their_own_are_no_notice(study):
     study.save_image("s05.nii", study.values[2])
     os.utime(study.folder / "s05.nii", (0, 0))
     os.utime(study.folder / "s02.nii", (0, 0))
-    assert study.run("--check").notes == ""
+    assert study.run("--check").err == ""
 
 
 @pytest.mark.parametrize(
