@@ -35,6 +35,16 @@ def make_private(folder: Path, name: str) -> None:
         raise InputError(f"{name} {folder} {reason}.") from error
 
 
+def list_writers(found: os.stat_result) -> list[str]:
+    """Return who else can write what is described; root can in any case."""
+    writers = []
+    if found.st_uid not in (os.getuid(), 0):
+        writers.append(f"it belongs to user {found.st_uid}, not to you")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        writers.append("others can write it (`chmod go-w` takes that away)")
+    return writers
+
+
 def find_obstacle(folder: Path) -> str | None:
     """Return why a folder cannot be made, or nothing be written there; None if it can."""
     existing = folder

@@ -81,10 +81,11 @@ def _load_outputs(node: Node) -> Any:
 
 
 def _remove_damaged(paths: Iterable[Path], may_be_empty: bool = True) -> list[Path]:
-    """Remove files that are not whole, and return them."""
+    """Remove files that are there and not whole; return those, and what is not there."""
     damaged = [
         path for path in paths if not is_whole(path) or (is_empty(path) and not may_be_empty)
     ]
     for path in damaged:
-        path.unlink(missing_ok=True)
+        if path.exists():  # else another machine may have it, and this one see it later
+            path.unlink(missing_ok=True)
     return damaged

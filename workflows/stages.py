@@ -65,10 +65,10 @@ def build_model_wf(
     if keep not in KEPT:
         raise InputError(f"keep={keep!r} was given; choose one of {', '.join(KEPT)}.")
     assemble_maps = model.assemble(compress=compress, overwrite=overwrite, allow_empty=allow_empty)
+    recorded = {"keep": keep}
     if out_dir is not None:
-        assemble_maps.inputs.out_dir = str(Path(out_dir).absolute())
-        recorded = {"outdir": assemble_maps.inputs.out_dir} | options.get("recorded_fields", {})
-        options = options | {"recorded_fields": recorded}
+        assemble_maps.inputs.out_dir = recorded["outdir"] = str(Path(out_dir).absolute())
+    options = options | {"recorded_fields": recorded | options.get("recorded_fields", {})}
     inputnode = Node(IdentityInterface(fields=list(model.inputs)), name="inputnode")
     outputnode = Node(IdentityInterface(fields=list(model.outputs)), name="outputnode")
     resources: dict[str, Any] = {"n_procs": n_procs, "mem_gb": mem_gb or max_mem_gb}

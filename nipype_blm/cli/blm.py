@@ -195,7 +195,14 @@ def _say_notices(notices: Sequence[str]) -> None:
 
 def _run_alone(config: Any, arguments: argparse.Namespace, model: str) -> int:
     from nipype_blm.io.lock import hold_folders
+    from nipype_blm.private import list_writers
 
+    if config.work_folder.is_dir():
+        for writer in list_writers(config.work_folder.stat()):
+            say(
+                f"notice: work_dir {config.work_folder} is there, and {writer}. What Nipype keeps "
+                "in it is read as a program; go on only if you trust them."
+            )
     folders = {"outdir": config.outdir, "work_dir": config.work_folder}
     with hold_folders(folders, private={"work_dir"}):
         return _run(config, arguments, model)
@@ -210,7 +217,6 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
         find_logs,
         find_remains,
         run_workflow,
-        tidy,
     )
     from nipype_blm.stages.plan import check_out_dir, is_done, prepare_run
 
@@ -221,10 +227,9 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
     quiet = arguments.quiet or config.sim
     keep = _choose_kept(config, arguments)
     if is_done(run, config):
-        tidy(config, keep)
         if not quiet:
             print("Nothing to do: all maps are there, and nothing has changed since.")
-        return _report(config, model, quiet)
+        return _end(config, model, quiet, keep)
     try:
         with show_progress(None if quiet else find_remains(run, config), quiet) as note_node:
             runner = choose_runner(
@@ -245,8 +250,17 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
             raise KeyboardInterrupt from error
         say(f"error: {reason}")
         return FAILED
-    tidy(config, keep)
-    return _report(config, model, quiet)
+    return _end(config, model, quiet, keep)
+
+
+def _end(config: Any, model: str, quiet: bool, keep: str) -> int:
+    """Say what came out; if all is well, remove what is not to be kept."""
+    from nipype_blm.cli.run import tidy
+
+    code = _report(config, model, quiet)
+    if code == OK:
+        tidy(config, keep)
+    return code
 
 
 def _report(config: Any, model: str, quiet: bool) -> int:

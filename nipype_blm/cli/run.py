@@ -23,7 +23,7 @@ from nipype_blm.stages.plan import PreparedRun
 from nipype_blm.stages.remains import Remains
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf
 from nipype_blm.workflows.blmm import INPUTS
-from nipype_blm.workflows.stages import find_files
+from nipype_blm.workflows.stages import CHECKPOINTS, find_files
 
 
 def find_logs(config: ModelConfig) -> Path:
@@ -44,11 +44,12 @@ def tidy(config: ModelConfig, keep: str) -> None:
     The workflow itself has emptied those of images.  `hold_folders` removes a folder that is left
     empty.
     """
+    checkpoints = config.workflow_folder / "products" / CHECKPOINTS  # of plans that were given up
     unneeded = {
         "nothing": [config.workflow_folder],
-        # Made again in no time; a new contrast needs others.
-        "contrasts": [config.workflow_folder / "contrasts"],
-        "all": [],
+        # Statistics are made again in no time; a new contrast needs others.
+        "contrasts": [config.workflow_folder / "contrasts", checkpoints],
+        "all": [checkpoints],
     }
     for folder in unneeded[keep]:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Standard output and error: whoever reads them, or does not, a run goes on."""
 
+import errno
 import os
 import re
 import sys
@@ -11,6 +12,10 @@ from typing import Any
 # tabs, what turns the direction of text, and halves of characters, which stand for bytes of
 # names that are no text.
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+
+
+# A pipe that is read slowly, and a disk that is full for a while.
+_PASSING = {errno.EAGAIN, errno.ENOSPC, errno.EDQUOT}
 
 
 def escape(text: str, also: str = "") -> str:
@@ -48,8 +53,8 @@ def steady_streams() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        sys.stdout.end()
+        sys.stderr.end()
         sys.stdout, sys.stderr = before
 
 
@@ -99,11 +104,18 @@ class Unfailing:
         with self._giving_up():
             self._stream.flush()
 
+    def end(self) -> None:
+        """Hand on what was written; what nobody takes now is dropped for good."""
+        with self._giving_up(is_end=True):
+            self._stream.flush()
+
     @contextmanager
-    def _giving_up(self) -> Iterator[None]:
+    def _giving_up(self, is_end: bool = False) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError):  # ValueError: of a stream that was closed
+        except (OSError, ValueError) as error:  # ValueError: of a stream that was closed
+            if not is_end and getattr(error, "errno", None) in _PASSING:
+                return
             # What is left in buffers goes nowhere, too, and Python ends without an error.
             with suppress(OSError, ValueError):
                 null = os.open(os.devnull, os.O_WRONLY)

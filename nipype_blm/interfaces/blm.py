@@ -306,7 +306,7 @@ class AssembleMaps(BLMInterface):
         )
         if not self.inputs.allow_empty:
             check_fitted(maps.n_fitted, maps.status_file, maps.notices)
-        if isdefined(self.inputs.products_files):
+        if isdefined(self.inputs.products_files) and maps.n_fitted:
             empty_products(self.inputs.products_files, self.inputs.estimates_files)
         self._results = maps_as_outputs(maps, out_dir)
         return runtime

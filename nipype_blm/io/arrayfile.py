@@ -328,10 +328,13 @@ def is_whole(path: Path | str) -> bool:
 
 
 def _check_file(path: Path | str) -> ArrayFile | None:
-    """Return a file that is whole; None if it is damaged or not there."""
+    """Return a file that is whole; None if it is damaged or not there.
+
+    Other errors of a disk may pass, and tell nothing of the file.
+    """
     try:
         return _check_state(Path(path), read_state(Path(path)))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -1,5 +1,6 @@
 """Formats of other programs, given where a text file is expected: their names and what to do."""
 
+import codecs
 import re
 import zlib
 from contextlib import suppress
@@ -54,7 +55,7 @@ _BINARY = [
         f"{_IN_R}X, 'X.csv', row.names = FALSE) after load('X.RData')",
     ),
     _format(
-        rb"\A[XAB]\n(\0\0\0[\x01-\x09]|\d\n)",
+        rb"\A([XB]\n\0\0\0[\x01-\x09]|A\n[23]\n\d{6}\n\d{6}\n)",
         "an .rds file of R",
         f"{_IN_R}readRDS('X.rds'), 'X.csv', row.names = FALSE)",
     ),
@@ -65,7 +66,7 @@ _BINARY = [
 ]
 _TEXT = [
     _format(
-        rb"\A\s*/NumWaves\b|^/Matrix\b",
+        rb"\A\s*/NumWaves\s+\d|^/Matrix\s*$",
         "FSL's VEST format (.mat, .con, .fts, .grp)",
         "Vest2Text X.mat X.txt writes its numbers",
     ),
@@ -103,6 +104,8 @@ START_SIZE = 2**16  # bytes of a file that tell its format
 
 def name_binary(start: bytes) -> str | None:
     """Return the name of a binary format, and how a text file comes of it."""
+    if _is_text(start):  # which may begin with the letters of a format, such as PAR1
+        return None
     inner = start
     if start.startswith(b"\x1f\x8b"):
         with suppress(zlib.error):
@@ -117,6 +120,14 @@ def name_text(text: str) -> str | None:
     """Return the name of a format that is text, but no table, and how a table comes of it."""
     found = _find(_TEXT, text[:START_SIZE].encode(errors="replace"))
     return None if found is None else f"{found.name}; {found.advice}"
+
+
+def _is_text(start: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)  # its end may be half a character
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in start
 
 
 def _find(formats: list[Format], content: bytes) -> Format | None:

@@ -13,7 +13,10 @@ from nipype_blm.io.yamlfile import read_yaml
 from nipype_blm.model.config import ModelConfig
 
 # Fields that change no map.
-_RESOURCES = ("MAXMEM", "numNodes", "overwrite", "allow_empty", "versions")
+_RESOURCES = (
+    *("MAXMEM", "numNodes", "clusterType", "work_dir", "keep", "overwrite", "allow_empty"),
+    *("sim", "versions"),
+)
 
 
 def read_versions() -> dict[str, str]:

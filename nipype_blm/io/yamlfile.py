@@ -102,7 +102,7 @@ class _Loader(yaml.SafeLoader):
             return node.value
         try:
             return yaml.SafeLoader.yaml_constructors[node.tag](self, node)
-        except (ValueError, KeyError) as error:  # such as !!int abc
+        except (ValueError, KeyError, IndexError) as error:  # such as !!int abc
             tag = node.tag.removeprefix(_TAG)
             raise ConstructorError(
                 None, None, f"{show(node.value)} is no !!{tag}", node.start_mark

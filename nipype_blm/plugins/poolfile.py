@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nipype_blm.errors import InputError
 from nipype_blm.plugins.modules import describe_process
 from nipype_blm.plugins.options import Resources
+from nipype_blm.private import list_writers
 
 _SECONDS_TO_CONNECT = 30
 _MOST_BYTES = 2**20
@@ -104,12 +105,8 @@ def read_pool_file(path: Path, allow_insecure: bool = False) -> PoolFile:
 
 
 def _list_writers(path: Path, found: os.stat_result) -> Iterator[str]:
-    """Return who else could have written a file; root could in any case."""
-    ours = (os.getuid(), 0)
-    if found.st_uid not in ours:
-        yield f"it belongs to user {found.st_uid}, not to you"
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        yield "others can write it (`chmod go-w` takes that away)"
+    """Return who else could have written a file."""
+    yield from list_writers(found)
     for folder in {*path.parents, *path.resolve().parents}:
         mode = folder.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:

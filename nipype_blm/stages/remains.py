@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import ArrayFile, is_empty, is_whole
@@ -49,21 +50,28 @@ class Remains:
 
         It is known when all images have been read.
         """
-        return [self._count_block(i) for i in range(len(self._estimates))]
+        n_obs = self._count_images()
+        return [self._count_block(i, n_obs) for i in range(len(self._estimates))]
 
-    def _count_block(self, block: int) -> int:
+    def _count_images(self) -> NDArray[np.int32] | None:
+        """Return the images with data at each voxel; None if not all batches have them."""
+        n_obs = np.zeros(self._spec.n_voxels, np.int32)
+        try:
+            for path, stamp in self._products:
+                n_obs += ArrayFile(path, stamp).read("n_obs")
+        except (OSError, InputError, KeyError):  # KeyError: of a file that is empty
+            return None
+        return n_obs
+
+    def _count_block(self, block: int, n_obs: NDArray[np.int32] | None) -> int:
         columns = self._spec.block(block)
         path, stamp = self._estimates[block]
+        if n_obs is not None:
+            return count_candidates(self._spec, block, n_obs[columns])
         try:
-            if path.exists() and ArrayFile(path).stamp == stamp:
-                n_obs = ArrayFile(path).read("n_obs")
-            else:
-                n_obs = np.zeros(columns.stop - columns.start, np.int32)
-                for products, stamp in self._products:
-                    n_obs += ArrayFile(products, stamp).read("n_obs", columns)
+            return count_candidates(self._spec, block, ArrayFile(path, stamp).read("n_obs"))
         except (OSError, InputError):
             return int(columns.stop - columns.start)
-        return count_candidates(self._spec, block, n_obs)
 
 
 def _find_whole(files: Sequence[tuple[Path, str]]) -> set[int]:

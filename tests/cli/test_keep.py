@@ -174,9 +174,9 @@ def test_keep_all_keeps_what_a_replaced_image_needs(any_study, reading):
 def test_nothing_is_kept_if_one_wants_so_also_when_nothing_is_to_do(study, options, fields):
     assert study.run(*options, **fields).code == 0
     assert not (study.outdir / "work").exists()
-    study.run(keep="all")
+    study.run(keep="all", compress=True)
     assert (study.outdir / "work").exists()
-    assert study.run("--clean", keep="all").code == 0
+    assert study.run("--clean", keep="all", compress=True).code == 0
     assert not (study.outdir / "work").exists()
 
 
@@ -206,3 +206,32 @@ def test_another_word_for_keep_is_refused(study):
     assert result.code == 2
     [error] = result.errors
     assert error == "keep: 'some' was given; choose one of contrasts, all, nothing."
+
+
+@pytest.mark.parametrize("keep", ["contrasts", "nothing"])
+def test_nothing_is_dropped_of_a_run_that_did_not_end_well(study, keep):
+    """No voxel is left: what has been read is what another threshold needs."""
+    result = study.run(keep=keep, data_mask_thresh=1e6)
+    assert result.code == 1
+    assert "no voxel could be fitted" in result.err
+    assert not any(map(is_empty, find(study, "products")))
+    assert len(find(study, "products")) == 1
+
+
+@pytest.mark.parametrize("keep", ["contrasts", "all"])
+def test_what_interrupted_runs_of_other_plans_have_read_does_not_stay(study, keep):
+    left = study.outdir / "work" / "blm_wf" / "products" / "checkpoints" / "batch_0007.blm"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of another plan")
+    study.maps_of(keep=keep)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sim": True}, {"keep": "nothing"}, {"work_dir": "elsewhere"}, {"numNodes": 2}]
+)
+def test_a_field_that_changes_no_map_gives_nothing_to_do(study, reading, changes):
+    study.maps_of()
+    reading.clear()
+    assert study.run(**changes).code == 0
+    assert reading == []

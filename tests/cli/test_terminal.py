@@ -5,11 +5,12 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
-from nipype_blm.cli.terminal import escape
+from nipype_blm.cli.terminal import Unfailing, escape
 
 PYTHON = f"{shlex.quote(sys.executable)} -P -m nipype_blm.cli"
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -56,11 +57,10 @@ def test_a_run_makes_its_maps_whatever_becomes_of_what_it_prints(study, shell, s
     np.testing.assert_allclose(study.map("beta"), np.nan_to_num(beta), rtol=2e-6, atol=1e-4)
 
 
-def test_a_log_that_cannot_be_written_costs_its_messages_and_no_map(study):
+def test_a_log_that_cannot_be_written_costs_its_messages_and_no_map(study, monkeypatch):
     """Nipype's messages go to a file, whose disk may be full when the maps' is not."""
-    log = study.outdir / "work/blm_wf/logs/nipype.log"
-    log.parent.mkdir(parents=True)
-    log.symlink_to("/dev/full")
+    full = partial(os.open, "/dev/full")
+    monkeypatch.setattr("nipype_blm.cli.run.open_plain", lambda path, flags: full(flags))
     result = study.run("--quiet")
     assert (result.code, result.errors) == (0, [])
     assert study.map("mask").any()
@@ -146,3 +146,19 @@ def test_a_terminal_shows_progress_and_no_control_characters_of_names(study, she
     assert "nodes:" in printed
     assert not re.search("\x1bc|[\x07\x9b\u202e]", printed)
     assert r"\x1bc" in printed
+
+
+def test_a_pipe_that_is_read_slowly_gets_what_comes_later():
+    """Below Node and some CI systems standard error does not block: what is too much is refused."""
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    with os.fdopen(theirs, "w") as file:
+        stream = Unfailing(file)
+        for _ in range(100):
+            stream.write("x" * 10_000 + "\n")
+            stream.flush()
+        assert os.read(ours, 2**20)  # all that the pipe holds
+        stream.write("error: the end\n")
+        stream.end()
+        assert os.read(ours, 2**20).decode().endswith("error: the end\n")
+    os.close(ours)

@@ -1,6 +1,8 @@
 """Files of arrays hold what was written, and damage to them is noticed."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -305,3 +307,17 @@ def test_emptied_files_may_be_moved_together(emptied, tmp_path_factory):
 def test_a_file_with_arrays_is_not_empty_nor_is_none(path, tmp_path):
     assert not is_empty(path)
     assert not is_empty(tmp_path / "none.blm")
+
+
+def test_an_error_of_the_disk_that_may_pass_is_no_damage(tmp_path, monkeypatch):
+    """Whoever took it for damage would remove a good file."""
+    path = write_arrays(tmp_path / "a.blm", "stamp", {"x": np.arange(3)})
+
+    def fail(self):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(ArrayFile, "check", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        is_whole(path)
+    assert not is_whole(tmp_path / "none.blm")
+    assert not is_whole(path / "below_a_file.blm")

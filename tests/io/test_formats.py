@@ -151,6 +151,26 @@ def test_what_vest2text_and_r_write_is_read(tmp_path):
 
 def test_a_table_like_another_format_is_read(tmp_path):
     path = tmp_path / "X.csv"
-    for text in ("Subj,age\na,1\nb,2\n", "Matrix,age\n1,2\n2,3\n", "PAR,FEA\n1,2\n3,4\n"):
+    for text in (
+        "Subj,age\na,1\nb,2\n",
+        "Matrix,age\n1,2\n2,3\n",
+        "PAR,FEA\n1,2\n3,4\n",
+        *(f"{name}\n1\n1\n1\n" for name in ("X", "A", "B", "RDX3", "PAR1", "FEA1", "BZh9", "%PDF")),
+    ):
         path.write_text(text)
         assert read_table(path, "X").has_header
+
+
+@pytest.mark.parametrize(
+    "label", ["PAR1", "RDA1", "FEA1", "BZh1", "B", "X", "A", "MATLAB", "ARROW1"]
+)
+def test_labels_that_begin_like_another_format_are_labels(tmp_path, label):
+    path = tmp_path / "labels.txt"
+    path.write_text(f"{label}\n1\nParticipant Zo\u00eb\n")
+    assert read_labels(path, "labels")[0] == label
+
+
+def test_a_list_of_images_on_a_disk_with_the_name_of_a_keyword_is_read(tmp_path):
+    path = tmp_path / "images.txt"
+    path.write_text("/Matrix/s1.nii.gz\n/NumWaves/s2.nii.gz\n")
+    assert len(read_path_list(path, "Y_files")) == 2

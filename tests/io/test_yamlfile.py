@@ -91,6 +91,8 @@ def test_aliases_and_merge_keys_of_a_study_are_read(tmp_path):
     ("value", "reason"),
     [
         ("!!int abc", "'abc' is no !!int"),
+        ("!!int", "!!int"),
+        ("!!float", "!!float"),
         ("!!int [1]", "the tag !!int has no meaning here"),
         ("!!float abc", "'abc' is no !!float"),
         ("!!bool abc", "'abc' is no !!bool"),
