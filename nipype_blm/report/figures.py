@@ -243,7 +243,7 @@ def _draw_row(
     beyond = f"{'|z|' if two_sided else 'z'} ≥ {contrast.threshold:.2f}"
     found = f"{beyond}, {contrast.n_voxels:,} voxels" if contrast.n_voxels else "no voxel"
     if contrast.n_hidden:
-        found += f", {contrast.n_hidden} peaks between these slices"
+        found += f"; peaks between these slices: {contrast.n_hidden}"
     given = () if background is None else (background,)
     options: dict[str, Any] = {"axes": axis, "display_mode": "z"}
     options |= {"cut_coords": list(contrast.heights)}
