@@ -285,7 +285,7 @@ class DaskPlugin(DistributedPluginBase):
             last["is_overdue"] = is_there
             if is_there:  # only a new worker may have the time
                 path = [SECONDS, self._pool.import_paths.name, task.keys[-1]]
-                self._pool.client.set_metadata(path, math.inf)
+                self._pool.client.set_metadata(path, [math.inf])
         has_ended = not last["is_overdue"] or seconds > last["time"]["seconds_to_end"]
         return has_ended and task.n_overdue > 1
 
@@ -296,7 +296,8 @@ class DaskPlugin(DistributedPluginBase):
         where = task.starts[-1]
         reason = "" if task.n_overdue > 1 else self._pool.explain_loss(where)
         if task.n_overdue and "walltime" not in reason.partition("\n")[0]:
-            limit = timedelta(seconds=round(where["time"]["walltime"]))
+            overdue = [start["time"] for start in task.starts if start["is_overdue"]]
+            limit = timedelta(seconds=round(overdue[-1]["walltime"]))
             reason = (
                 f"walltime: it still ran when the time of its job, {limit}, was over "
                 f"({task.n_overdue} x); ask for a longer walltime, or make the node smaller"
@@ -327,6 +328,7 @@ class DaskPlugin(DistributedPluginBase):
         try:
             if pool.client.status == "running":
                 pool.client.cancel(futures, force=True)
+                pool.client.set_metadata([SECONDS, pool.import_paths.name], {})
                 for topic in (STARTED, PROGRESS, _MEMORY_EVENT):
                     pool.client.unsubscribe_topic(topic)
         finally:
