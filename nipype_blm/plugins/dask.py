@@ -38,6 +38,8 @@ _SECONDS_BETWEEN_LOOKS = 0.01
 _MOST_INNOCENT = 20
 # Until a node is tried again that failed for its machine; twice as long the second time.
 _SECONDS_TO_RECOVER = 5.0
+# Until files of other machines are missed; network disks may show them as late as this.
+_LEAST_PATIENCE_S = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,8 @@ class DaskPlugin(DistributedPluginBase):
         """Run a graph; the pool ends with it, however it ends."""
         execution = {**config["execution"], "poll_sleep_duration": _SECONDS_BETWEEN_LOOKS}
         self._patience_s = float(execution["job_finished_timeout"])
+        if not self.options.is_local:
+            self._patience_s = max(self._patience_s, _LEAST_PATIENCE_S)
         if LOADING in os.environ:
             raise InputError(
                 f"{os.environ[LOADING]} starts a run while a worker reads the classes that it "
@@ -250,8 +254,8 @@ class DaskPlugin(DistributedPluginBase):
         return _failure(
             PoolError(
                 f"{task.name} has ended well, but this machine has not seen its results for "
-                f"{self._patience_s:g} s (job_finished_timeout of Nipype); put the working "
-                "directory on a disk that all machines share."
+                f"{self._patience_s:g} s (longer with job_finished_timeout of Nipype); put the "
+                "working directory on a disk that all machines share."
             )
         )
 
