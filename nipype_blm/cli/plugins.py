@@ -188,7 +188,8 @@ def _measure_memory(plan: Plan, n_threads: int, max_bytes: int) -> float:
 
 # What submits the jobs of a plugin of Nipype, and the arguments that plugins take.
 _SUBMITS = {"SLURM": "sbatch", "SGE": "qsub", "PBS": "qsub", "LSF": "bsub", "OAR": "oarsub"}
-_JOB_ID = r"(?:Submitted batch job )?([0-9]+)"  # the sbatch of some sites says the number alone
+# The sbatch of some sites says the number alone.
+_JOB_ID = r"(?:Submitted batch job |(?=[0-9]+(?:;\S+)?\s*$))([0-9]+)"
 _STOCK_ARGUMENTS = {
     *("bsub_args", "dont_resubmit_completed_jobs", "jobid_re", "max_jobname_len", "max_jobs"),
     *("max_tries", "maxtasksperchild", "memory_gb", "mp_context", "n_gpu_procs", "n_procs"),

@@ -153,6 +153,9 @@ _LOST_SIGHT = {
     "memory or time; the batch system's records of ended jobs tell which",
     "list index out of range": "the batch system refused a job; submit the newest batchscript_*.sh "
     "below the folder of intermediate files by hand, to see why",
+    "'NoneType' object has no attribute 'groups'": "the last line of what sbatch or qsub printed "
+    "does not name the job, which may be left in the queue; clusterType in the configuration, "
+    "without --plugin, finds the number wherever it stands",
 }
 
 

@@ -148,6 +148,7 @@ class PBS(BatchSystem):
     answers = (
         r"^\s*(\d+)(?:\[\d*\])?\.(?=\S*[A-Za-z])[\w.-]+\s*$",
         r"^\s*Request (\d+)\.\S+ submitted to queue",
+        r"\A\s*(\d+)\s*\Z",
     )
     export_option = "-V"
 
@@ -214,7 +215,7 @@ class Slurm(BatchSystem):
     can_list = True
     query = "squeue"
     answers = (
-        r"Submitted batch job (\d+)(?: on cluster \S+)?\s*$",
+        r"Submitted batch job (\d+)\b",
         r"\A\s*(\d+)(?:;\S+)?\s*\Z",  # of --parsable, and of some sites' own sbatch
     )
     # Reasons that no passing of time ends (squeue's manual, section "JOB REASON CODES").

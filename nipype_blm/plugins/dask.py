@@ -38,6 +38,8 @@ _SECONDS_BETWEEN_LOOKS = 0.01
 _MOST_INNOCENT = 20
 # Until a node is tried again that failed for its machine; twice as long the second time.
 _SECONDS_TO_RECOVER = 5.0
+# Until files of other machines are missed; network disks may show them as late as this.
+_LEAST_PATIENCE_S = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,8 @@ class DaskPlugin(DistributedPluginBase):
         """Run a graph; the pool ends with it, however it ends."""
         execution = {**config["execution"], "poll_sleep_duration": _SECONDS_BETWEEN_LOOKS}
         self._patience_s = float(execution["job_finished_timeout"])
+        if not self.options.is_local:
+            self._patience_s = max(self._patience_s, _LEAST_PATIENCE_S)
         if LOADING in os.environ:
             raise InputError(
                 f"{os.environ[LOADING]} starts a run while a worker reads the classes that it "
@@ -250,8 +254,8 @@ class DaskPlugin(DistributedPluginBase):
         return _failure(
             PoolError(
                 f"{task.name} has ended well, but this machine has not seen its results for "
-                f"{self._patience_s:g} s (job_finished_timeout of Nipype); put the working "
-                "directory on a disk that all machines share."
+                f"{self._patience_s:g} s (longer with job_finished_timeout of Nipype); put the "
+                "working directory on a disk that all machines share."
             )
         )
 
@@ -285,7 +289,7 @@ class DaskPlugin(DistributedPluginBase):
             last["is_overdue"] = is_there
             if is_there:  # only a new worker may have the time
                 path = [SECONDS, self._pool.import_paths.name, task.keys[-1]]
-                self._pool.client.set_metadata(path, math.inf)
+                self._pool.client.set_metadata(path, [math.inf])
         has_ended = not last["is_overdue"] or seconds > last["time"]["seconds_to_end"]
         return has_ended and task.n_overdue > 1
 
@@ -296,7 +300,8 @@ class DaskPlugin(DistributedPluginBase):
         where = task.starts[-1]
         reason = "" if task.n_overdue > 1 else self._pool.explain_loss(where)
         if task.n_overdue and "walltime" not in reason.partition("\n")[0]:
-            limit = timedelta(seconds=round(where["time"]["walltime"]))
+            overdue = [start["time"] for start in task.starts if start["is_overdue"]]
+            limit = timedelta(seconds=round(overdue[-1]["walltime"]))
             reason = (
                 f"walltime: it still ran when the time of its job, {limit}, was over "
                 f"({task.n_overdue} x); ask for a longer walltime, or make the node smaller"
@@ -327,6 +332,7 @@ class DaskPlugin(DistributedPluginBase):
         try:
             if pool.client.status == "running":
                 pool.client.cancel(futures, force=True)
+                pool.client.set_metadata([SECONDS, pool.import_paths.name], {})
                 for topic in (STARTED, PROGRESS, _MEMORY_EVENT):
                     pool.client.unsubscribe_topic(topic)
         finally:

@@ -17,6 +17,9 @@ with keep_interrupt():
     from dask_jobqueue.core import Job, JobQueueCluster
 
 
+_SECONDS_TO_COLLECT = 0.1  # jobs that are given back
+
+
 class Jobs:
     """What became of the jobs that were submitted.
 
@@ -29,6 +32,7 @@ class Jobs:
     def __init__(self, walltime: str | None = None) -> None:
         self.walltime = walltime
         self.job_ids: list[str] = []
+        self.given_back: list[str] = []  # but not yet cancelled
         self.end_together = False  # whether the pool ends, which cancels all of them
         self._failures: list[str] = []
         self._lock = Lock()
@@ -81,10 +85,11 @@ class RecordedJob(Job):
         answer = await super()._submit_job(script_filename)
         try:
             return self.system.read_job_id(answer)
-        except ValueError:
+        except ValueError as error:
             found = await asyncio.to_thread(self.system.find_jobs, Path(script_filename))
             await asyncio.to_thread(self.system.cancel, sorted(found))
-            raise
+            left = "" if found else "; look into the queue, where a job may be left"
+            raise ValueError(f"{error}{left}") from None
 
     def _job_id_from_submit_output(self, out: str) -> str:
         return out
@@ -105,11 +110,14 @@ class RecordedJob(Job):
 
     @classmethod
     async def _close_job(cls, job_id: str | None, cancel_command: str) -> None:
-        """Cancel a job; all of them together when the pool ends."""
+        """Cancel a job, together with others; when the pool ends, all of them."""
         if not cls.system.can_list or cls.system.name == LOCAL:
             await super()._close_job(job_id, cancel_command)
         elif job_id is not None and not cls.jobs.end_together:
-            await asyncio.to_thread(cls.system.cancel, [job_id])
+            cls.jobs.given_back.append(job_id)
+            await asyncio.sleep(_SECONDS_TO_COLLECT)
+            job_ids, cls.jobs.given_back = cls.jobs.given_back, []
+            await asyncio.to_thread(cls.system.cancel, job_ids)  # of nothing for all but one
 
 
 class RecordedCluster(JobQueueCluster):

@@ -146,6 +146,7 @@ def write_pool_file(
     except FileExistsError:
         raise
     except OSError:  # not on all file systems
+        path.touch(exist_ok=False)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ import asyncio
 import os
 import re
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import psutil
@@ -17,6 +19,8 @@ _LEAST_MARGIN, _MOST_MARGIN = 2.0, 60.0
 # In this part of a worker's time it takes any node: a new worker would have no more time.
 _FRESH = 0.1
 _SECONDS_TO_NOTE_RESULTS = 10
+# How many of a name are remembered: a disk that stalled once does not count for ever.
+_MOST_REMEMBERED = 20
 
 
 class JobTimes(NamedTuple):
@@ -71,7 +75,6 @@ class EndBeforeJob(WorkerPlugin):
         self._job = JobTimes.find()
         self._start = time.time()
         self._is_leaving = False
-        self._is_busy = False
         if self._job is not None:
             seconds = self._job.last_moments - self._start
             worker.loop.call_later(max(seconds, 0), self._leave_when_idle)
@@ -87,7 +90,7 @@ class EndBeforeJob(WorkerPlugin):
         if self._job is None:
             return
         if not self._is_leaving and self._has_time(self._job, run, key):
-            self._is_busy, self._began = True, time.time()
+            self._began = time.time()
             return
         self._leave()
         while self._worker.status == Status.running:  # else Dask would choose it again
@@ -98,29 +101,29 @@ class EndBeforeJob(WorkerPlugin):
         """Note how long a node has taken."""
         if self._job is None:
             return
-        seconds = time.time() - self._began
-        if seconds > self._find_seconds(run).get(_find_name(key), 0.0):
-            self._call("set_metadata", keys=[SECONDS, run, _find_name(key)], value=seconds)
-        self._is_busy = False
+        name, seconds = _find_name(key), time.time() - self._began
+        taken = [*self._find_seconds(run).get(name, ()), seconds][-_MOST_REMEMBERED:]
+        self._call("set_metadata", keys=[SECONDS, run, name], value=taken)
 
     def _has_time(self, job: JobTimes, run: str, key: str) -> bool:
         now = time.time()
         if now - self._start < _FRESH * (job.end - self._start):
             return True
         known = self._find_seconds(run)
-        seconds = max(known.get(name, 0.0) for name in (key, _find_name(key)))
+        seconds = max(_expect(known.get(name, ())) for name in (key, _find_name(key)))
         return now + seconds <= job.last_moments
 
-    def _find_seconds(self, run: str) -> dict[str, float]:
-        found: dict[str, float] = self._call("get_metadata", keys=[SECONDS, run], default={})
-        return found
+    def _find_seconds(self, run: str) -> dict[str, Sequence[float]]:
+        return self._call("get_metadata", keys=[SECONDS, run], default={}) or {}
 
     def _call(self, handler: str, **arguments: Any) -> Any:
-        """Ask the scheduler."""
-        return sync(self._worker.loop, getattr(self._worker.scheduler, handler), **arguments)
+        """Ask the scheduler; without an answer return None, as no node fails for want of it."""
+        with suppress(OSError):
+            return sync(self._worker.loop, getattr(self._worker.scheduler, handler), **arguments)
 
     def _leave_when_idle(self) -> None:
-        if self._is_busy:
+        # Dask changes this in this thread: no node starts, or ends, between here and there.
+        if self._worker.state.all_running_tasks:
             self._worker.loop.call_later(1, self._leave_when_idle)
         else:
             self._leave()
@@ -138,6 +141,11 @@ class EndBeforeJob(WorkerPlugin):
         await self._worker.close_gracefully(reason=self.name)
 
 
+def _expect(taken: Sequence[float]) -> float:
+    """Return how long a node may take; one alone that took longer than all others was bad luck."""
+    return max(taken, default=0.0) if len(taken) < 3 else sorted(taken)[-2]
+
+
 def _find_name(key: str) -> str:
     """Return the name of a node from its key; the elements of a MapNode share one."""
-    return re.sub(r"\d+", "", key.rpartition("-")[0])
+    return re.sub(r"^(_.*?)\d+$", r"\1", key.rpartition("-")[0])

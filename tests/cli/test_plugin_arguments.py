@@ -185,8 +185,12 @@ def short_timeout():
     [
         ("echo 'error: Invalid account' >&2; exit 1", ["IndexError: ", "refused a job", "to see"]),
         ("echo Submitted batch job 7", ["TypeError: ", "a job was lost", "memory or time"]),
+        (
+            "echo Submitted batch job 7; echo 2 jobs are queued",
+            ["AttributeError: ", "does not name the job", "may be left in the queue"],
+        ),
     ],
-    ids=["refused", "lost"],
+    ids=["refused", "lost", "unnamed"],
 )
 @pytest.mark.usefixtures("short_timeout")
 def test_what_nipype_does_not_say_of_its_jobs_is_said(study, write_program, sbatch, words):

@@ -10,7 +10,7 @@ import pytest
 from nipype import IdentityInterface, Node
 
 from nipype_blm.cli.plugins import choose_runner, count_cores
-from nipype_blm.cli.run import find_input_error, run_workflow
+from nipype_blm.cli.run import describe_failure, find_input_error, run_workflow
 from nipype_blm.errors import InputError
 from nipype_blm.model.config import BlmConfig, parse_config
 from nipype_blm.model.planning import BASE_BYTES
@@ -68,22 +68,44 @@ def test_a_node_of_multiproc_asks_for_the_memory_of_the_plan_and_not_for_all(stu
     assert expected < 2**30 < maxmem
 
 
-@pytest.mark.parametrize(
-    "answer", ["Submitted batch job 812", "Submitted batch job 812 on cluster big2", "812", "812;b"]
-)
-def test_nipypes_slurm_finds_the_number_of_a_job_where_sbatch_says_the_number_alone(
-    study, tmp_path, monkeypatch, answer
-):
-    """As the sbatch of some sites does, and --parsable; after a banner, too."""
+@pytest.fixture
+def submit(study, tmp_path, monkeypatch):
+    """Function that has Nipype's plugin for Slurm submit a job, where sbatch says something."""
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.parent.mkdir()
-    sbatch.write_text(f"#!/bin/sh\necho 'Welcome, 3 messages'\necho '{answer}'\n")
-    sbatch.chmod(0o755)
+    sbatch.touch(0o755)
     monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
     config = parse_config(study.fields, study.folder, model=BlmConfig)
     runner = choose_runner(config, prepare_run(config).plan, "SLURM", None)
     node = Node(IdentityInterface(["x"]), "node", base_dir=str(tmp_path))
-    assert runner.plugin._submit_batchtask(str(tmp_path / "script.sh"), node) == 812
+
+    def answer(text):
+        sbatch.write_text(f"#!/bin/sh\necho 'Welcome, 3 messages'\necho '{text}'\n")
+        return runner.plugin._submit_batchtask(str(tmp_path / "script.sh"), node)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("Submitted batch job 812", "Submitted batch job 812.", "Submitted batch job 812 (dev)"),
+        *("Submitted batch job 812 on cluster big2", "812", "812;b"),
+    ],
+)
+def test_nipypes_slurm_finds_the_number_of_a_job_where_sbatch_says_the_number_alone(submit, answer):
+    """As the sbatch of some sites does, and --parsable; after a banner, too."""
+    assert submit(answer) == 812
+
+
+@pytest.mark.parametrize("end", ["2 jobs are queued", "22.05", "50% of your hours are left"])
+def test_no_number_that_a_site_prints_after_the_answer_is_taken_for_the_job(submit, study, end):
+    """It could be somebody else's; the error says in which words of Nipype this ends."""
+    with pytest.raises(AttributeError) as caught:
+        submit(f"Submitted batch job 812\n{end}")
+    config = parse_config(study.fields, study.folder, model=BlmConfig)
+    text = describe_failure(caught.value, config, "SLURM")
+    assert "sbatch or qsub printed does not name the job, which may be left" in text
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What batch systems say about jobs, from commands that answer as the real ones do."""
 
+import asyncio
 import os
 import pwd
 import subprocess
@@ -14,6 +15,7 @@ from children import hear_signals
 from nipype_blm.model.config import CLUSTER_TYPES
 from nipype_blm.plugins import batch
 from nipype_blm.plugins.batch import BATCH_SYSTEMS, QueryError
+from nipype_blm.plugins.jobs import Jobs, record_jobs
 
 SLURM, SGE = BATCH_SYSTEMS["slurm"], BATCH_SYSTEMS["sge"]
 
@@ -226,9 +228,12 @@ SENTENCES = [
     ("slurm", "Submitted batch job 812 on cluster big2", "812"),
     ("slurm", "812", "812"),
     ("slurm", "812;big2", "812"),
+    ("slurm", "Submitted batch job 812.", "812"),
+    ("slurm", "Submitted batch job 812 (dev)", "812"),
     ("sge", 'Your job 812 ("dask-worker") has been submitted', "812"),
     ("sge", 'Your job-array 812.1-3:1 ("dask-worker") has been submitted', "812"),
     ("sge", "812", "812"),
+    ("pbs", "812", "812"),
     ("pbs", "812.pbs01", "812"),
     ("pbs", "812[].pbs-server.site.org", "812"),
     ("pbs", "Request 812.nqs1 submitted to queue: standard.", "812"),
@@ -251,7 +256,7 @@ def test_the_number_of_a_job_is_that_of_the_batch_systems_own_sentence(
     """Whatever a site prints before and after it, with numbers, colours or empty lines."""
     read = BATCH_SYSTEMS[name].read_job_id
     assert read(sentence + end) == job_id
-    if sentence[0] in "8\n" and name in ("slurm", "sge", "local"):
+    if sentence in ("812", "812;big2"):
         return  # the number alone is no sentence
     assert read(BEFORE + sentence + end) == job_id
     assert read(sentence + end + AFTER) == job_id
@@ -290,7 +295,44 @@ def test_an_answer_with_two_numbers_names_no_job(name: str, sentence: str) -> No
         BATCH_SYSTEMS[name].read_job_id(f"{other}\n{sentence}\n")
 
 
+def make_jobs(name: str, folder: Path) -> Any:
+    """Return the class of jobs, as of a pool."""
+    return record_jobs(BATCH_SYSTEMS[name], Jobs(), folder).job_cls
+
+
+@pytest.mark.parametrize(("name", "submit"), [("pbs", "qsub"), ("lsf", "bsub")])
+def test_where_nothing_finds_a_job_without_a_number_the_error_says_that_it_may_be_left(
+    command: Callable, tmp_path: Path, name: str, submit: str
+) -> None:
+    command(submit, "Welcome\n")
+    make = make_jobs(name, tmp_path)
+    job = make("tls://host:1", name="job", cores=1, memory="1GB")
+    script = tmp_path / "script.sh"
+    script.touch()
+    with pytest.raises(ValueError, match=r"it said: Welcome; look into the queue, where a job may"):
+        asyncio.run(job._submit_job(str(script)))
+
+
 # -- All -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "cancel"), [("slurm", "squeue", "scancel"), ("sge", "qstat", "qdel")]
+)
+def test_jobs_that_are_given_back_together_are_cancelled_together(
+    command: Callable, tmp_path: Path, name: str, query: str, cancel: str
+) -> None:
+    """By one query and one command for all of them, never by one for each."""
+    asked, given = command(query, "", code=1), command(cancel, "")
+    make = make_jobs(name, tmp_path)
+
+    async def give_back(*job_ids: str) -> None:
+        await asyncio.gather(*(make._close_job(job_id, cancel) for job_id in job_ids))
+
+    asyncio.run(give_back("11", "12", "13"))
+    asyncio.run(give_back("14"))
+    assert given.read_text().splitlines() == ["11 12 13", "14"]
+    assert len(asked.read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

@@ -699,6 +699,21 @@ def test_updatehash_runs_no_node_that_has_a_result(tmp_path: Path, cluster: Loca
 # -- Ready clusters ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("is_local", "configured_s", "expected_s"),
+    [(False, "5", 60), (False, "90", 90), (True, "5", 5)],
+)
+def test_files_of_other_machines_are_waited_for_a_minute_at_least(
+    run: Run, cluster: LocalCluster, is_local: bool, configured_s: str, expected_s: float
+) -> None:
+    """Nipype's default is too short for network disks; on this machine it is long enough."""
+    run.workflow.config["execution"]["job_finished_timeout"] = configured_s
+    run.add("some", same, x=1)
+    plugin = DaskPlugin({"cluster": "local", "n_procs": 1} if is_local else {"cluster": cluster})
+    run.workflow.run(plugin=plugin)
+    assert plugin._patience_s == expected_s
+
+
 def test_a_run_leaves_a_ready_client_as_it_was(run: Run, cluster: LocalCluster) -> None:
     run.add("there", find_pid, x=1)
     with Client(cluster, set_as_default=False) as client:

@@ -1,6 +1,7 @@
 """The file of a pool belongs to the process that serves the pool; those of others are refused."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -51,10 +52,20 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "pool.json"
 
 
+def refuse_links(*_: object) -> None:
+    """Fail as some file systems do."""
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
 @pytest.mark.parametrize(
     "other", ['{"address": "tls://127.0.0.1:2"}', "no pool at all"], ids=["a pool", "text"]
 )
-def test_a_file_that_is_there_is_never_replaced(path: Path, other: str) -> None:
+@pytest.mark.parametrize("has_links", [True, False], ids=["links", "no links"])
+def test_a_file_that_is_there_is_never_replaced(
+    path: Path, other: str, has_links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse_links)
     path.write_text(other)
     with pytest.raises(FileExistsError):
         write_pool_file(path, {"address": ADDRESS}, Security.temporary())
@@ -62,8 +73,14 @@ def test_a_file_that_is_there_is_never_replaced(path: Path, other: str) -> None:
     assert list(path.parent.iterdir()) == [path]  # no part of one, with its keys
 
 
-def test_a_pool_writes_and_removes_one_file_of_its_own(path: Path) -> None:
+@pytest.mark.parametrize("has_links", [True, False], ids=["links", "no links"])
+def test_a_pool_writes_and_removes_one_file_of_its_own(
+    path: Path, has_links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse_links)
     write_pool_file(path, {"address": ADDRESS}, Security.temporary())
+    assert path.stat().st_mode & 0o777 == 0o600
     assert json.loads(path.read_text())["address"] == ADDRESS
     assert list(path.parent.iterdir()) == [path]
     remove_pool_file(path)

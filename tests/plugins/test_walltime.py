@@ -9,14 +9,16 @@ from typing import Any
 import dask.config
 import pytest
 import yaml
-from nipype import Function, MapNode, Workflow
+from distributed import Client, LocalCluster, Status, get_worker
+from nipype import Function, MapNode, Node, Workflow
 
 from nipype_blm.plugins import DaskPlugin
 from nipype_blm.plugins.batch import BATCH_SYSTEMS
+from nipype_blm.plugins.dask import _Task
 from nipype_blm.plugins.jobs import Jobs, record_jobs
 from nipype_blm.plugins.options import Resources, parse_options
-from nipype_blm.plugins.pools import open_pool
-from nipype_blm.plugins.walltime import EndBeforeJob, JobTimes, note_times
+from nipype_blm.plugins.pools import Pool, open_pool
+from nipype_blm.plugins.walltime import SECONDS, EndBeforeJob, JobTimes, note_times
 
 WALLTIME_S = 18  # of which a worker needs some to start
 HALF_S = 7
@@ -54,7 +56,7 @@ def run(folder: Path, n: int, seconds: float, **arguments: Any) -> list[str]:
     workflow = Workflow("wf", base_dir=str(folder))
     workflow.config["execution"] = {"crashdump_dir": str(folder)}
     workflow.add_nodes([node])
-    workflow.run(plugin=DaskPlugin({"cluster": "local", **arguments}))
+    workflow.run(plugin=DaskPlugin({"cluster": "local"} | arguments))
     return list_starts(folder)
 
 
@@ -116,11 +118,11 @@ def test_a_worker_without_work_ends_before_its_job(
 class Told(EndBeforeJob):
     """A worker of a job of 1000 s that was told how long nodes have taken on other workers."""
 
-    def __init__(self, start: float, worker_start: float, seconds: dict[str, float]) -> None:
+    def __init__(self, start: float, worker_start: float, seconds: dict[str, list[float]]) -> None:
         self._job, self._start = JobTimes(start, start + 1000), worker_start
         self._seconds = seconds
 
-    def _find_seconds(self, run: str) -> dict[str, float]:
+    def _find_seconds(self, run: str) -> dict[str, Any]:
         return self._seconds
 
 
@@ -128,25 +130,146 @@ class Told(EndBeforeJob):
     ("age", "worker_age", "seconds", "has_time"),
     [
         (500, 490, {}, True),
-        (500, 490, {"_products": 440}, True),
-        (500, 490, {"_products": 460}, False),  # 5 % are kept for the end
-        (500, 490, {"estimates": 460}, True),
-        (500, 490, {"_products7-ab12": math.inf}, False),  # was ended by a walltime before
+        (500, 490, {"_products": [440]}, True),
+        (500, 490, {"_products": [460]}, False),  # 5 % are kept for the end
+        (500, 490, {"_products": [460, 1]}, False),
+        (500, 490, {"_products": [460, 1, 460, 1]}, False),
+        (500, 490, {"_products": [900, 1, 440, 1]}, True),  # one was slow, once
+        (500, 490, {"estimates": [460]}, True),
+        (500, 490, {"_products7-ab12": [math.inf]}, False),  # was ended by a walltime before
         (960, 950, {}, False),
-        (99, 1, {"_products": 990}, True),  # no other worker would have more time
-        (99, 1, {"_products7-ab12": math.inf}, True),
+        (99, 1, {"_products": [990]}, True),  # no other worker would have more time
+        (99, 1, {"_products7-ab12": [math.inf]}, True),
         (960, 1, {}, True),
         (990, 300, {}, False),
     ],
 )
 def test_a_worker_has_time_for_a_node_by_what_nodes_of_its_name_have_taken_anywhere(
-    age: float, worker_age: float, seconds: dict[str, float], has_time: bool
+    age: float, worker_age: float, seconds: dict[str, list[float]], has_time: bool
 ) -> None:
     """The elements of a MapNode share a name; a new worker takes any node, or none ever would."""
     now = time.time()
     worker = Told(now - age, now - worker_age, seconds)
     assert worker._job is not None
     assert worker._has_time(worker._job, "run", "_products7-ab12") == has_time
+
+
+@pytest.mark.parametrize(
+    ("slow", "other", "share"),
+    [
+        ("_smooth0", "_smooth12", True),
+        ("_smooth2mm0", "_smooth2mm12", True),
+        ("_smooth8mm0", "_smooth2mm0", False),
+        ("smooth8", "smooth2", False),
+    ],
+)
+def test_only_the_elements_of_one_mapnode_share_a_name(slow: str, other: str, share: bool) -> None:
+    """Numbers in the names of nodes make different nodes of them."""
+    name = slow[:-1] if slow[0] == "_" else slow
+    worker = Told(time.time() - 500, time.time() - 490, {name: [460]})
+    assert worker._job is not None
+    assert not worker._has_time(worker._job, "run", f"{slow}-ab12")
+    assert worker._has_time(worker._job, "run", f"{other}-ab12") != share
+
+
+# -- What happens between a worker and its scheduler -------------------------------------------
+
+
+@pytest.fixture
+def pool_in_its_last_half(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
+    """One worker, in this process, 500 s before the end of its job."""
+    now = time.time()
+    monkeypatch.setenv("NIPYPE_BLM_JOB_TIMES", f"{now - 500} {now + 500}")
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        yield cluster
+
+
+def run_as_a_node(key: str) -> str:
+    """Do what a worker does with a node; return how its worker is at the end."""
+    worker: Any = get_worker()
+    end = worker.plugins[EndBeforeJob.name]
+    end._start -= 400  # it is no new one
+    end.admit("run", key)
+    time.sleep(0.5)
+    status = worker.status
+    end.note_end("run", key)
+    return str(status.name)
+
+
+def submit_node(client: Client, name: str) -> Any:
+    client.register_plugin(EndBeforeJob())
+    return client.submit(run_as_a_node, f"{name}-1", key=f"{name}-1")
+
+
+def test_no_worker_leaves_while_it_decides_to_take_a_node(
+    pool_in_its_last_half: LocalCluster,
+) -> None:
+    """Else another one runs the node, too: two write into one folder.
+
+    The kind is: what the thread of a node decides, and what that of the worker's events does.
+    """
+    scheduler = pool_in_its_last_half.scheduler
+    [worker] = pool_in_its_last_half.workers.values()
+
+    async def time_is_over(keys: list[str], default: Any) -> Any:
+        worker.plugins[EndBeforeJob.name]._leave_when_idle()
+        return default
+
+    scheduler.handlers["get_metadata"] = time_is_over
+    with Client(pool_in_its_last_half) as client:
+        assert submit_node(client, "node").result(timeout=30) == Status.running.name
+
+
+@pytest.mark.parametrize("handlers", [["get_metadata"], ["set_metadata"]])
+def test_a_node_does_not_fail_where_its_time_cannot_be_noted(
+    pool_in_its_last_half: LocalCluster, handlers: list[str]
+) -> None:
+    """Whatever the scheduler is asked on the way; and the worker ends before its job does."""
+
+    async def lose(**_: Any) -> None:
+        raise OSError("the connection was lost")
+
+    [worker] = pool_in_its_last_half.workers.values()
+    pool_in_its_last_half.scheduler.handlers.update(dict.fromkeys(handlers, lose))
+    with Client(pool_in_its_last_half) as client:
+        assert submit_node(client, "node").result(timeout=30) == Status.running.name
+        worker.loop.add_callback(worker.plugins[EndBeforeJob.name]._leave_when_idle)
+        pool_in_its_last_half.sync(worker.finished, callback_timeout=30)
+
+
+def test_a_pool_that_outlives_runs_keeps_nothing_of_them(
+    pool_in_its_last_half: LocalCluster, tmp_path: Path
+) -> None:
+    noted = []
+    scheduler = pool_in_its_last_half.scheduler
+    note = scheduler.handlers["set_metadata"]
+
+    def note_too(keys: list[str], value: Any) -> None:
+        noted.append(value)
+        note(keys=keys, value=value)
+
+    scheduler.handlers["set_metadata"] = note_too
+    run(tmp_path, 1, 0.0, cluster=pool_in_its_last_half)
+    assert any(noted)
+    assert not any(scheduler.task_metadata[SECONDS].values())
+
+
+def test_a_node_that_was_overdue_once_and_then_lost_without_a_word_is_reported(
+    tmp_path: Path,
+) -> None:
+    """Dask does not tell the times of a job whose worker was lost before its own message."""
+    plugin = DaskPlugin({"cluster": "local"})
+    plugin._pool = object.__new__(Pool)  # asked for nothing but the usual reason
+    node = Node(Function(function=sleep), "node", base_dir=str(tmp_path))
+    task = _Task(node, False, node)
+    where = {"worker": "tls://a:1", "host": "a", "pid": 1, "job_id": None, "memory_limit": 1}
+    task.starts = [
+        where | {"time": {"walltime": 3600.0}, "is_overdue": True},
+        where | {"time": None, "is_overdue": None},
+    ]
+    assert "the time of its job, 1:00:00, was over (1 x)" in plugin._describe_loss(task)
 
 
 def test_the_times_of_a_job_are_slurms_where_it_tells(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,11 +332,11 @@ def test_a_walltime_is_read_as_its_batch_system_reads_it(
 
 
 @pytest.mark.parametrize("name", ["slurm", "sge", "pbs", "lsf", "oar", "moab"])
-def test_workers_know_the_walltime_that_stands_in_the_script(name: str) -> None:
+def test_workers_know_the_walltime_that_stands_in_the_script(name: str, tmp_path: Path) -> None:
     """One that `job_directives_skip` removes is no limit."""
     given = {"cores": 1, "memory": "1GB", "walltime": "01:30"}
     seconds = BATCH_SYSTEMS[name].parse_walltime("01:30")
-    make = record_jobs(BATCH_SYSTEMS[name], Jobs("01:30")).job_cls
+    make = record_jobs(BATCH_SYSTEMS[name], Jobs("01:30"), tmp_path).job_cls
     script = make("tls://host:1", name="job", **given).job_script()
     assert f" --walltime {seconds:.0f}" in script
     skipped = make("tls://host:1", name="job", job_directives_skip=["01:30"], **given).job_script()
