@@ -40,7 +40,7 @@ def write_program(tmp_path, monkeypatch):
 def jobqueue_yaml():
     """The section of Slurm in the user's jobqueue.yaml, without the one of who runs the tests."""
     assert BATCH_SYSTEMS["slurm"].cluster_class  # Dask's defaults are there once it is imported
-    section: dict[str, object] = {}
+    section = dict(dask.config.merge(*dask.config.defaults)["jobqueue"]["slurm"])
     with dask.config.set({"jobqueue.slurm": section}):
         yield section
 

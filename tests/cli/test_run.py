@@ -200,6 +200,7 @@ def test_the_log_of_a_run_is_not_written_through_a_link(study, name):
     log = study.folder / "work" / "blm_wf" / "logs" / name
     log.unlink()
     log.symlink_to(precious)
+    (study.outdir / "blm_vox_beta.nii").unlink()  # so that there is something to do
     result = study.run(work_dir="work")
     assert result.code == 2
     [error] = result.errors
