@@ -132,7 +132,7 @@ def _parse_fraction(value: Any) -> Fraction:
 
 
 _LONGEST_FRACTION, _HUGE_EXPONENT = 100, re.compile(r"e[-+]?\d{4}", re.IGNORECASE)
-_MOST_BYTES = 2**63
+_MOST_BYTES = 2**1000  # more than that no float holds
 
 
 def _parse_tolerance(value: Any) -> float:

@@ -175,7 +175,12 @@ FAULTS = {
     ),
     "an image has a quaternion that is none": (
         turn_image,
-        ["s07.nii", "line 8", "quatern_b, _c and _d of its header are no rotation", "its sform"],
+        [
+            "s07.nii",
+            "line 8",
+            "its qform is no rotation: quatern_b, quatern_c and quatern_d",
+            "or sform",
+        ],
     ),
     "a tiny column of X": (
         scale_design(2, 1e-300),
@@ -814,6 +819,7 @@ def test_a_run_that_cannot_write_fails_with_1_and_no_map_appears(study, require_
 )
 def test_a_limit_of_the_shell_or_job_that_is_too_low_is_named(study, require_command, limit, words):
     """What an error of the system comes from, and how to raise it; not a traceback."""
+    assert study.run(outdir="before").code == 0  # kernels are compiled: LLVM ends at its limit
     result = run_limited(study, require_command("prlimit", "util-linux"), limit)
     assert result.returncode == 1, result.stderr
     assert words in result.stderr
@@ -884,9 +890,8 @@ def make_dangling(path):
         (Path.touch, "", "is a file"),
         (Path.touch, "/below", "is a file"),
         (os.mkfifo, "", "is a file"),
-        (Path.mkdir, "/" + 300 * "n", "File name too long"),
     ],
-    ids=["loop", "in a loop", "dangling", "in dangling", "file", "in a file", "pipe", "long name"],
+    ids=["loop", "in a loop", "dangling", "in dangling", "file", "in a file", "pipe"],
 )
 def test_what_is_no_folder_is_one_error_where_a_folder_is_expected(
     study, make, below, words, field, option

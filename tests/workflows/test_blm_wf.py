@@ -12,8 +12,8 @@ from nipype.interfaces.utility import Function
 from nipype.pipeline.engine import MapNode, Node, Workflow
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
-from traits.api import TraitError
 
+from nipype_blm.errors import InputError
 from nipype_blm.interfaces.base import MAP_OUTPUTS
 from nipype_blm.workflows import init_blm_wf
 
@@ -533,7 +533,7 @@ def test_every_node_declares_memory_and_processes() -> None:
 def test_the_builder_takes_keywords_only_and_refuses_unknown_ones() -> None:
     with pytest.raises(TypeError):
         init_blm_wf("/tmp")
-    with pytest.raises(TraitError, match="images_per_bach"):
+    with pytest.raises(InputError, match=r"images_per_bach.* nearest one is images_per_batch"):
         init_blm_wf(images_per_bach=4)
 
 

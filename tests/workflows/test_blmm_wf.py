@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from nipype.pipeline.engine import Workflow
-from traits.api import TraitError
 
+from nipype_blm.errors import InputError
 from nipype_blm.interfaces.base import MIXED_MAP_OUTPUTS
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf
 
@@ -86,9 +86,9 @@ def test_the_output_node_has_every_output_of_the_one_node_model() -> None:
 
 
 def test_an_unknown_option_is_refused() -> None:
-    with pytest.raises(TraitError, match="remll"):
+    with pytest.raises(InputError, match=r"remll.* nearest one is reml"):
         init_blmm_wf(remll=True)
-    with pytest.raises(TraitError, match="reml"):
+    with pytest.raises(InputError, match="reml"):
         init_blm_wf(reml=True)
 
 

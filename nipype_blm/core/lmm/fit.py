@@ -58,6 +58,9 @@ FEW_LEVELS = 100
 # So it may with one effect, where images are missing: in 1 % of simulated voxels with 10 levels of
 # two to five images, and none with 20.
 FEWEST_LEVELS = 20
+# A search that could get no further with less than this share of the sum of squares left, and
+# where images may be fitted exactly, was on its way to none.
+ON_ITS_WAY = 1e-4
 # D = x I, in units in which Z'Z of a level is about I; the first two are taken where levels are
 # few, the others if the user asks for more starts.
 FURTHER_STARTS = (0.01, 100.0, 1.0, 1e4, 1e-3, 10.0, 0.1)
@@ -140,7 +143,7 @@ def fit_lmm(
     voxels = voxels._replace(order=voxels.order[~unidentified])
     results, D = _fit(voxels, design, factors, scales, options, merger.batches, threads)
     N = totals.seen - rank if options.reml else totals.seen
-    _set_outcome(outcome, results, results.sigma2 * N < IMPRECISE * rss, saturated_voxels)
+    _set_outcome(outcome, results, results.sigma2 * N, rss, saturated_voxels)
     status[candidates] = outcome
     return _collect(status, n_obs, outcome, voxels, results, D, totals, design, options, with_cov)
 
@@ -148,26 +151,29 @@ def fit_lmm(
 def _set_outcome(
     outcome: NDArray[np.uint8],
     results: Results,
-    imprecise: NDArray[np.bool_],
+    residual: FloatArray,
+    rss: FloatArray,
     saturated: NDArray[np.intp],
 ) -> None:
     """Note how the search has ended, in the status of the voxels that were fitted.
 
     Parameters
     ----------
-    imprecise : bool array of shape (n,)
-        Where hardly any residual variance is left.
+    residual, rss : arrays of shape (n,)
+        What the random effects leave of the sum of squares, and all of it.
     saturated : integer array
         Voxels whose images X and Z may fit exactly.  There the search has been on its way to
         no residual variance at all, and ends somewhere.
     """
     fitted = is_fitted(outcome)
+    imprecise = residual < IMPRECISE * rss
     plain = outcome == VoxelStatus.FITTED
     outcome[plain & (results.outcome == BOUNDARY)] = VoxelStatus.FITTED_BOUNDARY
     outcome[fitted & imprecise] = VoxelStatus.FITTED_IMPRECISE
     for code, meaning in _STATUS_OF_OUTCOME.items():
         outcome[fitted & (results.outcome == code)] = meaning
-    on_its_way = saturated[(fitted & imprecise)[saturated]]
+    hardly_any = imprecise | ((results.outcome == STUCK) & (residual < ON_ITS_WAY * rss))
+    on_its_way = saturated[(fitted & hardly_any)[saturated]]
     outcome[on_its_way] = VoxelStatus.ZERO_VARIANCE
 
 
