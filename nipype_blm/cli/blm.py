@@ -197,7 +197,7 @@ def _run_alone(config: Any, arguments: argparse.Namespace, model: str) -> int:
     from nipype_blm.io.lock import hold_folders
     from nipype_blm.private import list_writers
 
-    if config.work_folder.is_dir():
+    if os.access(config.work_folder, os.W_OK):
         for writer in list_writers(config.work_folder.stat()):
             say(
                 f"notice: work_dir {config.work_folder} is there, and {writer}. What Nipype keeps "

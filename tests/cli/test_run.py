@@ -208,3 +208,15 @@ def test_the_log_of_a_run_is_not_written_through_a_link(study, name):
     assert precious.read_text() == "keep"
     log.unlink()
     assert study.run(work_dir="work").code == 0
+
+
+@pytest.mark.parametrize(("mode", "n_notices"), [(0o700, 0), (0o755, 0), (0o775, 1), (0o777, 1)])
+def test_a_folder_for_intermediate_files_that_others_can_write_is_told_of(study, mode, n_notices):
+    """Nipype's pickles there are programs."""
+    folder = study.folder / "work"
+    folder.mkdir()
+    folder.chmod(mode)
+    result = study.run(work_dir="work", zero_is_missing=False)
+    assert result.code == 0
+    told = [line for line in result.err.splitlines() if f"notice: work_dir {folder} " in line]
+    assert len(told) == n_notices
