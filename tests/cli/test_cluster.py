@@ -404,7 +404,7 @@ def test_ctrl_c_while_a_pool_starts_leaves_no_pool(own_pool, moment):
 
 
 def test_a_pool_without_work_ends_by_itself(own_pool):
-    own_pool.start(1, "--end-after", "3s")
+    own_pool.start(1, "--end-after", "6s")
 
     def has_ended():
         own_pool.note_children()
