@@ -403,8 +403,10 @@ def test_ctrl_c_while_a_pool_starts_leaves_no_pool(own_pool, moment):
         process.kill()
 
 
-def test_a_pool_without_work_ends_by_itself(own_pool):
+def test_a_pool_without_work_ends_by_itself_and_has_made_a_private_folder(own_pool):
+    own_pool.file = own_pool.folder / "new" / "pool.json"
     own_pool.start(1, "--end-after", "6s")
+    assert own_pool.file.parent.stat().st_mode & 0o777 == 0o700
 
     def has_ended():
         own_pool.note_children()
