@@ -143,23 +143,20 @@ def explain_name(name: str, known: Collection[str]) -> str:
     return f"{shorten(name)} is no known input; the nearest one is {places[near[0]]}."
 
 
+def _permission(desc: str) -> Any:
+    """Return a trait that is false unless given, and changes no map."""
+    return traits.Bool(False, usedefault=True, nohash=True, desc=desc)
+
+
 def overwrite_trait() -> Any:
     """Return the trait of all interfaces that write maps."""
-    return traits.Bool(
-        False,
-        usedefault=True,
-        nohash=True,
-        desc="replace the maps of another model that another node wrote to out_dir",
-    )
+    return _permission("replace the maps of another model that another node wrote to out_dir")
 
 
 def allow_empty_trait() -> Any:
     """Return the trait of the interfaces that make the maps of a model."""
-    return traits.Bool(
-        False,
-        usedefault=True,
-        nohash=True,
-        desc="accept a result without any voxel; otherwise it is an error, and the maps stay",
+    return _permission(
+        "accept a result without any voxel; otherwise it is an error, and the maps stay"
     )
 
 
