@@ -33,9 +33,9 @@ def find_logs(config: ModelConfig) -> Path:
 
 def find_remains(run: PreparedRun, config: ModelConfig) -> Remains:
     """Return what an earlier run has left of a run, and where its files go."""
-    folder, n_batches = config.workflow_folder, -(-run.spec.n_obs // run.spec.images_per_batch)
-    products = find_files(folder, "products", n_batches)
-    return Remains(run, products, find_files(folder, "estimates", run.spec.n_blocks))
+    folder, spec = config.workflow_folder, run.spec
+    products = find_files(folder, "products", spec.n_batches)
+    return Remains(run, products, find_files(folder, "estimates", spec.n_blocks))
 
 
 def tidy(config: ModelConfig, keep: str) -> None:

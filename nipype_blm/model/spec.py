@@ -75,6 +75,11 @@ class ModelSpec:
         return find_runs(self.mask)
 
     @property
+    def n_batches(self) -> int:
+        """Number of batches of images."""
+        return -(-self.n_obs // self.images_per_batch)
+
+    @property
     def n_blocks(self) -> int:
         """Number of voxel blocks."""
         return -(-self.n_voxels // self.voxels_per_block)

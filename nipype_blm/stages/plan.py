@@ -291,8 +291,8 @@ def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
 
 def _format_manifests(run: PreparedRun) -> list[str]:
     """Return the list of images of each batch."""
-    n_batches = -(-run.spec.n_obs // run.spec.images_per_batch)
-    return [format_manifest(run.images[run.spec.batch(i)]) for i in range(n_batches)]
+    spec = run.spec
+    return [format_manifest(run.images[spec.batch(i)]) for i in range(spec.n_batches)]
 
 
 class Stamps(NamedTuple):
