@@ -14,10 +14,10 @@ from nipype_blm.core.threads import Threads
 from nipype_blm.core.zeros import ZeroCounts, count_gaps
 from nipype_blm.io.arrayfile import ArrayFile, write_arrays
 from nipype_blm.io.specfile import read_model
+from nipype_blm.io.stamps import batch_stamp, block_stamp
 from nipype_blm.model.spec import ModelSpec
 from nipype_blm.progress import advance
 from nipype_blm.stages.compiling import FITTING_S, MIXED_S, announcing_compilation
-from nipype_blm.stages.stamps import batch_stamp, block_stamp
 
 EstimatesT = TypeVar("EstimatesT", Estimates, MixedEstimates)
 

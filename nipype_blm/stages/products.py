@@ -13,21 +13,21 @@ from nipype_blm.core.factors import select_rows
 from nipype_blm.core.products import ProductAccumulator
 from nipype_blm.core.threads import ONE_THREAD, Threads
 from nipype_blm.core.voxels import ValueCounts
-from nipype_blm.errors import InputError
-from nipype_blm.io.arrayfile import empty, write_arrays
-from nipype_blm.io.images import ImageReader, header_of_model, quiet_libraries
-from nipype_blm.io.manifest import (
+from nipype_blm.data.images import ImageReader, header_of_model, quiet_libraries
+from nipype_blm.data.manifest import (
     ImageEntry,
     check_unchanged,
     must_be_read_in_order,
     read_manifest,
 )
+from nipype_blm.errors import InputError
+from nipype_blm.io.arrayfile import empty, write_arrays
 from nipype_blm.io.specfile import read_model
+from nipype_blm.io.stamps import batch_stamp
 from nipype_blm.model.spec import ModelSpec
 from nipype_blm.progress import advance
 from nipype_blm.stages.checkpoints import Checkpoint
 from nipype_blm.stages.compiling import READING_S, announcing_compilation
-from nipype_blm.stages.stamps import batch_stamp
 
 _logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ import pytest
 
 from nipype_blm.cli.blm import load_config
 from nipype_blm.errors import InputError
-from nipype_blm.stages.plan import _read_header_once, prepare_run, write_plan
+from nipype_blm.stages.images import _read_header_once
+from nipype_blm.stages.plan import prepare_run, write_plan
 from nipype_blm.stages.products import compute_products
 
 SHAPE = (4, 3, 2)

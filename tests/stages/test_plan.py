@@ -8,9 +8,10 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from nipype_blm.core.factors import RandomFactor
+from nipype_blm.data.manifest import read_manifest
 from nipype_blm.errors import InputError
-from nipype_blm.io.manifest import read_manifest
-from nipype_blm.stages.plan import list_files, write_plan
+from nipype_blm.stages.images import list_files
+from nipype_blm.stages.plan import write_plan
 
 N_OBS, SHAPE = 12, (4, 3, 2)
 RNG = np.random.default_rng(0)

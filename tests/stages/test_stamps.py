@@ -11,10 +11,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from nipype_blm.core.status import VoxelStatus
 from nipype_blm.errors import InputError
+from nipype_blm.io import stamps
 from nipype_blm.io.arrayfile import ArrayFile
 from nipype_blm.io.specfile import read_contrasts, read_model
-from nipype_blm.stages import stamps
-from nipype_blm.stages.blocks import open_blocks
+from nipype_blm.results.blocks import open_blocks
 from nipype_blm.stages.estimates import compute_estimates
 from nipype_blm.stages.plan import PlanFiles, PreparedRun, write_plan
 from nipype_blm.stages.products import compute_products

@@ -12,8 +12,8 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.ols import compute_dof
 from nipype_blm.core.status import is_fitted
 from nipype_blm.io.arrayfile import ArrayFile
+from nipype_blm.io.stamps import block_stamp, statistics_stamp
 from nipype_blm.model.spec import ModelSpec
-from nipype_blm.stages.stamps import block_stamp, statistics_stamp
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from nipype_blm.core.contrasts import compute_partial_r2
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.status import VoxelStatus
-from nipype_blm.io.maps import MapInfo
+from nipype_blm.data.maps import MapInfo
 from nipype_blm.model.contrasts import Contrast, file_labels
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
-from nipype_blm.stages.blocks import Block
+from nipype_blm.results.blocks import Block
 
 # What each map of the whole run holds, and its NIfTI intent.
 _LEAST_SQUARES = {

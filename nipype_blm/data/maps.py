@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from zlib_ng import gzip_ng
 
 from nipype_blm import __version__
+from nipype_blm.data.images import read_start
 from nipype_blm.errors import InputError
 from nipype_blm.io.files import naming, open_input
-from nipype_blm.io.images import read_start
 
 EXTENSIONS = (".nii", ".nii.gz")
 _LARGEST_NIFTI1 = 2**15 - 1

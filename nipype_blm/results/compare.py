@@ -18,9 +18,9 @@ from nipype_blm.core.likelihoods import (
 from nipype_blm.core.linalg import FloatArray, find_dependent_columns
 from nipype_blm.core.mixtures import log_mixture_sf
 from nipype_blm.core.status import VoxelStatus, is_fitted
+from nipype_blm.data.maps import MapInfo, find_map, make_template_header, write_map
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import fingerprint
-from nipype_blm.io.maps import MapInfo, find_map, make_template_header, write_map
 from nipype_blm.io.publish import Claim, check_claim, publish
 from nipype_blm.model.compare import (
     ComparisonStatus,
@@ -28,7 +28,7 @@ from nipype_blm.model.compare import (
     count_variances,
     describe_mixture,
 )
-from nipype_blm.stages.results import Results, list_differences
+from nipype_blm.results.results import Results, list_differences
 
 PREFIX = "blmm_vox_"
 MAPS = {

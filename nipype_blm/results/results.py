@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.voxels import find_runs
+from nipype_blm.data.images import ImageReader, describe_grid_difference, read_header, read_mask
+from nipype_blm.data.maps import EXTENSIONS, find_map
 from nipype_blm.errors import InputError, Problems
-from nipype_blm.io.images import ImageReader, describe_grid_difference, read_header, read_mask
-from nipype_blm.io.maps import EXTENSIONS, find_map
 from nipype_blm.io.yamlfile import read_yaml
 from nipype_blm.model.config import BlmConfig, BlmmConfig, ModelConfig, parse_config
 from nipype_blm.model.random import check_factors, make_factors
-from nipype_blm.stages.plan import list_files
+from nipype_blm.stages.images import list_files
 from nipype_blm.stages.rows import name_images, read_rows, sort_rows
 
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from nipype_blm.core.voxels import find_runs
-from nipype_blm.errors import InputError
-from nipype_blm.io.images import (
+from nipype_blm.data.images import (
     ImageReader,
     _decompress_at_once,
     check_size,
@@ -24,7 +23,8 @@ from nipype_blm.io.images import (
     read_mask,
     stat_file,
 )
-from nipype_blm.io.maps import make_template_header
+from nipype_blm.data.maps import make_template_header
+from nipype_blm.errors import InputError
 
 SHAPE = (4, 3, 2)
 AFFINE = np.array([[-2, 0, 0, 90], [0, 2, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1.0]])

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from nipype_blm.cli.blm import main
+from nipype_blm.data.images import ImageReader, check_size, read_header, stat_file
 from nipype_blm.errors import InputError
-from nipype_blm.io.images import ImageReader, check_size, read_header, stat_file
 
 SHAPE = (4, 3, 2)
 AFFINE = np.diag([2.0, 2, 2, 1])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nipype_blm import __version__
+from nipype_blm.data.maps import MapInfo, load_map, make_template_header, write_map
 from nipype_blm.errors import InputError
-from nipype_blm.io.maps import MapInfo, load_map, make_template_header, write_map
 
 AFFINE = np.array([[-2, 0, 0, 90], [0, 2.5, 0.5, -126], [0, 0, 3, -72], [0, 0, 0, 1.0]])
 SHAPE = (4, 3, 2)
