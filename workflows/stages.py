@@ -8,7 +8,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from nipype_blm.errors import InputError
-from nipype_blm.interfaces.base import explain_name
+from nipype_blm.frontends.traits import explain_name
 from nipype_blm.interfaces.blm import (
     AssembleMaps,
     ComputeContrasts,
@@ -16,7 +16,7 @@ from nipype_blm.interfaces.blm import (
     FitModel,
     PlanBLM,
 )
-from nipype_blm.model.config import PLAN_FOLDER
+from nipype_blm.model.request import PLAN_FOLDER
 
 from .nodes import FileMapNode, FreshNode
 
@@ -67,7 +67,7 @@ def build_model_wf(
     assemble_maps = model.assemble(compress=compress, overwrite=overwrite, allow_empty=allow_empty)
     recorded = {"keep": keep}
     if out_dir is not None:
-        assemble_maps.inputs.out_dir = recorded["outdir"] = str(Path(out_dir).absolute())
+        assemble_maps.inputs.out_dir = recorded["out_dir"] = str(Path(out_dir).absolute())
     options = options | {"recorded_fields": recorded | options.get("recorded_fields", {})}
     inputnode = Node(IdentityInterface(fields=list(model.inputs)), name="inputnode")
     outputnode = Node(IdentityInterface(fields=list(model.outputs)), name="outputnode")

@@ -9,7 +9,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nipype_blm.frontends.blm import Asked
+    from nipype_blm.model.request import Request
 
 # Before NumPy is imported: its own threads would compete with ours.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -38,11 +42,11 @@ def main(argv: Sequence[str] | None = None, model: str = "blm") -> int:
             # Before anything that takes time; even what is imported does.
             if not arguments.quiet:
                 say(f"{model} {__version__}: checking {arguments.config} ...")
-            config = load_config(arguments.config, model)
-            _say_notices(config.notices)
+            asked = load_config(arguments.config, model)
+            _say_notices(asked.request.notices)
             if arguments.check:
-                return _check(config, arguments)
-            return _run_alone(config, arguments, model)
+                return _check(asked, arguments)
+            return _run_alone(asked, arguments, model)
 
         return report_errors(act)
 
@@ -54,8 +58,10 @@ def report_errors(
     try:
         return act()
     except InputError as error:
+        from nipype_blm.frontends.blm import WORDS
+
         for problem in error.problems:
-            say(f"error: {problem}")
+            say(f"error: {problem.worded(WORDS)}")
         return BAD_INPUT
     except KeyboardInterrupt:
         say(f"Interrupted. {interrupted}")
@@ -81,39 +87,21 @@ def command(model: str = "blm") -> None:
     sys.exit(code)
 
 
-def load_config(path: Path, model: str = "blm") -> Any:
-    """Read and check a configuration file of a model.
+def load_config(path: Path, model: str = "blm") -> "Asked":
+    """Read and check a configuration file of a model, and the tables and lists that it names.
 
     Raises
     ------
     InputError
         With the faults of all fields, and of the files that the valid ones name.
     """
-    from nipype_blm.io.yamlfile import read_yaml
-    from nipype_blm.model.config import parse_config, salvage_config
+    from nipype_blm.frontends.blm import read
     from nipype_blm.stages.plan import prepare_run
 
-    kind = _find_kind(model)
-    path = path.absolute()
-    data = read_yaml(path)
-    try:
-        return parse_config(data, path.parent, model=kind)
-    except InputError as error:
-        problems = error.problems
-        rest = salvage_config(data, path.parent, model=kind)
-    if rest is not None:
-        try:
-            prepare_run(rest)
-        except InputError as error:
-            problems = problems + error.problems
-    raise InputError(problems)
-
-
-def _find_kind(model: str) -> Any:
-    """Return the class of the configurations of a model."""
-    from nipype_blm.model.config import BlmConfig, BlmmConfig
-
-    return {"blm": BlmConfig, "blmm": BlmmConfig}[model]
+    asked = read(path.absolute(), model)
+    if asked.request.faults:
+        prepare_run(asked.request)  # which says what else is wrong
+    return asked
 
 
 def say(text: str) -> None:
@@ -130,7 +118,7 @@ class _Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from nipype_blm.cli.fields import describe_fields
 
-        parser.epilog = describe_fields(_find_kind(parser.prog))
+        parser.epilog = describe_fields(parser.prog)
         parser.print_help()
         parser.exit()
 
@@ -158,7 +146,7 @@ def _make_parser(model: str) -> argparse.ArgumentParser:
         "--plugin",
         metavar="NAME",
         help="plugin of Nipype that runs the nodes (MultiProc, SLURM, SGE, ...), or Dask for a "
-        "pool of workers; default: Linear, or Dask with a clusterType other than local",
+        "pool of workers; default: Linear, or Dask where the configuration names a cluster",
     )
     parser.add_argument(
         "--plugin-args",
@@ -171,21 +159,22 @@ def _make_parser(model: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _check(config: Any, arguments: argparse.Namespace) -> int:
+def _check(asked: "Asked", arguments: argparse.Namespace) -> int:
     from nipype_blm.cli.check import describe_run
     from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
     from nipype_blm.stages.plan import check_out_dir, prepare_run
 
-    run = prepare_run(config, count_parallel_nodes(config, arguments.plugin))
-    check_out_dir(run, config, config.plan_folder)
-    choose_runner(config, run.plan, arguments.plugin, arguments.plugin_args)
+    request = asked.request
+    run = prepare_run(request, count_parallel_nodes(request, arguments.plugin))
+    check_out_dir(run, request, request.plan_folder)
+    choose_runner(request, run.plan, arguments.plugin, arguments.plugin_args)
     _say_notices(run.notices)
-    print(describe_run(run, _choose_kept(config, arguments)))
+    print(describe_run(run, _choose_kept(request, arguments)))
     return OK
 
 
-def _choose_kept(config: Any, arguments: argparse.Namespace) -> str:
-    return "nothing" if arguments.clean else str(config.keep)
+def _choose_kept(request: "Request", arguments: argparse.Namespace) -> str:
+    return "nothing" if arguments.clean else request.keep
 
 
 def _say_notices(notices: Sequence[str]) -> None:
@@ -193,22 +182,25 @@ def _say_notices(notices: Sequence[str]) -> None:
         say(f"notice: {notice}")
 
 
-def _run_alone(config: Any, arguments: argparse.Namespace, model: str) -> int:
+def _run_alone(asked: "Asked", arguments: argparse.Namespace, model: str) -> int:
+    from nipype_blm.frontends.blm import WORDS
     from nipype_blm.io.lock import hold_folders
     from nipype_blm.private import list_writers
 
-    if os.access(config.work_folder, os.W_OK):
-        for writer in list_writers(config.work_folder.stat()):
+    request = asked.request
+    work_dir = WORDS.name("work_dir")
+    if os.access(request.work_folder, os.W_OK):
+        for writer in list_writers(request.work_folder.stat()):
             say(
-                f"notice: work_dir {config.work_folder} is there, and {writer}. What Nipype keeps "
-                "in it is read as a program; go on only if you trust them."
+                f"notice: {work_dir} {request.work_folder} is there, and {writer}. What Nipype "
+                "keeps in it is read as a program; go on only if you trust them."
             )
-    folders = {"outdir": config.outdir, "work_dir": config.work_folder}
-    with hold_folders(folders, private={"work_dir"}):
-        return _run(config, arguments, model)
+    folders = {WORDS.name("out_dir"): request.out_dir, work_dir: request.work_folder}
+    with hold_folders(folders, private={work_dir}):
+        return _run(asked, arguments, model)
 
 
-def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
+def _run(asked: "Asked", arguments: argparse.Namespace, model: str) -> int:
     from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.cli.run import (
@@ -218,62 +210,64 @@ def _run(config: Any, arguments: argparse.Namespace, model: str) -> int:
         find_remains,
         run_workflow,
     )
+    from nipype_blm.frontends.blm import is_written_for
     from nipype_blm.stages.plan import check_out_dir, is_done, prepare_run
 
-    parallel_nodes = count_parallel_nodes(config, arguments.plugin)
-    run = prepare_run(config, parallel_nodes)
-    check_out_dir(run, config, config.plan_folder)
+    request = asked.request
+    parallel_nodes = count_parallel_nodes(request, arguments.plugin)
+    run = prepare_run(request, parallel_nodes)
+    check_out_dir(run, request, request.plan_folder)
     _say_notices(run.notices)
-    quiet = arguments.quiet or config.sim
-    keep = _choose_kept(config, arguments)
-    if is_done(run, config):
+    quiet = arguments.quiet or request.quiet
+    keep = _choose_kept(request, arguments)
+    if is_written_for(request.out_dir / "inputs.yml", asked.fields) and is_done(run, request):
         if not quiet:
             print("Nothing to do: all maps are there, and nothing has changed since.")
-        return _end(config, model, quiet, keep)
+        return _end(request, model, quiet, keep)
     try:
-        with show_progress(None if quiet else find_remains(run, config), quiet) as note_node:
+        with show_progress(None if quiet else find_remains(run, request), quiet) as note_node:
             runner = choose_runner(
-                config,
+                request,
                 run.plan,
                 arguments.plugin,
                 arguments.plugin_args,
                 note_node,
-                find_logs(config) / "workers",
+                find_logs(request) / "workers",
             )
-            run_workflow(config, arguments.config, runner, parallel_nodes, keep)
+            run_workflow(asked, arguments.config, runner, parallel_nodes, keep)
     except Exception as error:
-        problems = find_input_error(error)
+        problems = find_input_error(error, request)
         if problems:
             raise InputError(problems) from error
-        reason = describe_failure(error, config, arguments.plugin)
+        reason = describe_failure(error, request, arguments.plugin)
         if reason == "KeyboardInterrupt":  # as Nipype reports it
             raise KeyboardInterrupt from error
         say(f"error: {reason}")
         return FAILED
-    return _end(config, model, quiet, keep)
+    return _end(request, model, quiet, keep)
 
 
-def _end(config: Any, model: str, quiet: bool, keep: str) -> int:
+def _end(request: "Request", model: str, quiet: bool, keep: str) -> int:
     """Say what came out; if all is well, remove what is not to be kept."""
     from nipype_blm.cli.run import tidy
 
-    code = _report(config, model, quiet)
+    code = _report(request, model, quiet)
     if code == OK:
-        tidy(config, keep)
+        tidy(request, keep)
     return code
 
 
-def _report(config: Any, model: str, quiet: bool) -> int:
+def _report(request: "Request", model: str, quiet: bool) -> int:
     """Say what came out, whichever plugin ran the nodes."""
     from nipype_blm.report.summary import count_fitted, count_status, read_notices, summarise_run
     from nipype_blm.stages.assemble import check_fitted
 
-    counts = count_status(config.outdir, model)
+    counts = count_status(request.out_dir, model)
     if not quiet:
-        names = [escape_name(contrast.name) for contrast in config.contrasts]
-        print(summarise_run(counts, names, config.outdir))
-    notices = read_notices(config.outdir, model)
-    if not config.allow_empty:
+        names = [escape_name(contrast.name) for contrast in request.contrasts]
+        print(summarise_run(counts, names, request.out_dir))
+    notices = read_notices(request.out_dir, model)
+    if not request.allow_empty:
         try:
             check_fitted(count_fitted(counts), Path(f"{model}_vox_status"), notices)
         except InputError as error:

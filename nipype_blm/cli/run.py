@@ -14,9 +14,11 @@ from nipype import logging as nipype_logging
 
 from nipype_blm.cli.limits import explain_limit
 from nipype_blm.cli.plugins import Runner, cancel_jobs
-from nipype_blm.errors import InputError
-from nipype_blm.interfaces.base import traits_from_config
-from nipype_blm.model.config import BlmmConfig, ModelConfig
+from nipype_blm.errors import InputError, Problem, unpack_problems
+from nipype_blm.frontends.blm import Asked
+from nipype_blm.frontends.traits import traits_of
+from nipype_blm.interfaces.base import INPUT_ERROR
+from nipype_blm.model.request import Request
 from nipype_blm.private import open_plain
 from nipype_blm.stages.assemble import NOTICES
 from nipype_blm.stages.plan import PreparedRun
@@ -26,29 +28,29 @@ from nipype_blm.workflows.blmm import INPUTS
 from nipype_blm.workflows.stages import CHECKPOINTS, find_files
 
 
-def find_logs(config: ModelConfig) -> Path:
+def find_logs(request: Request) -> Path:
     """Return the folder of messages and crash files."""
-    return config.workflow_folder / "logs"
+    return request.workflow_folder / "logs"
 
 
-def find_remains(run: PreparedRun, config: ModelConfig) -> Remains:
+def find_remains(run: PreparedRun, request: Request) -> Remains:
     """Return what an earlier run has left of a run, and where its files go."""
-    folder, spec = config.workflow_folder, run.spec
+    folder, spec = request.workflow_folder, run.spec
     products = find_files(folder, "products", spec.n_batches)
     return Remains(run, products, find_files(folder, "estimates", spec.n_blocks))
 
 
-def tidy(config: ModelConfig, keep: str) -> None:
+def tidy(request: Request, keep: str) -> None:
     """Remove the intermediate files that are not to be kept.
 
     The workflow itself has emptied those of images.  `hold_folders` removes a folder that is left
     empty.
     """
-    checkpoints = config.workflow_folder / "products" / CHECKPOINTS  # of plans that were given up
+    checkpoints = request.workflow_folder / "products" / CHECKPOINTS  # of plans that were given up
     unneeded = {
-        "nothing": [config.workflow_folder],
+        "nothing": [request.workflow_folder],
         # Statistics are made again in no time; a new contrast needs others.
-        "contrasts": [config.workflow_folder / "contrasts", checkpoints],
+        "contrasts": [request.workflow_folder / "contrasts", checkpoints],
         "all": [checkpoints],
     }
     for folder in unneeded[keep]:
@@ -56,30 +58,29 @@ def tidy(config: ModelConfig, keep: str) -> None:
 
 
 def run_workflow(
-    config: ModelConfig, config_file: Path, runner: Runner, parallel_nodes: int, keep: str = "all"
+    asked: Asked, config_file: Path, runner: Runner, parallel_nodes: int, keep: str = "all"
 ) -> None:
     """Run a configuration in its working folder.
 
     The file that it was read from is never rewritten, even if it is the inputs.yml of an
     earlier run.
     """
-    given = traits_from_config(config)
+    request, fields = asked
+    given = traits_of(fields)
     inputs = {field: given.pop(field) for field in INPUTS if field in given}
-    recorded = config.to_yaml_dict()
-    given["recorded_fields"] = {
-        field: recorded[field]
-        for field in ("outdir", "work_dir", "keep", "clusterType", "numNodes", "sim")
-        if field in recorded
-    }
-    init_wf = init_blmm_wf if isinstance(config, BlmmConfig) else init_blm_wf
+    plain = fields.plain()
+    recorded = ("out_dir", "work_dir", "keep", "cluster", "n_threads", "n_workers", "quiet")
+    given["recorded_fields"] = {field: plain[field] for field in recorded if field in plain}
+    init_wf = init_blmm_wf if request.is_mixed else init_blm_wf
+    inputs_file = request.out_dir / "inputs.yml"
     workflow = init_wf(
-        out_dir=config.outdir,
-        copy_inputs=os.path.realpath(config_file) != os.path.realpath(config.outdir / "inputs.yml"),
+        out_dir=request.out_dir,
+        copy_inputs=os.path.realpath(config_file) != os.path.realpath(inputs_file),
         n_procs=runner.n_procs,
         mem_gb=runner.mem_gb,
         parallel_nodes=parallel_nodes,
         keep="contrasts" if keep == "contrasts" else "all",
-        name=config.workflow_folder.name,
+        name=request.workflow_folder.name,
         **given,
     )
     # The command itself tells of a result without any voxel, below what it has counted.
@@ -87,18 +88,20 @@ def run_workflow(
     for field, value in inputs.items():
         setattr(workflow.inputs.inputnode, field, value)
     # Private: what Nipype pickles there is read again, as a program is.
-    config.workflow_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    logs = find_logs(config)
+    request.workflow_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    logs = find_logs(request)
     logs.mkdir(exist_ok=True)
-    workflow.base_dir = str(config.work_folder)
+    workflow.base_dir = str(request.work_folder)
     workflow.config["execution"] |= {"crashdump_dir": str(logs), "stop_on_first_crash": "true"}
+    for path in _find_reports(request):  # of nodes of an earlier run
+        path.unlink(missing_ok=True)
     if runner.polls_cheaply:
         workflow.config["execution"]["poll_sleep_duration"] = "0.1"
     with _messages_to_file(logs):
         try:
             workflow.run(plugin=runner.plugin)
         except BaseException:
-            cancel_jobs(runner.plugin, config.workflow_folder)
+            cancel_jobs(runner.plugin, request.workflow_folder)
             raise
 
 
@@ -138,13 +141,22 @@ def _messages_to_file(logs: Path) -> Iterator[None]:
         logging.raiseExceptions = raise_exceptions
 
 
-def find_input_error(error: BaseException) -> list[str]:
-    """Return the problems of an InputError, also of one that a node reported as text."""
+def find_input_error(error: BaseException, request: Request) -> list[Problem]:
+    """Return the problems of an InputError, or those that failed nodes have left of theirs."""
     if isinstance(error, InputError):
         return error.problems
-    _, name, message = str(error).rpartition("nipype_blm.errors.InputError: ")
-    lines = message.split("\n\n")[0].splitlines() if name else []
-    return [line.strip() for line in lines if line.strip()]
+    found: list[Problem] = []
+    for path in _find_reports(request):
+        with suppress(OSError, ValueError):
+            found += unpack_problems(path.read_bytes())
+    return list(dict.fromkeys(found))
+
+
+def _find_reports(request: Request) -> list[Path]:
+    """Return what nodes have left whose input could not be used."""
+    folder = request.workflow_folder
+    nodes = (f"*/{INPUT_ERROR}", f"*/mapflow/*/{INPUT_ERROR}")
+    return sorted(path for pattern in nodes for path in folder.glob(pattern))
 
 
 # What Nipype's plugins for batch systems raise where they lose sight of a job.
@@ -154,7 +166,7 @@ _LOST_SIGHT = {
     "list index out of range": "the batch system refused a job; submit the newest batchscript_*.sh "
     "below the folder of intermediate files by hand, to see why",
     "'NoneType' object has no attribute 'groups'": "the last line of what sbatch or qsub printed "
-    "does not name the job, which may be left in the queue; clusterType in the configuration, "
+    "does not name the job, which may be left in the queue; a cluster in the configuration, "
     "without --plugin, finds the number wherever it stands",
 }
 
@@ -184,9 +196,9 @@ def _find_last_exception(text: str) -> str:
     return "\n".join(line.strip() for line in message)
 
 
-def _find_full_disk(config: ModelConfig, reason: str, path: Path) -> str:
+def _find_full_disk(request: Request, reason: str, path: Path) -> str:
     """Return the folder of a file, if one is named; else the one with less space, or both."""
-    folders = (config.work_folder, config.outdir)
+    folders = (request.work_folder, request.out_dir)
     if path.name:
         near = (folder for folder in folders if path.is_relative_to(folder))
         return str(next(near, path.parent))
@@ -197,7 +209,7 @@ def _find_full_disk(config: ModelConfig, reason: str, path: Path) -> str:
     return f"{folders[0]} or {folders[1]}"
 
 
-def describe_failure(error: BaseException, config: ModelConfig, plugin: str | None = None) -> str:
+def describe_failure(error: BaseException, request: Request, plugin: str | None = None) -> str:
     """Return the last exception of what Nipype reports, and where more can be read."""
     text = _NOTE_OF_NIPYPE.split(f"{type(error).__name__}: {error}")[0]
     _, found, lost = text.rpartition("PoolError: ")
@@ -209,11 +221,11 @@ def describe_failure(error: BaseException, config: ModelConfig, plugin: str | No
     full = _DISK_IS_FULL.findall(text)
     if full:
         whole, _, path = full[-1]
-        folder = _find_full_disk(config, whole, Path(path))
+        folder = _find_full_disk(request, whole, Path(path))
         return f"The disk of {folder} is full ({whole}); free some space and run again."
     limit = explain_limit(reason)
     if limit is not None:
         reason = f"{reason}: {limit}"
     if plugin in ("SLURM", "SGE") and reason in _LOST_SIGHT:
         reason = f"{type(error).__name__}: {reason}\nMost likely {_LOST_SIGHT[reason]}."
-    return f"{reason}\nThe run failed; its messages are in {find_logs(config)}."
+    return f"{reason}\nThe run failed; its messages are in {find_logs(request)}."

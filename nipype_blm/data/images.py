@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from zlib_ng import gzip_ng, zlib_ng
 
 from nipype_blm.core.voxels import ValueCounts, gather, gather_scaled
-from nipype_blm.errors import InputError, shorten
+from nipype_blm.errors import InputError, Problem, shorten
 from nipype_blm.io.files import FileState, open_input, read_into, read_state
 
 _HEADER_SIZE = 348
@@ -667,42 +667,43 @@ def _native(values: NDArray[Any]) -> NDArray[Any]:
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
-def read_mask(path: Path, expected: ImageHeader, what: str) -> NDArray[np.bool_]:
+def read_mask(path: Path, expected: ImageHeader, field: str) -> NDArray[np.bool_]:
     """Read a mask in file order; inside means finite and not zero.
 
     Parameters
     ----------
-    what : str
-        The field that names the mask, for messages.
+    field : str
+        The field of `Request` that names the mask, for messages; or what else it is called.
     """
-    with _name_field(what):
+    with _name_field(field):
         header = read_header(path)
     difference = describe_grid_difference(header, expected)
     if difference is None and header.n_volumes > 1:
         difference = f"it has {header.n_volumes} volumes"
     if difference is not None:
+        template = "is not in the space of the images: {difference}; resample it to the images."
         raise InputError(
-            f"{what} {path} is not in the space of the images: {difference}; "
-            "resample it to the images."
+            Problem(field, f"{{{field}}} {{path}} {template}", path=path, difference=difference)
         )
     n_grid = header.n_grid
     values = np.empty(n_grid)
     reader = ImageReader(expected, np.array([0]), np.array([n_grid]))
-    with _name_field(what):
+    with _name_field(field):
         reader.read(path, 0, values)
     mask = ~np.isnan(values)
     if not mask.any():
-        raise InputError(f"{what} {path} has no voxel that is finite and not zero.")
+        template = "has no voxel that is finite and not zero."
+        raise InputError(Problem(field, f"{{{field}}} {{path}} {template}", path=path))
     return mask
 
 
 @contextmanager
-def _name_field(what: str) -> Iterator[None]:
+def _name_field(field: str) -> Iterator[None]:
     """Name the field in front of what is wrong with its file."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{what}: {error}") from error
+        raise InputError(Problem(field, f"{{{field}}}: {{fault}}", fault=error)) from error
 
 
 def stat_file(path: Path) -> FileState:

@@ -14,20 +14,19 @@ from nipype.interfaces.base import (
 )
 
 from nipype_blm.data.images import stat_file
-from nipype_blm.errors import InputError
+from nipype_blm.frontends.fields import Checked
+from nipype_blm.frontends.traits import WORDS, check
 from nipype_blm.interfaces.base import (
     BLMInterface,
     InputSpec,
     MapsOutputSpec,
     ModelInputSpec,
     allow_empty_trait,
-    config_from_traits,
+    defined_traits,
     maps_as_outputs,
-    naming_traits,
     overwrite_trait,
     warn_of,
 )
-from nipype_blm.model.config import BlmConfig, ModelConfig
 
 
 def _threads() -> Any:
@@ -97,34 +96,31 @@ class PlanBLM(BLMInterface):
     input_spec = PlanBLMInputSpec
     output_spec = _PlanBLMOutputSpec
     _always_run = True
-    _config: ClassVar[type[ModelConfig]] = BlmConfig
+    _model: ClassVar[str] = "blm"
 
     def _run_interface(self, runtime: Any) -> Any:
-        from nipype_blm.io.inputs import write_inputs
+        from nipype_blm.frontends.blm import write_inputs
+        from nipype_blm.frontends.reading import make_request
         from nipype_blm.stages.plan import check_out_dir, prepare_run, write_plan
 
         folder = Path(runtime.cwd, self.inputs.plan_dir).resolve()
-        given = self.inputs.recorded_fields
-        recorded = dict(given) if isdefined(given) else {}
-        out_dir = Path(recorded.pop("outdir", folder))
-        parallel_nodes = self.inputs.parallel_nodes
-        with naming_traits():
-            config = config_from_traits(self.inputs, out_dir, self._config, **recorded)
-            run = prepare_run(
-                config, parallel_nodes if isdefined(parallel_nodes) else None, folder.parent
-            )
-        check_out_dir(run, config, folder)
+        given = defined_traits(self.inputs)
+        recorded = {"out_dir": str(folder)} | given.get("recorded_fields", {})
+        fields, problems = check(given, self._model, **recorded)
+        request = make_request(fields, WORDS, problems)
+        run = prepare_run(request, given.get("parallel_nodes"), folder.parent)
+        check_out_dir(run, request, folder)
         warn_of(run.notices)
         plan = write_plan(run, folder)
         self._results = {
             "model_file": str(plan.model_file),
             "batch_files": [str(path) for path in plan.batch_files],
             "contrasts_file": str(plan.contrasts_file),
-            "inputs_file": str(write_inputs(folder / "inputs.yml", config)),
+            "inputs_file": str(write_inputs(folder / "inputs.yml", fields)),
             "blocks": plan.blocks,
             "fingerprint": plan.fingerprint,
             "model_id": plan.model_id,
-            "max_threads": run.plan.threads(2**16, config.MAXMEM),
+            "max_threads": run.plan.threads(2**16, request.max_bytes),
         }
         return runtime
 
@@ -355,48 +351,47 @@ class BLM(BLMInterface):
 
     input_spec = BLMInputSpec
     output_spec = MapsOutputSpec
-    _config: ClassVar[type[ModelConfig]] = BlmConfig
-    _folder = "blm"
+    _model: ClassVar[str] = "blm"
 
     @property
     def always_run(self) -> bool:
         """Whether a folder of the user does not have the maps of this model any more."""
-        from nipype_blm.io.inputs import is_written_for
+        from nipype_blm.frontends.blm import is_written_for
 
         if not isdefined(self.inputs.out_dir):
             return False
         out_dir = Path(self.inputs.out_dir)
         if not out_dir.is_absolute():  # below the node's own folder
             return False
-        try:
-            return not is_written_for(out_dir / "inputs.yml", self._make_config(out_dir))
-        except InputError:
-            return True  # to say what is wrong
+        fields, problems = self._check(out_dir)
+        return bool(problems) or not is_written_for(out_dir / "inputs.yml", fields)
 
-    def _make_config(self, out_dir: Path) -> ModelConfig:
-        n_procs = self.inputs.n_procs
-        return config_from_traits(self.inputs, out_dir, self._config, numNodes=n_procs)
+    def _check(self, out_dir: Path) -> Checked:
+        return check(defined_traits(self.inputs), self._model, out_dir=out_dir)
 
     def _run_interface(self, runtime: Any) -> Any:
-        from nipype_blm.io.inputs import write_inputs
+        from nipype_blm.frontends.blm import write_inputs
+        from nipype_blm.frontends.reading import make_request
         from nipype_blm.io.publish import Claim
         from nipype_blm.stages.assemble import check_fitted
         from nipype_blm.stages.plan import check_out_dir, identify_model, prepare_run
         from nipype_blm.stages.run import run_model
 
-        out_dir = _find_out_dir(self.inputs, runtime, self._folder)
-        with naming_traits():
-            config = self._make_config(out_dir)
-            run = prepare_run(config, work_folder=Path(runtime.cwd))
-        check_out_dir(run, config, Path(runtime.cwd))
-        claim = Claim(identify_model(run), Path(runtime.cwd), config.overwrite)
+        out_dir = _find_out_dir(self.inputs, runtime, self._model)
+        fields, problems = self._check(out_dir)
+        request = make_request(fields, WORDS, problems)
+        run = prepare_run(request, work_folder=Path(runtime.cwd))
+        check_out_dir(run, request, Path(runtime.cwd))
+        claim = Claim(identify_model(run), Path(runtime.cwd), request.overwrite)
         warn_of(run.notices)
-        n_threads = run.plan.threads(self.inputs.n_procs, config.MAXMEM)
+        n_threads = run.plan.threads(self.inputs.n_procs, request.max_bytes)
         with TemporaryDirectory(prefix=".blm_work", dir=runtime.cwd) as folder:
             work_dir = Path(folder)
-            inputs_file = write_inputs(work_dir / "inputs.yml", config)
-            maps = run_model(run, work_dir, out_dir, claim, n_threads, config.compress, inputs_file)
-        if not config.allow_empty:
+            inputs_file = write_inputs(work_dir / "inputs.yml", fields)
+            maps = run_model(
+                run, work_dir, out_dir, claim, n_threads, request.compress, inputs_file
+            )
+        if not request.allow_empty:
             check_fitted(maps.n_fitted, maps.status_file, maps.notices)
         self._results = maps_as_outputs(maps, out_dir)
         return runtime

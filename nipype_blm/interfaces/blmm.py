@@ -11,7 +11,6 @@ from nipype_blm.interfaces.blm import (
     PlanBLM,
     PlanBLMInputSpec,
 )
-from nipype_blm.model.config import BlmmConfig, ModelConfig
 
 
 class _PlanBLMMInputSpec(MixedInputSpec, PlanBLMInputSpec):
@@ -26,7 +25,7 @@ class PlanBLMM(PlanBLM):
     """
 
     input_spec = _PlanBLMMInputSpec
-    _config: ClassVar[type[ModelConfig]] = BlmmConfig
+    _model: ClassVar[str] = "blmm"
 
 
 class FitMixedModel(FitModel):
@@ -65,5 +64,4 @@ class BLMM(BLM):
 
     input_spec = _BLMMInputSpec
     output_spec = MixedMapsOutputSpec
-    _config: ClassVar[type[ModelConfig]] = BlmmConfig
-    _folder = "blmm"
+    _model: ClassVar[str] = "blmm"

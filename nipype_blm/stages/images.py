@@ -17,16 +17,15 @@ from nipype_blm.data.images import (
     describe_grid,
     describe_grid_difference,
     find_grids,
-    is_image_path,
     read_header,
     read_mask,
     stat_file,
 )
 from nipype_blm.data.manifest import ImageEntry
-from nipype_blm.errors import InputError, Problems
+from nipype_blm.errors import InputError, Problem, Problems, about
 from nipype_blm.io.files import FileState
-from nipype_blm.io.tables import ListedPath, explain_path, read_path_list
 from nipype_blm.model.planning import check_grid
+from nipype_blm.model.request import ListedPath
 
 # Reading headers waits for the disk: more threads than cores.
 _HEADER_THREADS = 8
@@ -45,28 +44,13 @@ class FoundImages(NamedTuple):
     expected: ImageHeader | None = None  # the grid that all images should have, if that is known
 
 
-def list_files(given: Path | Sequence[Path], what: str) -> list[ListedPath]:
-    """Return the files that a field names: a list file, one image, or several."""
-    if not isinstance(given, Path):
-        return [ListedPath(path, f"entry {i} of {what}") for i, path in enumerate(given, 1)]
-    if is_image_path(given):
-        fault = explain_path(given, given.name)
-        if fault is not None:
-            raise InputError(f"{what}: {fault}.")
-        return [ListedPath(given, what)]
-    return read_path_list(given, what)
-
-
 def find_images(
-    given: Path | Sequence[Path] | None,
-    what: str,
+    listed: Sequence[ListedPath] | None,
+    field: str,
     problems: Problems,
     expected: ImageHeader | None = None,
 ) -> FoundImages:
     """Read the headers of all images; a single 4D image stands for its volumes."""
-    listed: list[ListedPath] | None = None
-    with problems.collect():
-        listed = [] if given is None else list_files(given, what)
     if not listed:
         return FoundImages([], [], None, [])
     size = -(-len(listed) // _HEADER_THREADS)
@@ -74,16 +58,16 @@ def find_images(
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
         found_parts = pool.map(lambda part: [_read_entry(item) for item in part], parts)
         found = list(chain.from_iterable(found_parts))
-    faults = [item for item in found if isinstance(item, str)]
+    faults: list[str] = [item for item in found if isinstance(item, str)]
     good = [item for item in found if not isinstance(item, str)]
     if len(good) == len(listed) == 1:
         [(entry, header)] = good
         volume = header._replace(n_volumes=1)  # one object, which is compared once
         good = [(entry._replace(volume=i), volume) for i in range(header.n_volumes)]
-        listed = listed * header.n_volumes
+        listed = list(listed) * header.n_volumes
     headers = [header for _, header in good]
     if expected is None and good:
-        expected = problems.attempt(_choose_grid, what, good)
+        expected = problems.attempt(_choose_grid, field, good)
     differences = {
         id(header): _describe_difference(header, expected)
         for header in {id(header): header for header in headers}.values()
@@ -93,15 +77,16 @@ def find_images(
             faults.append(f"{entry.where}: {entry.image}: {differences[id(header)]}.")
     more = len(faults) - _MOST_REPORTED
     if more > 0:
-        faults = [*faults[:_MOST_REPORTED], f"... and {more} more files of {what}."]
-    problems += faults
+        rest = Problem(field, f"... and {more} more files of {{{field}}}.")
+        faults = [*faults[:_MOST_REPORTED], rest]
+    problems += about(field, faults)
     entries = [entry._replace(row=row) for row, (entry, _) in enumerate(good)]
     # The only one may have any number of volumes.
     n_listed = len(listed) if good or len(listed) > 1 else None
     return FoundImages(entries, headers, n_listed, [item.path for item in listed], expected)
 
 
-def _choose_grid(what: str, images: Sequence[tuple[ImageEntry, ImageHeader]]) -> ImageHeader:
+def _choose_grid(field: str, images: Sequence[tuple[ImageEntry, ImageHeader]]) -> ImageHeader:
     """Return the grid of most images."""
     grids = find_grids(header for _, header in images)
     if not grids:  # each of them is at fault by itself
@@ -116,9 +101,12 @@ def _choose_grid(what: str, images: Sequence[tuple[ImageEntry, ImageHeader]]) ->
         )
     more = len(grids) - len(shown)
     raise InputError(
-        f"The images of {what} are on different grids, and on none are most of them: "
-        f"{'; '.join(shown)}{f'; and others on {more} grids or more' * (more > 0)}.  "
-        "Resample them to one."
+        Problem(
+            field,
+            f"The images of {{{field}}} are on different grids, and on none are most of them: "
+            "{grids}.  Resample them to one.",
+            grids="; ".join(shown) + f"; and others on {more} grids or more" * (more > 0),
+        )
     )
 
 
@@ -152,9 +140,10 @@ def _read_header_once(path: Path, state: FileState) -> ImageHeader:
 def attach_masks(images: FoundImages, masks: FoundImages, problems: Problems) -> list[ImageEntry]:
     """Give each image its mask."""
     if None not in (images.n_listed, masks.n_listed) and images.n_listed != masks.n_listed:
-        problems.append(
-            f"data_mask_files names {masks.n_listed} masks, but there are {images.n_listed} "
-            "images; give one mask for each image."
+        problems.add(
+            "data_masks",
+            f"{{data_masks}} names {masks.n_listed} masks, but there are {images.n_listed} "
+            "images; give one mask for each image.",
         )
     return [
         image._replace(mask=mask.image, mask_volume=mask.volume, mask_state=mask.state)
@@ -163,14 +152,14 @@ def attach_masks(images: FoundImages, masks: FoundImages, problems: Problems) ->
 
 
 def read_optional_mask(
-    expected: ImageHeader | None, path: Path | None, what: str
+    expected: ImageHeader | None, path: Path | None, field: str
 ) -> NDArray[np.bool_] | None:
     """Read a mask; all voxels without one; None where there is no image to compare it with."""
     if expected is None:
         return None
     if path is None:
         return np.ones(expected.n_grid, bool)
-    return read_mask(path, expected, what)
+    return read_mask(path, expected, field)
 
 
 def fit_grid(images: FoundImages, max_bytes: int) -> ImageHeader | None:
