@@ -158,7 +158,7 @@ def check(data: Any, base: Path | None = None, model: str = "blm") -> Checked:
         ours["n_workers"] = ours["n_threads"]
     rules, faults = _read_missingness(missingness)
     fields, problems = check_fields(ours | rules, model, WORDS, base)
-    problems = list(dict.fromkeys([*problems, *faults, *unknown]))
+    problems = [*(p for p in problems if p.field != "n_workers"), *faults, *unknown]
     more = len(problems) - _MOST_FAULTS
     if more > 0:
         text = f"{more} more fields of the configuration cannot be used."
@@ -186,7 +186,7 @@ def _explain_unknown(name: str, model: str) -> Problem:
         None,
         "{name} is not a known field; the nearest known one is {nearest}.",
         name=shorten(name),
-        nearest=known[find_nearest(name, known)],
+        nearest=find_nearest(name, known),
     )
 
 
@@ -204,7 +204,7 @@ def _read_missingness(value: Any) -> tuple[dict[str, Any], list[Problem]]:
             template = (
                 "Missingness.{name} is not a known field; the nearest known one is {nearest}."
             )
-            nearest = known[find_nearest(str(key), known)]
+            nearest = find_nearest(str(key), known)
             problems.append(Problem(None, template, name=shorten(str(key)), nearest=nearest))
         elif MISSINGNESS[name] in found:
             template = "Missingness: a field is given twice, in {names}."
@@ -283,8 +283,8 @@ def list_entries(model: str = "blm") -> list[Entry]:
 
 def _describe(name: str, field: str, kind: type[BaseModel]) -> Entry:
     if name == "Missingness":
-        entries = tuple(_describe(each, of, kind) for each, of in MISSINGNESS.items())
-        return Entry(name, _DESCRIPTIONS[name], is_mandatory=False, entries=entries)
+        rules = tuple(_describe(each, of, kind) for each, of in MISSINGNESS.items())
+        return Entry(name, _DESCRIPTIONS[name], is_mandatory=False, entries=rules)
     info = kind.model_fields[field]
     entries: tuple[Entry, ...] = ()
     if field in ENTRIES:

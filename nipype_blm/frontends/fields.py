@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -138,7 +138,7 @@ Bytes = Annotated[int, BeforeValidator(_parse_bytes)]
 Number = Annotated[float, BeforeValidator(parse_number)]
 Count = Annotated[int, BeforeValidator(_refuse_truth), Field(ge=1, le=MOST)]
 CountOrNone = Annotated[int, BeforeValidator(_refuse_truth), Field(ge=0, le=MOST)]
-Text = Annotated[str, BeforeValidator(_write_text), Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1), BeforeValidator(_write_text)]
 
 
 class _Model(BaseModel):
@@ -382,7 +382,7 @@ def check_fields(
     except ValidationError as error:
         faults = error.errors()
     fields = _salvage(given, kind, context, [fault["loc"] for fault in faults])
-    return Checked(fields, [_explain(fault, words) for fault in faults])
+    return Checked(fields, [_explain(fault, kind, words) for fault in faults])
 
 
 def _salvage(
@@ -413,7 +413,7 @@ def _hold_place(item: dict[str, Any]) -> ContrastFields:
     return ContrastFields.model_construct(name=str(item.get("name")), vector=())
 
 
-def _explain(fault: Any, words: Words) -> Problem:
+def _explain(fault: Any, kind: type[Fields], words: Words) -> Problem:
     """Turn one of pydantic's errors into a sentence."""
     field, *entries = [str(part) for part in fault["loc"] if not str(part).startswith("function-")]
     where = _name_place(field, entries)
@@ -424,7 +424,8 @@ def _explain(fault: Any, words: Words) -> Problem:
             template = f"{where} is missing; it is a mandatory field{hint}."
             return Problem(field, template, entry=_end(entries))
         case "extra_forbidden":
-            return _explain_unknown(field, entries, where, words)
+            parent = ENTRIES[field] if entries else kind
+            return _explain_unknown(fault["loc"], where, parent, words)
     return Problem(field, f"{where}: {{fault}}.", fault=_describe(fault), entry=_end(entries))
 
 
@@ -453,16 +454,20 @@ def _describe(fault: Any) -> str:
     return f"{show(fault['input'])} was given; expected {expected(fault.get('ctx'))}"
 
 
-def _explain_unknown(field: str, entries: list[str], where: str, words: Words) -> Problem:
-    known = {words.name(f"{field}.{name}").lower(): name for name in ENTRIES[field].model_fields}
-    nearest = known[find_nearest(entries[1], known)]
-    template = f"{where} is not a known field; the nearest known one is {{{field}.{nearest}}}."
-    return Problem(field, template, entry=_end(entries))
+def _explain_unknown(
+    place: Sequence[Any], where: str, parent: type[BaseModel], words: Words
+) -> Problem:
+    *above, name = (str(part) for part in place)
+    names = [".".join([*above[:1], each]) for each in parent.model_fields]
+    nearest = find_nearest(name, {words.name(each).lower(): each for each in names})
+    template = f"{where} is not a known field; the nearest known one is {{{nearest}}}."
+    return Problem(str(place[0]), template, entry=shorten(name))
 
 
-def find_nearest(name: str, known: Mapping[str, Any]) -> str:
-    """Return the name, of those known, all in lower case, that is most like another."""
-    return difflib.get_close_matches(name.lower()[:_LONGEST_NAME], known, n=1, cutoff=0)[0]
+def find_nearest(name: str, known: Mapping[str, str]) -> str:
+    """Return what is known, in lower case, by the name that is most like another."""
+    [nearest] = difflib.get_close_matches(name.lower()[:_LONGEST_NAME], known, n=1, cutoff=0)
+    return known[nearest]
 
 
 def _name_place(field: str, entries: list[str]) -> str:

@@ -119,8 +119,8 @@ def explain_name(name: str, known: Collection[str]) -> str:
     """
     traits = {field: trait for trait, field in NAMES.items()}
     names = {**blm.NAMES, **blm.MISSINGNESS}
-    theirs = {each: traits.get(field) for each, field in names.items()}
-    places = {each.lower(): trait for each, trait in theirs.items() if trait in known}
+    places = {
+        each.lower(): traits[field] for each, field in names.items() if traits.get(field) in known
+    }
     places |= {each.lower(): each for each in known}
-    nearest = places[find_nearest(name, places)]
-    return f"{shorten(name)} is no known input; the nearest one is {nearest}."
+    return f"{shorten(name)} is no known input; the nearest one is {find_nearest(name, places)}."

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,32 +48,47 @@ _BLMM_REFERENCE = BibTeX(
 )
 
 
+def _telling_faults(run: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Have an interface tell what is wrong with its input in the names of its traits.
+
+    In the folder of a node it is left as a file, too, for whoever has other words for it.
+    """
+
+    @wraps(run)
+    def tell(interface: "BLMInterface", runtime: Any) -> Any:
+        try:
+            return run(interface, runtime)
+        except InputError as error:
+            if interface._report is not None:
+                write_if_changed(interface._report, pack_problems(error.problems))
+            error.reword(WORDS)
+            raise
+
+    return tell
+
+
 class BLMInterface(LibraryBaseInterface, SimpleInterface):
     """Base of all interfaces: version, references, one BLAS thread, faults, lost outputs."""
 
     _pkg = "nipype_blm"
+    _report: Path | None = None  # where faults are left, in a folder of its own
     _references: ClassVar = [
         {"entry": _BLM_REFERENCE, "description": "Big Linear Models", "tags": ["method"]},
         {"entry": _BLMM_REFERENCE, "description": "Products of batches", "tags": ["method"]},
     ]
 
-    def run(self, cwd: str | None = None, **kwargs: Any) -> Any:
-        """Run with one BLAS thread: more of them only compete with the threads of ours.
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "_run_interface" in vars(cls):
+            cls._run_interface = _telling_faults(cls._run_interface)
 
-        What is wrong with the input is told in the names of the traits.  In a folder of its own,
-        as a node has it, it is left as a file, too, for whoever has other words for it.
-        """
-        report = None if cwd is None else Path(cwd, INPUT_ERROR)
-        if report is not None:
-            report.unlink(missing_ok=True)
-        try:
-            with threadpool_limits(1):
-                return super().run(cwd=cwd, **kwargs)
-        except InputError as error:
-            if report is not None:
-                write_if_changed(report, pack_problems(error.problems))
-            error.reword(WORDS)
-            raise
+    def run(self, cwd: str | Path | None = None, **options: Any) -> Any:
+        """Run with one BLAS thread: more of them only compete with the threads of ours."""
+        self._report = None if cwd is None else Path(cwd, INPUT_ERROR)
+        if self._report is not None:
+            self._report.unlink(missing_ok=True)
+        with threadpool_limits(1):
+            return super().run(cwd=cwd, **options)
 
     def _list_outputs(self) -> dict[str, Any]:
         # Nipype asks an interface that has not run when a cached output is gone; the error

@@ -157,8 +157,8 @@ def check_grid(max_bytes: int, shape: tuple[int, ...], bytes_per_voxel: int) -> 
         raise InputError(
             Problem(
                 "max_bytes",
-                "{max_bytes} is {given:memory}, too little for images of shape {shape}: reading one "
-                "takes {needed:budget}.  Give more, or see whether their headers are right.",
+                "{max_bytes} is {given:memory}, too little for images of shape {shape}: reading "
+                "one takes {needed:budget}.  Give more, or see whether their headers are right.",
                 given=max_bytes,
                 shape=shape,
                 needed=_budget_for(needed),

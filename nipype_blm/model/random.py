@@ -143,49 +143,51 @@ def _is_within_itself(name: str, outer: dict[str, str | None]) -> bool:
     return above == name
 
 
-def check_files(factors: Sequence[Factor | None], n_images: int | None) -> list[str]:
-    """Return what is wrong with the names, the labels and the design of each random factor.
-
-    Parameters
-    ----------
-    factors : sequence of Factor or None
-        None where one could not be read.
-    n_images : int or None
-        Number of images, if they could be counted.
-    """
-    named = [factor for factor in factors if factor is not None]
-    faults = check_nesting(named) if len(named) == len(factors) else []
-    problems: list[str] = []
-    if faults:
-        problems.append(Problem("factors", "{factors}: {faults}.", faults="; ".join(faults)))
-    for number, factor in enumerate(factors, 1):
-        if factor is not None:
-            problems += _check_rows(factor, number, n_images) or _check_columns(factor, number)
-    return about("factors", problems)
-
-
-def check_factors(
-    factors: Sequence[RandomFactor],
-    sources: Sequence[str],
+def examine_factors(
+    asked: Sequence[Factor | None],
+    n_images: int | None,
     X: FloatArray | None = None,
     safe_mode: bool = True,
-) -> list[str]:
-    """Return what is wrong with random factors as a whole.
+) -> tuple[tuple[RandomFactor, ...], list[str]]:
+    """Make the random factors of a model, and find what is wrong with them.
 
     Parameters
     ----------
-    factors : sequence of RandomFactor
-    sources : sequence of str
-        What messages call each, see `name_labels`.
+    asked : sequence of Factor or None
+        Factors f1, f2, ...; None where one could not be read.
+    n_images : int or None
+        Number of images, if they could be counted.
     X : array of shape (n_obs, n_params), optional
         Design matrix of the fixed effects, if it could be read.
     safe_mode : bool
         Whether voxels with no more images than random effects are dropped.
+
+    Returns
+    -------
+    factors : tuple of RandomFactor
+        None of them if they cannot be used.
+    problems : list of str
+        Naming the labels or the design.
     """
-    problems = _check_levels(factors, sources)
+    known = [factor for factor in asked if factor is not None]
+    problems = _check_names(known) if len(known) == len(asked) else []
+    for number, factor in enumerate(asked, 1):
+        if factor is not None:
+            problems += _check_rows(factor, number, n_images) or _check_columns(factor, number)
+    if problems or len(known) < len(asked) or len({len(f.labels) for f in known}) != 1:
+        return (), about("factors", problems)
+    factors = make_factors(known)
+    where = [name_labels(factor, number) for number, factor in enumerate(known, 1)]
+    problems = _check_levels(factors, where)
     if safe_mode:
-        problems = problems or _check_number(factors, sources, X)
-    return about("factors", problems or _check_identified(factors, sources, X))
+        problems = problems or _check_number(factors, where, X)
+    problems = problems or _check_identified(factors, where, X)
+    return () if problems else factors, about("factors", problems)
+
+
+def _check_names(factors: Sequence[Factor]) -> list[str]:
+    faults = "; ".join(check_nesting(factors))
+    return [Problem("factors", "{factors}: {faults}.", faults=faults)] if faults else []
 
 
 def name_labels(factor: Factor, number: int) -> str:
@@ -193,7 +195,8 @@ def name_labels(factor: Factor, number: int) -> str:
     return factor.source or f"Z f{number} factor"
 
 
-def _name_design(factor: Factor, number: int) -> str:
+def name_design(factor: Factor, number: int) -> str:
+    """Return what messages call the design of a factor."""
     return factor.design.source or f"Z f{number} design"
 
 
@@ -201,7 +204,7 @@ def _check_rows(factor: Factor, number: int, n_images: int | None) -> list[str]:
     """Return which of the two does not have one row for each image."""
     problems = []
     labels, n_rows = factor.labels, len(factor.design.values)
-    where, design = name_labels(factor, number), _name_design(factor, number)
+    where, design = name_labels(factor, number), name_design(factor, number)
     if n_images is None:
         if n_rows != len(labels):
             problems.append(
@@ -226,7 +229,7 @@ def _check_rows(factor: Factor, number: int, n_images: int | None) -> list[str]:
 
 def _check_columns(factor: Factor, number: int) -> list[str]:
     """Return which random effects are too large or small, zero, or follow from others."""
-    design, Z = _name_design(factor, number), factor.design.values
+    design, Z = name_design(factor, number), factor.design.values
     if not np.isfinite(Z).all():
         return [f"{design} must hold finite numbers only."]
     names = name_effects(factor.design)

@@ -38,7 +38,7 @@ class Table(NamedTuple):
     row_names: Sequence[str] | None = None  # (n_rows,)
     row_header: str = ""  # of the column of row names
     first_line: int = 1  # of the file, that has a row
-    source: str = "X"  # what messages call it, such as "X /study/design.csv"
+    source: str = ""  # what messages call it, such as "X /study/design.csv"
 
     def sort(self, order: NDArray[np.intp]) -> "Table":
         """Return the table with its rows in another order."""

@@ -24,13 +24,7 @@ from nipype_blm.model.contrasts import check_contrasts, check_estimable, check_s
 from nipype_blm.model.costs import Sizes
 from nipype_blm.model.design import check_design, has_possible_sizes
 from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
-from nipype_blm.model.random import (
-    check_factors,
-    check_files,
-    make_factors,
-    name_effects,
-    name_labels,
-)
+from nipype_blm.model.random import examine_factors, name_effects
 from nipype_blm.model.request import Request, Table
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
 from nipype_blm.results.maps import is_map_name
@@ -340,18 +334,10 @@ def _make_factors(
     """Return the random factors; none of them if they or X cannot be used."""
     if request.estimation is None:
         return ()
-    faults = check_files(rows.factors, n_images)
-    problems += faults
-    good = [factor for factor in rows.factors if factor is not None]
-    is_complete = not faults and len(good) == len(rows.factors) > 0
-    if not is_complete or len({len(factor.labels) for factor in good}) > 1:
-        return ()
     X = rows.X.values if rows.X is not None and has_possible_sizes(rows.X.values) else None
-    factors = make_factors(good)
-    sources = [name_labels(factor, number) for number, factor in enumerate(good, 1)]
-    faults = check_factors(factors, sources, X, request.estimation.safe_mode)
+    factors, faults = examine_factors(rows.factors, n_images, X, request.estimation.safe_mode)
     problems += faults
-    return () if faults or X is None or len(X) != len(good[0].labels) else factors
+    return factors if factors and X is not None and len(X) == len(factors[0].level) else ()
 
 
 def _order_rows(

@@ -24,7 +24,7 @@ from nipype_blm.model.names import (
     may_name_images,
     varying_parts,
 )
-from nipype_blm.model.random import name_labels
+from nipype_blm.model.random import name_design, name_labels
 from nipype_blm.model.request import Factor, Request, Table
 
 _MOST_SHOWN = 3
@@ -174,10 +174,11 @@ def check_rows(request: Request, images: ImageNames, problems: Problems) -> None
     """Note columns that look like names of rows, and names that contradict those of images."""
     if request.may_ask:
         if request.X is not None:
-            problems += _question_columns(request.X, images, is_X=True)
-        for factor in request.factors:
+            problems += _question_columns(_name_X(request.X), request.X, images, is_X=True)
+        for number, factor in enumerate(request.factors, 1):
             if factor is not None:
-                problems += _question_columns(factor.design, images, is_X=False)
+                what = name_design(factor, number)
+                problems += _question_columns(what, factor.design, images, is_X=False)
     if request.match_rows == "check":
         for named in _list_checked(request, images):
             problems += named.describe_contradictions()
@@ -213,7 +214,7 @@ def sort_rows(request: Request, images: ImageNames, problems: Problems) -> Model
             "match_rows",
             "{match_rows} is by_name, but {X} has no names of rows; give it a first column of "
             "text, or name one with {row_names}.",
-            X=request.X.source,
+            X=_name_X(request.X),
         )
         return rows
     n_before = len(problems)
@@ -260,22 +261,28 @@ def _sort_factor(
 def _list_named(request: Request, images: ImageNames) -> Iterator[_NamedRows]:
     """Yield X, and the labels and the design of each random factor."""
 
-    def make(table: Table) -> _NamedRows:
+    def make(what: str, table: Table) -> _NamedRows:
         may_be_counts = not table.row_header  # as R and pandas number rows
         names = None if table.row_names is None else list(table.row_names)
-        return _NamedRows(table.source, names, table.values, images, may_be_counts)
+        return _NamedRows(what, names, table.values, images, may_be_counts)
 
     if request.X is not None:
-        yield make(request.X)
+        yield make(_name_X(request.X), request.X)
     for number, factor in enumerate(request.factors, 1):
         if factor is not None:
             labels = list(factor.labels)
             names = labels if may_name_images(labels) else None
             yield _NamedRows(name_labels(factor, number), names, np.array(labels), images)
-            yield make(factor.design)
+            yield make(name_design(factor, number), factor.design)
 
 
-def _question_columns(table: Table, images: ImageNames, is_X: bool) -> Iterator[Problem]:
+def _name_X(X: Table) -> str:
+    return X.source or "X"
+
+
+def _question_columns(
+    what: str, table: Table, images: ImageNames, is_X: bool
+) -> Iterator[Problem]:
     """Yield what has to be asked: whether columns are names of rows, or regressors."""
     names, header = table.row_names, table.row_header
     if names is not None and _may_be_values(table, images):
@@ -285,10 +292,8 @@ def _question_columns(table: Table, images: ImageNames, is_X: bool) -> Iterator[
             "{what}: found {first} in line {line}, column 1{header}.  A first column of text names "
             "the rows and is no regressor, but this one repeats and is found in no names of "
             "images.  If it is a regressor, write it as numbers; if it names rows, set "
-            "{row_names=column}"
-            + " (X needs such a column, too), or leave it out" * (not is_X)
-            + ".",
-            what=table.source,
+            f"{{row_names=column}}{more}.",
+            what=what,
             first=repr(names[0]),
             line=table.first_line,
             header=f" ({header})" * bool(header),
@@ -301,7 +306,7 @@ def _question_columns(table: Table, images: ImageNames, is_X: bool) -> Iterator[
             "{what}: column {column} would be a regressor, but looks like names of rows "
             f"({{reason}}).  If it names rows, {drop}; if it is a regressor, set "
             "{row_names=kept}.",
-            what=table.source,
+            what=what,
             column=table.names[i] if table.has_header else str(i + 1 + (names is not None)),
             reason=reason,
             kept="none" if names is None else header or "1",

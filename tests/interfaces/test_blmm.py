@@ -15,6 +15,7 @@ from traits.api import TraitError
 
 from nipype_blm.cli.blmm import main
 from nipype_blm.errors import InputError
+from nipype_blm.frontends.traits import check, traits_of
 from nipype_blm.interfaces import (
     BLMM,
     AssembleMixedMaps,
@@ -23,13 +24,7 @@ from nipype_blm.interfaces import (
     FitMixedModel,
     PlanBLMM,
 )
-from nipype_blm.interfaces.base import (
-    MIXED_MAP_OUTPUTS,
-    MIXED_TRAITS,
-    config_from_traits,
-    traits_from_config,
-)
-from nipype_blm.model.config import BlmmConfig
+from nipype_blm.interfaces.base import MIXED_MAP_OUTPUTS, MixedInputSpec, defined_traits
 from nipype_blm.results.maps import MAPS
 from nipype_blm.workflows import init_blmm_wf
 
