@@ -131,6 +131,11 @@ def _restore(text: str, field: str | None, template: str, values: Mapping[str, A
     return problem
 
 
+def tell(text: str, words: Words) -> str:
+    """Return a sentence in the words of a front end; one that is no `Problem` has its own."""
+    return text.worded(words) if isinstance(text, Problem) else text
+
+
 def about(field: str, texts: Iterable[str]) -> list[str]:
     """Return sentences that name no field as problems of one."""
     return [

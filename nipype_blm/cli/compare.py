@@ -9,6 +9,7 @@ from pathlib import Path
 from nipype_blm import __version__
 from nipype_blm.cli.blm import OK, report_errors, say
 from nipype_blm.cli.terminal import steady_streams
+from nipype_blm.errors import tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    from nipype_blm.frontends.blm import WORDS
     from nipype_blm.model.compare import count_compared, describe_mixture
     from nipype_blm.results.compare import compare_models
 
@@ -26,7 +28,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         arguments.smaller, arguments.larger, arguments.out, Path.cwd(), arguments.overwrite
     )
     for notice in result.notices:
-        say(f"notice: {notice}")
+        say(f"notice: {tell(notice, WORDS)}")
     if not arguments.quiet:
         print(
             f"{count_compared(result.counts):,} voxels compared by {result.criterion}; "

@@ -245,7 +245,9 @@ class Fields(_Model):
     )
     two_sided: bool = Field(False, description="Two-sided p-values of T contrasts.")
     work_dir: FilePath | None = Field(
-        None, description="Folder for intermediate files, kept for resuming; default outdir/work."
+        None,
+        description="Folder for intermediate files, kept for resuming; default: work, in that "
+        "for the results.",
     )
     keep: Annotated[str, _one_of(KEEP)] = Field(
         "contrasts",

@@ -58,7 +58,7 @@ def make_request(
         factors=[_read_factor(each, i, fields, found) for i, each in enumerate(factors, 1)],
         images=_list_files(fields.images, "images", words, found),
         data_masks=_list_files(fields.data_masks, "data_masks", words, found),
-        contrasts=[_make_contrast(each) for each in fields.contrasts],
+        contrasts=[make_contrast(each) for each in fields.contrasts],
         estimation=estimation,
         with_resms=with_resms,
         may_ask=fields.row_names is None,
@@ -111,7 +111,7 @@ def list_files(given: Path | Sequence[Path], field: str, words: Words) -> list[L
     return read_path_list(given, what)
 
 
-def _make_contrast(fields: ContrastFields) -> Contrast:
+def make_contrast(fields: ContrastFields) -> Contrast:
     """Return a contrast; one without weights holds the place of one that is not valid."""
     if not fields.vector:
         return Contrast(fields.name, np.empty((0, 0)), is_f=False)

@@ -14,7 +14,7 @@ from nipype_blm.core.linalg import FloatArray, factorise_design
 from nipype_blm.data.images import ImageHeader, quiet_libraries
 from nipype_blm.data.manifest import ImageEntry, format_manifest, must_be_read_in_order
 from nipype_blm.data.maps import make_template_header
-from nipype_blm.errors import InputError, Problem, Problems
+from nipype_blm.errors import InputError, Problem, Problems, about
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.io.publish import Claim, check_claim, is_published
@@ -310,8 +310,8 @@ def _check_model(request: Request, X: Table | None, n_images: int | None) -> lis
         problems += _check_design(X, request, n_images)
     minimum = request.min_n or 0
     if n_images is not None and minimum > n_images:
-        template = f"{{min_n}} is {minimum}, but there are only {n_images} images."
-        problems.append(Problem("min_n", template))
+        template = "{min_n} is {n}, but there are only {n_images} images."
+        problems.append(Problem("min_n", template, n=minimum, n_images=n_images))
     return problems
 
 
@@ -319,7 +319,7 @@ def _check_design(table: Table, request: Request, n_images: int | None) -> list[
     """Return what is wrong with X, and which contrasts it does not have."""
     may_be_deficient = request.deficient == "estimable"
     X = table.values
-    faults = check_design(X, table.names, n_images, table.has_header, may_be_deficient)
+    faults = about("X", check_design(X, table.names, n_images, table.has_header, may_be_deficient))
     if has_possible_sizes(X):
         faults += check_sizes(request.contrasts, X)
     if faults or not may_be_deficient or not np.isfinite(X).all():

@@ -280,9 +280,7 @@ def _name_X(X: Table) -> str:
     return X.source or "X"
 
 
-def _question_columns(
-    what: str, table: Table, images: ImageNames, is_X: bool
-) -> Iterator[Problem]:
+def _question_columns(what: str, table: Table, images: ImageNames, is_X: bool) -> Iterator[Problem]:
     """Yield what has to be asked: whether columns are names of rows, or regressors."""
     names, header = table.row_names, table.row_header
     if names is not None and _may_be_values(table, images):

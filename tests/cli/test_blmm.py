@@ -15,7 +15,8 @@ from nipype_blm import __version__
 from nipype_blm.cli.blm import load_config
 from nipype_blm.cli.blmm import main
 from nipype_blm.core.status import VoxelStatus
-from nipype_blm.model.config import BlmmConfig, FactorConfig
+from nipype_blm.frontends.blm import list_entries
+from nipype_blm.frontends.fields import FactorFields
 from nipype_blm.stages.plan import prepare_run
 
 SHAPE = (4, 3, 2)
@@ -447,7 +448,7 @@ def test_help_explains_every_field(study_of_blmm):
     result = study_of_blmm.command("--help")
     assert result.code == 0
     assert "usage: blmm" in result.out
-    for name in [*BlmmConfig.model_fields, *FactorConfig.model_fields]:
+    for name in [*(entry.name for entry in list_entries("blmm")), *FactorFields.model_fields]:
         assert name in result.out
 
 

@@ -615,7 +615,10 @@ def test_one_random_factor_needs_no_list():
 
 def test_a_random_factor_without_a_name_is_called_by_its_key_or_its_place():
     files = {"factor": "f.csv", "design": "Z.csv"}
-    assert [factor.name for factor in parse_mixed(Z={"f1": files, "f2": files}).factors] == ["f1", "f2"]
+    assert [factor.name for factor in parse_mixed(Z={"f1": files, "f2": files}).factors] == [
+        "f1",
+        "f2",
+    ]
     assert [factor.name for factor in parse_mixed(Z=[{"ID": files}, files]).factors] == ["ID", "f2"]
 
 
@@ -758,7 +761,9 @@ def test_a_field_of_blmm_without_effect_gets_a_notice(ask, field):
 def test_factors_may_be_nested_several_deep_and_in_any_order():
     Z = parse_mixed(Z=nest(eye="subject", subject="site", site=None)).factors
     assert [factor.nested_in for factor in Z] == ["subject", "site", None]
-    assert parse_mixed(Z=[SUBJECT | {"nested_in": 3}, SITE | {"name": 3}]).factors[0].nested_in == "3"
+    assert (
+        parse_mixed(Z=[SUBJECT | {"nested_in": 3}, SITE | {"name": 3}]).factors[0].nested_in == "3"
+    )
 
 
 @pytest.mark.parametrize(

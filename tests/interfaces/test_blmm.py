@@ -15,7 +15,8 @@ from traits.api import TraitError
 
 from nipype_blm.cli.blmm import main
 from nipype_blm.errors import InputError
-from nipype_blm.frontends.traits import check, traits_of
+from nipype_blm.frontends.reading import make_request
+from nipype_blm.frontends.traits import WORDS, check, traits_of
 from nipype_blm.interfaces import (
     BLMM,
     AssembleMixedMaps,
@@ -24,7 +25,12 @@ from nipype_blm.interfaces import (
     FitMixedModel,
     PlanBLMM,
 )
-from nipype_blm.interfaces.base import MIXED_MAP_OUTPUTS, MixedInputSpec, defined_traits
+from nipype_blm.interfaces.base import (
+    MIXED_MAP_OUTPUTS,
+    InputSpec,
+    MixedInputSpec,
+    defined_traits,
+)
 from nipype_blm.results.maps import MAPS
 from nipype_blm.workflows import init_blmm_wf
 
@@ -172,9 +178,17 @@ def test_traits_and_configuration_describe_each_other(model: dict[str, Any]) -> 
     given = model | {"method": "pSFS", "tol": 1e-8, "maxnit": 50, "n_starts": 2}
     given |= {"reml": False, "safe_mode": False, "resms": True}
     given["random_factors"][0] |= {"correlated": False}
-    assert given.keys() >= set(MIXED_TRAITS.values())
-    config = config_from_traits(BLMM(**given).inputs, Path("out"), BlmmConfig)
-    options = config.estimation
+    assert given.keys() >= MixedInputSpec().trait_get().keys() - InputSpec().trait_get().keys()
+
+    def read(traits: dict[str, Any]) -> Any:
+        given = defined_traits(BLMM(**traits).inputs)
+        fields, problems = check(given, "blmm", out_dir="out")
+        assert problems == []
+        return fields
+
+    fields = read(given)
+    options = make_request(fields, WORDS).estimation
+    assert options is not None
     assert options._asdict() == {
         "reml": False,
         "method": "pSFS",
@@ -183,10 +197,9 @@ def test_traits_and_configuration_describe_each_other(model: dict[str, Any]) -> 
         "safe_mode": False,
         "n_starts": 2,
     }
-    assert config.resms
-    again = BLMM(**traits_from_config(config)).inputs
-    assert config_from_traits(again, Path("out"), BlmmConfig) == config
-    assert not config.Z[0].correlated
+    assert fields.with_resms
+    assert read(traits_of(fields)) == fields
+    assert not fields.factors[0].correlated
 
 
 def test_every_fault_of_random_factors_is_reported_at_once(

@@ -160,7 +160,9 @@ def test_both_files_of_all_factors_are_checked_together():
 
 def test_files_of_a_factor_must_agree_where_images_cannot_be_counted():
     problem = problem_of(table(SUBJECT, np.ones(23), name="b"), n_images=None)
-    assert problem.startswith("Z f1 design /b_Z.csv has 23 rows, but Z f1 factor /b.csv has 24 labels")
+    assert problem.startswith(
+        "Z f1 design /b_Z.csv has 23 rows, but Z f1 factor /b.csv has 24 labels"
+    )
 
 
 @pytest.mark.parametrize(
