@@ -1,28 +1,30 @@
 """The single values that a front end is given, checked all at once and named as in `Request`."""
 
 import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from nipype_blm.core.lmm.estimates import METHODS
 from nipype_blm.errors import Problem, Words, shorten, show
 from nipype_blm.frontends.contrasts import Vector, normalise_contrasts, parse_vector
 from nipype_blm.frontends.factors import normalise_factors
-from nipype_blm.io.paths import resolve_path
-from nipype_blm.model.arithmetic import parse_number
+from nipype_blm.frontends.kinds import (
+    Bytes,
+    Count,
+    CountOrNone,
+    FilePath,
+    FilePaths,
+    Number,
+    Share,
+    Text,
+    above_zero,
+    one_of,
+    words_of,
+)
 from nipype_blm.model.random import check_nesting
 from nipype_blm.model.request import (
     DEFAULT_MAX_BYTES,
@@ -33,112 +35,7 @@ from nipype_blm.model.request import (
 )
 
 CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm")
-MOST = 2**31 - 1  # of anything that is counted
-_MOST_BYTES = 2**1000  # more than that no float holds
-_LONGEST_FRACTION, _HUGE_EXPONENT = 100, re.compile(r"e[-+]?\d{4}", re.IGNORECASE)
 _LONGEST_NAME = 40  # longer than any field
-
-
-def _resolve(value: Any, info: ValidationInfo) -> Path:
-    """Resolve a relative path against the folder of what names it."""
-    if not isinstance(value, str | Path) or not str(value).strip():
-        raise ValueError(f"{show(value)} is not a path")
-    return resolve_path(value, (info.context or {}).get("base", Path.cwd()))
-
-
-def _resolve_all(value: Any, info: ValidationInfo) -> Any:
-    """Resolve one path, or several."""
-    if isinstance(value, list | tuple) and value:
-        return tuple(_resolve(item, info) for item in value)
-    return _resolve(value, info)
-
-
-def _words(info: ValidationInfo) -> Words:
-    words = (info.context or {}).get("words")
-    return words if isinstance(words, Words) else Words()
-
-
-def _parse_bytes(value: Any, info: ValidationInfo) -> int:
-    hint = _words(info).memory_hint
-    try:
-        n_bytes = parse_number(value)
-    except ValueError as error:
-        raise ValueError(f"{error}; {hint}") from error
-    if n_bytes < 1:
-        raise ValueError(f"{show(value)} is not a positive number; {hint}")
-    if n_bytes > _MOST_BYTES:
-        raise ValueError(f"{show(value)} is more than any machine has; {hint}")
-    return int(n_bytes)
-
-
-def _parse_fraction(value: Any) -> Fraction:
-    """Read 0.1 or "10%" exactly, so that 0.28 of 50 images is 14."""
-    text = value.strip() if isinstance(value, str) else repr(value)
-    percent = text.endswith("%")
-    try:
-        if len(text) > _LONGEST_FRACTION or _HUGE_EXPONENT.search(text):
-            raise ValueError("takes all memory")
-        fraction = Fraction(text.rstrip("% "))
-    except (ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{show(value)} is neither a fraction nor a percentage") from error
-    fraction = fraction / 100 if percent else fraction
-    if not 0 <= fraction <= 1:
-        raise ValueError(
-            f"{show(value)} is outside 0 to 1; give a fraction such as 0.1, "
-            'or a percentage such as "10%"'
-        )
-    return fraction
-
-
-def _above_zero(what: str) -> BeforeValidator:
-    """Return what reads a number, or arithmetic, that must be positive."""
-
-    def parse(value: Any) -> float:
-        number = parse_number(value)
-        if number <= 0:
-            raise ValueError(f"{show(value)} is not {what}")
-        return number
-
-    return BeforeValidator(parse)
-
-
-def _one_of(choices: tuple[str, ...], refusal: str = "was given") -> BeforeValidator:
-    """Return what reads one of several words, however it is written."""
-    known = {choice.lower(): choice for choice in choices}
-
-    def parse(value: Any) -> str:
-        choice = known.get(str(value).strip().lower().replace("-", "_"))
-        if choice is None:
-            raise ValueError(f"{show(value)} {refusal}; choose one of {', '.join(choices)}")
-        return choice
-
-    return BeforeValidator(parse)
-
-
-def _refuse_truth(value: Any) -> Any:
-    """Refuse true where a number is expected; it would count as 1."""
-    if isinstance(value, bool):
-        raise ValueError(f"{show(value)} was given; expected a whole number")
-    return value
-
-
-def _write_text(value: Any) -> str:
-    """Return a name as text; not what was written as one, such as on, but read as a truth value."""
-    if isinstance(value, bool):
-        raise ValueError(f"{value} was read, not text; put the name in quotes")
-    if not isinstance(value, str | int | float):
-        raise ValueError(f"{show(value)} was given; expected a name")
-    return str(value)
-
-
-FilePath = Annotated[Path, BeforeValidator(_resolve)]
-# The tuple first: old versions of pydantic write the text of a whole tuple for a Path.
-FilePaths = Annotated[tuple[Path, ...] | Path, BeforeValidator(_resolve_all)]
-Bytes = Annotated[int, BeforeValidator(_parse_bytes)]
-Number = Annotated[float, BeforeValidator(parse_number)]
-Count = Annotated[int, BeforeValidator(_refuse_truth), Field(ge=1, le=MOST)]
-CountOrNone = Annotated[int, BeforeValidator(_refuse_truth), Field(ge=0, le=MOST)]
-Text = Annotated[str, Field(min_length=1), BeforeValidator(_write_text)]
 
 
 class _Model(BaseModel):
@@ -202,12 +99,12 @@ class Fields(_Model):
         description="Header, or number, of the column of X that names the rows; none: every column "
         "is a regressor.  If absent, a first column of text names them.",
     )
-    match_rows: Annotated[str, _one_of(MATCH_ROWS)] = Field(
+    match_rows: Annotated[str, one_of(MATCH_ROWS)] = Field(
         "check",
         description="How rows and images are matched: check (default) refuses names of rows that "
         "contradict those of the images, by_name sorts rows by them, by_order ignores them.",
     )
-    cluster: Annotated[str, _one_of(CLUSTER_TYPES, "is not a cluster type")] = Field(
+    cluster: Annotated[str, one_of(CLUSTER_TYPES, "is not a cluster type")] = Field(
         "local",
         description="Where to run: local (the default), or on workers that are jobs of slurm, "
         "sge, pbs, lsf, htcondor, oar or moab.",
@@ -224,7 +121,7 @@ class Fields(_Model):
         None, description="Text file with one mask a line, for each image in turn."
     )
     threshold: Number | None = Field(None, description="Values below this are missing.")
-    min_percent: Annotated[Fraction, BeforeValidator(_parse_fraction)] | None = Field(
+    min_percent: Share | None = Field(
         None, description='Least share of the images: a fraction (0.1) or a percentage ("10%").'
     )
     min_n: CountOrNone | None = Field(None, description="Least number of images.")
@@ -238,7 +135,7 @@ class Fields(_Model):
     )
     max_blocks: Count | None = Field(None, description="Most voxel blocks, memory permitting.")
     zero_is_missing: bool = Field(True, description="Whether a value of exactly 0 is missing.")
-    deficient: Annotated[str, _one_of(DEFICIENT)] = Field(
+    deficient: Annotated[str, one_of(DEFICIENT)] = Field(
         "refuse",
         description="If columns of X depend on each other: refuse (default), or estimable: fit X "
         "as it is, and test the contrasts that are estimable.",
@@ -249,7 +146,7 @@ class Fields(_Model):
         description="Folder for intermediate files, kept for resuming; default: work, in that "
         "for the results.",
     )
-    keep: Annotated[str, _one_of(KEEP)] = Field(
+    keep: Annotated[str, one_of(KEEP)] = Field(
         "contrasts",
         description="Intermediate files that stay when a run has ended well: contrasts (default), "
         "the estimates, so that new contrasts fit nothing; all, also what a replaced image "
@@ -270,7 +167,7 @@ class Fields(_Model):
         None, description="Voxels fitted by one node; planned if absent."
     )
     minutes_per_job: (
-        Annotated[float, _above_zero("a positive number of minutes, such as 10")] | None
+        Annotated[float, above_zero("a positive number of minutes, such as 10")] | None
     ) = Field(
         None,
         description="Least minutes of one core for a batch and for a block, memory permitting; "
@@ -281,7 +178,7 @@ class Fields(_Model):
     @field_validator("contrasts", mode="before")
     @classmethod
     def _normalise_contrasts(cls, value: Any, info: ValidationInfo) -> Any:
-        return _rename(normalise_contrasts(value), "contrasts", _words(info))
+        return _rename(normalise_contrasts(value), "contrasts", words_of(info))
 
     def plain(self) -> dict[str, Any]:
         """Return the fields that have a value, as text and numbers that are read as the same."""
@@ -297,7 +194,7 @@ class MixedFields(Fields):
     """The fields of a mixed model."""
 
     factors: tuple[FactorFields, ...] = Field(description="Random factors f1, f2, ..., each with:")
-    method: Annotated[str, _one_of(METHODS, "is not a method")] = Field(
+    method: Annotated[str, one_of(METHODS, "is not a method")] = Field(
         "exact",
         description="exact (default: Newton steps to a certified optimum), "
         "or Fisher scoring: pSFS, SFS, pFS, FS.",
@@ -305,7 +202,7 @@ class MixedFields(Fields):
     reml: bool = Field(
         True, description="Restricted maximum likelihood (default); false: maximum likelihood."
     )
-    tol: Annotated[float, _above_zero("above 0; give a small number such as 1e-6")] = Field(
+    tol: Annotated[float, above_zero("above 0; give a small number such as 1e-6")] = Field(
         1e-6, description="Iterations end when the log-likelihood gains less; default 1e-6."
     )
     maxnit: Count = Field(10000, description="Most iterations at a voxel; default 10000.")
