@@ -139,6 +139,6 @@ class Kind(NamedTuple):
 
     space: type[Space]
     endings: tuple[str, ...]  # of their names, but for compression
-    inspect: Callable[[Path, FileState], Any]  # returns a Header
+    inspect: Callable[[Path, FileState], Header]
     # The header that most files have the space of; the first argument is the field.
-    choose: Callable[[str, Sequence[ImageEntry], Sequence[Any]], Any]
+    choose: Callable[[str, Sequence[ImageEntry], Sequence[Any]], Header]

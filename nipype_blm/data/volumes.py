@@ -104,23 +104,21 @@ class VolumeSpace:
         """
         from scipy.sparse import coo_array
 
-        # The number of each voxel in a grid with a border, where it is -1 as outside of the mask.
-        padded = np.array(self.shape) + 2
-        numbers = np.full(padded, -1)
-        inner = np.full(self.mask.size, -1)
-        inner[self.mask] = np.arange(self.n_features)
-        numbers[1:-1, 1:-1, 1:-1] = inner.reshape(self.shape, order="F")
-        numbers = numbers.ravel(order="F")
-        here = np.flatnonzero(numbers >= 0)
-        strides = np.array([1, padded[0], padded[0] * padded[1]])
+        # The number of each voxel in a grid with a border; -1 there and outside of the mask.
+        x, y, z = (n + 2 for n in self.shape)
+        padded = np.zeros((x, y, z), bool, order="F")
+        padded[1:-1, 1:-1, 1:-1] = self.mask.reshape(self.shape, order="F")
+        here = np.flatnonzero(padded.ravel(order="F"))
+        number = np.arange(here.size, dtype=np.int32)
+        numbers = np.full(padded.size, -1, np.int32)
+        numbers[here] = number
         pairs = []
-        for step in _list_steps(_MOST_DIFFERENT[n_neighbours]):
-            there = numbers[here + step @ strides]
-            touches = there >= 0
-            pairs.append((np.flatnonzero(touches), there[touches]))
+        for dx, dy, dz in _list_steps(_MOST_DIFFERENT[n_neighbours]):
+            there = numbers[here + (dx + x * (dy + y * dz))]
+            pairs.append((number[there >= 0], there[there >= 0]))
         rows, columns = np.concatenate(pairs, axis=1)
-        size = (self.n_features, self.n_features)
-        return coo_array((np.ones(rows.size, bool), (rows, columns)), size).tocsr()
+        touches = np.ones(rows.size, bool)
+        return coo_array((touches, (rows, columns)), (here.size, here.size)).tocsr()
 
     def pack(self) -> tuple[Arrays, Options]:
         """Return mask and template, and the shape."""
@@ -134,11 +132,10 @@ class VolumeSpace:
         return cls((x, y, z), arrays["template"].tobytes(), arrays["mask"])
 
 
-def _list_steps(most_different: int) -> Iterator[NDArray[np.int64]]:
+def _list_steps(most_different: int) -> list[tuple[int, ...]]:
     """Return the steps to neighbours, which differ in at most so many coordinates."""
-    for step in itertools.product((-1, 0, 1), repeat=3):
-        if 0 < np.count_nonzero(step) <= most_different:
-            yield np.array(step)
+    steps = itertools.product((-1, 0, 1), repeat=3)
+    return [step for step in steps if 0 < np.count_nonzero(step) <= most_different]
 
 
 def make_template_header(image_file: Path) -> bytes:

@@ -56,11 +56,7 @@ def find_images(
         listed = [] if given is None else list_files(given, what)
     if not listed:
         return FoundImages([], [], None, [])
-    size = -(-len(listed) // _HEADER_THREADS)
-    parts = [listed[i : i + size] for i in range(0, len(listed), size)]
-    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        found_parts = pool.map(lambda part: [_read_entry(item) for item in part], parts)
-        found = list(chain.from_iterable(found_parts))
+    found = _read_entries(listed)
     faults = [item for item in found if isinstance(item, str)]
     good = [item for item in found if not isinstance(item, str)]
     is_only = len(good) == len(listed) == 1
@@ -68,31 +64,28 @@ def find_images(
         [(entry, header)] = good
         good = [(entry._replace(volume=i), header) for i in range(header.n_volumes)]
         listed = listed * header.n_volumes
+    entries = [entry._replace(row=row) for row, (entry, _) in enumerate(good)]
     headers = [header for _, header in good]
     if expected is None and good:
         choose = find_kind(listed[0].path).choose
-        expected = problems.attempt(choose, what, [entry for entry, _ in good], headers)
-    differences = {  # equal headers are one object, which is compared once
-        id(header): _describe_difference(header, expected, is_only)
-        for header in {id(header): header for header in headers}.values()
-    }
-    for entry, header in good:
-        if differences[id(header)] is not None:
-            faults.append(f"{entry.where}: {entry.image}: {differences[id(header)]}.")
+        expected = problems.attempt(choose, what, entries, headers)
+    faults += _find_differences(entries, headers, expected, is_only)
     more = len(faults) - _MOST_REPORTED
     if more > 0:
         faults = [*faults[:_MOST_REPORTED], f"... and {more} more files of {what}."]
     problems += faults
-    entries = [entry._replace(row=row) for row, (entry, _) in enumerate(good)]
     # The only one may have any number of volumes.
     n_listed = len(listed) if good or len(listed) > 1 else None
     return FoundImages(entries, headers, n_listed, [item.path for item in listed], expected)
 
 
-def _describe_difference(header: Header, expected: Header | None, is_only: bool) -> str | None:
-    if header.n_volumes > 1 and not is_only:
-        return f"it has {header.n_volumes} volumes, expected 1"
-    return header.describe_difference(expected)
+def _read_entries(listed: Sequence[ListedPath]) -> list[tuple[ImageEntry, Header] | str]:
+    """Read all headers, in several threads; return what is wrong in the place of an image."""
+    size = -(-len(listed) // _HEADER_THREADS)
+    parts = [listed[i : i + size] for i in range(0, len(listed), size)]
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        found = pool.map(lambda part: [_read_entry(item) for item in part], parts)
+        return list(chain.from_iterable(found))
 
 
 def _read_entry(listed: ListedPath) -> tuple[ImageEntry, Header] | str:
@@ -101,6 +94,32 @@ def _read_entry(listed: ListedPath) -> tuple[ImageEntry, Header] | str:
     except InputError as error:
         return f"{listed.where}: {error}"
     return ImageEntry(0, listed.path, 0, state, listed.where), header
+
+
+def _find_differences(
+    entries: Sequence[ImageEntry],
+    headers: Sequence[Header],
+    expected: Header | None,
+    is_only: bool,
+) -> list[str]:
+    """Return which images are not in the space expected, or have several volumes."""
+    # Equal headers are one object, which is compared once.
+    differences = {
+        id(header): f"it has {header.n_volumes} volumes, expected 1"
+        if header.n_volumes > 1 and not is_only
+        else header.describe_difference(expected)
+        for header in _list_different(headers)
+    }
+    return [
+        f"{entry.where}: {entry.image}: {differences[id(header)]}."
+        for entry, header in zip(entries, headers, strict=True)
+        if differences[id(header)] is not None
+    ]
+
+
+def _list_different(headers: Sequence[Header]) -> list[Header]:
+    """Return each header once; equal ones are parsed once, so that there are few."""
+    return list({id(header): header for header in headers}.values())
 
 
 def attach_masks(images: FoundImages, masks: FoundImages, problems: Problems) -> list[ImageEntry]:
@@ -138,8 +157,8 @@ def fit_image(images: FoundImages, max_bytes: int) -> Header | None:
 
 
 def list_kinds(images: FoundImages) -> list[Header]:
-    """Return the different headers; equal ones are parsed once, so that there are few."""
-    return list({id(header): header for header in images.headers}.values())
+    """Return the different headers of the images."""
+    return _list_different(images.headers)
 
 
 def has_compressed(images: FoundImages) -> bool:
