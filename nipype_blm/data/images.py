@@ -28,10 +28,9 @@ from nipype_blm.data.headers import (
     read_header,
 )
 from nipype_blm.data.libraries import DAMAGE, describe_error, explaining, join_lines
+from nipype_blm.data.space import NO_MASK
 from nipype_blm.errors import InputError
 from nipype_blm.io.files import read_into
-
-_NO_MASK = np.empty(0)
 
 
 class ImageReader:
@@ -63,7 +62,7 @@ class ImageReader:
         self._last_good: ImageHeader | None = None
 
     def read(
-        self, path: Path, volume: int, out: NDArray[Any], inside: NDArray[np.float64] = _NO_MASK
+        self, path: Path, volume: int, out: NDArray[Any], inside: NDArray[np.float64] = NO_MASK
     ) -> ValueCounts:
         """Read one volume into a row of floats, NaN where missing.
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nipype_blm.data.headers import read_header
-from nipype_blm.data.kinds import is_image_path, read_mask
+from nipype_blm.data.kinds import KINDS, find_kind, is_image_path, read_mask
 from nipype_blm.errors import InputError
 
 SHAPE = (4, 3, 2)
@@ -35,6 +35,16 @@ def make_header(tmp_path):
 )
 def test_images_are_told_from_lists_by_their_names(tmp_path, name, is_image):
     assert is_image_path(tmp_path / name) == is_image
+
+
+def test_the_longest_ending_of_a_name_says_of_which_kind_a_file_is(tmp_path, monkeypatch):
+    """As .dscalar.nii is one of .nii, and no volume."""
+    longer = KINDS["volume"]._replace(endings=(".dscalar.nii", ".gii"))
+    monkeypatch.setitem(KINDS, "longer", longer)
+    for name in ("a.dscalar.nii", "A.DSCALAR.NII.GZ", "a.func.gii"):
+        assert find_kind(tmp_path / name) is longer
+    for name in ("a.nii", "dscalar.nii", "a.scalar.nii.gz", "a.txt"):
+        assert find_kind(tmp_path / name) is KINDS["volume"]
 
 
 @pytest.mark.parametrize("inside", [1, 255, 0.01, -3])
