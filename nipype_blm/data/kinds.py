@@ -43,8 +43,14 @@ def _name_kind(path: Path) -> str | None:
     return fits[max(fits, key=len)] if fits else None
 
 
-def look_at(path: Path) -> tuple[FileState, Header]:
+def look_at(path: Path, kind: Kind | None = None) -> tuple[FileState, Header]:
     """Return what changes when a file does, and what it says before its values are read.
+
+    Parameters
+    ----------
+    path : Path
+    kind : Kind, optional
+        Which it has to be of; default: as its name says.
 
     Raises
     ------
@@ -55,7 +61,7 @@ def look_at(path: Path) -> tuple[FileState, Header]:
         state = stat_file(path)
     except (OSError, ValueError):  # ValueError: no path can have a null byte
         state = FileState(0, 0, "")  # reading the header says what is wrong
-    return state, find_kind(path).inspect(path, state)
+    return state, (kind or find_kind(path)).inspect(path, state)
 
 
 def open_space(path: Path, inside: NDArray[np.bool_] | None = None) -> Space:
@@ -81,7 +87,10 @@ def read_mask(path: Path, expected: Header, what: str) -> NDArray[np.bool_]:
     """
     with _naming_field(what):
         header = look_at(path)[1]
-    difference = header.describe_difference(expected)
+    if type(header) is type(expected):
+        difference = header.describe_difference(expected)
+    else:
+        difference = "it is a file of another kind"
     if difference is None and header.n_volumes > 1:
         difference = f"it has {header.n_volumes} volumes"
     if difference is not None:

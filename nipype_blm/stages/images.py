@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nipype_blm.data.compressed import is_named_compressed
 from nipype_blm.data.kinds import find_kind, is_image_path, look_at, read_mask
 from nipype_blm.data.manifest import ImageEntry
-from nipype_blm.data.space import Header
+from nipype_blm.data.space import Header, Kind
 from nipype_blm.errors import InputError, Problems
 from nipype_blm.io.tables import ListedPath, explain_path, read_path_list
 from nipype_blm.model.planning import check_image
@@ -56,7 +56,8 @@ def find_images(
         listed = [] if given is None else list_files(given, what)
     if not listed:
         return FoundImages([], [], None, [])
-    found = _read_entries(listed)
+    kind = find_kind(listed[0].path)
+    found = _read_entries(listed, kind)
     faults = [item for item in found if isinstance(item, str)]
     good = [item for item in found if not isinstance(item, str)]
     is_only = len(good) == len(listed) == 1
@@ -67,8 +68,7 @@ def find_images(
     entries = [entry._replace(row=row) for row, (entry, _) in enumerate(good)]
     headers = [header for _, header in good]
     if expected is None and good:
-        choose = find_kind(listed[0].path).choose
-        expected = problems.attempt(choose, what, entries, headers)
+        expected = problems.attempt(kind.choose, what, entries, headers)
     faults += _find_differences(entries, headers, expected, is_only)
     more = len(faults) - _MOST_REPORTED
     if more > 0:
@@ -79,18 +79,20 @@ def find_images(
     return FoundImages(entries, headers, n_listed, [item.path for item in listed], expected)
 
 
-def _read_entries(listed: Sequence[ListedPath]) -> list[tuple[ImageEntry, Header] | str]:
+def _read_entries(
+    listed: Sequence[ListedPath], kind: Kind
+) -> list[tuple[ImageEntry, Header] | str]:
     """Read all headers, in several threads; return what is wrong in the place of an image."""
     size = -(-len(listed) // _HEADER_THREADS)
     parts = [listed[i : i + size] for i in range(0, len(listed), size)]
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        found = pool.map(lambda part: [_read_entry(item) for item in part], parts)
+        found = pool.map(lambda part: [_read_entry(item, kind) for item in part], parts)
         return list(chain.from_iterable(found))
 
 
-def _read_entry(listed: ListedPath) -> tuple[ImageEntry, Header] | str:
+def _read_entry(listed: ListedPath, kind: Kind) -> tuple[ImageEntry, Header] | str:
     try:
-        state, header = look_at(listed.path)
+        state, header = look_at(listed.path, kind)
     except InputError as error:
         return f"{listed.where}: {error}"
     return ImageEntry(0, listed.path, 0, state, listed.where), header

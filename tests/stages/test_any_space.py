@@ -140,3 +140,13 @@ def test_what_is_wrong_with_vectors_is_said_in_their_words(prepare, vectors):
     np.save(vectors[3], np.ones(5, np.float32))
     with pytest.raises(InputError, match=r"v03\.npy: it has 5 values, expected 24\."):
         prepare(VALUES.reshape(N_OBS, 4, 3, 2), X, Y_files=vectors)
+
+
+def test_files_of_two_kinds_do_not_mix(prepare, vectors, tmp_path):
+    images = VALUES.reshape(N_OBS, 4, 3, 2)
+    nib.save(nib.Nifti1Image(images[0], np.eye(4)), tmp_path / "one.nii")
+    one = str(tmp_path / "one.nii")
+    with pytest.raises(InputError, match=r"one\.nii is no vector"):
+        prepare(images, X, Y_files=[*vectors[:-1], one])
+    with pytest.raises(InputError, match=r"analysis_mask .*one\.nii is not in the space of the im"):
+        prepare(images, X, Y_files=vectors, analysis_mask=one)
