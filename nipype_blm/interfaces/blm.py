@@ -13,7 +13,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from nipype_blm.data.images import stat_file
+from nipype_blm.data.files import stat_file
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces.base import (
     BLMInterface,

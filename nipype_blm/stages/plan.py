@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray, factorise_design
-from nipype_blm.data.images import (
-    quiet_libraries,
-)
+from nipype_blm.data.kinds import open_space
+from nipype_blm.data.libraries import quiet_libraries
 from nipype_blm.data.manifest import ImageEntry, format_manifest, must_be_read_in_order
-from nipype_blm.data.maps import make_template_header
+from nipype_blm.data.spec import ContrastSpec, ModelSpec
+from nipype_blm.data.specfile import pack_contrasts, pack_model
 from nipype_blm.errors import InputError, Problems
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.io.inputs import is_written_for
 from nipype_blm.io.publish import Claim, check_claim, is_published
-from nipype_blm.io.specfile import pack_contrasts, pack_model
 from nipype_blm.io.stamps import batch_stamp, block_stamp, maps_stamp, run_stamp
 from nipype_blm.io.tables import Table
 from nipype_blm.model.config import BlmmConfig, ModelConfig
@@ -30,26 +29,19 @@ from nipype_blm.model.costs import Sizes
 from nipype_blm.model.design import check_design, has_possible_sizes
 from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
 from nipype_blm.model.random import FactorTable, check_factors, make_factors
-from nipype_blm.model.spec import ContrastSpec, ModelSpec
 from nipype_blm.results.maps import is_map_name
 from nipype_blm.stages.folders import check_disk, check_folders, check_overwriting
 from nipype_blm.stages.images import (
     FoundImages,
     attach_masks,
     find_images,
-    fit_grid,
+    fit_image,
     has_compressed,
     list_kinds,
     read_optional_mask,
 )
 from nipype_blm.stages.notices import Pair, find_notices, list_pairs
 from nipype_blm.stages.rows import check_masks, check_rows, name_images, read_rows, sort_rows
-
-# Reading headers waits for the disk: more threads than cores.
-_HEADER_THREADS = 8
-_MOST_REPORTED = 20
-_MOST_GRIDS_SHOWN = 3
-_COMPRESSED = (".gz", ".mgz")
 
 T = TypeVar("T")
 
@@ -111,7 +103,7 @@ def prepare_run(
     check_rows(config, rows, names, problems)
     rows = sort_rows(config, rows, names, problems)
     table, random = rows.X, rows.random
-    expected = problems.attempt(fit_grid, images, config.MAXMEM)
+    expected = problems.attempt(fit_image, images, config.MAXMEM)
     entries = images.entries
     if config.data_mask_files is not None:
         masks = find_images(config.data_mask_files, "data_mask_files", problems, expected)
@@ -170,9 +162,7 @@ def _make_spec(
     return ModelSpec(
         design=factorise_design(design.X),
         names=design.names,
-        shape=images.headers[0].shape,
-        header=make_template_header(images.entries[0].image),
-        mask=mask,
+        space=open_space(images.entries[0].image, mask),
         allowed=allowed[mask],
         minimum_n=config.Missingness.minimum_n(len(images.entries)),
         threshold=-np.inf if config.data_mask_thresh is None else config.data_mask_thresh,
@@ -222,7 +212,7 @@ def _measure(config: ModelConfig, design: _Design, images: FoundImages, n_voxels
         n_images=images.n_listed or 1,
         n_params=design.X.shape[1],
         n_voxels=n_voxels,
-        n_grid=images.expected.n_grid if images.expected else 1,
+        n_values=images.expected.n_values if images.expected else 1,
         image_itemsize=max(h.bytes_to_read for h in kinds),
         staged_itemsize=4 if all(h.fits_float32 for h in kinds) else 8,
         map_itemsize=8 if is_double else 4,
