@@ -381,7 +381,7 @@ class BLM(BLMInterface):
         from nipype_blm.io.inputs import write_inputs
         from nipype_blm.io.publish import Claim
         from nipype_blm.stages.assemble import check_fitted
-        from nipype_blm.stages.plan import check_out_dir, identify_model, prepare_run
+        from nipype_blm.stages.plan import check_out_dir, prepare_run
         from nipype_blm.stages.run import run_model
 
         out_dir = _find_out_dir(self.inputs, runtime, self._folder)
@@ -389,7 +389,7 @@ class BLM(BLMInterface):
             config = self._make_config(out_dir)
             run = prepare_run(config, work_folder=Path(runtime.cwd))
         check_out_dir(run, config, Path(runtime.cwd))
-        claim = Claim(identify_model(run), Path(runtime.cwd), config.overwrite)
+        claim = Claim(run.model_id, Path(runtime.cwd), config.overwrite)
         warn_of(run.notices)
         n_threads = run.plan.threads(self.inputs.n_procs, config.MAXMEM)
         with TemporaryDirectory(prefix=".blm_work", dir=runtime.cwd) as folder:
