@@ -289,9 +289,7 @@ def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
         write_if_changed(path, text.encode())
     write_if_changed(contrasts_file, run.packed_contrasts[1])
     blocks = list(range(run.spec.n_blocks))
-    return PlanFiles(
-        model_file, batch_files, contrasts_file, blocks, run.stamps.run, run.model_id
-    )
+    return PlanFiles(model_file, batch_files, contrasts_file, blocks, run.stamps.run, run.model_id)
 
 
 def is_done(run: PreparedRun, config: ModelConfig) -> bool:

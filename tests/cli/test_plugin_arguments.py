@@ -96,7 +96,7 @@ def test_a_time_without_quotes_reaches_the_plugin_as_it_was_written(study, wallt
         ("Dask", f"{JOBS}workers: 2\n", ["'workers' is not an argument", "n_workers"]),
         ("Dask", f"{JOBS}asynchronous: true\n", ["'asynchronous' is not an argument"]),
         ("Dask", "security: some text\n", ["security is 'some text'", "boolean"]),
-        ("Dask", "scheduler_file: none.json\n", ["none.json cannot be read", "cluster start"]),
+        ("Dask", "scheduler_file: none.json\n", ["none.json cannot be read", "pool start"]),
         ("MultiProc", "n_procs: two\n", ["--plugin MultiProc", "'n_procs': 'two'"]),
         ("SLURM", "sbatch_arg: --mem=4G\n", ["--plugin SLURM", "did you mean sbatch_args?"]),
         (None, "n_procs: 2\n", ["arguments.yml", "Linear", "no arguments", "--plugin"]),
