@@ -4,6 +4,7 @@ import argparse
 import gc
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -68,6 +69,22 @@ def run_process(main: Callable[[], int]) -> None:
         code = 128 + signals[0]  # as a shell reports it
     gc.freeze()
     sys.exit(code)
+
+
+def describe(
+    parser: argparse.ArgumentParser, what: str, examples: Sequence[str], more: str = EXIT_CODES
+) -> None:
+    """Have the help of a command say what it does, and end with examples and more.
+
+    Parameters
+    ----------
+    examples : sequence of str
+        Arguments of the command, for one example each.
+    """
+    lines = [f"  {parser.prog} {arguments}" for arguments in examples]
+    parser.description = textwrap.fill(what, 88)
+    parser.epilog = "\n".join(["examples:", *lines, "", more])
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
 def add_running_options(parser: argparse.ArgumentParser, check: str) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nipype_blm.cli.command import (
-    EXIT_CODES,
     FAILED,
     OK,
     add_running_options,
     check_running_options,
+    describe,
     report_errors,
     run_process,
     say,
@@ -24,11 +24,6 @@ _DESCRIPTION = (
     "Likelihood-ratio test of two nested models at every voxel, from the results of blm and blmm.  "
     "Both models need the same images, the same X and one random factor at most."
 )
-_EXAMPLES = """\
-examples:
-  {0} intercept slope comparison --check
-  {0} intercept slope comparison
-"""
 _INTERRUPTED = "No map was written."
 
 
@@ -53,9 +48,8 @@ def add_compare(tools: Any) -> None:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = _DESCRIPTION
-    parser.epilog = f"{_EXAMPLES.format(parser.prog)}\n{EXIT_CODES}"
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    examples = ["intercept slope comparison --check", "intercept slope comparison"]
+    describe(parser, _DESCRIPTION, examples)
     folder = "folder of results of blm or blmm: the model with "
     parser.add_argument("smaller", type=Path, metavar="SMALLER", help=f"{folder}fewer effects")
     parser.add_argument("larger", type=Path, metavar="LARGER", help=f"{folder}more effects")

@@ -14,6 +14,7 @@ from nipype_blm.cli.command import (
     OK,
     add_running_options,
     check_running_options,
+    describe,
     report_errors,
     say,
     say_notices,
@@ -25,13 +26,7 @@ _DESCRIPTIONS = {
     "blm": "Fit one linear model at every voxel of many images.",
     "blmm": "Fit one linear mixed model at every voxel of many images.",
 }
-_EXAMPLES = """\
-examples:
-  {0} --check
-  {0} --graph nodes.svg
-  {0} --plugin MultiProc
-  {0} --pool pool.json
-"""
+_EXAMPLES = ("--check", "--graph nodes.svg", "--plugin MultiProc", "--pool pool.json")
 
 
 def main(argv: Sequence[str] | None = None, model: str = "blm") -> int:
@@ -43,13 +38,12 @@ def main(argv: Sequence[str] | None = None, model: str = "blm") -> int:
 
 def add_fit(tools: Any) -> None:
     """Add the command ``fit`` to those of ``nipype-blm``."""
-    parser = tools.add_parser(
-        "fit",
-        help="fit a linear or mixed model at every voxel",
-        description="Fit one linear model, or linear mixed model, at every voxel of many images.",
-        epilog=f"{_EXAMPLES.format('nipype-blm fit study.yml results')}\n"
-        "`blm --help` and `blmm --help` explain every field of CONFIG.yml.\n" + EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tools.add_parser("fit", help="fit a linear or mixed model at every voxel")
+    describe(
+        parser,
+        "Fit one linear model, or linear mixed model, at every voxel of many images.",
+        [f"study.yml results {options}" for options in _EXAMPLES],
+        f"`blm --help` and `blmm --help` explain every field of CONFIG.yml.\n{EXIT_CODES}",
     )
     parser.add_argument(
         "config",
@@ -151,19 +145,15 @@ class _Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from nipype_blm.cli.fields import describe_fields
 
-        examples = _EXAMPLES.format(f"{parser.prog} study.yml")
-        parser.epilog = f"{examples}\n{describe_fields(_find_kind(parser.prog))}"
+        fields = describe_fields(_find_kind(parser.prog))
+        examples = [f"study.yml {options}" for options in _EXAMPLES]
+        describe(parser, _DESCRIPTIONS[parser.prog], examples, fields)
         parser.print_help()
         parser.exit()
 
 
 def _make_parser(model: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=model,
-        add_help=False,
-        description=_DESCRIPTIONS[model],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(model, add_help=False)
     parser.add_argument("config", type=Path, metavar="CONFIG.yml", help="configuration file")
     parser.add_argument("-h", "--help", action=_Help)
     _add_options(parser)

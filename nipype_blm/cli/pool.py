@@ -15,19 +15,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from nipype_blm.cli.command import EXIT_CODES, FAILED, OK, add_common_options, say
+from nipype_blm.cli.command import FAILED, OK, add_common_options, describe, say
 from nipype_blm.errors import InputError
 from nipype_blm.private import make_private
 
 _DEFAULT_FILE = "~/.nipype_blm/pool.json"
-_EXAMPLES = """\
-examples:
-  nipype-blm pool start --pool pool.json --n-workers 4
-  nipype-blm pool status --pool pool.json
-  nipype-blm fit study.yml results --pool pool.json
-  nipype-blm pool run --pool pool.json commands.txt
-  nipype-blm pool stop --pool pool.json
-"""
+_EXAMPLES = {
+    "start": ["--pool pool.json --n-workers 4", "--cluster slurm --plugin-args workers.yml"],
+    "status": ["--pool pool.json"],
+    "run": ["--pool pool.json commands.txt", "--pool pool.json commands.txt --check"],
+    "stop": ["--pool pool.json"],
+}
 _SECONDS_TO_START = 120
 _SECONDS_TO_STOP = 60
 _NO_TLS = (
@@ -39,13 +37,9 @@ _NO_TLS = (
 
 def add_pool(tools: Any) -> None:
     """Add the command ``pool``, also by its old name ``cluster``, to those of ``nipype-blm``."""
-    parser = tools.add_parser(
-        "pool",
-        help="pools of workers that outlive the runs",
-        description="Pools of workers that outlive the runs that use them.",
-        epilog=f"{_EXAMPLES}\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = tools.add_parser("pool", help="pools of workers that outlive the runs")
+    examples = [f"{action} {given[0]}" for action, given in _EXAMPLES.items()]
+    describe(parser, "Pools of workers that outlive the runs that use them.", examples)
     tools.choices["cluster"] = parser  # which also means voxels, and is not shown
     _add_actions(parser)
 
@@ -102,9 +96,16 @@ def _add_actions(parser: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--check", action="store_true", help="say what would run, and run nothing")
     run.set_defaults(action=_run)
-    for action in (start, status, stop, run):
-        add_common_options(action)
-        action.epilog = EXIT_CODES
+    texts = {
+        "start": "Start a pool in the background.  Runs use it by its file: `--pool POOL.json`.",
+        "status": "Say what a pool does, and which workers it has.",
+        "run": "Run the commands of a file on a pool, one a line.  What has ended well is not "
+        "repeated when it is called again.",
+        "stop": "End a pool and cancel its jobs.",
+    }
+    for action, text in texts.items():
+        add_common_options(actions.choices[action])
+        describe(actions.choices[action], text, _EXAMPLES[action])
 
 
 def _read_path(text: str) -> Path:

@@ -6,7 +6,7 @@ import traceback
 import dask.config
 import nipype
 import pytest
-from cli.test_cluster import Pool
+from cli.test_pool import Pool
 from nipype.interfaces.utility import Function
 from nipype.pipeline.engine import Node, Workflow
 from nipype.pipeline.plugins.tools import report_crash
