@@ -81,7 +81,7 @@ def describe(
     examples : sequence of str
         Arguments of the command, for one example each.
     """
-    lines = [f"  {parser.prog} {arguments}" for arguments in examples]
+    lines = [f"  {parser.prog} {arguments}".rstrip() for arguments in examples]
     parser.description = textwrap.fill(what, 88)
     parser.epilog = "\n".join(["examples:", *lines, "", more])
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
