@@ -79,7 +79,7 @@ class PoolOptions(BaseModel):
         "`slurm`), or a Dask client or cluster that is there already.",
     )
     scheduler_file: Path | None = Field(
-        None, description="File of a running pool (`nipype-blm cluster start`), to be used."
+        None, description="File of a running pool (`nipype-blm pool start`), to be used."
     )
     allow_insecure: bool = Field(
         False,

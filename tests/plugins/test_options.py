@@ -515,5 +515,5 @@ def test_a_file_that_is_not_that_of_a_pool_is_named(tmp_path: Path, content: str
         path.write_text(content)
     workflow = Workflow("wf", base_dir=str(tmp_path))
     workflow.add_nodes([Node(IdentityInterface(["x"]), name="node")])
-    with pytest.raises(InputError, match=rf"{path} .*`nipype-blm cluster start`"):
+    with pytest.raises(InputError, match=rf"{path} .*`nipype-blm pool start`"):
         workflow.run(plugin=DaskPlugin({"scheduler_file": str(path)}))
