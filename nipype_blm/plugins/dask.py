@@ -21,14 +21,15 @@ from distributed import Client, Future, KilledWorker
 from nipype.pipeline.plugins.base import DistributedPluginBase
 
 from nipype_blm.errors import InputError
-from nipype_blm.plugins.disks import blames_machine, find_input_files, has_all_files, has_record
-from nipype_blm.plugins.modules import LOADING, Main
-from nipype_blm.plugins.options import GIB, Resources, describe_worker, parse_options
-from nipype_blm.plugins.pools import Pool, PoolError, open_pool
-from nipype_blm.plugins.walltime import SECONDS
-from nipype_blm.plugins.worker import PROGRESS, STARTED, NodeError, run_node, running
+from nipype_blm.plugins.nodes import find_input_files, has_all_files, has_record, run_node
 from nipype_blm.progress import find_listener
 from nipype_blm.signals import interruptible
+from nipype_blm.tasks.disks import blames_machine
+from nipype_blm.tasks.modules import LOADING, Main
+from nipype_blm.tasks.options import GIB, Resources, describe_worker, parse_options
+from nipype_blm.tasks.pools import Pool, PoolError, open_pool
+from nipype_blm.tasks.walltime import SECONDS
+from nipype_blm.tasks.worker import PROGRESS, STARTED, CallError, run_call, running
 
 _MEMORY_EVENT = "worker-restart-memory"  # Dask's nanny ends a worker beyond its memory
 _SECONDS_BETWEEN_CHECKS = 1.0
@@ -50,7 +51,7 @@ class DaskPlugin(DistributedPluginBase):
     Parameters
     ----------
     plugin_args : mapping, optional
-        `nipype_blm.plugins.options.PoolOptions`; with a batch system also the arguments of its
+        `nipype_blm.tasks.options.PoolOptions`; with a batch system also the arguments of its
         class in dask-jobqueue, which come before those of the user's jobqueue.yaml.
 
     Raises
@@ -190,13 +191,12 @@ class DaskPlugin(DistributedPluginBase):
         node = task.node
         files = find_input_files(node, self._connected.get(node.base_dir, node.input_source))
         key = f"{node.name}-{uuid4().hex}"  # a new one each time: Dask remembers what failed
-        pickled, main = _pickle(node)
+        pickled, main = _pickle(node, task.updatehash)
         task.keys.append(key)
         self._by_key[key] = task
         task.future = self._pool.client.submit(
-            run_node,
+            run_call,
             pickled,
-            task.updatehash,
             key,
             self._pool.import_paths.name,
             main,
@@ -224,7 +224,7 @@ class DaskPlugin(DistributedPluginBase):
         if status == "cancelled":
             return _failure(PoolError(f"{task.name} was lost, with the connection to the pool."))
         error = task.future.exception()
-        if isinstance(error, NodeError):
+        if isinstance(error, CallError):
             return self._take_failure(task, error.args[0])
         if not isinstance(error, KilledWorker):
             return {"result": None, "traceback": format_exception(error)}
@@ -362,18 +362,19 @@ class _Task:
         return sum(bool(start["is_overdue"]) for start in self.starts)
 
 
-def _pickle(node: Any) -> tuple[bytes, Main | None]:
-    """Return a node as bytes, and the script that workers need to read them.
+def _pickle(node: Any, updatehash: bool) -> tuple[bytes, Main | None]:
+    """Return the call that runs a node as bytes, and the script that workers need to read them.
 
     Nipype pickles nodes itself, on the worker, which has to find classes of ``__main__`` there.
     """
-    pickled = cloudpickle.dumps(node)
+    call = (run_node, (node, updatehash))
+    pickled = cloudpickle.dumps(call)
     if b"__main__" not in pickled:
         return pickled, None
     found = io.BytesIO()
     pickler = _MainFinder(found)
     try:
-        pickler.dump(node)
+        pickler.dump(call)
     except Exception:  # of many kinds; what only cloudpickle can hold is in no module
         return pickled, None
     if not pickler.uses_main:  # a text says so

@@ -19,9 +19,10 @@ from nipype import Function, IdentityInterface, JoinNode, MapNode, Node, Workflo
 from nipype.pipeline.engine.utils import load_resultfile
 
 from nipype_blm.errors import InputError
-from nipype_blm.plugins import DaskPlugin, batch, pools, register
+from nipype_blm.plugins import DaskPlugin, register
 from nipype_blm.plugins import dask as dask_plugin
-from nipype_blm.plugins.pools import PoolError
+from nipype_blm.tasks import batch, pools
+from nipype_blm.tasks.pools import PoolError
 
 # What a test waits for takes seconds; this is for a machine that is busy.
 TIME_LIMIT = 60
@@ -391,7 +392,7 @@ def test_no_process_is_left_after_a_run(seen: Seen, wait_until: Callable) -> Non
             not [
                 child
                 for child in psutil.Process().children(recursive=True)
-                if "nipype_blm.plugins.worker" in " ".join(child.cmdline())
+                if "nipype_blm.tasks.worker" in " ".join(child.cmdline())
             ]
         ),
         TIME_LIMIT,

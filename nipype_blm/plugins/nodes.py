@@ -1,55 +1,54 @@
-"""Disks that machines share: files that appear late, and errors that pass."""
+"""What the plugin knows of Nipype's nodes: how one runs on a worker, and which files it has."""
 
-import errno
 import os
 import re
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import dask.config
+from nipype import config, logging
 from nipype.pipeline.engine import MapNode
 from traits.api import TraitError
 
-_SECONDS_BETWEEN_LOOKS = 0.1
-# Of a disk, its server or the way there; also what is left of a file that another machine has
-# open, which keeps its folder from being removed.
-_PASSING = (
-    *("EIO", "ESTALE", "ENOSPC", "EDQUOT", "EBUSY", "ENOTEMPTY", "ENOLCK", "ENFILE", "EREMOTEIO"),
-    *("ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET"),
-    *("ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "ENOTCONN", "ESHUTDOWN", "ECOMM", "ENOLINK"),
-)
-_PASSING_NUMBERS = {str(getattr(errno, name)) for name in _PASSING if hasattr(errno, name)}
+from nipype_blm.tasks.disks import list_names
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def blames_machine(traceback: Iterable[str]) -> bool:
-    """Return whether an error in a traceback is one of a machine or its disks.
+def run_node(node: Any, updatehash: bool) -> None:
+    """Run a node on a worker.
 
-    It may be the cause of another one, or what was handled when that one came up.
+    Results stay in the node's folder, where the nodes after it find them; the driver does not
+    ask for what is returned here, which would take longer than Nipype takes to run a node.
     """
-    numbers = re.findall(r"^[\t ]*[\w.]+: \[Errno (\d+)\]", "".join(traceback), re.MULTILINE)
-    return not _PASSING_NUMBERS.isdisjoint(numbers)
+    with _prepared_for(node):
+        node.run(updatehash=updatehash)
 
 
-def await_files(paths: Sequence[str], seconds: float) -> None:
-    """Wait until this machine sees files that another one does.
-
-    A machine may remember for a while that a file was not there.  It asks anew when the folder is
-    listed.
-    """
-    end = time.monotonic() + seconds
-    late = [path for path in paths if not os.path.exists(path)]  # noqa: PTH110
-    while late and time.monotonic() < end:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-        for folder in {os.path.dirname(path) for path in late}:  # noqa: PTH120
-            _list_names(folder)
-        late = [path for path in late if not os.path.exists(path)]  # noqa: PTH110
+@contextmanager
+def _prepared_for(node: Any) -> Iterator[None]:
+    """Apply a node's configuration of Nipype, and tell programs how many threads they have."""
+    config.update_config(node.config)
+    logging.update_logging(config)
+    n_procs = node.n_procs or 1
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(n_procs)))
+    try:
+        # What a node computes with Dask stays in it; the workers of the pool could wait for ever.
+        with dask.config.set(scheduler="threads", num_workers=n_procs):
+            yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def has_record(node: Any) -> bool:
     """Return whether this machine sees that a node has ended."""
-    names = _list_names(node.output_dir())
+    names = list_names(node.output_dir())
     # The last file that Nipype writes is named after the inputs.
     is_hash = re.compile(r"_0x[0-9a-f]+\.json").fullmatch
     return f"result_{node.name}.pklz" in names and any(map(is_hash, names))
@@ -95,10 +94,3 @@ def _find_paths(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _find_paths(item)
-
-
-def _list_names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)  # noqa: PTH208
-    except OSError:
-        return []

@@ -13,12 +13,12 @@ from distributed import Client, LocalCluster, Status, get_worker
 from nipype import Function, MapNode, Node, Workflow
 
 from nipype_blm.plugins import DaskPlugin
-from nipype_blm.plugins.batch import BATCH_SYSTEMS
 from nipype_blm.plugins.dask import _Task
-from nipype_blm.plugins.jobs import Jobs, record_jobs
-from nipype_blm.plugins.options import Resources, parse_options
-from nipype_blm.plugins.pools import Pool, open_pool
-from nipype_blm.plugins.walltime import SECONDS, EndBeforeJob, JobTimes, note_times
+from nipype_blm.tasks.batch import BATCH_SYSTEMS
+from nipype_blm.tasks.jobs import Jobs, record_jobs
+from nipype_blm.tasks.options import Resources, parse_options
+from nipype_blm.tasks.pools import Pool, open_pool
+from nipype_blm.tasks.walltime import SECONDS, EndBeforeJob, JobTimes, note_times
 
 WALLTIME_S = 18  # of which a worker needs some to start
 HALF_S = 7
