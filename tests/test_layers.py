@@ -32,7 +32,10 @@ NIPYPE_LAYERS = {"interfaces", "workflows", "plugins", "cli"}
 # What knows nothing of voxels, and the rooms that it may use.
 BLIND = {"tasks": ("tasks",), "plugins": ("tasks", "plugins")}
 # Of tasks, what runs without Dask.
-LIGHT_TASKS = {"nipype_blm.tasks", "nipype_blm.tasks.disks"}
+LIGHT_TASKS = {
+    "nipype_blm.tasks",
+    *(f"nipype_blm.tasks.{name}" for name in ("disks", "journal", "runner", "task")),
+}
 SLOW = ("scipy.stats", "pandas", "dask", "distributed", "dask_jobqueue")
 PLOTTING = ("nilearn", "matplotlib")
 

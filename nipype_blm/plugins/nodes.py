@@ -12,7 +12,7 @@ from nipype import config, logging
 from nipype.pipeline.engine import MapNode
 from traits.api import TraitError
 
-from nipype_blm.tasks.disks import list_names
+from nipype_blm.tasks.disks import find_paths, list_names
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -78,19 +78,7 @@ def find_input_files(node: Any, connected: Iterable[str]) -> list[str]:
     """
     with suppress(Exception):  # the node itself says what is wrong
         node._get_inputs()
-    paths = set(_find_paths([getattr(node.inputs, name, None) for name in connected]))
+    paths = set(find_paths([getattr(node.inputs, name, None) for name in connected]))
     if isinstance(node, MapNode):  # it collects what its elements wrote
         paths |= {str(path) for path in Path(node.output_dir(), "mapflow").glob("*/*")}
     return sorted(path for path in paths if os.path.exists(path))  # noqa: PTH110
-
-
-def _find_paths(value: Any) -> Iterator[str]:
-    """Return all absolute paths in nested values."""
-    if isinstance(value, str | Path):
-        if os.path.isabs(value):  # noqa: PTH117
-            yield str(value)
-    elif isinstance(value, dict):
-        yield from _find_paths(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _find_paths(item)
