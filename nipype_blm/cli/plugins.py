@@ -151,7 +151,7 @@ def cancel_jobs(plugin: Any, folder: Path) -> None:
     """
     from nipype.pipeline.plugins import SGEPlugin, SLURMPlugin
 
-    from nipype_blm.plugins.batch import BATCH_SYSTEMS
+    from nipype_blm.tasks.batch import BATCH_SYSTEMS
 
     systems = {SLURMPlugin: "slurm", SGEPlugin: "sge"}
     if type(plugin) in systems:
@@ -183,8 +183,8 @@ def _make_dask_runner(
     config: ModelConfig, plan: Plan, given: Mapping[str, Any], log_folder: Path | None
 ) -> Runner:
     from nipype_blm.plugins import DaskPlugin
-    from nipype_blm.plugins.options import Resources, describe_worker
-    from nipype_blm.plugins.poolfile import read_pool_file
+    from nipype_blm.tasks.options import Resources, describe_worker
+    from nipype_blm.tasks.poolfile import read_pool_file
 
     arguments: dict[str, Any] = {"cluster": config.clusterType}
     if config.numNodes is not None or config.clusterType != "local":

@@ -121,8 +121,8 @@ def _start(arguments: argparse.Namespace) -> int:
     from dask.utils import parse_timedelta
 
     from nipype_blm.cli.plugins import read_arguments
-    from nipype_blm.plugins.options import parse_options
-    from nipype_blm.plugins.poolfile import read_pool_file
+    from nipype_blm.tasks.options import parse_options
+    from nipype_blm.tasks.poolfile import read_pool_file
 
     plugin_args = {"cluster": arguments.cluster} | read_arguments(arguments.plugin_args)
     if arguments.n_workers is not None:
@@ -150,7 +150,7 @@ def _start(arguments: argparse.Namespace) -> int:
     log.unlink(missing_ok=True)  # if it is a link, what it leads to stays
     with open(log, "x", opener=partial(os.open, mode=0o600)) as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "nipype_blm.plugins.service", str(path)],
+            [sys.executable, "-m", "nipype_blm.tasks.service", str(path)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -181,7 +181,7 @@ def _start(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from nipype_blm.plugins.poolfile import connect
+    from nipype_blm.tasks.poolfile import connect
 
     client, found = connect(arguments.file, arguments.allow_insecure)
     with client:
@@ -200,8 +200,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    from nipype_blm.plugins.poolfile import connect
-    from nipype_blm.plugins.service import STOP
+    from nipype_blm.tasks.poolfile import connect
+    from nipype_blm.tasks.service import STOP
 
     path = arguments.file
     client, _ = connect(path, arguments.allow_insecure)
@@ -235,7 +235,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.plugins import DaskPlugin
-    from nipype_blm.plugins.pools import PoolError
+    from nipype_blm.tasks.pools import PoolError
 
     commands = _read_commands(arguments.list)
     folder = arguments.work_dir or arguments.list.with_name(f"{arguments.list.name}.work")

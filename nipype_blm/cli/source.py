@@ -42,7 +42,7 @@ def is_raw_bids(folder: Path) -> bool:
 
 def _find_fault(source: Path) -> str | None:
     """Return why a source is none, and what to do."""
-    from nipype_blm.data.images import is_image_path
+    from nipype_blm.data.kinds import is_image_path
 
     if source.is_dir() and (source / "inputs.yml").is_file():
         return f"is a folder of results; give {source / 'inputs.yml'} to fit that model again"

@@ -1,7 +1,6 @@
 """Big Linear Models: one interface for each stage, and one for the whole model."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nipype.interfaces.base import (
@@ -375,6 +374,7 @@ class BLM(BLMInterface):
 
     input_spec = BLMInputSpec
     output_spec = MapsOutputSpec
+    _can_resume = True  # else Nipype empties the folder of a node whose run was killed
     _config: ClassVar[type[ModelConfig]] = BlmConfig
     _folder = "blm"
 
@@ -402,7 +402,7 @@ class BLM(BLMInterface):
         from nipype_blm.io.publish import Claim
         from nipype_blm.stages.assemble import check_fitted
         from nipype_blm.stages.plan import check_out_dir, prepare_run
-        from nipype_blm.stages.run import run_model
+        from nipype_blm.stages.run import run_model, work_folder
 
         out_dir = _find_out_dir(self.inputs, runtime, self._folder)
         with naming_traits():
@@ -412,8 +412,7 @@ class BLM(BLMInterface):
         claim = Claim(run.model_id, Path(runtime.cwd), config.overwrite)
         warn_of(run.notices)
         n_threads = run.plan.threads(self.inputs.n_procs, config.MAXMEM)
-        with TemporaryDirectory(prefix=".blm_work", dir=runtime.cwd) as folder:
-            work_dir = Path(folder)
+        with work_folder(Path(runtime.cwd)) as work_dir:
             inputs_file = write_inputs(work_dir / "inputs.yml", config)
             maps = run_model(run, work_dir, out_dir, claim, n_threads, config.compress, inputs_file)
         if not config.allow_empty:

@@ -12,7 +12,7 @@ import pytest
 from nipype_blm.core.linalg import factorise_design
 from nipype_blm.data.images import read_header
 from nipype_blm.data.manifest import format_manifest
-from nipype_blm.io.specfile import pack_contrasts
+from nipype_blm.data.specfile import pack_contrasts
 from nipype_blm.model.config import parse_config
 from nipype_blm.model.contrasts import normalise_contrasts
 from nipype_blm.model.planning import plan_run

@@ -15,8 +15,8 @@ from nipype_blm.cli.plugins import read_arguments
 from nipype_blm.cli.run import describe_failure
 from nipype_blm.model.config import BlmConfig, parse_config
 from nipype_blm.plugins import DaskPlugin
-from nipype_blm.plugins.batch import BATCH_SYSTEMS
-from nipype_blm.plugins.options import parse_options
+from nipype_blm.tasks.batch import BATCH_SYSTEMS
+from nipype_blm.tasks.options import parse_options
 
 JOBS = "cluster: slurm\ncores: 1\nmemory: 1GB\n"
 

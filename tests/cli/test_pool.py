@@ -18,7 +18,8 @@ from nipype import Function, Node, Workflow
 from nipype.pipeline.engine.utils import load_resultfile
 
 from nipype_blm.cli.main import main
-from nipype_blm.plugins import DaskPlugin, poolfile
+from nipype_blm.plugins import DaskPlugin
+from nipype_blm.tasks import poolfile
 
 # What a test waits for takes seconds; this is for a machine that is busy.
 TIME_LIMIT = 60
@@ -388,7 +389,7 @@ def test_ctrl_c_while_a_pool_starts_leaves_no_pool(own_pool, moment):
     )
 
     def has_process():
-        return any("nipype_blm.plugins.service" in words for _, words in own_pool.find_processes())
+        return any("nipype_blm.tasks.service" in words for _, words in own_pool.find_processes())
 
     signs = {"process": has_process, "workers": own_pool.logs.exists}
     try:

@@ -14,9 +14,9 @@ from distributed import Client, Security
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nipype_blm.errors import InputError
-from nipype_blm.plugins.modules import describe_process
-from nipype_blm.plugins.options import Resources
 from nipype_blm.private import list_writers
+from nipype_blm.tasks.modules import describe_process
+from nipype_blm.tasks.options import Resources
 
 _SECONDS_TO_CONNECT = 30
 _MOST_BYTES = 2**20

@@ -16,8 +16,9 @@ from nipype import IdentityInterface, Node, Workflow
 
 from nipype_blm.cli.main import main
 from nipype_blm.errors import InputError
-from nipype_blm.plugins import DaskPlugin, poolfile
-from nipype_blm.plugins.poolfile import read_pool_file, remove_pool_file, write_pool_file
+from nipype_blm.plugins import DaskPlugin
+from nipype_blm.tasks import poolfile
+from nipype_blm.tasks.poolfile import read_pool_file, remove_pool_file, write_pool_file
 
 ADDRESS = "tls://127.0.0.1:1"
 STRANGER = 12345  # the number of a user
