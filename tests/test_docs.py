@@ -23,8 +23,8 @@ from nipype_blm.frontends import traits
 from nipype_blm.frontends.blm import IGNORED, MISSINGNESS, NAMES, Entry, list_entries
 from nipype_blm.interfaces import BLM, BLMM
 from nipype_blm.model.arithmetic import parse_number
-from nipype_blm.plugins.options import PoolOptions
 from nipype_blm.results.compare import MAPS as COMPARISON_MAPS
+from nipype_blm.tasks.options import PoolOptions
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_compare_wf
 
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]

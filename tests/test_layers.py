@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).parents[1]
 FOLDERS = {"nipype_blm": CHECKOUT / "nipype_blm", "nipype_blm.workflows": CHECKOUT / "workflows"}
 
 LAYERS = [
-    *("core", "model", "io", "data", "frontends", "results", "stages"),
+    *("core", "model", "io", "data", "frontends", "results", "tasks", "stages"),
     *("report", "interfaces", "workflows", "plugins", "cli"),
 ]
 # In no layer; anyone may import them.
@@ -29,6 +29,17 @@ FREE_MODULES = {
 }
 CORE_PACKAGES = {"numpy", "scipy", "numba", "llvmlite"}
 NIPYPE_LAYERS = {"interfaces", "workflows", "plugins", "cli"}
+# Those that know of three dimensions, and the modules and words of data that do.
+DIMENSION_LAYERS = {"data", "report"}
+OF_VOLUMES = ("volumes", "grids", "headers", "images")
+WORDS_OF_VOLUMES = {"affine", "grid", "grids", "nifti"}
+# What knows nothing of voxels, and the rooms that it may use.
+BLIND = {"tasks": ("tasks",), "plugins": ("tasks", "plugins")}
+# Of tasks, what runs without Dask.
+LIGHT_TASKS = {
+    "nipype_blm.tasks",
+    *(f"nipype_blm.tasks.{name}" for name in ("disks", "journal", "runner", "task")),
+}
 SLOW = ("scipy.stats", "pandas", "dask", "distributed", "dask_jobqueue")
 PLOTTING = ("nilearn", "matplotlib")
 
@@ -104,17 +115,23 @@ def is_nipype_too_low(found: Import) -> bool:
     return found.is_from("nipype") and found.layer not in NIPYPE_LAYERS
 
 
+def needs_dask(module: str) -> bool:
+    parts = module.split(".")
+    is_light = ".".join(parts[:3]) in LIGHT_TASKS
+    return layer_of(module) == "plugins" or (layer_of(module) == "tasks" and not is_light)
+
+
 def is_slow_at_start(found: Import) -> bool:
-    # Nobody imports the modules of plugins, which need Dask, before they are wanted.
-    is_slow = found.is_from(*SLOW, "nipype_blm.plugins")
-    return found.at_start and is_slow and found.layer != "plugins"
+    # Nobody imports the modules that need Dask before they are wanted.
+    is_slow = found.is_from(*SLOW) or needs_dask(found.target)
+    return found.at_start and is_slow and not needs_dask(found.module)
 
 
-def is_not_for_plugins(found: Import) -> bool:
-    """Plugins run any workflow, and know nothing of voxels."""
-    allowed = {*FREE_MODULES, "nipype_blm.plugins"} - {"nipype_blm"}
+def is_not_for_tasks(found: Import) -> bool:
+    """Tasks, and plugins that run any workflow on their pools, know nothing of voxels."""
+    allowed = {*FREE_MODULES, *(f"nipype_blm.{layer}" for layer in BLIND.get(found.layer, ()))}
     is_ours = found.package == "nipype_blm"
-    return found.layer == "plugins" and is_ours and not found.is_from(*allowed)
+    return found.layer in BLIND and is_ours and not found.is_from(*allowed - {"nipype_blm"})
 
 
 def is_misplaced_plotting(found: Import) -> bool:
@@ -126,13 +143,20 @@ def is_too_heavy_for_everyone(found: Import) -> bool:
     return found.layer is None and found.at_start and not is_light
 
 
+def is_misplaced_dimension(found: Import) -> bool:
+    """What an image is, and that it has three dimensions, is for data; drawing is for report."""
+    is_of_volumes = found.is_from("nibabel", *(f"nipype_blm.data.{name}" for name in OF_VOLUMES))
+    return is_of_volumes and found.layer not in DIMENSION_LAYERS
+
+
 RULES = {
     is_upwards: f"points upwards: the layers are {' < '.join(LAYERS)}",
     is_not_for_core: f"is not for core, which has {', '.join(sorted(CORE_PACKAGES))}",
     is_nipype_too_low: f"is for {', '.join(sorted(NIPYPE_LAYERS))} only",
     is_slow_at_start: "is slow to import: import it inside the function that needs it",
-    is_not_for_plugins: "is not for plugins, which run the nodes of any workflow",
+    is_not_for_tasks: "is not for tasks and plugins, which know nothing of voxels",
     is_misplaced_plotting: "belongs inside a function of report",
+    is_misplaced_dimension: "is of volumes: ask the space (nipype_blm.data.space, .kinds)",
     is_too_heavy_for_everyone: "is too heavy: everyone imports this module",
 }
 
@@ -194,6 +218,9 @@ def test_imports_keep_the_rules(layer):
         ("cli.blm", "class A:\n    from distributed import Client", is_slow_at_start),
         ("report.page", "import matplotlib.pyplot as plt", is_misplaced_plotting),
         ("cli.blm", "def f():\n    from nilearn import plotting", is_misplaced_plotting),
+        ("stages.plan", "import nibabel as nib", is_misplaced_dimension),
+        ("stages.plan", "from nipype_blm.data.volumes import VolumeSpace", is_misplaced_dimension),
+        ("results.maps", "def f():\n    from nipype_blm.data import grids", is_misplaced_dimension),
         ("errors", "import numpy", is_too_heavy_for_everyone),
         ("errors", "from .core import ols", is_too_heavy_for_everyone),
     ],
@@ -216,11 +243,42 @@ def test_each_rule_is_enforced(module, source, rule):
         ("model.spec", "if TYPE_CHECKING:\n    import pandas as pd\ndef f():\n    import pandas"),
         ("interfaces.blm", "from nipype.interfaces.base import traits\nimport nipype_blm.core.ols"),
         ("workflows.blm", "from .parts import init_fit_wf\nfrom nipype_blm.interfaces import blm"),
+        ("stages.plan", "from nipype_blm.data.kinds import open_space"),
+        ("report.page", "import nibabel\nfrom nipype_blm.data.images import ImageReader"),
         ("errors", "import enum\ndef f():\n    from nipype_blm.core import ols"),
     ],
 )
 def test_allowed_imports_are_not_reported(module, source):
     assert not find_faults(read_imports(source, f"nipype_blm.{module}"))
+
+
+def list_names(source: str) -> Iterator[tuple[int, str]]:
+    """Yield each name of a module that code gives or uses, with its line."""
+    for node in ast.walk(ast.parse(source)):
+        for field in ("id", "attr", "arg", "name", "asname"):
+            name = getattr(node, field, None)
+            if isinstance(name, str):
+                yield getattr(node, "lineno", 0), name
+
+
+def test_no_name_outside_of_data_and_report_is_about_three_dimensions():
+    """Spaces other than volumes have none; batch systems (Grid Engine) see no space at all."""
+    without = DIMENSION_LAYERS | {"plugins", "tasks"}
+    faults = [
+        f"{path.relative_to(CHECKOUT)}, line {line}: {name}"
+        for folder in FOLDERS.values()
+        for path in folder.rglob("*.py")
+        if path.relative_to(CHECKOUT).parts[1] not in without
+        for line, name in list_names(path.read_text(encoding="utf-8"))
+        if WORDS_OF_VOLUMES & set(name.lower().split("_"))
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_names_are_listed_wherever_they_stand():
+    source = "from a import b as affine\ndef f(grid): return x.n_grid\nf(grid_size=1)"
+    names = {name for _, name in list_names(source)}
+    assert names == {"affine", "b", "f", "grid", "n_grid", "x", "grid_size"}
 
 
 def test_every_third_party_import_is_declared_in_setup_cfg():

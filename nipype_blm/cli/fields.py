@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable
 
+from nipype_blm.cli.command import EXIT_CODES
 from nipype_blm.frontends.blm import IGNORED, Entry, list_entries
 
 
@@ -20,7 +21,7 @@ def describe_fields(model: str = "blm") -> str:
             f"accepted without effect: {', '.join(IGNORED)}",
             "",
             "Relative paths are resolved against the file that names them.",
-            "Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted (143 by SIGTERM).",
+            EXIT_CODES,
         ]
     )
 

@@ -104,14 +104,16 @@ class Asked(NamedTuple):
     fields: Fields
 
 
-def read(path: Path, model: str = "blm") -> Asked:
+def read(path: Path, model: str | None = "blm", out_dir: Path | None = None) -> Asked:
     """Read a configuration file and all that it names but images.
 
     Parameters
     ----------
     path : Path
-    model : str
-        ``blm`` or ``blmm``.
+    model : str or None
+        ``blm`` or ``blmm``; None: as the file says.
+    out_dir : Path, optional
+        In place of outdir.
 
     Returns
     -------
@@ -124,6 +126,10 @@ def read(path: Path, model: str = "blm") -> Asked:
         If the file cannot be read, or holds no fields.
     """
     data = read_yaml(path)
+    is_mapping = isinstance(data, dict)
+    if is_mapping and out_dir is not None:
+        data = data | {"outdir": out_dir}
+    model = model or ("blmm" if is_mapping and data.get("Z") is not None else "blm")
     fields, problems = check(data, path.absolute().parent, model)
     return Asked(make_request(fields, WORDS, problems, _find_notices(data, fields)), fields)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from nipype_blm.core.lmm.estimates import MixedOptions
-from nipype_blm.data.images import is_image_path
+from nipype_blm.data.kinds import is_image_path
 from nipype_blm.errors import InputError, Problem, Problems, Words
 from nipype_blm.frontends.fields import ContrastFields, FactorFields, Fields, MixedFields
 from nipype_blm.io.tables import explain_path, read_labels, read_path_list, read_table, scan_table

@@ -7,7 +7,7 @@ from typing import Any
 
 from nipype_blm.errors import Words, shorten
 from nipype_blm.frontends import blm
-from nipype_blm.frontends.fields import MODELS, Checked, Fields, check_fields, find_nearest
+from nipype_blm.frontends.fields import MODELS, Checked, check_fields, find_nearest
 
 GIB = 2**30
 
@@ -101,15 +101,6 @@ def _unpack(trait: str, value: Any) -> Any:
         return value
     n_bytes = value * GIB
     return round(n_bytes) if 1 <= n_bytes < float("inf") else value
-
-
-def traits_of(fields: Fields) -> dict[str, Any]:
-    """Return the traits that describe fields, but for where and with how much they are run."""
-    data = fields.plain()
-    found = {trait: data[field] for trait, field in NAMES.items() if field in data}
-    for trait in ("n_procs", "out_dir"):
-        found.pop(trait, None)
-    return found | {"max_mem_gb": fields.max_bytes / GIB}
 
 
 def explain_name(name: str, known: Collection[str]) -> str:

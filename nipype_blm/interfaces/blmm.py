@@ -7,7 +7,6 @@ from nipype_blm.interfaces.blm import (
     BLM,
     AssembleMaps,
     BLMInputSpec,
-    FitModel,
     PlanBLM,
     PlanBLMInputSpec,
 )
@@ -26,10 +25,6 @@ class PlanBLMM(PlanBLM):
 
     input_spec = _PlanBLMMInputSpec
     _model: ClassVar[str] = "blmm"
-
-
-class FitMixedModel(FitModel):
-    """Fit a mixed model at every voxel of a block by (restricted) maximum likelihood."""
 
 
 class AssembleMixedMaps(AssembleMaps):

@@ -18,7 +18,8 @@ from nipype_blm.core.likelihoods import (
 from nipype_blm.core.linalg import FloatArray, find_dependent_columns
 from nipype_blm.core.mixtures import log_mixture_sf
 from nipype_blm.core.status import VoxelStatus, is_fitted
-from nipype_blm.data.maps import MapInfo, find_map, make_template_header, write_map
+from nipype_blm.data.kinds import pack_space
+from nipype_blm.data.maps import MapInfo, find_map
 from nipype_blm.errors import InputError, Problem
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.publish import Claim, check_claim, publish
@@ -55,6 +56,41 @@ class Comparison(NamedTuple):
     notices: list[str]
 
 
+class Comparable(NamedTuple):
+    """Two models that can be compared, and a folder for that."""
+
+    smaller: Results
+    larger: Results
+    dofs: tuple[int, ...]
+    claim: Claim
+    notices: list[str]
+
+
+def check_models(
+    first: Path, second: Path, out_dir: Path, work_dir: Path, overwrite: bool = False
+) -> Comparable:
+    """Check all that `compare_models` needs but the maps themselves; it has the same parameters.
+
+    Raises
+    ------
+    InputError
+    """
+    _check_out_dir(out_dir)
+    folders = sorted(str(folder.absolute()) for folder in (first, second))
+    claim = Claim(fingerprint("comparison", *folders), work_dir, overwrite)
+    check_claim(out_dir, claim, is_map_name)
+    smaller, larger = Results(first), Results(second)
+    notices = []
+    if count_variances(smaller.factors) > count_variances(larger.factors):
+        smaller, larger = larger, smaller
+        notices.append(f"{first} has the larger model: the two were swapped.")
+    problems = list_differences(smaller, larger)
+    if problems:
+        raise InputError(problems)
+    dofs = choose_mixture(smaller.factors, larger.factors)
+    return Comparable(smaller, larger, dofs, claim, notices)
+
+
 def compare_models(
     first: Path, second: Path, out_dir: Path, work_dir: Path, overwrite: bool = False
 ) -> Comparison:
@@ -77,18 +113,9 @@ def compare_models(
     InputError
         If the models cannot be compared, or nowhere, or maps would be lost.
     """
-    _check_out_dir(out_dir)
-    folders = sorted(str(folder.absolute()) for folder in (first, second))
-    claim = Claim(fingerprint("comparison", *folders), work_dir, overwrite)
-    check_claim(out_dir, claim, is_map_name)
-    smaller, larger = Results(first), Results(second)
-    swapped = count_variances(smaller.factors) > count_variances(larger.factors)
-    if swapped:
-        smaller, larger = larger, smaller
-    problems = list_differences(smaller, larger)
-    if problems:
-        raise InputError(problems)
-    dofs = choose_mixture(smaller.factors, larger.factors)
+    smaller, larger, dofs, claim, notices = check_models(
+        first, second, out_dir, work_dir, overwrite
+    )
     criterion = str(larger.criterion)  # which has random effects by now
     status, chi2 = _compare_voxels(smaller, larger, criterion)
     numbers = np.bincount(status, minlength=max(ComparisonStatus) + 1)
@@ -110,9 +137,7 @@ def compare_models(
     }
     volumes = _make_volumes(status, np.where(compared, chi2.value, 0.0), dofs, counts, details)
     files = _write(larger, out_dir, claim, volumes)
-    notices = [f"{first} has the larger model: the two were swapped."] if swapped else []
-    notices += _make_notices(counts, error)
-    return Comparison(files, dofs, criterion, counts, notices)
+    return Comparison(files, dofs, criterion, counts, [*notices, *_make_notices(counts, error)])
 
 
 def is_map_name(name: str) -> bool:
@@ -135,7 +160,7 @@ def _check_out_dir(out_dir: Path) -> None:
 def _compare_voxels(
     smaller: Results, larger: Results, criterion: str
 ) -> tuple[NDArray[np.uint8], Likelihood]:
-    """Return the status and Chi2 of each voxel of the grid."""
+    """Return the status and Chi2 of each voxel of a map."""
     status = np.zeros(smaller.mask.size, np.uint8)
     status[smaller.mask] = ComparisonStatus.NOT_IN_LARGER
     status[larger.mask] = ComparisonStatus.NOT_IN_SMALLER
@@ -268,14 +293,16 @@ def _write(
     """Write maps as those of a run are: in their space and type, compressed or not."""
     source = run.path("llh")
     extension = ".nii.gz" if source.name.endswith(".gz") else ".nii"
-    template, real = make_template_header(source), run.dtype("llh").newbyteorder("=")
+    real = run.dtype("llh").newbyteorder("=")
     typed = [(info, v if v.dtype == np.uint8 else v.astype(real)) for info, v in volumes]
 
     def write(folder: Path) -> None:
         for info, values in typed:
             path = folder / f"{info.name}{extension}"
-            write_map(path, template, run.header.shape, info, [values], values.dtype)
+            run.space.write(path, info, [values], values.dtype)
 
-    parts = [repr(info).encode() + values.tobytes() for info, values in typed]
-    publish(out_dir, fingerprint(extension, template, *parts), claim, write, is_map_name)
+    arrays, options = pack_space(run.space)
+    parts = [repr(options).encode(), *(array.tobytes() for array in arrays.values())]
+    parts += [repr(info).encode() + values.tobytes() for info, values in typed]
+    publish(out_dir, fingerprint(extension, *parts), claim, write, is_map_name)
     return {info.name: out_dir / f"{info.name}{extension}" for info, _ in typed}

@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.core.voxels import find_runs
-from nipype_blm.data.images import ImageReader, describe_grid_difference, read_header, read_mask
+from nipype_blm.data.kinds import look_at, open_space, read_mask
 from nipype_blm.data.maps import EXTENSIONS, find_map
 from nipype_blm.errors import InputError, Problem, Problems
 from nipype_blm.frontends import blm
-from nipype_blm.io.yamlfile import read_yaml
 from nipype_blm.model.random import make_factors
 from nipype_blm.model.request import Request
 from nipype_blm.stages.rows import name_images, sort_rows
@@ -39,7 +37,7 @@ class Results:
         self.folder = folder.absolute()
         self.request = self._read_request()
         self.prefix = f"{self.request.model}_vox_"
-        self.header = read_header(self.path("llh"))
+        self.space = open_space(self.path("llh"))  # all values of a map
         self.X, self.factors = self._read_rows()
 
     def _read_request(self) -> Request:
@@ -50,14 +48,9 @@ class Results:
                 f"{self.folder} {what}; expected the outdir of a run of blm or blmm, which "
                 "writes its maps and inputs.yml there."
             )
-        data = read_yaml(path)
-        is_mixed = isinstance(data, dict) and data.get("Z") is not None
-        try:
-            request = blm.read(path, "blmm" if is_mixed else "blm").request
-        except InputError as error:
-            raise InputError(f"{path}: {problem}" for problem in error.problems) from error
+        request = blm.read(path, model=None).request
         if request.faults:
-            raise InputError(request.faults)
+            raise InputError(f"{path}: {problem}" for problem in request.faults)
         return request
 
     def _read_rows(self) -> tuple[FloatArray, Sequence[RandomFactor]]:
@@ -80,7 +73,7 @@ class Results:
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """Where the model was fitted, in file order."""
-        return read_mask(self.path("mask"), self.header, "The mask")
+        return read_mask(self.path("mask"), look_at(self.path("llh"))[1], "The mask")
 
     def find(self, name: str) -> Path | None:
         """Return the file of a map, if there is one."""
@@ -98,7 +91,7 @@ class Results:
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Return the type of the values of a map."""
-        return read_header(self.path(name)).dtype
+        return look_at(self.path(name))[1].dtype
 
     def read(self, name: str, voxels: NDArray[np.bool_]) -> FloatArray:
         """Return a map at the voxels of a mask, NaN where it is not finite."""
@@ -113,7 +106,7 @@ class Results:
     ) -> NDArray[Any]:
         """Return volumes of a map at the voxels of a mask; ascending ones are read in one pass."""
         path = self.path(name)
-        reader = ImageReader(self.header, *find_runs(voxels), zero_is_missing=False)
+        reader = open_space(self.path("llh"), voxels).make_reader(zero_is_missing=False)
         values = np.empty((len(volumes), np.count_nonzero(voxels)), dtype)
         for row, volume in zip(values, volumes, strict=True):
             reader.read(path, volume, row)
@@ -140,7 +133,7 @@ def list_differences(one: Results, other: Results) -> list[str]:
             f"{one.folder} was fitted by {one.criterion}, but {other.folder} by "
             f"{other.criterion}; fit both with the same reml."
         )
-    difference = describe_grid_difference(other.header, one.header)
+    difference = one.space.describe_difference(other.space)
     if difference is not None:
         problems.append(
             f"The maps of {other.folder} are not on the grid of those of {one.folder}: "
@@ -163,9 +156,8 @@ def _compare_lists(one: Results, other: Results, field: str, what: str) -> list[
     else:
         pair = next(pair for pair in zip(*lists, strict=True) if pair[0] != pair[1])
         reason = f"different {what}, such as {pair[0]} and {pair[1]}"
-    template = (
-        f"{{{field}}} of {{one}} and {{other}} name {{reason}}; both models need the same data."
-    )
+    template = f"{{{field}}} of {{one}} and {{other}} name {{reason}}; "
+    template += "both models need the same data."
     return [Problem(field, template, one=one.folder, other=other.folder, reason=reason)]
 
 

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nipype_blm.core.status import VoxelStatus
-from nipype_blm.data.maps import write_map
+from nipype_blm.data.specfile import read_contrasts, read_model
 from nipype_blm.errors import InputError
 from nipype_blm.io.publish import Claim, publish
-from nipype_blm.io.specfile import read_contrasts, read_model
 from nipype_blm.io.stamps import maps_stamp
 from nipype_blm.model.contrasts import file_labels
 from nipype_blm.results.blocks import Block, open_blocks
@@ -100,8 +99,8 @@ def assemble_maps(
     extension = ".nii.gz" if compress else ".nii"
 
     def write_one(path: Path, item: Map) -> None:
-        volumes = item.assemble(blocks, spec.mask.size)
-        write_map(path, spec.header, spec.shape, item.info, volumes, np.dtype(item.dtype))
+        vectors = item.assemble(blocks, spec.n_voxels)
+        spec.space.write(path, item.info, vectors, np.dtype(item.dtype))
 
     def write(folder: Path) -> None:
         for item in maps:

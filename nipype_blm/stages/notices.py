@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nipype_blm.core.linalg import DesignFactor
-from nipype_blm.data.images import identify_file
+from nipype_blm.data.files import identify_file
 from nipype_blm.data.manifest import ImageEntry
 from nipype_blm.stages.rows import ImageNames, ModelRows
 

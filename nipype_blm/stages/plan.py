@@ -1,8 +1,8 @@
 """Plan a run: read and check everything but the voxels, cut it into batches and blocks."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray, factorise_design
-from nipype_blm.data.images import ImageHeader, quiet_libraries
+from nipype_blm.data.kinds import open_space
+from nipype_blm.data.libraries import quiet_libraries
 from nipype_blm.data.manifest import ImageEntry, format_manifest, must_be_read_in_order
-from nipype_blm.data.maps import make_template_header
+from nipype_blm.data.space import Header
+from nipype_blm.data.spec import ContrastSpec, ModelSpec
+from nipype_blm.data.specfile import pack_contrasts, pack_model
 from nipype_blm.errors import InputError, Problem, Problems, about
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.io.publish import Claim, check_claim, is_published
-from nipype_blm.io.specfile import pack_contrasts, pack_model
 from nipype_blm.io.stamps import batch_stamp, block_stamp, maps_stamp, run_stamp
 from nipype_blm.model.contrasts import check_contrasts, check_estimable, check_sizes
 from nipype_blm.model.costs import Sizes
@@ -26,14 +28,13 @@ from nipype_blm.model.design import check_design, has_possible_sizes
 from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
 from nipype_blm.model.random import examine_factors, name_effects
 from nipype_blm.model.request import Request, Table
-from nipype_blm.model.spec import ContrastSpec, ModelSpec
 from nipype_blm.results.maps import is_map_name
 from nipype_blm.stages.folders import check_disk, check_folders, check_overwriting
 from nipype_blm.stages.images import (
     FoundImages,
     attach_masks,
     find_images,
-    fit_grid,
+    fit_image,
     has_compressed,
     list_kinds,
     read_optional_mask,
@@ -42,8 +43,17 @@ from nipype_blm.stages.notices import Pair, find_notices, list_pairs
 from nipype_blm.stages.rows import ModelRows, check_masks, check_rows, name_images, sort_rows
 
 
-class PreparedRun(NamedTuple):
-    """A run that has been checked and can start."""
+class Stamps(NamedTuple):
+    """The fingerprints of what a run makes."""
+
+    batches: list[str]  # of the products of each
+    blocks: list[str]  # of the estimates of each
+    run: str  # of the model and the images, without the contrasts
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that has been checked and can start; what identifies it is made once."""
 
     spec: ModelSpec
     contrasts: ContrastSpec
@@ -51,6 +61,43 @@ class PreparedRun(NamedTuple):
     plan: Plan
     notices: list[str]  # what is no fault, but may not be meant
     pairs: list[Pair]  # the first and the last images and their rows
+
+    @cached_property
+    def packed_model(self) -> tuple[str, bytes]:
+        """Fingerprint and content of the file of the model."""
+        return pack_model(self.spec)
+
+    @cached_property
+    def packed_contrasts(self) -> tuple[str, bytes]:
+        """Fingerprint and content of the file of the contrasts."""
+        return pack_contrasts(self.contrasts)
+
+    @cached_property
+    def manifests(self) -> list[str]:
+        """The list of images of each batch."""
+        spec = self.spec
+        return [format_manifest(self.images[spec.batch(i)]) for i in range(spec.n_batches)]
+
+    @cached_property
+    def stamps(self) -> Stamps:
+        """The fingerprints that the intermediate files will have."""
+        model = self.packed_model[0]
+        of_run = run_stamp(model, self.manifests)
+        return Stamps(
+            [batch_stamp(model, text.encode()) for text in self.manifests],
+            [block_stamp(of_run, block) for block in range(self.spec.n_blocks)],
+            of_run,
+        )
+
+    @cached_property
+    def model_id(self) -> str:
+        """Fingerprint of model, contrasts and names of images.
+
+        It stays the same when images are replaced, or with other batches and blocks.
+        """
+        spec = replace(self.spec, images_per_batch=0, voxels_per_block=0, rows_per_chunk=0)
+        images = [(str(e.image), e.volume, str(e.mask), e.mask_volume) for e in self.images]
+        return fingerprint(pack_model(spec)[0], self.packed_contrasts[1], repr(images))
 
 
 class PlanFiles(NamedTuple):
@@ -61,7 +108,7 @@ class PlanFiles(NamedTuple):
     contrasts_file: Path
     blocks: list[int]
     fingerprint: str  # of the model and the images, without the contrasts
-    model_id: str  # as `identify_model` returns it
+    model_id: str  # of the model and its contrasts, however it is planned
 
 
 class _Design(NamedTuple):
@@ -97,7 +144,7 @@ def prepare_run(
     names = name_images(images.paths)
     check_rows(request, names, problems)
     rows = sort_rows(request, names, problems)
-    expected = problems.attempt(fit_grid, images, request.max_bytes)
+    expected = problems.attempt(fit_image, images, request.max_bytes)
     entries = _attach_masks(request, images, expected, problems)
     problems += _check_model(request, rows.X, images.n_listed)
     factors = _make_factors(request, rows, images.n_listed, problems)
@@ -126,7 +173,7 @@ def prepare_run(
 
 
 def _attach_masks(
-    request: Request, images: FoundImages, expected: ImageHeader | None, problems: Problems
+    request: Request, images: FoundImages, expected: Header | None, problems: Problems
 ) -> list[ImageEntry]:
     """Return the images, each with the mask of its data if there is one."""
     if request.data_masks is None:
@@ -167,9 +214,7 @@ def _make_spec(
     return ModelSpec(
         design=factorise_design(design.X),
         names=design.names,
-        shape=images.headers[0].shape,
-        header=make_template_header(images.entries[0].image),
-        mask=mask,
+        space=open_space(images.entries[0].image, mask),
         allowed=allowed[mask],
         minimum_n=request.minimum_n(len(images.entries)),
         threshold=-np.inf if request.threshold is None else request.threshold,
@@ -220,7 +265,7 @@ def _measure(request: Request, design: _Design, images: FoundImages, n_voxels: i
         n_images=images.n_listed or 1,
         n_params=design.X.shape[1],
         n_voxels=n_voxels,
-        n_grid=images.expected.n_grid if images.expected else 1,
+        n_values=images.expected.n_values if images.expected else 1,
         image_itemsize=max(h.bytes_to_read for h in kinds),
         staged_itemsize=4 if all(h.fits_float32 for h in kinds) else 8,
         map_itemsize=8 if is_double else 4,
@@ -234,71 +279,26 @@ def _measure(request: Request, design: _Design, images: FoundImages, n_voxels: i
 
 def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
     """Write the plan; a file whose content is the same is left as it is."""
-    spec = run.spec
-    stamp, content = pack_model(spec)
-    model_file = folder / "model.blm"
-    write_if_changed(model_file, content)
-    texts = _format_manifests(run)
-    batch_files = [folder / f"batch_{i:04d}.tsv" for i in range(len(texts))]
-    for path, text in zip(batch_files, texts, strict=True):
+    model_file, contrasts_file = folder / "model.blm", folder / "contrasts.json"
+    batch_files = [folder / f"batch_{i:04d}.tsv" for i in range(len(run.manifests))]
+    write_if_changed(model_file, run.packed_model[1])
+    for path, text in zip(batch_files, run.manifests, strict=True):
         write_if_changed(path, text.encode())
-    contrasts_file = folder / "contrasts.json"
-    write_if_changed(contrasts_file, pack_contrasts(run.contrasts)[1])
-    return PlanFiles(
-        model_file,
-        batch_files,
-        contrasts_file,
-        list(range(spec.n_blocks)),
-        run_stamp(stamp, texts),
-        identify_model(run),
-    )
-
-
-def _format_manifests(run: PreparedRun) -> list[str]:
-    """Return the list of images of each batch."""
-    spec = run.spec
-    return [format_manifest(run.images[spec.batch(i)]) for i in range(spec.n_batches)]
-
-
-class Stamps(NamedTuple):
-    """The fingerprints of what a run makes."""
-
-    batches: list[str]  # of the products of each
-    blocks: list[str]  # of the estimates of each
-    run: str  # of the model and the images, without the contrasts
-
-
-def stamp_files(run: PreparedRun) -> Stamps:
-    """Return the fingerprints that the intermediate files of a run will have."""
-    model, texts = pack_model(run.spec)[0], _format_manifests(run)
-    of_run = run_stamp(model, texts)
-    return Stamps(
-        [batch_stamp(model, text.encode()) for text in texts],
-        [block_stamp(of_run, block) for block in range(run.spec.n_blocks)],
-        of_run,
-    )
+    write_if_changed(contrasts_file, run.packed_contrasts[1])
+    blocks = list(range(run.spec.n_blocks))
+    return PlanFiles(model_file, batch_files, contrasts_file, blocks, run.stamps.run, run.model_id)
 
 
 def is_done(run: PreparedRun, request: Request) -> bool:
     """Return whether the maps are there that a run would make, and unchanged since."""
     extension = ".nii.gz" if request.compress else ".nii"
-    stamp = maps_stamp(stamp_files(run).run, pack_contrasts(run.contrasts)[0], extension)
+    stamp = maps_stamp(run.stamps.run, run.packed_contrasts[0], extension)
     return is_published(request.out_dir, stamp, partial(is_map_name, model=run.spec.model))
-
-
-def identify_model(run: PreparedRun) -> str:
-    """Return a fingerprint of model, contrasts and names of images.
-
-    It stays the same when images are replaced, or with other batches and blocks.
-    """
-    spec = replace(run.spec, images_per_batch=0, voxels_per_block=0, rows_per_chunk=0)
-    images = [(str(e.image), e.volume, str(e.mask), e.mask_volume) for e in run.images]
-    return fingerprint(pack_model(spec)[0], pack_contrasts(run.contrasts)[1], repr(images))
 
 
 def check_out_dir(run: PreparedRun, request: Request, work_dir: Path) -> None:
     """Raise InputError if the maps would replace those of another model, made elsewhere."""
-    claim = Claim(identify_model(run), work_dir, request.overwrite)
+    claim = Claim(run.model_id, work_dir, request.overwrite)
     check_claim(request.out_dir, claim, partial(is_map_name, model=run.spec.model))
 
 

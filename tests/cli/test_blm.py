@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from nipype_blm import __version__
-from nipype_blm.cli.blm import load_config
+from nipype_blm.cli.fit import load_config
 from nipype_blm.frontends.blm import IGNORED, MISSINGNESS, list_entries
 from nipype_blm.stages.plan import prepare_run
 

@@ -11,17 +11,23 @@ import pytest
 from nipype import IdentityInterface, Node
 
 from nipype_blm.cli.plugins import choose_runner, count_cores
-from nipype_blm.cli.run import describe_failure, find_input_error, run_workflow
+from nipype_blm.cli.run import (
+    build_workflow,
+    describe_failure,
+    find_input_error,
+    run_workflow,
+)
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces.base import INPUT_ERROR
 from nipype_blm.model.planning import BASE_BYTES
 from nipype_blm.stages.plan import prepare_run
 
 
-def run(asked, study):
-    request = asked.request
-    runner = choose_runner(request, prepare_run(request).plan, None, None)
-    run_workflow(asked, study.folder / "blm.yml", runner, 1)
+def run(asked, study, runner=None):
+    request, prepared = asked.request, prepare_run(asked.request)
+    runner = runner or choose_runner(request, prepared.plan, None, None)
+    workflow = build_workflow(asked, study.folder / "blm.yml", "all", prepared, runner)
+    run_workflow(workflow, request, runner)
 
 
 def test_cores_are_those_that_this_process_may_use():
@@ -75,9 +81,8 @@ def test_a_problem_of_an_earlier_run_is_not_taken_for_one_of_this_run(study):
     asked = study.ask()
     assert len(find_input_error(RuntimeError("lost"), asked.request)) == 1
     runner = choose_runner(asked.request, prepare_run(asked.request).plan, None, None)
-    broken = runner._replace(plugin=Broken())
     with pytest.raises(RuntimeError, match="no node runs") as error:
-        run_workflow(asked, study.folder / "blm.yml", broken, 1)
+        run(asked, study, runner._replace(plugin=Broken()))
     assert find_input_error(error.value, asked.request) == []
     assert not report.exists()
 

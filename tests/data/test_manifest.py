@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nipype_blm.data.images import stat_file
+from nipype_blm.data.files import stat_file
 from nipype_blm.data.manifest import (
     ImageEntry,
     check_unchanged,

@@ -33,7 +33,7 @@ def test_both_masks_are_taken_in_the_order_of_the_file(prepare, tmp_path):
         "Missingness": {"Masking": save(tmp_path / "m.nii", allowed, np.uint8)},
     }
     spec = prepare(VALUES, X, **masks).spec
-    assert_array_equal(spec.mask, inside.ravel(order="F"))
+    assert_array_equal(spec.space.mask, inside.ravel(order="F"))
     assert_array_equal(spec.allowed, allowed.ravel(order="F")[inside.ravel(order="F")])
     assert spec.n_voxels == inside.sum()
 

@@ -1,0 +1,59 @@
+"""Batches and blocks of a model cut it into pieces without gaps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nipype_blm.core.linalg import factorise_design
+from nipype_blm.core.lmm.estimates import MixedOptions
+from nipype_blm.data.spec import ModelSpec
+from nipype_blm.data.volumes import VolumeSpace
+
+
+def make_spec(images_per_batch=4, voxels_per_block=3):
+    rng = np.random.default_rng(0)
+    X = np.c_[np.ones(10), rng.normal(size=10)]
+    mask = np.array([0, 1, 1, 0, 1, 1, 1, 1, 0, 0, 1, 0], bool)
+    return ModelSpec(
+        names=("mean", "age"),
+        design=factorise_design(X),
+        space=VolumeSpace((3, 2, 2), b"", mask),
+        allowed=np.ones(mask.sum(), bool),
+        minimum_n=0,
+        threshold=-np.inf,
+        zero_is_missing=True,
+        staged_dtype="float32",
+        map_dtype="float32",
+        with_cov=True,
+        images_per_batch=images_per_batch,
+        voxels_per_block=voxels_per_block,
+        rows_per_chunk=4,
+    )
+
+
+def test_sizes_are_those_of_the_arrays():
+    spec = make_spec()
+    assert (spec.n_obs, spec.n_params, spec.n_voxels) == (10, 2, 7)
+
+
+def test_a_model_with_options_of_mixed_models_is_one():
+    spec = make_spec()
+    assert spec.model == "blm"
+    assert replace(spec, options=MixedOptions()).model == "blmm"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_blocks_cover_every_voxel_once(size):
+    spec = make_spec(voxels_per_block=size)
+    voxels = [np.arange(7)[spec.block(i)] for i in range(spec.n_blocks)]
+    assert all(block.size for block in voxels)
+    np.testing.assert_array_equal(np.concatenate(voxels), np.arange(7))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 10])
+def test_batches_cover_every_observation_once(size):
+    spec = make_spec(images_per_batch=size)
+    rows = [np.arange(10)[spec.batch(i)] for i in range(-(-10 // size))]
+    assert all(batch.size for batch in rows)
+    np.testing.assert_array_equal(np.concatenate(rows), np.arange(10))
