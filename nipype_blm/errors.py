@@ -1,7 +1,9 @@
-"""The one exception for input that a user can correct, and how such faults are collected."""
+"""The one exception for input that a user can correct, and in whose words it is told."""
 
+import json
 import reprlib
-from collections.abc import Callable, Iterable, Iterator
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -26,22 +28,174 @@ def shorten(text: str, longest: int = _LONGEST_SHOWN) -> str:
     return text if len(text) <= longest else f"{text[:half]}...{text[-half:]}"
 
 
+class Words:
+    """How messages call fields, memory and settings: here, as `Request` does.
+
+    A front end has its own, so that its users read what they wrote.
+
+    Parameters
+    ----------
+    names : mapping of str to str
+        What the front end calls a field of `Request`; others keep their names.
+    """
+
+    memory_hint = "give bytes, such as 2**32"
+
+    def __init__(self, names: Mapping[str, str] | None = None) -> None:
+        self.names = names or {}
+
+    def name(self, field: str) -> str:
+        """Return what a field is called; ``factors.correlated`` is an entry of one."""
+        return self.names.get(field, field.rpartition(".")[2])
+
+    def memory(self, n_bytes: int) -> str:
+        """Return memory as a user would say it."""
+        return f"{n_bytes:,} bytes"
+
+    def budget(self, n_bytes: int) -> str:
+        """Return memory as it can be given."""
+        return str(n_bytes)
+
+    def setting(self, field: str, value: Any) -> str:
+        """Return how a field is given a value."""
+        return f"{self.name(field)}={value!r}"
+
+    def write(self, template: str, values: Mapping[str, Any]) -> str:
+        """Return a sentence in these words, see `Problem`."""
+        return _Writer(self).vformat(template, (), values)
+
+
+class _Writer(string.Formatter):
+    """Fills in what stands in braces."""
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
+
+    def get_field(self, field_name: str, _: Any, kwargs: Mapping[str, Any]) -> Any:
+        if field_name in kwargs:
+            return kwargs[field_name], field_name
+        field, is_setting, value = field_name.partition("=")
+        if not is_setting:
+            return self._words.name(field), field_name
+        given = kwargs.get(value, _TRUTHS.get(value, value))
+        return self._words.setting(field, given), field_name
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if format_spec in ("memory", "budget"):
+            return str(getattr(self._words, format_spec)(value))
+        return str(super().format_field(value, format_spec))
+
+
+_TRUTHS = {"true": True, "false": False}
+
+
+class Problem(str):
+    """One fault: a sentence that names fields as `Request` does, until it is worded otherwise.
+
+    Parameters
+    ----------
+    field : str or None
+        The field of `Request` that it is about.
+    template : str
+        The sentence: what came, what was expected and what to do.  In braces are fields
+        (``{max_bytes}``), what is set (``{match_rows=by_name}``), and values
+        (``{given:memory}``, memory that came; ``{least:budget}``, memory to be given).
+    **values : str, int or float
+        What users gave goes here, never into the template; anything else becomes text.
+    """
+
+    field: str | None
+    template: str
+    values: Mapping[str, Any]
+
+    def __new__(cls, field: str | None, template: str, /, **values: Any) -> "Problem":
+        """Write the sentence."""
+        plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}
+        return _write(field, template, plain, Words())
+
+    def worded(self, words: Words) -> "Problem":
+        """Return the same, told in other words."""
+        return _write(self.field, self.template, self.values, words)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (str(self), self.field, self.template, self.values)
+
+
+def _write(field: str | None, template: str, values: Mapping[str, Any], words: Words) -> Problem:
+    return _restore(words.write(template, values), field, template, values)
+
+
+def _restore(text: str, field: str | None, template: str, values: Mapping[str, Any]) -> Problem:
+    problem = str.__new__(Problem, text)
+    problem.field, problem.template, problem.values = field, template, values
+    return problem
+
+
+def tell(text: str, words: Words) -> str:
+    """Return a sentence in the words of a front end; one that is no `Problem` has its own."""
+    return text.worded(words) if isinstance(text, Problem) else text
+
+
+def about(field: str, texts: Iterable[str]) -> list[str]:
+    """Return sentences that name no field as problems of one."""
+    return [
+        text if isinstance(text, Problem) else Problem(field, "{text}", text=text) for text in texts
+    ]
+
+
 class InputError(ValueError):
     """Input that cannot be used; holds every problem found, one sentence each.
 
     Parameters
     ----------
     problems : str or iterable of str
-        What came, what was expected and what to do, for each fault.
+        A `Problem`, or plain text that names no field, for each fault.
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        given = [problems] if isinstance(problems, str) else problems
+        self.problems = [
+            each if isinstance(each, Problem) else Problem(None, "{text}", text=each)
+            for each in given
+        ]
         super().__init__("\n".join(self.problems))
+
+    def reword(self, words: Words) -> None:
+        """Tell every problem in the words of a front end."""
+        self.problems = [problem.worded(words) for problem in self.problems]
+        self.args = ("\n".join(self.problems),)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems,)
+
+
+def pack_problems(problems: Iterable[Problem]) -> bytes:
+    """Return problems as JSON, which can be told in any words again."""
+    data = [{"field": p.field, "template": p.template, "values": dict(p.values)} for p in problems]
+    return json.dumps(data, indent=1).encode()
+
+
+def unpack_problems(content: bytes) -> list[Problem]:
+    """Return what `pack_problems` was given.
+
+    Raises
+    ------
+    ValueError
+        If that is not what the content is.
+    """
+    try:
+        data = json.loads(content)
+        return [Problem(each["field"], each["template"], **each["values"]) for each in data]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("not a list of problems") from error
 
 
 class Problems(list[str]):
     """Every fault found so far."""
+
+    def add(self, field: str | None, template: str, /, **values: Any) -> None:
+        """Note a `Problem`."""
+        self.append(Problem(field, template, **values))
 
     @contextmanager
     def collect(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import runpy
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -18,17 +19,10 @@ from snippets import CHECKOUT, FENCED, run_snippets, write_study
 
 from nipype_blm import interfaces
 from nipype_blm.core.status import VoxelStatus
+from nipype_blm.frontends import traits
+from nipype_blm.frontends.blm import IGNORED, MISSINGNESS, NAMES, Entry, list_entries
 from nipype_blm.interfaces import BLM, BLMM
-from nipype_blm.interfaces.base import FIELD_TRAITS, MISSINGNESS_TRAITS, MIXED_TRAITS
 from nipype_blm.model.arithmetic import parse_number
-from nipype_blm.model.config import (
-    IGNORED_FIELDS,
-    BlmConfig,
-    BlmmConfig,
-    FactorConfig,
-    MissingnessRules,
-)
-from nipype_blm.model.contrasts import Contrast
 from nipype_blm.results.compare import MAPS as COMPARISON_MAPS
 from nipype_blm.tasks.options import PoolOptions
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_compare_wf
@@ -40,8 +34,15 @@ USER_GUIDE, OUTPUTS, METHODS, DESIGN, COMPARE, CLUSTERS = (
     for name in ("user_guide", "outputs", "methods", "design", "compare", "clusters")
 )
 EXAMPLES = ("pipeline.py", "mixed_pipeline.py", "pool.py")  # in the order of the README
-CONFIGURATIONS = (BlmConfig, BlmmConfig, MissingnessRules, FactorConfig)
+LINEAR, MIXED = list_entries("blm"), list_entries("blmm")
 WORKFLOWS = [init_blm_wf, init_blmm_wf, init_compare_wf]
+
+
+def list_all(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Return fields, and those that they hold."""
+    for entry in entries:
+        yield entry
+        yield from list_all(entry.entries)
 
 
 def page_id(page: Path) -> str:
@@ -134,47 +135,38 @@ def test_the_table_of_arguments_names_every_argument_of_the_plugin_with_its_defa
 
 def test_the_tables_of_fields_name_every_field_and_no_other():
     documented = {unquote(row[0]) for row in read_tables(USER_GUIDE, "Field")}
-    models = (*CONFIGURATIONS, Contrast)
-    known = {name for model in models for name in model.model_fields}
-    assert documented == known - (set(IGNORED_FIELDS) - Contrast.model_fields.keys()) - {"versions"}
+    assert documented == {entry.name for entry in list_all(MIXED)}
 
 
 def test_fields_without_effect_and_versions_are_named():
     text = USER_GUIDE.read_text(encoding="utf-8")
     section = text[text.index("### Without effect") : text.index("### Contrasts")]
-    assert set(re.findall(r"`(\w+)`", section)) == set(IGNORED_FIELDS) | {"versions"}
+    assert set(re.findall(r"`(\w+)`", section)) == set(IGNORED) | {"versions"}
 
 
 def test_mandatory_fields_have_a_table_of_their_own():
     text = USER_GUIDE.read_text(encoding="utf-8")
     section = text[text.index("### Mandatory") : text.index("### Which voxels")]
     documented = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
-    assert documented == [n for n, field in BlmConfig.model_fields.items() if field.is_required()]
-    mixed = {n for n, field in BlmmConfig.model_fields.items() if field.is_required()}
+    assert documented == [entry.name for entry in LINEAR if entry.is_mandatory]
+    mixed = {entry.name for entry in MIXED if entry.is_mandatory}
     assert mixed - set(documented) == {"Z"}
 
 
 def test_the_tables_of_random_factors_and_estimation_hold_the_fields_of_mixed_models():
     text = USER_GUIDE.read_text(encoding="utf-8")
+    own = [entry for entry in MIXED if entry not in LINEAR]
+    factors, others = [e for e in own if e.name == "Z"], [e for e in own if e.name != "Z"]
     for start, end, fields in (
-        ("### Random factors", "### Estimation", {"Z", *FactorConfig.model_fields}),
-        (
-            "### Estimation",
-            "### Missing levels",
-            BlmmConfig.model_fields.keys() - BlmConfig.model_fields.keys() - {"Z"},
-        ),
+        ("### Random factors", "### Estimation", {entry.name for entry in list_all(factors)}),
+        ("### Estimation", "### Missing levels", {entry.name for entry in others}),
     ):
         section = text[text.index(start) : text.index(end)]
         assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == fields
 
 
 def test_the_defaults_in_the_tables_are_those_of_the_code():
-    defaults = {
-        name: field.default
-        for model in CONFIGURATIONS
-        for name, field in model.model_fields.items()
-        if not field.is_required() and field.default_factory is None
-    }
+    defaults = {entry.name: entry.default for entry in list_all(MIXED)}
     checked = set()
     for name_cell, default_cell, *_ in (r for r in read_tables(USER_GUIDE, "Field") if len(r) > 2):
         default = defaults.get(unquote(name_cell))
@@ -190,10 +182,11 @@ def test_the_defaults_in_the_tables_are_those_of_the_code():
 def test_the_table_of_traits_is_that_of_the_code():
     rows = [row for row in read_tables(USER_GUIDE, "Field") if len(row) == 2]
     documented = {unquote(field): unquote(trait) for field, trait in rows}
-    extra = {"MAXMEM": "max_mem_gb", "numNodes": "n_procs"}
-    assert documented == FIELD_TRAITS | MISSINGNESS_TRAITS | MIXED_TRAITS | extra
+    names = {field: trait for trait, field in traits.NAMES.items() if field != "out_dir"}
+    fields = {**NAMES, **MISSINGNESS}
+    assert documented == {n: names[field] for n, field in fields.items() if field in names}
     assert set(documented.values()) <= set(BLMM().inputs.copyable_trait_names())
-    linear = set(documented.values()) - set(MIXED_TRAITS.values())
+    linear = {documented[entry.name] for entry in list_all(LINEAR) if entry.name in documented}
     assert linear <= set(BLM().inputs.copyable_trait_names())
 
 

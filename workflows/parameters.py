@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 from nipype.pipeline.engine import Workflow
 
 from nipype_blm.errors import InputError
-from nipype_blm.interfaces.base import explain_name
+from nipype_blm.frontends.traits import explain_name
 
 P = ParamSpec("P")
 ParametersT = TypeVar("ParametersT", bound="Parameters")

@@ -16,7 +16,7 @@ from nipype_blm.interfaces.blm import (
     FitModel,
     PlanBLM,
 )
-from nipype_blm.model.config import PLAN_FOLDER
+from nipype_blm.model.request import PLAN_FOLDER
 
 from .nodes import FileMapNode, FreshNode
 from .parameters import Parameters

@@ -15,7 +15,7 @@ os.environ.setdefault("NIPYPE_NO_ET", "1")
 
 from nipype_blm import __version__
 from nipype_blm.cli.limits import explain_limit
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, tell
 from nipype_blm.signals import interruptible
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -34,7 +34,14 @@ def say(text: str) -> None:
 def say_notices(notices: Sequence[str]) -> None:
     """Tell what is no fault."""
     for notice in notices:
-        say(f"notice: {notice}")
+        say(f"notice: {_tell(notice)}")
+
+
+def _tell(text: str) -> str:
+    """Return a sentence in the words of those who write configurations."""
+    from nipype_blm.frontends.blm import WORDS
+
+    return tell(text, WORDS)
 
 
 def report_errors(
@@ -45,7 +52,7 @@ def report_errors(
         return act()
     except InputError as error:
         for problem in error.problems:
-            say(f"error: {problem}")
+            say(f"error: {_tell(problem)}")
         return BAD_INPUT
     except KeyboardInterrupt:
         say(f"Interrupted. {interrupted}")
@@ -114,7 +121,7 @@ def add_running_options(parser: argparse.ArgumentParser, check: str) -> None:
         "--plugin",
         metavar="NAME",
         help="plugin of Nipype that runs the nodes (MultiProc, SLURM, SGE, ...), or Dask for a "
-        "pool of workers; default: Linear, or Dask with a clusterType other than local",
+        "pool of workers; default: Linear, or Dask where the configuration names a cluster",
     )
     parser.add_argument(
         "--plugin-args",

@@ -65,11 +65,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 class _Places(NamedTuple):
     """Where the workflow of a comparison works and writes."""
 
-    outdir: Path
+    out_dir: Path
 
     @property
     def work_folder(self) -> Path:
-        return self.outdir / "work"
+        return self.out_dir / "work"
 
     @property
     def workflow_folder(self) -> Path:
@@ -150,10 +150,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from nipype_blm.workflows import init_compare_wf
 
     places = _Places(arguments.out.absolute())
-    workflow = init_compare_wf(out_dir=places.outdir, overwrite=arguments.overwrite)
+    workflow = init_compare_wf(out_dir=places.out_dir, overwrite=arguments.overwrite)
     workflow.inputs.inputnode.smaller_dir = str(arguments.smaller.absolute())
     workflow.inputs.inputnode.larger_dir = str(arguments.larger.absolute())
-    folders = {"OUT": places.outdir, "work_dir": places.work_folder}
+    folders = {"OUT": places.out_dir, "work_dir": places.work_folder}
     with hold_folders(folders, private={"work_dir"}):
         try:
             graph = run_workflow(workflow, places, _choose_runner(arguments))

@@ -1,30 +1,24 @@
 """Describe every field of a configuration file for ``--help``."""
 
 import textwrap
-from typing import Any
+from collections.abc import Iterable
 
 from nipype_blm.cli.command import EXIT_CODES
-from nipype_blm.model.config import IGNORED_FIELDS, NESTED_FIELDS, BlmConfig, ModelConfig
+from nipype_blm.frontends.blm import IGNORED, Entry, list_entries
 
 
-def describe_fields(model: type[ModelConfig] = BlmConfig) -> str:
+def describe_fields(model: str = "blm") -> str:
     """Return the text that explains all fields of a model."""
-    fields = model.model_fields
-    mandatory = {name: info for name, info in fields.items() if info.is_required()}
-    optional = {
-        name: info
-        for name, info in fields.items()
-        if not info.is_required() and name not in IGNORED_FIELDS
-    }
+    entries = list_entries(model)
     return "\n".join(
         [
             "mandatory fields of CONFIG.yml:",
-            *_describe(mandatory),
+            *_describe(entry for entry in entries if entry.is_mandatory),
             "",
             "optional fields:",
-            *_describe(optional),
+            *_describe(entry for entry in entries if not entry.is_mandatory),
             "",
-            f"accepted without effect: {', '.join(IGNORED_FIELDS)}",
+            f"accepted without effect: {', '.join(IGNORED)}",
             "",
             "Relative paths are resolved against the file that names them.",
             EXIT_CODES,
@@ -32,16 +26,15 @@ def describe_fields(model: type[ModelConfig] = BlmConfig) -> str:
     )
 
 
-def _describe(fields: dict[str, Any], indent: int = 2) -> list[str]:
+def _describe(entries: Iterable[Entry], indent: int = 2) -> list[str]:
     lines = []
-    for name, info in fields.items():
-        first = f"{' ' * indent}{name}"
+    for entry in entries:
+        first = f"{' ' * indent}{entry.name}"
         lines += textwrap.wrap(
-            info.description or "",
+            entry.description,
             width=88,
             initial_indent=f"{first:<21} ",
             subsequent_indent=" " * 22,
         )
-        if name in NESTED_FIELDS:
-            lines += _describe(dict(NESTED_FIELDS[name].model_fields), indent + 2)
+        lines += _describe(entry.entries, indent + 2)
     return lines

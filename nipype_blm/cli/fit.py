@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nipype_blm import __version__
 from nipype_blm.cli.command import (
@@ -21,6 +21,11 @@ from nipype_blm.cli.command import (
 )
 from nipype_blm.cli.terminal import escape_name, steady_streams
 from nipype_blm.errors import InputError
+
+if TYPE_CHECKING:
+    from nipype_blm.frontends.blm import Asked
+    from nipype_blm.model.request import Request
+    from nipype_blm.stages.plan import PreparedRun
 
 _DESCRIPTIONS = {
     "blm": "Fit one linear model at every voxel of many images.",
@@ -52,7 +57,7 @@ def add_fit(tools: Any) -> None:
         help="CONFIG.yml, a configuration file of blm, or of blmm if it has Z",
     )
     parser.add_argument(
-        "out", metavar="OUT", help="folder for the results; it takes the place of outdir"
+        "out", metavar="OUT", help="folder for the results; it takes the place of that in SOURCE"
     )
     _add_options(parser)
     parser.set_defaults(action=_fit)
@@ -71,15 +76,15 @@ def _act(arguments: argparse.Namespace, model: str | None, out: str | None = Non
         name = "nipype-blm" if model is None else model
         say(f"{name} {__version__}: checking {arguments.config} ...")
     check_running_options(arguments)
-    config = load_config(arguments.config, model, out)
-    say_notices(config.notices)
+    asked = load_config(arguments.config, model, out)
+    say_notices(asked.request.notices)
     if arguments.check or arguments.graph is not None:
-        return _check(config, arguments)
-    return _run_alone(config, arguments)
+        return _check(asked, arguments)
+    return _run_alone(asked, arguments)
 
 
-def load_config(path: Path, model: str | None = "blm", out: str | None = None) -> Any:
-    """Read and check a configuration file.
+def load_config(path: Path, model: str | None = "blm", out: str | None = None) -> "Asked":
+    """Read and check a configuration file, and the tables and lists that it names.
 
     Parameters
     ----------
@@ -87,53 +92,29 @@ def load_config(path: Path, model: str | None = "blm", out: str | None = None) -
     model : str or None
         ``blm`` or ``blmm``; None: as the file says.
     out : str, optional
-        In place of outdir; relative to the current folder.
+        In place of the folder for the results; relative to the current folder.
 
     Raises
     ------
     InputError
         With the faults of all fields, and of the files that the valid ones name.
     """
-    from nipype_blm.io.yamlfile import read_yaml
-    from nipype_blm.model.config import parse_config, salvage_config
+    from nipype_blm.frontends.blm import read
     from nipype_blm.stages.plan import prepare_run
 
-    path = path.absolute()
-    data = read_yaml(path)
-    if out is not None and isinstance(data, dict):
-        data = data | {"outdir": _resolve_out(out)}
-    kind = _find_kind(model or ("blmm" if _is_mixed(data) else "blm"))
-    try:
-        return parse_config(data, path.parent, model=kind)
-    except InputError as error:
-        problems = error.problems
-        rest = salvage_config(data, path.parent, model=kind)
-    if rest is not None:
-        try:
-            prepare_run(rest)
-        except InputError as error:
-            problems = problems + error.problems
-    raise InputError(problems)
+    asked = read(path.absolute(), model, None if out is None else _resolve_out(out))
+    if asked.request.faults:
+        prepare_run(asked.request)  # which says what else is wrong
+    return asked
 
 
-def _is_mixed(data: Any) -> bool:
-    return isinstance(data, dict) and data.get("Z") is not None
-
-
-def _resolve_out(out: str) -> str:
-    from nipype_blm.model.config import resolve_path
+def _resolve_out(out: str) -> Path:
+    from nipype_blm.io.paths import resolve_path
 
     try:
-        return str(resolve_path(out, Path.cwd()))
+        return resolve_path(out, Path.cwd())
     except ValueError as error:
         raise InputError(f"OUT: {error}.") from error
-
-
-def _find_kind(model: str) -> Any:
-    """Return the class of the configurations of a model."""
-    from nipype_blm.model.config import BlmConfig, BlmmConfig
-
-    return {"blm": BlmConfig, "blmm": BlmmConfig}[model]
 
 
 class _Help(argparse.Action):
@@ -145,7 +126,7 @@ class _Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from nipype_blm.cli.fields import describe_fields
 
-        fields = describe_fields(_find_kind(parser.prog))
+        fields = describe_fields(parser.prog)
         examples = [f"study.yml {options}" for options in _EXAMPLES]
         describe(parser, _DESCRIPTIONS[parser.prog], examples, fields)
         parser.print_help()
@@ -171,50 +152,54 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _check(config: Any, arguments: argparse.Namespace) -> int:
+def _check(asked: "Asked", arguments: argparse.Namespace) -> int:
     """Check a run, and show it as it is asked for."""
     from nipype_blm.cli.check import describe_run
     from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
     from nipype_blm.stages.plan import check_out_dir, prepare_run
 
-    run = prepare_run(config, count_parallel_nodes(config, arguments.plugin))
-    check_out_dir(run, config, config.plan_folder)
+    request = asked.request
+    run = prepare_run(request, count_parallel_nodes(request, arguments.plugin))
+    check_out_dir(run, request, request.plan_folder)
     name, args_file = arguments.plugin, arguments.plugin_args
-    choose_runner(config, run.plan, name, args_file, pool=arguments.pool)
+    choose_runner(request, run.plan, name, args_file, pool=arguments.pool)
     say_notices(run.notices)
-    keep = _choose_kept(config, arguments)
+    keep = _choose_kept(request, arguments)
     if arguments.check:
         print(describe_run(run, keep))
     if arguments.graph is not None:
         from nipype_blm.cli.graph import draw_graph
         from nipype_blm.cli.run import build_workflow
 
-        draw_graph(build_workflow(config, arguments.config, keep), arguments.graph)
+        draw_graph(build_workflow(asked, arguments.config, keep), arguments.graph)
         if not arguments.quiet:
             print(f"The workflow is drawn in {arguments.graph}")
     return OK
 
 
-def _choose_kept(config: Any, arguments: argparse.Namespace) -> str:
-    return "nothing" if arguments.clean else str(config.keep)
+def _choose_kept(request: "Request", arguments: argparse.Namespace) -> str:
+    return "nothing" if arguments.clean else request.keep
 
 
-def _run_alone(config: Any, arguments: argparse.Namespace) -> int:
+def _run_alone(asked: "Asked", arguments: argparse.Namespace) -> int:
+    from nipype_blm.frontends.blm import WORDS
     from nipype_blm.io.lock import hold_folders
     from nipype_blm.private import list_writers
 
-    if os.access(config.work_folder, os.W_OK):
-        for writer in list_writers(config.work_folder.stat()):
+    request = asked.request
+    work_dir = WORDS.name("work_dir")
+    if os.access(request.work_folder, os.W_OK):
+        for writer in list_writers(request.work_folder.stat()):
             say(
-                f"notice: work_dir {config.work_folder} is there, and {writer}. What Nipype keeps "
-                "in it is read as a program; go on only if you trust them."
+                f"notice: {work_dir} {request.work_folder} is there, and {writer}. What Nipype "
+                "keeps in it is read as a program; go on only if you trust them."
             )
-    folders = {"outdir": config.outdir, "work_dir": config.work_folder}
-    with hold_folders(folders, private={"work_dir"}):
-        return _run(config, arguments)
+    folders = {WORDS.name("out_dir"): request.out_dir, work_dir: request.work_folder}
+    with hold_folders(folders, private={work_dir}):
+        return _run(asked, arguments)
 
 
-def _run(config: Any, arguments: argparse.Namespace) -> int:
+def _run(asked: "Asked", arguments: argparse.Namespace) -> int:
     from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.cli.run import (
@@ -224,57 +209,59 @@ def _run(config: Any, arguments: argparse.Namespace) -> int:
         raise_or_describe,
         run_workflow,
     )
+    from nipype_blm.frontends.blm import is_written_for
     from nipype_blm.stages.plan import check_out_dir, is_done, prepare_run
 
-    run = prepare_run(config, count_parallel_nodes(config, arguments.plugin))
-    check_out_dir(run, config, config.plan_folder)
+    request = asked.request
+    run = prepare_run(request, count_parallel_nodes(request, arguments.plugin))
+    check_out_dir(run, request, request.plan_folder)
     say_notices(run.notices)
-    quiet = arguments.quiet or config.sim
-    keep = _choose_kept(config, arguments)
-    if is_done(run, config):
+    quiet = arguments.quiet or request.quiet
+    keep = _choose_kept(request, arguments)
+    if is_written_for(request.out_dir / "inputs.yml", asked.fields) and is_done(run, request):
         if not quiet:
             print("Nothing to do: all maps are there, and nothing has changed since.")
-        return _end(config, run, quiet, keep)
+        return _end(request, run, quiet, keep)
     try:
-        with show_progress(None if quiet else find_remains(run, config), quiet) as note_node:
+        with show_progress(None if quiet else find_remains(run, request), quiet) as note_node:
             runner = choose_runner(
-                config,
+                request,
                 run.plan,
                 arguments.plugin,
                 arguments.plugin_args,
                 note_node,
-                find_logs(config) / "workers",
+                find_logs(request) / "workers",
                 arguments.pool,
             )
-            workflow = build_workflow(config, arguments.config, keep, run, runner)
-            run_workflow(workflow, config, runner)
+            workflow = build_workflow(asked, arguments.config, keep, run, runner)
+            run_workflow(workflow, request, runner)
     except Exception as error:
-        say(f"error: {raise_or_describe(error, config, arguments.plugin)}")
+        say(f"error: {raise_or_describe(error, request, arguments.plugin)}")
         return FAILED
-    return _end(config, run, quiet, keep)
+    return _end(request, run, quiet, keep)
 
 
-def _end(config: Any, run: Any, quiet: bool, keep: str) -> int:
+def _end(request: "Request", run: "PreparedRun", quiet: bool, keep: str) -> int:
     """Say what came out; if all is well, remove what is not to be kept."""
     from nipype_blm.cli.run import tidy
 
-    code = _report(config, run.spec.model, quiet)
+    code = _report(request, run.spec.model, quiet)
     if code == OK:
-        tidy(config, keep)
+        tidy(request, keep)
     return code
 
 
-def _report(config: Any, model: str, quiet: bool) -> int:
+def _report(request: "Request", model: str, quiet: bool) -> int:
     """Say what came out, whichever plugin ran the nodes."""
     from nipype_blm.report.summary import count_fitted, count_status, read_notices, summarise_run
     from nipype_blm.stages.assemble import check_fitted
 
-    counts = count_status(config.outdir, model)
+    counts = count_status(request.out_dir, model)
     if not quiet:
-        names = [escape_name(contrast.name) for contrast in config.contrasts]
-        print(summarise_run(counts, names, config.outdir))
-    notices = read_notices(config.outdir, model)
-    if not config.allow_empty:
+        names = [escape_name(contrast.name) for contrast in request.contrasts]
+        print(summarise_run(counts, names, request.out_dir))
+    notices = read_notices(request.out_dir, model)
+    if not request.allow_empty:
         try:
             check_fitted(count_fitted(counts), Path(f"{model}_vox_status"), notices)
         except InputError as error:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nipype_blm.cli.progress import NodeCallback
-from nipype_blm.errors import InputError
-from nipype_blm.interfaces.base import GIB
+from nipype_blm.errors import InputError, Problem
+from nipype_blm.frontends.traits import GIB
 from nipype_blm.io.yamlfile import read_yaml
-from nipype_blm.model.config import ModelConfig
 from nipype_blm.model.planning import BASE_BYTES, Plan
+from nipype_blm.model.request import Request
 
 LINEAR, DASK = "Linear", "Dask"
 _PATHS = {"scheduler_file", "log_directory"}
@@ -40,15 +40,15 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def count_parallel_nodes(config: ModelConfig, name: str | None) -> int:
+def count_parallel_nodes(request: Request, name: str | None) -> int:
     """Return how many nodes run at the same time with a plugin."""
-    if name in (None, LINEAR) or config.clusterType != "local":
-        return config.parallel_nodes
-    return config.numNodes or count_cores()
+    if name in (None, LINEAR) or request.cluster != "local":
+        return request.parallel_nodes
+    return request.n_threads or count_cores()
 
 
 def choose_runner(
-    config: ModelConfig,
+    request: Request,
     plan: Plan,
     name: str | None,
     args_file: Path | None,
@@ -60,8 +60,8 @@ def choose_runner(
 
     Parameters
     ----------
-    config : ModelConfig
-        Its `clusterType` and `numNodes` count where the other arguments say nothing.
+    request : Request
+        Its `cluster`, `n_threads` and `n_workers` count where the other arguments say nothing.
     plan : Plan
     name : str or None
         A plugin of Nipype, or ``Dask``.
@@ -81,23 +81,27 @@ def choose_runner(
     """
     given = _read_given(args_file, pool)
     if name is None:
-        name = LINEAR if config.clusterType == "local" else DASK
+        name = LINEAR if request.cluster == "local" else DASK
     if name == LINEAR and given:
         raise InputError(
-            f"--plugin-args {args_file}: {LINEAR}, which runs here, takes no arguments; name a "
-            f"plugin with --plugin, such as {DASK}, or a clusterType in the configuration."
+            Problem(
+                "cluster",
+                f"--plugin-args {{file}}: {LINEAR}, which runs here, takes no arguments; name a "
+                f"plugin with --plugin, such as {DASK}, or a {{cluster}} in the configuration.",
+                file=args_file,
+            )
         )
     if callback is not None:
         given["status_callback"] = callback
     if name.lower() == DASK.lower():
-        return _make_dask_runner(config, plan, given, log_folder)
+        return _make_dask_runner(request, plan, given, log_folder)
     n_procs = 1
     if name == LINEAR:
-        n_procs = min(config.numNodes or count_cores(), count_cores())
-    elif config.numNodes is not None and name == "MultiProc":
-        given.setdefault("n_procs", config.numNodes)
-    plugin = _make_stock_plugin(name, given, config.workflow_folder)
-    return Runner(plugin, n_procs, _measure_memory(plan, n_procs, config.MAXMEM))
+        n_procs = min(request.n_threads or count_cores(), count_cores())
+    elif request.n_threads is not None and name == "MultiProc":
+        given.setdefault("n_procs", request.n_threads)
+    plugin = _make_stock_plugin(name, given, request.workflow_folder)
+    return Runner(plugin, n_procs, _measure_memory(plan, n_procs, request.max_bytes))
 
 
 def choose_node_runner(
@@ -180,22 +184,22 @@ def read_arguments(path: Path | None) -> dict[str, Any]:
 
 
 def _make_dask_runner(
-    config: ModelConfig, plan: Plan, given: Mapping[str, Any], log_folder: Path | None
+    request: Request, plan: Plan, given: Mapping[str, Any], log_folder: Path | None
 ) -> Runner:
     from nipype_blm.plugins import DaskPlugin
     from nipype_blm.tasks.options import Resources, describe_worker
     from nipype_blm.tasks.poolfile import read_pool_file
 
-    arguments: dict[str, Any] = {"cluster": config.clusterType}
-    if config.numNodes is not None or config.clusterType != "local":
-        arguments["n_workers"] = count_parallel_nodes(config, DASK)
+    arguments: dict[str, Any] = {"cluster": request.cluster}
+    if request.n_threads is not None or request.cluster != "local":
+        arguments["n_workers"] = count_parallel_nodes(request, DASK)
     if log_folder is not None:
         arguments["log_directory"] = log_folder
     plugin = DaskPlugin(arguments | dict(given))
     options = plugin.options
     if options.scheduler_file is not None:  # which says what is wrong with it
         read_pool_file(options.scheduler_file, options.allow_insecure)
-    mem_gb = _measure_memory(plan, 1, config.MAXMEM)
+    mem_gb = _measure_memory(plan, 1, request.max_bytes)
     if plugin.options.batch_system is None:  # a pool that is there already
         return Runner(plugin, 1, mem_gb)
     worker = describe_worker(plugin.options, Resources(1, mem_gb))
@@ -203,12 +207,16 @@ def _make_dask_runner(
         n_workers = plugin.options.n_workers if plugin.options.is_local else None
         sharing = f" (that of this machine is shared by {n_workers})" if n_workers else ""
         raise InputError(
-            f"A worker has {worker.mem_gb:.3g} GiB of memory, but one batch or block needs "
-            f"{mem_gb:.3g} GiB; give workers more memory{sharing}, or set MAXMEM (now "
-            f"{config.MAXMEM / GIB:.3g} GiB) to {int(worker.mem_gb * GIB)} or less."
+            Problem(
+                "max_bytes",
+                f"A worker has {worker.mem_gb:.3g} GiB of memory, but one batch or block needs "
+                f"{mem_gb:.3g} GiB; give workers more memory{sharing}, or set {{max_bytes}} (now "
+                f"{request.max_bytes / GIB:.3g} GiB) to {{most:budget}} or less.",
+                most=int(worker.mem_gb * GIB),
+            )
         )
     n_procs = plan.threads(worker.n_procs, int(worker.mem_gb * GIB))
-    return Runner(plugin, n_procs, _measure_memory(plan, n_procs, config.MAXMEM))
+    return Runner(plugin, n_procs, _measure_memory(plan, n_procs, request.max_bytes))
 
 
 def _measure_memory(plan: Plan, n_threads: int, max_bytes: int) -> float:
@@ -236,7 +244,7 @@ _NOT_IN_COMMANDS = {"SGE": r"[^\w./+@%=~-]", "PBS": r"[^\w./+@%=~-]"}
 
 def _check_stock(name: str, given: Mapping[str, Any], folder: Path) -> None:
     """Refuse what Nipype's own plugins would find out late, or never."""
-    problems = []
+    problems: list[str] = []
     command = _SUBMITS.get(name)
     if command is not None and shutil.which(command) is None:
         problems.append(
@@ -245,11 +253,16 @@ def _check_stock(name: str, given: Mapping[str, Any], folder: Path) -> None:
         )
     found = re.search(_NOT_IN_COMMANDS.get(name, r"[^\w./+@%=:,~-]"), str(folder))
     if command is not None and found:
-        what = "a space" if found[0] == " " else repr(found[0])
+        what = "a space" if found[0] == " " else "{character}"
         problems.append(
-            f"The folder for intermediate files, {folder}, has {what} in its path, which "
-            f"Nipype's --plugin {name} cannot hand to {command}; choose another work_dir, or "
-            f"--plugin {DASK}, which can."
+            Problem(
+                "work_dir",
+                f"The folder for intermediate files, {{folder}}, has {what} in its path, which "
+                f"Nipype's --plugin {name} cannot hand to {command}; choose another {{work_dir}}, "
+                f"or --plugin {DASK}, which can.",
+                folder=folder,
+                character=repr(found[0]),
+            )
         )
     for argument in set(given) - _STOCK_ARGUMENTS:
         near = difflib.get_close_matches(argument, _STOCK_ARGUMENTS, 1, cutoff=0.8)

@@ -16,9 +16,11 @@ from nipype.pipeline.engine import Workflow
 
 from nipype_blm.cli.limits import explain_limit
 from nipype_blm.cli.plugins import Runner, cancel_jobs
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, Problem, unpack_problems
+from nipype_blm.frontends.blm import Asked
+from nipype_blm.interfaces.base import INPUT_ERROR
 from nipype_blm.interfaces.blm import write_plan_files
-from nipype_blm.model.config import BlmmConfig, ModelConfig
+from nipype_blm.model.request import Request
 from nipype_blm.private import open_plain
 from nipype_blm.stages.assemble import NOTICES
 from nipype_blm.stages.plan import PreparedRun
@@ -30,10 +32,10 @@ from nipype_blm.workflows.stages import CHECKPOINTS, connect_stages, find_files,
 
 
 class Folders(Protocol):
-    """Where a run works and writes, as a configuration knows it."""
+    """Where a run works and writes, as a request knows it."""
 
     @property
-    def outdir(self) -> Path:
+    def out_dir(self) -> Path:
         """Folder for the results."""
 
     @property
@@ -50,24 +52,24 @@ def find_logs(folders: Folders) -> Path:
     return folders.workflow_folder / "logs"
 
 
-def find_remains(run: PreparedRun, config: ModelConfig) -> Remains:
+def find_remains(run: PreparedRun, request: Request) -> Remains:
     """Return what an earlier run has left of a run, and where its files go."""
-    folder, spec = config.workflow_folder, run.spec
+    folder, spec = request.workflow_folder, run.spec
     products = find_files(folder, "products", spec.n_batches)
     return Remains(run, products, find_files(folder, "estimates", spec.n_blocks))
 
 
-def tidy(config: ModelConfig, keep: str) -> None:
+def tidy(request: Request, keep: str) -> None:
     """Remove the intermediate files that are not to be kept.
 
     The workflow itself has emptied those of images.  `hold_folders` removes a folder that is left
     empty.
     """
-    checkpoints = config.workflow_folder / "products" / CHECKPOINTS  # of plans that were given up
+    checkpoints = request.workflow_folder / "products" / CHECKPOINTS  # of plans that were given up
     unneeded = {
-        "nothing": [config.workflow_folder],
+        "nothing": [request.workflow_folder],
         # Statistics are made again in no time; a new contrast needs others.
-        "contrasts": [config.workflow_folder / "contrasts", checkpoints],
+        "contrasts": [request.workflow_folder / "contrasts", checkpoints],
         "all": [checkpoints],
     }
     for folder in unneeded[keep]:
@@ -75,7 +77,7 @@ def tidy(config: ModelConfig, keep: str) -> None:
 
 
 def build_workflow(
-    config: ModelConfig,
+    asked: Asked,
     config_file: Path,
     keep: str = "all",
     run: PreparedRun | None = None,
@@ -85,6 +87,7 @@ def build_workflow(
 
     Parameters
     ----------
+    asked : Asked
     config_file : Path
         It is never rewritten, even if it is the inputs.yml of an earlier run.
     keep : str
@@ -92,25 +95,25 @@ def build_workflow(
     run, runner : optional
         Without them nothing is written, and the workflow is there to be drawn.
     """
-    is_own = os.path.realpath(config_file) == os.path.realpath(config.outdir / "inputs.yml")
+    request = asked.request
+    is_own = os.path.realpath(config_file) == os.path.realpath(request.out_dir / "inputs.yml")
     parameters = Parameters(
-        out_dir=config.outdir,
+        out_dir=request.out_dir,
         n_procs=1 if runner is None else runner.n_procs,
         mem_gb=None if runner is None else runner.mem_gb,
-        compress=config.compress,
-        overwrite=config.overwrite,
+        compress=request.compress,
+        overwrite=request.overwrite,
         # The command itself tells of a result without any voxel, below what it has counted.
         allow_empty=True,
         copy_inputs=not is_own,
         keep="contrasts" if keep == "contrasts" else "all",
-        name=config.workflow_folder.name,
+        name=request.workflow_folder.name,
     )
     outputs = {}
     if run is not None:
-        _make_folder(config)
-        outputs = write_plan_files(run, config, config.plan_folder)
-    model = BLMM if isinstance(config, BlmmConfig) else BLM
-    return connect_stages(model, hold_plan(**outputs), parameters)
+        _make_folder(request)
+        outputs = write_plan_files(run, asked.fields, request.plan_folder)
+    return connect_stages(BLMM if request.is_mixed else BLM, hold_plan(**outputs), parameters)
 
 
 def _make_folder(folders: Folders) -> None:
@@ -125,6 +128,8 @@ def run_workflow(workflow: Workflow, folders: Folders, runner: Runner) -> Any:
     logs.mkdir(exist_ok=True)
     workflow.base_dir = str(folders.work_folder)
     workflow.config["execution"] |= {"crashdump_dir": str(logs), "stop_on_first_crash": "true"}
+    for path in _find_reports(folders):  # of nodes of an earlier run
+        path.unlink(missing_ok=True)
     if runner.polls_cheaply:
         workflow.config["execution"]["poll_sleep_duration"] = "0.1"
     with _messages_to_file(logs):
@@ -171,13 +176,21 @@ def _messages_to_file(logs: Path) -> Iterator[None]:
         logging.raiseExceptions = raise_exceptions
 
 
-def find_input_error(error: BaseException) -> list[str]:
-    """Return the problems of an InputError, also of one that a node reported as text."""
+def find_input_error(error: BaseException, folders: Folders) -> list[Problem]:
+    """Return the problems of an InputError, or those that failed nodes have left of theirs."""
     if isinstance(error, InputError):
         return error.problems
-    _, name, message = str(error).rpartition("nipype_blm.errors.InputError: ")
-    lines = message.split("\n\n")[0].splitlines() if name else []
-    return [line.strip() for line in lines if line.strip()]
+    found: list[Problem] = []
+    for path in _find_reports(folders):
+        with suppress(OSError, ValueError):
+            found += unpack_problems(path.read_bytes())
+    return list(dict.fromkeys(found))
+
+
+def _find_reports(folders: Folders) -> list[Path]:
+    """Return what nodes have left whose input could not be used."""
+    nodes = (f"*/{INPUT_ERROR}", f"*/mapflow/*/{INPUT_ERROR}")
+    return sorted(path for pattern in nodes for path in folders.workflow_folder.glob(pattern))
 
 
 def raise_or_describe(error: Exception, folders: Folders, plugin: str | None) -> str:
@@ -190,7 +203,7 @@ def raise_or_describe(error: Exception, folders: Folders, plugin: str | None) ->
     KeyboardInterrupt
         If Nipype reports one in other words.
     """
-    problems = find_input_error(error)
+    problems = find_input_error(error, folders)
     if problems:
         raise InputError(problems) from error
     reason = describe_failure(error, folders, plugin)
@@ -206,7 +219,7 @@ _LOST_SIGHT = {
     "list index out of range": "the batch system refused a job; submit the newest batchscript_*.sh "
     "below the folder of intermediate files by hand, to see why",
     "'NoneType' object has no attribute 'groups'": "the last line of what sbatch or qsub printed "
-    "does not name the job, which may be left in the queue; clusterType in the configuration, "
+    "does not name the job, which may be left in the queue; a cluster in the configuration, "
     "without --plugin, finds the number wherever it stands",
 }
 
@@ -238,7 +251,7 @@ def _find_last_exception(text: str) -> str:
 
 def _find_full_disk(places: Folders, reason: str, path: Path) -> str:
     """Return the folder of a file, if one is named; else the one with less space, or both."""
-    folders = (places.work_folder, places.outdir)
+    folders = (places.work_folder, places.out_dir)
     if path.name:
         near = (folder for folder in folders if path.is_relative_to(folder))
         return str(next(near, path.parent))

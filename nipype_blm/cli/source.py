@@ -6,7 +6,7 @@ from nipype_blm.errors import InputError
 
 _CONFIGURATION = (".yml", ".yaml", ".json")
 _TABLE = (".csv", ".tsv", ".txt", ".xls", ".xlsx", ".ods", ".mat", ".con", ".fsf")
-_EXPECTED = "expected a configuration, CONFIG.yml, which names the images (Y_files) and a table (X)"
+_EXPECTED = "expected a configuration, CONFIG.yml, which names the images and a table (X)"
 
 
 def check_places(source: Path, out: str) -> None:

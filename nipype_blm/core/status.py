@@ -43,7 +43,7 @@ _MEANINGS = {
         "fitted without convergence: the iterations ended before the likelihood was largest"
     ),
     VoxelStatus.NO_DATA: "dropped: no image has data here",
-    VoxelStatus.BELOW_MINIMUM: "dropped: fewer images than MinN or MinPercent ask for",
+    VoxelStatus.BELOW_MINIMUM: "dropped: fewer images than the least number or share asked for",
     VoxelStatus.TOO_FEW: "dropped: no more images than the rank of their rows of X plus one",
     VoxelStatus.RANK_DEFICIENT: (
         "dropped: the rows of X of the images present here are so nearly rank-deficient that "
@@ -53,8 +53,8 @@ _MEANINGS = {
         "dropped: no residual variance beyond rounding (constant, fitted exactly, or likeliest "
         "without any)"
     ),
-    VoxelStatus.MASKED_AFTER: "dropped: outside the mask given as Missingness.Masking",
-    VoxelStatus.TOO_MANY_EFFECTS: "dropped: no more images than random effects (safeMode)",
+    VoxelStatus.MASKED_AFTER: "dropped: outside the post-analysis mask",
+    VoxelStatus.TOO_MANY_EFFECTS: "dropped: no more images than random effects (safe mode)",
     VoxelStatus.UNIDENTIFIED: (
         "dropped: the images present here cannot tell random effects from residuals, or from "
         "each other"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.data.manifest import ImageEntry
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, Problem
 
 _SMALL_KINDS = {"float32", "int8", "uint8", "int16", "uint16"}  # float32 holds them exactly
 _MOST_GRIDS = 20
@@ -83,7 +83,7 @@ class ImageHeader(NamedTuple):
 
 
 def choose_grid(
-    what: str, entries: Sequence[ImageEntry], headers: Sequence[ImageHeader]
+    field: str, entries: Sequence[ImageEntry], headers: Sequence[ImageHeader]
 ) -> ImageHeader:
     """Return the grid of most images.
 
@@ -104,9 +104,12 @@ def choose_grid(
     ]
     more = len(grids) - len(shown)
     raise InputError(
-        f"The images of {what} are on different grids, and on none are most of them: "
-        f"{'; '.join(shown)}{f'; and others on {more} grids or more' * (more > 0)}.  "
-        "Resample them to one."
+        Problem(
+            field,
+            f"The images of {{{field}}} are on different grids, and on none are most of them: "
+            "{grids}.  Resample them to one.",
+            grids="; ".join(shown) + f"; and others on {more} grids or more" * (more > 0),
+        )
     )
 
 

@@ -12,7 +12,7 @@ from nipype_blm.data.grids import choose_grid
 from nipype_blm.data.headers import inspect_image
 from nipype_blm.data.space import Arrays, Header, Kind, Options, Space
 from nipype_blm.data.volumes import VolumeSpace
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, Problem
 from nipype_blm.io.files import FileState
 
 _COMPRESSED = (".gz", ".bz2", ".zst")
@@ -69,7 +69,7 @@ def open_space(path: Path, inside: NDArray[np.bool_] | None = None) -> Space:
     return find_kind(path).space.of_file(path, inside)
 
 
-def read_mask(path: Path, expected: Header, what: str) -> NDArray[np.bool_]:
+def read_mask(path: Path, expected: Header, field: str) -> NDArray[np.bool_]:
     """Read a mask, in the order of the file; inside means finite and not zero.
 
     Parameters
@@ -77,15 +77,15 @@ def read_mask(path: Path, expected: Header, what: str) -> NDArray[np.bool_]:
     path : Path
     expected : Header
         Of the images.
-    what : str
-        The field that names the mask, for messages.
+    field : str
+        The field of `Request` that names the mask, for messages; or what else it is called.
 
     Raises
     ------
     InputError
         If it cannot be read, is not in the space of the images, or has nothing inside.
     """
-    with _naming_field(what):
+    with _naming_field(field):
         header = look_at(path)[1]
     if type(header) is type(expected):
         difference = header.describe_difference(expected)
@@ -94,26 +94,27 @@ def read_mask(path: Path, expected: Header, what: str) -> NDArray[np.bool_]:
     if difference is None and header.n_volumes > 1:
         difference = f"it has {header.n_volumes} volumes"
     if difference is not None:
+        template = "is not in the space of the images: {difference}; resample it to the images."
         raise InputError(
-            f"{what} {path} is not in the space of the images: {difference}; "
-            "resample it to the images."
+            Problem(field, f"{{{field}}} {{path}} {template}", path=path, difference=difference)
         )
     values = np.empty(expected.n_values)
-    with _naming_field(what):
+    with _naming_field(field):
         open_space(path).make_reader().read(path, 0, values)
     mask = ~np.isnan(values)
     if not mask.any():
-        raise InputError(f"{what} {path} has no voxel that is finite and not zero.")
+        template = "has no voxel that is finite and not zero."
+        raise InputError(Problem(field, f"{{{field}}} {{path}} {template}", path=path))
     return mask
 
 
 @contextmanager
-def _naming_field(what: str) -> Iterator[None]:
+def _naming_field(field: str) -> Iterator[None]:
     """Name the field in front of what is wrong with its file."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{what}: {error}") from error
+        raise InputError(Problem(field, f"{{{field}}}: {{fault}}", fault=error)) from error
 
 
 def pack_space(space: Space) -> tuple[Arrays, Options]:

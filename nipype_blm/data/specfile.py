@@ -70,7 +70,9 @@ def read_model(path: Path | str) -> tuple[str, ModelSpec]:
 def pack_contrasts(spec: ContrastSpec) -> tuple[str, bytes]:
     """Return the fingerprint of contrasts, and the contents of their file."""
     data = {
-        "contrasts": [contrast.model_dump(mode="json") for contrast in spec.contrasts],
+        "contrasts": [
+            {"name": c.name, "matrix": c.matrix.tolist(), "is_f": c.is_f} for c in spec.contrasts
+        ],
         "two_sided": spec.two_sided,
         "minlog": spec.minlog,
     }

@@ -1,11 +1,10 @@
 """What all interfaces share: the traits of a model and of its maps, and the references."""
 
-import difflib
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,21 +23,17 @@ from nipype.interfaces.base import (
 from threadpoolctl import threadpool_limits
 
 from nipype_blm.core.lmm.estimates import METHODS
-from nipype_blm.errors import InputError, shorten, show
-from nipype_blm.model.config import (
-    DEFICIENT,
-    MATCH_ROWS,
-    BlmmConfig,
-    ConfigT,
-    ModelConfig,
-    normalise_factors,
-    parse_config,
-)
-from nipype_blm.model.contrasts import normalise_contrasts
+from nipype_blm.errors import InputError, pack_problems, show
+from nipype_blm.frontends.contrasts import normalise_contrasts
+from nipype_blm.frontends.factors import normalise_factors
+from nipype_blm.frontends.traits import WORDS, explain_name
+from nipype_blm.io.files import write_if_changed
+from nipype_blm.model.request import DEFICIENT, MATCH_ROWS
 from nipype_blm.results.maps import MAPS
 from nipype_blm.stages.assemble import NOTICES, AssembledMaps
 
-GIB = 2**30
+# What a node leaves beside its result when its input cannot be used.
+INPUT_ERROR = "input_error.json"
 
 _BLM_REFERENCE = BibTeX(
     "@misc{blm, author={Maullin-Sapey, Thomas and Nichols, Thomas E.},"
@@ -53,19 +48,47 @@ _BLMM_REFERENCE = BibTeX(
 )
 
 
+def _telling_faults(run: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Have an interface tell what is wrong with its input in the names of its traits.
+
+    In the folder of a node it is left as a file, too, for whoever has other words for it.
+    """
+
+    @wraps(run)
+    def tell(interface: "BLMInterface", runtime: Any) -> Any:
+        try:
+            return run(interface, runtime)
+        except InputError as error:
+            if interface._report is not None:
+                write_if_changed(interface._report, pack_problems(error.problems))
+            error.reword(WORDS)
+            raise
+
+    return tell
+
+
 class BLMInterface(LibraryBaseInterface, SimpleInterface):
-    """Base of all interfaces: version, references, one BLAS thread, lost outputs."""
+    """Base of all interfaces: version, references, one BLAS thread, faults, lost outputs."""
 
     _pkg = "nipype_blm"
+    _report: Path | None = None  # where faults are left, in a folder of its own
     _references: ClassVar = [
         {"entry": _BLM_REFERENCE, "description": "Big Linear Models", "tags": ["method"]},
         {"entry": _BLMM_REFERENCE, "description": "Products of batches", "tags": ["method"]},
     ]
 
-    def run(self, *args: Any, **kwargs: Any) -> Any:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "_run_interface" in vars(cls):
+            cls._run_interface = _telling_faults(cls._run_interface)
+
+    def run(self, cwd: str | Path | None = None, **options: Any) -> Any:
         """Run with one BLAS thread: more of them only compete with the threads of ours."""
+        self._report = None if cwd is None else Path(cwd, INPUT_ERROR)
+        if self._report is not None:
+            self._report.unlink(missing_ok=True)
         with threadpool_limits(1):
-            return super().run(*args, **kwargs)
+            return super().run(cwd=cwd, **options)
 
     def _list_outputs(self) -> dict[str, Any]:
         # Nipype asks an interface that has not run when a cached output is gone; the error
@@ -129,18 +152,6 @@ def _write_paths(value: Any) -> Any:
     if isinstance(value, list | tuple) and any(isinstance(each, os.PathLike) for each in value):
         return [_write_paths(each) for each in value]
     return value
-
-
-def explain_name(name: str, known: Collection[str]) -> str:
-    """Return that a name is not known, and which known one is the nearest.
-
-    Fields of a configuration file are known by their traits.
-    """
-    fields = FIELD_TRAITS | MISSINGNESS_TRAITS | MIXED_TRAITS | {"MAXMEM": "max_mem_gb"}
-    places = {field.lower(): trait for field, trait in fields.items() if trait in known}
-    places |= {each.lower(): each for each in known}
-    near = difflib.get_close_matches(name.lower()[:40], places, n=1, cutoff=0)
-    return f"{shorten(name)} is no known input; the nearest one is {places[near[0]]}."
 
 
 def _permission(desc: str) -> Any:
@@ -242,88 +253,16 @@ class MixedInputSpec(InputSpec):
     resms = traits.Bool(False, usedefault=True, desc="write blmm_vox_resms")
 
 
-# The trait of each field of a configuration file.
-FIELD_TRAITS = {
-    "Y_files": "in_files",
-    "X": "design_file",
-    "contrasts": "contrasts",
-    "row_names": "row_names",
-    "match_rows": "match_rows",
-    "analysis_mask": "mask_file",
-    "data_mask_files": "data_mask_files",
-    "data_mask_thresh": "data_mask_thresh",
-    "zero_is_missing": "zero_is_missing",
-    "deficient": "deficient",
-    "two_sided": "two_sided",
-    "minlog": "minlog",
-    "OutputCovB": "output_cov",
-    "images_per_batch": "images_per_batch",
-    "voxels_per_block": "voxels_per_block",
-    "maxnvb": "max_blocks",
-    "minutes_per_job": "minutes_per_job",
-    "compress": "compress",
-    "overwrite": "overwrite",
-    "allow_empty": "allow_empty",
-}
-MISSINGNESS_TRAITS = {"MinPercent": "min_percent", "MinN": "min_n", "Masking": "post_mask_file"}
-MIXED_TRAITS = {
-    "Z": "random_factors",
-    "reml": "reml",
-    "method": "method",
-    "tol": "tol",
-    "maxnit": "maxnit",
-    "n_starts": "n_starts",
-    "safeMode": "safe_mode",
-    "resms": "resms",
-}
-# What messages call a field; X and Z are also the names of matrices, and stay.
-_TRAITS_IN_MESSAGES = {
-    "MAXMEM": "max_mem_gb * 2**30",
-    **{f"Missingness.{field}": trait for field, trait in MISSINGNESS_TRAITS.items()},
-    **{field: trait for field, trait in (FIELD_TRAITS | MIXED_TRAITS).items() if len(field) > 1},
-}
-
-
-@contextmanager
-def naming_traits() -> Iterator[None]:
-    """Name traits instead of the fields of a configuration file in what is wrong."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(map(_name_traits, error.problems)) from error
+def defined_traits(inputs: Any) -> dict[str, Any]:
+    """Return the inputs that have a value."""
+    values = {name: getattr(inputs, name) for name in inputs.copyable_trait_names()}
+    return {name: value for name, value in values.items() if isdefined(value)}
 
 
 def warn_of(notices: Sequence[str]) -> None:
-    """Log what is no fault but may not be meant, naming traits."""
+    """Log what is no fault but may not be meant."""
     for notice in notices:
-        logging.getLogger(NOTICES).warning(_name_traits(notice))
-
-
-def _name_traits(text: str) -> str:
-    names = "|".join(map(re.escape, _TRAITS_IN_MESSAGES))
-    field = rf"(?<![\w/.-])(?:{names})(?![\w/-]|\.\w)"  # not within a path
-    text = re.sub(r"^Z(?=:)", MIXED_TRAITS["Z"], text)  # else the matrix is meant
-    return re.sub(field, lambda found: _TRAITS_IN_MESSAGES[found[0]], text)
-
-
-def _traits_of_fields(model: type[ModelConfig]) -> dict[str, str]:
-    return FIELD_TRAITS | MIXED_TRAITS if issubclass(model, BlmmConfig) else FIELD_TRAITS
-
-
-def config_from_traits(inputs: Any, out_dir: Path, model: type[ConfigT], **options: Any) -> ConfigT:
-    """Return the configuration that the traits of a model describe, checked."""
-
-    def value(trait: str) -> Any:
-        given = getattr(inputs, trait)
-        if isinstance(given, list) and trait.endswith("_files"):
-            return given[0] if len(given) == 1 else given
-        return given if isdefined(given) else None
-
-    data = {field: value(trait) for field, trait in _traits_of_fields(model).items()}
-    missingness = {field: value(trait) for field, trait in MISSINGNESS_TRAITS.items()}
-    data["Missingness"] = {k: v for k, v in missingness.items() if v is not None}
-    data["MAXMEM"] = inputs.max_mem_gb * GIB
-    return parse_config(data | {"outdir": out_dir} | options, model=model)
+        logging.getLogger(NOTICES).warning(notice)
 
 
 def _map(name: str, model: str = "blm") -> File:

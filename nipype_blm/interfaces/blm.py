@@ -13,20 +13,19 @@ from nipype.interfaces.base import (
 )
 
 from nipype_blm.data.files import stat_file
-from nipype_blm.errors import InputError
+from nipype_blm.frontends.fields import Checked, Fields
+from nipype_blm.frontends.traits import WORDS, check
 from nipype_blm.interfaces.base import (
     BLMInterface,
     InputSpec,
     MapsOutputSpec,
     ModelInputSpec,
     allow_empty_trait,
-    config_from_traits,
+    defined_traits,
     maps_as_outputs,
-    naming_traits,
     overwrite_trait,
     warn_of,
 )
-from nipype_blm.model.config import BlmConfig, ModelConfig
 
 if TYPE_CHECKING:
     from nipype_blm.stages.plan import PreparedRun
@@ -102,9 +101,9 @@ class _PlanBLMOutputSpec(TraitedSpec):
 PLAN_OUTPUTS = tuple(_PlanBLMOutputSpec().copyable_trait_names())
 
 
-def write_plan_files(run: "PreparedRun", config: ModelConfig, folder: Path) -> dict[str, Any]:
+def write_plan_files(run: "PreparedRun", fields: Fields, folder: Path) -> dict[str, Any]:
     """Write a plan, and the configuration beside it; return the outputs of `PlanBLM`."""
-    from nipype_blm.io.inputs import write_inputs
+    from nipype_blm.frontends.blm import write_inputs
     from nipype_blm.stages.plan import write_plan
 
     plan = write_plan(run, folder)
@@ -112,11 +111,11 @@ def write_plan_files(run: "PreparedRun", config: ModelConfig, folder: Path) -> d
         "model_file": str(plan.model_file),
         "batch_files": [str(path) for path in plan.batch_files],
         "contrasts_file": str(plan.contrasts_file),
-        "inputs_file": str(write_inputs(folder / "inputs.yml", config)),
+        "inputs_file": str(write_inputs(folder / "inputs.yml", fields)),
         "blocks": plan.blocks,
         "fingerprint": plan.fingerprint,
         "model_id": plan.model_id,
-        "max_threads": run.plan.threads(2**16, config.MAXMEM),
+        "max_threads": run.plan.threads(2**16, fields.max_bytes),
     }
 
 
@@ -130,22 +129,20 @@ class PlanBLM(BLMInterface):
     input_spec = PlanBLMInputSpec
     output_spec = _PlanBLMOutputSpec
     _always_run = True
-    _config: ClassVar[type[ModelConfig]] = BlmConfig
+    _model: ClassVar[str] = "blm"
 
     def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.frontends.reading import make_request
         from nipype_blm.stages.plan import check_out_dir, prepare_run
 
         folder = Path(runtime.cwd, self.inputs.plan_dir).resolve()
-        out_dir = Path(self.inputs.out_dir) if isdefined(self.inputs.out_dir) else folder
-        parallel_nodes = self.inputs.parallel_nodes
-        with naming_traits():
-            config = config_from_traits(self.inputs, out_dir, self._config, keep=self.inputs.keep)
-            run = prepare_run(
-                config, parallel_nodes if isdefined(parallel_nodes) else None, folder.parent
-            )
-        check_out_dir(run, config, folder)
+        given = {"out_dir": str(folder)} | defined_traits(self.inputs)
+        fields, problems = check(given, self._model, keep=self.inputs.keep)
+        request = make_request(fields, WORDS, problems)
+        run = prepare_run(request, given.get("parallel_nodes"), folder.parent)
+        check_out_dir(run, request, folder)
         warn_of(run.notices)
-        self._results = write_plan_files(run, config, folder)
+        self._results = write_plan_files(run, fields, folder)
         return runtime
 
 
@@ -375,47 +372,46 @@ class BLM(BLMInterface):
     input_spec = BLMInputSpec
     output_spec = MapsOutputSpec
     _can_resume = True  # else Nipype empties the folder of a node whose run was killed
-    _config: ClassVar[type[ModelConfig]] = BlmConfig
-    _folder = "blm"
+    _model: ClassVar[str] = "blm"
 
     @property
     def always_run(self) -> bool:
         """Whether a folder of the user does not have the maps of this model any more."""
-        from nipype_blm.io.inputs import is_written_for
+        from nipype_blm.frontends.blm import is_written_for
 
         if not isdefined(self.inputs.out_dir):
             return False
         out_dir = Path(self.inputs.out_dir)
         if not out_dir.is_absolute():  # below the node's own folder
             return False
-        try:
-            return not is_written_for(out_dir / "inputs.yml", self._make_config(out_dir))
-        except InputError:
-            return True  # to say what is wrong
+        fields, problems = self._check(out_dir)
+        return bool(problems) or not is_written_for(out_dir / "inputs.yml", fields)
 
-    def _make_config(self, out_dir: Path) -> ModelConfig:
-        n_procs = self.inputs.n_procs
-        return config_from_traits(self.inputs, out_dir, self._config, numNodes=n_procs)
+    def _check(self, out_dir: Path) -> Checked:
+        return check(defined_traits(self.inputs), self._model, out_dir=out_dir)
 
     def _run_interface(self, runtime: Any) -> Any:
-        from nipype_blm.io.inputs import write_inputs
+        from nipype_blm.frontends.blm import write_inputs
+        from nipype_blm.frontends.reading import make_request
         from nipype_blm.io.publish import Claim
         from nipype_blm.stages.assemble import check_fitted
         from nipype_blm.stages.plan import check_out_dir, prepare_run
         from nipype_blm.stages.run import run_model, work_folder
 
-        out_dir = _find_out_dir(self.inputs, runtime, self._folder)
-        with naming_traits():
-            config = self._make_config(out_dir)
-            run = prepare_run(config, work_folder=Path(runtime.cwd))
-        check_out_dir(run, config, Path(runtime.cwd))
-        claim = Claim(run.model_id, Path(runtime.cwd), config.overwrite)
+        out_dir = _find_out_dir(self.inputs, runtime, self._model)
+        fields, problems = self._check(out_dir)
+        request = make_request(fields, WORDS, problems)
+        run = prepare_run(request, work_folder=Path(runtime.cwd))
+        check_out_dir(run, request, Path(runtime.cwd))
+        claim = Claim(run.model_id, Path(runtime.cwd), request.overwrite)
         warn_of(run.notices)
-        n_threads = run.plan.threads(self.inputs.n_procs, config.MAXMEM)
+        n_threads = run.plan.threads(self.inputs.n_procs, request.max_bytes)
         with work_folder(Path(runtime.cwd)) as work_dir:
-            inputs_file = write_inputs(work_dir / "inputs.yml", config)
-            maps = run_model(run, work_dir, out_dir, claim, n_threads, config.compress, inputs_file)
-        if not config.allow_empty:
+            inputs_file = write_inputs(work_dir / "inputs.yml", fields)
+            maps = run_model(
+                run, work_dir, out_dir, claim, n_threads, request.compress, inputs_file
+            )
+        if not request.allow_empty:
             check_fitted(maps.n_fitted, maps.status_file, maps.notices)
         self._results = maps_as_outputs(maps, out_dir)
         return runtime

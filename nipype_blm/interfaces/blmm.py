@@ -10,7 +10,6 @@ from nipype_blm.interfaces.blm import (
     PlanBLM,
     PlanBLMInputSpec,
 )
-from nipype_blm.model.config import BlmmConfig, ModelConfig
 
 
 class _PlanBLMMInputSpec(MixedInputSpec, PlanBLMInputSpec):
@@ -25,7 +24,7 @@ class PlanBLMM(PlanBLM):
     """
 
     input_spec = _PlanBLMMInputSpec
-    _config: ClassVar[type[ModelConfig]] = BlmmConfig
+    _model: ClassVar[str] = "blmm"
 
 
 class AssembleMixedMaps(AssembleMaps):
@@ -60,5 +59,4 @@ class BLMM(BLM):
 
     input_spec = _BLMMInputSpec
     output_spec = MixedMapsOutputSpec
-    _config: ClassVar[type[ModelConfig]] = BlmmConfig
-    _folder = "blmm"
+    _model: ClassVar[str] = "blmm"

@@ -11,6 +11,8 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from nipype_blm.errors import tell
+from nipype_blm.frontends.traits import WORDS
 from nipype_blm.interfaces.base import BLMInterface, InputSpec, overwrite_trait
 from nipype_blm.results.compare import MAPS
 
@@ -73,6 +75,6 @@ class CompareModels(BLMInterface):
             "dofs": list(result.dofs),
             "criterion": result.criterion,
             "counts": {status.name: n for status, n in result.counts.items()},
-            "notices": result.notices,
+            "notices": [tell(notice, WORDS) for notice in result.notices],
         }
         return runtime

@@ -84,7 +84,7 @@ _TEXT = [
     _format(
         rb"\A[ \t\"']*Subj\b[^\n]*\bInputFile\b",
         "a -dataTable of AFNI",
-        "its last column is Y_files (awk 'NR > 1 {print $NF}' table.txt > images.txt), and X "
+        "its last column lists the images (awk 'NR > 1 {print $NF}' table.txt > images.txt), and X "
         "has the others in numbers",
     ),
     _format(

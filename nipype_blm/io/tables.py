@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.errors import InputError, shorten, show
+from nipype_blm.errors import InputError, Problem, shorten, show
 from nipype_blm.io.files import open_input
 from nipype_blm.io.formats import START_SIZE, name_binary, name_text
-from nipype_blm.model.config import resolve_path
+from nipype_blm.io.paths import resolve_path
+from nipype_blm.model.request import ListedPath, Table
 
 T = TypeVar("T")
 
@@ -69,13 +69,6 @@ def _read_lines(path: Path, what: str) -> list[str]:
     if found is not None:
         raise InputError(f"{what} {path} is {found}.")
     return text.splitlines()
-
-
-class ListedPath(NamedTuple):
-    """A path and where it was given."""
-
-    path: Path
-    where: str
 
 
 def read_path_list(path: Path, what: str) -> list[ListedPath]:
@@ -130,22 +123,6 @@ def explain_path(path: Path, text: str, is_first: bool = False) -> str | None:
     return f"{show(text)} does not exist; a list has paths only, and no header"
 
 
-class Table(NamedTuple):
-    """A table of numbers, and the names of its rows if a column holds them."""
-
-    values: FloatArray  # (n_rows, n_columns)
-    names: list[str]  # of the columns; X1, X2, ... without a header
-    has_header: bool
-    row_names: list[str] | None = None  # (n_rows,)
-    row_header: str = ""  # of the column of row names
-    first_line: int = 1  # of the file, that has a row
-
-    def sort(self, order: NDArray[np.intp]) -> "Table":
-        """Return the table with its rows in another order."""
-        names = None if self.row_names is None else [self.row_names[i] for i in order]
-        return self._replace(values=self.values[order], row_names=names)
-
-
 class _Line(NamedTuple):
     """A line of a table."""
 
@@ -196,12 +173,13 @@ def scan_table(
         If it is not known how many columns there are, or which one names the rows.
     """
     header, lines = _split_lines(path, what)
+    source = f"{what} {path}"
     n_columns = len(header or lines[0].cells)
     ragged = [f"{len(c)} in line {number}" for number, c in lines if len(c) != n_columns]
-    faults = []
+    faults: list[str] = []
     if ragged:
         faults.append(
-            f"{what} {path} has {n_columns} columns in its first line, but "
+            f"{source} has {n_columns} columns in its first line, but "
             f"{_join_some(ragged, ', ')}; every line needs as many."
         )
     if 2 * len(ragged) > len(lines):  # the first line may be the one that is wrong
@@ -216,8 +194,14 @@ def scan_table(
         raise InputError(
             [
                 *faults,
-                f"row_names is {show(row_names)}, but {what} {path} has no such column beside one "
-                f"of numbers; its columns are: {columns}.  Give a header, or a number from 1.",
+                Problem(
+                    "row_names",
+                    "{row_names} is {given}, but {source} has no such column beside one of "
+                    "numbers; its columns are: {columns}.  Give a header, or a number from 1.",
+                    given=show(row_names),
+                    source=source,
+                    columns=columns,
+                ),
             ]
         )
     kept = [i for i in range(n_columns) if i != column]
@@ -227,16 +211,14 @@ def scan_table(
     wrong = [i for i, cells in enumerate(bad) if cells]
     for i in wrong[:_MOST_COLUMNS]:
         name = (header[kept[i]] if header else "") or str(kept[i] + 1)
-        found = _describe_cells(bad[i], len(lines), name, column is None and len(kept) > 1)
-        faults.append(
-            f"{what} {path} must hold finite numbers only; column {i + 1} ({shorten(names[i])}): "
-            f"{found}"
-        )
+        where = f"{source} must hold finite numbers only; column {i + 1} ({shorten(names[i])})"
+        may_name_rows = column is None and len(kept) > 1
+        faults.append(_describe_cells(where, bad[i], len(lines), name, may_name_rows))
     if len(wrong) > _MOST_COLUMNS:
-        faults.append(f"{what} {path} has {len(wrong) - _MOST_COLUMNS} more such columns.")
+        faults.append(f"{source} has {len(wrong) - _MOST_COLUMNS} more such columns.")
     labels = None if column is None else [line.cells[column] if line else "" for line in whole]
     row_header = header[column] if header and column is not None else ""
-    table = Table(values, names, header is not None, labels, row_header, lines[0].number)
+    table = Table(values, names, header is not None, labels, row_header, lines[0].number, source)
     return table, faults
 
 
@@ -271,7 +253,9 @@ def _read_numbers(
     return values, bad
 
 
-def _describe_cells(bad: list[_Cell], n_rows: int, name: str, may_name_rows: bool) -> str:
+def _describe_cells(
+    where: str, bad: list[_Cell], n_rows: int, name: str, may_name_rows: bool
+) -> Problem:
     """Return what is wrong with a column, and what to do, in one line however many cells are."""
     lines: dict[str, list[int]] = {}
     for line, cell in bad:
@@ -298,10 +282,11 @@ def _describe_cells(bad: list[_Cell], n_rows: int, name: str, may_name_rows: boo
     elif any(cell.lower() in _LOGICAL for cell in lines):
         advice.append("TRUE and FALSE count as 1 and 0 only in a column that has no other values.")
     if 2 * n_words > n_rows and not commas and may_name_rows:
-        advice.append(f"If column {shorten(name)} names the rows, set row_names: {shorten(name)}.")
+        advice.append("If column {name} names the rows, set {row_names=name}.")
     elif is_text and not commas and not is_categorical:
-        advice.append(f"Leave column {shorten(name)} out, or write what it means in numbers.")
-    return "  ".join([f"{found}.", *advice])
+        advice.append("Leave column {name} out, or write what it means in numbers.")
+    template = "  ".join(["{where}: {found}.", *advice])
+    return Problem(None, template, where=where, found=found, name=shorten(name))
 
 
 def _join_lines(numbers: list[int]) -> str:

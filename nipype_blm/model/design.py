@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nipype_blm.core.linalg import FloatArray, find_dependent_columns
+from nipype_blm.errors import Problem
 
 # Sizes of columns of X, and of weights relative to them: with data up to 1e40, squares of the
 # variances of contrasts stay within what 64 bits hold.
@@ -13,7 +14,7 @@ SMALLEST, LARGEST = 1e-30, 1e30
 
 def check_design(
     X: FloatArray,
-    names: list[str],
+    names: Sequence[str],
     n_images: int | None,
     has_header: bool = False,
     may_be_deficient: bool = False,
@@ -52,9 +53,11 @@ def check_design(
         return problems if rank else [*problems, "X has no column that is not zero."]
     dependent = describe_dependent("X is rank-deficient", X, names)
     if dependent:
-        dependent[-1] += (
-            "  Or set deficient: estimable, to fit X as it is and test the contrasts that are "
-            "estimable all the same."
+        dependent[-1] = Problem(
+            "deficient",
+            "{fault}  Or set {deficient=estimable}, to fit X as it is and test the contrasts that "
+            "are estimable all the same.",
+            fault=dependent[-1],
         )
     return problems + dependent
 

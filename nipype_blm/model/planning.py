@@ -10,7 +10,7 @@ from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import packed_size
 from nipype_blm.core.products import WORD
 from nipype_blm.core.threads import TILE
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, Problem
 from nipype_blm.model.costs import Sizes, predict_fitting_s, predict_reading_s
 
 # Starting a process costs as much as reading some 280 images, and merging a batch as much as
@@ -95,9 +95,16 @@ def plan_run(
     least = _least_bytes(sizes, batch)
     if least > usable:
         raise InputError(
-            f"MAXMEM is {max_bytes} bytes, too little for {sizes.n_voxels} voxels"
-            f"{f', {sizes.n_raneffs} columns of Z' if sizes.is_mixed else ''} and "
-            f"{sizes.n_params} columns of X; the least that works is {_budget_for(least)}."
+            Problem(
+                "max_bytes",
+                "{max_bytes} is {given:memory}, too little for {n_voxels} voxels{Z} and {n_params} "
+                "columns of X; the least that works is {least:budget}.",
+                given=max_bytes,
+                n_voxels=sizes.n_voxels,
+                Z=f", {sizes.n_raneffs} columns of Z" if sizes.is_mixed else "",
+                n_params=sizes.n_params,
+                least=_budget_for(least),
+            )
         )
     chunk = _fit_chunk(sizes, batch, usable)
     per_voxel = _block_bytes_per_voxel(sizes, batch) + _contrast_bytes_per_voxel(sizes)
@@ -150,9 +157,14 @@ def check_image(max_bytes: int, n_values: int, bytes_per_value: int, what: str) 
     needed = n_values * (bytes_per_value + MASK_BYTES)
     if needed > max(_usable(max_bytes), BASE_BYTES):  # less is no harm, and `plan_run` knows more
         raise InputError(
-            f"MAXMEM is {max_bytes} bytes, too little for {what}: reading one "
-            f"takes {_budget_for(needed)} bytes.  Give more, or see whether their headers are "
-            "right."
+            Problem(
+                "max_bytes",
+                "{max_bytes} is {given:memory}, too little for {what}: reading one takes "
+                "{needed:budget}.  Give more, or see whether their headers are right.",
+                given=max_bytes,
+                what=what,
+                needed=_budget_for(needed),
+            )
         )
 
 

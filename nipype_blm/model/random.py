@@ -2,30 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.factors import RandomFactor, count_joint_effects
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.model.config import FactorConfig
+from nipype_blm.errors import Problem, about, show
 from nipype_blm.model.design import describe_dependent, describe_extreme
+from nipype_blm.model.request import Factor, Table
 
 # Part of a derivative of the covariance that is new, relative to its size, below which its
 # variance is not identified: rounding makes ~1e-14, covariates almost equal in all levels ~1e-4.
 _NOT_NEW = 1e-8
 # Random vectors that stand for a matrix; as many as there are variances are always enough.
 _MOST_PROBES = 10
-
-
-class FactorTable(NamedTuple):
-    """What was read for one random factor."""
-
-    config: FactorConfig
-    labels: Sequence[str]  # (n_obs,)
-    Z: FloatArray  # (n_obs, n_effects)
-    names: Sequence[str]  # of the columns of Z
 
 
 def find_levels(labels: Sequence[str], outer: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
@@ -86,72 +78,137 @@ def make_factor(
     return RandomFactor(name, level, np.ascontiguousarray(Z, float), correlated)
 
 
-def make_factors(tables: Sequence[FactorTable]) -> tuple[RandomFactor, ...]:
+def make_factors(factors: Sequence[Factor]) -> tuple[RandomFactor, ...]:
     """Return the random factors of a model, in the order given.
 
-    `nested_in` must name another of the factors, and never lead back to where it started;
-    every valid configuration is like that.
+    `nested_in` must name another of the factors, and never lead back to where it started.
     """
-    by_name = {table.config.name: table for table in tables}
+    by_name = {factor.name: factor for factor in factors}
     made: dict[str, RandomFactor] = {}
 
     def make(name: str) -> RandomFactor:
         if name not in made:
-            config, labels, Z, _ = by_name[name]
-            outer = None if config.nested_in is None else make(config.nested_in)
-            made[name] = make_factor(name, labels, Z, config.correlated, outer)
+            asked = by_name[name]
+            outer = None if asked.nested_in is None else make(asked.nested_in)
+            Z = asked.design.values
+            made[name] = make_factor(name, asked.labels, Z, asked.correlated, outer)
         return made[name]
 
-    return tuple(make(table.config.name) for table in tables)
+    return tuple(make(factor.name) for factor in factors)
 
 
-def check_factors(
-    tables: Sequence[FactorTable | None],
+class NamedFactor(Protocol):
+    """What has a name and may be nested."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def nested_in(self) -> str | None:
+        """The name of another."""
+
+
+def check_nesting(factors: Sequence[NamedFactor]) -> list[str]:
+    """Return what is wrong with the names of factors and with what they are nested in."""
+    problems = []
+    names = [factor.name for factor in factors]
+    outer = {factor.name: factor.nested_in for factor in factors}
+    for number, factor in enumerate(factors, 1):
+        first = names.index(factor.name) + 1
+        if first < number:
+            problems.append(
+                f"f{number} has the name of f{first}, {show(factor.name)}; names must differ"
+            )
+        elif factor.nested_in not in (None, *names):
+            others = ", ".join(show(name) for name in names if name != factor.name)
+            problems.append(
+                f"f{number} is nested_in {show(factor.nested_in)}, which is no other factor"
+                + (f"; choose one of {others}" if others else "")
+            )
+        elif _is_within_itself(factor.name, outer):
+            problems.append(
+                f"f{number} is nested_in {show(factor.nested_in)}, and so within itself"
+            )
+    return problems
+
+
+def _is_within_itself(name: str, outer: dict[str, str | None]) -> bool:
+    """Return whether the factors that one is nested in lead back to it."""
+    above = outer[name]
+    for _ in outer:  # a circle that does not hold `name` has no end
+        if above is None or above == name:
+            break
+        above = outer.get(above)
+    return above == name
+
+
+def examine_factors(
+    asked: Sequence[Factor | None],
     n_images: int | None,
     X: FloatArray | None = None,
     safe_mode: bool = True,
-) -> list[str]:
-    """Return what is wrong with random factors, naming the field and the file.
+) -> tuple[tuple[RandomFactor, ...], list[str]]:
+    """Make the random factors of a model, and find what is wrong with them.
 
     Parameters
     ----------
-    tables : sequence of FactorTable or None
-        What was read for factors f1, f2, ...; None where files could not be read.
+    asked : sequence of Factor or None
+        Factors f1, f2, ...; None where one could not be read.
     n_images : int or None
         Number of images, if they could be counted.
     X : array of shape (n_obs, n_params), optional
         Design matrix of the fixed effects, if it could be read.
     safe_mode : bool
         Whether voxels with no more images than random effects are dropped.
+
+    Returns
+    -------
+    factors : tuple of RandomFactor
+        None of them if they cannot be used.
+    problems : list of str
+        Naming the labels or the design.
     """
-    problems = []
-    for number, table in enumerate(tables, 1):
-        if table is not None:
-            problems += _check_rows(table, number, n_images) or _check_columns(table, number)
-    complete = [table for table in tables if table is not None]
-    if problems or len(complete) < len(tables) or len({len(t.labels) for t in complete}) != 1:
-        return problems
-    factors = make_factors(complete)
-    where = [_where_factor(table, number) for number, table in enumerate(complete, 1)]
+    known = [factor for factor in asked if factor is not None]
+    problems = _check_names(known) if len(known) == len(asked) else []
+    for number, factor in enumerate(asked, 1):
+        if factor is not None:
+            problems += _check_rows(factor, number, n_images) or _check_columns(factor, number)
+    if problems or len(known) < len(asked) or len({len(f.labels) for f in known}) != 1:
+        return (), about("factors", problems)
+    factors = make_factors(known)
+    where = [name_labels(factor, number) for number, factor in enumerate(known, 1)]
     problems = _check_levels(factors, where)
     if safe_mode:
         problems = problems or _check_number(factors, where, X)
-    return problems or _check_identified(factors, where, X)
+    problems = problems or _check_identified(factors, where, X)
+    return () if problems else factors, about("factors", problems)
 
 
-def _where_factor(table: FactorTable, number: int) -> str:
-    return f"Z f{number} factor {table.config.factor}"
+def _check_names(factors: Sequence[Factor]) -> list[str]:
+    faults = "; ".join(check_nesting(factors))
+    return [Problem("factors", "{factors}: {faults}.", faults=faults)] if faults else []
 
 
-def _check_rows(table: FactorTable, number: int, n_images: int | None) -> list[str]:
-    """Return which of the two files does not have one row for each image."""
+def name_labels(factor: Factor, number: int) -> str:
+    """Return what messages call the labels of a factor."""
+    return factor.source or f"Z f{number} factor"
+
+
+def name_design(factor: Factor, number: int) -> str:
+    """Return what messages call the design of a factor."""
+    return factor.design.source or f"Z f{number} design"
+
+
+def _check_rows(factor: Factor, number: int, n_images: int | None) -> list[str]:
+    """Return which of the two does not have one row for each image."""
     problems = []
-    labels, n_rows = table.labels, len(table.Z)
-    design = f"Z f{number} design {table.config.design}"
+    labels, n_rows = factor.labels, len(factor.design.values)
+    where, design = name_labels(factor, number), name_design(factor, number)
     if n_images is None:
         if n_rows != len(labels):
             problems.append(
-                f"{design} has {n_rows} rows, but {table.config.factor} has {len(labels)} labels; "
+                f"{design} has {n_rows} rows, but {where} has {len(labels)} labels; "
                 "give one row and one label for each image."
             )
         return problems
@@ -159,7 +216,7 @@ def _check_rows(table: FactorTable, number: int, n_images: int | None) -> list[s
         is_header = len(labels) == n_images + 1 and labels[0] not in labels[1:]
         hint = f" (the first, {labels[0]!r}, looks like a header)" if is_header else ""
         problems.append(
-            f"{_where_factor(table, number)} has {len(labels)} labels{hint}, but there are "
+            f"{where} has {len(labels)} labels{hint}, but there are "
             f"{n_images} images; give one label for each image."
         )
     if n_rows != n_images:
@@ -170,13 +227,22 @@ def _check_rows(table: FactorTable, number: int, n_images: int | None) -> list[s
     return problems
 
 
-def _check_columns(table: FactorTable, number: int) -> list[str]:
+def _check_columns(factor: Factor, number: int) -> list[str]:
     """Return which random effects are too large or small, zero, or follow from others."""
-    design = f"Z f{number} design {table.config.design}"
-    if not np.isfinite(table.Z).all():
+    design, Z = name_design(factor, number), factor.design.values
+    if not np.isfinite(Z).all():
         return [f"{design} must hold finite numbers only."]
-    extreme = describe_extreme(design, table.Z, table.names)
-    return extreme or describe_dependent(design, table.Z, table.names)
+    names = name_effects(factor.design)
+    extreme = describe_extreme(design, Z, names)
+    return extreme or describe_dependent(design, Z, names)
+
+
+def name_effects(design: Table) -> Sequence[str]:
+    """Return names of random effects, also where the table has no header."""
+    if design.has_header:
+        return design.names
+    is_constant = (design.values == design.values[0]).all(axis=0)
+    return ["intercept" if constant else f"effect {i}" for i, constant in enumerate(is_constant, 1)]
 
 
 def _check_levels(factors: Sequence[RandomFactor], where: Sequence[str]) -> list[str]:
@@ -208,11 +274,17 @@ def _check_number(
     if count_joint_effects(_make_independent(factors)) < n_obs:
         ways = [*_offer_independence(factors, X), *ways]
     if not _find_unidentified(factors, X):
-        ways.append("set safeMode: 0")
+        ways.append("set {safe_mode=false}")
     return [
-        f"{', '.join(where)}: {made_of} = {n_joint} random effects (levels x correlated effects), "
-        f"but only {n_obs} images; safeMode would drop every voxel.  To go on, "
-        f"{', or '.join(ways)}."
+        Problem(
+            "factors",
+            "{where}: {made_of} = {n_joint} random effects (levels x correlated effects), but only "
+            f"{n_obs} images; {{safe_mode}} would drop every voxel.  To go on, "
+            f"{', or '.join(ways)}.",
+            where=", ".join(where),
+            made_of=made_of,
+            n_joint=n_joint,
+        )
     ]
 
 
@@ -224,7 +296,11 @@ def _offer_independence(factors: Sequence[RandomFactor], X: FloatArray | None) -
     """Return the advice to have uncorrelated effects, where that helps."""
     independent = _make_independent(factors)
     is_new = any(factor.correlated and factor.n_effects > 1 for factor in factors)
-    return ["set correlated: false"] if is_new and not _find_unidentified(independent, X) else []
+    return (
+        ["set {factors.correlated=false}"]
+        if is_new and not _find_unidentified(independent, X)
+        else []
+    )
 
 
 def _check_identified(
@@ -233,13 +309,15 @@ def _check_identified(
     """Return whose variances the likelihood cannot tell from others, whatever the images."""
     # The first parameter is the residual variance, and belongs to no factor.
     owner = [-1] + [k for k, factor in enumerate(factors) for _ in _entries_of(factor)]
-    problems: dict[int, str] = {}
+    problems: dict[int, Problem] = {}
     for parameter, others in _find_unidentified(factors, X):
         k = owner[parameter]
-        what = f"{where[k]}: the variances of its random effects"
         if not others:
-            reason = f"{where[k]}: X tells its levels apart already, and leaves nothing random"
-            problems.setdefault(k, f"{reason}; leave this factor out, or those columns of X.")
+            template = (
+                "{where}: X tells its levels apart already, and leaves nothing random; leave this "
+                "factor out, or those columns of X."
+            )
+            problems.setdefault(k, Problem("factors", template, where=where[k]))
             continue
         names = {-1: "the residual variance", k: "each other"}
         owners = sorted({owner[i] for i in others})
@@ -247,9 +325,12 @@ def _check_identified(
         ways = ["use fewer random effects"]
         ways = [*_offer_independence(factors, X), *ways] if k in owners else ways
         ways += ["leave one factor out"] if len(factors) > 1 else []
-        problems.setdefault(
-            k, f"{what} cannot be told from {' and '.join(sources)}; {', or '.join(ways)}."
+        template = (
+            "{where}: the variances of its random effects cannot be told from {sources}; "
+            f"{', or '.join(ways)}."
         )
+        problem = Problem("factors", template, where=where[k], sources=" and ".join(sources))
+        problems.setdefault(k, problem)
     return list(problems.values())
 
 

@@ -20,7 +20,7 @@ from nipype_blm.core.mixtures import log_mixture_sf
 from nipype_blm.core.status import VoxelStatus, is_fitted
 from nipype_blm.data.kinds import pack_space
 from nipype_blm.data.maps import MapInfo, find_map
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, Problem
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.publish import Claim, check_claim, publish
 from nipype_blm.model.compare import (
@@ -255,7 +255,8 @@ def _make_notices(counts: dict[ComparisonStatus, int], error: float) -> list[str
     """Return what a user has to know of the voxels."""
     notices = [f"{text}." for text in _describe_counts(counts)]
     if ComparisonStatus.NO_COVARIANCE in counts:
-        notices.append("Run blm again with OutputCovB: true to compare those voxels too.")
+        template = "Run blm again with {with_cov=true} to compare those voxels too."
+        notices.append(Problem("with_cov", template))
     if error > NOTABLE_ERROR:
         notices.append(f"The rounding of maps may change Chi2 by up to {error:.2g}.")
     return notices

@@ -12,12 +12,11 @@ from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.data.kinds import look_at, open_space, read_mask
 from nipype_blm.data.maps import EXTENSIONS, find_map
-from nipype_blm.errors import InputError, Problems
-from nipype_blm.io.yamlfile import read_yaml
-from nipype_blm.model.config import BlmConfig, BlmmConfig, ModelConfig, parse_config
-from nipype_blm.model.random import check_factors, make_factors
-from nipype_blm.stages.images import list_files
-from nipype_blm.stages.rows import name_images, read_rows, sort_rows
+from nipype_blm.errors import InputError, Problem, Problems
+from nipype_blm.frontends import blm
+from nipype_blm.model.random import make_factors
+from nipype_blm.model.request import Request
+from nipype_blm.stages.rows import name_images, sort_rows
 
 
 class Results:
@@ -36,12 +35,12 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        self.config = self._read_config()
-        self.prefix = f"{'blmm' if isinstance(self.config, BlmmConfig) else 'blm'}_vox_"
+        self.request = self._read_request()
+        self.prefix = f"{self.request.model}_vox_"
         self.space = open_space(self.path("llh"))  # all values of a map
         self.X, self.factors = self._read_rows()
 
-    def _read_config(self) -> ModelConfig:
+    def _read_request(self) -> Request:
         path = self.folder / "inputs.yml"
         if not path.is_file():
             what = "has no inputs.yml" if self.folder.is_dir() else "is not a folder"
@@ -49,34 +48,27 @@ class Results:
                 f"{self.folder} {what}; expected the outdir of a run of blm or blmm, which "
                 "writes its maps and inputs.yml there."
             )
-        data = read_yaml(path)
-        is_mixed = isinstance(data, dict) and data.get("Z") is not None
-        try:
-            return parse_config(data, self.folder, model=BlmmConfig if is_mixed else BlmConfig)
-        except InputError as error:
-            raise InputError(f"{path}: {problem}" for problem in error.problems) from error
+        request = blm.read(path, model=None).request
+        if request.faults:
+            raise InputError(f"{path}: {problem}" for problem in request.faults)
+        return request
 
     def _read_rows(self) -> tuple[FloatArray, Sequence[RandomFactor]]:
         """Return X and the random factors, with a row for each image."""
         problems = Problems()
-        rows = read_rows(self.config, problems)
-        images = [item.path for item in list_files(self.config.Y_files, "Y_files")]
-        rows = sort_rows(self.config, rows, name_images(images), problems)
-        random = [factor for factor in rows.random if factor is not None]
+        images = [item.path for item in self.request.images or ()]
+        rows = sort_rows(self.request, name_images(images), problems)
         if rows.X is None or problems:
             raise InputError(problems)
-        if isinstance(self.config, BlmmConfig):
-            faults = check_factors(random, len(rows.X.values), safe_mode=self.config.safeMode)
-            if faults:
-                raise InputError(f"{self.folder / 'inputs.yml'}: {fault}" for fault in faults)
-        return rows.X.values, make_factors(random)
+        factors = [factor for factor in rows.factors if factor is not None]
+        return rows.X.values, make_factors(factors)
 
     @property
     def criterion(self) -> str | None:
         """What was maximised; None without random effects, where one follows from the other."""
-        if not isinstance(self.config, BlmmConfig):
+        if self.request.estimation is None:
             return None
-        return "REML" if self.config.reml else "ML"
+        return "REML" if self.request.estimation.reml else "ML"
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -124,17 +116,18 @@ class Results:
 def list_differences(one: Results, other: Results) -> list[str]:
     """Return what two runs do not have in common although the comparison needs it."""
     problems = [
-        *_compare_lists(one, other, "Y_files", "images"),
-        *_compare_lists(one, other, "data_mask_files", "masks"),
+        *_compare_lists(one, other, "images", "images"),
+        *_compare_lists(one, other, "data_masks", "masks"),
         *_compare_designs(one, other),
     ]
-    for field in ("data_mask_thresh", "zero_is_missing"):
-        values = [getattr(run.config, field) for run in (one, other)]
+    for field in ("threshold", "zero_is_missing"):
+        values = [getattr(run.request, field) for run in (one, other)]
         if values[0] != values[1]:
-            problems.append(
-                f"{field} is {values[0]} in {one.folder}, but {values[1]} in {other.folder}; "
+            template = (
+                f"{{{field}}} is {values[0]} in {{one}}, but {values[1]} in {{other}}; "
                 "both models need the same data."
             )
+            problems.append(Problem(field, template, one=one.folder, other=other.folder))
     if None not in (one.criterion, other.criterion) and one.criterion != other.criterion:
         problems.append(
             f"{one.folder} was fitted by {one.criterion}, but {other.folder} by "
@@ -149,7 +142,7 @@ def list_differences(one: Results, other: Results) -> list[str]:
     return problems
 
 
-def _compare_lists(one: Results, other: Results, field: str, what: str) -> list[str]:
+def _compare_lists(one: Results, other: Results, field: str, what: str) -> list[Problem]:
     """Compare the files that a field names, in order."""
     lists = [_read_list(run, field) for run in (one, other)]
     if lists[0] != lists[1]:
@@ -163,14 +156,13 @@ def _compare_lists(one: Results, other: Results, field: str, what: str) -> list[
     else:
         pair = next(pair for pair in zip(*lists, strict=True) if pair[0] != pair[1])
         reason = f"different {what}, such as {pair[0]} and {pair[1]}"
-    return [
-        f"{field} of {one.folder} and {other.folder} name {reason}; both models need the same data."
-    ]
+    template = f"{{{field}}} of {{one}} and {{other}} name {{reason}}; "
+    template += "both models need the same data."
+    return [Problem(field, template, one=one.folder, other=other.folder, reason=reason)]
 
 
 def _read_list(run: Results, field: str) -> list[Path]:
-    given = getattr(run.config, field)
-    return [] if given is None else [item.path for item in list_files(given, field)]
+    return [item.path for item in getattr(run.request, field) or ()]
 
 
 def _compare_designs(one: Results, other: Results) -> list[str]:

@@ -5,27 +5,34 @@ import shutil
 from pathlib import Path
 
 from nipype_blm.data.manifest import ImageEntry
-from nipype_blm.model.config import BlmmConfig, ModelConfig
+from nipype_blm.errors import Problem
 from nipype_blm.model.planning import Plan
+from nipype_blm.model.request import Request
 from nipype_blm.private import find_existing, find_obstacle
 from nipype_blm.results.maps import is_map_name
 
 
-def check_folders(config: ModelConfig, work_folder: Path) -> list[str]:
+def check_folders(request: Request, work_folder: Path) -> list[Problem]:
     """Return what prevents writing to the output folder and that of intermediate files."""
     problems = []
-    obstacle = find_obstacle(config.outdir)
+    out_dir = request.out_dir
+    obstacle = find_obstacle(out_dir)
     if obstacle is not None:
-        problems.append(f"outdir {config.outdir} {obstacle}.")
-    is_within = config.work_dir is None and bool(problems)
+        template = "{out_dir} {folder} {obstacle}."
+        problems.append(Problem("out_dir", template, folder=out_dir, obstacle=obstacle))
+    is_within = request.work_dir is None and bool(problems)
     obstacle = None if is_within else find_obstacle(work_folder)
     if obstacle is not None:
-        problems.append(f"work_dir {config.work_folder} {obstacle}; choose another work_dir.")
-    if _follow(config.outdir).is_relative_to(_follow(config.workflow_folder)):
-        problems.append(
-            f"outdir {config.outdir} lies in {config.workflow_folder}, a folder for intermediate "
-            "files that may be removed; choose another outdir or work_dir."
+        template = "{work_dir} {folder} {obstacle}; choose another {work_dir}."
+        folder = request.work_folder
+        problems.append(Problem("work_dir", template, folder=folder, obstacle=obstacle))
+    if _follow(out_dir).is_relative_to(_follow(request.workflow_folder)):
+        template = (
+            "{out_dir} {folder} lies in {work}, a folder for intermediate files that may be "
+            "removed; choose another {out_dir} or {work_dir}."
         )
+        work = request.workflow_folder
+        problems.append(Problem("out_dir", template, folder=out_dir, work=work))
     return problems
 
 
@@ -34,14 +41,11 @@ def _follow(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def check_overwriting(config: ModelConfig, images: list[ImageEntry]) -> list[str]:
+def check_overwriting(request: Request, images: list[ImageEntry]) -> list[Problem]:
     """Return what would be lost: inputs with the place and name of a map, maps of another model."""
-    model, other = "blm", "blmm"
-    given = [config.X, config.analysis_mask, config.Missingness.Masking]
-    if isinstance(config, BlmmConfig):
-        model, other = other, model
-        given += [path for factor in config.Z for path in (factor.factor, factor.design)]
-    folder = _follow(config.outdir)
+    model, other = ("blmm", "blm") if request.is_mixed else ("blm", "blmm")
+    given = [*request.files, request.analysis_mask, request.post_mask]
+    folder = _follow(request.out_dir)
     files = [*folder.glob("*.nii*"), *folder.glob("contrasts/*.nii*")]
     maps = {path for path in files if is_map_name(str(path.relative_to(folder)), model)}
     names = {path.name for path in maps}
@@ -54,16 +58,15 @@ def check_overwriting(config: ModelConfig, images: list[ImageEntry]) -> list[str
         and (path.name in names or path.is_symlink())
         and _follow(path) in maps
     }
-    problems = [
-        f"{path} is read, but the maps would replace it; choose another outdir."
-        for path in sorted(lost)
-    ]
+    template = "{path} is read, but the maps would replace it; choose another {out_dir}."
+    problems = [Problem("out_dir", template, path=path) for path in sorted(lost)]
     others = [path for path in folder.glob(f"{other}_vox_*.nii*") if is_map_name(path.name, other)]
     if others:  # contrasts and inputs.yml have the same names
-        problems.append(
-            f"outdir {folder} has maps of {other} ({min(others).name}), some of which those of "
-            f"{model} would replace; choose another outdir, or remove them."
+        template = (
+            f"{{out_dir}} {{folder}} has maps of {other} ({{name}}), some of which those of "
+            f"{model} would replace; choose another {{out_dir}}, or remove them."
         )
+        problems.append(Problem("out_dir", template, folder=folder, name=min(others).name))
     return problems
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.data.compressed import is_named_compressed
-from nipype_blm.data.kinds import find_kind, is_image_path, look_at, read_mask
+from nipype_blm.data.kinds import find_kind, look_at, read_mask
 from nipype_blm.data.manifest import ImageEntry
 from nipype_blm.data.space import Header, Kind
-from nipype_blm.errors import InputError, Problems
-from nipype_blm.io.tables import ListedPath, explain_path, read_path_list
+from nipype_blm.errors import InputError, Problem, Problems, about
 from nipype_blm.model.planning import check_image
+from nipype_blm.model.request import ListedPath
 
 # Reading headers waits for the disk: more threads than cores.
 _HEADER_THREADS = 8
@@ -32,48 +32,34 @@ class FoundImages(NamedTuple):
     expected: Header | None = None  # one of the space that all images should have, if known
 
 
-def list_files(given: Path | Sequence[Path], what: str) -> list[ListedPath]:
-    """Return the files that a field names: a list file, one image, or several."""
-    if not isinstance(given, Path):
-        return [ListedPath(path, f"entry {i} of {what}") for i, path in enumerate(given, 1)]
-    if is_image_path(given):
-        fault = explain_path(given, given.name)
-        if fault is not None:
-            raise InputError(f"{what}: {fault}.")
-        return [ListedPath(given, what)]
-    return read_path_list(given, what)
-
-
 def find_images(
-    given: Path | Sequence[Path] | None,
-    what: str,
+    listed: Sequence[ListedPath] | None,
+    field: str,
     problems: Problems,
     expected: Header | None = None,
 ) -> FoundImages:
     """Read the headers of all images; a single one stands for all volumes that it has."""
-    listed: list[ListedPath] | None = None
-    with problems.collect():
-        listed = [] if given is None else list_files(given, what)
     if not listed:
         return FoundImages([], [], None, [])
     kind = find_kind(listed[0].path)
     found = _read_entries(listed, kind)
-    faults = [item for item in found if isinstance(item, str)]
+    faults: list[str] = [item for item in found if isinstance(item, str)]
     good = [item for item in found if not isinstance(item, str)]
     is_only = len(good) == len(listed) == 1
     if is_only:
         [(entry, header)] = good
         good = [(entry._replace(volume=i), header) for i in range(header.n_volumes)]
-        listed = listed * header.n_volumes
+        listed = list(listed) * header.n_volumes
     entries = [entry._replace(row=row) for row, (entry, _) in enumerate(good)]
     headers = [header for _, header in good]
     if expected is None and good:
-        expected = problems.attempt(kind.choose, what, entries, headers)
+        expected = problems.attempt(kind.choose, field, entries, headers)
     faults += _find_differences(entries, headers, expected, is_only)
     more = len(faults) - _MOST_REPORTED
     if more > 0:
-        faults = [*faults[:_MOST_REPORTED], f"... and {more} more files of {what}."]
-    problems += faults
+        rest = Problem(field, f"... and {more} more files of {{{field}}}.")
+        faults = [*faults[:_MOST_REPORTED], rest]
+    problems += about(field, faults)
     # The only one may have any number of volumes.
     n_listed = len(listed) if good or len(listed) > 1 else None
     return FoundImages(entries, headers, n_listed, [item.path for item in listed], expected)
@@ -127,9 +113,10 @@ def _list_different(headers: Sequence[Header]) -> list[Header]:
 def attach_masks(images: FoundImages, masks: FoundImages, problems: Problems) -> list[ImageEntry]:
     """Give each image its mask."""
     if None not in (images.n_listed, masks.n_listed) and images.n_listed != masks.n_listed:
-        problems.append(
-            f"data_mask_files names {masks.n_listed} masks, but there are {images.n_listed} "
-            "images; give one mask for each image."
+        problems.add(
+            "data_masks",
+            f"{{data_masks}} names {masks.n_listed} masks, but there are {images.n_listed} "
+            "images; give one mask for each image.",
         )
     return [
         image._replace(mask=mask.image, mask_volume=mask.volume, mask_state=mask.state)
@@ -138,14 +125,14 @@ def attach_masks(images: FoundImages, masks: FoundImages, problems: Problems) ->
 
 
 def read_optional_mask(
-    expected: Header | None, path: Path | None, what: str
+    expected: Header | None, path: Path | None, field: str
 ) -> NDArray[np.bool_] | None:
     """Read a mask; all voxels without one; None where there is no image to compare it with."""
     if expected is None:
         return None
     if path is None:
         return np.ones(expected.n_values, bool)
-    return read_mask(path, expected, what)
+    return read_mask(path, expected, field)
 
 
 def fit_image(images: FoundImages, max_bytes: int) -> Header | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +14,20 @@ from nipype_blm.core.linalg import FloatArray, factorise_design
 from nipype_blm.data.kinds import open_space
 from nipype_blm.data.libraries import quiet_libraries
 from nipype_blm.data.manifest import ImageEntry, format_manifest, must_be_read_in_order
+from nipype_blm.data.space import Header
 from nipype_blm.data.spec import ContrastSpec, ModelSpec
 from nipype_blm.data.specfile import pack_contrasts, pack_model
-from nipype_blm.errors import InputError, Problems
+from nipype_blm.errors import InputError, Problem, Problems, about
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
-from nipype_blm.io.inputs import is_written_for
 from nipype_blm.io.publish import Claim, check_claim, is_published
 from nipype_blm.io.stamps import batch_stamp, block_stamp, maps_stamp, run_stamp
-from nipype_blm.io.tables import Table
-from nipype_blm.model.config import BlmmConfig, ModelConfig
 from nipype_blm.model.contrasts import check_contrasts, check_estimable, check_sizes
 from nipype_blm.model.costs import Sizes
 from nipype_blm.model.design import check_design, has_possible_sizes
 from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
-from nipype_blm.model.random import FactorTable, check_factors, make_factors
+from nipype_blm.model.random import examine_factors, name_effects
+from nipype_blm.model.request import Request, Table
 from nipype_blm.results.maps import is_map_name
 from nipype_blm.stages.folders import check_disk, check_folders, check_overwriting
 from nipype_blm.stages.images import (
@@ -41,9 +40,7 @@ from nipype_blm.stages.images import (
     read_optional_mask,
 )
 from nipype_blm.stages.notices import Pair, find_notices, list_pairs
-from nipype_blm.stages.rows import check_masks, check_rows, name_images, read_rows, sort_rows
-
-T = TypeVar("T")
+from nipype_blm.stages.rows import ModelRows, check_masks, check_rows, name_images, sort_rows
 
 
 class Stamps(NamedTuple):
@@ -125,79 +122,88 @@ class _Design(NamedTuple):
 
 @quiet_libraries()
 def prepare_run(
-    config: ModelConfig, parallel_nodes: int | None = None, work_folder: Path | None = None
+    request: Request, parallel_nodes: int | None = None, work_folder: Path | None = None
 ) -> PreparedRun:
     """Check everything that can be checked without reading voxels of the images.
 
     Parameters
     ----------
-    config : ModelConfig
+    request : Request
     parallel_nodes : int, optional
-        Nodes that run at the same time; default: as the configuration says.
+        Nodes that run at the same time; default: as the request says.
     work_folder : Path, optional
-        Where intermediate files go; default: as the configuration says.
+        Where intermediate files go; default: as the request says.
 
     Raises
     ------
     InputError
-        With all faults together.
+        With all faults together, those of the request among them.
     """
-    problems = Problems()
-    rows = read_rows(config, problems)
-    images = find_images(config.Y_files, "Y_files", problems)
+    problems = Problems(request.faults)
+    images = find_images(request.images, "images", problems)
     names = name_images(images.paths)
-    check_rows(config, rows, names, problems)
-    rows = sort_rows(config, rows, names, problems)
-    table, random = rows.X, rows.random
-    expected = problems.attempt(fit_image, images, config.MAXMEM)
-    entries = images.entries
-    if config.data_mask_files is not None:
-        masks = find_images(config.data_mask_files, "data_mask_files", problems, expected)
-        entries = attach_masks(images, masks, problems)
-        check_masks(config, images.paths, masks.paths, problems)
-    problems += check_contrasts(config.contrasts, None if table is None else len(table.names))
-    if table is not None:
-        problems += _check_design(table, config, images.n_listed)
-    factors = _make_factors(config, table, random, images.n_listed, problems)
-    minimum = config.Missingness.MinN or 0
-    if images.n_listed is not None and minimum > images.n_listed:
-        problems.append(
-            f"Missingness.MinN is {minimum}, but there are only {images.n_listed} images."
-        )
+    check_rows(request, names, problems)
+    rows = sort_rows(request, names, problems)
+    expected = problems.attempt(fit_image, images, request.max_bytes)
+    entries = _attach_masks(request, images, expected, problems)
+    problems += _check_model(request, rows.X, images.n_listed)
+    factors = _make_factors(request, rows, images.n_listed, problems)
     read_mask_of = partial(problems.attempt, read_optional_mask, expected)
-    mask = read_mask_of(config.analysis_mask, "analysis_mask")
-    allowed = read_mask_of(config.Missingness.Masking, "Missingness.Masking")
-    obstacles = check_folders(config, work_folder or config.workflow_folder)
-    problems += obstacles
-    if work_folder is None and "[" in str(config.workflow_folder):  # Nipype takes it for a pattern
-        problems.append(
-            f"The folder for intermediate files, {config.workflow_folder}, has a bracket in its "
-            "path, which Nipype cannot work in; choose another work_dir."
-        )
-    if not obstacles:
-        problems += check_overwriting(config, entries)
+    mask = read_mask_of(request.analysis_mask, "analysis_mask")
+    allowed = read_mask_of(request.post_mask, "post_mask")
+    can_write = _check_places(request, entries, work_folder, problems)
     design = sizes = plan = None
-    if table is not None and expected is not None:
-        order = _order_rows(factors, entries, len(table.values))
-        design = _arrange_design(table, random, factors, order)
-        sizes = _measure(config, design, images, 1 if mask is None else int(mask.sum()))
+    if rows.X is not None and expected is not None:
+        order = _order_rows(factors, entries, len(rows.X.values))
+        design = _arrange_design(rows.X, rows, factors, order)
+        sizes = _measure(request, design, images, 1 if mask is None else int(mask.sum()))
         plan = problems.attempt(
-            _plan_sizes, config, sizes, mask is not None, parallel_nodes or config.parallel_nodes
+            _plan_sizes, request, sizes, mask is not None, parallel_nodes or request.parallel_nodes
         )
-    if plan is not None and mask is not None and not obstacles:
-        problems += check_disk(plan, config.outdir, work_folder or config.workflow_folder)
+    if plan is not None and mask is not None and can_write:
+        problems += check_disk(plan, request.out_dir, work_folder or request.workflow_folder)
     if problems or design is None or mask is None or allowed is None or not sizes or not plan:
         raise InputError(problems)
-    spec = _make_spec(config, design, images, mask, allowed, sizes, plan)
-    contrasts = ContrastSpec(config.contrasts, config.two_sided, config.minlog)
+    spec = _make_spec(request, design, images, mask, allowed, sizes, plan)
+    contrasts = ContrastSpec(request.contrasts, request.two_sided, request.minlog)
     notices = find_notices(entries, spec.design)
     pairs = list_pairs(rows, entries, names)
     entries = [entries[i]._replace(row=row) for row, i in enumerate(order)]
     return PreparedRun(spec, contrasts, entries, plan, notices, pairs)
 
 
+def _attach_masks(
+    request: Request, images: FoundImages, expected: Header | None, problems: Problems
+) -> list[ImageEntry]:
+    """Return the images, each with the mask of its data if there is one."""
+    if request.data_masks is None:
+        return images.entries
+    masks = find_images(request.data_masks, "data_masks", problems, expected)
+    entries = attach_masks(images, masks, problems)
+    check_masks(request, images.paths, masks.paths, problems)
+    return entries
+
+
+def _check_places(
+    request: Request, entries: list[ImageEntry], work_folder: Path | None, problems: Problems
+) -> bool:
+    """Note what is wrong with the folders; return whether both can be written."""
+    obstacles = check_folders(request, work_folder or request.workflow_folder)
+    problems += obstacles
+    if work_folder is None and "[" in str(request.workflow_folder):  # Nipype takes it for a pattern
+        problems.add(
+            "work_dir",
+            "The folder for intermediate files, {folder}, has a bracket in its path, which Nipype "
+            "cannot work in; choose another {work_dir}.",
+            folder=request.workflow_folder,
+        )
+    if not obstacles:
+        problems += check_overwriting(request, entries)
+    return not obstacles
+
+
 def _make_spec(
-    config: ModelConfig,
+    request: Request,
     design: _Design,
     images: FoundImages,
     mask: NDArray[np.bool_],
@@ -210,47 +216,48 @@ def _make_spec(
         names=design.names,
         space=open_space(images.entries[0].image, mask),
         allowed=allowed[mask],
-        minimum_n=config.Missingness.minimum_n(len(images.entries)),
-        threshold=-np.inf if config.data_mask_thresh is None else config.data_mask_thresh,
-        zero_is_missing=config.zero_is_missing,
+        minimum_n=request.minimum_n(len(images.entries)),
+        threshold=-np.inf if request.threshold is None else request.threshold,
+        zero_is_missing=request.zero_is_missing,
         staged_dtype=f"float{8 * sizes.staged_itemsize}",
         map_dtype=f"float{8 * sizes.map_itemsize}",
-        with_cov=config.OutputCovB,
+        with_cov=request.with_cov,
         images_per_batch=plan.images_per_batch,
         voxels_per_block=plan.voxels_per_block,
         rows_per_chunk=plan.rows_per_chunk,
         factors=design.factors,
         effect_names=design.effect_names,
-        options=config.estimation if isinstance(config, BlmmConfig) else None,
-        with_resms=config.resms if isinstance(config, BlmmConfig) else True,
+        options=request.estimation,
+        with_resms=request.with_resms,
     )
 
 
-def _plan_sizes(
-    config: ModelConfig, sizes: Sizes, is_mask_known: bool, parallel_nodes: int
-) -> Plan:
+def _plan_sizes(request: Request, sizes: Sizes, is_mask_known: bool, parallel_nodes: int) -> Plan:
     """Plan a run; if its mask could not be read, only see whether one voxel is too much."""
     try:
-        plan = plan_run(
+        return plan_run(
             sizes,
-            config.MAXMEM,
-            config.images_per_batch,
-            config.voxels_per_block,
-            config.maxnvb,
-            config.minutes_per_job,
+            request.max_bytes,
+            request.images_per_batch,
+            request.voxels_per_block,
+            request.max_blocks,
+            request.minutes_per_job,
             parallel_nodes,
         )
     except InputError as error:
         if is_mask_known:
             raise
         raise InputError(
-            f"MAXMEM is {config.MAXMEM} bytes, too little for even one voxel; how much is needed "
-            "can be told when the analysis mask can be read."
+            Problem(
+                "max_bytes",
+                "{max_bytes} is {given:memory}, too little for even one voxel; how much is needed "
+                "can be told when the analysis mask can be read.",
+                given=request.max_bytes,
+            )
         ) from error
-    return plan
 
 
-def _measure(config: ModelConfig, design: _Design, images: FoundImages, n_voxels: int) -> Sizes:
+def _measure(request: Request, design: _Design, images: FoundImages, n_voxels: int) -> Sizes:
     """Return what the cost of a run depends on."""
     kinds = list_kinds(images)
     is_double = any(h.dtype.newbyteorder("=") == np.float64 for h in kinds)
@@ -262,8 +269,8 @@ def _measure(config: ModelConfig, design: _Design, images: FoundImages, n_voxels
         image_itemsize=max(h.bytes_to_read for h in kinds),
         staged_itemsize=4 if all(h.fits_float32 for h in kinds) else 8,
         map_itemsize=8 if is_double else 4,
-        contrast_rows=tuple(len(c.matrix) for c in config.contrasts),
-        with_cov=config.OutputCovB,
+        contrast_rows=tuple(len(c.matrix) for c in request.contrasts),
+        with_cov=request.with_cov,
         is_compressed=has_compressed(images),
         columns_of_rows=count_columns_of_rows(design.factors) if design.factors else (),
         n_variances=sum(factor.n_entries for factor in design.factors),
@@ -282,52 +289,55 @@ def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
     return PlanFiles(model_file, batch_files, contrasts_file, blocks, run.stamps.run, run.model_id)
 
 
-def is_done(run: PreparedRun, config: ModelConfig) -> bool:
-    """Return whether outdir has what a run would give, made from the same and unchanged since."""
-    if not is_written_for(config.outdir / "inputs.yml", config):
-        return False
-    extension = ".nii.gz" if config.compress else ".nii"
+def is_done(run: PreparedRun, request: Request) -> bool:
+    """Return whether the maps are there that a run would make, and unchanged since."""
+    extension = ".nii.gz" if request.compress else ".nii"
     stamp = maps_stamp(run.stamps.run, run.packed_contrasts[0], extension)
-    return is_published(config.outdir, stamp, partial(is_map_name, model=run.spec.model))
+    return is_published(request.out_dir, stamp, partial(is_map_name, model=run.spec.model))
 
 
-def check_out_dir(run: PreparedRun, config: ModelConfig, work_dir: Path) -> None:
+def check_out_dir(run: PreparedRun, request: Request, work_dir: Path) -> None:
     """Raise InputError if the maps would replace those of another model, made elsewhere."""
-    claim = Claim(run.model_id, work_dir, config.overwrite)
-    check_claim(config.outdir, claim, partial(is_map_name, model=run.spec.model))
+    claim = Claim(run.model_id, work_dir, request.overwrite)
+    check_claim(request.out_dir, claim, partial(is_map_name, model=run.spec.model))
 
 
-def _check_design(table: Table, config: ModelConfig, n_images: int | None) -> list[str]:
+def _check_model(request: Request, X: Table | None, n_images: int | None) -> list[str]:
+    """Return what is wrong with X, the contrasts, and the least number of images."""
+    n_params = None if X is None else len(X.names)
+    problems = check_contrasts(request.contrasts, n_params)
+    if X is not None:
+        problems += _check_design(X, request, n_images)
+    minimum = request.min_n or 0
+    if n_images is not None and minimum > n_images:
+        template = "{min_n} is {n}, but there are only {n_images} images."
+        problems.append(Problem("min_n", template, n=minimum, n_images=n_images))
+    return problems
+
+
+def _check_design(table: Table, request: Request, n_images: int | None) -> list[str]:
     """Return what is wrong with X, and which contrasts it does not have."""
-    may_be_deficient = config.deficient == "estimable"
+    may_be_deficient = request.deficient == "estimable"
     X = table.values
-    faults = check_design(X, table.names, n_images, table.has_header, may_be_deficient)
+    faults = about("X", check_design(X, table.names, n_images, table.has_header, may_be_deficient))
     if has_possible_sizes(X):
-        faults += check_sizes(config.contrasts, X)
+        faults += check_sizes(request.contrasts, X)
     if faults or not may_be_deficient or not np.isfinite(X).all():
         return faults
-    whole = [c for c in config.contrasts if c.vector and c.matrix.shape[1] == X.shape[1]]
+    whole = [c for c in request.contrasts if c.matrix.size and c.matrix.shape[1] == X.shape[1]]
     return check_estimable(whole, factorise_design(X).R)
 
 
 def _make_factors(
-    config: ModelConfig,
-    table: Table | None,
-    random: list[FactorTable | None],
-    n_images: int | None,
-    problems: Problems,
+    request: Request, rows: ModelRows, n_images: int | None, problems: Problems
 ) -> tuple[RandomFactor, ...]:
     """Return the random factors; none of them if they or X cannot be used."""
-    if not isinstance(config, BlmmConfig):
+    if request.estimation is None:
         return ()
-    X = None if table is None or not has_possible_sizes(table.values) else table.values
-    faults = check_factors(random, n_images, X, config.safeMode)
+    X = rows.X.values if rows.X is not None and has_possible_sizes(rows.X.values) else None
+    factors, faults = examine_factors(rows.factors, n_images, X, request.estimation.safe_mode)
     problems += faults
-    good = [found for found in random if found is not None]
-    is_complete = not faults and len(good) == len(random) > 0
-    if not is_complete or X is None or len(X) != len(good[0].labels):
-        return ()
-    return make_factors(good)
+    return factors if factors and X is not None and len(X) == len(factors[0].level) else ()
 
 
 def _order_rows(
@@ -345,15 +355,12 @@ def _order_rows(
 
 
 def _arrange_design(
-    table: Table,
-    random: list[FactorTable | None],
-    factors: Sequence[RandomFactor],
-    order: NDArray[np.intp],
+    table: Table, rows: ModelRows, factors: Sequence[RandomFactor], order: NDArray[np.intp]
 ) -> _Design:
     """Return X and Z with their rows in another order."""
     return _Design(
         table.values[order],
         tuple(table.names),
         tuple(factor._replace(level=factor.level[order], Z=factor.Z[order]) for factor in factors),
-        tuple(tuple(found.names) for found in random if found is not None),
+        tuple(tuple(name_effects(f.design)) for f in rows.factors if f is not None),
     )

@@ -1,9 +1,10 @@
-"""Read X and Z, and bring their rows and the images together, by the names that both have."""
+"""Bring the rows of X and Z and the images together, by the names that both have."""
 
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -12,9 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.errors import Problems
-from nipype_blm.io.tables import Table, read_labels, read_table, scan_table
-from nipype_blm.model.config import BlmmConfig, FactorConfig, ModelConfig
+from nipype_blm.errors import Problem, Problems
 from nipype_blm.model.names import (
     Key,
     NameMatch,
@@ -25,37 +24,20 @@ from nipype_blm.model.names import (
     may_name_images,
     varying_parts,
 )
-from nipype_blm.model.random import FactorTable
+from nipype_blm.model.random import name_design, name_labels
+from nipype_blm.model.request import Factor, Request, Table
 
 _MOST_SHOWN = 3
 _PLURAL = {"image": "images", "row of X": "rows of X"}
 _SUBJECT = re.compile(r"\bsub-[^\W_]+", re.IGNORECASE)
 
 
-class FactorRows(NamedTuple):
-    """What was read for one random factor."""
-
-    config: FactorConfig
-    labels: list[str]
-    design: Table
-
-    @property
-    def table(self) -> FactorTable:
-        """The factor without the names of its rows."""
-        return FactorTable(self.config, self.labels, self.design.values, _name_effects(self.design))
-
-
 class ModelRows(NamedTuple):
-    """X and Z; None for what cannot be read."""
+    """X and the random factors, None for what could not be read, in the order of the images."""
 
     X: Table | None
-    factors: list[FactorRows | None]
+    factors: Sequence[Factor | None]
     order: NDArray[np.intp] | None = None  # the row of X of each image; None: as they come
-
-    @property
-    def random(self) -> list[FactorTable | None]:
-        """The random factors without the names of their rows."""
-        return [None if factor is None else factor.table for factor in self.factors]
 
 
 class ImageNames(NamedTuple):
@@ -96,7 +78,7 @@ class _NamedRows:
         names, images = self.names or [], self._images.full
         return 0 < len(names) == len(images) and agree_as_written(names, images)
 
-    def describe_contradictions(self) -> list[str]:
+    def describe_contradictions(self) -> list[Problem]:
         """Return which rows are not those of their images, by their names."""
         names, (full, short, kind) = self.names or [], self._images
         rows = [] if self.agrees or len(names) != len(full) else self.match.find_contradictions()
@@ -108,11 +90,18 @@ class _NamedRows:
         how, advice = "do not have the same names", "Correct one of them"
         if self.match.is_permutation:
             how = "have the same names in different orders"
-            advice = "Set match_rows: by_name to sort rows" if kind == "image" else advice
+            advice = "Set {match_rows=by_name} to sort rows" if kind == "image" else advice
         return [
-            f"{self.what} contradicts the names of {len(rows)} of {len(names)} {_PLURAL[kind]}: "
-            f"{'; '.join(some)}{'; ...' * (len(rows) > len(some))}.  They {how}.  {advice}, or set "
-            "match_rows: by_order if the order is right as it is."
+            Problem(
+                "match_rows",
+                "{what} contradicts the names of {n} of {n_all} {rows}: {some}.  They "
+                f"{how}.  {advice}, or set {{match_rows=by_order}} if the order is right as it is.",
+                what=self.what,
+                n=len(rows),
+                n_all=len(names),
+                rows=_PLURAL[kind],
+                some="; ".join(some) + "; ..." * (len(rows) > len(some)),
+            )
         ]
 
     @cached_property
@@ -172,36 +161,6 @@ def _count(n: int, what: str) -> str:
     return f"{n or 'no'} {what}{'s' * (n > 1)}"
 
 
-def read_rows(config: ModelConfig, problems: Problems) -> ModelRows:
-    """Read X and Z in the order of their files; X also where single cells are wrong."""
-    X = None
-    with problems.collect():
-        if config.X is not None:  # as it is where a faulty configuration is salvaged
-            X, faults = scan_table(config.X, "X", config.row_names)
-            problems += faults
-    factors = config.Z if isinstance(config, BlmmConfig) else ()
-    return ModelRows(
-        X,
-        [_read_factor(factor, f"Z f{i}", config, problems) for i, factor in enumerate(factors, 1)],
-    )
-
-
-def _read_factor(
-    factor: FactorConfig, what: str, config: ModelConfig, problems: Problems
-) -> FactorRows | None:
-    labels = problems.attempt(read_labels, factor.factor, f"{what} factor")
-    design = problems.attempt(read_table, factor.design, f"{what} design", config.row_names, False)
-    return None if labels is None or design is None else FactorRows(factor, labels, design)
-
-
-def _name_effects(design: Table) -> list[str]:
-    """Return names of random effects, also where the table has no header."""
-    if design.has_header:
-        return design.names
-    is_constant = (design.values == design.values[0]).all(axis=0)
-    return ["intercept" if constant else f"effect {i}" for i, constant in enumerate(is_constant, 1)]
-
-
 def name_images(paths: Sequence[Path]) -> ImageNames:
     """Return the names of images; none for the volumes of one image."""
     full = [str(path) for path in paths]
@@ -211,59 +170,63 @@ def name_images(paths: Sequence[Path]) -> ImageNames:
     return ImageNames(full, [path[start:] for path in full])
 
 
-def check_rows(
-    config: ModelConfig, rows: ModelRows, images: ImageNames, problems: Problems
-) -> None:
+def check_rows(request: Request, images: ImageNames, problems: Problems) -> None:
     """Note columns that look like names of rows, and names that contradict those of images."""
-    if rows.X is not None and config.row_names is None:
-        problems += _question_columns(f"X {config.X}", rows.X, images, is_X=True)
-    for number, factor in enumerate(rows.factors, 1):
-        if factor is not None and config.row_names is None:
-            what = f"Z f{number} design {factor.config.design}"
-            problems += _question_columns(what, factor.design, images, is_X=False)
-    if config.match_rows == "check":
-        for named in _list_checked(config, rows, images):
+    if request.may_ask:
+        if request.X is not None:
+            problems += _question_columns(_name_X(request.X), request.X, images, is_X=True)
+        for number, factor in enumerate(request.factors, 1):
+            if factor is not None:
+                what = name_design(factor, number)
+                problems += _question_columns(what, factor.design, images, is_X=False)
+    if request.match_rows == "check":
+        for named in _list_checked(request, images):
             problems += named.describe_contradictions()
 
 
-def _list_checked(config: ModelConfig, rows: ModelRows, images: ImageNames) -> Iterator[_NamedRows]:
+def _list_checked(request: Request, images: ImageNames) -> Iterator[_NamedRows]:
     """Yield all rows beside the images; and Z beside X, where the names of images say nothing."""
-    of_images = list(_list_named(config, rows, images))
+    of_images = list(_list_named(request, images))
     yield from of_images
-    names = rows.X.row_names if rows.X is not None else None
+    names = list(request.X.row_names or []) if request.X is not None else None
     if names and len(of_images) > 1 and not (of_images[0].agrees or of_images[0].match.is_telling):
-        of_X = _list_named(config, rows, ImageNames(names, names, "row of X"))
+        of_X = _list_named(request, ImageNames(names, names, "row of X"))
         yield from islice(of_X, 1, None)
 
 
-def sort_rows(
-    config: ModelConfig, rows: ModelRows, images: ImageNames, problems: Problems
-) -> ModelRows:
+def sort_rows(request: Request, images: ImageNames, problems: Problems) -> ModelRows:
     """Return X and Z with their rows in the order of the images, if these are matched by name.
 
     Tables and labels whose names are found in those of images are sorted by them.  The order
     of others is known only if that of X is the order of the images, or if they do not vary.
     """
-    if config.match_rows != "by_name" or rows.X is None:
+    rows = ModelRows(request.X, request.factors)
+    if request.match_rows != "by_name" or request.X is None:
         return rows
-    if not images.full or rows.X.row_names is None:
-        problems.append(
-            f"match_rows is by_name, but X {config.X} has no names of rows; give it a first "
-            "column of text, or name one with row_names."
-            if images.full
-            else "match_rows is by_name, but the volumes of one image have no names; leave it out."
+    if not images.full:
+        problems.add(
+            "match_rows",
+            "{match_rows} is by_name, but the volumes of one image have no names; leave it out.",
+        )
+        return rows
+    if request.X.row_names is None:
+        problems.add(
+            "match_rows",
+            "{match_rows} is by_name, but {X} has no names of rows; give it a first column of "
+            "text, or name one with {row_names}.",
+            X=_name_X(request.X),
         )
         return rows
     n_before = len(problems)
-    first, *others = _list_named(config, rows, images)
+    first, *others = _list_named(request, images)
     order = first.find_order(problems)
     orders = [None if order is None else _find_order_of(each, order, problems) for each in others]
     if order is None or len(problems) > n_before:
         return rows
     factors = iter(zip(orders[::2], orders[1::2], strict=True))
     return ModelRows(
-        rows.X.sort(order),
-        [None if each is None else _sort_factor(each, *next(factors)) for each in rows.factors],
+        request.X.sort(order),
+        [None if each is None else _sort_factor(each, *next(factors)) for each in request.factors],
         order,
     )
 
@@ -274,67 +237,83 @@ def _find_order_of(
     if named.match.is_telling:
         return named.find_order(problems)
     if not named.stays(order_of_X):
-        problems.append(
-            f"{named.what} has no names that are found in those of the images, while X is sorted "
-            "by its own: its order is not known.  List the images in the order of X, and leave "
-            "match_rows out; or, in a design, name the rows."
+        problems.add(
+            "match_rows",
+            "{what} has no names that are found in those of the images, while X is sorted by its "
+            "own: its order is not known.  List the images in the order of X, and leave "
+            "{match_rows} out; or, in a design, name the rows.",
+            what=named.what,
         )
     return None
 
 
 def _sort_factor(
-    factor: FactorRows, of_labels: NDArray[np.intp] | None, of_design: NDArray[np.intp] | None
-) -> FactorRows:
+    factor: Factor, of_labels: NDArray[np.intp] | None, of_design: NDArray[np.intp] | None
+) -> Factor:
     labels, design = factor.labels, factor.design
     if of_labels is not None:
         labels = [labels[i] for i in of_labels]
-    return FactorRows(
-        factor.config, labels, design if of_design is None else design.sort(of_design)
+    return replace(
+        factor, labels=labels, design=design if of_design is None else design.sort(of_design)
     )
 
 
-def _list_named(config: ModelConfig, rows: ModelRows, images: ImageNames) -> Iterator[_NamedRows]:
+def _list_named(request: Request, images: ImageNames) -> Iterator[_NamedRows]:
     """Yield X, and the labels and the design of each random factor."""
 
     def make(what: str, table: Table) -> _NamedRows:
         may_be_counts = not table.row_header  # as R and pandas number rows
-        return _NamedRows(what, table.row_names, table.values, images, may_be_counts)
+        names = None if table.row_names is None else list(table.row_names)
+        return _NamedRows(what, names, table.values, images, may_be_counts)
 
-    if rows.X is not None:
-        yield make(f"X {config.X}", rows.X)
-    for number, factor in enumerate(rows.factors, 1):
+    if request.X is not None:
+        yield make(_name_X(request.X), request.X)
+    for number, factor in enumerate(request.factors, 1):
         if factor is not None:
-            what = f"Z f{number} factor {factor.config.factor}"
-            labels = factor.labels
+            labels = list(factor.labels)
             names = labels if may_name_images(labels) else None
-            yield _NamedRows(what, names, np.array(labels), images)
-            yield make(f"Z f{number} design {factor.config.design}", factor.design)
+            yield _NamedRows(name_labels(factor, number), names, np.array(labels), images)
+            yield make(name_design(factor, number), factor.design)
 
 
-def _question_columns(what: str, table: Table, images: ImageNames, is_X: bool) -> Iterator[str]:
+def _name_X(X: Table) -> str:
+    return X.source or "X"
+
+
+def _question_columns(what: str, table: Table, images: ImageNames, is_X: bool) -> Iterator[Problem]:
     """Yield what has to be asked: whether columns are names of rows, or regressors."""
     names, header = table.row_names, table.row_header
     if names is not None and _may_be_values(table, images):
-        yield (
-            f"{what}: found {names[0]!r} in line {table.first_line}, column 1"
-            f"{f' ({header})' * bool(header)}.  A first column of text names the rows and is no "
-            "regressor, but this one repeats and is found in no names of images.  If it is a "
-            f"regressor, write it as numbers; if it names rows, set row_names: {header or 1}"
-            f"{'' if is_X else ' (X needs such a column, too), or leave it out'}."
+        more = "" if is_X else " (X needs such a column, too), or leave it out"
+        yield Problem(
+            "row_names",
+            "{what}: found {first} in line {line}, column 1{header}.  A first column of text names "
+            "the rows and is no regressor, but this one repeats and is found in no names of "
+            "images.  If it is a regressor, write it as numbers; if it names rows, set "
+            f"{{row_names=column}}{more}.",
+            what=what,
+            first=repr(names[0]),
+            line=table.first_line,
+            header=f" ({header})" * bool(header),
+            column=header or "1",
         )
-    for i, reason in find_id_columns(table.values, table.names, images.full):
-        column = table.names[i] if table.has_header else str(i + 1 + (names is not None))
-        drop = f"set row_names: {column}" if is_X and names is None else "leave it out"
-        keep = "none" if names is None else header or "1"
-        yield (
-            f"{what}: column {column} would be a regressor, but looks like names of rows "
-            f"({reason}).  If it names rows, {drop}; if it is a regressor, set row_names: {keep}."
+    for i, reason in find_id_columns(table.values, list(table.names), images.full):
+        drop = "set {row_names=column}" if is_X and names is None else "leave it out"
+        yield Problem(
+            "row_names",
+            "{what}: column {column} would be a regressor, but looks like names of rows "
+            f"({{reason}}).  If it names rows, {drop}; if it is a regressor, set "
+            "{row_names=kept}.",
+            what=what,
+            column=table.names[i] if table.has_header else str(i + 1 + (names is not None)),
+            reason=reason,
+            kept="none" if names is None else header or "1",
         )
 
 
 def _may_be_values(table: Table, images: ImageNames) -> bool:
     """Return whether the names of rows may as well be a regressor in words, such as a sex."""
-    names = table.row_names or []
+    names = list(table.row_names or [])
     is_named = is_id_header(table.row_header) or (table.has_header and not table.row_header)
     if is_named or len(set(names)) == len(names):
         return False
@@ -342,21 +321,24 @@ def _may_be_values(table: Table, images: ImageNames) -> bool:
 
 
 def check_masks(
-    config: ModelConfig, images: Sequence[Path], masks: Sequence[Path], problems: Problems
+    request: Request, images: Sequence[Path], masks: Sequence[Path], problems: Problems
 ) -> None:
     """Note masks of data that are named after other images than their own."""
-    if config.match_rows == "by_order" or len(images) != len(masks):
+    if request.match_rows == "by_order" or len(images) != len(masks):
         return
     named, full = name_images(images), name_images(masks).full
     for match in _match_masks(full, named.full) if named.full and full else ():
         rows = match.find_contradictions()
         if rows:
             some = [f"{named.short[i]} has {masks[i].name}" for i in rows[:_MOST_SHOWN]]
-            problems.append(
-                f"data_mask_files contradicts Y_files at {len(rows)} of {len(masks)} images, by "
-                f"the names of the files: {'; '.join(some)}{'; ...' * (len(rows) > len(some))}.  "
-                "List the masks in the order of the images, or set match_rows: by_order if the "
-                "order is right as it is."
+            problems.add(
+                "data_masks",
+                "{data_masks} contradicts {images} at {n} of {n_all} images, by the names of the "
+                "files: {some}.  List the masks in the order of the images, or set "
+                "{match_rows=by_order} if the order is right as it is.",
+                n=len(rows),
+                n_all=len(masks),
+                some="; ".join(some) + "; ..." * (len(rows) > len(some)),
             )
             return
 

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 
+from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.io.publish import Claim
-from nipype_blm.model.config import BlmConfig, BlmmConfig, parse_config
+from nipype_blm.model.contrasts import Contrast
+from nipype_blm.model.request import Factor, ListedPath, Request, Table
 from nipype_blm.stages.plan import prepare_run
 from nipype_blm.stages.run import run_model
 
@@ -39,43 +41,41 @@ SAMPLES = (
 
 
 def fit_sample(sample: Sample, folder: Path) -> None:
-    """Write a study into an empty folder and fit it there."""
-    fields = _write_study(sample, folder)
-    if sample.factors:
-        fields["Z"] = [
-            {"name": name, "factor": f"{name}.txt", "design": f"{design}.csv"}
-            for name, design in sample.factors.items()
-        ]
-    model = BlmmConfig if sample.factors else BlmConfig
-    run = prepare_run(parse_config(fields, folder, model=model))
+    """Write images into an empty folder and fit them there."""
+    run = prepare_run(_ask(sample, folder))
     work_dir = folder / "work"
     work_dir.mkdir()
     run_model(run, work_dir, folder / "out", Claim(run.model_id, work_dir))
 
 
-def _write_study(sample: Sample, folder: Path) -> dict[str, Any]:
-    """Write images, tables and labels; return the fields that name them."""
+def _ask(sample: Sample, folder: Path) -> Request:
+    """Write images; return the model of them."""
     rng = np.random.default_rng(0)
     one, age, image = np.ones(_N_IMAGES), rng.normal(size=_N_IMAGES), np.arange(_N_IMAGES)
-    tables: dict[str, list[Any]] = {
-        "X": [one, age, image % 2, image >= _N_IMAGES - _RARE],
-        "one": [one],
-        "one_age": [one, age],
-    }
-    for name, columns in tables.items():
-        np.savetxt(folder / f"{name}.csv", np.column_stack(columns), delimiter=",")
-    for name, n_levels in (("subject", _N_SUBJECTS), ("site", _N_SITES)):
-        labels = (f"{name}-{i % n_levels}" for i in range(_N_IMAGES))
-        (folder / f"{name}.txt").write_text("\n".join(labels))
-    names = [path.name for path in _write_images(sample.types, folder, rng)]
-    (folder / "images.txt").write_text("\n".join(names))
-    return {
-        "Y_files": "images.txt",
-        "X": "X.csv",
-        "outdir": "out",
-        "contrasts": [{"vector": [0, 1, 0, 0]}, {"vector": [[0, 1, 0, 0], [0, 0, 1, 0]]}],
-        "images_per_batch": _N_IMAGES // 2,
-    }
+    X = np.column_stack([one, age, image % 2, image >= _N_IMAGES - _RARE])
+    designs = {"one": [one], "one_age": [one, age]}
+    n_levels = {"subject": _N_SUBJECTS, "site": _N_SITES}
+    factors = [
+        Factor(
+            name,
+            [f"{name}-{i % n_levels[name]}" for i in image],
+            Table(np.column_stack(designs[design]), design.split("_")),
+        )
+        for name, design in sample.factors.items()
+    ]
+    return Request(
+        X=Table(X, ["one", "age", "half", "rare"]),
+        images=[ListedPath(path, path.name) for path in _write_images(sample.types, folder, rng)],
+        contrasts=[
+            Contrast("T", [0, 1, 0, 0]),
+            Contrast("F", [[0, 1, 0, 0], [0, 0, 1, 0]]),
+        ],
+        out_dir=folder / "out",
+        factors=factors,
+        estimation=MixedOptions() if factors else None,
+        with_resms=not factors,
+        images_per_batch=_N_IMAGES // 2,
+    )
 
 
 def _write_images(types: Sequence[str], folder: Path, rng: np.random.Generator) -> Iterator[Path]:

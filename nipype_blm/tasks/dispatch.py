@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, Problem
 from nipype_blm.tasks.calls import Call, Calls, check_needs
 from nipype_blm.tasks.disks import find_paths, list_names
 from nipype_blm.tasks.options import GIB, Resources
@@ -59,7 +59,7 @@ class _TaskCall(Call):
         return sorted({path for path in find_paths(self.task.arguments) if Path(path).exists()})
 
 
-def _perform(task: Task) -> Done | list[str]:
+def _perform(task: Task) -> Done | list[Problem]:
     """Perform a task; return what is wrong where that is for the user to correct."""
     try:
         return perform(task)

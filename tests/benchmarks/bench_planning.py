@@ -51,12 +51,12 @@ def make_many(folder: Path, n_obs: int, extension: str) -> list[Path]:
 
 def plan_once(config_file: str, folder: str) -> None:
     """Plan a run, by the stage alone."""
-    from nipype_blm.model.config import BlmConfig, parse_config
+    from nipype_blm.frontends.blm import read
     from nipype_blm.stages.plan import prepare_run, write_plan
 
-    config = parse_config(yaml.safe_load(Path(config_file).read_text()), model=BlmConfig)
+    request = read(Path(config_file)).request
     Path(folder).mkdir(parents=True, exist_ok=True)
-    write_plan(prepare_run(config), Path(folder))
+    write_plan(prepare_run(request), Path(folder))
 
 
 def run_plan_node(config_file: str, folder: str) -> None:
@@ -115,8 +115,8 @@ def measure_planning(arguments: Any) -> tuple[list[dict[str, Any]], dict[str, An
 
 
 def make_model(data: Path, case: tuple[str, int, int, str]) -> Any:
-    """Write the files of a model of brains; return its configuration."""
-    from nipype_blm.model.config import BlmConfig, BlmmConfig, parse_config
+    """Write the files of a model of brains; return what is asked."""
+    from nipype_blm.frontends.blm import read
 
     model, n, p, extension = case
     folder = data / "stages"
@@ -134,14 +134,15 @@ def make_model(data: Path, case: tuple[str, int, int, str]) -> Any:
         contrasts=t_contrasts([0] * (p - 1) + [1]),
         analysis_mask=str(data / "data" / "mask.nii"),
     )
-    fields = yaml.safe_load(config_file.read_text())
     if model == "blm":
-        return parse_config(fields, model=BlmConfig)
+        return read(config_file).request
     columns = [np.ones(n), np.loadtxt(X, delimiter=",")[:, 1]]
     np.savetxt(folder / "Z.csv", np.column_stack(columns[: 1 + (model == "slope")]), delimiter=",")
     (folder / "levels.txt").write_text("".join(f"{i // 5}\n" for i in range(n)))
     factor = {"factor": str(folder / "levels.txt"), "design": str(folder / "Z.csv")}
-    return parse_config(fields | {"Z": [{"f1": factor}]}, model=BlmmConfig)
+    fields = yaml.safe_load(config_file.read_text())
+    config_file.write_text(yaml.safe_dump(fields | {"Z": [{"f1": factor}]}))
+    return read(config_file, "blmm").request
 
 
 def decompress(folder: Path, path: Path) -> Path:
@@ -162,10 +163,10 @@ def measure_stages(data: Path, case: tuple[str, int, int, str], repeats: int) ->
     )
     from nipype_blm.stages.plan import prepare_run
 
-    config = make_model(data, case)
-    run = prepare_run(config)
+    request = make_model(data, case)
+    run = prepare_run(request)
     sizes = measure_sizes(run.spec, case[-1] == ".nii.gz")
-    times = [run_stages(run, config.outdir) for _ in range(repeats + 1)][1:]
+    times = [run_stages(run, request.out_dir) for _ in range(repeats + 1)][1:]
     predicted = {
         "reading": predict_reading_s(sizes, sizes.n_images),
         "fitting": predict_fitting_s(sizes, sizes.n_voxels),

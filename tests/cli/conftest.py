@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from nipype_blm.cli.blm import main
+from nipype_blm.frontends.blm import read
 
 SHAPE = (4, 3, 2)
 AFFINE = np.array([[-2, 0, 0, 90], [0, 2, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1.0]])
@@ -95,6 +96,10 @@ class Study:
         """Write a configuration; None leaves a field out."""
         fields = {k: v for k, v in (self.fields | changes).items() if v is not None}
         return self.write(to, yaml.safe_dump(fields, sort_keys=False))
+
+    def ask(self, **changes):
+        """Configure, and return the request and the fields that are read."""
+        return read(self.configure(**changes), self.model)
 
     def command(self, *arguments):
         """Run the command and catch what it prints, but for the line that it begins with."""

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nipype_blm.cli.blm import main
-from nipype_blm.model.config import BlmConfig, BlmmConfig
+from nipype_blm.frontends.blm import IGNORED, list_entries
 
 N = 6
 N_EXAMPLES = os.environ.get("NIPYPE_BLM_FUZZ")
@@ -147,8 +147,8 @@ CUTS = st.lists(
 
 
 def config_of(model):
-    fields = (BlmConfig if model == "blm" else BlmmConfig).model_fields
-    changes = st.dictionaries(st.sampled_from(list(fields)), VALUES, min_size=1, max_size=3)
+    fields = [entry.name for entry in list_entries(model)] + [*IGNORED, "versions"]
+    changes = st.dictionaries(st.sampled_from(fields), VALUES, min_size=1, max_size=3)
     base = FIELDS | ({"Z": [FACTOR]} if model == "blmm" else {})
     return changes.map(lambda changed: base | changed)
 

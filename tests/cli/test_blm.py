@@ -10,7 +10,7 @@ import yaml
 
 from nipype_blm import __version__
 from nipype_blm.cli.fit import load_config
-from nipype_blm.model.config import BlmConfig, MissingnessRules
+from nipype_blm.frontends.blm import IGNORED, MISSINGNESS, list_entries
 from nipype_blm.stages.plan import prepare_run
 
 
@@ -69,7 +69,7 @@ def test_an_interrupted_run_says_so_writes_no_map_and_is_resumed(study, monkeypa
 def test_help_explains_every_option_and_field_and_exit_code(study, option):
     result = study.command(option)
     assert result.code == 0
-    for name in [*BlmConfig.model_fields, *MissingnessRules.model_fields]:
+    for name in [*(entry.name for entry in list_entries()), *MISSINGNESS, *IGNORED]:
         assert name in result.out
     for word in ["--check", "--clean", "--quiet", "--version", "Exit codes: 0", "CONFIG.yml"]:
         assert word in result.out
@@ -223,7 +223,7 @@ def test_the_work_folder_may_be_deleted_between_runs(study):
 
 def test_a_plan_claims_at_least_the_disk_that_a_run_takes(study):
     config = study.configure(images_per_batch=5, voxels_per_block=10, keep="all")
-    plan = prepare_run(load_config(config)).plan
+    plan = prepare_run(load_config(config).request).plan
     assert study.command(config).code == 0
     files = [p for p in (study.outdir / "work").rglob("*.blm") if p.name != "model.blm"]
     header = 4096  # of each file, with the padding of its arrays

@@ -15,7 +15,8 @@ from nipype_blm import __version__
 from nipype_blm.cli.blmm import main
 from nipype_blm.cli.fit import load_config
 from nipype_blm.core.status import VoxelStatus
-from nipype_blm.model.config import BlmmConfig, FactorConfig
+from nipype_blm.frontends.blm import list_entries
+from nipype_blm.frontends.fields import FactorFields
 from nipype_blm.stages.plan import prepare_run
 
 SHAPE = (4, 3, 2)
@@ -343,7 +344,7 @@ def test_inputs_yml_runs_again(study_of_blmm):
 
 
 def prepare(study, **changes):
-    return prepare_run(load_config(study.configure(**changes), "blmm"))
+    return prepare_run(load_config(study.configure(**changes), "blmm").request)
 
 
 def test_images_are_read_by_the_levels_of_the_largest_factor(mixed):
@@ -447,7 +448,7 @@ def test_help_explains_every_field(study_of_blmm):
     result = study_of_blmm.command("--help")
     assert result.code == 0
     assert "usage: blmm" in result.out
-    for name in [*BlmmConfig.model_fields, *FactorConfig.model_fields]:
+    for name in [*(entry.name for entry in list_entries("blmm")), *FactorFields.model_fields]:
         assert name in result.out
 
 

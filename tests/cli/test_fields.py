@@ -5,30 +5,26 @@ import re
 import pytest
 
 from nipype_blm.cli.fields import describe_fields
-from nipype_blm.model.config import BlmConfig, BlmmConfig, FactorConfig, MissingnessRules
-from nipype_blm.model.contrasts import Contrast
+from nipype_blm.frontends.blm import NAMES, WORDS, list_entries
+from nipype_blm.frontends.fields import MODELS
 
 
-@pytest.mark.parametrize(
-    ("model", "part"),
-    [
-        (BlmConfig, BlmConfig),
-        (BlmConfig, MissingnessRules),
-        (BlmConfig, Contrast),
-        (BlmmConfig, BlmmConfig),
-        (BlmmConfig, MissingnessRules),
-        (BlmmConfig, FactorConfig),
-    ],
-)
-def test_every_field_is_explained(model, part):
+def list_all(entries):
+    for entry in entries:
+        yield entry
+        yield from list_all(entry.entries)
+
+
+@pytest.mark.parametrize("model", ["blm", "blmm"])
+def test_every_field_is_explained(model):
     text = describe_fields(model)
-    ignored = re.search(r"accepted without effect: (.*)", text).group(1).split(", ")
-    for name, field in part.model_fields.items():
-        # The name of a factor or of a contrast has an effect.
-        if name in ignored and part not in (FactorConfig, Contrast):
-            continue
-        first_words = " ".join(field.description.split()[:2])
-        assert re.search(rf"^ +{name} +{re.escape(first_words)}", text, re.MULTILINE), name
+    names = {entry.name for entry in list_entries(model)}
+    of_mixed = MODELS["blmm"].model_fields.keys() - MODELS[model].model_fields.keys()
+    assert names == set(NAMES) - {WORDS.name(field) for field in of_mixed}
+    for entry in list_all(list_entries(model)):
+        first_words = " ".join(entry.description.split()[:2])
+        pattern = rf"^ +{entry.name} +{re.escape(first_words)}"
+        assert re.search(pattern, text, re.MULTILINE), entry.name
 
 
 def test_fields_without_effect_are_listed_as_such():
@@ -45,14 +41,14 @@ def test_mandatory_fields_come_first():
         assert f"  {name} " in optional
 
 
-@pytest.mark.parametrize("model", [BlmConfig, BlmmConfig])
+@pytest.mark.parametrize("model", ["blm", "blmm"])
 def test_lines_fit_a_terminal(model):
     assert max(map(len, describe_fields(model).splitlines())) <= 88
 
 
 def test_fields_of_mixed_models_are_explained_for_them_only():
-    assert describe_fields() == describe_fields(BlmConfig)
-    mandatory, optional = describe_fields(BlmmConfig).split("optional fields:")
+    assert describe_fields() == describe_fields("blm")
+    mandatory, optional = describe_fields("blmm").split("optional fields:")
     assert re.search(r"^  Z .*\n    name .*\n    factor ", mandatory, re.MULTILINE)
     for name in ("method", "reml", "tol", "maxnit", "n_starts", "safeMode", "resms"):
         assert re.search(rf"^  {name} ", optional, re.MULTILINE), name

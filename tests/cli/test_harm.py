@@ -9,8 +9,9 @@ import pytest
 import yaml
 from scipy import stats
 
+from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.interfaces import BLM
-from nipype_blm.model.config import BlmConfig, BlmmConfig
+from nipype_blm.model.request import Request
 
 
 @pytest.mark.parametrize("field", ["Y_files", "analysis_mask"])
@@ -57,9 +58,9 @@ def test_an_outdir_that_cleaning_would_remove_is_refused(study, outdir, option):
 
 
 def test_the_folder_that_is_never_for_results_is_that_of_the_workflow():
-    for model, name in ((BlmConfig, "blm_wf"), (BlmmConfig, "blmm_wf")):
-        config = model.model_construct(outdir=Path("/out"), work_dir=None)
-        assert config.workflow_folder == Path("/out/work") / name
+    for estimation, name in ((None, "blm_wf"), (MixedOptions(), "blmm_wf")):
+        request = Request(None, None, [], Path("/out"), estimation=estimation)
+        assert request.workflow_folder == Path("/out/work") / name
 
 
 def test_a_single_node_leaves_no_intermediate_file_and_takes_none(study, monkeypatch):

@@ -13,13 +13,17 @@ from nipype_blm.core.linalg import factorise_design
 from nipype_blm.data.images import read_header
 from nipype_blm.data.manifest import format_manifest
 from nipype_blm.data.specfile import pack_contrasts
-from nipype_blm.model.config import parse_config
-from nipype_blm.model.contrasts import normalise_contrasts
+from nipype_blm.frontends.contrasts import normalise_contrasts, parse_vector
+from nipype_blm.frontends.fields import check_fields
+from nipype_blm.frontends.reading import make_request
+from nipype_blm.io.tables import read_labels, scan_table
 from nipype_blm.model.planning import plan_run
+from nipype_blm.model.random import make_factor
 from nipype_blm.stages.plan import prepare_run, write_plan
 
 ONCE = {
-    "parse": parse_config,
+    "parse": check_fields,
+    "read": make_request,
     "parse contrasts": normalise_contrasts,
     "prepare": prepare_run.__wrapped__,
     "plan": plan_run,
@@ -28,13 +32,19 @@ ONCE = {
     "list images": format_manifest,  # of the only batch
     "write": write_plan,
 }
+TIMES = {  # of each contrast, table, file of labels, random factor
+    "parse weights": parse_vector,
+    "read a table": scan_table,
+    "read labels": read_labels,
+    "make a factor": make_factor,
+}
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """Calls of functions by their code, wherever they are imported, and of stat by image."""
     found = Counter()
-    names = {function.__code__: name for name, function in ONCE.items()}
+    names = {function.__code__: name for name, function in (ONCE | TIMES).items()}
     names[read_header.__code__] = "headers"
 
     def note(frame, event, _):
@@ -64,6 +74,27 @@ def calls(monkeypatch):
 def test_a_first_run_parses_plans_and_factorises_once(study, calls):
     assert study.run().code == 0
     assert {name: calls[name] for name in ONCE} == dict.fromkeys(ONCE, 1)
+    assert (calls["parse weights"], calls["read a table"]) == (2, 1)
+
+
+def test_a_run_of_a_mixed_model_makes_each_factor_and_reads_each_file_once(study, calls):
+    study.write("f.txt", "".join(f"{i % 4}\n" for i in range(12)))
+    study.write("g.txt", "".join(f"{i // 4}\n" for i in range(12)))
+    study.write("Z.csv", "1\n" * 12)
+    study.write("W.csv", "1\n" * 12)
+    study.model = "blmm"
+    Z = [
+        {"name": "subject", "factor": "f.txt", "design": "Z.csv"},
+        {"name": "site", "factor": "g.txt", "design": "W.csv"},
+    ]
+    assert study.run(Z=Z).code == 0
+    found = {name: calls[name] for name in TIMES}
+    assert found == {
+        "parse weights": 2,
+        "read a table": 3,
+        "read labels": 2,
+        "make a factor": 2,
+    }
 
 
 def test_a_run_looks_at_each_image_as_often_as_safety_needs(study, calls):

@@ -4,6 +4,7 @@ import os
 import pwd
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,16 +18,16 @@ from nipype_blm.cli.run import (
     run_workflow,
 )
 from nipype_blm.errors import InputError
-from nipype_blm.model.config import BlmConfig, parse_config
+from nipype_blm.interfaces.base import INPUT_ERROR
 from nipype_blm.model.planning import BASE_BYTES
 from nipype_blm.stages.plan import prepare_run
 
 
-def run(config, study):
-    prepared = prepare_run(config)
-    runner = choose_runner(config, prepared.plan, None, None)
-    config_file = study.folder / "blm.yml"
-    run_workflow(build_workflow(config, config_file, "all", prepared, runner), config, runner)
+def run(asked, study, runner=None):
+    request, prepared = asked.request, prepare_run(asked.request)
+    runner = runner or choose_runner(request, prepared.plan, None, None)
+    workflow = build_workflow(asked, study.folder / "blm.yml", "all", prepared, runner)
+    run_workflow(workflow, request, runner)
 
 
 def test_cores_are_those_that_this_process_may_use():
@@ -41,33 +42,60 @@ def test_cores_are_those_that_this_process_may_use():
 
 @pytest.mark.parametrize("threads", [1, 2, 100])
 def test_a_workflow_gives_the_maps_of_its_configuration(study, threads):
-    config = parse_config(study.fields | {"numNodes": threads}, study.folder, model=BlmConfig)
-    run(config, study)
+    run(study.ask(numNodes=threads), study)
     _, beta, _ = study.fit()
     # The maps are single precision.
     np.testing.assert_allclose(study.map("beta"), np.nan_to_num(beta), rtol=2e-6, atol=1e-4)
     assert (study.outdir / "work" / "blm_wf").is_dir()
 
 
-def test_problems_are_found_in_the_text_of_a_failed_node(study):
+def test_problems_are_found_beside_the_results_of_failed_nodes_whatever_the_error_says(study):
     path = study.compress_image()
     path.write_bytes(path.read_bytes()[:-1])
+    asked = study.ask()
     with pytest.raises(Exception, match="products") as error:
-        run(parse_config(study.fields, study.folder, model=BlmConfig), study)
+        run(asked, study)
     assert not isinstance(error.value, InputError)
-    [problem] = find_input_error(error.value)
+    [problem] = find_input_error(RuntimeError("a node was lost"), asked.request)
     assert "s07.nii.gz is damaged" in problem
     assert problem.endswith("restore it and run again.")
 
 
-def test_any_other_error_holds_no_problem_of_the_input():
-    assert find_input_error(RuntimeError("InputError: of something else")) == []
+class Broken:
+    """A plugin of Nipype."""
+
+    plugin_args: ClassVar = {}
+
+    def run(self, *_, **__):
+        raise RuntimeError("no node runs")
+
+
+def test_a_problem_of_an_earlier_run_is_not_taken_for_one_of_this_run(study):
+    """Though the node that left it has not run again."""
+    path = study.compress_image()
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert study.run().code == 2
+    [report] = study.outdir.rglob(INPUT_ERROR)
+    path.write_bytes(content)
+    asked = study.ask()
+    assert len(find_input_error(RuntimeError("lost"), asked.request)) == 1
+    runner = choose_runner(asked.request, prepare_run(asked.request).plan, None, None)
+    with pytest.raises(RuntimeError, match="no node runs") as error:
+        run(asked, study, runner._replace(plugin=Broken()))
+    assert find_input_error(error.value, asked.request) == []
+    assert not report.exists()
+
+
+def test_any_other_error_holds_no_problem_of_the_input(study):
+    error = RuntimeError("nipype_blm.errors.InputError: of something else")
+    assert find_input_error(error, study.ask().request) == []
 
 
 @pytest.mark.parametrize("maxmem", [2**32, 2**50], ids=["4 GiB", "1 PiB"])
 def test_a_node_of_multiproc_asks_for_the_memory_of_the_plan_and_not_for_all(study, maxmem):
     fields = study.fields | {"MAXMEM": maxmem, "images_per_batch": 5, "voxels_per_block": 10}
-    config = parse_config(fields, study.folder, model=BlmConfig)
+    config = study.ask(**fields).request
     plan = prepare_run(config).plan
     expected = max(plan.products_bytes, plan.block_bytes) + BASE_BYTES
     runner = choose_runner(config, plan, "MultiProc", None)
@@ -82,7 +110,7 @@ def submit(study, tmp_path, monkeypatch):
     sbatch.parent.mkdir()
     sbatch.touch(0o755)
     monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
-    config = parse_config(study.fields, study.folder, model=BlmConfig)
+    config = study.ask().request
     runner = choose_runner(config, prepare_run(config).plan, "SLURM", None)
     node = Node(IdentityInterface(["x"]), "node", base_dir=str(tmp_path))
 
@@ -110,7 +138,7 @@ def test_no_number_that_a_site_prints_after_the_answer_is_taken_for_the_job(subm
     """It could be somebody else's; the error says in which words of Nipype this ends."""
     with pytest.raises(AttributeError) as caught:
         submit(f"Submitted batch job 812\n{end}")
-    config = parse_config(study.fields, study.folder, model=BlmConfig)
+    config = study.ask().request
     text = describe_failure(caught.value, config, "SLURM")
     assert "sbatch or qsub printed does not name the job, which may be left" in text
 

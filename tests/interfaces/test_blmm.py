@@ -15,6 +15,8 @@ from traits.api import TraitError
 
 from nipype_blm.cli.blmm import main
 from nipype_blm.errors import InputError
+from nipype_blm.frontends.reading import make_request
+from nipype_blm.frontends.traits import WORDS, check
 from nipype_blm.interfaces import (
     BLMM,
     AssembleMixedMaps,
@@ -25,10 +27,10 @@ from nipype_blm.interfaces import (
 )
 from nipype_blm.interfaces.base import (
     MIXED_MAP_OUTPUTS,
-    MIXED_TRAITS,
-    config_from_traits,
+    InputSpec,
+    MixedInputSpec,
+    defined_traits,
 )
-from nipype_blm.model.config import BlmmConfig
 from nipype_blm.results.maps import MAPS
 from nipype_blm.workflows import init_blmm_wf
 
@@ -174,9 +176,11 @@ def test_traits_and_configuration_describe_each_other(model: dict[str, Any]) -> 
     given = model | {"method": "pSFS", "tol": 1e-8, "maxnit": 50, "n_starts": 2}
     given |= {"reml": False, "safe_mode": False, "resms": True}
     given["random_factors"][0] |= {"correlated": False}
-    assert given.keys() >= set(MIXED_TRAITS.values())
-    config = config_from_traits(BLMM(**given).inputs, Path("out"), BlmmConfig)
-    options = config.estimation
+    assert given.keys() >= MixedInputSpec().trait_get().keys() - InputSpec().trait_get().keys()
+    fields, problems = check(defined_traits(BLMM(**given).inputs), "blmm", out_dir="out")
+    assert problems == []
+    options = make_request(fields, WORDS).estimation
+    assert options is not None
     assert options._asdict() == {
         "reml": False,
         "method": "pSFS",
@@ -185,8 +189,8 @@ def test_traits_and_configuration_describe_each_other(model: dict[str, Any]) -> 
         "safe_mode": False,
         "n_starts": 2,
     }
-    assert config.resms
-    assert not config.Z[0].correlated
+    assert fields.with_resms
+    assert not fields.factors[0].correlated
 
 
 def test_every_fault_of_random_factors_is_reported_at_once(

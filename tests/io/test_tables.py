@@ -190,8 +190,8 @@ def test_the_only_column_cannot_name_the_rows(tmp_path):
 
 def test_text_in_another_column_is_refused_with_the_way_to_name_rows(tmp_path):
     problem = error_of(tmp_path, "mean,id,age\n1,sub-1,20\n1,sub-2,30\n")
-    assert "If column id names the rows, set row_names: id." in problem
-    assert "set row_names: 2." in error_of(tmp_path, "1,sub-1,20\n1,sub-2,30\n")
+    assert "If column id names the rows, set row_names='id'." in problem
+    assert "set row_names='2'." in error_of(tmp_path, "1,sub-1,20\n1,sub-2,30\n")
 
 
 def test_a_ragged_row_keeps_the_others_beside_their_names(tmp_path):
@@ -437,7 +437,7 @@ N_ROWS = 500
         (["F", "M"] * 249 + ["n/a", "F"], ["'M': categorical; and 'n/a' in line 500."]),
         (["20"] * 5 + ["n/a"] + ["20"] * 3 + ["n/a"] + ["1"] * 490, ["'n/a' in lines 7 and 11."]),
         (["n/a"] * 500, ["'n/a' in lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 490 more."]),
-        ([f"s{i}" for i in range(500)], ["and 495 more.", "set row_names: a."]),
+        ([f"s{i}" for i in range(500)], ["and 495 more.", "set row_names='a'."]),
         ([f"{i},5" for i in range(500)], ["and 495 more.", "Decimals need a point"]),
         ([f"x{i % 20}" for i in range(500)], ["20 values, ", "and 15 more: categorical."]),
         (["x" * 10_000] * 500, ["1 value, 'xxx", "categorical."]),

@@ -218,7 +218,7 @@ def test_sizes_asked_for_are_used():
 
 
 def test_too_little_memory_is_refused_with_all_numbers():
-    with pytest.raises(InputError, match=r"MAXMEM is 5000 bytes.*200000 voxels.*5 columns"):
+    with pytest.raises(InputError, match=r"max_bytes is 5,000 bytes.*200000 voxels.*5 columns"):
         plan_run(ALL, 5000)
 
 

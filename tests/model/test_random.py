@@ -1,6 +1,6 @@
 """Random factors are made from labels and designs, and every fault names field and file."""
 
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,14 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nipype_blm.core.factors import count_columns
-from nipype_blm.model.config import FactorConfig
-from nipype_blm.model.random import (
-    FactorTable,
-    check_factors,
-    find_levels,
-    make_factor,
-    make_factors,
-)
+from nipype_blm.model.random import examine_factors, find_levels, make_factor, make_factors
+from nipype_blm.model.request import Factor, Table
 
 N_OBS = 24
 SUBJECT = np.repeat(np.arange(8), 3)
@@ -28,10 +22,18 @@ def table(level, *effects, name="a", **options):
     """Return what is read for a factor; without effects, a random intercept."""
     labels = [str(label) for label in level]
     Z = np.column_stack(effects or [np.ones(len(labels))]).astype(float)
-    config = FactorConfig(
-        name=name, factor=Path(f"/{name}.csv"), design=Path(f"/{name}_Z.csv"), **options
-    )
-    return FactorTable(config, labels, Z, [f"e{i}" for i in range(1, Z.shape[1] + 1)])
+    return Factor(name, labels, Table(Z, [f"e{i}" for i in range(1, Z.shape[1] + 1)]), **options)
+
+
+def read_from_files(factor, number):
+    """Return a factor that knows where it is from, as it is when it was read."""
+    design = factor.design._replace(source=f"Z f{number} design /{factor.name}_Z.csv")
+    return replace(factor, design=design, source=f"Z f{number} factor /{factor.name}.csv")
+
+
+def check_factors(tables, *arguments, **options):
+    asked = [table and read_from_files(table, i) for i, table in enumerate(tables, 1)]
+    return examine_factors(asked, *arguments, **options)[1]
 
 
 def problem_of(*tables, n_images=N_OBS, **options):
@@ -150,7 +152,7 @@ def test_a_design_with_another_number_of_rows_is_refused():
 
 def test_both_files_of_all_factors_are_checked_together():
     problems = check_factors(
-        [table(SUBJECT[1:], np.ones(20)), table(SITE[2:], 0 * INTERCEPT[2:])], N_OBS
+        [table(SUBJECT[1:], np.ones(20)), table(SITE[2:], 0 * INTERCEPT[2:], name="b")], N_OBS
     )
     assert len(problems) == 4
     assert all("24 images" in problem for problem in problems)
@@ -158,7 +160,9 @@ def test_both_files_of_all_factors_are_checked_together():
 
 def test_files_of_a_factor_must_agree_where_images_cannot_be_counted():
     problem = problem_of(table(SUBJECT, np.ones(23), name="b"), n_images=None)
-    assert problem.startswith("Z f1 design /b_Z.csv has 23 rows, but /b.csv has 24 labels")
+    assert problem.startswith(
+        "Z f1 design /b_Z.csv has 23 rows, but Z f1 factor /b.csv has 24 labels"
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,10 +226,10 @@ def test_more_effects_than_images_are_refused_in_safe_mode_which_is_named():
     assert "/a.csv" in problem
     assert "/b.csv" in problem
     assert "8 x 2 + 8 x 1 = 24 random effects (levels x correlated effects), but only" in problem
-    assert "set correlated: false" in problem
+    assert "set correlated=False" in problem
     without = [table(SUBJECT, INTERCEPT, VISIT, correlated=False), tables[1]]
     assert check_factors(without, N_OBS) == []
-    assert "safeMode: 0" in problem
+    assert "set safe_mode=False" in problem
     assert check_factors(tables, N_OBS, safe_mode=False) == []
 
 
@@ -234,8 +238,8 @@ def test_correlated_effects_that_take_up_all_images_are_refused_with_a_way_out_t
     quadratic = table(SUBJECT, INTERCEPT, VISIT, VISIT**2)
     for safe_mode in (True, False):
         problem = problem_of(quadratic, safe_mode=safe_mode)
-        assert "set correlated: false" in problem
-        assert "set safeMode: 0" not in problem  # where it would be refused again
+        assert "set correlated=False" in problem
+        assert "set safe_mode=False" not in problem  # where it would be refused again
     diagonal = table(SUBJECT, INTERCEPT, VISIT, VISIT**2, correlated=False)
     assert check_factors([diagonal], N_OBS) == []
 
@@ -245,7 +249,7 @@ def test_no_way_out_is_named_that_is_none():
     pairs = np.repeat(np.arange(12), 2)
     sign = np.tile([-1.0, 1.0], 12)
     problem = problem_of(table(pairs, sign, INTERCEPT))
-    assert "correlated: false" not in problem
+    assert "correlated=False" not in problem
     assert "use fewer effects" in problem
 
 
@@ -297,7 +301,7 @@ def test_correlated_effects_of_a_binary_covariate_of_levels_are_refused_and_diag
     group = (SUBJECT > 3).astype(float)
     problem = problem_of(table(SUBJECT, INTERCEPT, group))
     assert "cannot be told from each other" in problem
-    assert "set correlated: false" in problem
+    assert "set correlated=False" in problem
     assert check_factors([table(SUBJECT, INTERCEPT, group, correlated=False)], N_OBS) == []
 
 

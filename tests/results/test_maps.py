@@ -54,7 +54,7 @@ def make_spec(*factors: RandomFactor, **changes: Any) -> ModelSpec:
 
 def make_tests(kinds: Sequence[str], *, minlog: float = -323.0) -> ContrastSpec:
     vectors = {T: (0.0, 1.0, 0.0), F: ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0))}
-    contrasts = [Contrast(name=f"c{i}", vector=vectors[kind]) for i, kind in enumerate(kinds)]
+    contrasts = [Contrast(f"c{i}", vectors[kind]) for i, kind in enumerate(kinds)]
     return ContrastSpec(tuple(contrasts), False, minlog)
 
 

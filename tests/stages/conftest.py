@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nipype_blm.core.factors import RandomFactor
-from nipype_blm.model.config import BlmConfig, BlmmConfig, parse_config
+from nipype_blm.frontends.blm import WORDS, check
+from nipype_blm.frontends.reading import make_request
 from nipype_blm.stages.plan import PreparedRun, prepare_run
 
 
@@ -47,5 +48,5 @@ def _prepare(
         np.savetxt(folder / "Z.csv", factor.Z, fmt="%.17g", delimiter=",")
         table = {"name": factor.name, "factor": "level.txt", "design": "Z.csv"}
         given["Z"] = [{"f1": table | {"correlated": factor.correlated}}]
-    model = BlmConfig if factor is None else BlmmConfig
-    return prepare_run(parse_config(given | fields, folder, model=model))
+    checked = check(given | fields, folder, "blm" if factor is None else "blmm")
+    return prepare_run(make_request(checked.fields, WORDS, checked.problems))

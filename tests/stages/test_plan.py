@@ -10,7 +10,6 @@ from numpy.testing import assert_array_equal
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.data.manifest import read_manifest
 from nipype_blm.errors import InputError
-from nipype_blm.stages.images import list_files
 from nipype_blm.stages.plan import write_plan
 
 N_OBS, SHAPE = 12, (4, 3, 2)
@@ -94,23 +93,9 @@ def test_faults_of_all_kinds_are_reported_together(prepare, tmp_path):
             contrasts=[{"name": "c", "vector": [1, 0]}],
         )
     text = "\n".join(error.value.problems)
-    for part in ("i3.nii does not exist", "i7.nii", "no voxel", "MinN is 99", "c", "X3"):
+    for part in ("i3.nii does not exist", "i7.nii", "no voxel", "min_n is 99", "c", "X3"):
         assert part in text
     assert len(error.value.problems) >= 6
-
-
-@pytest.mark.parametrize("name", ["all.nii", "all.nii.gz", "one.IMG", "x.mgz"])
-def test_an_image_in_the_place_of_a_list_is_no_list(tmp_path, name):
-    [item] = list_files(tmp_path / name, "Y_files")
-    assert item == (tmp_path / name, "Y_files")
-
-
-def test_files_given_one_by_one_are_named_by_their_position(tmp_path):
-    given = [tmp_path / "b.nii", tmp_path / "a.nii"]
-    assert list_files(given, "Y_files") == [
-        (given[0], "entry 1 of Y_files"),
-        (given[1], "entry 2 of Y_files"),
-    ]
 
 
 def folder_link(tmp_path, target):
@@ -148,7 +133,7 @@ def test_a_map_that_is_read_is_not_replaced_however_it_is_reached(prepare, tmp_p
     with pytest.raises(InputError) as error:
         prepare(VALUES, X, **{"Y_files": images, "outdir": str(out), field: given})
     [problem] = error.value.problems
-    assert problem == f"{path} is read, but the maps would replace it; choose another outdir."
+    assert problem == f"{path} is read, but the maps would replace it; choose another out_dir."
     # A copy, or another folder, is fine.
     copy = save(out / "mine.nii", np.ones(SHAPE), np.uint8)
     given = [*images[:-1], copy] if field != "analysis_mask" else copy

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from children import hear_signals
 
-from nipype_blm.model.config import CLUSTER_TYPES
+from nipype_blm.frontends.fields import CLUSTER_TYPES
 from nipype_blm.tasks import batch
 from nipype_blm.tasks.batch import BATCH_SYSTEMS, QueryError
 from nipype_blm.tasks.jobs import Jobs, record_jobs

@@ -10,14 +10,10 @@ from hypothesis import strategies as st
 
 from nipype_blm.core.lmm.estimates import METHODS, MixedOptions
 from nipype_blm.errors import InputError
-from nipype_blm.model.config import (
-    BlmConfig,
-    BlmmConfig,
-    FactorConfig,
-    MissingnessRules,
-    parse_config,
-    salvage_config,
-)
+from nipype_blm.frontends.blm import IGNORED, WORDS, check, list_entries, to_yaml
+from nipype_blm.frontends.blm import read as read_file
+from nipype_blm.frontends.fields import MODELS, ContrastFields, FactorFields
+from nipype_blm.model.request import Request
 
 GOOD = {
     "Y_files": "Y.txt",
@@ -27,26 +23,54 @@ GOOD = {
 }
 
 
+def problems_in(data, model="blm", base=Path("/base")):
+    """Return what is wrong with a configuration, as its user reads it."""
+    return [problem.worded(WORDS) for problem in check(data, base, model).problems]
+
+
 def parse(base=Path("/base"), **changes):
-    return parse_config(GOOD | changes, base, model=BlmConfig)
+    fields, problems = check(GOOD | changes, base)
+    assert problems == []
+    return fields
 
 
 def problems_of(**changes):
-    with pytest.raises(InputError) as error:
-        parse(**changes)
-    return error.value.problems
+    problems = problems_in(GOOD | changes)
+    assert problems
+    return problems
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Function that writes a configuration and returns the request that is made of it."""
+    (tmp_path / "X.csv").write_text("1,0\n1,1\n1,2\n")
+    (tmp_path / "Y.txt").write_text("a.nii\nb.nii\nc.nii\n")
+
+    def read(model="blm", **changes):
+        (tmp_path / "blm.yml").write_text(yaml.safe_dump(GOOD | changes))
+        return read_file(tmp_path / "blm.yml", model).request
+
+    return read
 
 
 def test_mandatory_fields_are_enough():
     config = parse()
-    assert config.MAXMEM == 2**32
+    assert config.max_bytes == 2**32
     assert config.minlog == -323.3062153431158
-    assert config.OutputCovB
+    assert config.with_cov
     assert config.zero_is_missing
     assert not config.two_sided
-    assert config.clusterType == "local"
-    assert config.work_folder == Path("/base/out/work")
-    assert config.notices == []
+    assert config.cluster == "local"
+
+
+def test_a_request_has_the_same_defaults_as_a_configuration(ask, tmp_path):
+    request = ask()
+    assert (request.faults, request.notices) == ([], [])
+    assert request.work_folder == tmp_path / "out" / "work"
+    plain = Request(request.X, request.images, request.contrasts, request.out_dir)
+    given = ("X", "images", "contrasts", "factors", "may_ask", "files", "faults", "notices")
+    for name in vars(plain).keys() - set(given):
+        assert getattr(request, name) == getattr(plain, name), name
 
 
 @pytest.mark.parametrize("field", sorted(GOOD))
@@ -56,15 +80,13 @@ def test_each_mandatory_field_is_asked_for(field):
 
 
 def test_all_mandatory_fields_are_asked_for_together():
-    with pytest.raises(InputError) as error:
-        parse_config({}, model=BlmConfig)
-    assert len(error.value.problems) == len(GOOD)
+    assert len(problems_in({})) == len(GOOD)
 
 
 @pytest.mark.parametrize("data", [None, [], "X: design.csv", 5])
 def test_a_configuration_without_fields_is_refused(data):
     with pytest.raises(InputError, match="not a list of fields"):
-        parse_config(data, model=BlmConfig)
+        check(data)
 
 
 def test_relative_paths_are_resolved_and_absolute_ones_kept():
@@ -74,12 +96,12 @@ def test_relative_paths_are_resolved_and_absolute_ones_kept():
         work_dir="../work",
         Missingness={"Masking": "post.nii"},
     )
-    assert config.Y_files == Path("/base/Y.txt")
-    assert config.outdir == Path("/base/out")
+    assert config.images == Path("/base/Y.txt")
+    assert config.out_dir == Path("/base/out")
     assert config.analysis_mask == Path("/base/masks/m.nii")
-    assert config.data_mask_files == Path("/elsewhere/M.txt")
-    assert config.work_folder == Path("/base/../work")
-    assert config.Missingness.Masking == Path("/base/post.nii")
+    assert config.data_masks == Path("/elsewhere/M.txt")
+    assert config.work_dir == Path("/base/../work")
+    assert config.post_mask == Path("/base/post.nii")
 
 
 def test_a_tilde_stands_for_the_home_folder(monkeypatch):
@@ -113,7 +135,7 @@ def test_an_empty_path_is_refused(field, text):
     [("2**32", 2**32), (2**32, 2**32), ("4 * 2**30", 2**32), (1e9, 10**9), ("1e9", 10**9)],
 )
 def test_maxmem_is_a_number_or_arithmetic(text, n_bytes):
-    assert n_bytes == parse(MAXMEM=text).MAXMEM
+    assert n_bytes == parse(MAXMEM=text).max_bytes
 
 
 @pytest.mark.parametrize("text", ["4GB", "2^32", "__import__('os').getpid()", "-1", 0, "nan", True])
@@ -145,7 +167,7 @@ def test_minutes_per_job_is_a_positive_number_or_arithmetic(given, minutes):
     ],
 )
 def test_min_percent_is_a_fraction_or_a_percentage(given, fraction):
-    assert parse(Missingness={"MinPercent": given}).Missingness.MinPercent == fraction
+    assert parse(Missingness={"MinPercent": given}).min_percent == fraction
 
 
 @pytest.mark.parametrize("given", [-0.1, 1.5, 10, "110%", "-1%", "a lot", "1/0", "nan", "", True])
@@ -155,31 +177,40 @@ def test_min_percent_outside_0_to_1_is_refused_and_shown(given):
     assert repr(given) in problem
 
 
+def minimum_n(n_images, **rules):
+    """Return how many images a voxel needs."""
+    fields = parse(Missingness=rules)
+    request = Request(
+        None, None, [], Path("out"), min_n=fields.min_n, min_percent=fields.min_percent
+    )
+    return request.minimum_n(n_images)
+
+
 @pytest.mark.parametrize(
     ("min_percent", "n_images", "minimum"),
     [(0.28, 50, 14), (0.07, 100, 7), ("10%", 12, 2), (0.1, 10, 1), ("1/3", 9, 3), (1, 7, 7)],
 )
 def test_the_least_number_of_images_is_exact(min_percent, n_images, minimum):
-    assert MissingnessRules(MinPercent=min_percent).minimum_n(n_images) == minimum
+    assert minimum_n(n_images, MinPercent=min_percent) == minimum
 
 
 @given(st.integers(0, 100), st.integers(1, 10**6))
 def test_a_percentage_of_any_number_of_images_is_rounded_up_exactly(percent, n_images):
     expected = -(-percent * n_images // 100)
-    assert MissingnessRules(MinPercent=percent / 100).minimum_n(n_images) == expected
-    assert MissingnessRules(MinPercent=f"{percent}%").minimum_n(n_images) == expected
+    assert minimum_n(n_images, MinPercent=percent / 100) == expected
+    assert minimum_n(n_images, MinPercent=f"{percent}%") == expected
 
 
 def test_the_stricter_of_min_n_and_min_percent_holds():
-    assert MissingnessRules(MinN=7, MinPercent=0.5).minimum_n(10) == 7
-    assert MissingnessRules(MinN=3, MinPercent=0.5).minimum_n(10) == 5
-    assert MissingnessRules().minimum_n(10) == 0
+    assert minimum_n(10, MinN=7, MinPercent=0.5) == 7
+    assert minimum_n(10, MinN=3, MinPercent=0.5) == 5
+    assert minimum_n(10) == 0
 
 
 def test_missingness_is_read_in_any_case():
-    rules = parse(Missingness={"minn": 3, "minpercent": "10%", "masking": "m.nii"}).Missingness
-    assert (rules.MinN, rules.MinPercent) == (3, Fraction(1, 10))
-    assert rules.Masking == Path("/base/m.nii")
+    rules = parse(Missingness={"minn": 3, "minpercent": "10%", "masking": "m.nii"})
+    assert (rules.min_n, rules.min_percent) == (3, Fraction(1, 10))
+    assert rules.post_mask == Path("/base/m.nii")
 
 
 @pytest.mark.parametrize("given", [-1, 2.5, "many"])
@@ -191,12 +222,12 @@ def test_min_n_is_a_count(given):
 
 @pytest.mark.parametrize("cluster", ["local", "Local", "LOCAL"])
 def test_local_is_accepted_in_any_case(cluster):
-    assert parse(clusterType=cluster).clusterType == "local"
+    assert parse(clusterType=cluster).cluster == "local"
 
 
 @pytest.mark.parametrize("cluster", ["SLURM", "sge", "HTCondor", "lsf", "moab", "oar", "pbs"])
 def test_batch_systems_are_accepted_in_any_case(cluster):
-    assert parse(clusterType=cluster).clusterType == cluster.lower()
+    assert parse(clusterType=cluster).cluster == cluster.lower()
 
 
 def test_a_cluster_that_does_not_exist_is_refused_with_those_that_do():
@@ -205,9 +236,9 @@ def test_a_cluster_that_does_not_exist_is_refused_with_those_that_do():
     assert "htcondor, local, lsf, moab, oar, pbs, sge, slurm" in problem
 
 
-def test_nodes_run_at_the_same_time_on_clusters_only():
-    assert parse(clusterType="local", numNodes=7).parallel_nodes == 1
-    assert parse(clusterType="slurm", numNodes=7).parallel_nodes == 7
+def test_nodes_run_at_the_same_time_on_clusters_only(ask):
+    assert ask(clusterType="local", numNodes=7).parallel_nodes == 1
+    assert ask(clusterType="slurm", numNodes=7).parallel_nodes == 7
 
 
 @pytest.mark.parametrize(
@@ -309,9 +340,9 @@ def test_no_contrast_is_refused():
     assert problem.startswith("contrasts")
 
 
-@pytest.mark.parametrize("field", ["statType", "logdir", "voxelBatching", "diskMem", "name", "q"])
-def test_a_field_without_effect_gets_a_notice(field):
-    [notice] = parse(**{field: "x"}).notices
+@pytest.mark.parametrize("field", IGNORED)
+def test_a_field_without_effect_gets_a_notice(ask, field):
+    [notice] = ask(**{field: "x"}).notices
     assert notice.startswith(field)
     assert "no effect" in notice
 
@@ -319,8 +350,8 @@ def test_a_field_without_effect_gets_a_notice(field):
 @pytest.mark.parametrize(
     ("field", "model"),
     [
-        *[(f, BlmConfig) for f in ("numNodes", "images_per_batch", "voxels_per_block", "maxnvb")],
-        *[(f, BlmmConfig) for f in ("maxnit", "n_starts", "numNodes")],
+        *[(f, "blm") for f in ("numNodes", "images_per_batch", "voxels_per_block", "maxnvb")],
+        *[(f, "blmm") for f in ("maxnit", "n_starts", "numNodes")],
     ],
 )
 @pytest.mark.parametrize(
@@ -344,10 +375,8 @@ def test_a_field_without_effect_gets_a_notice(field):
 )
 def test_a_count_that_no_run_can_have_is_refused_and_not_shown_whole(field, model, value):
     """Truth values, which count as 0 and 1 elsewhere; what 32 bits do not hold; nested values."""
-    base = GOOD if model is BlmConfig else GOOD | {"Z": [SUBJECT]}
-    with pytest.raises(InputError) as error:
-        parse_config(base | {field: value}, model=model)
-    [problem] = error.value.problems
+    base = GOOD if model == "blm" else GOOD | {"Z": [SUBJECT]}
+    [problem] = problems_in(base | {field: value}, model)
     assert problem.startswith(f"{field}: ")
     assert "was given; expected " in problem
     assert len(problem) < 300
@@ -370,27 +399,24 @@ def test_a_count_that_no_run_can_have_is_refused_and_not_shown_whole(field, mode
     ],
 )
 def test_what_is_no_finite_number_is_refused_and_not_shown_whole(field, value):
-    with pytest.raises(InputError) as error:
-        parse_config(GOOD | {field: value}, model=BlmConfig)
-    [problem] = error.value.problems
+    [problem] = problems_of(**{field: value})
     assert problem.startswith(f"{field}: ")
     assert len(problem) < 400
 
 
 @pytest.mark.parametrize("value", ["1e-99999999", "1e99999999", "1e-99999999%", "9" * 10**6, True])
 def test_a_share_that_would_take_all_memory_is_refused(value):
-    with pytest.raises(InputError, match="neither a fraction nor a percentage"):
-        parse_config(GOOD | {"Missingness": {"MinPercent": value}}, model=BlmConfig)
+    [problem] = problems_of(Missingness={"MinPercent": value})
+    assert "neither a fraction nor a percentage" in problem
 
 
 @pytest.mark.parametrize("name", [True, False, [], {}, ["a"]])
 def test_a_name_is_text_or_a_number(name):
     """`name: on` is read as true; a contrast would be called True."""
     contrast = {"name": name, "vector": [1]}
-    with pytest.raises(InputError, match="contrast 1: name: "):
-        parse_config(GOOD | {"contrasts": [contrast]}, model=BlmConfig)
-    with pytest.raises(InputError, match="Z f1 name: "):
-        parse_config(GOOD | {"Z": [SUBJECT | {"name": name}]}, model=BlmmConfig)
+    assert problems_of(contrasts=[contrast])[0].startswith("contrast 1: name: ")
+    problems = problems_in(GOOD | {"Z": [SUBJECT | {"name": name}]}, "blmm")
+    assert problems[0].startswith("Z f1 name: ")
 
 
 @pytest.mark.parametrize(
@@ -407,42 +433,37 @@ def test_a_name_is_text_or_a_number(name):
 )
 @pytest.mark.parametrize("field", ["X", "outdir", "Y_files", "analysis_mask", "work_dir"])
 def test_text_that_is_no_path_here_is_refused_in_every_field(field, path, reason):
-    with pytest.raises(InputError, match=reason) as error:
-        parse_config(GOOD | {field: path}, model=BlmConfig)
-    assert len(error.value.problems) == 1
+    [problem] = problems_of(**{field: path})
+    assert reason in problem
 
 
 @pytest.mark.parametrize("text", ["(" * 50_000, "(" + "1 " * 50_000, "((1,2)" * 9999, "[" * 50_000])
 def test_weights_without_end_are_refused_at_once(text):
     """Nothing in the reading of weights takes the square of their length, or the stack."""
-    with pytest.raises(InputError) as error:
-        parse_config(GOOD | {"contrasts": [{"vector": text}]}, model=BlmConfig)
-    assert len(str(error.value)) < 400
+    assert len("".join(problems_of(contrasts=[{"vector": text}]))) < 400
 
 
 def test_of_very_many_faults_twenty_are_said():
-    with pytest.raises(InputError) as error:
-        parse_config(GOOD | {f"field{i}": 1 for i in range(5000)}, model=BlmConfig)
-    assert len(error.value.problems) == 21
-    assert "4980 more fields" in error.value.problems[-1]
-    with pytest.raises(InputError) as error:
-        parse_config(GOOD | {"x" * 10**6: 1}, model=BlmConfig)
-    assert len(str(error.value)) < 400
+    problems = problems_of(**{f"field{i}": 1 for i in range(5000)})
+    assert len(problems) == 21
+    assert "4980 more fields" in problems[-1]
+    [problem] = problems_of(**{"x" * 10**6: 1})
+    assert len(problem) < 400
 
 
-def test_fields_with_effect_get_no_notice():
-    assert parse(sim=1, maxnvb=60, numNodes=100, minlog=-400).notices == []
+def test_fields_with_effect_get_no_notice(ask):
+    assert ask(sim=1, maxnvb=60, numNodes=100, minlog=-400).notices == []
 
 
-def test_a_stat_type_that_contradicts_its_vector_gets_a_notice():
+def test_a_stat_type_that_contradicts_its_vector_gets_a_notice(ask):
     wrong = [{"c1": {"name": "a", "vector": [1, 0], "statType": "F"}}]
-    assert "statType" in parse(contrasts=wrong).notices[0]
+    assert "statType" in ask(contrasts=wrong).notices[0]
     right = [{"c1": {"name": "a", "vector": [1, 0], "statType": "t"}}]
-    assert parse(contrasts=right).notices == []
+    assert ask(contrasts=right).notices == []
 
 
 def test_every_field_has_a_description():
-    for model in (BlmConfig, BlmmConfig, FactorConfig, MissingnessRules):
+    for model in (*MODELS.values(), FactorFields, ContrastFields):
         for name, field in model.model_fields.items():
             assert field.description, name
 
@@ -464,14 +485,15 @@ def test_a_configuration_is_read_back_from_its_plain_values():
         images_per_batch=5,
         sim=1,
     )
-    assert parse_config(config.to_yaml_dict(), Path("/another"), model=BlmConfig) == config
+    again, problems = check(to_yaml(config), Path("/another"))
+    assert problems == []
+    assert again.plain() == config.plain()
 
 
 @given(st.fractions(0, 1))
 def test_min_percent_is_read_back_exactly(fraction):
     config = parse(Missingness={"MinPercent": str(fraction)})
-    again = parse_config(config.to_yaml_dict(), model=BlmConfig)
-    assert again.Missingness.MinPercent == fraction
+    assert check(to_yaml(config)).fields.min_percent == fraction
 
 
 SUBJECT = {"name": "subject", "factor": "f.csv", "design": "Z.csv"}
@@ -480,13 +502,15 @@ MIXED = GOOD | {"Z": [{"f1": SUBJECT}]}
 
 
 def parse_mixed(base=Path("/base"), **changes):
-    return parse_config(MIXED | changes, base, model=BlmmConfig)
+    fields, problems = check(MIXED | changes, base, "blmm")
+    assert problems == []
+    return fields
 
 
 def mixed_problems_of(**changes):
-    with pytest.raises(InputError) as error:
-        parse_mixed(**changes)
-    return error.value.problems
+    problems = problems_in(MIXED | changes, "blmm")
+    assert problems
+    return problems
 
 
 def nest(**nested_in):
@@ -499,11 +523,8 @@ def nest(**nested_in):
 
 def test_mandatory_fields_are_enough_for_a_mixed_model():
     config = parse_mixed()
-    assert isinstance(config, BlmmConfig)
-    assert config.estimation == MixedOptions()  # has the same defaults
-    assert not config.resms
-    assert config.notices == []
-    [factor] = config.Z
+    assert not config.with_resms
+    [factor] = config.factors
     assert factor.name == "subject"
     assert factor.factor == Path("/base/f.csv")
     assert factor.design == Path("/base/Z.csv")
@@ -550,22 +571,26 @@ safeMode: 1
 """
 
 
-def test_a_configuration_of_blmm_py_is_read_unchanged():
-    config = parse_config(yaml.safe_load(BLMM_PY), model=BlmmConfig)
-    assert config.estimation == MixedOptions(method="pSFS")
-    assert [factor.name for factor in config.Z] == ["subject", "site"]
-    assert config.Z[1].design == Path("/data/Z2.csv")
-    assert config.Missingness.minimum_n(200) == 20
+def test_a_configuration_of_blmm_py_is_read_unchanged(tmp_path):
+    config, problems = check(yaml.safe_load(BLMM_PY), model="blmm")
+    assert problems == []
+    assert config.method == "pSFS"
+    assert [factor.name for factor in config.factors] == ["subject", "site"]
+    assert config.factors[1].design == Path("/data/Z2.csv")
+    assert (config.min_n, config.min_percent) == (15, Fraction(1, 10))
     assert [contrast.is_f for contrast in config.contrasts] == [False, True]
-    assert not config.resms
-    assert config.notices == ["voxelBatching has no effect and is ignored."]
+    assert not config.with_resms
+    (tmp_path / "blmm.yml").write_text(BLMM_PY)
+    request = read_file(tmp_path / "blmm.yml", "blmm").request
+    assert request.notices == ["voxelBatching has no effect and is ignored."]
+    assert request.estimation == MixedOptions(method="pSFS")
+    assert request.minimum_n(200) == 20
 
 
 def test_a_mixed_model_has_every_field_of_a_linear_one_with_the_same_default():
-    for name, field in BlmConfig.model_fields.items():
-        assert BlmmConfig.model_fields[name].get_default(call_default_factory=True) == (
-            field.get_default(call_default_factory=True)
-        ), name
+    mixed = {entry.name: entry for entry in list_entries("blmm")}
+    for entry in list_entries("blm"):
+        assert mixed[entry.name] == entry
 
 
 @pytest.mark.parametrize(
@@ -580,7 +605,7 @@ def test_a_mixed_model_has_every_field_of_a_linear_one_with_the_same_default():
 )
 def test_random_factors_are_read_however_they_are_listed(Z):
     assert parse_mixed(Z=Z) == parse_mixed(Z=[{"f1": SUBJECT}, {"f2": SITE}])
-    assert [factor.name for factor in parse_mixed(Z=Z).Z] == ["subject", "site"]
+    assert [factor.name for factor in parse_mixed(Z=Z).factors] == ["subject", "site"]
 
 
 def test_one_random_factor_needs_no_list():
@@ -590,8 +615,11 @@ def test_one_random_factor_needs_no_list():
 
 def test_a_random_factor_without_a_name_is_called_by_its_key_or_its_place():
     files = {"factor": "f.csv", "design": "Z.csv"}
-    assert [factor.name for factor in parse_mixed(Z={"f1": files, "f2": files}).Z] == ["f1", "f2"]
-    assert [factor.name for factor in parse_mixed(Z=[{"ID": files}, files]).Z] == ["ID", "f2"]
+    assert [factor.name for factor in parse_mixed(Z={"f1": files, "f2": files}).factors] == [
+        "f1",
+        "f2",
+    ]
+    assert [factor.name for factor in parse_mixed(Z=[{"ID": files}, files]).factors] == ["ID", "f2"]
 
 
 @pytest.mark.parametrize("Z", [[], {}, [None], 5, "f.csv", True])
@@ -652,7 +680,7 @@ def test_the_fields_of_a_mixed_model_are_refused_by_blm_which_names_blmm():
     [problem] = problems_of(Z=[SUBJECT])
     assert problem.startswith("Z is a field of mixed models")
     assert "blmm" in problem
-    own = set(BlmmConfig.model_fields) - set(BlmConfig.model_fields)
+    own = {e.name for e in list_entries("blmm")} - {e.name for e in list_entries("blm")}
     assert own == {
         "Z", "method", "reml", "tol", "maxnit", "n_starts", "safeMode", "resms"
     }  # fmt: skip
@@ -662,9 +690,7 @@ def test_the_fields_of_a_mixed_model_are_refused_by_blm_which_names_blmm():
 
 
 def test_a_configuration_without_z_is_refused_by_blmm_which_names_blm():
-    with pytest.raises(InputError) as error:
-        parse_config(GOOD, model=BlmmConfig)
-    [problem] = error.value.problems
+    [problem] = problems_in(GOOD, "blmm")
     assert problem.startswith("Z is missing")
     assert "use blm " in problem
 
@@ -705,35 +731,39 @@ def test_a_count_of_a_mixed_model_is_at_least_one(field, count):
     assert getattr(parse_mixed(**{field: 1}), field) == 1
 
 
-@pytest.mark.parametrize("field", ["reml", "safeMode", "resms"])
-def test_a_switch_of_a_mixed_model_is_zero_or_one_or_a_truth_value(field):
+@pytest.mark.parametrize(
+    ("field", "ours"), [("reml", "reml"), ("safeMode", "safe_mode"), ("resms", "with_resms")]
+)
+def test_a_switch_of_a_mixed_model_is_zero_or_one_or_a_truth_value(field, ours):
     for value in (0, False, "false"):
-        assert getattr(parse_mixed(**{field: value}), field) is False
+        assert getattr(parse_mixed(**{field: value}), ours) is False
     for value in (1, True, "true"):
-        assert getattr(parse_mixed(**{field: value}), field) is True
+        assert getattr(parse_mixed(**{field: value}), ours) is True
     [problem] = mixed_problems_of(**{field: 2})
     assert problem.startswith(f"{field}: 2 was given")
 
 
-def test_options_of_the_estimation_are_those_of_the_configuration():
-    config = parse_mixed(
-        method="fs", tol="1e-8", maxnit=20, n_starts=3, safeMode=0, reml=False, resms=1
-    )
-    assert config.estimation == MixedOptions(
+def test_options_of_the_estimation_are_those_of_the_configuration(ask):
+    options = {"tol": "1e-8", "maxnit": 20, "n_starts": 3, "safeMode": 0, "reml": False}
+    request = ask("blmm", Z=[SUBJECT], method="fs", resms=1, **options)
+    assert request.with_resms
+    assert request.estimation == MixedOptions(
         reml=False, method="FS", tol=1e-8, maxnit=20, safe_mode=False, n_starts=3
     )
 
 
 @pytest.mark.parametrize("field", ["voxelBatching", "diskMem", "name", "q"])
-def test_a_field_of_blmm_without_effect_gets_a_notice(field):
-    [notice] = parse_mixed(**{field: 1}).notices
+def test_a_field_of_blmm_without_effect_gets_a_notice(ask, field):
+    [notice] = ask("blmm", Z=[SUBJECT], **{field: 1}).notices
     assert notice.startswith(f"{field} has no effect")
 
 
 def test_factors_may_be_nested_several_deep_and_in_any_order():
-    Z = parse_mixed(Z=nest(eye="subject", subject="site", site=None)).Z
+    Z = parse_mixed(Z=nest(eye="subject", subject="site", site=None)).factors
     assert [factor.nested_in for factor in Z] == ["subject", "site", None]
-    assert parse_mixed(Z=[SUBJECT | {"nested_in": 3}, SITE | {"name": 3}]).Z[0].nested_in == "3"
+    assert (
+        parse_mixed(Z=[SUBJECT | {"nested_in": 3}, SITE | {"name": 3}]).factors[0].nested_in == "3"
+    )
 
 
 @pytest.mark.parametrize(
@@ -788,31 +818,32 @@ def test_a_mixed_configuration_is_read_back_from_its_plain_values():
         Missingness={"MinPercent": "1/3"},
         voxelBatching=1,
     )
-    data = config.to_yaml_dict()
+    data = to_yaml(config)
     assert yaml.safe_load(yaml.safe_dump(data)) == data
     assert [*data["Z"][0], *data["Z"][1]] == ["f1", "f2"]
-    assert parse_config(data, Path("/another"), model=BlmmConfig) == config
+    assert check(data, Path("/another"), "blmm") == (config, [])
 
 
 def test_what_is_valid_of_a_faulty_mixed_configuration_is_kept():
     data = MIXED | {"tol": 0, "X": 5}
-    config = salvage_config(data, Path("/base"), model=BlmmConfig)
-    assert config.X is None
-    assert config.tol == 1e-6
-    assert config.Z == parse_mixed().Z
-    config = salvage_config(data | {"Z": [SUBJECT | {"factr": 1}]}, Path("/base"), model=BlmmConfig)
-    assert config.Z == ()
-    assert config.Y_files == Path("/base/Y.txt")
+    fields = check(data, Path("/base"), "blmm").fields
+    assert fields.X is None
+    assert fields.tol == 1e-6
+    assert fields.factors == parse_mixed().factors
+    fields = check(data | {"Z": [SUBJECT | {"factr": 1}]}, Path("/base"), "blmm").fields
+    assert fields.factors == ()
+    assert fields.images == Path("/base/Y.txt")
 
 
-def test_a_faulty_linear_configuration_is_salvaged_as_one():
-    config = salvage_config(MIXED, Path("/base"), model=BlmConfig)
-    assert config == parse()
+def test_a_mixed_configuration_is_salvaged_as_a_linear_one_by_blm():
+    fields, problems = check(MIXED, Path("/base"))
+    assert fields == parse()
+    assert len(problems) == 1
 
 
 @pytest.mark.parametrize("given", [Path("/list.txt"), (Path("/one.nii"), Path("/two.nii"))])
 def test_files_are_written_as_their_paths_whatever_the_version_of_pydantic(given):
     """What was read of a field is written so that it is read again: one file, or several."""
-    written = parse(Y_files=given, data_mask_files=given).to_yaml_dict()
+    written = to_yaml(parse(Y_files=given, data_mask_files=given))
     expected = str(given) if isinstance(given, Path) else [str(path) for path in given]
     assert (written["Y_files"], written["data_mask_files"]) == (expected, expected)

@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from nipype_blm import __version__
-from nipype_blm.io.inputs import is_written_for, read_versions, write_inputs
+from nipype_blm.frontends.blm import check, is_written_for, write_inputs
+from nipype_blm.io.versions import read_versions
 from nipype_blm.io.yamlfile import read_yaml
-from nipype_blm.model.config import BlmConfig, parse_config
 
 
 def make_config(tmp_path, **changes):
@@ -22,7 +22,7 @@ def make_config(tmp_path, **changes):
             {"c3": {"name": "1e3", "vector": [0, -1]}},
         ],
     } | changes
-    return parse_config(fields, tmp_path, model=BlmConfig)
+    return check(fields, tmp_path).fields
 
 
 def test_the_same_configuration_is_read_from_inputs_yml_wherever_it_lies(tmp_path):
@@ -30,8 +30,7 @@ def test_the_same_configuration_is_read_from_inputs_yml_wherever_it_lies(tmp_pat
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     path = write_inputs(folder / "inputs.yml", config)
-    again = parse_config(read_yaml(path), path.parent, model=BlmConfig)
-    assert again.model_copy(update={"versions": None}) == config
+    assert check(read_yaml(path), path.parent) == (config, [])
 
 
 def test_inputs_yml_holds_the_versions_of_everything_that_computes(tmp_path):

@@ -1,0 +1,1 @@
+"""Front ends: each reads what its users write and makes a `Request` of it."""

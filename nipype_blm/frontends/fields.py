@@ -1,0 +1,379 @@
+"""The single values that a front end is given, checked all at once and named as in `Request`."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from nipype_blm.core.lmm.estimates import METHODS
+from nipype_blm.errors import Problem, Words, shorten, show
+from nipype_blm.frontends.contrasts import Vector, normalise_contrasts, parse_vector
+from nipype_blm.frontends.factors import normalise_factors
+from nipype_blm.frontends.kinds import (
+    Bytes,
+    Count,
+    CountOrNone,
+    FilePath,
+    FilePaths,
+    Number,
+    Share,
+    Text,
+    above_zero,
+    one_of,
+    words_of,
+)
+from nipype_blm.model.random import check_nesting
+from nipype_blm.model.request import (
+    DEFAULT_MAX_BYTES,
+    DEFAULT_MINLOG,
+    DEFICIENT,
+    KEEP,
+    MATCH_ROWS,
+)
+
+CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm")
+_LONGEST_NAME = 40  # longer than any field
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class ContrastFields(_Model):
+    """One contrast."""
+
+    name: Text = Field(description="A name; it labels the outputs.")
+    vector: Vector | tuple[Vector, ...] = Field(
+        description="One row of weights gives a T test, a list of rows an F test."
+    )
+    stat_type: str | None = Field(default=None, description="Accepted; the vector decides.")
+
+    @field_validator("vector", mode="before")
+    @classmethod
+    def _parse_vector(cls, value: Any) -> Any:
+        return parse_vector(value)
+
+    @property
+    def is_f(self) -> bool:
+        """Whether this is an F contrast."""
+        return bool(self.vector) and isinstance(self.vector[0], tuple)
+
+
+class FactorFields(_Model):
+    """One random factor."""
+
+    name: Text = Field(description="A name; the key (f1, f2, ...) if absent.")
+    factor: FilePath = Field(
+        description="Text file with one label a line: the level of each image.  Labels are text, "
+        "taken as given: 5 and 05 differ."
+    )
+    design: FilePath = Field(
+        description="Table of the random effects of a level, one row for each image; a column "
+        "of ones is a random intercept."
+    )
+    correlated: bool = Field(
+        True, description="Whether the effects of a level may be correlated (default)."
+    )
+    nested_in: Text | None = Field(
+        None,
+        description="Name of the factor within whose levels these labels are unique.",
+    )
+
+
+class Fields(_Model):
+    """The fields of a linear model, which all models share."""
+
+    images: FilePaths = Field(description="Text file with one image a line, or one 4D image.")
+    X: FilePath = Field(
+        description="Design matrix: CSV, TSV or whitespace table, one row for each image."
+    )
+    out_dir: FilePath = Field(description="Folder for the results; made if need be.")
+    contrasts: tuple[ContrastFields, ...] = Field(
+        description="Contrasts c1, c2, ..., each with a name and a vector."
+    )
+    row_names: Text | None = Field(
+        None,
+        description="Header, or number, of the column of X that names the rows; none: every column "
+        "is a regressor.  If absent, a first column of text names them.",
+    )
+    match_rows: Annotated[str, one_of(MATCH_ROWS)] = Field(
+        "check",
+        description="How rows and images are matched: check (default) refuses names of rows that "
+        "contradict those of the images, by_name sorts rows by them, by_order ignores them.",
+    )
+    cluster: Annotated[str, one_of(CLUSTER_TYPES, "is not a cluster type")] = Field(
+        "local",
+        description="Where to run: local (the default), or on workers that are jobs of slurm, "
+        "sge, pbs, lsf, htcondor, oar or moab.",
+    )
+    n_threads: Count | None = Field(None, description="Threads to use; default: all cores.")
+    n_workers: Count | None = Field(None, description="Most workers at a time; default 10.")
+    analysis_mask: FilePath | None = Field(
+        None, description="Mask image; inside it means finite and not zero."
+    )
+    max_bytes: Bytes = Field(
+        DEFAULT_MAX_BYTES, description='Memory to use, in bytes; a number or "2**32" (default).'
+    )
+    data_masks: FilePaths | None = Field(
+        None, description="Text file with one mask a line, for each image in turn."
+    )
+    threshold: Number | None = Field(None, description="Values below this are missing.")
+    min_percent: Share | None = Field(
+        None, description='Least share of the images: a fraction (0.1) or a percentage ("10%").'
+    )
+    min_n: CountOrNone | None = Field(None, description="Least number of images.")
+    post_mask: FilePath | None = Field(
+        None, description="Post-analysis mask: voxels outside it leave the result."
+    )
+    with_cov: bool = Field(True, description="Write the covariances of beta (p^2 maps).")
+    minlog: Number = Field(
+        DEFAULT_MINLOG,
+        description="Infinite -log10 p become |minlog| or -|minlog|; default -323.3062153431158.",
+    )
+    max_blocks: Count | None = Field(None, description="Most voxel blocks, memory permitting.")
+    zero_is_missing: bool = Field(True, description="Whether a value of exactly 0 is missing.")
+    deficient: Annotated[str, one_of(DEFICIENT)] = Field(
+        "refuse",
+        description="If columns of X depend on each other: refuse (default), or estimable: fit X "
+        "as it is, and test the contrasts that are estimable.",
+    )
+    two_sided: bool = Field(False, description="Two-sided p-values of T contrasts.")
+    work_dir: FilePath | None = Field(
+        None,
+        description="Folder for intermediate files, kept for resuming; default: work, in that "
+        "for the results.",
+    )
+    keep: Annotated[str, one_of(KEEP)] = Field(
+        "contrasts",
+        description="Intermediate files that stay when a run has ended well: contrasts (default), "
+        "the estimates, so that new contrasts fit nothing; all, also what a replaced image "
+        "needs; or nothing.",
+    )
+    compress: bool = Field(False, description="Write .nii.gz instead of .nii.")
+    overwrite: bool = Field(
+        False,
+        description="Replace the maps of another model that was run with another work_dir.",
+    )
+    allow_empty: bool = Field(
+        False, description="Accept a result without any voxel that could be fitted."
+    )
+    images_per_batch: Count | None = Field(
+        None, description="Images read by one node; planned if absent."
+    )
+    voxels_per_block: Count | None = Field(
+        None, description="Voxels fitted by one node; planned if absent."
+    )
+    minutes_per_job: (
+        Annotated[float, above_zero("a positive number of minutes, such as 10")] | None
+    ) = Field(
+        None,
+        description="Least minutes of one core for a batch and for a block, memory permitting; "
+        "for schedulers that run one job for each node.",
+    )
+    quiet: bool = Field(False, description="Print no summary when the run ends.")
+
+    @field_validator("contrasts", mode="before")
+    @classmethod
+    def _normalise_contrasts(cls, value: Any, info: ValidationInfo) -> Any:
+        return _rename(normalise_contrasts(value), "contrasts", words_of(info))
+
+    def plain(self) -> dict[str, Any]:
+        """Return the fields that have a value, as text and numbers that are read as the same."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        if self.min_percent is not None:
+            data["min_percent"] = _exact_text(self.min_percent)
+        for contrast in data["contrasts"]:
+            contrast.pop("stat_type", None)
+        return data
+
+
+class MixedFields(Fields):
+    """The fields of a mixed model."""
+
+    factors: tuple[FactorFields, ...] = Field(description="Random factors f1, f2, ..., each with:")
+    method: Annotated[str, one_of(METHODS, "is not a method")] = Field(
+        "exact",
+        description="exact (default: Newton steps to a certified optimum), "
+        "or Fisher scoring: pSFS, SFS, pFS, FS.",
+    )
+    reml: bool = Field(
+        True, description="Restricted maximum likelihood (default); false: maximum likelihood."
+    )
+    tol: Annotated[float, above_zero("above 0; give a small number such as 1e-6")] = Field(
+        1e-6, description="Iterations end when the log-likelihood gains less; default 1e-6."
+    )
+    maxnit: Count = Field(10000, description="Most iterations at a voxel; default 10000.")
+    n_starts: Annotated[Count, Field(le=8)] | None = Field(
+        None,
+        description="Starting values tried at a voxel, 1 to 8; chosen by the levels if absent.",
+    )
+    safe_mode: bool = Field(
+        True, description="Drop voxels with no more images than random effects (default)."
+    )
+    with_resms: bool = Field(False, description="Write blmm_vox_resms.")
+
+    @field_validator("factors", mode="before")
+    @classmethod
+    def _normalise_factors(cls, value: Any) -> Any:
+        return normalise_factors(value)
+
+    @field_validator("factors")
+    @classmethod
+    def _check_nesting(cls, value: tuple[FactorFields, ...]) -> tuple[FactorFields, ...]:
+        problems = check_nesting(value)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return value
+
+
+MODELS: Mapping[str, type[Fields]] = {"blm": Fields, "blmm": MixedFields}
+ENTRIES: Mapping[str, type[BaseModel]] = {"contrasts": ContrastFields, "factors": FactorFields}
+
+
+def _rename(items: list[dict[str, Any]], field: str, words: Words) -> list[dict[str, Any]]:
+    """Return mappings whose entries have our names instead of those of a front end."""
+    ours = {words.name(f"{field}.{name}"): name for name in ENTRIES[field].model_fields}
+    return [{ours.get(key, key): value for key, value in item.items()} for item in items]
+
+
+def _exact_text(fraction: Fraction) -> float | str:
+    """Return a number that reads back as the same fraction, or text a/b."""
+    value = float(fraction)
+    return value if Fraction(str(value)) == fraction else str(fraction)
+
+
+class Checked(NamedTuple):
+    """The fields of a model, and what is wrong with them.
+
+    Of what is wrong only that is left out: images or X without a valid value are None, random
+    factors empty, `out_dir` is where relative paths start; in the place of a contrast is one
+    without weights.
+    """
+
+    fields: Fields
+    problems: list[Problem]
+
+
+def check_fields(
+    data: Mapping[str, Any], model: str, words: Words, base: Path | None = None
+) -> Checked:
+    """Check the values of fields.
+
+    Parameters
+    ----------
+    data : mapping
+        Fields by their names here; those that are None count as not given.
+    model : str
+        ``blm`` or ``blmm``.
+    words : Words
+        Of the front end that was given them.
+    base : Path, optional
+        Where relative paths start; default: the current folder.
+    """
+    kind = MODELS[model]
+    given = {name: value for name, value in data.items() if value is not None}
+    context = {"base": base or Path.cwd(), "words": words}
+    try:
+        return Checked(kind.model_validate(given, context=context), [])
+    except ValidationError as error:
+        faults = error.errors()
+    fields = _salvage(given, kind, context, [fault["loc"] for fault in faults])
+    return Checked(fields, [_explain(fault, kind, words) for fault in faults])
+
+
+def _salvage(
+    data: dict[str, Any], kind: type[Fields], context: dict[str, Any], places: list[Any]
+) -> Fields:
+    """Return what is valid of faulty fields, so that its files can be checked too."""
+    base = context["base"]
+    spare = {"images": base, "X": base, "out_dir": base, "contrasts": [{"vector": [1]}]}
+    empty: dict[str, Any] = {"images": None, "X": None, "contrasts": ()}
+    if "factors" in kind.model_fields:
+        spare |= {"factors": [{"factor": base, "design": base}]}
+        empty |= {"factors": ()}
+    faulty = {str(place[0]) for place in places}
+    inner = {place[1] for place in places if place[0] == "contrasts" and len(place) > 1}
+    if inner:
+        items = _rename(normalise_contrasts(data["contrasts"]), "contrasts", context["words"])
+        empty["contrasts"] = tuple(
+            _hold_place(item) if i in inner else ContrastFields(**item)
+            for i, item in enumerate(items)
+        )
+    good = {name: value for name, value in data.items() if name not in faulty}
+    fields = kind.model_validate(spare | good, context=context)
+    return fields.model_copy(update={k: v for k, v in empty.items() if k not in good})
+
+
+def _hold_place(item: dict[str, Any]) -> ContrastFields:
+    """Return a contrast without weights, in place of one that is not valid."""
+    return ContrastFields.model_construct(name=str(item.get("name")), vector=())
+
+
+def _explain(fault: Any, kind: type[Fields], words: Words) -> Problem:
+    """Turn one of pydantic's errors into a sentence."""
+    field, *entries = [str(part) for part in fault["loc"] if not str(part).startswith("function-")]
+    where = _name_place(field, entries)
+    match fault["type"]:
+        case "missing":
+            hint = ", or use blm for a model without random factors" if not entries else ""
+            hint = hint if field == "factors" else ""
+            template = f"{where} is missing; it is a mandatory field{hint}."
+            return Problem(field, template, entry=_end(entries))
+        case "extra_forbidden":
+            parent = ENTRIES[field] if entries else kind
+            return _explain_unknown(fault["loc"], where, parent, words)
+    return Problem(field, f"{where}: {{fault}}.", fault=_describe(fault), entry=_end(entries))
+
+
+def _end(entries: list[str]) -> str:
+    return shorten("".join(entries[1:2]))
+
+
+_NUMBER_TYPES = ("int_type", "int_parsing", "int_parsing_size", "int_from_float", "finite_number")
+_EXPECTED: dict[str, Callable[[Any], str]] = {
+    **dict.fromkeys(_NUMBER_TYPES, lambda _: "a whole number"),
+    "greater_than_equal": lambda limits: f"at least {limits['ge']}",
+    "less_than_equal": lambda limits: f"at most {limits['le']}",
+    "bool_type": lambda _: "true or false",
+    "bool_parsing": lambda _: "true or false",
+    "string_too_short": lambda _: "some text",
+}
+
+
+def _describe(fault: Any) -> str:
+    """Return what was given, and what was expected."""
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"]).rstrip(".")
+    expected = _EXPECTED.get(fault["type"])
+    if expected is None:
+        return f"{show(fault['input'])} was given: {fault['msg'].lower()}".rstrip(".")
+    return f"{show(fault['input'])} was given; expected {expected(fault.get('ctx'))}"
+
+
+def _explain_unknown(
+    place: Sequence[Any], where: str, parent: type[BaseModel], words: Words
+) -> Problem:
+    *above, name = (str(part) for part in place)
+    names = [".".join([*above[:1], each]) for each in parent.model_fields]
+    nearest = find_nearest(name, {words.name(each).lower(): each for each in names})
+    template = f"{where} is not a known field; the nearest known one is {{{nearest}}}."
+    return Problem(str(place[0]), template, entry=shorten(name))
+
+
+def find_nearest(name: str, known: Mapping[str, str]) -> str:
+    """Return what is known, in lower case, by the name that is most like another."""
+    [nearest] = difflib.get_close_matches(name.lower()[:_LONGEST_NAME], known, n=1, cutoff=0)
+    return known[nearest]
+
+
+def _name_place(field: str, entries: list[str]) -> str:
+    """Return how a template names a field, such as ``contrast 2: {entry}`` or ``Z f1 {entry}``."""
+    if not entries or not entries[0].isdigit():
+        return f"{{{field}}}"
+    number = int(entries[0]) + 1
+    if field == "contrasts":
+        return f"contrast {number}" + ": {entry}" * (len(entries) > 1)
+    return f"Z f{number}" + " {entry}" * (len(entries) > 1)

@@ -1,0 +1,118 @@
+"""Make a request of checked fields: every table, label file and list is read, once."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nipype_blm.core.lmm.estimates import MixedOptions
+from nipype_blm.data.kinds import is_image_path
+from nipype_blm.errors import InputError, Problem, Problems, Words
+from nipype_blm.frontends.fields import ContrastFields, FactorFields, Fields, MixedFields
+from nipype_blm.io.tables import explain_path, read_labels, read_path_list, read_table, scan_table
+from nipype_blm.model.contrasts import Contrast
+from nipype_blm.model.request import Factor, ListedPath, Request, Table
+
+# Fields that the request takes as they are.
+_SAME = (
+    *("out_dir", "deficient", "match_rows", "threshold", "zero_is_missing", "analysis_mask"),
+    *("post_mask", "min_n", "min_percent", "with_cov", "two_sided", "minlog", "compress"),
+    *("work_dir", "overwrite", "allow_empty", "keep", "quiet", "max_bytes", "cluster"),
+    *("n_threads", "n_workers", "images_per_batch", "voxels_per_block", "max_blocks"),
+    "minutes_per_job",
+)
+
+
+def make_request(
+    fields: Fields, words: Words, problems: Iterable[str] = (), notices: Sequence[str] = ()
+) -> Request:
+    """Read what fields name.
+
+    Parameters
+    ----------
+    fields : Fields
+        What `check_fields` leaves of faulty ones is good enough.
+    words : Words
+        In which files are told of: those of the user who named them.
+    problems : iterable of str
+        What is wrong with the fields; files add to it.
+    notices : sequence of str
+        What is no fault but may not be meant.
+    """
+    found = Problems(problems)
+    X = _read_X(fields.X, words.name("X"), fields.row_names, found)
+    factors: list[FactorFields] = []
+    estimation, with_resms = None, True
+    if isinstance(fields, MixedFields):
+        factors, with_resms = list(fields.factors), fields.with_resms
+        estimation = MixedOptions(
+            reml=fields.reml,
+            method=fields.method,
+            tol=fields.tol,
+            maxnit=fields.maxnit,
+            safe_mode=fields.safe_mode,
+            n_starts=fields.n_starts,
+        )
+    return Request(
+        X=X,
+        factors=[_read_factor(each, i, fields, found) for i, each in enumerate(factors, 1)],
+        images=_list_files(fields.images, "images", words, found),
+        data_masks=_list_files(fields.data_masks, "data_masks", words, found),
+        contrasts=[make_contrast(each) for each in fields.contrasts],
+        estimation=estimation,
+        with_resms=with_resms,
+        may_ask=fields.row_names is None,
+        files=[fields.X, *(path for each in factors for path in (each.factor, each.design))],
+        notices=notices,
+        faults=found,
+        **{name: getattr(fields, name) for name in _SAME},
+    )
+
+
+def _read_X(
+    path: Path | None, what: str, row_names: str | None, problems: Problems
+) -> Table | None:
+    """Return X, also where single cells are wrong."""
+    found = None if path is None else problems.attempt(scan_table, path, what, row_names)
+    if found is None:
+        return None
+    problems += found[1]
+    return found[0]
+
+
+def _read_factor(
+    factor: FactorFields, number: int, fields: Fields, problems: Problems
+) -> Factor | None:
+    what = f"Z f{number}"
+    labels = problems.attempt(read_labels, factor.factor, f"{what} factor")
+    design = problems.attempt(read_table, factor.design, f"{what} design", fields.row_names, False)
+    if labels is None or design is None:
+        return None
+    source = f"{what} factor {factor.factor}"
+    return Factor(factor.name, labels, design, factor.correlated, factor.nested_in, source)
+
+
+def _list_files(
+    given: Path | Sequence[Path] | None, field: str, words: Words, problems: Problems
+) -> list[ListedPath] | None:
+    return None if given is None else problems.attempt(list_files, given, field, words)
+
+
+def list_files(given: Path | Sequence[Path], field: str, words: Words) -> list[ListedPath]:
+    """Return the files that a field names: a list file, one image, or several."""
+    what = words.name(field)
+    if not isinstance(given, Path):
+        return [ListedPath(path, f"entry {i} of {what}") for i, path in enumerate(given, 1)]
+    if is_image_path(given):
+        fault = explain_path(given, given.name)
+        if fault is not None:
+            raise InputError(Problem(field, f"{{{field}}}: {{fault}}.", fault=fault))
+        return [ListedPath(given, what)]
+    return read_path_list(given, what)
+
+
+def make_contrast(fields: ContrastFields) -> Contrast:
+    """Return a contrast; one without weights holds the place of one that is not valid."""
+    if not fields.vector:
+        return Contrast(fields.name, np.empty((0, 0)), is_f=False)
+    return Contrast(fields.name, np.array(fields.vector), fields.is_f)

@@ -1,0 +1,117 @@
+"""The inputs of Nipype's interfaces: the traits' names of fields."""
+
+from collections.abc import Collection, Mapping
+from decimal import ROUND_UP, Context
+from types import MappingProxyType
+from typing import Any
+
+from nipype_blm.errors import Words, shorten
+from nipype_blm.frontends import blm
+from nipype_blm.frontends.fields import MODELS, Checked, check_fields, find_nearest
+
+GIB = 2**30
+
+# The field of each trait.
+NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "in_files": "images",
+        "design_file": "X",
+        "contrasts": "contrasts",
+        "row_names": "row_names",
+        "match_rows": "match_rows",
+        "mask_file": "analysis_mask",
+        "data_mask_files": "data_masks",
+        "data_mask_thresh": "threshold",
+        "min_percent": "min_percent",
+        "min_n": "min_n",
+        "post_mask_file": "post_mask",
+        "zero_is_missing": "zero_is_missing",
+        "deficient": "deficient",
+        "two_sided": "two_sided",
+        "minlog": "minlog",
+        "output_cov": "with_cov",
+        "max_mem_gb": "max_bytes",
+        "images_per_batch": "images_per_batch",
+        "voxels_per_block": "voxels_per_block",
+        "max_blocks": "max_blocks",
+        "minutes_per_job": "minutes_per_job",
+        "compress": "compress",
+        "overwrite": "overwrite",
+        "allow_empty": "allow_empty",
+        "n_procs": "n_threads",
+        "out_dir": "out_dir",
+        "random_factors": "factors",
+        "reml": "reml",
+        "method": "method",
+        "tol": "tol",
+        "maxnit": "maxnit",
+        "n_starts": "n_starts",
+        "safe_mode": "safe_mode",
+        "resms": "with_resms",
+    }
+)
+
+
+class TraitWords(Words):
+    """Words of those who set inputs of an interface."""
+
+    memory_hint = "give GiB, such as 4"
+
+    def memory(self, n_bytes: int) -> str:
+        """Return memory in GiB."""
+        return f"{n_bytes / GIB:.3g}"
+
+    def budget(self, n_bytes: int) -> str:
+        """Return memory in GiB, rounded up, so that it is enough when it is given."""
+        return f"{float(Context(4, ROUND_UP).create_decimal(n_bytes / GIB)):.4g}"
+
+
+WORDS = TraitWords(
+    {field: trait for trait, field in NAMES.items()}
+    | {name: blm.WORDS.name(name) for name in ("contrasts.stat_type",)}
+)
+
+
+def check(traits: Mapping[str, Any], model: str, **fields: Any) -> Checked:
+    """Check the inputs of an interface that have a value.
+
+    Parameters
+    ----------
+    traits : mapping
+        By their names; those that are no fields are left out.
+    model : str
+        ``blm`` or ``blmm``.
+    **fields
+        Further fields, by the names of `nipype_blm.frontends.fields`.
+    """
+    known = MODELS[model].model_fields
+    data = {
+        NAMES[trait]: _unpack(trait, value)
+        for trait, value in traits.items()
+        if NAMES.get(trait) in known
+    }
+    return check_fields(data | fields, model, WORDS)
+
+
+def _unpack(trait: str, value: Any) -> Any:
+    """Return a value as a field has it: one file by itself, and memory in bytes."""
+    if isinstance(value, list) and trait.endswith("_files"):
+        return value[0] if len(value) == 1 else value
+    if trait != "max_mem_gb":
+        return value
+    n_bytes = value * GIB
+    return round(n_bytes) if 1 <= n_bytes < float("inf") else value
+
+
+def explain_name(name: str, known: Collection[str]) -> str:
+    """Return that a name is not known, and which known one is the nearest.
+
+    Fields of a configuration file are known by their traits.
+    """
+    traits = {field: trait for trait, field in NAMES.items()}
+    names = {**blm.NAMES, **blm.MISSINGNESS}
+    places = {
+        each.lower(): traits[field] for each, field in names.items() if traits.get(field) in known
+    }
+    places |= {each.lower(): each for each in known}
+    return f"{shorten(name)} is no known input; the nearest one is {find_nearest(name, places)}."
