@@ -265,22 +265,20 @@ def _end(config: Any, model: str, quiet: bool, keep: str) -> int:
 
 def _report(config: Any, model: str, quiet: bool) -> int:
     """Say what came out, whichever plugin ran the nodes."""
-    from nipype_blm.report.summary import count_fitted, count_status, read_notices, summarise_run
+    from nipype_blm.report.summary import summarise_run
+    from nipype_blm.results.results import Results
     from nipype_blm.stages.assemble import check_fitted
 
-    counts = count_status(config.outdir, model)
+    results = Results(config.outdir)
     if not quiet:
-        names = [escape_name(contrast.name) for contrast in config.contrasts]
-        print(summarise_run(counts, names, config.outdir))
-    notices = read_notices(config.outdir, model)
+        print(summarise_run(results, map(escape_name, results.contrasts)))
     if not config.allow_empty:
         try:
-            check_fitted(count_fitted(counts), Path(f"{model}_vox_status"), notices)
+            check_fitted(results.n_fitted, Path(f"{model}_vox_status"), results.notices)
         except InputError as error:
             say(f"error: {error}")
             return FAILED
-    for notice in notices:
-        say(f"notice: {notice}")
+    _say_notices(results.notices)
     return OK
 
 

@@ -105,6 +105,28 @@ def make_factors(tables: Sequence[FactorTable]) -> tuple[RandomFactor, ...]:
     return tuple(make(table.config.name) for table in tables)
 
 
+def name_levels(
+    tables: Sequence[FactorTable], factors: Sequence[RandomFactor]
+) -> tuple[tuple[str, ...], ...]:
+    """Return the labels of the levels of each factor, in the order of their numbers.
+
+    That of a nested level begins with the label of the level that it lies in, and a slash.
+    """
+    by_name = {table.config.name: table for table in tables}
+
+    def label_rows(name: str) -> Sequence[str]:
+        config, labels, *_ = by_name[name]
+        if config.nested_in is None:
+            return labels
+        outer = label_rows(config.nested_in)
+        return [f"{one}/{other}" for one, other in zip(outer, labels, strict=True)]
+
+    rows = [(label_rows(factor.name), factor.level) for factor in factors]
+    return tuple(
+        tuple(labels[i] for i in np.unique(level, return_index=True)[1]) for labels, level in rows
+    )
+
+
 def check_factors(
     tables: Sequence[FactorTable | None],
     n_images: int | None,

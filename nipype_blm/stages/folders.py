@@ -9,6 +9,7 @@ from nipype_blm.model.config import BlmmConfig, ModelConfig
 from nipype_blm.model.planning import Plan
 from nipype_blm.private import find_existing, find_obstacle
 from nipype_blm.results.maps import is_map_name
+from nipype_blm.results.names import is_result_name
 
 
 def check_folders(config: ModelConfig, work_folder: Path) -> list[str]:
@@ -42,8 +43,8 @@ def check_overwriting(config: ModelConfig, images: list[ImageEntry]) -> list[str
         model, other = other, model
         given += [path for factor in config.Z for path in (factor.factor, factor.design)]
     folder = _follow(config.outdir)
-    files = [*folder.glob("*.nii*"), *folder.glob("contrasts/*.nii*")]
-    maps = {path for path in files if is_map_name(str(path.relative_to(folder)), model)}
+    files = [*folder.glob("*.nii*"), *folder.glob("contrasts/*.nii*"), *folder.glob("model/*")]
+    maps = {path for path in files if is_result_name(str(path.relative_to(folder)), model)}
     names = {path.name for path in maps}
     given += [path for files in {image.files for image in images} for path in files]
     lost = {

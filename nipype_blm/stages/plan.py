@@ -29,9 +29,9 @@ from nipype_blm.model.contrasts import check_contrasts, check_estimable, check_s
 from nipype_blm.model.costs import Sizes
 from nipype_blm.model.design import check_design, has_possible_sizes
 from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
-from nipype_blm.model.random import FactorTable, check_factors, make_factors
+from nipype_blm.model.random import FactorTable, check_factors, make_factors, name_levels
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
-from nipype_blm.results.maps import is_map_name
+from nipype_blm.results.names import is_result_name
 from nipype_blm.stages.folders import check_disk, check_folders, check_overwriting
 from nipype_blm.stages.images import (
     FoundImages,
@@ -83,6 +83,7 @@ class _Design(NamedTuple):
     names: tuple[str, ...]  # of the columns of X
     factors: tuple[RandomFactor, ...]
     effect_names: tuple[tuple[str, ...], ...]  # of the random effects of each factor
+    level_names: tuple[tuple[str, ...], ...]  # of the levels of each factor
 
 
 @quiet_libraries()
@@ -185,8 +186,10 @@ def _make_spec(
         rows_per_chunk=plan.rows_per_chunk,
         factors=design.factors,
         effect_names=design.effect_names,
+        level_names=design.level_names,
         options=config.estimation if isinstance(config, BlmmConfig) else None,
         with_resms=config.resms if isinstance(config, BlmmConfig) else True,
+        deficient=config.deficient,
     )
 
 
@@ -287,7 +290,7 @@ def is_done(run: PreparedRun, config: ModelConfig) -> bool:
         return False
     extension = ".nii.gz" if config.compress else ".nii"
     stamp = maps_stamp(stamp_files(run).run, pack_contrasts(run.contrasts)[0], extension)
-    return is_published(config.outdir, stamp, partial(is_map_name, model=run.spec.model))
+    return is_published(config.outdir, stamp, partial(is_result_name, model=run.spec.model))
 
 
 def identify_model(run: PreparedRun) -> str:
@@ -303,7 +306,7 @@ def identify_model(run: PreparedRun) -> str:
 def check_out_dir(run: PreparedRun, config: ModelConfig, work_dir: Path) -> None:
     """Raise InputError if the maps would replace those of another model, made elsewhere."""
     claim = Claim(identify_model(run), work_dir, config.overwrite)
-    check_claim(config.outdir, claim, partial(is_map_name, model=run.spec.model))
+    check_claim(config.outdir, claim, partial(is_result_name, model=run.spec.model))
 
 
 def _check_design(table: Table, config: ModelConfig, n_images: int | None) -> list[str]:
@@ -360,9 +363,11 @@ def _arrange_design(
     order: NDArray[np.intp],
 ) -> _Design:
     """Return X and Z with their rows in another order."""
+    tables = [found for found in random if found is not None]
     return _Design(
         table.values[order],
         tuple(table.names),
         tuple(factor._replace(level=factor.level[order], Z=factor.Z[order]) for factor in factors),
-        tuple(tuple(found.names) for found in random if found is not None),
+        tuple(tuple(found.names) for found in tables),
+        name_levels(tables, factors),
     )

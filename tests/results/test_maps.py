@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from nipype_blm.core.factors import RandomFactor
+from nipype_blm.core.factors import RandomFactor, find_intercepts
 from nipype_blm.core.linalg import factorise_design
 from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.data.maps import MapInfo
@@ -18,7 +18,8 @@ from nipype_blm.io.arrayfile import ArrayFile, write_arrays
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
 from nipype_blm.results.blocks import Block
-from nipype_blm.results.maps import DofRange, Map, find_intercepts, is_map_name, list_maps
+from nipype_blm.results.declared import DofRange, Run
+from nipype_blm.results.maps import Map, is_map_name, list_maps
 
 N_OBS = 12
 RNG = np.random.default_rng(0)
@@ -106,7 +107,7 @@ def maps_of(spec: ModelSpec, tests: ContrastSpec, **changes: Any) -> dict[str, M
     """Return the maps of a model by name, if all contrasts are estimable everywhere."""
     n = len(tests.contrasts)
     given: dict[str, Any] = {"dof": [DOF] * n, "has_gaps": [False] * n}
-    return {item.info.name: item for item in list_maps(spec, tests, **given | changes)}
+    return {item.info.name: item for item in list_maps(Run(spec, tests, **given | changes))}
 
 
 # ----------------------------------------------------------------------- shares of intercepts
