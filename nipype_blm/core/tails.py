@@ -108,7 +108,7 @@ def compute_f_tails(f: ArrayLike, df1: ArrayLike, df2: ArrayLike) -> Tails:
 
 def compute_p(log_p: FloatArray) -> FloatArray:
     """Return p of its natural logarithm; 0 where it is too small for a number."""
-    return np.exp(log_p)
+    return np.asarray(np.exp(log_p))
 
 
 def compute_log10_p(log_p: FloatArray, limit: float = math.inf) -> FloatArray:
@@ -121,7 +121,7 @@ def compute_log10_p(log_p: FloatArray, limit: float = math.inf) -> FloatArray:
         Infinite values become this, or minus this; its own sign does not matter.
     """
     values = log_p / -np.log(10)
-    return np.where(np.isinf(values), np.copysign(limit, values), values)
+    return np.asarray(np.where(np.isinf(values), np.copysign(limit, values), values))
 
 
 def _broadcast(*arrays: ArrayLike) -> tuple[FloatArray, ...]:

@@ -15,7 +15,16 @@ _CELL = "style='text-align: left; padding: 0 1em 0 0; vertical-align: top'"
 
 
 class Results(nipype_blm.results.results.Results):
-    __doc__ = nipype_blm.results.results.Results.__doc__
+    """The results of one run of ``blm`` or ``blmm``, as a notebook shows them.
+
+    All else is that of `nipype_blm.results.results.Results`: maps as images and arrays, contrasts
+    by name, X, images, notices.
+
+    Parameters
+    ----------
+    folder : path
+        The outdir of the run.
+    """
 
     def _repr_html_(self) -> str:
         """Return what was fitted, as a table, and the z maps if the extra ``plot`` is there."""

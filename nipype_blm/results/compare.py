@@ -31,9 +31,10 @@ from nipype_blm.model.compare import (
     count_variances,
     describe_mixture,
 )
-from nipype_blm.results.declared import ONE, Declaration
+from nipype_blm.results.declared import Declaration
 from nipype_blm.results.differences import list_differences, match_images
 from nipype_blm.results.results import Results
+from nipype_blm.results.volumes import ONE
 
 # A voxel is left out where the rounding of maps may change Chi2 by more, and p by 5 %.
 MOST_ERROR = 0.1
@@ -181,7 +182,7 @@ def _check_out_dir(out_dir: Path) -> None:
 def _sort_rows(one: Results, other: Results) -> list[RandomFactor]:
     """Return the random factors of a run, with their rows in the order of those of another."""
     order = match_images(one, other).order
-    return [factor._replace(level=factor.level[order], Z=factor.Z[order]) for factor in other.factors]
+    return [f._replace(level=f.level[order], Z=f.Z[order]) for f in other.factors]
 
 
 def _compare_voxels(

@@ -73,7 +73,7 @@ def match_images(one: Results, other: Results) -> Matched:
     images = [[_File(*each[:4]) for each in run.images] for run in runs]
     keys = _find_common_names(*images)
     if keys is None:
-        return Matched(None, [_refuse(runs, "Y_files", _explain(*images, "images"))])
+        return Matched(None, [_refuse(runs, "Y_files", _explain("images", *images))])
     # Rows of an image that is listed twice are told apart by X.
     first, second = (
         sorted(range(len(key)), key=list(zip(key, run.X.tolist(), strict=True)).__getitem__)
@@ -94,7 +94,7 @@ def _compare_masks(one: Results, other: Results, order: NDArray[np.intp]) -> lis
     ]
     keys = _find_common_names(*masks)
     if keys is None:
-        return [_refuse((one, other), "data_mask_files", _explain(*masks, "masks"))]
+        return [_refuse((one, other), "data_mask_files", _explain("masks", *masks))]
     if keys[0] != keys[1]:
         reason = "the same masks for other images"
         return [_refuse((one, other), "data_mask_files", reason)]
@@ -148,7 +148,7 @@ def _list_changed(
     ]
 
 
-def _explain(one: list[_File], other: list[_File], what: str) -> str:
+def _explain(what: str, one: list[_File], other: list[_File]) -> str:
     """Return why two lists do not name the same files."""
     if len(one) != len(other):
         return f"{len(one)} and {len(other)} {what}"

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from nipype_blm.data.maps import MapInfo
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.results.blocks import Block
-from nipype_blm.results.declared import DECLARED, Declaration, Run, Volume, select_declared
+from nipype_blm.results.declared import DECLARED, Declaration, select_declared
+from nipype_blm.results.saved import is_model_file
+from nipype_blm.results.volumes import Run, Volume
 
 
 @dataclass(frozen=True)
@@ -175,3 +177,8 @@ def is_map_name(name: str, model: str) -> bool:
         ends = {each.file.rpartition("}")[2] for each in DECLARED if each.is_of_contrast}
         return stem.startswith("contrast-") and stem.endswith(tuple(ends))
     return folder == "" and stem in {each.name_file(model) for each in select_declared(model)}
+
+
+def is_result_name(name: str, model: str) -> bool:
+    """Return whether a file, relative to the output folder, could be one that a run publishes."""
+    return is_map_name(name, model) or is_model_file(name)

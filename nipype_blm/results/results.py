@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.core.status import VoxelStatus, is_fitted
+from nipype_blm.core.status import VoxelStatus
 from nipype_blm.core.voxels import find_runs
 from nipype_blm.data.images import ImageHeader, ImageReader, read_header, read_mask
 from nipype_blm.data.maps import EXTENSIONS, find_map, load_map, read_sidecar
@@ -159,7 +159,7 @@ class Results(SavedModel):
     @property
     def n_fitted(self) -> int:
         """Number of voxels in the result."""
-        return sum(n for status, n in self.counts.items() if is_fitted(np.uint8(status)))
+        return sum(n for status, n in self.counts.items() if status.is_fitted)
 
     @cached_property
     def header(self) -> ImageHeader:
@@ -225,9 +225,9 @@ class ContrastResults:
         kind = "stat" if kind in ("t", "T", "F", "f") else kind
         try:
             return name_contrast_map(kind, self.label, self.is_f)
-        except ValueError:
+        except ValueError as error:
             kinds = ", ".join(each.name for each in select_declared("blmm", of_contrast=True))
-            raise InputError(f"{kind!r} is no map of a contrast; expected one of {kinds}.") from None
+            raise InputError(f"{kind!r} is no map of a contrast; it has {kinds}.") from error
 
     def path(self, kind: str) -> Path:
         """Return the file of a map."""

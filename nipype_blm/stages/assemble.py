@@ -16,10 +16,10 @@ from nipype_blm.io.publish import Claim, publish
 from nipype_blm.io.specfile import read_contrasts, read_model
 from nipype_blm.io.stamps import maps_stamp
 from nipype_blm.results.blocks import Block, open_blocks
-from nipype_blm.results.declared import DofRange, Run, select_declared
-from nipype_blm.results.maps import Map, list_maps, name_contrast_map
-from nipype_blm.results.names import is_result_name
+from nipype_blm.results.declared import select_declared
+from nipype_blm.results.maps import Map, is_result_name, list_maps, name_contrast_map
 from nipype_blm.results.saved import FOLDER, pack_fitted
+from nipype_blm.results.volumes import DofRange, Run
 from nipype_blm.stages.fitted import describe_fitted
 from nipype_blm.stages.zeros import describe_zeros
 

@@ -9,8 +9,8 @@ import numpy as np
 from nipype_blm.data.manifest import ImageEntry, read_manifest
 from nipype_blm.io.inputs import read_versions
 from nipype_blm.model.spec import NUMERICS
-from nipype_blm.results.declared import Run
 from nipype_blm.results.saved import FittedModel, SavedContrast, SavedImage
+from nipype_blm.results.volumes import Run
 
 
 def describe_fitted(run: Run, batch_files: Sequence[Path | str]) -> FittedModel:

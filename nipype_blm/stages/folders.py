@@ -8,8 +8,7 @@ from nipype_blm.data.manifest import ImageEntry
 from nipype_blm.model.config import BlmmConfig, ModelConfig
 from nipype_blm.model.planning import Plan
 from nipype_blm.private import find_existing, find_obstacle
-from nipype_blm.results.maps import is_map_name
-from nipype_blm.results.names import is_result_name
+from nipype_blm.results.maps import is_map_name, is_result_name
 
 
 def check_folders(config: ModelConfig, work_folder: Path) -> list[str]:

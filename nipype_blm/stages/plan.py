@@ -31,7 +31,7 @@ from nipype_blm.model.design import check_design, has_possible_sizes
 from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
 from nipype_blm.model.random import FactorTable, check_factors, make_factors, name_levels
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
-from nipype_blm.results.names import is_result_name
+from nipype_blm.results.maps import is_result_name
 from nipype_blm.stages.folders import check_disk, check_folders, check_overwriting
 from nipype_blm.stages.images import (
     FoundImages,

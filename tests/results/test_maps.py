@@ -18,8 +18,8 @@ from nipype_blm.io.arrayfile import ArrayFile, write_arrays
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.model.spec import ContrastSpec, ModelSpec
 from nipype_blm.results.blocks import Block
-from nipype_blm.results.declared import DofRange, Run
 from nipype_blm.results.maps import Map, is_map_name, list_maps
+from nipype_blm.results.volumes import DofRange, Run
 
 N_OBS = 12
 RNG = np.random.default_rng(0)
