@@ -138,14 +138,11 @@ def _list_changed(
     if not pairs:
         return []
     a, b = pairs[0]
-    return [
-        _refuse(
-            runs,
-            field,
-            f"{len(pairs)} {what} that had another size or time of modification at the other "
-            f"time, such as {a.path} and {b.path}",
-        )
-    ]
+    reason = (
+        f"{what} of which {len(pairs)} had another size or time of modification when the other "
+        f"model was fitted, such as {a.path} and {b.path}"
+    )
+    return [_refuse(runs, field, reason)]
 
 
 def _explain(what: str, one: list[_File], other: list[_File]) -> str:

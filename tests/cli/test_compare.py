@@ -520,7 +520,10 @@ def empty_one_half_each(fits, plain, larger):
         (list_fewer_images, ["Y_files of", "name 12 and 11 images"]),
         (list_images_in_another_order_than_x, ["X of", "differ: 0 and 1 in row 1, column 2"]),
         (list_another_image, ["different images, such as", "s03.nii and", "t03.nii"]),
-        (make_an_image_anew_between_the_runs, ["name 1 images that had another size or time"]),
+        (
+            make_an_image_anew_between_the_runs,
+            ["of which 1 had another size or time", "s03.nii and "],
+        ),
         (list_another_volume, ["different images, such as", "s03.nii and", "s03.nii, volume 2"]),
         (mask_the_data, ["data_mask_files of", "name 0 and 12 masks"]),
         (change_a_cell_of_x, ["X of", "differ: 0 and 0.5 in row 5, column 2 of the numbers"]),
