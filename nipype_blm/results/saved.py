@@ -113,17 +113,24 @@ class FittedModel:
     notices: Sequence[str] = ()  # what the user should know of the result
 
 
+class _Lines(list[str]):
+    """Lines that end as on Unix; the writer quotes cells with ends of lines of either kind."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n") + "\n")
+
+
 class _Table(NamedTuple):
     words: str
     columns: list[tuple[str, str]]  # name and description; two may have one name
     rows: list[list[Any]]
 
     def format(self) -> bytes:
-        text = io.StringIO()
-        writer = csv.writer(text, delimiter="\t", lineterminator="\n")  # repr of floats
+        lines = _Lines()
+        writer = csv.writer(lines, delimiter="\t")  # repr of floats
         writer.writerow([name for name, _ in self.columns])
         writer.writerows(self.rows)
-        return text.getvalue().encode("utf-8", "surrogateescape")
+        return "".join(lines).encode("utf-8", "surrogateescape")
 
     def describe(self, content: bytes) -> dict[str, Any]:
         columns = [{"Name": name, "Description": words} for name, words in self.columns]

@@ -124,7 +124,11 @@ def test_tables_are_plain_text_with_names_of_columns(tmp_path, fitted):
         "one\tage\n1.0\t0.1\n1.0\t0.3333333333333333\n1.0\t-2e-300\n"
     )
     first, second, _ = read_table(tmp_path, "images.tsv")
-    assert (first["image"], first["mask"], first["mask_volume"]) == ("/data/a.nii", "/data/m.nii", "3")
+    assert (first["image"], first["mask"], first["mask_volume"]) == (
+        "/data/a.nii",
+        "/data/m.nii",
+        "3",
+    )
     assert (second["size"], second["mtime_ns"], second["mask"]) == ("10", "20", "")
     rows = read_table(tmp_path, "contrasts.tsv")
     assert [(row["name"], row["test"], row["row"], row["age"]) for row in rows] == [
@@ -183,7 +187,9 @@ NAMES = ("X.tsv", "images.tsv", "contrasts.tsv", "factor-1.tsv")
 def test_a_copy_without_a_part_is_refused_at_once(tmp_path, fitted, name):
     write_fitted(tmp_path, fitted)
     (tmp_path / "model" / name).unlink()
-    with pytest.raises(InputError, match=rf"model has no {name}, so that only a part .* run it again"):
+    with pytest.raises(
+        InputError, match=rf"model has no {name}, so that only a part .* run it again"
+    ):
         SavedModel(tmp_path)
 
 
@@ -252,7 +258,10 @@ def test_a_folder_may_be_a_link_and_named_by_text(tmp_path, fitted):
     ("name", "is_ours"),
     [
         *((f"model/{name}", True) for name in (*NAMES, "model.json", "factor-12.tsv")),
-        *((f"model/{name}", False) for name in ("X.csv", "factor-.tsv", "factor-1a.tsv", "a/X.tsv")),
+        *(
+            (f"model/{name}", False)
+            for name in ("X.csv", "factor-.tsv", "factor-1a.tsv", "a/X.tsv")
+        ),
         ("X.tsv", False),
         ("models/X.tsv", False),
     ],
