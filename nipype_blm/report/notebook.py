@@ -11,7 +11,7 @@ from nipype_blm.report.figures import plot_z_maps, sort_contrasts
 from nipype_blm.report.summary import list_counts
 
 _MOST_DRAWN = 6  # contrasts; more of them take too long, and are more than a cell shows
-_CELL = "style='text-align: left; padding: 0 1em 0 0; vertical-align: top'"
+_CELL = "style='text-align: left'"
 
 
 class Results(nipype_blm.results.results.Results):

@@ -254,7 +254,7 @@ class SavedModel:
         maps = [name for name in names if "_vox_" in name]
         shown = (maps or names)[:1]
         more = len(names) - len(shown)
-        found = f"It has {shown[0]}{f' and {more} more files' * bool(more)}" if shown else "It is"
+        found = f"It has {shown[0]}{f' and {more} more' * bool(more)}" if shown else "It is"
         reason = ", as of an earlier version, or of a copy that is not complete" if maps else ""
         inputs = self.folder / "inputs.yml"
         again = f" Run it again, as from {inputs}." if inputs.is_file() else " Run it again."

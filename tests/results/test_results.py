@@ -1,7 +1,6 @@
 """A folder of results is enough: for users, figures, summaries and comparisons of models."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -23,6 +22,10 @@ from nipype_blm.report.summary import summarise_run
 from nipype_blm.results import results as results_module
 
 AGE, ANY = "age", "age or <group>"
+
+
+def contents_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(params=["blm", "blmm"])
@@ -145,7 +148,7 @@ def test_it_says_in_a_line_what_it_is(results):
 
 
 def test_a_notebook_shows_tables_and_a_picture_and_nothing_is_left_behind(
-    results, contents_of, monkeypatch, tmp_path
+    results, monkeypatch, tmp_path
 ):
     pytest.importorskip("nilearn", reason="pip install 'nipype_blm[plot]'")
     monkeypatch.setattr(socket.socket, "connect", None)  # no network
@@ -155,7 +158,7 @@ def test_a_notebook_shows_tables_and_a_picture_and_nothing_is_left_behind(
     assert "src='data:image/png;base64,iVBORw0KGgo" in page
     assert "age or &lt;group&gt;" in page
     assert "<group>" not in page
-    for text in ("one, age, group", str(results.folder), f"{results.n_fitted:,}", "fitted"):
+    for text in ("one, age, group", str(results.folder), *map(str, results.counts.values())):
         assert text in page
     assert ("person: 5 levels; one, age" in page) == (results.model == "blmm")
     assert contents_of(results.folder) == before
@@ -184,7 +187,8 @@ def test_the_package_loads_its_reader_only_when_it_is_wanted():
     program = (
         "import sys, nipype_blm\n"
         "before = 'numpy' in sys.modules\n"
-        "print(before, nipype_blm.Results.__name__, 'numpy' in sys.modules, 'nipype' in sys.modules)"
+        "name = nipype_blm.Results.__name__\n"
+        "print(before, name, 'numpy' in sys.modules, 'nipype' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -232,9 +236,8 @@ def test_a_folder_on_a_read_only_disk_is_read(runs, tmp_path, as_ordinary_user):
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True)
-        with pytest.raises(subprocess.CalledProcessError):
-            writing = ["touch", str(folder / "model" / "new")]
-            subprocess.run([*as_ordinary_user, *writing], capture_output=True, check=True)
+        touch = [*as_ordinary_user, "touch", str(folder / "model" / "new")]
+        assert subprocess.run(touch, capture_output=True).returncode != 0
     finally:
         for path in paths:
             path.chmod(0o755)
@@ -258,7 +261,7 @@ def test_a_map_that_was_not_copied_is_named_with_those_that_were(runs, tmp_path)
         InputError, match=r"has no blm_vox_beta\.nii or \.nii\.gz; .* It has mask, "
     ):
         results.image("beta")
-    with pytest.raises(InputError, match="The JSON file beside .*blm_vox_llh.nii cannot be read"):
+    with pytest.raises(InputError, match=r"The JSON file beside .*blm_vox_llh.nii cannot be read"):
         results.describe("llh")
 
 
@@ -365,4 +368,3 @@ def test_a_folder_that_was_handed_on_without_its_hidden_files_is_complete(runs, 
                 path, folder / path.name
             )
     assert nipype_blm.Results(folder).contrasts[AGE].array("z").any()
-    assert os.listdir(folder)

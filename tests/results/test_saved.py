@@ -169,14 +169,14 @@ def test_what_is_no_folder_of_results_is_refused_with_what_is_there(tmp_path):
         SavedModel(tmp_path)
     for name in ("notes.txt", "photos.txt"):
         (tmp_path / name).write_text("")
-    with pytest.raises(InputError, match=r"It has notes\.txt and 1 more files\.$"):
+    with pytest.raises(InputError, match=r"It has notes\.txt and 1 more\.$"):
         SavedModel(tmp_path)
     (tmp_path / "blm_vox_beta.nii").write_text("")
     (tmp_path / "inputs.yml").write_text("")
     with pytest.raises(InputError) as error:
         SavedModel(tmp_path)
     [problem] = error.value.problems
-    assert "It has blm_vox_beta.nii and 3 more files, as of an earlier version" in problem
+    assert "It has blm_vox_beta.nii and 3 more, as of an earlier version" in problem
     assert problem.endswith(f"Run it again, as from {tmp_path}/inputs.yml.")
 
 
@@ -232,7 +232,7 @@ def test_a_model_of_a_later_version_asks_for_it(tmp_path, fitted):
     write_fitted(tmp_path, fitted)
     path = tmp_path / "model" / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"Format": 99}))
-    with pytest.raises(InputError, match="was written by nipype_blm 1, .* update nipype_blm"):
+    with pytest.raises(InputError, match=r"was written by nipype_blm 1, .* update nipype_blm"):
         SavedModel(tmp_path)
 
 
