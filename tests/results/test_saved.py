@@ -16,6 +16,7 @@ from saved_models import load_fitted, write_fitted
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.errors import InputError
+from nipype_blm.interfaces import BLM
 from nipype_blm.results.maps import is_result_name
 from nipype_blm.results.saved import (
     FittedModel,
@@ -355,3 +356,18 @@ def test_the_saved_model_is_the_one_that_was_asked_for(study):
     expected |= {"deficient": "refuse", "method": "exact", "safe_mode": True, "two_sided": False}
     assert saved.options.items() >= expected.items()
     assert saved.versions.keys() >= {"nipype_blm", "numpy", "numba", "python"}
+
+
+def test_values_of_numpy_and_names_with_spaces_are_written_as_text(study):
+    """save_glm_to_bids() of nilearn failed on parameters that JSON does not have."""
+    interface = BLM(**study.traits("blm"))
+    interface.inputs.contrasts = [{"name": "effects of interest", "vector": np.eye(3, dtype=int)}]
+    interface.inputs.data_mask_thresh = np.float32(0.5)
+    interface.inputs.min_percent = np.float64(0.3)
+    interface.inputs.out_dir = str(study.folder / "out")
+    interface.run(cwd=study.folder)
+    saved = SavedModel(study.folder / "out")
+    [contrast] = saved.saved_contrasts
+    assert (contrast.name, contrast.label) == ("effects of interest", "effectsOfInterest")
+    assert_array_equal(contrast.matrix, np.eye(3))
+    assert (saved.options["data_mask_thresh"], saved.options["minimum_n"]) == (0.5, 6)
