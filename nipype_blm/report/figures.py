@@ -165,10 +165,13 @@ def _threshold(contrast: ContrastResults, alpha: float) -> tuple[Any, DrawnContr
     image = contrast.image("z")
     z = image.get_fdata()
     inside = contrast.mask  # voxels at which a contrast is not estimable are 0 and no tests
-    threshold = find_fdr_threshold(z[inside], alpha, two_sided=not contrast.is_f)
+    threshold = np.inf  # where a contrast is estimable nowhere, or nothing was fitted
+    if inside.any():
+        threshold = find_fdr_threshold(z[inside], alpha, two_sided=not contrast.is_f)
     significant = inside & ((z if contrast.is_f else np.abs(z)) >= threshold)
     shown = nib.Nifti1Image(np.where(significant, z, 0.0), image.affine)
-    slices = _choose_slices(shown, nib.Nifti1Image(inside.astype(np.uint8), image.affine))
+    shape = inside if inside.any() else np.ones(inside.shape)
+    slices = _choose_slices(shown, nib.Nifti1Image(shape.astype(np.uint8), image.affine))
     test = "F" if contrast.is_f else "T"
     return shown, DrawnContrast(contrast.name, test, threshold, int(significant.sum()), *slices)
 

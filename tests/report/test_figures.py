@@ -163,6 +163,21 @@ def test_the_maps_of_a_mixed_model_are_drawn_within_its_mask(tmp_path):
     assert drawn.n_voxels == 64
 
 
+def test_a_run_without_any_voxel_is_drawn_without_any(tmp_path):
+    """As allow_empty accepts it; or a contrast that is estimable nowhere."""
+    write_run(tmp_path, {"age": ("T", 6.0), "any": ("F", 6.0)})
+    write_image(tmp_path / "blm_vox_mask.nii", np.zeros(SHAPE, np.uint8))
+    drawn = plot_z_maps(tmp_path, tmp_path / "z.png")
+    assert [(row.threshold, row.n_voxels) for row in drawn] == [(np.inf, 0)] * 2
+    assert count_coloured(tmp_path / "z.png") == (0, 0)
+
+
+def test_only_the_contrasts_that_were_asked_for_are_drawn(tmp_path):
+    write_run(tmp_path, {"age": ("T", 6.0), "any": ("F", 6.0), "old": ("T", 0.01)})
+    drawn = plot_z_maps(tmp_path, tmp_path / "z.png", contrasts=["the old", "the age"])
+    assert [row.name for row in drawn] == ["the old", "the age"]
+
+
 def test_plot_maps_draws_a_row_for_each_map_and_colours_what_is_above_0(tmp_path):
     background = tmp_path / "anatomy.nii"
     write_image(background, np.indices(SHAPE).sum(axis=0).astype(np.float32))
