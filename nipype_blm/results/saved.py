@@ -21,6 +21,7 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import open_input
+from nipype_blm.io.publish import is_unfinished
 
 FOLDER = "model"
 FILE = "model.json"
@@ -242,6 +243,11 @@ class SavedModel:
         if not self.folder.is_dir():
             raise InputError(
                 f"{self.folder} is not a folder; expected the outdir of a run of blm or blmm."
+            )
+        if is_unfinished(self.folder):
+            raise InputError(
+                f"{self.folder} has results of two runs: one is replacing those of another, or was "
+                "interrupted while it did that. Wait until it has ended, or run it again."
             )
         if not os.path.lexists(self.folder / FOLDER / FILE):
             raise InputError(self._describe_absence())

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from saved_models import load_fitted, write_fitted
 
+from nipype_blm.cli.blm import main
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces import BLM
@@ -325,13 +326,37 @@ def test_files_of_a_factor_that_is_gone_are_removed_and_those_of_users_stay(stud
 
 
 def test_a_design_that_the_model_would_replace_is_refused(study, capsys):
-    from nipype_blm.cli.blm import main
-
     folder = study.command("blm", "out")
     path = study.folder / "out.yml"
     path.write_text(path.read_text().replace("design.csv", "out/model/X.tsv"))
     assert main([str(path)]) == 2
     assert f"{folder}/model/X.tsv is read, but the maps would replace it" in capsys.readouterr().err
+
+
+def test_results_of_a_run_that_was_interrupted_while_it_replaced_others_are_refused(
+    study, monkeypatch
+):
+    folder = study.command("blm", "out")
+    moved = []
+
+    def move(source: Path, target: Path) -> Path:
+        if target.parent.name == "out" and target.suffix == ".nii":
+            moved.append(target)
+        if len(moved) > 2:
+            raise KeyboardInterrupt
+        return replace_file(source, target)
+
+    replace_file = Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", move)
+        assert main([str(study.folder / "out.yml"), "--quiet"]) == 0  # nothing to replace
+        path = study.folder / "out.yml"
+        path.write_text(path.read_text() + "data_mask_thresh: 99.5\n")
+        assert main([str(path), "--quiet"]) != 0
+    with pytest.raises(InputError, match="has results of two runs: one is replacing those of"):
+        SavedModel(folder)
+    study.command("blm", "out")
+    assert SavedModel(folder).model == "blm"
 
 
 def test_the_saved_model_is_the_one_that_was_asked_for(study):
