@@ -70,6 +70,7 @@ def mixed_spec(spec):
             RandomFactor("site", level[::-1] // 2, np.ones((10, 1))),
         ),
         effect_names=(("one", "day"), ("one",)),
+        level_names=(("a", "b", "c", "d"), ("Bath", "York")),
         options=MixedOptions(reml=False, method="FS", tol=1e-9, n_starts=4),
         with_resms=False,
     )
@@ -79,7 +80,7 @@ def test_random_factors_and_options_are_read_back(tmp_path, mixed_spec):
     path = tmp_path / "model.blm"
     path.write_bytes(pack_model(mixed_spec)[1])
     read = read_model(path)[1]
-    for field in ("effect_names", "options", "with_resms"):
+    for field in ("effect_names", "level_names", "options", "with_resms"):
         assert getattr(read, field) == getattr(mixed_spec, field)
     for one, other in zip(mixed_spec.factors, read.factors, strict=True):
         assert (other.name, other.correlated) == (one.name, one.correlated)
