@@ -32,7 +32,7 @@ def make_sizes(n_images: int, n_voxels: int, is_mixed: bool) -> Sizes:
         n_images=n_images,
         n_params=10,
         n_voxels=n_voxels,
-        n_grid=GRIDS[n_voxels],
+        n_values=GRIDS[n_voxels],
         image_itemsize=4,
         staged_itemsize=4,
         map_itemsize=4,

@@ -30,7 +30,7 @@ from nipype_blm.model.config import (
 )
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.plugins.options import PoolOptions
-from nipype_blm.stages.compare import MAPS as COMPARISON_MAPS
+from nipype_blm.results.compare import MAPS as COMPARISON_MAPS
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_compare_wf
 
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]

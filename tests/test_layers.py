@@ -15,7 +15,10 @@ import pytest
 CHECKOUT = Path(__file__).parents[1]
 FOLDERS = {"nipype_blm": CHECKOUT / "nipype_blm", "nipype_blm.workflows": CHECKOUT / "workflows"}
 
-LAYERS = ["core", "model", "io", "stages", "report", "interfaces", "workflows", "plugins", "cli"]
+LAYERS = [
+    *("core", "model", "io", "data", "results", "stages"),
+    *("report", "interfaces", "workflows", "plugins", "cli"),
+]
 # In no layer; anyone may import them.
 FREE_MODULES = {
     "nipype_blm",
@@ -26,6 +29,10 @@ FREE_MODULES = {
 }
 CORE_PACKAGES = {"numpy", "scipy", "numba", "llvmlite"}
 NIPYPE_LAYERS = {"interfaces", "workflows", "plugins", "cli"}
+# Those that know of three dimensions, and the modules and words of data that do.
+DIMENSION_LAYERS = {"data", "report"}
+OF_VOLUMES = ("volumes", "grids", "headers", "images")
+WORDS_OF_VOLUMES = {"affine", "grid", "grids", "nifti"}
 SLOW = ("scipy.stats", "pandas", "dask", "distributed", "dask_jobqueue")
 PLOTTING = ("nilearn", "matplotlib")
 
@@ -123,6 +130,12 @@ def is_too_heavy_for_everyone(found: Import) -> bool:
     return found.layer is None and found.at_start and not is_light
 
 
+def is_misplaced_dimension(found: Import) -> bool:
+    """What an image is, and that it has three dimensions, is for data; drawing is for report."""
+    is_of_volumes = found.is_from("nibabel", *(f"nipype_blm.data.{name}" for name in OF_VOLUMES))
+    return is_of_volumes and found.layer not in DIMENSION_LAYERS
+
+
 RULES = {
     is_upwards: f"points upwards: the layers are {' < '.join(LAYERS)}",
     is_not_for_core: f"is not for core, which has {', '.join(sorted(CORE_PACKAGES))}",
@@ -130,6 +143,7 @@ RULES = {
     is_slow_at_start: "is slow to import: import it inside the function that needs it",
     is_not_for_plugins: "is not for plugins, which run the nodes of any workflow",
     is_misplaced_plotting: "belongs inside a function of report",
+    is_misplaced_dimension: "is of volumes: ask the space (nipype_blm.data.space, .kinds)",
     is_too_heavy_for_everyone: "is too heavy: everyone imports this module",
 }
 
@@ -175,7 +189,7 @@ def test_imports_keep_the_rules(layer):
 @pytest.mark.parametrize(
     ("module", "source", "rule"),
     [
-        ("core.ols", "from nipype_blm.io import images", is_upwards),
+        ("core.ols", "from nipype_blm.data import images", is_upwards),
         ("core.ols", "from nipype_blm import model", is_upwards),
         ("core.ols", "from ..io.images import read_image", is_upwards),
         ("core.ols", "def f():\n    import nipype_blm.cli.blm", is_upwards),
@@ -191,6 +205,9 @@ def test_imports_keep_the_rules(layer):
         ("cli.blm", "class A:\n    from distributed import Client", is_slow_at_start),
         ("report.page", "import matplotlib.pyplot as plt", is_misplaced_plotting),
         ("cli.blm", "def f():\n    from nilearn import plotting", is_misplaced_plotting),
+        ("stages.plan", "import nibabel as nib", is_misplaced_dimension),
+        ("stages.plan", "from nipype_blm.data.volumes import VolumeSpace", is_misplaced_dimension),
+        ("results.maps", "def f():\n    from nipype_blm.data import grids", is_misplaced_dimension),
         ("errors", "import numpy", is_too_heavy_for_everyone),
         ("errors", "from .core import ols", is_too_heavy_for_everyone),
     ],
@@ -208,16 +225,47 @@ def test_each_rule_is_enforced(module, source, rule):
         ("core.ols", "from . import linalg\nfrom .linalg import solve"),
         (
             "report.page",
-            "def f():\n    import matplotlib.pyplot\n    from nipype_blm.io import maps",
+            "def f():\n    import matplotlib.pyplot\n    from nipype_blm.data import maps",
         ),
         ("model.spec", "if TYPE_CHECKING:\n    import pandas as pd\ndef f():\n    import pandas"),
         ("interfaces.blm", "from nipype.interfaces.base import traits\nimport nipype_blm.core.ols"),
         ("workflows.blm", "from .parts import init_fit_wf\nfrom nipype_blm.interfaces import blm"),
+        ("stages.plan", "from nipype_blm.data.kinds import open_space"),
+        ("report.page", "import nibabel\nfrom nipype_blm.data.images import ImageReader"),
         ("errors", "import enum\ndef f():\n    from nipype_blm.core import ols"),
     ],
 )
 def test_allowed_imports_are_not_reported(module, source):
     assert not find_faults(read_imports(source, f"nipype_blm.{module}"))
+
+
+def list_names(source: str) -> Iterator[tuple[int, str]]:
+    """Yield each name of a module that code gives or uses, with its line."""
+    for node in ast.walk(ast.parse(source)):
+        for field in ("id", "attr", "arg", "name", "asname"):
+            name = getattr(node, field, None)
+            if isinstance(name, str):
+                yield getattr(node, "lineno", 0), name
+
+
+def test_no_name_outside_of_data_and_report_is_about_three_dimensions():
+    """Spaces other than volumes have none; batch systems (Grid Engine) see no space at all."""
+    without = DIMENSION_LAYERS | {"plugins", "tasks"}
+    faults = [
+        f"{path.relative_to(CHECKOUT)}, line {line}: {name}"
+        for folder in FOLDERS.values()
+        for path in folder.rglob("*.py")
+        if path.relative_to(CHECKOUT).parts[1] not in without
+        for line, name in list_names(path.read_text(encoding="utf-8"))
+        if WORDS_OF_VOLUMES & set(name.lower().split("_"))
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_names_are_listed_wherever_they_stand():
+    source = "from a import b as affine\ndef f(grid): return x.n_grid\nf(grid_size=1)"
+    names = {name for _, name in list_names(source)}
+    assert names == {"affine", "b", "f", "grid", "n_grid", "x", "grid_size"}
 
 
 def test_every_third_party_import_is_declared_in_setup_cfg():

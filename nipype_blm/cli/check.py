@@ -6,8 +6,8 @@ import numpy as np
 
 from nipype_blm.cli.terminal import escape_name
 from nipype_blm.core.factors import RandomFactor
+from nipype_blm.data.spec import ModelSpec
 from nipype_blm.model.contrasts import Contrast
-from nipype_blm.model.spec import ModelSpec
 from nipype_blm.stages.notices import Pair
 from nipype_blm.stages.plan import PreparedRun
 

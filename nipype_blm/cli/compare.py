@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from nipype_blm.model.compare import count_compared, describe_mixture
-    from nipype_blm.stages.compare import compare_models
+    from nipype_blm.results.compare import compare_models
 
     result = compare_models(
         arguments.smaller, arguments.larger, arguments.out, Path.cwd(), arguments.overwrite

@@ -43,7 +43,7 @@ def gather(
 
     Parameters
     ----------
-    volume : array of shape (n_grid,)
+    volume : array of shape (n_values,)
         One image in file order, any real type that `out` represents exactly.
     starts, lengths : integer arrays
         The runs of the mask in file order.

@@ -69,7 +69,7 @@ def count_gaps(
     n_images : int
         Images of all batches.
     positions : array of shape (n_voxels,)
-        Where the voxels lie in the grid.
+        Which values of a file the voxels are.
     counts : ZeroCounts
         Of the images of the batch.
     """

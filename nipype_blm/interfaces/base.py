@@ -35,8 +35,8 @@ from nipype_blm.model.config import (
     parse_config,
 )
 from nipype_blm.model.contrasts import normalise_contrasts
+from nipype_blm.results.maps import MAPS
 from nipype_blm.stages.assemble import NOTICES, AssembledMaps
-from nipype_blm.stages.maps import MAPS
 
 GIB = 2**30
 

@@ -13,6 +13,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from nipype_blm.data.files import stat_file
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces.base import (
     BLMInterface,
@@ -26,7 +27,6 @@ from nipype_blm.interfaces.base import (
     overwrite_trait,
     warn_of,
 )
-from nipype_blm.io.images import stat_file
 from nipype_blm.model.config import BlmConfig, ModelConfig
 
 

@@ -12,7 +12,7 @@ from nipype.interfaces.base import (
 )
 
 from nipype_blm.interfaces.base import BLMInterface, InputSpec, overwrite_trait
-from nipype_blm.stages.compare import MAPS
+from nipype_blm.results.compare import MAPS
 
 
 class _CompareModelsInputSpec(InputSpec):
@@ -62,7 +62,7 @@ class CompareModels(BLMInterface):
     _always_run = True
 
     def _run_interface(self, runtime: Any) -> Any:
-        from nipype_blm.stages.compare import compare_models
+        from nipype_blm.results.compare import compare_models
 
         given = self.inputs.out_dir if isdefined(self.inputs.out_dir) else "comparison"
         out_dir = Path(runtime.cwd, given).resolve()

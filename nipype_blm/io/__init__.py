@@ -1,1 +1,1 @@
-"""The only room that opens files."""
+"""Files of every kind but images."""

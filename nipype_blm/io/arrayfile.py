@@ -154,6 +154,11 @@ class ArrayFile:
                 "help, delete the working directory."
             )
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the arrays."""
+        return list(self._layout)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of an array."""
         return tuple(self._find(name)[1])

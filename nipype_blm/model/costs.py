@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
     n_images: int
     n_params: int
     n_voxels: int  # inside the analysis mask
-    n_grid: int  # voxels of an image
+    n_values: int  # of an image; in a volume, voxels
     image_itemsize: int  # bytes of one value in the files (the largest)
     staged_itemsize: int  # 4 or 8: precision in which values are staged
     map_itemsize: int  # 4 or 8: precision of the maps
@@ -74,7 +74,7 @@ def predict_reading_s(sizes: Sizes, n_images: int) -> float:
     """
     per_byte = GZIP_S_PER_BYTE if sizes.is_compressed else PLAIN_S_PER_BYTE
     per_value = STAGED_S_PER_VALUE + PRODUCT_S_PER_VALUE * sizes.n_params
-    image = sizes.n_grid * sizes.image_itemsize * per_byte + sizes.n_voxels * per_value
+    image = sizes.n_values * sizes.image_itemsize * per_byte + sizes.n_voxels * per_value
     columns_per_image = sizes.n_raneffs / sizes.n_images
     return n_images * (image + sizes.n_voxels * columns_per_image * ZTY_S_PER_VALUE)
 

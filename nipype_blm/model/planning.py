@@ -1,6 +1,5 @@
 """How a run is cut into batches of images and blocks of voxels: one pure function."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,7 +30,7 @@ LEAST_NODE_S = 2.0
 LISTED_BYTES = 1200
 # The interpreter and libraries; never taken to be more than a quarter of the budget.
 BASE_BYTES = 256 * 2**20
-# A voxel of a mask: a number of 64 bits, and whether it is inside.
+# A value of a mask: a number of 64 bits, and whether it is inside.
 MASK_BYTES = 9
 
 
@@ -129,26 +128,29 @@ def plan_run(
     )
 
 
-def check_grid(max_bytes: int, shape: tuple[int, ...], bytes_per_voxel: int) -> None:
+def check_image(max_bytes: int, n_values: int, bytes_per_value: int, what: str) -> None:
     """Refuse images of which one alone is too much, before a mask of their size is read.
 
     Parameters
     ----------
     max_bytes : int
         Memory that one process may use.
-    shape : tuple
-    bytes_per_voxel : int
-        Memory for reading one voxel.
+    n_values : int
+        Of one image.
+    bytes_per_value : int
+        Memory for reading one of them.
+    what : str
+        The images and their size, in words.
 
     Raises
     ------
     InputError
         Naming the least that one image needs.
     """
-    needed = math.prod(shape) * (bytes_per_voxel + MASK_BYTES)
+    needed = n_values * (bytes_per_value + MASK_BYTES)
     if needed > max(_usable(max_bytes), BASE_BYTES):  # less is no harm, and `plan_run` knows more
         raise InputError(
-            f"MAXMEM is {max_bytes} bytes, too little for images of shape {shape}: reading one "
+            f"MAXMEM is {max_bytes} bytes, too little for {what}: reading one "
             f"takes {_budget_for(needed)} bytes.  Give more, or see whether their headers are "
             "right."
         )
@@ -200,7 +202,7 @@ def _budget_for(n_bytes: int) -> int:
 def _image_bytes(sizes: Sizes) -> int:
     """One image as it is read, the file that it is decompressed from, and its mask if any."""
     copies = 1 + sizes.is_compressed  # a file is no larger than its content, or hardly
-    return copies * sizes.n_grid * sizes.image_itemsize + sizes.n_voxels * sizes.staged_itemsize
+    return copies * sizes.n_values * sizes.image_itemsize + sizes.n_voxels * sizes.staged_itemsize
 
 
 def _products_bytes_per_voxel(sizes: Sizes, batch: int) -> int:
@@ -255,7 +257,7 @@ def _model_bytes(sizes: Sizes) -> int:
 
 def _volume_bytes(sizes: Sizes) -> int:
     """One volume of a map, and the positions of its voxels."""
-    return sizes.n_grid * (sizes.map_itemsize + 8)
+    return sizes.n_values * (sizes.map_itemsize + 8)
 
 
 def _zeros_bytes(sizes: Sizes) -> int:
@@ -358,4 +360,4 @@ def _map_bytes(sizes: Sizes) -> int:
     volumes += sum(8 + q + q * q + 2 * sizes.is_mixed for q in sizes.contrast_rows)
     if sizes.is_mixed:  # sigma2 and nit, D and varcomp, icc
         volumes += 2 + 3 * sizes.n_variances
-    return sizes.n_grid * volumes * sizes.map_itemsize
+    return sizes.n_values * volumes * sizes.map_itemsize

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.io.maps import find_map, load_map
+from nipype_blm.data.maps import find_map, load_map
 
 _WIDTH, _ROW_HEIGHT, _TITLE_HEIGHT = 12.0, 1.85, 0.35  # inches
 _DPI = 110

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.status import VoxelStatus, is_fitted
-from nipype_blm.io.maps import load_map, read_sidecar
+from nipype_blm.data.maps import load_map, read_sidecar
 
 
 def count_status(out_dir: Path, model: str = "blm") -> NDArray[np.intp]:

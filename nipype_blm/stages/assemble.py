@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nipype_blm.core.status import VoxelStatus
+from nipype_blm.data.specfile import read_contrasts, read_model
 from nipype_blm.errors import InputError
-from nipype_blm.io.maps import write_map
 from nipype_blm.io.publish import Claim, publish
-from nipype_blm.io.specfile import read_contrasts, read_model
+from nipype_blm.io.stamps import maps_stamp
 from nipype_blm.model.contrasts import file_labels
-from nipype_blm.stages.blocks import Block, open_blocks
-from nipype_blm.stages.maps import (
+from nipype_blm.results.blocks import Block, open_blocks
+from nipype_blm.results.maps import (
     DofRange,
     Map,
     contrast_map_name,
@@ -24,7 +24,6 @@ from nipype_blm.stages.maps import (
     is_map_name,
     list_maps,
 )
-from nipype_blm.stages.stamps import maps_stamp
 from nipype_blm.stages.zeros import describe_zeros
 
 NOTICES = "nipype_blm.notices"  # the logger of what is no fault but may not be meant
@@ -100,8 +99,8 @@ def assemble_maps(
     extension = ".nii.gz" if compress else ".nii"
 
     def write_one(path: Path, item: Map) -> None:
-        volumes = item.assemble(blocks, spec.mask.size)
-        write_map(path, spec.header, spec.shape, item.info, volumes, np.dtype(item.dtype))
+        vectors = item.assemble(blocks, spec.n_voxels)
+        spec.space.write(path, item.info, vectors, np.dtype(item.dtype))
 
     def write(folder: Path) -> None:
         for item in maps:

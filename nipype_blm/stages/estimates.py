@@ -12,12 +12,12 @@ from nipype_blm.core.ols import Estimates, fit_ols
 from nipype_blm.core.products import Products
 from nipype_blm.core.threads import Threads
 from nipype_blm.core.zeros import ZeroCounts, count_gaps
+from nipype_blm.data.spec import ModelSpec
+from nipype_blm.data.specfile import read_model
 from nipype_blm.io.arrayfile import ArrayFile, write_arrays
-from nipype_blm.io.specfile import read_model
-from nipype_blm.model.spec import ModelSpec
+from nipype_blm.io.stamps import batch_stamp, block_stamp
 from nipype_blm.progress import advance
 from nipype_blm.stages.compiling import FITTING_S, MIXED_S, announcing_compilation
-from nipype_blm.stages.stamps import batch_stamp, block_stamp
 
 EstimatesT = TypeVar("EstimatesT", Estimates, MixedEstimates)
 
@@ -78,7 +78,7 @@ class _Batches:
         n_obs: NDArray[np.int32],
     ) -> None:
         self._spec, self._files, self._columns, self._n_obs = spec, files, columns, n_obs
-        self._positions = np.flatnonzero(spec.mask)[columns]
+        self._positions = spec.space.positions[columns]
         self._is_counted = False
         self.zeros = ZeroCounts(*np.zeros((len(ZeroCounts._fields), spec.n_obs), np.int32))
 

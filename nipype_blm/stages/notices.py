@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from nipype_blm.core.linalg import DesignFactor
-from nipype_blm.io.images import identify_file
-from nipype_blm.io.manifest import ImageEntry
+from nipype_blm.data.files import identify_file
+from nipype_blm.data.manifest import ImageEntry
 from nipype_blm.stages.rows import ImageNames, ModelRows
 
 _MOST_NOTICES = 10

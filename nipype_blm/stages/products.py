@@ -13,21 +13,21 @@ from nipype_blm.core.factors import select_rows
 from nipype_blm.core.products import ProductAccumulator
 from nipype_blm.core.threads import ONE_THREAD, Threads
 from nipype_blm.core.voxels import ValueCounts
-from nipype_blm.errors import InputError
-from nipype_blm.io.arrayfile import empty, write_arrays
-from nipype_blm.io.images import ImageReader, header_of_model, quiet_libraries
-from nipype_blm.io.manifest import (
+from nipype_blm.data.libraries import quiet_libraries
+from nipype_blm.data.manifest import (
     ImageEntry,
     check_unchanged,
     must_be_read_in_order,
     read_manifest,
 )
-from nipype_blm.io.specfile import read_model
-from nipype_blm.model.spec import ModelSpec
+from nipype_blm.data.spec import ModelSpec
+from nipype_blm.data.specfile import read_model
+from nipype_blm.errors import InputError
+from nipype_blm.io.arrayfile import empty, write_arrays
+from nipype_blm.io.stamps import batch_stamp
 from nipype_blm.progress import advance
 from nipype_blm.stages.checkpoints import Checkpoint
 from nipype_blm.stages.compiling import READING_S, announcing_compilation
-from nipype_blm.stages.stamps import batch_stamp
 
 _logger = logging.getLogger(__name__)
 
@@ -99,13 +99,11 @@ class _ImageLoader:
     def __init__(
         self, spec: ModelSpec, images: list[ImageEntry], counts: NDArray[np.int64]
     ) -> None:
-        expected = header_of_model(spec.header, spec.shape)
-        starts, lengths = spec.runs
         self._images = images
         self._counts = counts  # the `ValueCounts` of each image in a row
         self._problems: dict[int, InputError] = {}  # by row, what is wrong with its image
-        self._reader = ImageReader(expected, starts, lengths, spec.threshold, spec.zero_is_missing)
-        self._mask_reader = ImageReader(expected, starts, lengths)
+        self._reader = spec.space.make_reader(spec.threshold, spec.zero_is_missing)
+        self._mask_reader = spec.space.make_reader()
         self._values = np.empty((spec.rows_per_chunk, spec.n_voxels), spec.staged_dtype)
         self._in_order = must_be_read_in_order(images)
 

@@ -12,12 +12,12 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.lmm.estimates import MixedEstimates, MixedOptions
 from nipype_blm.core.ols import Estimates
 from nipype_blm.core.threads import Threads
+from nipype_blm.data.specfile import read_contrasts, read_model
 from nipype_blm.io.arrayfile import ArrayFile, write_arrays
-from nipype_blm.io.specfile import read_contrasts, read_model
+from nipype_blm.io.stamps import block_stamp, statistics_stamp
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.stages.compiling import TESTING_S, announcing_compilation
 from nipype_blm.stages.estimates import read_estimates
-from nipype_blm.stages.stamps import block_stamp, statistics_stamp
 
 
 def compute_statistics(

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.zeros import ZeroCounts, ZerosFound, find_zeros_that_look_like_data
-from nipype_blm.io.manifest import read_manifest
-from nipype_blm.model.spec import ModelSpec
-from nipype_blm.stages.blocks import Block
+from nipype_blm.data.manifest import read_manifest
+from nipype_blm.data.spec import ModelSpec
+from nipype_blm.results.blocks import Block
 
 
 def describe_zeros(

@@ -173,7 +173,7 @@ def measure_stages(data: Path, case: tuple[str, int, int, str], repeats: int) ->
         "assembly": predict_assembly_s(run.plan.map_bytes),
     }
     row = dict(zip(("model", "images", "columns", "extension"), case, strict=True))
-    row |= {"voxels": sizes.n_voxels, "grid": sizes.n_grid, "map_bytes": run.plan.map_bytes}
+    row |= {"voxels": sizes.n_voxels, "grid": sizes.n_values, "map_bytes": run.plan.map_bytes}
     row |= {"random_effects": sizes.n_raneffs, "variances": sizes.n_variances}
     for stage, seconds in predicted.items():
         row[f"{stage}_s"] = round(min(found[stage] for found in times), 4)
@@ -191,7 +191,7 @@ def measure_sizes(spec: Any, is_compressed: bool) -> Any:
         n_images=spec.n_obs,
         n_params=spec.n_params,
         n_voxels=spec.n_voxels,
-        n_grid=spec.mask.size,
+        n_values=spec.mask.size,
         image_itemsize=4,
         staged_itemsize=4,
         map_itemsize=4,

@@ -14,7 +14,7 @@ from scipy import stats
 from nipype_blm.cli.compare import main
 from nipype_blm.core.status import VoxelStatus
 from nipype_blm.model.compare import ComparisonStatus
-from nipype_blm.stages.compare import MOST_ERROR
+from nipype_blm.results.compare import MOST_ERROR
 
 N_LEVELS = 4
 CODES = ComparisonStatus

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from nipype_blm.cli.blm import load_config
+from nipype_blm.data.headers import inspect_image
 from nipype_blm.errors import InputError
-from nipype_blm.stages.plan import _read_header_once, prepare_run, write_plan
+from nipype_blm.stages.plan import prepare_run, write_plan
 from nipype_blm.stages.products import compute_products
 
 SHAPE = (4, 3, 2)
@@ -285,10 +286,10 @@ def test_planning_looks_at_a_4d_file_as_often_whatever_its_number_of_volumes(stu
 
         def check():
             config = load_config(study.folder / "blm.yml")
-            _read_header_once.cache_clear()
+            inspect_image.cache_clear()
             prepare_run(config)
 
-        found.append(count_calls(check, "stat", "open", "describe_grid_difference", "read_header"))
+        found.append(count_calls(check, "stat", "open", "describe_difference", "read_header"))
     assert found[0] == found[1]
     assert found[0]["stat"] > 0
 

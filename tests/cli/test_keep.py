@@ -10,8 +10,8 @@ import shutil
 import numpy as np
 import pytest
 
+from nipype_blm.data.images import ImageReader
 from nipype_blm.io.arrayfile import is_empty, is_whole
-from nipype_blm.io.images import ImageReader
 
 SPLIT = {"images_per_batch": 5, "voxels_per_block": 9}  # three batches, three blocks
 MORE = [{"name": "mean", "vector": [1, 0, 0]}, {"name": "age", "vector": [0, 0, 1]}]

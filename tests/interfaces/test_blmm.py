@@ -30,7 +30,7 @@ from nipype_blm.interfaces.base import (
     traits_from_config,
 )
 from nipype_blm.model.config import BlmmConfig
-from nipype_blm.stages.maps import MAPS
+from nipype_blm.results.maps import MAPS
 from nipype_blm.workflows import init_blmm_wf
 
 SHAPE = (4, 3, 2)

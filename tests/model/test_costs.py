@@ -20,7 +20,7 @@ BRAINS = Sizes(
     n_images=1000,
     n_params=4,
     n_voxels=220_998,
-    n_grid=902_629,
+    n_values=902_629,
     image_itemsize=4,
     staged_itemsize=4,
     map_itemsize=4,
@@ -41,7 +41,7 @@ def any_sizes(draw):
         n_images=draw(number),
         n_params=draw(st.integers(1, 60)),
         n_voxels=draw(number),
-        n_grid=draw(number),
+        n_values=draw(number),
         with_cov=draw(st.booleans()),
         is_compressed=draw(st.booleans()),
     )
@@ -63,7 +63,9 @@ def test_costs_of_parts_add_up(predict, sizes, one, other):
 
 
 @given(
-    any_sizes(), st.sampled_from(["n_images", "n_params", "n_voxels", "n_grid", "with_cov"]), number
+    any_sizes(),
+    st.sampled_from(["n_images", "n_params", "n_voxels", "n_values", "with_cov"]),
+    number,
 )
 def test_no_cost_of_a_run_falls_as_the_study_grows(sizes, field, more):
     larger = sizes._replace(
@@ -117,7 +119,7 @@ def test_each_stage_takes_what_was_measured_within_a_factor_of_2(stage):
             n_images=row["images"],
             n_params=row["columns"],
             n_voxels=row["voxels"],
-            n_grid=row["grid"],
+            n_values=row["grid"],
             is_compressed=row["extension"] == ".nii.gz",
         )
         if row["model"] != "blm":

@@ -23,7 +23,7 @@ ALL = Sizes(
     n_images=200,
     n_params=5,
     n_voxels=200_000,
-    n_grid=902_629,
+    n_values=902_629,
     image_itemsize=4,
     staged_itemsize=4,
     map_itemsize=4,
@@ -44,14 +44,14 @@ def random_parts(draw):
 
 @st.composite
 def any_sizes(draw):
-    n_grid = draw(st.integers(1, 10**7))
+    n_values = draw(st.integers(1, 10**7))
     p = draw(st.integers(1, 60))
     mixed = draw(st.none() | random_parts())
     return Sizes(
         n_images=draw(st.integers(p + 1, 10**5)),
         n_params=p,
-        n_voxels=draw(st.integers(1, n_grid)),
-        n_grid=n_grid,
+        n_voxels=draw(st.integers(1, n_values)),
+        n_values=n_values,
         image_itemsize=draw(st.sampled_from([1, 2, 4, 8])),
         staged_itemsize=draw(st.sampled_from([4, 8])),
         map_itemsize=draw(st.sampled_from([4, 8])),
@@ -176,7 +176,7 @@ def test_max_blocks_bounds_the_blocks_where_memory_permits(sizes, max_bytes, mos
 
 
 def test_a_hundred_thousand_images_of_a_million_voxels_are_planned_without_data():
-    sizes = ALL._replace(n_images=100_000, n_voxels=1_000_000, n_grid=1_000_000)
+    sizes = ALL._replace(n_images=100_000, n_voxels=1_000_000, n_values=1_000_000)
     plan = plan_run(sizes, 8 * GIB)
     assert 1 < plan.n_batches < 1000  # each batch costs a process
     assert 1 < plan.n_blocks < 1000
@@ -193,7 +193,7 @@ def test_memory_grows_with_the_rows_of_the_design_and_not_with_the_images():
 
 
 def test_a_million_images_of_a_million_voxels_have_hundreds_of_nodes_and_not_thousands():
-    sizes = ALL._replace(n_images=1_000_000, n_voxels=1_000_000, n_grid=4_000_000)
+    sizes = ALL._replace(n_images=1_000_000, n_voxels=1_000_000, n_values=4_000_000)
     plan = plan_run(sizes, 4 * GIB)
     assert plan.n_batches <= MOST_NODES
     assert plan.n_blocks <= MOST_NODES

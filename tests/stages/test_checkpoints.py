@@ -16,8 +16,8 @@ import pytest
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.products import ProductAccumulator
+from nipype_blm.data.images import ImageReader
 from nipype_blm.errors import InputError
-from nipype_blm.io.images import ImageReader
 from nipype_blm.progress import listening
 from nipype_blm.signals import deferred
 from nipype_blm.stages import checkpoints

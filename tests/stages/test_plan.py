@@ -8,9 +8,10 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from nipype_blm.core.factors import RandomFactor
+from nipype_blm.data.manifest import read_manifest
 from nipype_blm.errors import InputError
-from nipype_blm.io.manifest import read_manifest
-from nipype_blm.stages.plan import list_files, write_plan
+from nipype_blm.stages.images import list_files
+from nipype_blm.stages.plan import write_plan
 
 N_OBS, SHAPE = 12, (4, 3, 2)
 RNG = np.random.default_rng(0)
@@ -33,7 +34,7 @@ def test_both_masks_are_taken_in_the_order_of_the_file(prepare, tmp_path):
         "Missingness": {"Masking": save(tmp_path / "m.nii", allowed, np.uint8)},
     }
     spec = prepare(VALUES, X, **masks).spec
-    assert_array_equal(spec.mask, inside.ravel(order="F"))
+    assert_array_equal(spec.space.mask, inside.ravel(order="F"))
     assert_array_equal(spec.allowed, allowed.ravel(order="F")[inside.ravel(order="F")])
     assert spec.n_voxels == inside.sum()
 

@@ -15,9 +15,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.products import Products
+from nipype_blm.data.images import ImageReader
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import ArrayFile
-from nipype_blm.io.images import ImageReader
 from nipype_blm.stages.plan import PreparedRun, write_plan
 from nipype_blm.stages.products import compute_products
 

@@ -10,11 +10,11 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nipype_blm.core.status import VoxelStatus
+from nipype_blm.data.specfile import read_contrasts, read_model
 from nipype_blm.errors import InputError
+from nipype_blm.io import stamps
 from nipype_blm.io.arrayfile import ArrayFile
-from nipype_blm.io.specfile import read_contrasts, read_model
-from nipype_blm.stages import stamps
-from nipype_blm.stages.blocks import open_blocks
+from nipype_blm.results.blocks import open_blocks
 from nipype_blm.stages.estimates import compute_estimates
 from nipype_blm.stages.plan import PlanFiles, PreparedRun, write_plan
 from nipype_blm.stages.products import compute_products
@@ -77,13 +77,14 @@ def test_blocks_put_together_are_least_squares_at_every_voxel(fit):
     assert len(fitted.products) == 2
     assert len(fitted.estimates) == 3
     blocks = open_all(fitted, fitted.estimates, fitted.statistics)
-    assert_array_equal(np.concatenate([block.voxels for block in blocks]), np.arange(24))
+    voxels = [np.arange(24)[block.voxels] for block in blocks]
+    assert_array_equal(np.concatenate(voxels), np.arange(24))
     values = np.array([image.ravel(order="F") for image in fitted.values])
     assert_array_equal(
         np.concatenate([block.n_obs for block in blocks]), (~np.isnan(values)).sum(axis=0)
     )
-    for block in blocks:
-        assert_array_equal(np.isin(block.voxels, block.fitted), block.status < 10)
+    for block, here in zip(blocks, voxels, strict=True):
+        assert_array_equal(np.isin(here, block.fitted), block.status < 10)
         for j, v in enumerate(block.fitted):
             present = ~np.isnan(values[:, v])
             x, y = X[present], values[present, v]

@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 from nipype_blm.core.mixtures import log_mixture_sf
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces.compare import OUTPUTS, CompareModels
-from nipype_blm.stages.compare import compare_models
+from nipype_blm.results.compare import compare_models
 from nipype_blm.workflows.compare import init_compare_wf
 
 

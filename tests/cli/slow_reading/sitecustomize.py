@@ -25,7 +25,7 @@ def _save_often(module):
     module._SECONDS_BETWEEN = module._TIMES_COST = 0
 
 
-_CHANGES = {"nipype_blm.io.images": _slow_down, "nipype_blm.stages.checkpoints": _save_often}
+_CHANGES = {"nipype_blm.data.images": _slow_down, "nipype_blm.stages.checkpoints": _save_often}
 
 
 class _Finder(MetaPathFinder):

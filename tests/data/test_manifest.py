@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from nipype_blm.errors import InputError
-from nipype_blm.io.files import FileState, write_if_changed
-from nipype_blm.io.images import stat_file
-from nipype_blm.io.manifest import (
+from nipype_blm.data.files import stat_file
+from nipype_blm.data.manifest import (
     ImageEntry,
     check_unchanged,
     format_manifest,
     read_manifest,
 )
+from nipype_blm.errors import InputError
+from nipype_blm.io.files import FileState, write_if_changed
 
 STATE = FileState(11, 1, "12/34 56/78")
 
@@ -36,7 +36,7 @@ def test_names_are_read_back_whatever_the_locale(tmp_path):
     path = tmp_path / "batch.tsv"
     write_if_changed(path, format_manifest(entries).encode())
     code = (
-        "import sys; from pathlib import Path; from nipype_blm.io.manifest import read_manifest; "
+        "import sys; from pathlib import Path; from nipype_blm.data.manifest import read_manifest; "
         "print(ascii(read_manifest(Path(sys.argv[1]))))"
     )
     # What Python takes for the encoding of files is then ASCII.

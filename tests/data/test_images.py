@@ -2,8 +2,6 @@
 
 import bz2
 import gzip
-import os
-import time
 import zlib
 from pathlib import Path
 
@@ -12,19 +10,11 @@ import numpy as np
 import pytest
 
 from nipype_blm.core.voxels import find_runs
+from nipype_blm.data.files import stat_file
+from nipype_blm.data.headers import check_size, read_header
+from nipype_blm.data.images import ImageReader, _decompress_at_once
+from nipype_blm.data.kinds import read_mask
 from nipype_blm.errors import InputError
-from nipype_blm.io.images import (
-    ImageReader,
-    _decompress_at_once,
-    check_size,
-    describe_grid_difference,
-    header_of_model,
-    is_image_path,
-    read_header,
-    read_mask,
-    stat_file,
-)
-from nipype_blm.io.maps import make_template_header
 
 SHAPE = (4, 3, 2)
 AFFINE = np.array([[-2, 0, 0, 90], [0, 2, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1.0]])
@@ -77,7 +67,7 @@ def test_every_type_and_byte_order_is_read(tmp_path, dtype, name):
     path = save(tmp_path / name, make_values(), dtype)
     header = read_header(path)
     assert header.dtype == np.dtype(dtype)
-    assert (header.shape, header.n_volumes, header.n_grid) == (SHAPE, 1, 24)
+    assert (header.shape, header.n_volumes, header.n_values) == (SHAPE, 1, 24)
     np.testing.assert_array_equal(header.affine, AFFINE)
     np.testing.assert_array_equal(read(path), expected_of(make_values()))
 
@@ -300,8 +290,8 @@ def test_a_vector_longer_than_nifti1_allows_is_read_as_freesurfer_writes_it(tmp_
     assert nib.load(path).header["dim"][1] == -1
     header = read_header(path)
     assert header.shape == values.shape
-    out = np.empty(header.n_grid)
-    ImageReader(header, np.array([0]), np.array([header.n_grid])).read(path, 0, out)
+    out = np.empty(header.n_values)
+    ImageReader(header, np.array([0]), np.array([header.n_values])).read(path, 0, out)
     np.testing.assert_array_equal(out, np.where(values == 0, np.nan, values).ravel())
 
 
@@ -744,92 +734,9 @@ def test_a_header_of_an_impossible_shape_is_refused(tmp_path, dims):
         read_header(path)
 
 
-# ---------------------------------------------------------------------------------- grid
-
-
-def header_with(tmp_path, shape=SHAPE, affine=AFFINE):
-    return read_header(save(tmp_path / "grid.nii", np.ones(shape), affine=affine))
-
-
-def test_equal_grids_do_not_differ(tmp_path):
-    one, other = header_with(tmp_path), header_with(tmp_path, (*SHAPE, 5))
-    assert describe_grid_difference(other, one) is None
-
-
-def test_both_shapes_are_named(tmp_path):
-    text = describe_grid_difference(header_with(tmp_path, (4, 3, 3)), header_with(tmp_path))
-    assert "(4, 3, 3)" in text
-    assert "(4, 3, 2)" in text
-
-
-@pytest.mark.parametrize("shift", [0.01, -5])
-def test_both_affines_are_named(tmp_path, shift):
-    affine = AFFINE.copy()
-    affine[0, 3] += shift
-    text = describe_grid_difference(
-        header_with(tmp_path)._replace(affine=affine), header_with(tmp_path)
-    )
-    assert str(np.round(affine, 4).tolist()) in text
-    assert str(AFFINE.tolist()) in text
-
-
-def test_affines_that_differ_little_are_shown_with_the_digits_that_differ(tmp_path):
-    expected = header_with(tmp_path)._replace(shape=(200, 200, 200))
-    affine = AFFINE.copy()
-    affine[0, 1] += 3e-5  # 0.006 mm at the far end
-    text = describe_grid_difference(expected._replace(affine=affine), expected)
-    assert "its affine is [[-2.0, 3e-05, 0.0, 90.0], " in text
-    assert f"expected {AFFINE.tolist()}" in text
-
-
-def test_affines_that_differ_by_rounding_are_equal(tmp_path):
-    affine = AFFINE * (1 + 1e-7)
-    affine[3, 3] = 1
-    header = header_with(tmp_path)
-    assert describe_grid_difference(header._replace(affine=affine), header) is None
-
-
-def test_a_small_rotation_counts_where_it_moves_far_voxels(tmp_path):
-    header = header_with(tmp_path, (200, 200, 200))
-    affine = header.affine.copy()
-    affine[0, 1] += 1e-4  # 0.02 mm at the far end
-    assert "affine" in describe_grid_difference(header._replace(affine=affine), header)
-
-
-SINGULAR = {
-    "all zeros": np.diag([0, 0, 0, 1.0]),
-    "no third axis": np.diag([2, 2, 0, 1.0]),
-    "two equal axes": np.array([[2, 2, 0, 5], [1, 1, 0, 5], [0, 0, 3, 5], [0, 0, 0, 1.0]]),
-}
-
-
-@pytest.mark.parametrize("name", SINGULAR)
-def test_an_affine_that_gives_voxels_no_place_is_refused_even_if_all_images_have_it(tmp_path, name):
-    header = header_with(tmp_path)._replace(affine=SINGULAR[name])
-    text = describe_grid_difference(header, header)
-    assert text == f"its affine is singular: {SINGULAR[name].tolist()}"
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_an_affine_with_values_that_are_not_finite_is_refused_as_such(tmp_path, value):
-    good = header_with(tmp_path)
-    affine = AFFINE.copy()
-    affine[1, 2] = value
-    bad = good._replace(affine=affine)
-    for expected in (good, bad):
-        text = describe_grid_difference(bad, expected)
-        assert text == f"its affine has values that are not finite: {affine.tolist()}"
-
-
-@pytest.mark.parametrize("size", [1e-6, 1e-3, 1e3])
-def test_voxels_of_any_unit_have_a_place(tmp_path, size):
-    header = header_with(tmp_path)._replace(affine=np.diag([size, size, size, 1]))
-    assert describe_grid_difference(header, header) is None
-
-
 @pytest.mark.parametrize("name", ["i.nii", "i.nii.gz", "i.img"])
 def test_an_image_whose_grid_is_not_the_planned_one_is_refused(tmp_path, name):
-    expected = header_with(tmp_path)
+    expected = read_header(save(tmp_path / "expected.nii", make_values()))
     cls = nib.Nifti1Pair if name == "i.img" else nib.Nifti1Image
     path = tmp_path / name
 
@@ -864,64 +771,6 @@ def test_a_volume_that_an_image_does_not_have_is_refused_also_after_a_good_one(
             reader.read(path, volume, out)
 
 
-def test_the_grid_of_a_template_is_that_of_the_image(tmp_path):
-    path = save(tmp_path / "i.nii.gz", make_values((*SHAPE, 3)), ">i2")
-    header = header_of_model(make_template_header(path), SHAPE)
-    assert header.shape == SHAPE
-    np.testing.assert_array_equal(header.affine, AFFINE)
-
-
-# --------------------------------------------------------------------------------- masks
-
-
-@pytest.mark.parametrize("inside", [1, 255, 0.01, -3])
-@pytest.mark.parametrize("outside", [0, np.nan, np.inf])
-def test_inside_a_mask_means_finite_and_not_zero(tmp_path, inside, outside):
-    where = np.random.default_rng(0).random(SHAPE) < 0.5
-    path = save(tmp_path / "m.nii.gz", np.where(where, inside, outside))
-    mask = read_mask(path, header_with(tmp_path), "analysis_mask")
-    np.testing.assert_array_equal(mask, where.ravel(order="F"))
-
-
-def test_a_scaled_integer_mask_is_tested_after_scaling(tmp_path):
-    where = np.random.default_rng(0).random(SHAPE) < 0.5
-    path = save(tmp_path / "m.nii", where * 1.0, "int16", scale=(0.5, -3))
-    mask = read_mask(path, header_with(tmp_path), "analysis_mask")
-    np.testing.assert_array_equal(mask, where.ravel(order="F"))
-
-
-@pytest.mark.parametrize("value", [0, np.nan])
-def test_a_mask_without_a_voxel_is_refused(tmp_path, value):
-    path = save(tmp_path / "m.nii", np.full(SHAPE, value))
-    with pytest.raises(InputError, match=r"analysis_mask .*m\.nii has no voxel"):
-        read_mask(path, header_with(tmp_path), "analysis_mask")
-
-
-@pytest.mark.parametrize(
-    ("shape", "affine", "message"),
-    [
-        ((4, 3, 3), AFFINE, r"shape is \(4, 3, 3\), expected \(4, 3, 2\)"),
-        (SHAPE, np.eye(4), "affine is .* expected"),
-        ((*SHAPE, 2), AFFINE, "2 volumes"),
-    ],
-)
-def test_a_mask_in_another_space_is_refused(tmp_path, shape, affine, message):
-    path = save(tmp_path / "m.nii", np.ones(shape), affine=affine)
-    with pytest.raises(InputError, match=message) as error:
-        read_mask(path, header_with(tmp_path), "analysis_mask")
-    assert f"analysis_mask {path} is not in the space of the images" in str(error.value)
-
-
-def test_a_damaged_mask_is_named(tmp_path):
-    path = save(tmp_path / "m.nii.gz", np.ones(SHAPE))
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(InputError, match=r"m\.nii\.gz is damaged"):
-        read_mask(path, header_with(tmp_path), "analysis_mask")
-
-
-# ---------------------------------------------------------------------------------- rest
-
-
 @pytest.mark.parametrize(
     ("dtype", "scale", "fits"),
     [
@@ -945,51 +794,3 @@ def test_large_integers_are_read_exactly(tmp_path):
     path = tmp_path / "i.nii"
     nib.save(nib.Nifti1Image(values.astype(np.int32), AFFINE), path)
     np.testing.assert_array_equal(read(path), expected_of(values))
-
-
-@pytest.mark.parametrize(
-    ("name", "is_image"),
-    [
-        *((name, True) for name in ("a.nii", "A.NII.GZ", "a.nii.bz2", "a.nii.zst", "a.img")),
-        *((name, True) for name in ("a.hdr", "a.img.gz", "a.hdr.gz", "a.mgz", "a.mgh.gz")),
-        *((name, False) for name in ("nii.txt", "list.gz", "nii")),
-    ],
-)
-def test_images_are_told_from_lists_by_their_names(tmp_path, name, is_image):
-    assert is_image_path(tmp_path / name) == is_image
-
-
-def test_size_and_time_of_a_file_are_returned(tmp_path):
-    path = tmp_path / "a"
-    path.write_bytes(b"123")
-    assert stat_file(path)[:2] == (3, path.stat().st_mtime_ns)
-
-
-@pytest.mark.parametrize("names", [("a.nii",), ("a.hdr", "a.img")])
-@pytest.mark.parametrize("changed", [0, -1])
-def test_a_file_that_another_one_replaces_has_another_state_though_size_and_time_are_the_same(
-    tmp_path, names, changed
-):
-    """Of an image of two files, each counts, whichever is named."""
-    for name in names:
-        (tmp_path / name).write_bytes(b"123")
-    path, before = tmp_path / names[0], stat_file(tmp_path / names[0])
-    assert stat_file(path) == before
-    old = tmp_path / names[changed]
-    new = tmp_path / "new"
-    new.write_bytes(b"321")
-    os.utime(new, ns=(1, old.stat().st_mtime_ns))
-    new.replace(old)
-    assert stat_file(path)[:2] == before[:2]
-    assert stat_file(path) != before
-
-
-def test_a_file_rewritten_in_place_with_its_old_time_has_another_state(tmp_path):
-    path = tmp_path / "a.nii"
-    path.write_bytes(b"123")
-    before = stat_file(path)
-    time.sleep(0.02)  # longer than the kernel's clock for files
-    path.write_bytes(b"321")
-    os.utime(path, ns=(1, before.mtime_ns))
-    assert stat_file(path)[:2] == before[:2]
-    assert stat_file(path) != before

@@ -19,8 +19,10 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from nipype_blm.cli.blm import main
+from nipype_blm.data.files import stat_file
+from nipype_blm.data.headers import check_size, read_header
+from nipype_blm.data.images import ImageReader
 from nipype_blm.errors import InputError
-from nipype_blm.io.images import ImageReader, check_size, read_header, stat_file
 
 SHAPE = (4, 3, 2)
 AFFINE = np.diag([2.0, 2, 2, 1])
@@ -106,11 +108,11 @@ def read_all(path):
     try:
         header = read_header(path)
         check_size(path, header, stat_file(path).size)
-        if header.n_grid * header.bytes_to_read > MAXMEM:  # planning refuses it
+        if header.n_values * header.bytes_to_read > MAXMEM:  # planning refuses it
             return None
-        reader = ImageReader(header, np.array([0]), np.array([header.n_grid]))
+        reader = ImageReader(header, np.array([0]), np.array([header.n_values]))
         for volume in {0, header.n_volumes - 1}:
-            reader.read(path, volume, np.empty(header.n_grid))
+            reader.read(path, volume, np.empty(header.n_values))
     except InputError as error:
         return str(error)
     return None

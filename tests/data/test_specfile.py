@@ -9,10 +9,11 @@ import pytest
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import factorise_design
 from nipype_blm.core.lmm.estimates import MixedOptions
-from nipype_blm.io import specfile
-from nipype_blm.io.specfile import pack_contrasts, pack_model, read_contrasts, read_model
+from nipype_blm.data import specfile
+from nipype_blm.data.spec import ContrastSpec, ModelSpec
+from nipype_blm.data.specfile import pack_contrasts, pack_model, read_contrasts, read_model
+from nipype_blm.data.volumes import VolumeSpace
 from nipype_blm.model.contrasts import Contrast
-from nipype_blm.model.spec import ContrastSpec, ModelSpec
 
 
 @pytest.fixture
@@ -23,9 +24,7 @@ def spec():
     return ModelSpec(
         names=("mean", "Größe"),
         design=factorise_design(X),
-        shape=(3, 2, 2),
-        header=bytes(nib.Nifti1Header().binaryblock),
-        mask=mask,
+        space=VolumeSpace((3, 2, 2), bytes(nib.Nifti1Header().binaryblock), mask),
         allowed=rng.random(mask.sum()) < 0.7,
         minimum_n=3,
         threshold=-np.inf,
@@ -47,7 +46,11 @@ def test_a_model_is_read_back(tmp_path, spec):
     assert read_stamp == stamp
     for field in fields(spec):
         expected, found = getattr(spec, field.name), getattr(read, field.name)
-        if field.name == "design":
+        if field.name == "space":
+            assert type(found) is VolumeSpace
+            assert (found.shape, found.template) == (expected.shape, expected.template)
+            np.testing.assert_array_equal(found.mask, expected.mask)
+        elif field.name == "design":
             for one, other in zip(expected, found, strict=True):
                 np.testing.assert_array_equal(one, other)
         elif isinstance(expected, np.ndarray):
@@ -116,14 +119,15 @@ def test_every_change_of_the_random_part_changes_the_fingerprint(mixed_spec):
 
 
 def test_an_equal_model_has_the_same_fingerprint_and_bytes(spec):
-    assert pack_model(spec) == pack_model(replace(spec, mask=spec.mask.copy()))
+    assert pack_model(spec) == pack_model(
+        replace(spec, space=replace(spec.space, mask=spec.space.mask.copy()))
+    )
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"names": ("mean", "age")},
-        {"shape": (2, 3, 2)},
         {"minimum_n": 4},
         {"threshold": 0.0},
         {"zero_is_missing": False},
@@ -132,11 +136,16 @@ def test_an_equal_model_has_the_same_fingerprint_and_bytes(spec):
         {"with_cov": False},
         {"images_per_batch": 5},
         {"voxels_per_block": 5},
-        {"header": b"\1" * 348},
     ],
 )
 def test_every_change_of_a_model_changes_its_fingerprint(spec, change):
     assert pack_model(replace(spec, **change))[0] != pack_model(spec)[0]
+
+
+@pytest.mark.parametrize("change", [{"shape": (2, 3, 2)}, {"template": b"\1" * 348}])
+def test_every_change_of_the_space_changes_the_fingerprint(spec, change):
+    changed = replace(spec, space=replace(spec.space, **change))
+    assert pack_model(changed)[0] != pack_model(spec)[0]
 
 
 def test_a_version_with_other_numbers_has_other_fingerprints(spec, monkeypatch):
@@ -152,7 +161,7 @@ def test_every_change_of_an_array_changes_the_fingerprint(spec):
     X[3, 1] = np.nextafter(X[3, 1], np.inf)
     changes = [
         {"design": factorise_design(X)},
-        {"mask": ~spec.mask},
+        {"space": replace(spec.space, mask=~spec.space.mask)},
         {"allowed": ~spec.allowed},
     ]
     stamps = {pack_model(replace(spec, **change))[0] for change in changes}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import DesignFactor, FloatArray
 from nipype_blm.core.lmm.estimates import MixedOptions
-from nipype_blm.core.voxels import find_runs
+from nipype_blm.data.space import Space
 from nipype_blm.model.contrasts import Contrast
 
 # Part of every fingerprint: to be raised when the same input gives other estimates.
@@ -20,15 +20,12 @@ NUMERICS = 2
 class ModelSpec:
     """A model without its contrasts; everything that the estimates depend on.
 
-    `header` is the NIfTI-1 header of the maps to be written; masks are in file order.
     Observations are in the order in which they are read.
     """
 
     design: DesignFactor
     names: tuple[str, ...]  # of the columns of X
-    shape: tuple[int, int, int]
-    header: bytes
-    mask: NDArray[np.bool_]  # (n_grid,), the analysis mask
+    space: Space  # its features are the voxels of the analysis mask
     allowed: NDArray[np.bool_]  # (n_voxels,), inside the post-analysis mask
     minimum_n: int
     threshold: float  # values below it are missing
@@ -68,11 +65,6 @@ class ModelSpec:
     def n_voxels(self) -> int:
         """Number of voxels in the analysis mask."""
         return int(self.allowed.size)
-
-    @property
-    def runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Starts and lengths of the runs of the analysis mask."""
-        return find_runs(self.mask)
 
     @property
     def n_batches(self) -> int:

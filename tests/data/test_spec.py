@@ -7,7 +7,8 @@ import pytest
 
 from nipype_blm.core.linalg import factorise_design
 from nipype_blm.core.lmm.estimates import MixedOptions
-from nipype_blm.model.spec import ModelSpec
+from nipype_blm.data.spec import ModelSpec
+from nipype_blm.data.volumes import VolumeSpace
 
 
 def make_spec(images_per_batch=4, voxels_per_block=3):
@@ -17,9 +18,7 @@ def make_spec(images_per_batch=4, voxels_per_block=3):
     return ModelSpec(
         names=("mean", "age"),
         design=factorise_design(X),
-        shape=(3, 2, 2),
-        header=b"",
-        mask=mask,
+        space=VolumeSpace((3, 2, 2), b"", mask),
         allowed=np.ones(mask.sum(), bool),
         minimum_n=0,
         threshold=-np.inf,
@@ -58,9 +57,3 @@ def test_batches_cover_every_observation_once(size):
     rows = [np.arange(10)[spec.batch(i)] for i in range(-(-10 // size))]
     assert all(batch.size for batch in rows)
     np.testing.assert_array_equal(np.concatenate(rows), np.arange(10))
-
-
-def test_runs_describe_the_mask():
-    starts, lengths = make_spec().runs
-    assert starts.tolist() == [1, 4, 10]
-    assert lengths.tolist() == [2, 4, 1]

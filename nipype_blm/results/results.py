@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.core.voxels import find_runs
+from nipype_blm.data.kinds import look_at, open_space, read_mask
+from nipype_blm.data.maps import EXTENSIONS, find_map
 from nipype_blm.errors import InputError, Problems
-from nipype_blm.io.images import ImageReader, describe_grid_difference, read_header, read_mask
-from nipype_blm.io.maps import EXTENSIONS, find_map
 from nipype_blm.io.yamlfile import read_yaml
 from nipype_blm.model.config import BlmConfig, BlmmConfig, ModelConfig, parse_config
 from nipype_blm.model.random import check_factors, make_factors
-from nipype_blm.stages.plan import list_files
+from nipype_blm.stages.images import list_files
 from nipype_blm.stages.rows import name_images, read_rows, sort_rows
 
 
@@ -39,7 +38,7 @@ class Results:
         self.folder = folder.absolute()
         self.config = self._read_config()
         self.prefix = f"{'blmm' if isinstance(self.config, BlmmConfig) else 'blm'}_vox_"
-        self.header = read_header(self.path("llh"))
+        self.space = open_space(self.path("llh"))  # all values of a map
         self.X, self.factors = self._read_rows()
 
     def _read_config(self) -> ModelConfig:
@@ -82,7 +81,7 @@ class Results:
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """Where the model was fitted, in file order."""
-        return read_mask(self.path("mask"), self.header, "The mask")
+        return read_mask(self.path("mask"), look_at(self.path("llh"))[1], "The mask")
 
     def find(self, name: str) -> Path | None:
         """Return the file of a map, if there is one."""
@@ -100,7 +99,7 @@ class Results:
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Return the type of the values of a map."""
-        return read_header(self.path(name)).dtype
+        return look_at(self.path(name))[1].dtype
 
     def read(self, name: str, voxels: NDArray[np.bool_]) -> FloatArray:
         """Return a map at the voxels of a mask, NaN where it is not finite."""
@@ -115,7 +114,7 @@ class Results:
     ) -> NDArray[Any]:
         """Return volumes of a map at the voxels of a mask; ascending ones are read in one pass."""
         path = self.path(name)
-        reader = ImageReader(self.header, *find_runs(voxels), zero_is_missing=False)
+        reader = open_space(self.path("llh"), voxels).make_reader(zero_is_missing=False)
         values = np.empty((len(volumes), np.count_nonzero(voxels)), dtype)
         for row, volume in zip(values, volumes, strict=True):
             reader.read(path, volume, row)
@@ -141,7 +140,7 @@ def list_differences(one: Results, other: Results) -> list[str]:
             f"{one.folder} was fitted by {one.criterion}, but {other.folder} by "
             f"{other.criterion}; fit both with the same reml."
         )
-    difference = describe_grid_difference(other.header, one.header)
+    difference = one.space.describe_difference(other.space)
     if difference is not None:
         problems.append(
             f"The maps of {other.folder} are not on the grid of those of {one.folder}: "

@@ -18,9 +18,10 @@ from nipype_blm.core.likelihoods import (
 from nipype_blm.core.linalg import FloatArray, find_dependent_columns
 from nipype_blm.core.mixtures import log_mixture_sf
 from nipype_blm.core.status import VoxelStatus, is_fitted
+from nipype_blm.data.kinds import pack_space
+from nipype_blm.data.maps import MapInfo, find_map
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import fingerprint
-from nipype_blm.io.maps import MapInfo, find_map, make_template_header, write_map
 from nipype_blm.io.publish import Claim, check_claim, publish
 from nipype_blm.model.compare import (
     ComparisonStatus,
@@ -28,7 +29,7 @@ from nipype_blm.model.compare import (
     count_variances,
     describe_mixture,
 )
-from nipype_blm.stages.results import Results, list_differences
+from nipype_blm.results.results import Results, list_differences
 
 PREFIX = "blmm_vox_"
 MAPS = {
@@ -135,7 +136,7 @@ def _check_out_dir(out_dir: Path) -> None:
 def _compare_voxels(
     smaller: Results, larger: Results, criterion: str
 ) -> tuple[NDArray[np.uint8], Likelihood]:
-    """Return the status and Chi2 of each voxel of the grid."""
+    """Return the status and Chi2 of each voxel of a map."""
     status = np.zeros(smaller.mask.size, np.uint8)
     status[smaller.mask] = ComparisonStatus.NOT_IN_LARGER
     status[larger.mask] = ComparisonStatus.NOT_IN_SMALLER
@@ -267,14 +268,16 @@ def _write(
     """Write maps as those of a run are: in their space and type, compressed or not."""
     source = run.path("llh")
     extension = ".nii.gz" if source.name.endswith(".gz") else ".nii"
-    template, real = make_template_header(source), run.dtype("llh").newbyteorder("=")
+    real = run.dtype("llh").newbyteorder("=")
     typed = [(info, v if v.dtype == np.uint8 else v.astype(real)) for info, v in volumes]
 
     def write(folder: Path) -> None:
         for info, values in typed:
             path = folder / f"{info.name}{extension}"
-            write_map(path, template, run.header.shape, info, [values], values.dtype)
+            run.space.write(path, info, [values], values.dtype)
 
-    parts = [repr(info).encode() + values.tobytes() for info, values in typed]
-    publish(out_dir, fingerprint(extension, template, *parts), claim, write, is_map_name)
+    arrays, options = pack_space(run.space)
+    parts = [repr(options).encode(), *(array.tobytes() for array in arrays.values())]
+    parts += [repr(info).encode() + values.tobytes() for info, values in typed]
+    publish(out_dir, fingerprint(extension, *parts), claim, write, is_map_name)
     return {info.name: out_dir / f"{info.name}{extension}" for info, _ in typed}

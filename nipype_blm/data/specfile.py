@@ -6,24 +6,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import DesignFactor
 from nipype_blm.core.lmm.estimates import MixedOptions
+from nipype_blm.data.kinds import pack_space, unpack_space
+from nipype_blm.data.spec import NUMERICS, ContrastSpec, ModelSpec
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import ArrayFile, fingerprint, pack_arrays
 from nipype_blm.model.contrasts import Contrast
-from nipype_blm.model.spec import NUMERICS, ContrastSpec, ModelSpec
 
-_ARRAYS = ("mask", "allowed")
-_SPECIAL = (*_ARRAYS, "design", "header", "factors", "options")
+_SPECIAL = ("space", "allowed", "design", "factors", "options")
 
 
 def pack_model(spec: ModelSpec) -> tuple[str, bytes]:
     """Return the fingerprint of a model, and the contents of its file."""
-    arrays = {name: np.asarray(getattr(spec, name)) for name in _ARRAYS}
-    arrays |= spec.design._asdict() | {"header": np.frombuffer(spec.header, np.uint8)}
+    of_space, space_options = pack_space(spec.space)
+    arrays = {f"space/{name}": array for name, array in of_space.items()}
+    arrays |= spec.design._asdict() | {"allowed": spec.allowed}
     for i, factor in enumerate(spec.factors):
         arrays |= {f"{i}/level": factor.level, f"{i}/Z": factor.Z}
     options: dict[str, Any] = {
@@ -31,6 +30,7 @@ def pack_model(spec: ModelSpec) -> tuple[str, bytes]:
         for field in fields(spec)
         if field.name not in _SPECIAL
     }
+    options["space"] = space_options
     options["factors"] = [[factor.name, factor.correlated] for factor in spec.factors]
     options["options"] = None if spec.options is None else spec.options._asdict()
     body = b"".join(pack_arrays("", arrays, {"numerics": NUMERICS, "options": options}))
@@ -43,7 +43,7 @@ def _read_model(path: Path, size: int, mtime_ns: int) -> tuple[str, ModelSpec]:
     file = ArrayFile(path)
     design = DesignFactor(*(file.read(name) for name in DesignFactor._fields))
     options: dict[str, Any] = dict(file.meta)
-    options["names"], options["shape"] = tuple(options["names"]), tuple(options["shape"])
+    options["names"] = tuple(options["names"])
     options["effect_names"] = tuple(tuple(names) for names in options["effect_names"])
     options["factors"] = tuple(
         RandomFactor(name, file.read(f"{i}/level"), file.read(f"{i}/Z"), correlated)
@@ -51,9 +51,13 @@ def _read_model(path: Path, size: int, mtime_ns: int) -> tuple[str, ModelSpec]:
     )
     if options["options"] is not None:
         options["options"] = MixedOptions(**options["options"])
-    options |= {name: file.read(name) for name in _ARRAYS}
-    spec = ModelSpec(**options, design=design, header=file.read("header").tobytes())
-    return file.stamp, spec
+    of_space = {
+        name.removeprefix("space/"): file.read(name)
+        for name in file.names
+        if name.startswith("space/")
+    }
+    options["space"] = unpack_space(of_space, options["space"])
+    return file.stamp, ModelSpec(**options, design=design, allowed=file.read("allowed"))
 
 
 def read_model(path: Path | str) -> tuple[str, ModelSpec]:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from nipype_blm import __version__
-from nipype_blm.errors import InputError
-from nipype_blm.io.maps import MapInfo, load_map, make_template_header, write_map
+from nipype_blm.data.headers import read_header
+from nipype_blm.data.maps import MapInfo
+from nipype_blm.data.volumes import VolumeSpace
 
 AFFINE = np.array([[-2, 0, 0, 90], [0, 2.5, 0.5, -126], [0, 0, 3, -72], [0, 0, 0, 1.0]])
 SHAPE = (4, 3, 2)
@@ -21,10 +22,10 @@ def make_image(path, shape=SHAPE, cls=nib.Nifti1Image):
     return path
 
 
-def write(tmp_path, info, volumes, dtype="float32", name="m.nii", shape=SHAPE):
-    template = make_template_header(make_image(tmp_path / "image.nii"))
+def write(tmp_path, info, volumes, dtype="float32", name="m.nii"):
+    space = VolumeSpace.of_file(make_image(tmp_path / "image.nii"))
     path = tmp_path / "new folder" / name
-    write_map(path, template, shape, info, volumes, np.dtype(dtype))
+    space.write(path, info, volumes, np.dtype(dtype))
     return path
 
 
@@ -128,9 +129,9 @@ def test_the_space_is_that_of_the_image_with_its_codes(tmp_path, codes):
     image = nib.Nifti1Image(np.ones(SHAPE, np.int16), None, image.header)
     nib.save(image, tmp_path / "image.nii")
     source = nib.load(tmp_path / "image.nii")
-    template = make_template_header(tmp_path / "image.nii")
     path = tmp_path / "m.nii"
-    write_map(path, template, SHAPE, MapInfo("m", ""), make_volumes(1), np.dtype("f4"))
+    space = VolumeSpace.of_file(tmp_path / "image.nii")
+    space.write(path, MapInfo("m", ""), make_volumes(1), np.dtype("f4"))
     written = nib.load(path)
     np.testing.assert_array_equal(written.affine, source.affine)
     np.testing.assert_array_equal(written.header.get_qform(), source.header.get_qform())
@@ -153,10 +154,18 @@ def test_the_space_is_that_of_the_image_with_its_codes(tmp_path, codes):
 def test_the_space_of_an_image_of_another_format_is_kept(tmp_path, name, cls):
     source = make_image(tmp_path / name, cls=cls)
     path = tmp_path / "m.nii"
-    template = make_template_header(source)
-    write_map(path, template, SHAPE, MapInfo("m", ""), make_volumes(1), np.dtype("f4"))
+    space = VolumeSpace.of_file(source)
+    space.write(path, MapInfo("m", ""), make_volumes(1), np.dtype("f4"))
     # Formats store the affine in single precision or as voxel sizes and angles.
     np.testing.assert_allclose(nib.load(path).affine, nib.load(source).affine, rtol=1e-6, atol=1e-5)
+
+
+def test_the_grid_of_a_space_is_that_of_its_image(tmp_path):
+    source = make_image(tmp_path / "i.nii.gz", (*SHAPE, 3))
+    space = VolumeSpace.of_file(source)
+    assert space.grid.shape == SHAPE
+    np.testing.assert_array_equal(space.grid.affine, AFFINE)
+    assert space.grid.describe_difference(read_header(source)) is None
 
 
 def test_a_grid_longer_than_nifti1_allows_is_written_as_nifti2(tmp_path):
@@ -166,17 +175,10 @@ def test_a_grid_longer_than_nifti1_allows_is_written_as_nifti2(tmp_path):
     values = np.arange(40_000, dtype=np.float32)
     path = tmp_path / "m.nii"
     info = MapInfo("m", "A map.", "z score", volumes=("a", "b"))
-    write_map(path, make_template_header(source), shape, info, [values, -values], np.dtype("f4"))
+    VolumeSpace.of_file(source).write(path, info, [values, -values], np.dtype("f4"))
     image = nib.load(path)
     assert isinstance(image, nib.Nifti2Image)
     assert image.shape == (*shape, 2)
     assert image.header.get_intent()[0] == "z score"
     np.testing.assert_array_equal(image.affine, AFFINE)
     np.testing.assert_array_equal(image.get_fdata()[:, 0, 0, 1], -values)
-
-
-def test_a_map_whose_content_is_still_to_be_fetched_says_so(tmp_path):
-    """Results that were shared as links of git-annex."""
-    (tmp_path / "m.nii").symlink_to(".git/annex/objects/aa/bb/MD5E-s9--ab.nii/MD5E-s9--ab.nii")
-    with pytest.raises(InputError, match=r"m\.nii is not here yet: .* `datalad get "):
-        load_map(tmp_path, "m")

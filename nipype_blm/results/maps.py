@@ -13,10 +13,10 @@ from nipype_blm.core.contrasts import compute_partial_r2
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.status import VoxelStatus
-from nipype_blm.io.maps import MapInfo
+from nipype_blm.data.maps import MapInfo
+from nipype_blm.data.spec import ContrastSpec, ModelSpec
 from nipype_blm.model.contrasts import Contrast, file_labels
-from nipype_blm.model.spec import ContrastSpec, ModelSpec
-from nipype_blm.stages.blocks import Block
+from nipype_blm.results.blocks import Block
 
 # What each map of the whole run holds, and its NIfTI intent.
 _LEAST_SQUARES = {
@@ -88,8 +88,8 @@ class Map:
     # Volumes that are nothing but rounding errors where they are small.
     covariances: frozenset[int] = frozenset()
 
-    def assemble(self, blocks: Sequence[Block], n_grid: int) -> Iterator[NDArray[Any]]:
-        """Yield the volumes in file order, 0 where there is no value.
+    def assemble(self, blocks: Sequence[Block], n_voxels: int) -> Iterator[NDArray[Any]]:
+        """Yield the volumes over the analysis mask, 0 where there is no value.
 
         Raises
         ------
@@ -98,13 +98,13 @@ class Map:
         """
         for number, volume in enumerate(self.volumes):
             has_units = self.info.intent == "estimate" and number not in self.covariances
-            grid = np.zeros(n_grid, self.dtype)
+            vector = np.zeros(n_voxels, self.dtype)
             for block in blocks:
                 values = volume(block)
                 if self.dtype == "float32" and not _fits_single(values, has_units):
                     raise OverflowError(f"{self.info.name} does not fit into single precision.")
-                grid[block.voxels if self.everywhere else block.fitted] = values
-            yield grid
+                vector[block.voxels if self.everywhere else block.fitted] = values
+            yield vector
 
 
 def _fits_single(values: NDArray[Any], has_units: bool) -> bool:

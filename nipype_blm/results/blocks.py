@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.ols import compute_dof
 from nipype_blm.core.status import is_fitted
+from nipype_blm.data.spec import ModelSpec
 from nipype_blm.io.arrayfile import ArrayFile
-from nipype_blm.model.spec import ModelSpec
-from nipype_blm.stages.stamps import block_stamp, statistics_stamp
+from nipype_blm.io.stamps import block_stamp, statistics_stamp
 
 
 @dataclass(frozen=True)
 class Block:
-    """The estimates and statistics of one block, and where its voxels lie in a volume."""
+    """The estimates and statistics of one block, and which of all voxels are in it."""
 
     estimates: ArrayFile
     statistics: ArrayFile
-    voxels: NDArray[np.int64]  # positions in the grid of all voxels of the block
-    fitted: NDArray[np.int64]  # ... and of the fitted ones
+    voxels: slice  # of the analysis mask
+    fitted: NDArray[np.int64]  # numbers of the fitted ones in that mask
     status: NDArray[np.uint8]
     n_obs: NDArray[np.int32]
     dof: NDArray[np.int32]  # images less the rank of X there, at the fitted voxels
@@ -65,14 +65,13 @@ def open_blocks(
     contrasts_stamp: str,
 ) -> list[Block]:
     """Open the files of all blocks; refuse those made from other input."""
-    positions = np.flatnonzero(spec.mask)
     blocks = []
     for number, paths in enumerate(zip(estimates_files, statistics_files, strict=True)):
         estimates = ArrayFile(paths[0], block_stamp(run_stamp, number))
         statistics = ArrayFile(paths[1], statistics_stamp(run_stamp, contrasts_stamp, number))
-        voxels = positions[spec.block(number)]
+        voxels = spec.block(number)
         status, n_obs = estimates.read("status"), estimates.read("n_obs")
-        fitted = voxels[is_fitted(status)]
+        fitted = voxels.start + np.flatnonzero(is_fitted(status))
         dof = compute_dof(status, n_obs, estimates.read("rank"))
         is_mixed = spec.options is not None
         blocks.append(Block(estimates, statistics, voxels, fitted, status, n_obs, dof, is_mixed))

@@ -13,12 +13,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import factorise_design
 from nipype_blm.core.lmm.estimates import MixedOptions
+from nipype_blm.data.maps import MapInfo
+from nipype_blm.data.spec import ContrastSpec, ModelSpec
+from nipype_blm.data.volumes import VolumeSpace
 from nipype_blm.io.arrayfile import ArrayFile, write_arrays
-from nipype_blm.io.maps import MapInfo
 from nipype_blm.model.contrasts import Contrast
-from nipype_blm.model.spec import ContrastSpec, ModelSpec
-from nipype_blm.stages.blocks import Block
-from nipype_blm.stages.maps import DofRange, Map, find_intercepts, is_map_name, list_maps
+from nipype_blm.results.blocks import Block
+from nipype_blm.results.maps import DofRange, Map, find_intercepts, is_map_name, list_maps
 
 N_OBS = 12
 RNG = np.random.default_rng(0)
@@ -34,9 +35,7 @@ def make_spec(*factors: RandomFactor, **changes: Any) -> ModelSpec:
     spec = ModelSpec(
         design=factorise_design(X),
         names=("one", "time", "dose"),
-        shape=(2, 2, 1),
-        header=b"",
-        mask=np.ones(4, bool),
+        space=VolumeSpace((2, 2, 1), b"", np.ones(4, bool)),
         allowed=np.ones(4, bool),
         minimum_n=0,
         threshold=-np.inf,

@@ -5,10 +5,11 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
+from nipype_blm.data.compressed import is_gzip
+from nipype_blm.data.files import stat_file
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import FileState
-from nipype_blm.io.images import is_gzip, stat_file
 
 
 class ImageEntry(NamedTuple):

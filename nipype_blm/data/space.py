@@ -1,0 +1,144 @@
+"""What an observation is: a vector over the features of a space, read from a file.
+
+Whatever implements `Space` can be modelled: the voxels of a mask today, vertices of a surface or
+cells of a table tomorrow.  `nipype_blm.data.kinds` says which files belong to which space.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core.voxels import ValueCounts
+from nipype_blm.data.manifest import ImageEntry
+from nipype_blm.data.maps import MapInfo
+from nipype_blm.io.files import FileState
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Arrays = dict[str, NDArray[Any]]
+Options = dict[str, Any]
+
+NO_MASK = np.empty(0)
+
+
+class Reader(Protocol):
+    """Reads observations; safe in several threads."""
+
+    def read(
+        self, path: Path, volume: int, out: NDArray[Any], inside: NDArray[np.float64] = NO_MASK
+    ) -> ValueCounts:
+        """Read one observation into a row of floats, NaN where missing.
+
+        Parameters
+        ----------
+        path : Path
+        volume : int
+            Number of the observation in the file, from 0.
+        out : float array of shape (n_features,)
+            Receives the values.
+        inside : array of shape (n_features,), optional
+            The observation's own mask, NaN outside.
+
+        Raises
+        ------
+        InputError
+            If the file is missing, damaged, or of another space.
+        """
+
+
+class Space(Protocol):
+    """Where observations have values: the features, in the order of the files."""
+
+    @property
+    def n_features(self) -> int:
+        """Length of an observation."""
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Which of the values in a file the features are, ascending, of shape (n_features,)."""
+
+    def make_reader(self, threshold: float = -np.inf, zero_is_missing: bool = True) -> Reader:
+        """Return what reads observations; values below `threshold` are missing."""
+
+    def write(
+        self,
+        path: Path,
+        info: MapInfo,
+        vectors: Iterable[NDArray[Any]],
+        dtype: np.dtype[Any],
+    ) -> None:
+        """Write a map and its sidecar.
+
+        Parameters
+        ----------
+        path : Path
+            Ends in one of `nipype_blm.data.maps.EXTENSIONS`.
+        info : MapInfo
+        vectors : iterable of arrays of shape (n_features,)
+            The volumes of the map; taken one at a time.
+        dtype : dtype
+            Of the values in the file.
+        """
+
+    def describe_difference(self, other: "Space") -> str | None:
+        """Say in words how another space differs from this one, or None."""
+
+    def find_neighbours(self) -> "csr_array":
+        """Return which features touch: a symmetric Boolean (n_features, n_features) array."""
+
+    # What a saved model keeps.
+
+    def pack(self) -> tuple[Arrays, Options]:
+        """Return all that `unpack` needs; options are what JSON can hold."""
+
+    @classmethod
+    def unpack(cls, arrays: Arrays, options: Options) -> Self:
+        """Return the space that was packed."""
+
+    @classmethod
+    def of_file(cls, path: Path, inside: NDArray[np.bool_] | None = None) -> Self:
+        """Return the space of a file: all its values, or those inside a mask."""
+
+
+class Header(Protocol):
+    """What is known of a file of observations before its values are read."""
+
+    @property
+    def n_volumes(self) -> int:
+        """Observations in the file."""
+
+    @property
+    def n_values(self) -> int:
+        """Values of an observation, before any mask."""
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Memory of a value while it is read."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values in the file."""
+
+    @property
+    def fits_float32(self) -> bool:
+        """Whether float32 holds every value exactly."""
+
+    def describe_size(self) -> str:
+        """Return in words how large observations are."""
+
+    def describe_difference(self, expected: Self | None) -> str | None:
+        """Say how the space differs from the one expected, or what is wrong with it, or None."""
+
+
+class Kind(NamedTuple):
+    """How files of one kind are looked at, before there is a space."""
+
+    space: type[Space]
+    endings: tuple[str, ...]  # of their names, but for compression
+    inspect: Callable[[Path, FileState], Header]
+    # The header that most files have the space of; the first argument is the field.
+    choose: Callable[[str, Sequence[ImageEntry], Sequence[Any]], Header]

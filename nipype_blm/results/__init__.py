@@ -1,0 +1,1 @@
+"""A folder of results: its maps, their one reader, and comparisons of two of them."""

@@ -1,0 +1,94 @@
+"""See whether folders can take what a run writes, and whether anything would be lost."""
+
+import os
+import shutil
+from pathlib import Path
+
+from nipype_blm.data.manifest import ImageEntry
+from nipype_blm.model.config import BlmmConfig, ModelConfig
+from nipype_blm.model.planning import Plan
+from nipype_blm.private import find_existing, find_obstacle
+from nipype_blm.results.maps import is_map_name
+
+
+def check_folders(config: ModelConfig, work_folder: Path) -> list[str]:
+    """Return what prevents writing to the output folder and that of intermediate files."""
+    problems = []
+    obstacle = find_obstacle(config.outdir)
+    if obstacle is not None:
+        problems.append(f"outdir {config.outdir} {obstacle}.")
+    is_within = config.work_dir is None and bool(problems)
+    obstacle = None if is_within else find_obstacle(work_folder)
+    if obstacle is not None:
+        problems.append(f"work_dir {config.work_folder} {obstacle}; choose another work_dir.")
+    if _follow(config.outdir).is_relative_to(_follow(config.workflow_folder)):
+        problems.append(
+            f"outdir {config.outdir} lies in {config.workflow_folder}, a folder for intermediate "
+            "files that may be removed; choose another outdir or work_dir."
+        )
+    return problems
+
+
+def _follow(path: Path) -> Path:
+    """Return where links lead; `Path.resolve` fails if they lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def check_overwriting(config: ModelConfig, images: list[ImageEntry]) -> list[str]:
+    """Return what would be lost: inputs with the place and name of a map, maps of another model."""
+    model, other = "blm", "blmm"
+    given = [config.X, config.analysis_mask, config.Missingness.Masking]
+    if isinstance(config, BlmmConfig):
+        model, other = other, model
+        given += [path for factor in config.Z for path in (factor.factor, factor.design)]
+    folder = _follow(config.outdir)
+    files = [*folder.glob("*.nii*"), *folder.glob("contrasts/*.nii*")]
+    maps = {path for path in files if is_map_name(str(path.relative_to(folder)), model)}
+    names = {path.name for path in maps}
+    given += [path for files in {image.files for image in images} for path in files]
+    lost = {
+        str(path)
+        for path in given
+        if maps
+        and path is not None
+        and (path.name in names or path.is_symlink())
+        and _follow(path) in maps
+    }
+    problems = [
+        f"{path} is read, but the maps would replace it; choose another outdir."
+        for path in sorted(lost)
+    ]
+    others = [path for path in folder.glob(f"{other}_vox_*.nii*") if is_map_name(path.name, other)]
+    if others:  # contrasts and inputs.yml have the same names
+        problems.append(
+            f"outdir {folder} has maps of {other} ({min(others).name}), some of which those of "
+            f"{model} would replace; choose another outdir, or remove them."
+        )
+    return problems
+
+
+def check_disk(plan: Plan, out_dir: Path, work_folder: Path) -> list[str]:
+    """Compare what a run needs with what is free on each disk.
+
+    Intermediate files of an earlier run count as free, because new ones take their place; its
+    maps do not, because they stay until the new ones are complete.
+    """
+    needs = [(work_folder, plan.disk_bytes), (out_dir, plan.map_bytes)]
+    disks: dict[int, list[tuple[Path, int]]] = {}
+    for folder, size in needs:
+        disks.setdefault(find_existing(folder).stat().st_dev, []).append((folder, size))
+    problems = []
+    for needs_of_disk in disks.values():
+        folders, sizes = zip(*needs_of_disk, strict=True)
+        required = sum(sizes)
+        free = shutil.disk_usage(find_existing(folders[0])).free
+        if required > free and work_folder in folders:
+            files = work_folder.rglob("*.blm")
+            free += sum(path.stat().st_size for path in files)
+        if required > free:
+            problems.append(
+                f"The disk of {' and '.join(map(str, folders))} has {free / 1e6:,.1f} MB free, "
+                f"but up to {required / 1e6:,.1f} MB are needed; free some space, or choose a "
+                "folder on another disk."
+            )
+    return problems
