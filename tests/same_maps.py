@@ -126,13 +126,18 @@ def record(out_dir: Path, kept: Path) -> Record:
         is_map = path.name.endswith((".nii", ".nii.gz"))
         if name.parts[0] == "work" or not (is_map or path.suffix == ".json") or path.name[0] == ".":
             continue
-        (kept / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, kept / name)
-        found[str(name)] = hash_map(path) if is_map else hash_sidecar(path)
+        copy = kept / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if is_map:
+            shutil.copy(path, copy)
+        else:  # some name images, which lie in a temporary folder
+            copy.write_text(path.read_text().replace(str(out_dir.parent), "STUDY"))
+        found[str(name)] = hash_map(copy) if is_map else hash_sidecar(copy)
     return found
 
 
 def hash_map(path: Path) -> dict[str, str]:
+    """Return the hashes of header and voxels, decompressed."""
     content = path.read_bytes()
     if path.suffix == ".gz":
         content = gzip.decompress(content)
@@ -141,11 +146,12 @@ def hash_map(path: Path) -> dict[str, str]:
 
 
 def hash_sidecar(path: Path) -> dict[str, str]:
+    """Return the hash of what a sidecar says."""
     return {"text": hash_bytes(json.dumps(read_sidecar(path)).encode())}
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """Return what a sidecar says but for the version; folders are temporary."""
+    """Return what a sidecar says but for the version."""
     said = json.loads(path.read_text())
     said.get("GeneratedBy", {}).pop("Version", None)
     return said
