@@ -34,6 +34,7 @@ def _prepare(
     values: np.ndarray,
     X: np.ndarray,
     factor: RandomFactor | None = None,
+    /,
     **fields: Any,
 ) -> PreparedRun:
     """Plan a model of images (n_obs, x, y, z), NaN being missing; `fields` of a configuration."""
