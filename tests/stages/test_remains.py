@@ -60,6 +60,16 @@ def test_of_a_run_that_has_not_begun_nothing_is_there_and_all_voxels_may_be_fitt
     assert remains.count_voxels() == [10, 10, 4]
 
 
+def test_when_all_images_have_been_read_the_voxels_to_fit_are_known(fit):
+    fitted = fit()
+    for path in fitted.estimates:
+        path.unlink()
+    remains = find(fitted)
+    assert remains.find_batches() == {0, 1, 2}
+    assert remains.find_blocks() == set()
+    assert remains.count_voxels() == count_by_hand()
+
+
 def test_without_the_products_of_a_batch_only_blocks_that_are_there_know_their_voxels(fit):
     fitted = fit()
     fitted.products[1].unlink()
