@@ -2,10 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from children import Program, wait_until
 from hypothesis import settings
 
 os.environ["NIPYPE_NO_ET"] = "1"  # Nipype asks the network for its newest version
@@ -39,6 +40,25 @@ def require_command() -> Callable[[str, str], str]:
         return path
 
     return find
+
+
+@pytest.fixture(name="wait_until")
+def _wait_until() -> Callable[[Callable[[], object], float, str], None]:
+    return wait_until
+
+
+@pytest.fixture
+def start_program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """Function that starts a Python program; it is killed when the test ends."""
+    programs: list[Program] = []
+
+    def start(source: str, *arguments: str) -> Program:
+        programs.append(Program(tmp_path / f"program{len(programs)}", source, *arguments))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.kill()
 
 
 @pytest.fixture

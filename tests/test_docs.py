@@ -29,8 +29,8 @@ from nipype_blm.model.config import (
     MissingnessRules,
 )
 from nipype_blm.model.contrasts import Contrast
-from nipype_blm.plugins.options import PoolOptions
 from nipype_blm.results.compare import MAPS as COMPARISON_MAPS
+from nipype_blm.tasks.options import PoolOptions
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_compare_wf
 
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]

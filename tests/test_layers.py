@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).parents[1]
 FOLDERS = {"nipype_blm": CHECKOUT / "nipype_blm", "nipype_blm.workflows": CHECKOUT / "workflows"}
 
 LAYERS = [
-    *("core", "model", "io", "data", "results", "stages"),
+    *("core", "model", "io", "data", "results", "tasks", "stages"),
     *("report", "interfaces", "workflows", "plugins", "cli"),
 ]
 # In no layer; anyone may import them.
@@ -33,6 +33,13 @@ NIPYPE_LAYERS = {"interfaces", "workflows", "plugins", "cli"}
 DIMENSION_LAYERS = {"data", "report"}
 OF_VOLUMES = ("volumes", "grids", "headers", "images")
 WORDS_OF_VOLUMES = {"affine", "grid", "grids", "nifti"}
+# What knows nothing of voxels, and the rooms that it may use.
+BLIND = {"tasks": ("tasks",), "plugins": ("tasks", "plugins")}
+# Of tasks, what runs without Dask.
+LIGHT_TASKS = {
+    "nipype_blm.tasks",
+    *(f"nipype_blm.tasks.{name}" for name in ("disks", "journal", "runner", "task")),
+}
 SLOW = ("scipy.stats", "pandas", "dask", "distributed", "dask_jobqueue")
 PLOTTING = ("nilearn", "matplotlib")
 
@@ -108,17 +115,23 @@ def is_nipype_too_low(found: Import) -> bool:
     return found.is_from("nipype") and found.layer not in NIPYPE_LAYERS
 
 
+def needs_dask(module: str) -> bool:
+    parts = module.split(".")
+    is_light = ".".join(parts[:3]) in LIGHT_TASKS
+    return layer_of(module) == "plugins" or (layer_of(module) == "tasks" and not is_light)
+
+
 def is_slow_at_start(found: Import) -> bool:
-    # Nobody imports the modules of plugins, which need Dask, before they are wanted.
-    is_slow = found.is_from(*SLOW, "nipype_blm.plugins")
-    return found.at_start and is_slow and found.layer != "plugins"
+    # Nobody imports the modules that need Dask before they are wanted.
+    is_slow = found.is_from(*SLOW) or needs_dask(found.target)
+    return found.at_start and is_slow and not needs_dask(found.module)
 
 
-def is_not_for_plugins(found: Import) -> bool:
-    """Plugins run any workflow, and know nothing of voxels."""
-    allowed = {*FREE_MODULES, "nipype_blm.plugins"} - {"nipype_blm"}
+def is_not_for_tasks(found: Import) -> bool:
+    """Tasks, and plugins that run any workflow on their pools, know nothing of voxels."""
+    allowed = {*FREE_MODULES, *(f"nipype_blm.{layer}" for layer in BLIND.get(found.layer, ()))}
     is_ours = found.package == "nipype_blm"
-    return found.layer == "plugins" and is_ours and not found.is_from(*allowed)
+    return found.layer in BLIND and is_ours and not found.is_from(*allowed - {"nipype_blm"})
 
 
 def is_misplaced_plotting(found: Import) -> bool:
@@ -141,7 +154,7 @@ RULES = {
     is_not_for_core: f"is not for core, which has {', '.join(sorted(CORE_PACKAGES))}",
     is_nipype_too_low: f"is for {', '.join(sorted(NIPYPE_LAYERS))} only",
     is_slow_at_start: "is slow to import: import it inside the function that needs it",
-    is_not_for_plugins: "is not for plugins, which run the nodes of any workflow",
+    is_not_for_tasks: "is not for tasks and plugins, which know nothing of voxels",
     is_misplaced_plotting: "belongs inside a function of report",
     is_misplaced_dimension: "is of volumes: ask the space (nipype_blm.data.space, .kinds)",
     is_too_heavy_for_everyone: "is too heavy: everyone imports this module",

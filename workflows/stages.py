@@ -1,15 +1,15 @@
 """The nodes that all models have, and their edges."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from nipype_blm.errors import InputError
-from nipype_blm.interfaces.base import explain_name
 from nipype_blm.interfaces.blm import (
+    PLAN_OUTPUTS,
     AssembleMaps,
     ComputeContrasts,
     ComputeProducts,
@@ -19,10 +19,8 @@ from nipype_blm.interfaces.blm import (
 from nipype_blm.model.config import PLAN_FOLDER
 
 from .nodes import FileMapNode, FreshNode
+from .parameters import Parameters
 
-# Of the builders, beside the traits of the plan.
-_PARAMETERS = ("out_dir", "n_procs", "max_mem_gb", "mem_gb", "copy_inputs", "keep", "name")
-KEPT = ("contrasts", "all")  # nothing: Nipype needs what is in the folders of its nodes
 CHECKPOINTS = "checkpoints"  # of batches that are being read
 
 
@@ -30,7 +28,6 @@ class Model(NamedTuple):
     """What differs between the workflows of models."""
 
     plan: type[PlanBLM]
-    fit: type[FitModel]
     assemble: type[AssembleMaps]
     inputs: Sequence[str]  # of the workflow
     outputs: Sequence[str]
@@ -42,58 +39,38 @@ def find_files(workflow_folder: Path, name: str, n: int) -> list[Path]:
     return [elements / f"_{name}{i}" / f"{name}.blm" for i in range(n)]
 
 
-def build_model_wf(
-    model: Model,
-    *,
-    out_dir: str | Path | None,
-    n_procs: int,
-    max_mem_gb: float,
-    mem_gb: float | None,
-    compress: bool,
-    overwrite: bool,
-    allow_empty: bool,
-    copy_inputs: bool,
-    keep: str,
-    name: str,
-    options: dict[str, Any],
-) -> Workflow:
-    """Build the workflow of a model; `options` are further traits of its plan."""
-    known = {*model.plan.input_spec().copyable_trait_names(), *_PARAMETERS}
-    for option in options:
-        if option not in known:
-            raise InputError(explain_name(option, known))
-    if keep not in KEPT:
-        raise InputError(f"keep={keep!r} was given; choose one of {', '.join(KEPT)}.")
-    assemble_maps = model.assemble(compress=compress, overwrite=overwrite, allow_empty=allow_empty)
-    recorded = {"keep": keep}
-    if out_dir is not None:
-        assemble_maps.inputs.out_dir = recorded["outdir"] = str(Path(out_dir).absolute())
-    options = options | {"recorded_fields": recorded | options.get("recorded_fields", {})}
-    inputnode = Node(IdentityInterface(fields=list(model.inputs)), name="inputnode")
-    outputnode = Node(IdentityInterface(fields=list(model.outputs)), name="outputnode")
-    resources: dict[str, Any] = {"n_procs": n_procs, "mem_gb": mem_gb or max_mem_gb}
+def build_model_wf(model: Model, parameters: Parameters) -> Workflow:
+    """Build the workflow of a model, whose first node plans."""
+    given = {name: value for name, value in asdict(parameters).items() if value is not None}
+    known = model.plan.input_spec().copyable_trait_names()
+    traits = {name: value for name, value in given.items() if name in known}
+    traits |= _find_out_dir(parameters)
     # Beside the node's own folder, which is emptied whenever the node runs.
-    plan = FreshNode(
-        model.plan(
-            max_mem_gb=max_mem_gb,
-            compress=compress,
-            overwrite=overwrite,
-            allow_empty=allow_empty,
-            plan_dir=f"../{PLAN_FOLDER}",
-            **options,
-        ),
-        name="plan",
-        mem_gb=0.5,
-    )
+    plan = FreshNode(model.plan(plan_dir=f"../{PLAN_FOLDER}", **traits), name="plan", mem_gb=0.5)
+    inputnode = Node(IdentityInterface(fields=list(model.inputs)), name="inputnode")
+    workflow = connect_stages(model, plan, parameters)
+    workflow.connect([(inputnode, plan, _same(*model.inputs))])
+    return workflow
+
+
+def hold_plan(**outputs: Any) -> Node:
+    """Return a node in place of one that plans, which has a plan that is there."""
+    return Node(IdentityInterface(fields=list(PLAN_OUTPUTS), **outputs), name="plan")
+
+
+def connect_stages(model: Model, plan: Node, parameters: Parameters) -> Workflow:
+    """Build all that comes after the node `plan`, of which `parameters` say nothing here."""
+    n_procs, mem_gb = parameters.n_procs, parameters.mem_gb or parameters.max_mem_gb
+    resources: dict[str, Any] = {"n_procs": n_procs, "mem_gb": mem_gb}
     products = FileMapNode(
-        # Beside the folders of all batches, for the same reason.
+        # Beside the folders of all batches, which are emptied, too.
         ComputeProducts(n_procs=n_procs, checkpoint_dir=f"../../{CHECKPOINTS}"),
         iterfield=["batch_file"],
         name="products",
         **resources,
     )
     estimates = FileMapNode(
-        model.fit(n_procs=n_procs), iterfield=["block"], name="estimates", **resources
+        FitModel(n_procs=n_procs), iterfield=["block"], name="estimates", **resources
     )
     contrasts = FileMapNode(
         ComputeContrasts(n_procs=n_procs),
@@ -101,13 +78,19 @@ def build_model_wf(
         name="contrasts",
         **resources,
     )
+    assemble_maps = model.assemble(
+        compress=parameters.compress,
+        overwrite=parameters.overwrite,
+        allow_empty=parameters.allow_empty,
+        **_find_out_dir(parameters),
+    )
     assemble = FreshNode(assemble_maps, name="assemble", mem_gb=0.5)
+    outputnode = Node(IdentityInterface(fields=list(model.outputs)), name="outputnode")
 
-    workflow = Workflow(name=name)
+    workflow = Workflow(name=parameters.name)
     shared = _same("model_file", "fingerprint")
     workflow.connect(
         [
-            (inputnode, plan, _same(*model.inputs)),
             (plan, products, [*_same("model_file", "max_threads"), ("batch_files", "batch_file")]),
             (plan, estimates, [*shared, *_same("batch_files"), ("blocks", "block")]),
             (products, estimates, [("out_file", "products_files")]),
@@ -119,11 +102,17 @@ def build_model_wf(
             (assemble, outputnode, _same(*model.outputs)),
         ]
     )
-    if copy_inputs:
+    if parameters.copy_inputs:
         workflow.connect(plan, "inputs_file", assemble, "inputs_file")
-    if keep == "contrasts":
+    if parameters.keep == "contrasts":
         workflow.connect(products, "out_file", assemble, "products_files")
     return workflow
+
+
+def _find_out_dir(parameters: Parameters) -> dict[str, str]:
+    """Return the trait of a folder for the maps, if there is one."""
+    given = parameters.out_dir
+    return {} if given is None else {"out_dir": str(Path(given).absolute())}
 
 
 def _same(*names: str) -> list[tuple[str, str]]:

@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 
-from nipype_blm.cli import blm
+from nipype_blm.cli import fit
+from nipype_blm.cli.command import run_process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    return blm.main(argv, "blmm")
+    return fit.main(argv, "blmm")
 
 
 def command() -> None:
     """Run `main` as a process of its own."""
-    blm.command("blmm")
+    run_process(main)
 
 
 if __name__ == "__main__":

@@ -1,54 +1,55 @@
-"""``blmm_compare SMALLER LARGER OUT``: test one model against another at every voxel."""
+"""``blmm_compare`` and ``nipype-blm compare``: test one model against another at every voxel."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from nipype_blm import __version__
-from nipype_blm.cli.blm import OK, report_errors, say
+from nipype_blm.cli.command import (
+    FAILED,
+    OK,
+    add_running_options,
+    check_running_options,
+    describe,
+    report_errors,
+    run_process,
+    say,
+    say_notices,
+)
 from nipype_blm.cli.terminal import steady_streams
+from nipype_blm.errors import InputError
+
+_DESCRIPTION = (
+    "Likelihood-ratio test of two nested models at every voxel, from the results of blm and blmm.  "
+    "Both models need the same images, the same X and one random factor at most."
+)
+_INTERRUPTED = "No map was written."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     with steady_streams():
-        arguments = _make_parser().parse_args(argv)
-        return report_errors(partial(_compare, arguments), interrupted="No map was written.")
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    from nipype_blm.model.compare import count_compared, describe_mixture
-    from nipype_blm.results.compare import compare_models
-
-    result = compare_models(
-        arguments.smaller, arguments.larger, arguments.out, Path.cwd(), arguments.overwrite
-    )
-    for notice in result.notices:
-        say(f"notice: {notice}")
-    if not arguments.quiet:
-        print(
-            f"{count_compared(result.counts):,} voxels compared by {result.criterion}; "
-            f"Chi2 against {describe_mixture(result.dofs)}.\n"
-            f"The maps are in {arguments.out}"
-        )
-    return OK
+        parser = argparse.ArgumentParser("blmm_compare")
+        _add_arguments(parser)
+        return report_errors(partial(_act, parser.parse_args(argv)), _INTERRUPTED)
 
 
 def command() -> None:
     """Run `main` as a process of its own."""
-    sys.exit(main())
+    run_process(main)
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="blmm_compare",
-        description="Likelihood-ratio test of two nested models at every voxel, from the results "
-        "of blm and blmm.  Both models need the same images, the same X and one random factor "
-        "at most.",
-        epilog="Exit codes: 0 done, 1 the comparison failed, 2 bad input, 130 interrupted.",
-    )
+def add_compare(tools: Any) -> None:
+    """Add the command ``compare`` to those of ``nipype-blm``."""
+    parser = tools.add_parser("compare", help="test one model against another at every voxel")
+    _add_arguments(parser)
+    parser.set_defaults(action=_act, interrupted=_INTERRUPTED)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    examples = ["intercept slope comparison --check", "intercept slope comparison"]
+    describe(parser, _DESCRIPTION, examples)
     folder = "folder of results of blm or blmm: the model with "
     parser.add_argument("smaller", type=Path, metavar="SMALLER", help=f"{folder}fewer effects")
     parser.add_argument("larger", type=Path, metavar="LARGER", help=f"{folder}more effects")
@@ -58,9 +59,124 @@ def _make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="replace a comparison of other models that was made in another working directory",
     )
-    parser.add_argument("--quiet", action="store_true", help="show no summary")
-    parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
-    return parser
+    add_running_options(parser, "check whether the models can be compared, and compare nothing")
+
+
+class _Places(NamedTuple):
+    """Where the workflow of a comparison works and writes."""
+
+    outdir: Path
+
+    @property
+    def work_folder(self) -> Path:
+        return self.outdir / "work"
+
+    @property
+    def workflow_folder(self) -> Path:
+        return self.work_folder / "compare_wf"
+
+
+def _act(arguments: argparse.Namespace) -> int:
+    check_running_options(arguments)
+    _check_order(arguments)
+    if arguments.check or arguments.graph is not None:
+        return _check(arguments)
+    if arguments.plugin is None and arguments.plugin_args is None:
+        return _compare(arguments)
+    return _run(arguments)
+
+
+def _check_order(arguments: argparse.Namespace) -> None:
+    """Refuse folders of results in the place of OUT, and the other way round."""
+
+    def is_run(folder: Path) -> bool:
+        return (folder / "inputs.yml").is_file()
+
+    smaller, larger, out = arguments.smaller, arguments.larger, arguments.out
+    if is_run(out) and not (is_run(smaller) and is_run(larger)):
+        raise InputError(
+            f"OUT {out} has the results of a run, which {smaller if is_run(larger) else larger} "
+            "has not; OUT, the folder for the maps, comes last, after SMALLER and LARGER."
+        )
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from nipype_blm.model.compare import describe_mixture
+    from nipype_blm.results.compare import check_models
+
+    found = check_models(
+        arguments.smaller, arguments.larger, arguments.out, Path.cwd(), arguments.overwrite
+    )
+    if arguments.plugin is not None:
+        _choose_runner(arguments)
+    say_notices(found.notices)
+    if arguments.check:
+        print(
+            f"{found.larger.folder} against {found.smaller.folder} by {found.larger.criterion}: "
+            f"all good.\nChi2 is compared with {describe_mixture(found.dofs)}."
+        )
+    if arguments.graph is not None:
+        from nipype_blm.cli.graph import draw_graph
+        from nipype_blm.workflows import init_compare_wf
+
+        draw_graph(init_compare_wf(out_dir=arguments.out), arguments.graph)
+        if not arguments.quiet:
+            print(f"The workflow is drawn in {arguments.graph}")
+    return OK
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Compare in this process, without Nipype."""
+    from nipype_blm.results.compare import compare_models
+
+    result = compare_models(
+        arguments.smaller, arguments.larger, arguments.out, Path.cwd(), arguments.overwrite
+    )
+    return _report(arguments, result)
+
+
+def _choose_runner(arguments: argparse.Namespace) -> Any:
+    from nipype_blm.cli.plugins import LINEAR, choose_node_runner
+
+    name = arguments.plugin or LINEAR
+    folder = _Places(arguments.out.absolute()).workflow_folder
+    return choose_node_runner(name, arguments.plugin_args, arguments.pool, folder)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Compare in a node, with a plugin of Nipype."""
+    from nipype_blm.cli.run import raise_or_describe, run_workflow
+    from nipype_blm.io.lock import hold_folders
+    from nipype_blm.workflows import init_compare_wf
+
+    places = _Places(arguments.out.absolute())
+    workflow = init_compare_wf(out_dir=places.outdir, overwrite=arguments.overwrite)
+    workflow.inputs.inputnode.smaller_dir = str(arguments.smaller.absolute())
+    workflow.inputs.inputnode.larger_dir = str(arguments.larger.absolute())
+    folders = {"OUT": places.outdir, "work_dir": places.work_folder}
+    with hold_folders(folders, private={"work_dir"}):
+        try:
+            graph = run_workflow(workflow, places, _choose_runner(arguments))
+        except Exception as error:
+            say(f"error: {raise_or_describe(error, places, arguments.plugin)}")
+            return FAILED
+        [outputs] = [node.result.outputs for node in graph.nodes() if node.name == "compare"]
+    return _report(arguments, outputs)
+
+
+def _report(arguments: argparse.Namespace, result: Any) -> int:
+    """Say what came out: a `Comparison`, or the outputs of `CompareModels`."""
+    from nipype_blm.model.compare import ComparisonStatus, count_compared, describe_mixture
+
+    counts = {ComparisonStatus[getattr(s, "name", s)]: n for s, n in result.counts.items()}
+    say_notices(result.notices)
+    if not arguments.quiet:
+        print(
+            f"{count_compared(counts):,} voxels compared by {result.criterion}; "
+            f"Chi2 against {describe_mixture(tuple(result.dofs))}.\n"
+            f"The maps are in {arguments.out}"
+        )
+    return OK
 
 
 if __name__ == "__main__":

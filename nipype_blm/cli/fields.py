@@ -3,6 +3,7 @@
 import textwrap
 from typing import Any
 
+from nipype_blm.cli.command import EXIT_CODES
 from nipype_blm.model.config import IGNORED_FIELDS, NESTED_FIELDS, BlmConfig, ModelConfig
 
 
@@ -26,7 +27,7 @@ def describe_fields(model: type[ModelConfig] = BlmConfig) -> str:
             f"accepted without effect: {', '.join(IGNORED_FIELDS)}",
             "",
             "Relative paths are resolved against the file that names them.",
-            "Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted (143 by SIGTERM).",
+            EXIT_CODES,
         ]
     )
 

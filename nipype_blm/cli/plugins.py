@@ -54,6 +54,7 @@ def choose_runner(
     args_file: Path | None,
     callback: NodeCallback | None = None,
     log_folder: Path | None = None,
+    pool: Path | None = None,
 ) -> Runner:
     """Return what runs a configuration.
 
@@ -70,13 +71,15 @@ def choose_runner(
         Called as (node, status) when a node starts or ends.
     log_folder : Path, optional
         For the logs of jobs.
+    pool : Path, optional
+        File of the running pool that ``Dask`` is to use.
 
     Raises
     ------
     InputError
         If the plugin or an argument of it is not known, or a node does not fit into a worker.
     """
-    given = read_arguments(args_file)
+    given = _read_given(args_file, pool)
     if name is None:
         name = LINEAR if config.clusterType == "local" else DASK
     if name == LINEAR and given:
@@ -88,16 +91,44 @@ def choose_runner(
         given["status_callback"] = callback
     if name.lower() == DASK.lower():
         return _make_dask_runner(config, plan, given, log_folder)
-    plugin_class = _find_plugin(name)
-    os.environ.setdefault("LOGNAME", _find_user_name())  # Nipype fails without
     n_procs = 1
     if name == LINEAR:
         n_procs = min(config.numNodes or count_cores(), count_cores())
     elif config.numNodes is not None and name == "MultiProc":
         given.setdefault("n_procs", config.numNodes)
-    elif name == "SLURM":
+    plugin = _make_stock_plugin(name, given, config.workflow_folder)
+    return Runner(plugin, n_procs, _measure_memory(plan, n_procs, config.MAXMEM))
+
+
+def choose_node_runner(
+    name: str, args_file: Path | None, pool: Path | None, folder: Path, mem_gb: float = 1.0
+) -> Runner:
+    """Return what runs a workflow in a folder that needs little of everything.
+
+    Raises
+    ------
+    InputError
+        If the plugin or an argument of it is not known.
+    """
+    given = _read_given(args_file, pool)
+    if name.lower() == DASK.lower():
+        from nipype_blm.plugins import DaskPlugin
+
+        return Runner(DaskPlugin(given), 1, mem_gb)
+    return Runner(_make_stock_plugin(name, given, folder), 1, mem_gb)
+
+
+def _read_given(args_file: Path | None, pool: Path | None) -> dict[str, Any]:
+    return read_arguments(args_file) if pool is None else {"scheduler_file": pool}
+
+
+def _make_stock_plugin(name: str, given: dict[str, Any], folder: Path) -> Any:
+    """Return a plugin of Nipype."""
+    plugin_class = _find_plugin(name)
+    os.environ.setdefault("LOGNAME", _find_user_name())  # Nipype fails without
+    if name == "SLURM":
         given.setdefault("jobid_re", _JOB_ID)
-    _check_stock(name, given, config.workflow_folder)
+    _check_stock(name, given, folder)
     try:
         plugin = plugin_class(plugin_args=given)
     except (TypeError, ValueError) as error:
@@ -106,7 +137,7 @@ def choose_runner(
             f"--plugin {name} does not take the arguments {shown}: {error}."
         ) from error
     plugin.plugin_args.pop("status_callback", None)  # it has it; MapNodes are pickled with the rest
-    return Runner(plugin, n_procs, _measure_memory(plan, n_procs, config.MAXMEM))
+    return plugin
 
 
 def cancel_jobs(plugin: Any, folder: Path) -> None:
@@ -120,7 +151,7 @@ def cancel_jobs(plugin: Any, folder: Path) -> None:
     """
     from nipype.pipeline.plugins import SGEPlugin, SLURMPlugin
 
-    from nipype_blm.plugins.batch import BATCH_SYSTEMS
+    from nipype_blm.tasks.batch import BATCH_SYSTEMS
 
     systems = {SLURMPlugin: "slurm", SGEPlugin: "sge"}
     if type(plugin) in systems:
@@ -152,8 +183,8 @@ def _make_dask_runner(
     config: ModelConfig, plan: Plan, given: Mapping[str, Any], log_folder: Path | None
 ) -> Runner:
     from nipype_blm.plugins import DaskPlugin
-    from nipype_blm.plugins.options import Resources, describe_worker
-    from nipype_blm.plugins.poolfile import read_pool_file
+    from nipype_blm.tasks.options import Resources, describe_worker
+    from nipype_blm.tasks.poolfile import read_pool_file
 
     arguments: dict[str, Any] = {"cluster": config.clusterType}
     if config.numNodes is not None or config.clusterType != "local":

@@ -1,4 +1,4 @@
-"""Run the workflow of a configuration with a plugin of Nipype."""
+"""Build the workflow of a configuration, and run one with a plugin of Nipype."""
 
 import errno
 import itertools
@@ -9,26 +9,45 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Protocol
 
 from nipype import logging as nipype_logging
+from nipype.pipeline.engine import Workflow
 
 from nipype_blm.cli.limits import explain_limit
 from nipype_blm.cli.plugins import Runner, cancel_jobs
 from nipype_blm.errors import InputError
-from nipype_blm.interfaces.base import traits_from_config
+from nipype_blm.interfaces.blm import write_plan_files
 from nipype_blm.model.config import BlmmConfig, ModelConfig
 from nipype_blm.private import open_plain
 from nipype_blm.stages.assemble import NOTICES
 from nipype_blm.stages.plan import PreparedRun
 from nipype_blm.stages.remains import Remains
-from nipype_blm.workflows import init_blm_wf, init_blmm_wf
-from nipype_blm.workflows.blmm import INPUTS
-from nipype_blm.workflows.stages import CHECKPOINTS, find_files
+from nipype_blm.workflows.blm import BLM
+from nipype_blm.workflows.blmm import BLMM
+from nipype_blm.workflows.parameters import Parameters
+from nipype_blm.workflows.stages import CHECKPOINTS, connect_stages, find_files, hold_plan
 
 
-def find_logs(config: ModelConfig) -> Path:
+class Folders(Protocol):
+    """Where a run works and writes, as a configuration knows it."""
+
+    @property
+    def outdir(self) -> Path:
+        """Folder for the results."""
+
+    @property
+    def work_folder(self) -> Path:
+        """Where intermediate files go."""
+
+    @property
+    def workflow_folder(self) -> Path:
+        """Folder of the nodes."""
+
+
+def find_logs(folders: Folders) -> Path:
     """Return the folder of messages and crash files."""
-    return config.workflow_folder / "logs"
+    return folders.workflow_folder / "logs"
 
 
 def find_remains(run: PreparedRun, config: ModelConfig) -> Remains:
@@ -55,50 +74,64 @@ def tidy(config: ModelConfig, keep: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_workflow(
-    config: ModelConfig, config_file: Path, runner: Runner, parallel_nodes: int, keep: str = "all"
-) -> None:
-    """Run a configuration in its working folder.
+def build_workflow(
+    config: ModelConfig,
+    config_file: Path,
+    keep: str = "all",
+    run: PreparedRun | None = None,
+    runner: Runner | None = None,
+) -> Workflow:
+    """Write the plan of a run into its folder, and build the workflow of all that follows.
 
-    The file that it was read from is never rewritten, even if it is the inputs.yml of an
-    earlier run.
+    Parameters
+    ----------
+    config_file : Path
+        It is never rewritten, even if it is the inputs.yml of an earlier run.
+    keep : str
+        Intermediate files that stay.
+    run, runner : optional
+        Without them nothing is written, and the workflow is there to be drawn.
     """
-    given = traits_from_config(config)
-    inputs = {field: given.pop(field) for field in INPUTS if field in given}
-    recorded = config.to_yaml_dict()
-    given["recorded_fields"] = {
-        field: recorded[field]
-        for field in ("outdir", "work_dir", "keep", "clusterType", "numNodes", "sim")
-        if field in recorded
-    }
-    init_wf = init_blmm_wf if isinstance(config, BlmmConfig) else init_blm_wf
-    workflow = init_wf(
+    is_own = os.path.realpath(config_file) == os.path.realpath(config.outdir / "inputs.yml")
+    parameters = Parameters(
         out_dir=config.outdir,
-        copy_inputs=os.path.realpath(config_file) != os.path.realpath(config.outdir / "inputs.yml"),
-        n_procs=runner.n_procs,
-        mem_gb=runner.mem_gb,
-        parallel_nodes=parallel_nodes,
+        n_procs=1 if runner is None else runner.n_procs,
+        mem_gb=None if runner is None else runner.mem_gb,
+        compress=config.compress,
+        overwrite=config.overwrite,
+        # The command itself tells of a result without any voxel, below what it has counted.
+        allow_empty=True,
+        copy_inputs=not is_own,
         keep="contrasts" if keep == "contrasts" else "all",
         name=config.workflow_folder.name,
-        **given,
     )
-    # The command itself tells of a result without any voxel, below what it has counted.
-    workflow.get_node("assemble").inputs.allow_empty = True
-    for field, value in inputs.items():
-        setattr(workflow.inputs.inputnode, field, value)
-    # Private: what Nipype pickles there is read again, as a program is.
-    config.workflow_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    logs = find_logs(config)
+    outputs = {}
+    if run is not None:
+        _make_folder(config)
+        outputs = write_plan_files(run, config, config.plan_folder)
+    model = BLMM if isinstance(config, BlmmConfig) else BLM
+    return connect_stages(model, hold_plan(**outputs), parameters)
+
+
+def _make_folder(folders: Folders) -> None:
+    """Make the folder of the nodes, private: what Nipype pickles there is read as a program."""
+    folders.workflow_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def run_workflow(workflow: Workflow, folders: Folders, runner: Runner) -> Any:
+    """Run a workflow in its working folder; return its nodes as they ran."""
+    _make_folder(folders)
+    logs = find_logs(folders)
     logs.mkdir(exist_ok=True)
-    workflow.base_dir = str(config.work_folder)
+    workflow.base_dir = str(folders.work_folder)
     workflow.config["execution"] |= {"crashdump_dir": str(logs), "stop_on_first_crash": "true"}
     if runner.polls_cheaply:
         workflow.config["execution"]["poll_sleep_duration"] = "0.1"
     with _messages_to_file(logs):
         try:
-            workflow.run(plugin=runner.plugin)
+            return workflow.run(plugin=runner.plugin)
         except BaseException:
-            cancel_jobs(runner.plugin, config.workflow_folder)
+            cancel_jobs(runner.plugin, folders.workflow_folder)
             raise
 
 
@@ -147,6 +180,25 @@ def find_input_error(error: BaseException) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
+def raise_or_describe(error: Exception, folders: Folders, plugin: str | None) -> str:
+    """Return why a workflow failed; what has a name of its own is raised under that.
+
+    Raises
+    ------
+    InputError
+        If a node found that input cannot be used.
+    KeyboardInterrupt
+        If Nipype reports one in other words.
+    """
+    problems = find_input_error(error)
+    if problems:
+        raise InputError(problems) from error
+    reason = describe_failure(error, folders, plugin)
+    if reason == "KeyboardInterrupt":
+        raise KeyboardInterrupt from error
+    return reason
+
+
 # What Nipype's plugins for batch systems raise where they lose sight of a job.
 _LOST_SIGHT = {
     'can only concatenate str (not "list") to str': "a job was lost: cancelled, or ended for its "
@@ -184,9 +236,9 @@ def _find_last_exception(text: str) -> str:
     return "\n".join(line.strip() for line in message)
 
 
-def _find_full_disk(config: ModelConfig, reason: str, path: Path) -> str:
+def _find_full_disk(places: Folders, reason: str, path: Path) -> str:
     """Return the folder of a file, if one is named; else the one with less space, or both."""
-    folders = (config.work_folder, config.outdir)
+    folders = (places.work_folder, places.outdir)
     if path.name:
         near = (folder for folder in folders if path.is_relative_to(folder))
         return str(next(near, path.parent))
@@ -197,7 +249,7 @@ def _find_full_disk(config: ModelConfig, reason: str, path: Path) -> str:
     return f"{folders[0]} or {folders[1]}"
 
 
-def describe_failure(error: BaseException, config: ModelConfig, plugin: str | None = None) -> str:
+def describe_failure(error: BaseException, folders: Folders, plugin: str | None = None) -> str:
     """Return the last exception of what Nipype reports, and where more can be read."""
     text = _NOTE_OF_NIPYPE.split(f"{type(error).__name__}: {error}")[0]
     _, found, lost = text.rpartition("PoolError: ")
@@ -209,11 +261,11 @@ def describe_failure(error: BaseException, config: ModelConfig, plugin: str | No
     full = _DISK_IS_FULL.findall(text)
     if full:
         whole, _, path = full[-1]
-        folder = _find_full_disk(config, whole, Path(path))
+        folder = _find_full_disk(folders, whole, Path(path))
         return f"The disk of {folder} is full ({whole}); free some space and run again."
     limit = explain_limit(reason)
     if limit is not None:
         reason = f"{reason}: {limit}"
     if plugin in ("SLURM", "SGE") and reason in _LOST_SIGHT:
         reason = f"{type(error).__name__}: {reason}\nMost likely {_LOST_SIGHT[reason]}."
-    return f"{reason}\nThe run failed; its messages are in {find_logs(config)}."
+    return f"{reason}\nThe run failed; its messages are in {find_logs(folders)}."

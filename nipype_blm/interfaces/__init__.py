@@ -5,10 +5,10 @@ from nipype_blm.interfaces.blm import (
     AssembleMaps,
     ComputeContrasts,
     ComputeProducts,
-    FitLeastSquares,
+    FitModel,
     PlanBLM,
 )
-from nipype_blm.interfaces.blmm import BLMM, AssembleMixedMaps, FitMixedModel, PlanBLMM
+from nipype_blm.interfaces.blmm import BLMM, AssembleMixedMaps, PlanBLMM
 from nipype_blm.interfaces.compare import CompareModels
 
 __all__ = [
@@ -19,8 +19,7 @@ __all__ = [
     "CompareModels",
     "ComputeContrasts",
     "ComputeProducts",
-    "FitLeastSquares",
-    "FitMixedModel",
+    "FitModel",
     "PlanBLM",
     "PlanBLMM",
 ]

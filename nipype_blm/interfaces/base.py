@@ -326,16 +326,6 @@ def config_from_traits(inputs: Any, out_dir: Path, model: type[ConfigT], **optio
     return parse_config(data | {"outdir": out_dir} | options, model=model)
 
 
-def traits_from_config(config: ModelConfig) -> dict[str, Any]:
-    """Return the traits that describe a configuration."""
-    data = config.to_yaml_dict()
-    fields = _traits_of_fields(type(config))
-    found = {trait: data[field] for field, trait in fields.items() if field in data}
-    missingness = data["Missingness"]
-    found |= {t: missingness[f] for f, t in MISSINGNESS_TRAITS.items() if f in missingness}
-    return found | {"max_mem_gb": config.MAXMEM / GIB}
-
-
 def _map(name: str, model: str = "blm") -> File:
     return File(exists=True, desc=MAPS[model][name][0])
 

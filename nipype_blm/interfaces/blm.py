@@ -1,8 +1,7 @@
 """Big Linear Models: one interface for each stage, and one for the whole model."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nipype.interfaces.base import (
     Directory,
@@ -28,6 +27,11 @@ from nipype_blm.interfaces.base import (
     warn_of,
 )
 from nipype_blm.model.config import BlmConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from nipype_blm.stages.plan import PreparedRun
+
+KEPT = ("all", "contrasts")  # nothing: Nipype needs what is in the folders of its nodes
 
 
 def _threads() -> Any:
@@ -71,8 +75,15 @@ class PlanBLMInputSpec(ModelInputSpec):
         desc="nodes that run at the same time; there are as many batches and blocks, if each "
         "has work for some seconds",
     )
-    recorded_fields = traits.Dict(
-        nohash=True, desc="further fields of the configuration, to be recorded in inputs.yml"
+    out_dir = Directory(
+        nohash=True, desc="folder for the maps, to be recorded in inputs.yml; default: plan_dir"
+    )
+    keep = traits.Enum(
+        *KEPT,
+        usedefault=True,
+        nohash=True,
+        desc="intermediate files that stay, to be recorded in inputs.yml: all; or contrasts, what "
+        "new contrasts need",
     )
 
 
@@ -85,6 +96,28 @@ class _PlanBLMOutputSpec(TraitedSpec):
     fingerprint = traits.Str(desc="fingerprint of the model and its images")
     model_id = traits.Str(desc="fingerprint of the model and its contrasts, however it is planned")
     max_threads = traits.Int(desc="most threads that fit into memory while reading")
+
+
+# Every output; a node that has a plan hands on the same.
+PLAN_OUTPUTS = tuple(_PlanBLMOutputSpec().copyable_trait_names())
+
+
+def write_plan_files(run: "PreparedRun", config: ModelConfig, folder: Path) -> dict[str, Any]:
+    """Write a plan, and the configuration beside it; return the outputs of `PlanBLM`."""
+    from nipype_blm.io.inputs import write_inputs
+    from nipype_blm.stages.plan import write_plan
+
+    plan = write_plan(run, folder)
+    return {
+        "model_file": str(plan.model_file),
+        "batch_files": [str(path) for path in plan.batch_files],
+        "contrasts_file": str(plan.contrasts_file),
+        "inputs_file": str(write_inputs(folder / "inputs.yml", config)),
+        "blocks": plan.blocks,
+        "fingerprint": plan.fingerprint,
+        "model_id": plan.model_id,
+        "max_threads": run.plan.threads(2**16, config.MAXMEM),
+    }
 
 
 class PlanBLM(BLMInterface):
@@ -100,32 +133,19 @@ class PlanBLM(BLMInterface):
     _config: ClassVar[type[ModelConfig]] = BlmConfig
 
     def _run_interface(self, runtime: Any) -> Any:
-        from nipype_blm.io.inputs import write_inputs
-        from nipype_blm.stages.plan import check_out_dir, prepare_run, write_plan
+        from nipype_blm.stages.plan import check_out_dir, prepare_run
 
         folder = Path(runtime.cwd, self.inputs.plan_dir).resolve()
-        given = self.inputs.recorded_fields
-        recorded = dict(given) if isdefined(given) else {}
-        out_dir = Path(recorded.pop("outdir", folder))
+        out_dir = Path(self.inputs.out_dir) if isdefined(self.inputs.out_dir) else folder
         parallel_nodes = self.inputs.parallel_nodes
         with naming_traits():
-            config = config_from_traits(self.inputs, out_dir, self._config, **recorded)
+            config = config_from_traits(self.inputs, out_dir, self._config, keep=self.inputs.keep)
             run = prepare_run(
                 config, parallel_nodes if isdefined(parallel_nodes) else None, folder.parent
             )
         check_out_dir(run, config, folder)
         warn_of(run.notices)
-        plan = write_plan(run, folder)
-        self._results = {
-            "model_file": str(plan.model_file),
-            "batch_files": [str(path) for path in plan.batch_files],
-            "contrasts_file": str(plan.contrasts_file),
-            "inputs_file": str(write_inputs(folder / "inputs.yml", config)),
-            "blocks": plan.blocks,
-            "fingerprint": plan.fingerprint,
-            "model_id": plan.model_id,
-            "max_threads": run.plan.threads(2**16, config.MAXMEM),
-        }
+        self._results = write_plan_files(run, config, folder)
         return runtime
 
 
@@ -188,7 +208,10 @@ class _FitOutputSpec(TraitedSpec):
 
 
 class FitModel(BLMInterface):
-    """Fit the model, whichever it is, at every voxel of a block."""
+    """Fit a model at every voxel of a block.
+
+    A linear model by ordinary least squares, a mixed model by (restricted) maximum likelihood.
+    """
 
     input_spec = _FitInputSpec
     output_spec = _FitOutputSpec
@@ -208,10 +231,6 @@ class FitModel(BLMInterface):
         )
         self._results["out_file"] = str(out_file)
         return runtime
-
-
-class FitLeastSquares(FitModel):
-    """Fit the model at every voxel of a block by ordinary least squares."""
 
 
 class _ComputeContrastsInputSpec(_BlockInputSpec):
@@ -355,6 +374,7 @@ class BLM(BLMInterface):
 
     input_spec = BLMInputSpec
     output_spec = MapsOutputSpec
+    _can_resume = True  # else Nipype empties the folder of a node whose run was killed
     _config: ClassVar[type[ModelConfig]] = BlmConfig
     _folder = "blm"
 
@@ -381,19 +401,18 @@ class BLM(BLMInterface):
         from nipype_blm.io.inputs import write_inputs
         from nipype_blm.io.publish import Claim
         from nipype_blm.stages.assemble import check_fitted
-        from nipype_blm.stages.plan import check_out_dir, identify_model, prepare_run
-        from nipype_blm.stages.run import run_model
+        from nipype_blm.stages.plan import check_out_dir, prepare_run
+        from nipype_blm.stages.run import run_model, work_folder
 
         out_dir = _find_out_dir(self.inputs, runtime, self._folder)
         with naming_traits():
             config = self._make_config(out_dir)
             run = prepare_run(config, work_folder=Path(runtime.cwd))
         check_out_dir(run, config, Path(runtime.cwd))
-        claim = Claim(identify_model(run), Path(runtime.cwd), config.overwrite)
+        claim = Claim(run.model_id, Path(runtime.cwd), config.overwrite)
         warn_of(run.notices)
         n_threads = run.plan.threads(self.inputs.n_procs, config.MAXMEM)
-        with TemporaryDirectory(prefix=".blm_work", dir=runtime.cwd) as folder:
-            work_dir = Path(folder)
+        with work_folder(Path(runtime.cwd)) as work_dir:
             inputs_file = write_inputs(work_dir / "inputs.yml", config)
             maps = run_model(run, work_dir, out_dir, claim, n_threads, config.compress, inputs_file)
         if not config.allow_empty:

@@ -7,7 +7,6 @@ from nipype_blm.interfaces.blm import (
     BLM,
     AssembleMaps,
     BLMInputSpec,
-    FitModel,
     PlanBLM,
     PlanBLMInputSpec,
 )
@@ -27,10 +26,6 @@ class PlanBLMM(PlanBLM):
 
     input_spec = _PlanBLMMInputSpec
     _config: ClassVar[type[ModelConfig]] = BlmmConfig
-
-
-class FitMixedModel(FitModel):
-    """Fit a mixed model at every voxel of a block by (restricted) maximum likelihood."""
 
 
 class AssembleMixedMaps(AssembleMaps):

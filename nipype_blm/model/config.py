@@ -365,8 +365,12 @@ class ModelConfig(_Model):
         return notices
 
     def to_yaml_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values from which an equal configuration can be read."""
-        data = self.model_dump(mode="json", exclude_none=True, exclude={"contrasts", "versions"})
+        """Return the fields as plain values from which an equal configuration can be read.
+
+        Those without effect are left out.
+        """
+        unwritten = {"contrasts", "versions", *IGNORED_FIELDS}
+        data = self.model_dump(mode="json", exclude_none=True, exclude=unwritten)
         minimum = self.Missingness.MinPercent
         if minimum is not None:
             data["Missingness"]["MinPercent"] = _exact_text(minimum)

@@ -1,4 +1,4 @@
-"""How nodes run: Nipype's plugin for pools of Dask workers; it knows nothing of voxels."""
+"""How nodes run: Nipype's plugin for the pools of `nipype_blm.tasks`; it knows no voxels."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -56,6 +56,41 @@ class Comparison(NamedTuple):
     notices: list[str]
 
 
+class Comparable(NamedTuple):
+    """Two models that can be compared, and a folder for that."""
+
+    smaller: Results
+    larger: Results
+    dofs: tuple[int, ...]
+    claim: Claim
+    notices: list[str]
+
+
+def check_models(
+    first: Path, second: Path, out_dir: Path, work_dir: Path, overwrite: bool = False
+) -> Comparable:
+    """Check all that `compare_models` needs but the maps themselves; it has the same parameters.
+
+    Raises
+    ------
+    InputError
+    """
+    _check_out_dir(out_dir)
+    folders = sorted(str(folder.absolute()) for folder in (first, second))
+    claim = Claim(fingerprint("comparison", *folders), work_dir, overwrite)
+    check_claim(out_dir, claim, is_map_name)
+    smaller, larger = Results(first), Results(second)
+    notices = []
+    if count_variances(smaller.factors) > count_variances(larger.factors):
+        smaller, larger = larger, smaller
+        notices.append(f"{first} has the larger model: the two were swapped.")
+    problems = list_differences(smaller, larger)
+    if problems:
+        raise InputError(problems)
+    dofs = choose_mixture(smaller.factors, larger.factors)
+    return Comparable(smaller, larger, dofs, claim, notices)
+
+
 def compare_models(
     first: Path, second: Path, out_dir: Path, work_dir: Path, overwrite: bool = False
 ) -> Comparison:
@@ -78,18 +113,9 @@ def compare_models(
     InputError
         If the models cannot be compared, or nowhere, or maps would be lost.
     """
-    _check_out_dir(out_dir)
-    folders = sorted(str(folder.absolute()) for folder in (first, second))
-    claim = Claim(fingerprint("comparison", *folders), work_dir, overwrite)
-    check_claim(out_dir, claim, is_map_name)
-    smaller, larger = Results(first), Results(second)
-    swapped = count_variances(smaller.factors) > count_variances(larger.factors)
-    if swapped:
-        smaller, larger = larger, smaller
-    problems = list_differences(smaller, larger)
-    if problems:
-        raise InputError(problems)
-    dofs = choose_mixture(smaller.factors, larger.factors)
+    smaller, larger, dofs, claim, notices = check_models(
+        first, second, out_dir, work_dir, overwrite
+    )
     criterion = str(larger.criterion)  # which has random effects by now
     status, chi2 = _compare_voxels(smaller, larger, criterion)
     numbers = np.bincount(status, minlength=max(ComparisonStatus) + 1)
@@ -111,9 +137,7 @@ def compare_models(
     }
     volumes = _make_volumes(status, np.where(compared, chi2.value, 0.0), dofs, counts, details)
     files = _write(larger, out_dir, claim, volumes)
-    notices = [f"{first} has the larger model: the two were swapped."] if swapped else []
-    notices += _make_notices(counts, error)
-    return Comparison(files, dofs, criterion, counts, notices)
+    return Comparison(files, dofs, criterion, counts, [*notices, *_make_notices(counts, error)])
 
 
 def is_map_name(name: str) -> bool:

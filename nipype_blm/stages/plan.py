@@ -1,8 +1,8 @@
 """Plan a run: read and check everything but the voxels, cut it into batches and blocks."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -46,8 +46,17 @@ from nipype_blm.stages.rows import check_masks, check_rows, name_images, read_ro
 T = TypeVar("T")
 
 
-class PreparedRun(NamedTuple):
-    """A run that has been checked and can start."""
+class Stamps(NamedTuple):
+    """The fingerprints of what a run makes."""
+
+    batches: list[str]  # of the products of each
+    blocks: list[str]  # of the estimates of each
+    run: str  # of the model and the images, without the contrasts
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that has been checked and can start; what identifies it is made once."""
 
     spec: ModelSpec
     contrasts: ContrastSpec
@@ -55,6 +64,43 @@ class PreparedRun(NamedTuple):
     plan: Plan
     notices: list[str]  # what is no fault, but may not be meant
     pairs: list[Pair]  # the first and the last images and their rows
+
+    @cached_property
+    def packed_model(self) -> tuple[str, bytes]:
+        """Fingerprint and content of the file of the model."""
+        return pack_model(self.spec)
+
+    @cached_property
+    def packed_contrasts(self) -> tuple[str, bytes]:
+        """Fingerprint and content of the file of the contrasts."""
+        return pack_contrasts(self.contrasts)
+
+    @cached_property
+    def manifests(self) -> list[str]:
+        """The list of images of each batch."""
+        spec = self.spec
+        return [format_manifest(self.images[spec.batch(i)]) for i in range(spec.n_batches)]
+
+    @cached_property
+    def stamps(self) -> Stamps:
+        """The fingerprints that the intermediate files will have."""
+        model = self.packed_model[0]
+        of_run = run_stamp(model, self.manifests)
+        return Stamps(
+            [batch_stamp(model, text.encode()) for text in self.manifests],
+            [block_stamp(of_run, block) for block in range(self.spec.n_blocks)],
+            of_run,
+        )
+
+    @cached_property
+    def model_id(self) -> str:
+        """Fingerprint of model, contrasts and names of images.
+
+        It stays the same when images are replaced, or with other batches and blocks.
+        """
+        spec = replace(self.spec, images_per_batch=0, voxels_per_block=0, rows_per_chunk=0)
+        images = [(str(e.image), e.volume, str(e.mask), e.mask_volume) for e in self.images]
+        return fingerprint(pack_model(spec)[0], self.packed_contrasts[1], repr(images))
 
 
 class PlanFiles(NamedTuple):
@@ -65,7 +111,7 @@ class PlanFiles(NamedTuple):
     contrasts_file: Path
     blocks: list[int]
     fingerprint: str  # of the model and the images, without the contrasts
-    model_id: str  # as `identify_model` returns it
+    model_id: str  # of the model and its contrasts, however it is planned
 
 
 class _Design(NamedTuple):
@@ -226,49 +272,14 @@ def _measure(config: ModelConfig, design: _Design, images: FoundImages, n_voxels
 
 def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
     """Write the plan; a file whose content is the same is left as it is."""
-    spec = run.spec
-    stamp, content = pack_model(spec)
-    model_file = folder / "model.blm"
-    write_if_changed(model_file, content)
-    texts = _format_manifests(run)
-    batch_files = [folder / f"batch_{i:04d}.tsv" for i in range(len(texts))]
-    for path, text in zip(batch_files, texts, strict=True):
+    model_file, contrasts_file = folder / "model.blm", folder / "contrasts.json"
+    batch_files = [folder / f"batch_{i:04d}.tsv" for i in range(len(run.manifests))]
+    write_if_changed(model_file, run.packed_model[1])
+    for path, text in zip(batch_files, run.manifests, strict=True):
         write_if_changed(path, text.encode())
-    contrasts_file = folder / "contrasts.json"
-    write_if_changed(contrasts_file, pack_contrasts(run.contrasts)[1])
-    return PlanFiles(
-        model_file,
-        batch_files,
-        contrasts_file,
-        list(range(spec.n_blocks)),
-        run_stamp(stamp, texts),
-        identify_model(run),
-    )
-
-
-def _format_manifests(run: PreparedRun) -> list[str]:
-    """Return the list of images of each batch."""
-    spec = run.spec
-    return [format_manifest(run.images[spec.batch(i)]) for i in range(spec.n_batches)]
-
-
-class Stamps(NamedTuple):
-    """The fingerprints of what a run makes."""
-
-    batches: list[str]  # of the products of each
-    blocks: list[str]  # of the estimates of each
-    run: str  # of the model and the images, without the contrasts
-
-
-def stamp_files(run: PreparedRun) -> Stamps:
-    """Return the fingerprints that the intermediate files of a run will have."""
-    model, texts = pack_model(run.spec)[0], _format_manifests(run)
-    of_run = run_stamp(model, texts)
-    return Stamps(
-        [batch_stamp(model, text.encode()) for text in texts],
-        [block_stamp(of_run, block) for block in range(run.spec.n_blocks)],
-        of_run,
-    )
+    write_if_changed(contrasts_file, run.packed_contrasts[1])
+    blocks = list(range(run.spec.n_blocks))
+    return PlanFiles(model_file, batch_files, contrasts_file, blocks, run.stamps.run, run.model_id)
 
 
 def is_done(run: PreparedRun, config: ModelConfig) -> bool:
@@ -276,23 +287,13 @@ def is_done(run: PreparedRun, config: ModelConfig) -> bool:
     if not is_written_for(config.outdir / "inputs.yml", config):
         return False
     extension = ".nii.gz" if config.compress else ".nii"
-    stamp = maps_stamp(stamp_files(run).run, pack_contrasts(run.contrasts)[0], extension)
+    stamp = maps_stamp(run.stamps.run, run.packed_contrasts[0], extension)
     return is_published(config.outdir, stamp, partial(is_map_name, model=run.spec.model))
-
-
-def identify_model(run: PreparedRun) -> str:
-    """Return a fingerprint of model, contrasts and names of images.
-
-    It stays the same when images are replaced, or with other batches and blocks.
-    """
-    spec = replace(run.spec, images_per_batch=0, voxels_per_block=0, rows_per_chunk=0)
-    images = [(str(e.image), e.volume, str(e.mask), e.mask_volume) for e in run.images]
-    return fingerprint(pack_model(spec)[0], pack_contrasts(run.contrasts)[1], repr(images))
 
 
 def check_out_dir(run: PreparedRun, config: ModelConfig, work_dir: Path) -> None:
     """Raise InputError if the maps would replace those of another model, made elsewhere."""
-    claim = Claim(identify_model(run), work_dir, config.overwrite)
+    claim = Claim(run.model_id, work_dir, config.overwrite)
     check_claim(config.outdir, claim, partial(is_map_name, model=run.spec.model))
 
 

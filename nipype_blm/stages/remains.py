@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import ArrayFile, is_empty, is_whole
 from nipype_blm.stages.estimates import count_candidates
-from nipype_blm.stages.plan import PreparedRun, stamp_files
+from nipype_blm.stages.plan import PreparedRun
 
 
 class Remains:
@@ -26,9 +26,8 @@ class Remains:
         self, run: PreparedRun, products_files: Sequence[Path], estimates_files: Sequence[Path]
     ) -> None:
         self._spec = run.spec
-        stamps = stamp_files(run)
-        self._products = list(zip(products_files, stamps.batches, strict=True))
-        self._estimates = list(zip(estimates_files, stamps.blocks, strict=True))
+        self._products = list(zip(products_files, run.stamps.batches, strict=True))
+        self._estimates = list(zip(estimates_files, run.stamps.blocks, strict=True))
         self.n_images = [
             len(range(*run.spec.batch(i).indices(run.spec.n_obs)))
             for i in range(len(products_files))

@@ -1,13 +1,32 @@
-"""The whole model in one process: every stage in turn."""
+"""The whole model in one process: every stage in turn, each a list of tasks."""
 
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from nipype_blm.errors import InputError
+from nipype_blm.io.arrayfile import is_whole
+from nipype_blm.io.lock import RUN_LOCK, LockedError, locked
 from nipype_blm.io.publish import Claim
+from nipype_blm.io.stamps import statistics_stamp
+from nipype_blm.private import list_writers, make_private
 from nipype_blm.stages.assemble import AssembledMaps, assemble_maps
 from nipype_blm.stages.estimates import compute_estimates
-from nipype_blm.stages.plan import PreparedRun, write_plan
+from nipype_blm.stages.plan import PlanFiles, PreparedRun, write_plan
 from nipype_blm.stages.products import compute_products
 from nipype_blm.stages.statistics import compute_statistics
+from nipype_blm.tasks.runner import run_tasks
+from nipype_blm.tasks.task import Task
+
+WORK_FOLDER = ".blm_work"
+_JOURNAL, _CHECKPOINTS = "journal.jsonl", "checkpoints"
+_SECONDS_TO_END = 1.0  # of a process that was killed
+
+_logger = logging.getLogger(__name__)
 
 
 def run_model(
@@ -19,36 +38,16 @@ def run_model(
     compress: bool = False,
     inputs_file: Path | None = None,
 ) -> AssembledMaps:
-    """Fit a prepared model and write its maps; intermediate files stay in `work_dir`."""
+    """Fit a prepared model and write its maps; intermediate files stay in `work_dir`.
+
+    What an earlier run has left there, made from the same, is not made again; nor is what it has
+    read of a batch read again.
+    """
     plan = write_plan(run, work_dir)
-    products = [
-        compute_products(plan.model_file, batch, work_dir / f"products_{i:04d}.blm", n_threads)
-        for i, batch in enumerate(plan.batch_files)
-    ]
-    estimates, statistics = [], []
-    for block in plan.blocks:
-        estimates.append(
-            compute_estimates(
-                plan.model_file,
-                plan.batch_files,
-                products,
-                block,
-                plan.fingerprint,
-                work_dir / f"estimates_{block:04d}.blm",
-                n_threads,
-            )
-        )
-        statistics.append(
-            compute_statistics(
-                plan.model_file,
-                plan.contrasts_file,
-                estimates[-1],
-                block,
-                plan.fingerprint,
-                work_dir / f"statistics_{block:04d}.blm",
-                n_threads,
-            )
-        )
+    do = partial(run_tasks, journal=work_dir / _JOURNAL, is_whole=is_whole)
+    products = do(list_products(run, plan, work_dir, n_threads))
+    estimates = do(list_estimates(run, plan, products, work_dir, n_threads))
+    statistics = do(list_statistics(run, plan, estimates, work_dir, n_threads))
     return assemble_maps(
         plan.model_file,
         plan.contrasts_file,
@@ -61,3 +60,82 @@ def run_model(
         compress,
         inputs_file,
     )
+
+
+def list_products(run: PreparedRun, plan: PlanFiles, folder: Path, n_threads: int) -> list[Task]:
+    """Return the tasks that read the images, one for each batch."""
+    n_bytes = run.plan.products_bytes + (n_threads - 1) * run.plan.thread_bytes
+    tasks = []
+    for number, (batch, stamp) in enumerate(zip(plan.batch_files, run.stamps.batches, strict=True)):
+        out_file = folder / f"products_{number:04d}.blm"
+        checkpoint = folder / _CHECKPOINTS / f"{batch.stem}.blm"
+        arguments = (plan.model_file, batch, out_file, n_threads, checkpoint)
+        tasks.append(Task(compute_products, arguments, out_file, stamp, n_bytes))
+    return tasks
+
+
+def list_estimates(
+    run: PreparedRun,
+    plan: PlanFiles,
+    products: Sequence[Path],
+    folder: Path,
+    n_threads: int,
+) -> list[Task]:
+    """Return the tasks that fit the model, one for each block."""
+    inputs = (plan.model_file, plan.batch_files, products)
+    tasks = []
+    for block, stamp in zip(plan.blocks, run.stamps.blocks, strict=True):
+        out_file = folder / f"estimates_{block:04d}.blm"
+        arguments = (*inputs, block, plan.fingerprint, out_file, n_threads)
+        tasks.append(Task(compute_estimates, arguments, out_file, stamp, run.plan.block_bytes))
+    return tasks
+
+
+def list_statistics(
+    run: PreparedRun, plan: PlanFiles, estimates: Sequence[Path], folder: Path, n_threads: int
+) -> list[Task]:
+    """Return the tasks that test the contrasts, one for each block."""
+    contrasts_stamp = run.packed_contrasts[0]
+    inputs = (plan.model_file, plan.contrasts_file)
+    tasks = []
+    for block, file in zip(plan.blocks, estimates, strict=True):
+        out_file = folder / f"statistics_{block:04d}.blm"
+        arguments = (*inputs, file, block, plan.fingerprint, out_file, n_threads)
+        stamp = statistics_stamp(plan.fingerprint, contrasts_stamp, block)
+        tasks.append(Task(compute_statistics, arguments, out_file, stamp, run.plan.block_bytes))
+    return tasks
+
+
+@contextmanager
+def work_folder(parent: Path) -> Iterator[Path]:
+    """Give a folder for intermediate files, which is removed when the context has ended well.
+
+    Else it is left to the next run.  Where another run works in it now, or others could have
+    written to it, the folder is a new one, which is removed in any case.
+    """
+    folder = parent / WORK_FOLDER
+    with ExitStack() as stack:
+        if _hold(folder, stack):
+            yield folder
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            yield Path(stack.enter_context(TemporaryDirectory(prefix=WORK_FOLDER, dir=parent)))
+
+
+def _hold(folder: Path, stack: ExitStack) -> bool:
+    """Have a folder to ourselves, if that is possible."""
+    try:
+        make_private(folder, "The folder for intermediate files")
+        if folder.is_symlink() or list_writers(folder.stat()):
+            raise InputError(f"{folder} is not only yours.")
+        stack.callback(_remove_if_empty, folder)
+        stack.enter_context(locked(folder / RUN_LOCK, _SECONDS_TO_END))
+    except (InputError, LockedError, OSError) as error:
+        _logger.warning("This run cannot go on from, or be gone on from by, another one: %s", error)
+        return False
+    return True
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nipype_blm.cli.blm import load_config
+from nipype_blm.cli.fit import load_config
 from nipype_blm.errors import InputError
 from nipype_blm.stages.plan import prepare_run, write_plan
 from nipype_blm.stages.products import compute_products

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from nipype_blm import __version__
-from nipype_blm.cli.blm import load_config
+from nipype_blm.cli.fit import load_config
 from nipype_blm.model.config import BlmConfig, MissingnessRules
 from nipype_blm.stages.plan import prepare_run
 

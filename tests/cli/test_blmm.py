@@ -12,8 +12,8 @@ import yaml
 from scipy import stats
 
 from nipype_blm import __version__
-from nipype_blm.cli.blm import load_config
 from nipype_blm.cli.blmm import main
+from nipype_blm.cli.fit import load_config
 from nipype_blm.core.status import VoxelStatus
 from nipype_blm.model.config import BlmmConfig, FactorConfig
 from nipype_blm.stages.plan import prepare_run

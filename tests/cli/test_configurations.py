@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nipype_blm.plugins.batch import BATCH_SYSTEMS
+from nipype_blm.tasks.batch import BATCH_SYSTEMS
 
 # As in BLM-py's README.
 EXAMPLE_1 = """\

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nipype_blm.cli.blm import load_config
+from nipype_blm.cli.fit import load_config
 from nipype_blm.data.headers import inspect_image
 from nipype_blm.errors import InputError
 from nipype_blm.stages.plan import prepare_run, write_plan

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nipype_blm.plugins.disks import await_files
+from nipype_blm.tasks.disks import await_files
 
 LATE_FILES = Path(__file__).parents[1] / "late_files"
 SECONDS = 3

@@ -6,7 +6,7 @@ import traceback
 import dask.config
 import nipype
 import pytest
-from cli.test_cluster import Pool
+from cli.test_pool import Pool
 from nipype.interfaces.utility import Function
 from nipype.pipeline.engine import Node, Workflow
 from nipype.pipeline.plugins.tools import report_crash
@@ -15,8 +15,8 @@ from nipype_blm.cli.plugins import read_arguments
 from nipype_blm.cli.run import describe_failure
 from nipype_blm.model.config import BlmConfig, parse_config
 from nipype_blm.plugins import DaskPlugin
-from nipype_blm.plugins.batch import BATCH_SYSTEMS
-from nipype_blm.plugins.options import parse_options
+from nipype_blm.tasks.batch import BATCH_SYSTEMS
+from nipype_blm.tasks.options import parse_options
 
 JOBS = "cluster: slurm\ncores: 1\nmemory: 1GB\n"
 
@@ -96,7 +96,7 @@ def test_a_time_without_quotes_reaches_the_plugin_as_it_was_written(study, wallt
         ("Dask", f"{JOBS}workers: 2\n", ["'workers' is not an argument", "n_workers"]),
         ("Dask", f"{JOBS}asynchronous: true\n", ["'asynchronous' is not an argument"]),
         ("Dask", "security: some text\n", ["security is 'some text'", "boolean"]),
-        ("Dask", "scheduler_file: none.json\n", ["none.json cannot be read", "cluster start"]),
+        ("Dask", "scheduler_file: none.json\n", ["none.json cannot be read", "pool start"]),
         ("MultiProc", "n_procs: two\n", ["--plugin MultiProc", "'n_procs': 'two'"]),
         ("SLURM", "sbatch_arg: --mem=4G\n", ["--plugin SLURM", "did you mean sbatch_args?"]),
         (None, "n_procs: 2\n", ["arguments.yml", "Linear", "no arguments", "--plugin"]),

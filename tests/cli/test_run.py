@@ -10,7 +10,12 @@ import pytest
 from nipype import IdentityInterface, Node
 
 from nipype_blm.cli.plugins import choose_runner, count_cores
-from nipype_blm.cli.run import describe_failure, find_input_error, run_workflow
+from nipype_blm.cli.run import (
+    build_workflow,
+    describe_failure,
+    find_input_error,
+    run_workflow,
+)
 from nipype_blm.errors import InputError
 from nipype_blm.model.config import BlmConfig, parse_config
 from nipype_blm.model.planning import BASE_BYTES
@@ -18,8 +23,10 @@ from nipype_blm.stages.plan import prepare_run
 
 
 def run(config, study):
-    runner = choose_runner(config, prepare_run(config).plan, None, None)
-    run_workflow(config, study.folder / "blm.yml", runner, 1)
+    prepared = prepare_run(config)
+    runner = choose_runner(config, prepared.plan, None, None)
+    config_file = study.folder / "blm.yml"
+    run_workflow(build_workflow(config, config_file, "all", prepared, runner), config, runner)
 
 
 def test_cores_are_those_that_this_process_may_use():

@@ -77,9 +77,9 @@ def test_what_a_command_found_is_its_exit_code_whatever_becomes_of_what_it_print
         f"{PYTHON}.blm --no-such-option",
         f"{PYTHON}.blmm blm.yml --check",
         f"{PYTHON}.compare none none out",
-        f"{PYTHON}.cluster cluster status --file none.json",
+        f"{PYTHON}.main pool status --file none.json",
     ]
-    good = [f"{PYTHON}.blm --help", f"{PYTHON}.compare --help", f"{PYTHON}.cluster --version"]
+    good = [f"{PYTHON}.blm --help", f"{PYTHON}.compare --help", f"{PYTHON}.main --version"]
     codes = [shell(f"{command} {streams}")[0] for command in bad + good]
     assert codes == [2] * len(bad) + [0] * len(good)
 

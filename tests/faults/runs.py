@@ -133,7 +133,7 @@ def find_nannies(folder: Path) -> list[psutil.Process]:
     return [
         process
         for process, words in _list_commands()
-        if "nipype_blm.plugins.worker" in words and any(str(folder) in word for word in words)
+        if "nipype_blm.tasks.worker" in words and any(str(folder) in word for word in words)
     ]
 
 

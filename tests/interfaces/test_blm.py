@@ -31,7 +31,7 @@ from nipype_blm.interfaces import (
     AssembleMaps,
     ComputeContrasts,
     ComputeProducts,
-    FitLeastSquares,
+    FitModel,
     PlanBLM,
 )
 from nipype_blm.workflows import init_blm_wf
@@ -84,7 +84,7 @@ def run_stages(model: dict[str, Any], folder: Path, n_procs: int = 1) -> Any:
         stage = ComputeProducts(model_file=plan.model_file, batch_file=batch_file, n_procs=n_procs)
         products.append(stage.run(cwd=make(folder / f"products{i}")).outputs.out_file)
     for block in plan.blocks:
-        fit = FitLeastSquares(
+        fit = FitModel(
             batch_files=plan.batch_files,
             products_files=products,
             block=block,
@@ -239,7 +239,7 @@ def test_a_file_made_from_other_input_is_refused(
         mixed = [(old if name == stale and i == 0 else new) / f"{name}{i}" for i in range(3)]
         return [str(folder / f"{name}.blm") for folder in mixed]
 
-    fit = FitLeastSquares(
+    fit = FitModel(
         batch_files=plan.batch_files, products_files=files("products"), block=0, **shared
     )
     test = ComputeContrasts(
@@ -762,9 +762,8 @@ def test_space_for_intermediate_files_is_that_of_the_working_folder(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
     out_dir = str(tmp_path / "out")
-    given = {"out_dir": out_dir} if interface is BLM else {"recorded_fields": {"outdir": out_dir}}
     with pytest.raises(InputError) as caught:
-        interface(**model, **given).run(cwd=make(tmp_path / "wf" / "node"))
+        interface(**model, out_dir=out_dir).run(cwd=make(tmp_path / "wf" / "node"))
     [problem] = caught.value.problems
     assert problem.startswith(f"The disk of {tmp_path / place} and {out_dir} has 0.0 MB free")
 

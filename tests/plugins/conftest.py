@@ -1,22 +1,17 @@
-"""Real schedulers, shared by all test processes, and programs that cannot block the tests."""
+"""Real schedulers, shared by all test processes."""
 
 import fcntl
 import getpass
 import os
-import signal
 import subprocess
-import sys
-import time
-import uuid
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import nipype
 import pytest
-from children import hear_signals
 
 SCRIPTS = Path(__file__).parents[1] / "schedulers"
 
@@ -41,23 +36,6 @@ def pytest_runtest_makereport(
             f"and this test.  (Or the test is broken: {marker.args[0]} had the defect.)"
         )
     return report
-
-
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait for a condition; fail if it does not hold in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            pytest.fail(f"waited {seconds} s in vain until {what}")
-        time.sleep(0.2)
-
-
-@pytest.fixture(name="wait_until")
-def _wait_until() -> Callable[[Callable[[], object], float, str], None]:
-    return wait_until
-
-
-# -- Schedulers ----------------------------------------------------------------------------
 
 
 class Job(NamedTuple):
@@ -166,79 +144,3 @@ def started(name: str, folder: Path) -> Iterator[dict[str, str]]:
             for variable, value in env.items():
                 patch.setenv(variable, value)
             yield env
-
-
-# -- Programs ------------------------------------------------------------------------------
-
-# A program does not outlive by much a pytest that was killed.
-START = """import signal
-signal.alarm(600)
-"""
-
-
-class Program:
-    """A Python program in a process of its own, in a folder of its own.
-
-    `user` is its LOGNAME, by which the names of Nipype's jobs end.
-    """
-
-    def __init__(self, folder: Path, source: str, *arguments: str) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.user = f"user{uuid.uuid4().hex[:8]}"
-        (folder / "program.py").write_text(START + source)
-        with (folder / "output.txt").open("w") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "program.py", *arguments],
-                cwd=folder,
-                env=os.environ | {"LOGNAME": self.user},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=hear_signals,
-            )
-
-    @property
-    def output(self) -> str:
-        return (self.folder / "output.txt").read_text()
-
-    def jobs(self, scheduler: "Slurm | GridEngine") -> list[Job]:
-        """Return its jobs among those that are queued or running."""
-        return [job for job in scheduler.jobs() if self.user in job.name]
-
-    @property
-    def has_ended(self) -> bool:
-        return self._process.poll() is not None
-
-    def wait(self, seconds: float = 120) -> int:
-        """Return the exit code; fail with the output if the program takes longer than this."""
-        try:
-            return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            pytest.fail(f"the program has not ended after {seconds} s; its output:\n{self.output}")
-
-    def interrupt(self) -> None:
-        """Do what Ctrl-C does."""
-        os.killpg(self._process.pid, signal.SIGINT)
-
-    def kill(self) -> None:
-        """End the program and its children."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(10)
-
-
-@pytest.fixture
-def start_program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
-    """Function that starts a Python program; it is killed when the test ends."""
-    programs: list[Program] = []
-
-    def start(source: str, *arguments: str) -> Program:
-        programs.append(Program(tmp_path / f"program{len(programs)}", source, *arguments))
-        return programs[-1]
-
-    yield start
-    for program in programs:
-        program.kill()

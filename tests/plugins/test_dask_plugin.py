@@ -19,9 +19,9 @@ from nipype import Function, IdentityInterface, JoinNode, MapNode, Node, Workflo
 from nipype.pipeline.engine.utils import load_resultfile
 
 from nipype_blm.errors import InputError
-from nipype_blm.plugins import DaskPlugin, batch, pools, register
-from nipype_blm.plugins import dask as dask_plugin
-from nipype_blm.plugins.pools import PoolError
+from nipype_blm.plugins import DaskPlugin, register
+from nipype_blm.tasks import batch, disks, pools
+from nipype_blm.tasks.pools import PoolError
 
 # What a test waits for takes seconds; this is for a machine that is busy.
 TIME_LIMIT = 60
@@ -391,7 +391,7 @@ def test_no_process_is_left_after_a_run(seen: Seen, wait_until: Callable) -> Non
             not [
                 child
                 for child in psutil.Process().children(recursive=True)
-                if "nipype_blm.plugins.worker" in " ".join(child.cmdline())
+                if "nipype_blm.tasks.worker" in " ".join(child.cmdline())
             ]
         ),
         TIME_LIMIT,
@@ -505,7 +505,7 @@ def test_a_node_that_fails_for_its_machine_is_tried_again_after_a_pause(
     run: Run, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error of a disk or its server, also as the cause of another error or below it."""
-    monkeypatch.setattr(dask_plugin, "_SECONDS_TO_RECOVER", 0.1)
+    monkeypatch.setattr(disks, "_SECONDS_TO_RECOVER", 0.1)
     for i, x in enumerate(PASSING):
         run.add(f"node{i}", stumble, x=x)
     run.run(cluster=cluster, retries=1)
@@ -531,7 +531,7 @@ def test_errors_of_the_input_and_of_the_model_are_not_tried_again(
     run: Run, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, x: str, n_starts: int
 ) -> None:
     """Those of the machine are, `retries` times."""
-    monkeypatch.setattr(dask_plugin, "_SECONDS_TO_RECOVER", 0.1)
+    monkeypatch.setattr(disks, "_SECONDS_TO_RECOVER", 0.1)
     run.add("node", stumble, x=x)
     with pytest.raises(RuntimeError):
         run.run(cluster=cluster, retries=2)

@@ -13,9 +13,9 @@ import pytest
 from children import hear_signals
 
 from nipype_blm.model.config import CLUSTER_TYPES
-from nipype_blm.plugins import batch
-from nipype_blm.plugins.batch import BATCH_SYSTEMS, QueryError
-from nipype_blm.plugins.jobs import Jobs, record_jobs
+from nipype_blm.tasks import batch
+from nipype_blm.tasks.batch import BATCH_SYSTEMS, QueryError
+from nipype_blm.tasks.jobs import Jobs, record_jobs
 
 SLURM, SGE = BATCH_SYSTEMS["slurm"], BATCH_SYSTEMS["sge"]
 
@@ -392,7 +392,7 @@ def test_ctrl_c_remains_an_interrupt_in_any_thread(thread: str) -> None:
 import signal, sys, threading
 
 def look():
-    from nipype_blm.plugins.batch import BATCH_SYSTEMS
+    from nipype_blm.tasks.batch import BATCH_SYSTEMS
     found.extend(system.cluster_class for system in BATCH_SYSTEMS.values())
 
 found = []

@@ -14,14 +14,14 @@ from distributed import Client, Security
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nipype_blm.errors import InputError
-from nipype_blm.plugins.modules import describe_process
-from nipype_blm.plugins.options import Resources
 from nipype_blm.private import list_writers
+from nipype_blm.tasks.modules import describe_process
+from nipype_blm.tasks.options import Resources
 
 _SECONDS_TO_CONNECT = 30
 _MOST_BYTES = 2**20
 _TLS = "tls://"
-_ADVICE = "`nipype-blm cluster start` writes the file of a pool."
+_ADVICE = "`nipype-blm pool start` writes the file of a pool."
 
 
 class Credentials(BaseModel):
@@ -98,7 +98,7 @@ def read_pool_file(path: Path, allow_insecure: bool = False) -> PoolFile:
         reasons = [f"its pool at {pool.address} is reached without TLS, so that anybody can be it"]
     raise InputError(
         f"{path} is not to be trusted: {'; '.join(reasons)}.  Who answers as a pool can run any "
-        "program as you.  Start one with `nipype-blm cluster start`; or, if you trust everyone "
+        "program as you.  Start one with `nipype-blm pool start`; or, if you trust everyone "
         "who can reach it, allow it (--allow-insecure, or allow_insecure: true as an argument of "
         "the plugin)."
     )
@@ -177,7 +177,7 @@ def connect(path: Path, allow_insecure: bool = False) -> tuple[Client, PoolFile]
     if found.host == os.uname().nodename and found.pid and not psutil.pid_exists(found.pid):
         raise InputError(
             f"The pool of {path} is gone: its process {found.pid} has ended.  Remove the file, "
-            "and start it again with `nipype-blm cluster start`."
+            "and start it again with `nipype-blm pool start`."
         )
     try:
         client = Client(
@@ -190,6 +190,6 @@ def connect(path: Path, allow_insecure: bool = False) -> tuple[Client, PoolFile]
         # Not only without an answer: credentials are damaged, or Dask's configuration forbids it.
         raise InputError(
             f"The pool of {path} does not answer at {found.address} ({error}); start it again "
-            "with `nipype-blm cluster start`."
+            "with `nipype-blm pool start`."
         ) from error
     return client, found

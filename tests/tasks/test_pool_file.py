@@ -14,10 +14,11 @@ import pytest
 from distributed import Security
 from nipype import IdentityInterface, Node, Workflow
 
-from nipype_blm.cli.cluster import main
+from nipype_blm.cli.main import main
 from nipype_blm.errors import InputError
-from nipype_blm.plugins import DaskPlugin, poolfile
-from nipype_blm.plugins.poolfile import read_pool_file, remove_pool_file, write_pool_file
+from nipype_blm.plugins import DaskPlugin
+from nipype_blm.tasks import poolfile
+from nipype_blm.tasks.poolfile import read_pool_file, remove_pool_file, write_pool_file
 
 ADDRESS = "tls://127.0.0.1:1"
 STRANGER = 12345  # the number of a user
@@ -143,7 +144,7 @@ def run_command(action: str) -> Callable[[Path], None]:
         commands.write_text("true\n")
         arguments = [str(commands)] if action == "run" else []
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            if main(["cluster", action, "--file", str(path), *arguments]) == 2:
+            if main(["pool", action, "--pool", str(path), *arguments]) == 2:
                 raise InputError(said.getvalue())
 
     return run
@@ -251,7 +252,7 @@ def test_a_file_that_others_could_have_written_is_refused_unless_allowed(
     with pytest.raises(InputError) as caught:
         read_pool_file(path)
     [problem] = caught.value.problems
-    for word in (str(path), reason, "nipype-blm cluster start", "allow_insecure: true"):
+    for word in (str(path), reason, "nipype-blm pool start", "allow_insecure: true"):
         assert word in problem
     assert read_pool_file(path, allow_insecure=True).address
 
@@ -307,7 +308,7 @@ def test_what_is_no_file_of_a_pool_is_one_short_error(
     [problem] = caught.value.problems
     assert f"{path} does not name a pool" in problem
     assert word in problem
-    assert "nipype-blm cluster start" in problem
+    assert "nipype-blm pool start" in problem
     assert len(problem) < len(str(path)) + 300
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from distributed import Security, Status
 
-from nipype_blm.plugins.batch import LOCAL, BatchSystem, keep_interrupt
-from nipype_blm.plugins.keys import write_keys
+from nipype_blm.tasks.batch import LOCAL, BatchSystem, keep_interrupt
+from nipype_blm.tasks.keys import write_keys
 
 with keep_interrupt():
     from dask_jobqueue.core import Job, JobQueueCluster

@@ -1,4 +1,4 @@
-"""A pool that outlives the runs that use it: ``python -m nipype_blm.plugins.service FILE``."""
+"""A pool that outlives the runs that use it: ``python -m nipype_blm.tasks.service FILE``."""
 
 import json
 import sys
@@ -12,10 +12,10 @@ from typing import Any
 
 from dask.utils import parse_timedelta
 
-from nipype_blm.plugins.options import Resources, parse_options
-from nipype_blm.plugins.poolfile import remove_pool_file, write_pool_file
-from nipype_blm.plugins.pools import BatchPool, open_pool
 from nipype_blm.signals import interruptible
+from nipype_blm.tasks.options import Resources, parse_options
+from nipype_blm.tasks.poolfile import remove_pool_file, write_pool_file
+from nipype_blm.tasks.pools import BatchPool, open_pool
 
 STOP = "nipype-blm-stop"  # topic of the event that ends a pool
 _SECONDS_BETWEEN_CHECKS = 1.0

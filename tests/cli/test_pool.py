@@ -1,4 +1,4 @@
-"""Pools that outlive runs, by ``nipype-blm cluster``, on this machine."""
+"""Pools that outlive runs, by ``nipype-blm pool``, on this machine."""
 
 import json
 import os
@@ -17,17 +17,18 @@ from children import hear_signals
 from nipype import Function, Node, Workflow
 from nipype.pipeline.engine.utils import load_resultfile
 
-from nipype_blm.cli.cluster import main
-from nipype_blm.plugins import DaskPlugin, poolfile
+from nipype_blm.cli.main import main
+from nipype_blm.plugins import DaskPlugin
+from nipype_blm.tasks import poolfile
 
 # What a test waits for takes seconds; this is for a machine that is busy.
 TIME_LIMIT = 60
 
 
 def start_process(*arguments, folder, **options):
-    """Start ``nipype-blm cluster``; its output is text."""
+    """Start ``nipype-blm pool``; its output is text."""
     return subprocess.Popen(
-        [sys.executable, "-m", "nipype_blm.cli.cluster", "cluster", *map(str, arguments)],
+        [sys.executable, "-m", "nipype_blm.cli.main", "pool", *map(str, arguments)],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -75,7 +76,7 @@ class Pool:
 
     def begin(self, action, *arguments, folder=None, **options):
         folder = folder or self.folder
-        return start_process(action, "--file", self.file, *arguments, folder=folder, **options)
+        return start_process(action, "--pool", self.file, *arguments, folder=folder, **options)
 
     def start(self, n_workers, *options):
         """Start the pool."""
@@ -166,7 +167,7 @@ def test_a_second_pool_by_the_same_file_is_refused(pool):
     code, _, err = pool.command("start")
     assert code == 2
     assert f"{pool.file} names a pool already" in err
-    assert "nipype-blm cluster stop" in err
+    assert "nipype-blm pool stop" in err
     assert pool.file.read_bytes() == before
 
 
@@ -358,11 +359,11 @@ def test_workers_of_a_pool_that_was_killed_end_and_its_commands_say_so(
     wait_until(lambda: own_pool.has_ended, "the workers have ended")
     monkeypatch.setattr(poolfile, "_SECONDS_TO_CONNECT", 1)
     capsys.readouterr()
-    assert main(["cluster", "status", "--file", str(own_pool.file)]) == 2
+    assert main(["pool", "status", "--pool", str(own_pool.file)]) == 2
     error = capsys.readouterr().err
     assert f"The pool of {own_pool.file} is gone" in error
-    assert "nipype-blm cluster start" in error
-    assert main(["cluster", "start", "--file", str(own_pool.file)]) == 2
+    assert "nipype-blm pool start" in error
+    assert main(["pool", "start", "--pool", str(own_pool.file)]) == 2
     assert "If it is long dead, remove the file." in capsys.readouterr().err
 
 
@@ -388,7 +389,7 @@ def test_ctrl_c_while_a_pool_starts_leaves_no_pool(own_pool, moment):
     )
 
     def has_process():
-        return any("nipype_blm.plugins.service" in words for _, words in own_pool.find_processes())
+        return any("nipype_blm.tasks.service" in words for _, words in own_pool.find_processes())
 
     signs = {"process": has_process, "workers": own_pool.logs.exists}
     try:
@@ -426,9 +427,9 @@ def test_a_pool_without_work_ends_by_itself_and_has_made_a_private_folder(own_po
         (["start", "--cluster", "cloud"], ["'cloud' is not a cluster type", "slurm"]),
         (["start", "--end-after", "nonsense"], ["--end-after nonsense", "90s, 30m or 1h"]),
         (["start", "--n-workers", "0"], ["n_workers is 0", "greater than or equal to 1"]),
-        (["status"], ["pool.json cannot be read", "nipype-blm cluster start"]),
-        (["stop"], ["pool.json cannot be read", "nipype-blm cluster start"]),
-        (["run", "good.txt"], ["pool.json cannot be read", "nipype-blm cluster start"]),
+        (["status"], ["pool.json cannot be read", "nipype-blm pool start"]),
+        (["stop"], ["pool.json cannot be read", "nipype-blm pool start"]),
+        (["run", "good.txt"], ["pool.json cannot be read", "nipype-blm pool start"]),
         (["run", "none.txt"], ["none.txt cannot be read"]),
         (["run", "empty.txt"], ["empty.txt has no command", "one a line"]),
     ],
@@ -438,7 +439,7 @@ def test_bad_input_is_one_clear_error(tmp_path, monkeypatch, capsys, arguments, 
     monkeypatch.chdir(tmp_path)
     Path("good.txt").write_text("true\n")
     Path("empty.txt").write_text("\n# nothing\n")
-    assert main(["cluster", *arguments, "--file", "pool.json"]) == 2
+    assert main(["pool", *arguments, "--pool", "pool.json"]) == 2
     [error] = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
     assert [word for word in words if word not in error] == []
@@ -448,7 +449,7 @@ def test_bad_input_is_one_clear_error(tmp_path, monkeypatch, capsys, arguments, 
 def test_a_pool_whose_folder_cannot_be_made_is_one_clear_error(tmp_path, capsys):
     file = tmp_path / "file"
     file.touch()
-    assert main(["cluster", "start", "--file", str(file / "below" / "pool.json")]) in (1, 2)
+    assert main(["pool", "start", "--pool", str(file / "below" / "pool.json")]) in (1, 2)
     [error] = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
     assert str(file) in error
@@ -469,5 +470,5 @@ def test_a_work_folder_that_cannot_be_made_is_one_clear_error(pool, tmp_path):
 def test_a_file_that_names_no_pool_is_refused(tmp_path, capsys):
     path = tmp_path / "pool.json"
     path.write_text('{"workers": 2}')
-    assert main(["cluster", "status", "--file", str(path)]) == 2
+    assert main(["pool", "status", "--pool", str(path)]) == 2
     assert f"{path} does not name a pool" in capsys.readouterr().err

@@ -181,7 +181,7 @@ def test_the_modules_of_a_driver_stay_where_workers_live_in_its_process(
 # A process that stands for a worker of two runs at the same time.
 TWO_RUNS = """
 import sys
-from nipype_blm.plugins.modules import ImportPaths, prepare_modules
+from nipype_blm.tasks.modules import ImportPaths, prepare_modules
 
 def register(folder):
     paths = ImportPaths()

@@ -1,4 +1,4 @@
-"""What runs on a worker: one node at a time, and ``python -m nipype_blm.plugins.worker``."""
+"""What runs on a worker: one node at a time, and ``python -m nipype_blm.tasks.worker``."""
 
 import argparse
 import os
@@ -12,22 +12,20 @@ from traceback import format_exception
 from typing import Any
 
 import cloudpickle
-import dask.config
 import psutil
 from distributed import Worker, WorkerPlugin, get_worker
 from distributed.comm import get_address_host
 from distributed.utils import get_ip
 
-from nipype_blm.plugins.disks import await_files
-from nipype_blm.plugins.modules import Main, describe_process, prepare_modules
-from nipype_blm.plugins.settings import set_defaults
-from nipype_blm.plugins.walltime import EndBeforeJob, JobTimes, note_times
 from nipype_blm.progress import listening
+from nipype_blm.tasks.disks import await_files
+from nipype_blm.tasks.modules import Main, describe_process, prepare_modules
+from nipype_blm.tasks.settings import set_defaults
+from nipype_blm.tasks.walltime import EndBeforeJob, JobTimes, note_times
 
 STARTED, PROGRESS = "nipype-blm-started", "nipype-blm-progress"
 # Under which name each batch system tells a job its number.
 JOB_ID_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "OAR_JOB_ID", "JOB_ID")
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _SECONDS_BETWEEN_REPORTS = 0.5
 
 # The working directory belongs to the process, so that it can run no two nodes at once.
@@ -36,31 +34,27 @@ running = threading.RLock()
 _current: dict[str, str] = {}  # the key of the node that runs
 
 
-class NodeError(Exception):
-    """A node failed; the lines of its traceback."""
+class CallError(Exception):
+    """A function failed on a worker; the lines of its traceback."""
 
     def __str__(self) -> str:
         """Return a short text: Dask replaces exceptions whose text is long."""
-        return "A node failed."
+        return "A call failed."
 
 
-def run_node(
+def run_call(
     pickled: bytes,
-    updatehash: bool,
     key: str,
     run: str,
     main: Main | None,
     files: Sequence[str],
     patience_s: float,
-) -> None:
-    """Run a node when its files are here; `run` and `main` are for `prepare_modules`.
-
-    Results stay in the node's folder, where the nodes after it find them; the driver does not
-    ask for what is returned here, which would take longer than Nipype takes to run a node.
+) -> Any:
+    """Call a function when its files are here; `run` and `main` are for `prepare_modules`.
 
     Raises
     ------
-    NodeError
+    CallError
         With the traceback of any exception: not all of them can be sent.
     """
     with running:
@@ -73,36 +67,15 @@ def run_node(
         try:
             prepare_modules(run, main)
             await_files(files, patience_s)
-            node = cloudpickle.loads(pickled)
-            with _reporting(worker, key), _prepared_for(node):
-                node.run(updatehash=updatehash)
-        except BaseException as error:  # also SystemExit: a node does not end the worker
-            raise NodeError(format_exception(error)) from None
+            function, arguments = cloudpickle.loads(pickled)
+            with _reporting(worker, key):
+                return function(*arguments)
+        except BaseException as error:  # also SystemExit: a call does not end the worker
+            raise CallError(format_exception(error)) from None
         finally:
             _current.clear()
             os.chdir(folder)
             end.note_end(run, key)
-
-
-@contextmanager
-def _prepared_for(node: Any) -> Iterator[None]:
-    """Apply a node's configuration of Nipype, and tell programs how many threads they have."""
-    from nipype import config, logging  # not in the nanny, which runs no node
-
-    config.update_config(node.config)
-    logging.update_logging(config)
-    n_procs = node.n_procs or 1
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(n_procs)))
-    try:
-        # What a node computes with Dask stays in it; the workers of the pool could wait for ever.
-        with dask.config.set(scheduler="threads", num_workers=n_procs):
-            yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def describe_worker(worker: Worker) -> dict[str, Any]:

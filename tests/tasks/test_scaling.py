@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nipype_blm.plugins import scaling
-from nipype_blm.plugins.scaling import JobScaling
+from nipype_blm.tasks import scaling
+from nipype_blm.tasks.scaling import JobScaling
 
 IDLE_TIMEOUT = 60
 TIME_TO_COME_BACK = 30  # of a worker that its nanny starts again

@@ -1,4 +1,4 @@
-"""``nipype-blm cluster``: pools of workers that outlive the runs that use them."""
+"""``nipype-blm pool``: pools of workers that outlive the runs that use them."""
 
 import argparse
 import json
@@ -15,13 +15,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from nipype_blm import __version__
-from nipype_blm.cli.blm import FAILED, OK, report_errors, say
-from nipype_blm.cli.terminal import steady_streams
+from nipype_blm.cli.command import FAILED, OK, add_common_options, describe, say
 from nipype_blm.errors import InputError
 from nipype_blm.private import make_private
 
-_DEFAULT_FILE = Path("~/.nipype_blm/pool.json")
+_DEFAULT_FILE = "~/.nipype_blm/pool.json"
+_EXAMPLES = {
+    "start": ["--pool pool.json --n-workers 4", "--cluster slurm --plugin-args workers.yml"],
+    "status": ["--pool pool.json"],
+    "run": ["--pool pool.json commands.txt", "--pool pool.json commands.txt --check"],
+    "stop": ["--pool pool.json"],
+}
 _SECONDS_TO_START = 120
 _SECONDS_TO_STOP = 60
 _NO_TLS = (
@@ -31,29 +35,23 @@ _NO_TLS = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    with steady_streams():
-        arguments = _make_parser().parse_args(argv)
-        arguments.file = arguments.file.expanduser().absolute()
-        return report_errors(partial(arguments.action, arguments))
+def add_pool(tools: Any) -> None:
+    """Add the command ``pool``, also by its old name ``cluster``, to those of ``nipype-blm``."""
+    parser = tools.add_parser("pool", help="pools of workers that outlive the runs")
+    examples = [f"{action} {given[0]}" for action, given in _EXAMPLES.items()]
+    describe(parser, "Pools of workers that outlive the runs that use them.", examples)
+    tools.choices["cluster"] = parser  # which also means voxels, and is not shown
+    _add_actions(parser)
 
 
-def command() -> None:
-    """Run `main` as a process of its own."""
-    sys.exit(main())
-
-
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nipype-blm", description="Tools beside blm and blmm.")
-    parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
-    tools = parser.add_subparsers(required=True, metavar="TOOL")
-    cluster = tools.add_parser("cluster", help="pools of workers that outlive the runs")
-    actions = cluster.add_subparsers(required=True, metavar="ACTION")
+def _add_actions(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
+        "--pool",
         "--file",
-        type=Path,
+        dest="file",
+        type=_read_path,
         default=_DEFAULT_FILE,
         metavar="POOL.json",
         help=f"file by which runs find the pool (default {_DEFAULT_FILE}); keep it to yourself: "
@@ -96,16 +94,35 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folder for output and for resuming (default: COMMANDS.txt.work)",
     )
+    run.add_argument("--check", action="store_true", help="say what would run, and run nothing")
     run.set_defaults(action=_run)
-    return parser
+    texts = {
+        "start": "Start a pool in the background.  Runs use it by its file: `--pool POOL.json`.",
+        "status": "Say what a pool does, and which workers it has.",
+        "run": "Run the commands of a file on a pool, one a line.  What has ended well is not "
+        "repeated when it is called again.",
+        "stop": "End a pool and cancel its jobs.",
+    }
+    for action, text in texts.items():
+        add_common_options(actions.choices[action])
+        describe(actions.choices[action], text, _EXAMPLES[action])
+
+
+def _read_path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _tell(arguments: argparse.Namespace, text: str) -> None:
+    if not arguments.quiet:
+        print(text)
 
 
 def _start(arguments: argparse.Namespace) -> int:
     from dask.utils import parse_timedelta
 
     from nipype_blm.cli.plugins import read_arguments
-    from nipype_blm.plugins.options import parse_options
-    from nipype_blm.plugins.poolfile import read_pool_file
+    from nipype_blm.tasks.options import parse_options
+    from nipype_blm.tasks.poolfile import read_pool_file
 
     plugin_args = {"cluster": arguments.cluster} | read_arguments(arguments.plugin_args)
     if arguments.n_workers is not None:
@@ -125,15 +142,15 @@ def _start(arguments: argparse.Namespace) -> int:
     path = arguments.file
     if path.exists():
         raise InputError(
-            f"{path} names a pool already; use it, end it with `nipype-blm cluster stop`, or give "
-            "another --file.  If it is long dead, remove the file."
+            f"{path} names a pool already; use it, end it with `nipype-blm pool stop`, or give "
+            "another file by --pool.  If it is long dead, remove the file."
         )
-    make_private(path.parent, "The folder of --file,")
+    make_private(path.parent, "The folder of --pool,")
     log = path.with_suffix(".log")
     log.unlink(missing_ok=True)  # if it is a link, what it leads to stays
     with open(log, "x", opener=partial(os.open, mode=0o600)) as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "nipype_blm.plugins.service", str(path)],
+            [sys.executable, "-m", "nipype_blm.tasks.service", str(path)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -147,7 +164,7 @@ def _start(arguments: argparse.Namespace) -> int:
         process.stdin.close()
         for _ in range(10 * _SECONDS_TO_START):
             if path.exists() and read_pool_file(path, allow_insecure=True).pid == process.pid:
-                print(f"The pool of {path} is ready; its log is {log}.")
+                _tell(arguments, f"The pool of {path} is ready; its log is {log}.")
                 if options.security is False:
                     say(_NO_TLS)
                 return OK
@@ -164,27 +181,27 @@ def _start(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from nipype_blm.plugins.poolfile import connect
+    from nipype_blm.tasks.poolfile import connect
 
     client, found = connect(arguments.file, arguments.allow_insecure)
     with client:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         running = {worker: keys for worker, keys in client.processing().items() if keys}
-    print(
+    _tell(
+        arguments,
         f"{arguments.file}: process {found.pid} on {found.host} since {found.started}\n"
         f"{len(workers)} workers, {len(running)} of them busy, "
-        f"{sum(map(len, running.values()))} nodes handed out"
+        f"{sum(map(len, running.values()))} nodes handed out",
     )
     for worker in workers:
-        print(
-            f"  {worker['name']} on {worker['host']}: {worker['metrics']['memory'] / 2**30:.2f} GiB"
-        )
+        memory = worker["metrics"]["memory"] / 2**30
+        _tell(arguments, f"  {worker['name']} on {worker['host']}: {memory:.2f} GiB")
     return OK
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    from nipype_blm.plugins.poolfile import connect
-    from nipype_blm.plugins.service import STOP
+    from nipype_blm.tasks.poolfile import connect
+    from nipype_blm.tasks.service import STOP
 
     path = arguments.file
     client, _ = connect(path, arguments.allow_insecure)
@@ -192,11 +209,22 @@ def _stop(arguments: argparse.Namespace) -> int:
         client.log_event(STOP, os.uname().nodename)
     for _ in range(10 * _SECONDS_TO_STOP):
         if not path.exists():
-            print(f"The pool of {path} has ended.")
+            _tell(arguments, f"The pool of {path} has ended.")
             return OK
         time.sleep(0.1)
     say(f"error: the pool of {path} did not end within {_SECONDS_TO_STOP} s.")
     return FAILED
+
+
+def _read_commands(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
+    commands = [line for line in lines if line and not line.startswith("#")]
+    if not commands:
+        raise InputError(f"{path} has no command; expected one a line.")
+    return commands
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -207,16 +235,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.plugins import DaskPlugin
-    from nipype_blm.plugins.pools import PoolError
+    from nipype_blm.tasks.pools import PoolError
 
-    try:
-        lines = [line.strip() for line in arguments.list.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{arguments.list} cannot be read: {error}.") from error
-    commands = [line for line in lines if line and not line.startswith("#")]
-    if not commands:
-        raise InputError(f"{arguments.list} has no command; expected one a line.")
+    commands = _read_commands(arguments.list)
     folder = arguments.work_dir or arguments.list.with_name(f"{arguments.list.name}.work")
+    if arguments.check:
+        _tell(arguments, "\n".join([f"{len(commands)} commands would run:", *commands]))
+        return OK
     make_private(folder, "--work-dir")
     here = shlex.quote(str(Path.cwd()))
     as_given = dict(zip(_name_nodes(commands), commands, strict=True))
@@ -232,7 +257,7 @@ def _run(arguments: argparse.Namespace) -> int:
     logging.getLogger("nipype.workflow").setLevel("CRITICAL")
     failed: list[Any] = []
     n_done = 0
-    with show_progress() as note_node:
+    with show_progress(quiet=arguments.quiet) as note_node:
 
         def note(node: Any, status: str) -> None:
             nonlocal n_done
@@ -259,7 +284,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for node in failed:
         say(f"failed: {as_given[node.name]}")
     output = folder / workflow.name / "*" / "output.nipype"
-    print(f"{n_done} of {len(commands)} commands ended well; output: {output}")
+    _tell(arguments, f"{n_done} of {len(commands)} commands ended well; output: {output}")
     return FAILED if failed else OK
 
 
@@ -273,7 +298,3 @@ def _name_nodes(commands: Sequence[str]) -> list[str]:
         digest = sha256(line.encode()).hexdigest()[:8]
         names.append(f"{readable}_{digest}_{seen[line]}")
     return names
-
-
-if __name__ == "__main__":
-    command()

@@ -10,15 +10,15 @@ import dask.config
 import pytest
 import yaml
 from distributed import Client, LocalCluster, Status, get_worker
-from nipype import Function, MapNode, Node, Workflow
+from nipype import Function, MapNode, Workflow
 
 from nipype_blm.plugins import DaskPlugin
-from nipype_blm.plugins.batch import BATCH_SYSTEMS
-from nipype_blm.plugins.dask import _Task
-from nipype_blm.plugins.jobs import Jobs, record_jobs
-from nipype_blm.plugins.options import Resources, parse_options
-from nipype_blm.plugins.pools import Pool, open_pool
-from nipype_blm.plugins.walltime import SECONDS, EndBeforeJob, JobTimes, note_times
+from nipype_blm.tasks.batch import BATCH_SYSTEMS
+from nipype_blm.tasks.calls import Call, Calls
+from nipype_blm.tasks.jobs import Jobs, record_jobs
+from nipype_blm.tasks.options import Resources, parse_options
+from nipype_blm.tasks.pools import Pool, open_pool
+from nipype_blm.tasks.walltime import SECONDS, EndBeforeJob, JobTimes, note_times
 
 WALLTIME_S = 18  # of which a worker needs some to start
 HALF_S = 7
@@ -256,20 +256,18 @@ def test_a_pool_that_outlives_runs_keeps_nothing_of_them(
     assert not any(scheduler.task_metadata[SECONDS].values())
 
 
-def test_a_node_that_was_overdue_once_and_then_lost_without_a_word_is_reported(
-    tmp_path: Path,
-) -> None:
+def test_a_call_that_was_overdue_once_and_then_lost_without_a_word_is_reported() -> None:
     """Dask does not tell the times of a job whose worker was lost before its own message."""
-    plugin = DaskPlugin({"cluster": "local"})
-    plugin._pool = object.__new__(Pool)  # asked for nothing but the usual reason
-    node = Node(Function(function=sleep), "node", base_dir=str(tmp_path))
-    task = _Task(node, False, node)
+    calls = object.__new__(Calls)
+    calls._pool = object.__new__(Pool)  # asked for nothing but the usual reason
+    calls._memory = {}
+    call = Call("It", "it", sleep, (), Resources(1, 0.0))
     where = {"worker": "tls://a:1", "host": "a", "pid": 1, "job_id": None, "memory_limit": 1}
-    task.starts = [
+    call.starts = [
         where | {"time": {"walltime": 3600.0}, "is_overdue": True},
         where | {"time": None, "is_overdue": None},
     ]
-    assert "the time of its job, 1:00:00, was over (1 x)" in plugin._describe_loss(task)
+    assert "the time of its job, 1:00:00, was over (1 x)" in calls.describe_loss(call)
 
 
 def test_the_times_of_a_job_are_slurms_where_it_tells(monkeypatch: pytest.MonkeyPatch) -> None:

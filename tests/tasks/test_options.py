@@ -17,15 +17,15 @@ from nipype import Function, IdentityInterface, Node, Workflow
 
 from nipype_blm.errors import InputError
 from nipype_blm.plugins import DaskPlugin
-from nipype_blm.plugins.batch import BATCH_SYSTEMS
-from nipype_blm.plugins.options import (
+from nipype_blm.tasks.batch import BATCH_SYSTEMS
+from nipype_blm.tasks.options import (
     Resources,
     bind_locally,
     count_processes,
     describe_worker,
     parse_options,
 )
-from nipype_blm.plugins.pools import PoolError
+from nipype_blm.tasks.pools import PoolError
 
 SLURM: dict[str, Any] = {"cluster": "slurm", "cores": 4, "memory": "16GiB"}
 SMALL = Resources(1, 0.2)
@@ -242,7 +242,7 @@ def test_options_under_old_names_stand_in_the_script_beside_ours(
     assert re.search(r"^#(SBATCH|\$) --exclusive$", script, re.MULTILINE)
     assert "\nmodule load mine\n" in script
     assert ("\n#$ -V\n" in script) == (cluster == "sge")
-    told = [record.getMessage() for record in caplog.records if "plugins.pools" in record.name]
+    told = [record.getMessage() for record in caplog.records if "tasks.pools" in record.name]
     assert [text for text in told if "old names" in text and "extra is now worker_extra" in text]
     assert [text for text in told if "jobs end after 00:30:00" in text]
     assert len(told) == 2
@@ -430,8 +430,8 @@ jobqueue:
 
 READ = """
 import json, logging, sys
-from nipype_blm.plugins.options import Resources, describe_worker, parse_options
-from nipype_blm.plugins.settings import set_defaults
+from nipype_blm.tasks.options import Resources, describe_worker, parse_options
+from nipype_blm.tasks.settings import set_defaults
 import dask, distributed
 from dask.config import get
 
@@ -515,5 +515,5 @@ def test_a_file_that_is_not_that_of_a_pool_is_named(tmp_path: Path, content: str
         path.write_text(content)
     workflow = Workflow("wf", base_dir=str(tmp_path))
     workflow.add_nodes([Node(IdentityInterface(["x"]), name="node")])
-    with pytest.raises(InputError, match=rf"{path} .*`nipype-blm cluster start`"):
+    with pytest.raises(InputError, match=rf"{path} .*`nipype-blm pool start`"):
         workflow.run(plugin=DaskPlugin({"scheduler_file": str(path)}))

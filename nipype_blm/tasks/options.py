@@ -18,7 +18,7 @@ from distributed.system import MEMORY_LIMIT
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
 
 from nipype_blm.errors import InputError, show
-from nipype_blm.plugins.batch import BATCH_SYSTEMS, LOCAL, BatchSystem
+from nipype_blm.tasks.batch import BATCH_SYSTEMS, LOCAL, BatchSystem
 
 GIB = 2**30
 # Of dask-jobqueue; `project` is another thing for some batch systems.
@@ -79,7 +79,7 @@ class PoolOptions(BaseModel):
         "`slurm`), or a Dask client or cluster that is there already.",
     )
     scheduler_file: Path | None = Field(
-        None, description="File of a running pool (`nipype-blm cluster start`), to be used."
+        None, description="File of a running pool (`nipype-blm pool start`), to be used."
     )
     allow_insecure: bool = Field(
         False,

@@ -17,23 +17,23 @@ from distributed import Client, Security
 from distributed.utils import get_ip
 
 from nipype_blm.errors import InputError
-from nipype_blm.plugins.batch import BatchSystem, JobState, QueryError
-from nipype_blm.plugins.jobs import Jobs, record_jobs
-from nipype_blm.plugins.keys import make_key_folder
-from nipype_blm.plugins.modules import ImportPaths
-from nipype_blm.plugins.options import (
+from nipype_blm.private import make_private
+from nipype_blm.tasks.batch import BatchSystem, JobState, QueryError
+from nipype_blm.tasks.jobs import Jobs, record_jobs
+from nipype_blm.tasks.keys import make_key_folder
+from nipype_blm.tasks.modules import ImportPaths
+from nipype_blm.tasks.options import (
     PoolOptions,
     Resources,
     bind_locally,
     count_processes,
     describe_worker,
 )
-from nipype_blm.plugins.poolfile import connect
-from nipype_blm.plugins.scaling import JobScaling, count_unfinished, find_job, group_workers
-from nipype_blm.plugins.settings import set_defaults
-from nipype_blm.plugins.walltime import EndBeforeJob
-from nipype_blm.plugins.worker import EndWithDriver
-from nipype_blm.private import make_private
+from nipype_blm.tasks.poolfile import connect
+from nipype_blm.tasks.scaling import JobScaling, count_unfinished, find_job, group_workers
+from nipype_blm.tasks.settings import set_defaults
+from nipype_blm.tasks.walltime import EndBeforeJob
+from nipype_blm.tasks.worker import EndWithDriver
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class BatchPool(Pool):
         given |= {
             "python": options.get("python") or shlex.quote(sys.executable),
             "processes": self._processes,
-            "worker_command": "nipype_blm.plugins.worker",
+            "worker_command": "nipype_blm.tasks.worker",
             "worker_extra_args": [*extra, "--nworkers", str(self._processes)],
             "log_directory": str(self.log_folder),
             "scheduler_options": scheduler_options,

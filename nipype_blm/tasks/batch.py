@@ -340,7 +340,7 @@ BATCH_SYSTEMS: dict[str, BatchSystem] = {
         Moab("moab", "MoabCluster"),
         OAR("oar", "OARCluster"),
         PBS("pbs", "PBSCluster"),
-        LocalProcesses(LOCAL, "LocalCluster", "nipype_blm.plugins.local"),
+        LocalProcesses(LOCAL, "LocalCluster", "nipype_blm.tasks.local"),
         GridEngine("sge", "SGECluster"),
         Slurm("slurm", "SLURMCluster"),
     )

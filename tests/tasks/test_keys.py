@@ -13,16 +13,16 @@ import pytest
 from distributed import Security
 
 from nipype_blm.errors import InputError
-from nipype_blm.plugins.keys import make_key_folder, write_keys
-from nipype_blm.plugins.local import LocalJob
-from nipype_blm.plugins.options import Resources, parse_options
-from nipype_blm.plugins.pools import open_pool
+from nipype_blm.tasks.keys import make_key_folder, write_keys
+from nipype_blm.tasks.local import LocalJob
+from nipype_blm.tasks.options import Resources, parse_options
+from nipype_blm.tasks.pools import open_pool
 
 POOL = """
 import sys
 from pathlib import Path
-from nipype_blm.plugins.options import Resources, parse_options
-from nipype_blm.plugins.pools import open_pool
+from nipype_blm.tasks.options import Resources, parse_options
+from nipype_blm.tasks.pools import open_pool
 
 options = parse_options({"n_procs": 1, "memory_gb": 1})
 pool = open_pool(options, Resources(1, 0.0), Path(sys.argv[1]))

@@ -1,0 +1,149 @@
+"""What all commands share: options, exit codes, messages, and how a process runs one."""
+
+import argparse
+import gc
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+# Before NumPy is imported: its own threads would compete with ours.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+os.environ.setdefault("NIPYPE_NO_ET", "1")
+
+from nipype_blm import __version__
+from nipype_blm.cli.limits import explain_limit
+from nipype_blm.errors import InputError
+from nipype_blm.signals import interruptible
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+EXIT_CODES = "Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted (143 by SIGTERM)."
+_POOL_ALONE = (
+    "--pool names the pool that runs everything; leave out --plugin and --plugin-args, or give "
+    "the file of the pool in --plugin-args, as scheduler_file."
+)
+
+
+def say(text: str) -> None:
+    """Tell the user, beside what the command prints."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def say_notices(notices: Sequence[str]) -> None:
+    """Tell what is no fault."""
+    for notice in notices:
+        say(f"notice: {notice}")
+
+
+def report_errors(
+    act: Callable[[], int], interrupted: str = "The same command goes on from where it was."
+) -> int:
+    """Return the exit code of what a command does; errors are said."""
+    try:
+        return act()
+    except InputError as error:
+        for problem in error.problems:
+            say(f"error: {problem}")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        say(f"Interrupted. {interrupted}")
+        return INTERRUPTED
+    except Exception as error:
+        limit = explain_limit(f"{type(error).__name__}: {error}")
+        if limit is None and not isinstance(error, OSError):
+            raise
+        say(": ".join(filter(None, ["error", str(error), limit])))
+        return FAILED
+
+
+def run_process(main: Callable[[], int]) -> None:
+    """Run a command as a process of its own."""
+    # A short-lived process: collecting cycles, and freeing every object at the end, would
+    # take a fifth of its CPU time.
+    gc.disable()
+    with interruptible() as signals:
+        code = main()
+    if signals and code == INTERRUPTED:
+        code = 128 + signals[0]  # as a shell reports it
+    gc.freeze()
+    sys.exit(code)
+
+
+def describe(
+    parser: argparse.ArgumentParser, what: str, examples: Sequence[str], more: str = EXIT_CODES
+) -> None:
+    """Have the help of a command say what it does, and end with examples and more.
+
+    Parameters
+    ----------
+    examples : sequence of str
+        Arguments of the command, for one example each.
+    """
+    lines = [f"  {parser.prog} {arguments}".rstrip() for arguments in examples]
+    parser.description = textwrap.fill(what, 88)
+    parser.epilog = "\n".join(["examples:", *lines, "", more])
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+
+
+def add_running_options(parser: argparse.ArgumentParser, check: str) -> None:
+    """Add the options of every command that runs a workflow.
+
+    Parameters
+    ----------
+    check : str
+        What ``--check`` does.
+    """
+    parser.add_argument("--check", action="store_true", help=check)
+    parser.add_argument(
+        "--graph",
+        type=Path,
+        metavar="FILE",
+        help="draw the workflow that would run, as .svg, .png or .pdf, and run nothing; needs "
+        "Graphviz",
+    )
+    parser.add_argument(
+        "--pool",
+        type=Path,
+        metavar="POOL.json",
+        help="run on the pool that `nipype-blm pool start` has started; as --plugin Dask with "
+        "this scheduler_file",
+    )
+    parser.add_argument(
+        "--plugin",
+        metavar="NAME",
+        help="plugin of Nipype that runs the nodes (MultiProc, SLURM, SGE, ...), or Dask for a "
+        "pool of workers; default: Linear, or Dask with a clusterType other than local",
+    )
+    parser.add_argument(
+        "--plugin-args",
+        type=Path,
+        metavar="FILE.yml",
+        help="arguments of the plugin, one `name: value` a line",
+    )
+    add_common_options(parser)
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command."""
+    parser.add_argument("--quiet", action="store_true", help="show no progress and no summary")
+    parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
+
+
+def check_running_options(arguments: argparse.Namespace) -> None:
+    """See whether the options of a command fit together, before anything that takes time.
+
+    Raises
+    ------
+    InputError
+    """
+    if arguments.graph is not None:
+        from nipype_blm.cli.graph import check_picture
+
+        check_picture(arguments.graph)
+    if arguments.pool is not None:
+        if arguments.plugin is not None or arguments.plugin_args is not None:
+            raise InputError(_POOL_ALONE)
+        arguments.pool = arguments.pool.expanduser().absolute()
+        arguments.plugin = "Dask"

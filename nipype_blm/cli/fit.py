@@ -1,0 +1,284 @@
+"""``blm``, ``blmm`` and ``nipype-blm fit``: check a configuration, run it, say what came out."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nipype_blm import __version__
+from nipype_blm.cli.command import (
+    EXIT_CODES,
+    FAILED,
+    OK,
+    add_running_options,
+    check_running_options,
+    describe,
+    report_errors,
+    say,
+    say_notices,
+)
+from nipype_blm.cli.terminal import escape_name, steady_streams
+from nipype_blm.errors import InputError
+
+_DESCRIPTIONS = {
+    "blm": "Fit one linear model at every voxel of many images.",
+    "blmm": "Fit one linear mixed model at every voxel of many images.",
+}
+_EXAMPLES = ("--check", "--graph nodes.svg", "--plugin MultiProc", "--pool pool.json")
+
+
+def main(argv: Sequence[str] | None = None, model: str = "blm") -> int:
+    """Run the command of a model, ``blm`` or ``blmm``; return its exit code."""
+    with steady_streams():
+        arguments = _make_parser(model).parse_args(argv)
+        return report_errors(partial(_act, arguments, model))
+
+
+def add_fit(tools: Any) -> None:
+    """Add the command ``fit`` to those of ``nipype-blm``."""
+    parser = tools.add_parser("fit", help="fit a linear or mixed model at every voxel")
+    describe(
+        parser,
+        "Fit one linear model, or linear mixed model, at every voxel of many images.",
+        [f"study.yml results {options}" for options in _EXAMPLES],
+        f"`blm --help` and `blmm --help` explain every field of CONFIG.yml.\n{EXIT_CODES}",
+    )
+    parser.add_argument(
+        "config",
+        type=Path,
+        metavar="SOURCE",
+        help="CONFIG.yml, a configuration file of blm, or of blmm if it has Z",
+    )
+    parser.add_argument(
+        "out", metavar="OUT", help="folder for the results; it takes the place of outdir"
+    )
+    _add_options(parser)
+    parser.set_defaults(action=_fit)
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from nipype_blm.cli.source import check_places
+
+    check_places(arguments.config, arguments.out)
+    return _act(arguments, None, arguments.out)
+
+
+def _act(arguments: argparse.Namespace, model: str | None, out: str | None = None) -> int:
+    # Before anything that takes time; even what is imported does.
+    if not arguments.quiet:
+        name = "nipype-blm" if model is None else model
+        say(f"{name} {__version__}: checking {arguments.config} ...")
+    check_running_options(arguments)
+    config = load_config(arguments.config, model, out)
+    say_notices(config.notices)
+    if arguments.check or arguments.graph is not None:
+        return _check(config, arguments)
+    return _run_alone(config, arguments)
+
+
+def load_config(path: Path, model: str | None = "blm", out: str | None = None) -> Any:
+    """Read and check a configuration file.
+
+    Parameters
+    ----------
+    path : Path
+    model : str or None
+        ``blm`` or ``blmm``; None: as the file says.
+    out : str, optional
+        In place of outdir; relative to the current folder.
+
+    Raises
+    ------
+    InputError
+        With the faults of all fields, and of the files that the valid ones name.
+    """
+    from nipype_blm.io.yamlfile import read_yaml
+    from nipype_blm.model.config import parse_config, salvage_config
+    from nipype_blm.stages.plan import prepare_run
+
+    path = path.absolute()
+    data = read_yaml(path)
+    if out is not None and isinstance(data, dict):
+        data = data | {"outdir": _resolve_out(out)}
+    kind = _find_kind(model or ("blmm" if _is_mixed(data) else "blm"))
+    try:
+        return parse_config(data, path.parent, model=kind)
+    except InputError as error:
+        problems = error.problems
+        rest = salvage_config(data, path.parent, model=kind)
+    if rest is not None:
+        try:
+            prepare_run(rest)
+        except InputError as error:
+            problems = problems + error.problems
+    raise InputError(problems)
+
+
+def _is_mixed(data: Any) -> bool:
+    return isinstance(data, dict) and data.get("Z") is not None
+
+
+def _resolve_out(out: str) -> str:
+    from nipype_blm.model.config import resolve_path
+
+    try:
+        return str(resolve_path(out, Path.cwd()))
+    except ValueError as error:
+        raise InputError(f"OUT: {error}.") from error
+
+
+def _find_kind(model: str) -> Any:
+    """Return the class of the configurations of a model."""
+    from nipype_blm.model.config import BlmConfig, BlmmConfig
+
+    return {"blm": BlmConfig, "blmm": BlmmConfig}[model]
+
+
+class _Help(argparse.Action):
+    """Prints help with every field; the fields are only imported for that."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show this message and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from nipype_blm.cli.fields import describe_fields
+
+        fields = describe_fields(_find_kind(parser.prog))
+        examples = [f"study.yml {options}" for options in _EXAMPLES]
+        describe(parser, _DESCRIPTIONS[parser.prog], examples, fields)
+        parser.print_help()
+        parser.exit()
+
+
+def _make_parser(model: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(model, add_help=False)
+    parser.add_argument("config", type=Path, metavar="CONFIG.yml", help="configuration file")
+    parser.add_argument("-h", "--help", action=_Help)
+    _add_options(parser)
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--clean",
+        action="store_true",
+        help="remove all intermediate files when the run has ended well, as `keep: nothing`",
+    )
+    add_running_options(
+        parser, "check the configuration and the headers of all images, and fit nothing"
+    )
+
+
+def _check(config: Any, arguments: argparse.Namespace) -> int:
+    """Check a run, and show it as it is asked for."""
+    from nipype_blm.cli.check import describe_run
+    from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
+    from nipype_blm.stages.plan import check_out_dir, prepare_run
+
+    run = prepare_run(config, count_parallel_nodes(config, arguments.plugin))
+    check_out_dir(run, config, config.plan_folder)
+    name, args_file = arguments.plugin, arguments.plugin_args
+    choose_runner(config, run.plan, name, args_file, pool=arguments.pool)
+    say_notices(run.notices)
+    keep = _choose_kept(config, arguments)
+    if arguments.check:
+        print(describe_run(run, keep))
+    if arguments.graph is not None:
+        from nipype_blm.cli.graph import draw_graph
+        from nipype_blm.cli.run import build_workflow
+
+        draw_graph(build_workflow(config, arguments.config, keep), arguments.graph)
+        if not arguments.quiet:
+            print(f"The workflow is drawn in {arguments.graph}")
+    return OK
+
+
+def _choose_kept(config: Any, arguments: argparse.Namespace) -> str:
+    return "nothing" if arguments.clean else str(config.keep)
+
+
+def _run_alone(config: Any, arguments: argparse.Namespace) -> int:
+    from nipype_blm.io.lock import hold_folders
+    from nipype_blm.private import list_writers
+
+    if os.access(config.work_folder, os.W_OK):
+        for writer in list_writers(config.work_folder.stat()):
+            say(
+                f"notice: work_dir {config.work_folder} is there, and {writer}. What Nipype keeps "
+                "in it is read as a program; go on only if you trust them."
+            )
+    folders = {"outdir": config.outdir, "work_dir": config.work_folder}
+    with hold_folders(folders, private={"work_dir"}):
+        return _run(config, arguments)
+
+
+def _run(config: Any, arguments: argparse.Namespace) -> int:
+    from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
+    from nipype_blm.cli.progress import show_progress
+    from nipype_blm.cli.run import (
+        build_workflow,
+        find_logs,
+        find_remains,
+        raise_or_describe,
+        run_workflow,
+    )
+    from nipype_blm.stages.plan import check_out_dir, is_done, prepare_run
+
+    run = prepare_run(config, count_parallel_nodes(config, arguments.plugin))
+    check_out_dir(run, config, config.plan_folder)
+    say_notices(run.notices)
+    quiet = arguments.quiet or config.sim
+    keep = _choose_kept(config, arguments)
+    if is_done(run, config):
+        if not quiet:
+            print("Nothing to do: all maps are there, and nothing has changed since.")
+        return _end(config, run, quiet, keep)
+    try:
+        with show_progress(None if quiet else find_remains(run, config), quiet) as note_node:
+            runner = choose_runner(
+                config,
+                run.plan,
+                arguments.plugin,
+                arguments.plugin_args,
+                note_node,
+                find_logs(config) / "workers",
+                arguments.pool,
+            )
+            workflow = build_workflow(config, arguments.config, keep, run, runner)
+            run_workflow(workflow, config, runner)
+    except Exception as error:
+        say(f"error: {raise_or_describe(error, config, arguments.plugin)}")
+        return FAILED
+    return _end(config, run, quiet, keep)
+
+
+def _end(config: Any, run: Any, quiet: bool, keep: str) -> int:
+    """Say what came out; if all is well, remove what is not to be kept."""
+    from nipype_blm.cli.run import tidy
+
+    code = _report(config, run.spec.model, quiet)
+    if code == OK:
+        tidy(config, keep)
+    return code
+
+
+def _report(config: Any, model: str, quiet: bool) -> int:
+    """Say what came out, whichever plugin ran the nodes."""
+    from nipype_blm.report.summary import count_fitted, count_status, read_notices, summarise_run
+    from nipype_blm.stages.assemble import check_fitted
+
+    counts = count_status(config.outdir, model)
+    if not quiet:
+        names = [escape_name(contrast.name) for contrast in config.contrasts]
+        print(summarise_run(counts, names, config.outdir))
+    notices = read_notices(config.outdir, model)
+    if not config.allow_empty:
+        try:
+            check_fitted(count_fitted(counts), Path(f"{model}_vox_status"), notices)
+        except InputError as error:
+            say(f"error: {error}")
+            return FAILED
+    say_notices(notices)
+    return OK

@@ -1,0 +1,50 @@
+"""``nipype-blm COMMAND``: all commands under one name, with the same options."""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+
+from nipype_blm import __version__
+from nipype_blm.cli.command import EXIT_CODES, describe, report_errors, run_process
+from nipype_blm.cli.compare import add_compare
+from nipype_blm.cli.compile import add_compile
+from nipype_blm.cli.fit import add_fit
+from nipype_blm.cli.pool import add_pool
+from nipype_blm.cli.terminal import steady_streams
+
+_EXAMPLES = (
+    "fit study.yml results --check",
+    "fit study.yml results",
+    "compare intercept slope comparison",
+    "pool start --pool pool.json --n-workers 4",
+    "fit study.yml results --pool pool.json",
+)
+_MORE = "`nipype-blm COMMAND --help` explains one.  blm, blmm and blmm_compare stand alone, too."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    with steady_streams():
+        arguments = _make_parser().parse_args(argv)
+        return report_errors(partial(arguments.action, arguments), arguments.interrupted)
+
+
+def command() -> None:
+    """Run `main` as a process of its own."""
+    run_process(main)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("nipype-blm")
+    what = "Big linear and linear mixed models at every voxel of many images."
+    describe(parser, what, _EXAMPLES, f"{_MORE}\n{EXIT_CODES}")
+    parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
+    parser.set_defaults(interrupted="The same command goes on from where it was.")
+    tools = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (add_fit, add_compare, add_pool, add_compile):
+        add(tools)
+    return parser
+
+
+if __name__ == "__main__":
+    command()
