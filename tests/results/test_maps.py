@@ -2,20 +2,17 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import specs
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nipype_blm.core.factors import RandomFactor
-from nipype_blm.core.linalg import factorise_design
-from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.data.maps import MapInfo
 from nipype_blm.data.spec import ContrastSpec, ModelSpec
-from nipype_blm.data.volumes import VolumeSpace
 from nipype_blm.interfaces.base import MAP_OUTPUTS, MIXED_MAP_OUTPUTS, _make_output_spec
 from nipype_blm.io.arrayfile import ArrayFile, write_arrays
 from nipype_blm.model.contrasts import Contrast
@@ -36,24 +33,7 @@ DOF = DofRange(4, 5, 6)
 def make_spec(*factors: RandomFactor, **changes: Any) -> ModelSpec:
     """Return a model of three columns; a mixed one, if there are factors."""
     X = np.column_stack([ONE, TIME, DOSE])
-    spec = ModelSpec(
-        design=factorise_design(X),
-        names=("one", "time", "dose"),
-        space=VolumeSpace((2, 2, 1), b"", np.ones(4, bool)),
-        allowed=np.ones(4, bool),
-        minimum_n=0,
-        threshold=-np.inf,
-        zero_is_missing=True,
-        staged_dtype="float32",
-        map_dtype="float64",
-        with_cov=False,
-        images_per_batch=12,
-        voxels_per_block=4,
-        rows_per_chunk=12,
-    )
-    names = tuple(tuple(f"e{i}" for i in range(f.n_effects)) for f in factors)
-    mixed = {"factors": factors, "effect_names": names, "options": MixedOptions()}
-    return replace(spec, **(mixed if factors else {}) | changes)
+    return specs.make_spec(X, (2, 2, 1), factors=factors, names=("one", "time", "dose"), **changes)
 
 
 def make_tests(kinds: Sequence[str], *, minlog: float = -323.0) -> ContrastSpec:
