@@ -26,15 +26,25 @@ class Sample(NamedTuple):
 
     what: str  # that it fits
     types: Sequence[str]  # of its images
-    factors: dict[str, str]  # name of each random factor to its design
+    X: str = "X"
+    factors: Sequence[tuple[str, str, bool]] = ()  # name, design, whether effects may correlate
 
 
 SAMPLES = (
-    Sample("a linear model, images of single precision", _SINGLE, {}),
-    Sample("a linear model, images of double precision", _DOUBLE, {}),
-    Sample("a mixed model with random intercepts", _SINGLE, {"subject": "one"}),
-    Sample("a mixed model with random slopes", _DOUBLE, {"subject": "one_age"}),
-    Sample("a mixed model with two factors", _SINGLE, {"subject": "one", "site": "one"}),
+    Sample("a linear model, images of single precision", _SINGLE),
+    Sample("a linear model, images of double precision", _DOUBLE),
+    Sample("a linear model of a mean", _SINGLE, "one"),
+    Sample("a mixed model with random intercepts", _SINGLE, "X", [("subject", "one", True)]),
+    Sample("a mixed model with random slopes", _DOUBLE, "X", [("subject", "one_age", True)]),
+    Sample(
+        "a mixed model with uncorrelated slopes", _SINGLE, "one", [("subject", "one_age", False)]
+    ),
+    Sample(
+        "a mixed model with two factors",
+        _SINGLE,
+        "X",
+        [("subject", "one", True), ("site", "one", True)],
+    ),
 )
 
 
@@ -43,8 +53,13 @@ def fit_sample(sample: Sample, folder: Path) -> None:
     fields = _write_study(sample, folder)
     if sample.factors:
         fields["Z"] = [
-            {"name": name, "factor": f"{name}.txt", "design": f"{design}.csv"}
-            for name, design in sample.factors.items()
+            {
+                "name": name,
+                "factor": f"{name}.txt",
+                "design": f"{design}.csv",
+                "correlated": is_correlated,
+            }
+            for name, design, is_correlated in sample.factors
         ]
     model = BlmmConfig if sample.factors else BlmConfig
     run = prepare_run(parse_config(fields, folder, model=model))
@@ -69,11 +84,12 @@ def _write_study(sample: Sample, folder: Path) -> dict[str, Any]:
         (folder / f"{name}.txt").write_text("\n".join(labels))
     names = [path.name for path in _write_images(sample.types, folder, rng)]
     (folder / "images.txt").write_text("\n".join(names))
+    test = np.eye(len(tables[sample.X]))[:2].tolist()
     return {
         "Y_files": "images.txt",
-        "X": "X.csv",
+        "X": f"{sample.X}.csv",
         "outdir": "out",
-        "contrasts": [{"vector": [0, 1, 0, 0]}, {"vector": [[0, 1, 0, 0], [0, 0, 1, 0]]}],
+        "contrasts": [{"vector": test[0]}, {"vector": test}],
         "images_per_batch": _N_IMAGES // 2,
     }
 
