@@ -1,5 +1,7 @@
 """Big Linear Models: one interface for each stage, and one for the whole model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -373,6 +375,25 @@ class BLM(BLMInterface):
         except InputError:
             return True  # to say what is wrong
 
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, and let an interrupt through, which Nipype takes for an error of its node.
+
+        It would empty the folder of a node that has failed, but not of one that was interrupted.
+        """
+        self._is_interrupted = False
+        result = super().run(*args, **kwargs)
+        if self._is_interrupted:
+            raise KeyboardInterrupt
+        return result
+
+    @contextmanager
+    def _noting_interrupt(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._is_interrupted = True
+            raise
+
     def _make_config(self, out_dir: Path) -> ModelConfig:
         n_procs = self.inputs.n_procs
         return config_from_traits(self.inputs, out_dir, self._config, numNodes=n_procs)
@@ -392,7 +413,7 @@ class BLM(BLMInterface):
         claim = Claim(identify_model(run), Path(runtime.cwd), config.overwrite)
         warn_of(run.notices)
         n_threads = run.plan.threads(self.inputs.n_procs, config.MAXMEM)
-        with work_folder(Path(runtime.cwd)) as work_dir:
+        with work_folder(Path(runtime.cwd)) as work_dir, self._noting_interrupt():
             inputs_file = write_inputs(work_dir / "inputs.yml", config)
             maps = run_model(run, work_dir, out_dir, claim, n_threads, config.compress, inputs_file)
         if not config.allow_empty:
