@@ -22,7 +22,7 @@ from children import hear_signals
 from nipype.pipeline.engine import Node
 
 from nipype_blm import interfaces
-from nipype_blm.io.images import ImageReader
+from nipype_blm.data.images import ImageReader
 
 N_IMAGES, PER_BATCH, CHUNK = 160, 40, 32
 SHAPE = (4, 4, 4)

@@ -11,7 +11,7 @@ from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.errors import InputError
 from nipype_blm.frontends import blm
 from nipype_blm.io.publish import Claim
-from nipype_blm.io.specfile import pack_contrasts, pack_model
+from nipype_blm.data.specfile import pack_contrasts, pack_model
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.model.request import Factor, ListedPath, Request, Table
 from nipype_blm.stages.plan import prepare_run, stamp_files
