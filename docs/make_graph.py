@@ -3,24 +3,13 @@
 Usage: python docs/make_graph.py [FOLDER]
 """
 
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
-from nipype.pipeline.engine import Workflow
-
+from nipype_blm.cli.graph import draw_graph
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_compare_wf
 
 DEFAULT = Path(__file__).parent / "_static"
-
-
-def draw_graph(workflow: Workflow, path: Path) -> None:
-    """Write the picture of a workflow."""
-    with tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder, "graph.dot")
-        workflow.write_graph(str(graph), graph2use="orig", format="svg", simple_form=True)
-        shutil.copy(graph.with_suffix(".svg"), path)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from nipype_blm.frontends import traits
 from nipype_blm.frontends.blm import IGNORED, MISSINGNESS, NAMES, Entry, list_entries
 from nipype_blm.interfaces import BLM, BLMM
 from nipype_blm.model.arithmetic import parse_number
-from nipype_blm.results.compare import MAPS as COMPARISON_MAPS
+from nipype_blm.results.compare import DECLARED as COMPARISON_MAPS
+from nipype_blm.results.declared import Declaration, select_declared
 from nipype_blm.tasks.options import PoolOptions
 from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_compare_wf
 
@@ -273,9 +274,47 @@ def test_the_readme_names_every_output(study):
     assert shared | {unquote(name) for name in more} == list_outputs(fit(study, "blmm"))
 
 
-def test_the_maps_of_a_comparison_are_those_of_the_code():
-    rows = read_tables(COMPARE, "File")
-    assert [unquote(row[0]) for row in rows] == [f"blmm_vox_{name}" for name in COMPARISON_MAPS]
+def check_row(row: list[str], declared: Declaration, name: str, model: str) -> None:
+    """Assert that a row of a table says what is declared, and perhaps more."""
+    file, volumes, meaning, units, intent = row
+    plain = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", meaning).replace("`", "")
+    assert unquote(file) == name
+    assert volumes == declared.volumes.words
+    assert plain.startswith(declared.describe(model).rstrip(".")), name
+    assert units == declared.units
+    assert int(intent.split()[0]) == nib.nifti1.intent_codes.code[declared.intent], name
+
+
+@pytest.mark.parametrize("model", ["blm", "blmm"])
+def test_the_tables_of_maps_are_the_declarations_row_by_row(model):
+    rows = [row for row in read_tables(OUTPUTS, "File") if len(row) == 5]
+    rows = [row for row in rows if unquote(row[0]).startswith(f"{model}_")]
+    for row, declared in zip(rows, select_declared(model), strict=True):
+        check_row(row, declared, declared.name_file(model), model)
+
+
+def test_the_table_of_a_comparison_is_the_declarations_row_by_row():
+    for row, declared in zip(read_tables(COMPARE, "File"), COMPARISON_MAPS, strict=True):
+        check_row(row, declared, declared.name_file("blmm"), "blmm")
+
+
+def test_the_table_of_contrast_maps_is_the_declarations_row_by_row():
+    declared = select_declared("blmm", of_contrast=True)
+    rows = read_tables(OUTPUTS, "`WHAT`")
+    for (name, volumes, _, units, intent), each in zip(rows, declared, strict=False):
+        assert name == {"stat": "`t` or `F`"}.get(each.name, f"`{each.name}`")
+        assert (volumes, units) == (each.volumes.words, each.units)
+        intents = [each.intent] if isinstance(each.intent, str) else each.intent
+        codes = [nib.nifti1.intent_codes.code[one] for one in intents]
+        assert [int(code) for code in re.findall(r"\d+", intent)] == codes
+    assert [each.name for each in declared[len(rows) :]] == ["estimable"]  # a table of its own
+
+
+def test_the_files_of_a_saved_model_are_documented(study):
+    rows = read_tables(OUTPUTS, "File")
+    documented = {unquote(row[0]) for row in rows if row[0].startswith("`model/")} - {"model/"}
+    written = {f"model/{path.name}" for path in (fit(study, "blmm") / "model").iterdir()}
+    assert documented == written
 
 
 def test_the_table_of_states_is_the_enumeration():

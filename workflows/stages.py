@@ -21,6 +21,7 @@ from nipype_blm.model.request import PLAN_FOLDER
 from .nodes import FileMapNode, FreshNode
 from .parameters import Parameters
 
+Edge = tuple[Node, Node, list[tuple[str, str]]]
 CHECKPOINTS = "checkpoints"  # of batches that are being read
 
 
@@ -48,9 +49,7 @@ def build_model_wf(model: Model, parameters: Parameters) -> Workflow:
     # Beside the node's own folder, which is emptied whenever the node runs.
     plan = FreshNode(model.plan(plan_dir=f"../{PLAN_FOLDER}", **traits), name="plan", mem_gb=0.5)
     inputnode = Node(IdentityInterface(fields=list(model.inputs)), name="inputnode")
-    workflow = connect_stages(model, plan, parameters)
-    workflow.connect([(inputnode, plan, _same(*model.inputs))])
-    return workflow
+    return connect_stages(model, plan, parameters, [(inputnode, plan, _same(*model.inputs))])
 
 
 def hold_plan(**outputs: Any) -> Node:
@@ -58,8 +57,10 @@ def hold_plan(**outputs: Any) -> Node:
     return Node(IdentityInterface(fields=list(PLAN_OUTPUTS), **outputs), name="plan")
 
 
-def connect_stages(model: Model, plan: Node, parameters: Parameters) -> Workflow:
-    """Build all that comes after the node `plan`, of which `parameters` say nothing here."""
+def connect_stages(
+    model: Model, plan: Node, parameters: Parameters, before: Sequence[Edge] = ()
+) -> Workflow:
+    """Build all that comes after the node `plan`; `before` it are other edges, or none."""
     n_procs, mem_gb = parameters.n_procs, parameters.mem_gb or parameters.max_mem_gb
     resources: dict[str, Any] = {"n_procs": n_procs, "mem_gb": mem_gb}
     products = FileMapNode(
@@ -91,6 +92,7 @@ def connect_stages(model: Model, plan: Node, parameters: Parameters) -> Workflow
     shared = _same("model_file", "fingerprint")
     workflow.connect(
         [
+            *before,
             (plan, products, [*_same("model_file", "max_threads"), ("batch_files", "batch_file")]),
             (plan, estimates, [*shared, *_same("batch_files"), ("blocks", "block")]),
             (products, estimates, [("out_file", "products_files")]),

@@ -253,19 +253,18 @@ def _end(request: "Request", run: "PreparedRun", quiet: bool, keep: str) -> int:
 
 def _report(request: "Request", model: str, quiet: bool) -> int:
     """Say what came out, whichever plugin ran the nodes."""
-    from nipype_blm.report.summary import count_fitted, count_status, read_notices, summarise_run
+    from nipype_blm.report.summary import summarise_run
+    from nipype_blm.results.results import Results
     from nipype_blm.stages.assemble import check_fitted
 
-    counts = count_status(request.out_dir, model)
+    results = Results(request.out_dir)
     if not quiet:
-        names = [escape_name(contrast.name) for contrast in request.contrasts]
-        print(summarise_run(counts, names, request.out_dir))
-    notices = read_notices(request.out_dir, model)
+        print(summarise_run(results, map(escape_name, results.contrasts)))
     if not request.allow_empty:
         try:
-            check_fitted(count_fitted(counts), Path(f"{model}_vox_status"), notices)
+            check_fitted(results.n_fitted, Path(f"{model}_vox_status"), results.notices)
         except InputError as error:
             say(f"error: {error}")
             return FAILED
-    say_notices(notices)
+    say_notices(results.notices)
     return OK

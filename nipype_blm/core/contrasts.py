@@ -130,6 +130,11 @@ def compute_partial_r2(F: FloatArray, q: int, dof: ArrayLike) -> FloatArray:
     return np.asarray(explained / (explained + np.asarray(dof)))
 
 
+def compute_standard_error(variance: FloatArray) -> FloatArray:
+    """Return the standard error of an effect, given its variance."""
+    return np.sqrt(variance)
+
+
 def _effects(
     L: FloatArray,
     estimates: Estimates,

@@ -64,6 +64,19 @@ def count_joint_effects(factors: Sequence[RandomFactor]) -> int:
     return sum(f.n_levels * (f.n_effects if f.correlated else 1) for f in factors)
 
 
+def find_intercepts(factors: Sequence[RandomFactor]) -> dict[str, tuple[int, float]]:
+    """Return, for each factor with a constant effect, its row of D and its value in Z."""
+    found, offset = {}, 0
+    for factor in factors:
+        q = factor.n_effects
+        for effect, column in enumerate(factor.Z.T):
+            if column[0] != 0 and (column == column[0]).all():
+                row = offset + effect * q - effect * (effect - 1) // 2  # of vech, the diagonal
+                found[factor.name] = (row, float(column[0]))
+        offset += factor.n_entries
+    return found
+
+
 def select_rows(factors: Sequence[RandomFactor], rows: slice) -> RandomRows:
     """Return rows of Z; a row has one entry (term) for each effect of each factor."""
     columns = []

@@ -36,6 +36,11 @@ def packed_size(n: int) -> int:
     return n * (n + 1) // 2
 
 
+def packed_position(i: int, j: int) -> int:
+    """Return where an entry of a packed symmetric matrix stands, in either triangle."""
+    return packed_size(max(i, j)) + min(i, j)
+
+
 class DesignFactor(NamedTuple):
     """The QR factorisation of a design, and how a constant enters it.
 

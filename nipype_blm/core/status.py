@@ -24,6 +24,11 @@ class VoxelStatus(IntEnum):
     UNIDENTIFIED = 17
 
     @property
+    def is_fitted(self) -> bool:
+        """Whether a voxel is in the result's mask."""
+        return VoxelStatus.OUTSIDE < self < FIRST_DROPPED
+
+    @property
     def meaning(self) -> str:
         """One sentence for tables and sidecars."""
         return _MEANINGS[self]

@@ -106,6 +106,24 @@ def compute_f_tails(f: ArrayLike, df1: ArrayLike, df2: ArrayLike) -> Tails:
     return Tails(log_sf, _tail_to_z(tail))
 
 
+def compute_p(log_p: FloatArray) -> FloatArray:
+    """Return p of its natural logarithm; 0 where it is too small for a number."""
+    return np.asarray(np.exp(log_p))
+
+
+def compute_log10_p(log_p: FloatArray, limit: float = math.inf) -> FloatArray:
+    """Return -log10 p of the natural logarithm of p.
+
+    Parameters
+    ----------
+    log_p : array
+    limit : float
+        Infinite values become this, or minus this; its own sign does not matter.
+    """
+    values = log_p / -np.log(10)
+    return np.asarray(np.where(np.isinf(values), np.copysign(limit, values), values))
+
+
 def _broadcast(*arrays: ArrayLike) -> tuple[FloatArray, ...]:
     """Return contiguous, writable float arrays of one shape: the only type that is compiled for."""
     floats = np.broadcast_arrays(*(np.asarray(array, dtype=float) for array in arrays))

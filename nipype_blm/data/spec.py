@@ -38,8 +38,10 @@ class ModelSpec:
     rows_per_chunk: int
     factors: tuple[RandomFactor, ...] = ()
     effect_names: tuple[tuple[str, ...], ...] = ()  # of each factor
+    level_names: tuple[tuple[str, ...], ...] = ()  # of each factor, in the order of its levels
     options: MixedOptions | None = None  # None: least squares
     with_resms: bool = True
+    deficient: str = "refuse"  # what was asked for if columns of X depend on each other
 
     @property
     def model(self) -> str:

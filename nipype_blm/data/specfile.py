@@ -44,7 +44,8 @@ def _read_model(path: Path, size: int, mtime_ns: int) -> tuple[str, ModelSpec]:
     design = DesignFactor(*(file.read(name) for name in DesignFactor._fields))
     options: dict[str, Any] = dict(file.meta)
     options["names"] = tuple(options["names"])
-    options["effect_names"] = tuple(tuple(names) for names in options["effect_names"])
+    for field in ("effect_names", "level_names"):
+        options[field] = tuple(tuple(names) for names in options[field])
     options["factors"] = tuple(
         RandomFactor(name, file.read(f"{i}/level"), file.read(f"{i}/Z"), correlated)
         for i, (name, correlated) in enumerate(options["factors"])

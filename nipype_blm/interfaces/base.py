@@ -29,7 +29,7 @@ from nipype_blm.frontends.factors import normalise_factors
 from nipype_blm.frontends.traits import WORDS, explain_name
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.model.request import DEFICIENT, MATCH_ROWS
-from nipype_blm.results.maps import MAPS
+from nipype_blm.results.declared import select_declared
 from nipype_blm.stages.assemble import NOTICES, AssembledMaps
 
 # What a node leaves beside its result when its input cannot be used.
@@ -265,33 +265,12 @@ def warn_of(notices: Sequence[str]) -> None:
         logging.getLogger(NOTICES).warning(notice)
 
 
-def _map(name: str, model: str = "blm") -> File:
-    return File(exists=True, desc=MAPS[model][name][0])
-
-
-class _ContrastMapsOutputSpec(TraitedSpec):
+class _ModelOutputSpec(TraitedSpec):
     """The outputs that all models have under the same name."""
 
     out_dir = Directory(exists=True, desc="folder of all maps and their sidecars")
-    mask_file = _map("mask")
+    mask_file = File(exists=True, desc="voxels in the result")
     contrast_metadata = traits.List(traits.Dict, desc="name, label and type of each contrast")
-    # Nipype's OutputMultiObject would hand on a list of one map as a bare name.
-    effect_maps = traits.List(
-        File(exists=True), desc="effect of each contrast; F: one volume for each row"
-    )
-    variance_maps = traits.List(
-        File(exists=True), desc="variance of each effect; F: covariances, row by row"
-    )
-    stat_maps = traits.List(File(exists=True), desc="T or F of each contrast")
-    zscore_maps = traits.List(
-        File(exists=True), desc="normal deviate with the same upper tail, for each contrast"
-    )
-    pvalue_maps = traits.List(File(exists=True), desc="p of each contrast")
-    dof_maps = traits.List(File(exists=True), desc="error degrees of freedom of each contrast")
-    contrast_masks = traits.List(
-        File(exists=True),
-        desc="where each contrast is estimable: mask_file, unless images are missing that it needs",
-    )
     dof = traits.Int(
         desc="error degrees of freedom: the median of the voxels, rounded down; of several "
         "contrasts the smallest"
@@ -299,51 +278,25 @@ class _ContrastMapsOutputSpec(TraitedSpec):
     notices = traits.List(traits.Str, desc="what to know of the result, such as suspicious zeros")
 
 
-class MapsOutputSpec(_ContrastMapsOutputSpec):
-    """The maps of a Big Linear Model."""
-
-    blm_vox_mask = _map("mask")
-    blm_vox_status = _map("status")
-    blm_vox_n = _map("n")
-    blm_vox_edf = _map("edf")
-    blm_vox_beta = _map("beta")
-    blm_vox_resms = _map("resms")
-    blm_vox_llh = _map("llh")
-    blm_vox_cov = _map("cov")
-    blm_vox_con = _map("con")
-    blm_vox_conSE = _map("conSE")
-    blm_vox_conT = _map("conT")
-    blm_vox_conTlp = _map("conTlp")
-    blm_vox_conF = _map("conF")
-    blm_vox_conFlp = _map("conFlp")
-    blm_vox_conR2 = _map("conR2")
+def _make_output_spec(name: str, model: str, words: str) -> type[TraitedSpec]:
+    """Return the outputs of a model: those that all have, and each map that it declares."""
+    maps = {
+        each.name_file(model): File(exists=True, desc=each.describe(model))
+        for each in select_declared(model)
+    }
+    # Nipype's OutputMultiObject would hand on a list of one map as a bare name.
+    lists = {
+        each.output[0]: traits.List(File(exists=True), desc=each.output[1])
+        for each in select_declared("blmm", of_contrast=True)
+    }
+    own: dict[str, Any] = {"__module__": __name__, "__doc__": words}
+    return type(name, (_ModelOutputSpec,), own | lists | maps)
 
 
-class MixedMapsOutputSpec(_ContrastMapsOutputSpec):
-    """The maps of a Big Linear Mixed Model."""
-
-    blmm_vox_mask = _map("mask", "blmm")
-    blmm_vox_status = _map("status", "blmm")
-    blmm_vox_n = _map("n", "blmm")
-    blmm_vox_edf = _map("edf", "blmm")
-    blmm_vox_beta = _map("beta", "blmm")
-    blmm_vox_sigma2 = _map("sigma2", "blmm")
-    blmm_vox_D = _map("D", "blmm")
-    blmm_vox_varcomp = _map("varcomp", "blmm")
-    blmm_vox_icc = _map("icc", "blmm")
-    blmm_vox_resms = _map("resms", "blmm")
-    blmm_vox_llh = _map("llh", "blmm")
-    blmm_vox_nit = _map("nit", "blmm")
-    blmm_vox_cov = _map("cov", "blmm")
-    blmm_vox_con = _map("con", "blmm")
-    blmm_vox_conSE = _map("conSE", "blmm")
-    blmm_vox_conT = _map("conT", "blmm")
-    blmm_vox_conT_swedf = _map("conT_swedf", "blmm")
-    blmm_vox_conTlp = _map("conTlp", "blmm")
-    blmm_vox_conF = _map("conF", "blmm")
-    blmm_vox_conF_swedf = _map("conF_swedf", "blmm")
-    blmm_vox_conFlp = _map("conFlp", "blmm")
-    blmm_vox_conR2 = _map("conR2", "blmm")
+MapsOutputSpec = _make_output_spec("MapsOutputSpec", "blm", "The maps of a Big Linear Model.")
+MixedMapsOutputSpec = _make_output_spec(
+    "MixedMapsOutputSpec", "blmm", "The maps of a Big Linear Mixed Model."
+)
 
 
 # Every output; a builder connects them all.
@@ -352,11 +305,11 @@ MIXED_MAP_OUTPUTS = tuple(MixedMapsOutputSpec().copyable_trait_names())
 
 
 def maps_as_outputs(maps: AssembledMaps, out_dir: Path) -> dict[str, Any]:
-    """Return the outputs of `MapsOutputSpec` or `MixedMapsOutputSpec`."""
-    traits_of_kinds = {"z": "zscore_maps", "p": "pvalue_maps"}
+    """Return the outputs of `MapsOutputSpec` or `MixedMapsOutputSpec`, each with its path."""
+    output_of = {each.name: each.output[0] for each in select_declared("blmm", of_contrast=True)}
     results: dict[str, Any] = {name: str(path) for name, path in maps.files.items()}
     for kind, paths in maps.contrast_maps.items():
-        results[traits_of_kinds.get(kind, f"{kind}_maps")] = [str(path) for path in paths]
+        results[output_of[kind]] = [str(path) for path in paths]
     return results | {
         "out_dir": str(out_dir),
         "mask_file": str(maps.mask_file),

@@ -1,5 +1,7 @@
 """Big Linear Models: one interface for each stage, and one for the whole model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -390,6 +392,25 @@ class BLM(BLMInterface):
     def _check(self, out_dir: Path) -> Checked:
         return check(defined_traits(self.inputs), self._model, out_dir=out_dir)
 
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, and let an interrupt through, which Nipype takes for an error of its node.
+
+        It would empty the folder of a node that has failed, but not of one that was interrupted.
+        """
+        self._is_interrupted = False
+        result = super().run(*args, **kwargs)
+        if self._is_interrupted:
+            raise KeyboardInterrupt
+        return result
+
+    @contextmanager
+    def _noting_interrupt(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._is_interrupted = True
+            raise
+
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.frontends.blm import write_inputs
         from nipype_blm.frontends.reading import make_request
@@ -406,7 +427,7 @@ class BLM(BLMInterface):
         claim = Claim(run.model_id, Path(runtime.cwd), request.overwrite)
         warn_of(run.notices)
         n_threads = run.plan.threads(self.inputs.n_procs, request.max_bytes)
-        with work_folder(Path(runtime.cwd)) as work_dir:
+        with work_folder(Path(runtime.cwd)) as work_dir, self._noting_interrupt():
             inputs_file = write_inputs(work_dir / "inputs.yml", fields)
             maps = run_model(
                 run, work_dir, out_dir, claim, n_threads, request.compress, inputs_file

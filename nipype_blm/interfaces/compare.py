@@ -14,7 +14,7 @@ from nipype.interfaces.base import (
 from nipype_blm.errors import tell
 from nipype_blm.frontends.traits import WORDS
 from nipype_blm.interfaces.base import BLMInterface, InputSpec, overwrite_trait
-from nipype_blm.results.compare import MAPS
+from nipype_blm.results.compare import DECLARED
 
 
 class _CompareModelsInputSpec(InputSpec):
@@ -30,16 +30,16 @@ class _CompareModelsInputSpec(InputSpec):
 
 class _CompareModelsOutputSpec(TraitedSpec):
     out_dir = Directory(exists=True, desc="folder of all maps and their sidecars")
-    blmm_vox_mask = File(exists=True, desc=MAPS["mask"])
-    blmm_vox_status = File(exists=True, desc=MAPS["status"])
-    blmm_vox_Chi2 = File(exists=True, desc=MAPS["Chi2"])
-    blmm_vox_Chi2lp = File(exists=True, desc=MAPS["Chi2lp"])
     dofs = traits.List(traits.Int, desc="degrees of freedom of the equal chi-square mixture")
     criterion = traits.Str(desc="likelihood that was compared: ML or REML")
     counts = traits.Dict(traits.Str, traits.Int, desc="voxels of each status")
     notices = traits.List(traits.Str, desc="what was excluded, swapped or is imprecise")
 
 
+for _map in DECLARED:
+    _CompareModelsOutputSpec.add_class_trait(
+        _map.name_file("blmm"), File(exists=True, desc=_map.words)
+    )
 # Every output; a builder connects them all.
 OUTPUTS = tuple(_CompareModelsOutputSpec().copyable_trait_names())
 

@@ -146,6 +146,12 @@ def is_published(out_dir: Path, stamp: str, is_ours: Callable[[str], bool]) -> b
     )
 
 
+def is_unfinished(out_dir: Path) -> bool:
+    """Return whether results are being replaced, or a run was interrupted while it did that."""
+    record = _read_record(out_dir, lambda name: True)
+    return bool(record.files) and not record.stamp
+
+
 def _select_changed(out_dir: Path, companions: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the companions that a folder does not have, or not with this content."""
 

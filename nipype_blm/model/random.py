@@ -97,6 +97,28 @@ def make_factors(factors: Sequence[Factor]) -> tuple[RandomFactor, ...]:
     return tuple(make(factor.name) for factor in factors)
 
 
+def name_levels(
+    asked: Sequence[Factor], factors: Sequence[RandomFactor]
+) -> tuple[tuple[str, ...], ...]:
+    """Return the labels of the levels of each factor, in the order of their numbers.
+
+    That of a nested level begins with the label of the level that it lies in, and a slash.
+    """
+    by_name = {factor.name: factor for factor in asked}
+
+    def label_rows(name: str) -> Sequence[str]:
+        labels, outer = by_name[name].labels, by_name[name].nested_in
+        if outer is None:
+            return labels
+        pairs = zip(label_rows(outer), labels, strict=True)
+        return [f"{one}/{other}" for one, other in pairs]
+
+    rows = [(label_rows(factor.name), factor.level) for factor in factors]
+    return tuple(
+        tuple(labels[i] for i in np.unique(level, return_index=True)[1]) for labels, level in rows
+    )
+
+
 class NamedFactor(Protocol):
     """What has a name and may be nested."""
 

@@ -1,7 +1,6 @@
 """Draw maps over a template, from written maps; needs the extra ``plot``."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +10,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.data.maps import find_map, load_map
+from nipype_blm.results.results import ContrastResults, Results
 
 _WIDTH, _ROW_HEIGHT, _TITLE_HEIGHT = 12.0, 1.85, 0.35  # inches
 _DPI = 110
 _N_SLICES = 7
-_SIDECAR_END = "_stat-z_statmap.json"
-_ESTIMABLE = "_desc-estimable_mask"
 
 
 class DrawnContrast(NamedTuple):
@@ -54,12 +51,13 @@ def find_fdr_threshold(z: FloatArray, alpha: float, two_sided: bool) -> float:
 
 
 def plot_z_maps(
-    out_dir: Path,
-    out_file: Path,
+    results: Results | Path | str,
+    out_file: Any,
     alpha: float = 0.05,
     background: Any = None,
     outline: Any = None,
     title: str = "",
+    contrasts: Sequence[str] | None = None,
 ) -> list[DrawnContrast]:
     """Draw the z map of every contrast of a run, thresholded by its false discovery rate.
 
@@ -68,10 +66,10 @@ def plot_z_maps(
 
     Parameters
     ----------
-    out_dir : path
-        Folder of the maps of ``blm`` or ``blmm``.
-    out_file : path
-        Figure to write; its extension tells the format.
+    results : Results or path
+        Of a run of ``blm`` or ``blmm``, or their folder.
+    out_file : path or file
+        Figure to write; its extension tells the format, and PNG is that of an open file.
     alpha : float
         False discovery rate within each contrast.
     background : path or image, optional
@@ -80,16 +78,17 @@ def plot_z_maps(
         Regions to be outlined in green, such as regions of interest.
     title : str
         Line above the figure.
+    contrasts : sequence of str, optional
+        Names of those to draw, in this order; default: all, T contrasts first.
 
     Returns
     -------
     list of DrawnContrast
         One for each row of the figure.
     """
-    out_dir = Path(out_dir)
-    sidecars = _find_sidecars(out_dir)
-    mask = load_map(out_dir, "blm_vox_mask", "blmm_vox_mask")
-    maps = [_threshold(path, mask, alpha) for path in sidecars]
+    found = results if isinstance(results, Results) else Results(results)
+    names = sort_contrasts(found) if contrasts is None else contrasts
+    maps = [_threshold(found.contrasts[name], alpha) for name in names]
     figure, axes = _make_rows(len(maps), title)
     for axis, (image, contrast) in zip(axes, maps, strict=True):
         _draw_row(axis, image, contrast, alpha, background, outline)
@@ -155,37 +154,26 @@ def _make_rows(n_rows: int, title: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _find_sidecars(out_dir: Path) -> list[Path]:
-    """Return the sidecars of all z maps: T contrasts first, then F, each by name."""
-    found = list(out_dir.glob(f"contrasts/*{_SIDECAR_END}"))
-    if not found:
-        raise FileNotFoundError(f"{out_dir} has no z map; it is not the outdir of a complete run.")
-    return sorted(found, key=lambda path: (_read_contrast(path)["Test"] == "F", path.name))
+def sort_contrasts(results: Results) -> list[str]:
+    """Return the names of all contrasts: T contrasts first, then F, each by the names of files."""
+    contrasts = results.contrasts.values()
+    return [each.name for each in sorted(contrasts, key=lambda each: (each.is_f, each.label))]
 
 
-def _read_contrast(sidecar: Path) -> dict[str, Any]:
-    """Return name, test and weights of the contrast of a map."""
-    contrast: dict[str, Any] = json.loads(sidecar.read_text())["Contrast"]
-    return contrast
-
-
-def _threshold(sidecar: Path, mask: Any, alpha: float) -> tuple[Any, DrawnContrast]:
+def _threshold(contrast: ContrastResults, alpha: float) -> tuple[Any, DrawnContrast]:
     """Return a z map that is 0 where it is not significant, and what it shows."""
-    contrast = _read_contrast(sidecar)
-    image = load_map(sidecar.parent, sidecar.stem)
+    image = contrast.image("z")
     z = image.get_fdata()
-    # Voxels at which a contrast is not estimable are 0 and no tests.
-    own = f"{sidecar.name.removesuffix(_SIDECAR_END)}{_ESTIMABLE}"
-    if find_map(sidecar.parent, own) is not None:
-        mask = load_map(sidecar.parent, own)
-    inside = np.asarray(mask.dataobj) > 0
-    two_sided = contrast["Test"] == "T"
-    threshold = find_fdr_threshold(z[inside], alpha, two_sided)
-    significant = inside & ((np.abs(z) if two_sided else z) >= threshold)
+    inside = contrast.mask  # voxels at which a contrast is not estimable are 0 and no tests
+    threshold = np.inf  # where a contrast is estimable nowhere, or nothing was fitted
+    if inside.any():
+        threshold = find_fdr_threshold(z[inside], alpha, two_sided=not contrast.is_f)
+    significant = inside & ((z if contrast.is_f else np.abs(z)) >= threshold)
     shown = nib.Nifti1Image(np.where(significant, z, 0.0), image.affine)
-    slices = _choose_slices(shown, mask)
-    n_voxels = int(significant.sum())
-    return shown, DrawnContrast(contrast["Name"], contrast["Test"], threshold, n_voxels, *slices)
+    shape = inside if inside.any() else np.ones(inside.shape)
+    slices = _choose_slices(shown, nib.Nifti1Image(shape.astype(np.uint8), image.affine))
+    test = "F" if contrast.is_f else "T"
+    return shown, DrawnContrast(contrast.name, test, threshold, int(significant.sum()), *slices)
 
 
 def _choose_slices(image: Any, mask: Any) -> tuple[tuple[float, ...], int]:

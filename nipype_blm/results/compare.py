@@ -1,11 +1,13 @@
 """Compare the fits of two models, from the folders of their results."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.likelihoods import (
     Likelihood,
     compute_chi2,
@@ -18,6 +20,7 @@ from nipype_blm.core.likelihoods import (
 from nipype_blm.core.linalg import FloatArray, find_dependent_columns
 from nipype_blm.core.mixtures import log_mixture_sf
 from nipype_blm.core.status import VoxelStatus, is_fitted
+from nipype_blm.core.tails import compute_log10_p
 from nipype_blm.data.kinds import pack_space
 from nipype_blm.data.maps import MapInfo, find_map
 from nipype_blm.errors import InputError, Problem
@@ -29,21 +32,65 @@ from nipype_blm.model.compare import (
     count_variances,
     describe_mixture,
 )
-from nipype_blm.results.results import Results, list_differences
-
-PREFIX = "blmm_vox_"
-MAPS = {
-    "mask": "Voxels at which the models were compared.",
-    "status": "What happened at each voxel.",
-    "Chi2": "Likelihood ratio: twice the gain in log-likelihood.",
-    "Chi2lp": "-log10 of the uncorrected p of the likelihood ratio.",
-}
+from nipype_blm.results.declared import Declaration
+from nipype_blm.results.differences import list_differences, match_images
+from nipype_blm.results.results import Results
+from nipype_blm.results.volumes import ONE
 
 # A voxel is left out where the rounding of maps may change Chi2 by more, and p by 5 %.
 MOST_ERROR = 0.1
 # ... and is worth a word from here on.
 NOTABLE_ERROR = 0.01
 _VOXELS_AT_ONCE = 2**12
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was found at each voxel, in file order, of which the maps are made."""
+
+    status: NDArray[np.uint8]  # ComparisonStatus
+    chi2: FloatArray  # 0 where the models were not compared
+    dofs: tuple[int, ...]
+    counts: dict[ComparisonStatus, int]
+    details: dict[str, Any]  # for every sidecar
+
+    def describe_status(self) -> dict[str, Any]:
+        """Return what each value stands for, and how many voxels have it."""
+        levels = {str(int(level)): level.meaning for level in ComparisonStatus}
+        return {
+            "Levels": levels,
+            "Voxels": {str(int(level)): n for level, n in self.counts.items()},
+        }
+
+    def compute_log10_p(self) -> FloatArray:
+        """Return -log10 p of the likelihood ratio."""
+        return compute_log10_p(log_mixture_sf(self.chi2, self.dofs)) + 0.0  # no -0
+
+
+# Their sources take what was found: a `Compared`.
+DECLARED = (
+    Declaration(
+        *("mask", "Voxels at which the models were compared.", "label", ONE),
+        source=lambda found: is_fitted(found.status).astype(np.uint8),
+        models=("blmm",),
+    ),
+    Declaration(
+        *("status", "What happened at each voxel.", "label", ONE),
+        source=lambda found: found.status,
+        models=("blmm",),
+        details=Compared.describe_status,
+    ),
+    Declaration(
+        *("Chi2", "Likelihood ratio: twice the gain in log-likelihood.", "chi2", ONE),
+        source=lambda found: found.chi2,
+        models=("blmm",),
+    ),
+    Declaration(
+        *("Chi2lp", "-log10 of the uncorrected p of the likelihood ratio.", "log10 p value", ONE),
+        source=Compared.compute_log10_p,
+        models=("blmm",),
+    ),
+)
 
 
 class Comparison(NamedTuple):
@@ -87,7 +134,7 @@ def check_models(
     problems = list_differences(smaller, larger)
     if problems:
         raise InputError(problems)
-    dofs = choose_mixture(smaller.factors, larger.factors)
+    dofs = choose_mixture(smaller.factors, _sort_rows(smaller, larger))
     return Comparable(smaller, larger, dofs, claim, notices)
 
 
@@ -135,15 +182,15 @@ def compare_models(
         "DegreesOfFreedom": list(dofs),
         "LargestErrorOfChi2": float(f"{error:.2g}"),
     }
-    volumes = _make_volumes(status, np.where(compared, chi2.value, 0.0), dofs, counts, details)
-    files = _write(larger, out_dir, claim, volumes)
+    found = Compared(status, np.where(compared, chi2.value, 0.0), dofs, counts, details)
+    files = _write(larger, out_dir, claim, [_make_map(each, found) for each in DECLARED])
     return Comparison(files, dofs, criterion, counts, [*notices, *_make_notices(counts, error)])
 
 
 def is_map_name(name: str) -> bool:
     """Return whether a file, relative to the output folder, could be one of ours."""
     stem, _, extension = name.partition(".")
-    is_known = stem in {f"{PREFIX}{kind}" for kind in MAPS}
+    is_known = stem in {each.name_file("blmm") for each in DECLARED}
     return is_known and extension in ("nii", "nii.gz", "json")
 
 
@@ -157,14 +204,20 @@ def _check_out_dir(out_dir: Path) -> None:
             )
 
 
+def _sort_rows(one: Results, other: Results) -> list[RandomFactor]:
+    """Return the random factors of a run, with their rows in the order of those of another."""
+    order = match_images(one, other).order
+    return [f._replace(level=f.level[order], Z=f.Z[order]) for f in other.factors]
+
+
 def _compare_voxels(
     smaller: Results, larger: Results, criterion: str
 ) -> tuple[NDArray[np.uint8], Likelihood]:
     """Return the status and Chi2 of each voxel of a map."""
-    status = np.zeros(smaller.mask.size, np.uint8)
-    status[smaller.mask] = ComparisonStatus.NOT_IN_LARGER
-    status[larger.mask] = ComparisonStatus.NOT_IN_SMALLER
-    both = smaller.mask & larger.mask
+    status = np.zeros(smaller.inside.size, np.uint8)
+    status[smaller.inside] = ComparisonStatus.NOT_IN_LARGER
+    status[larger.inside] = ComparisonStatus.NOT_IN_SMALLER
+    both = smaller.inside & larger.inside
     runs = (smaller, larger)
     n_obs = [run.read("n", both) for run in runs]
     for run, n in zip(runs, n_obs, strict=True):
@@ -262,29 +315,18 @@ def _make_notices(counts: dict[ComparisonStatus, int], error: float) -> list[str
     return notices
 
 
-def _make_volumes(
-    status: NDArray[np.uint8],
-    chi2: FloatArray,
-    dofs: tuple[int, ...],
-    counts: dict[ComparisonStatus, int],
-    details: dict[str, Any],
-) -> list[tuple[MapInfo, NDArray[Any]]]:
-    """Return each map and its values."""
-
-    def info(name: str, intent: str, *parameters: float, **more: Any) -> MapInfo:
-        return MapInfo(f"{PREFIX}{name}", MAPS[name], intent, parameters, details=details | more)
-
-    levels = {str(int(level)): level.meaning for level in ComparisonStatus}
-    voxels = {str(int(level)): n for level, n in counts.items()}
-    # A mixture has no NIfTI intent.
-    chi2_info = info("Chi2", "chi2", *dofs) if len(dofs) == 1 else info("Chi2", "none")
-    log10_p = log_mixture_sf(chi2, dofs) / -np.log(10) + 0.0  # no -0
-    return [
-        (info("mask", "label"), is_fitted(status).astype(np.uint8)),
-        (info("status", "label", Levels=levels, Voxels=voxels), status),
-        (chi2_info, chi2),
-        (info("Chi2lp", "log10 p value"), log10_p),
-    ]
+def _make_map(declared: Declaration, found: Compared) -> tuple[MapInfo, NDArray[Any]]:
+    """Return a map and its values."""
+    is_chi2 = declared.intent == "chi2"
+    is_mixture = len(found.dofs) > 1  # of which NIfTI has no intent
+    info = MapInfo(
+        declared.name_file("blmm"),
+        declared.words,
+        "none" if is_chi2 and is_mixture else str(declared.intent),
+        found.dofs if is_chi2 and not is_mixture else (),
+        details=found.details | declared.details(found),
+    )
+    return info, declared.source(found)
 
 
 def _write(

@@ -1,6 +1,7 @@
-"""What one run left in its folder: configuration, design, random factors and maps."""
+"""The one reader of a folder of results: its maps, and the model that they are of."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,93 +9,174 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
+from nipype_blm.core.status import VoxelStatus
 from nipype_blm.data.kinds import look_at, open_space, read_mask
-from nipype_blm.data.maps import EXTENSIONS, find_map
-from nipype_blm.errors import InputError, Problem, Problems
-from nipype_blm.frontends import blm
-from nipype_blm.model.random import make_factors
-from nipype_blm.model.request import Request
-from nipype_blm.stages.rows import name_images, sort_rows
+from nipype_blm.data.maps import EXTENSIONS, find_map, load_map, read_sidecar
+from nipype_blm.data.space import Space
+from nipype_blm.errors import InputError
+from nipype_blm.results.declared import select_declared
+from nipype_blm.results.maps import name_contrast_map
+from nipype_blm.results.saved import SavedModel
 
 
-class Results:
-    """The results of one run of ``blm`` or ``blmm``.
+class Results(SavedModel):
+    """The results of one run of ``blm`` or ``blmm``: its maps, and the model as fitted.
+
+    Everything comes from the folder itself, which may have been moved or copied, and may be
+    read-only; images, design and configuration may be gone.  Nothing is written.
 
     Parameters
     ----------
-    folder : Path
+    folder : path
         The outdir of the run.
+
+    Attributes
+    ----------
+    model : str
+        ``blm`` or ``blmm``.
+    options, versions : dict
+        What the estimates depend on, and what computed them.
+    notices : list of str
+        What to know of the result.
+    X, column_names
+        The design matrix, of shape (n_obs, n_params), and the names of its columns.
+    factors, effect_names, level_names
+        The random factors, the names of their effects, and the labels of their levels.
+    images : tuple of SavedImage
+        One for each row of X, with path, volume, size and time; ``pandas.DataFrame(images)``
+        makes a table of them.
 
     Raises
     ------
     InputError
-        If the folder is not that of a run that has ended, or what the run read has gone.
+        If the folder is not that of a run that has ended, or not all of it.
+
+    Examples
+    --------
+    >>> from nipype_blm import Results
+    >>> results = Results("results")  # doctest: +SKIP
+    >>> beta = results.array("beta")  # doctest: +SKIP
+    >>> age = results.image("beta", "age")  # doctest: +SKIP
+    >>> z = results.contrasts["age"].image("z")  # doctest: +SKIP
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
-        self.request = self._read_request()
-        self.prefix = f"{self.request.model}_vox_"
-        self.space = open_space(self.path("llh"))  # all values of a map
-        self.X, self.factors = self._read_rows()
-
-    def _read_request(self) -> Request:
-        path = self.folder / "inputs.yml"
-        if not path.is_file():
-            what = "has no inputs.yml" if self.folder.is_dir() else "is not a folder"
-            raise InputError(
-                f"{self.folder} {what}; expected the outdir of a run of blm or blmm, which "
-                "writes its maps and inputs.yml there."
-            )
-        request = blm.read(path, model=None).request
-        if request.faults:
-            raise InputError(f"{path}: {problem}" for problem in request.faults)
-        return request
-
-    def _read_rows(self) -> tuple[FloatArray, Sequence[RandomFactor]]:
-        """Return X and the random factors, with a row for each image."""
-        problems = Problems()
-        images = [item.path for item in self.request.images or ()]
-        rows = sort_rows(self.request, name_images(images), problems)
-        if rows.X is None or problems:
-            raise InputError(problems)
-        factors = [factor for factor in rows.factors if factor is not None]
-        return rows.X.values, make_factors(factors)
+    def __repr__(self) -> str:
+        """Return what was fitted, and where the results are."""
+        names = ", ".join(self.contrasts)
+        return (
+            f"<Results of {self.model} in {self.folder}: {len(self.images)} images, "
+            f"{len(self.column_names)} columns of X, {self.n_fitted} voxels; contrasts: {names}>"
+        )
 
     @property
-    def criterion(self) -> str | None:
-        """What was maximised; None without random effects, where one follows from the other."""
-        if self.request.estimation is None:
-            return None
-        return "REML" if self.request.estimation.reml else "ML"
+    def prefix(self) -> str:
+        """With which the names of maps begin."""
+        return f"{self.model}_vox_"
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The names of the maps of the whole run that are there, such as ``beta``."""
+        names = (each.name for each in select_declared(self.model))
+        return tuple(name for name in names if self.find(name) is not None)
 
     @cached_property
-    def mask(self) -> NDArray[np.bool_]:
-        """Where the model was fitted, in file order."""
-        return read_mask(self.path("mask"), look_at(self.path("llh"))[1], "The mask")
+    def contrasts(self) -> "Contrasts":
+        """The contrasts by their names, in their order."""
+        found = (
+            ContrastResults(self, each.name, each.label, each.is_f, each.matrix)
+            for each in self.saved_contrasts
+        )
+        return Contrasts({each.name: each for each in found})
 
     def find(self, name: str) -> Path | None:
-        """Return the file of a map, if there is one."""
-        return find_map(self.folder, f"{self.prefix}{name}")
+        """Return the file of a map, with or without its prefix, if there is one."""
+        return find_map(self.folder, self._complete(name))
+
+    def _complete(self, name: str) -> str:
+        return name if name.startswith((self.prefix, "contrasts/")) else f"{self.prefix}{name}"
 
     def path(self, name: str) -> Path:
         """Return the file of a map."""
         found = self.find(name)
         if found is None:
             raise InputError(
-                f"{self.folder} has no {self.prefix}{name}{' or '.join(EXTENSIONS)}; expected the "
-                "outdir of a run that has ended; run it again."
+                f"{self.folder} has no {self._complete(name)}{' or '.join(EXTENSIONS)}; expected "
+                f"the outdir of a run that has ended; run it again. It has {', '.join(self.maps)}."
             )
         return found
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return what the JSON file beside a map says of it."""
+        path = self.path(name)
+        try:
+            return read_sidecar(path.parent, path.name.partition(".")[0])
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"The JSON file beside {path} cannot be read; copy all of {self.folder} again, or "
+                "run it again."
+            ) from error
+
+    def image(self, name: str, volume: str | int | None = None) -> Any:
+        """Return a map as an image of nibabel.
+
+        Parameters
+        ----------
+        name : str
+            Such as ``beta``; `maps` lists them.
+        volume : str or int, optional
+            Only this one of its volumes: its label, or its number from 0.
+        """
+        path = self.path(name)
+        image = load_map(path.parent, path.name.partition(".")[0])
+        return image if volume is None else image.slicer[..., self._find_volume(name, volume)]
+
+    def array(self, name: str, volume: str | int | None = None) -> NDArray[Any]:
+        """Return a map as an array, of the shape of its image."""
+        return np.asarray(self.image(name, volume).dataobj)
+
+    def _find_volume(self, name: str, volume: str | int) -> int:
+        """Return the number of a volume of a map."""
+        labels = self.describe(name).get("Volumes", [])
+        if volume in labels:
+            return int(labels.index(volume))
+        if isinstance(volume, int) and 0 <= volume < len(labels):
+            return volume
+        has = f"those of {', '.join(labels)}" if labels else "one volume only, without a label"
+        raise InputError(f"{self.path(name)} has no volume {volume!r}; it has {has}.")
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """Where the model was fitted, in the shape of the images."""
+        return self.array("mask") > 0
+
+    @cached_property
+    def counts(self) -> dict[VoxelStatus, int]:
+        """How many voxels have each status that occurs."""
+        numbers = np.bincount(self.array("status").ravel(), minlength=256)
+        return {status: int(numbers[status]) for status in VoxelStatus if numbers[status]}
+
+    @property
+    def n_fitted(self) -> int:
+        """Number of voxels in the result."""
+        return sum(n for status, n in self.counts.items() if status.is_fitted)
+
+    @cached_property
+    def space(self) -> Space:
+        """All values of a map."""
+        return open_space(self.path("llh"))
+
+    @cached_property
+    def inside(self) -> NDArray[np.bool_]:
+        """Where the model was fitted, in file order."""
+        return read_mask(self.path("mask"), look_at(self.path("llh"))[1], "The mask")
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Return the type of the values of a map."""
         return look_at(self.path(name))[1].dtype
 
     def read(self, name: str, voxels: NDArray[np.bool_]) -> FloatArray:
-        """Return a map at the voxels of a mask, NaN where it is not finite."""
+        """Return a map at voxels, given in file order; NaN where it is not finite."""
         return self.read_volumes(name, voxels, [0], np.dtype(float))[0]
 
     def read_volumes(
@@ -104,7 +186,7 @@ class Results:
         volumes: Sequence[int],
         dtype: np.dtype[Any],
     ) -> NDArray[Any]:
-        """Return volumes of a map at the voxels of a mask; ascending ones are read in one pass."""
+        """Return volumes of a map at voxels; ascending ones are read in one pass."""
         path = self.path(name)
         reader = open_space(self.path("llh"), voxels).make_reader(zero_is_missing=False)
         values = np.empty((len(volumes), np.count_nonzero(voxels)), dtype)
@@ -113,73 +195,60 @@ class Results:
         return values
 
 
-def list_differences(one: Results, other: Results) -> list[str]:
-    """Return what two runs do not have in common although the comparison needs it."""
-    problems = [
-        *_compare_lists(one, other, "images", "images"),
-        *_compare_lists(one, other, "data_masks", "masks"),
-        *_compare_designs(one, other),
-    ]
-    for field in ("threshold", "zero_is_missing"):
-        values = [getattr(run.request, field) for run in (one, other)]
-        if values[0] != values[1]:
-            template = (
-                f"{{{field}}} is {values[0]} in {{one}}, but {values[1]} in {{other}}; "
-                "both models need the same data."
-            )
-            problems.append(Problem(field, template, one=one.folder, other=other.folder))
-    if None not in (one.criterion, other.criterion) and one.criterion != other.criterion:
-        problems.append(
-            f"{one.folder} was fitted by {one.criterion}, but {other.folder} by "
-            f"{other.criterion}; fit both with the same reml."
-        )
-    difference = one.space.describe_difference(other.space)
-    if difference is not None:
-        problems.append(
-            f"The maps of {other.folder} are not on the grid of those of {one.folder}: "
-            f"{difference}."
-        )
-    return problems
+class Contrasts(dict[str, "ContrastResults"]):
+    """The contrasts of a run, by name."""
+
+    def __missing__(self, name: str) -> "ContrastResults":
+        raise KeyError(f"{name!r} is no contrast of this run; it has {', '.join(self)}")
 
 
-def _compare_lists(one: Results, other: Results, field: str, what: str) -> list[Problem]:
-    """Compare the files that a field names, in order."""
-    lists = [_read_list(run, field) for run in (one, other)]
-    if lists[0] != lists[1]:
-        lists = [[path.resolve() for path in paths] for paths in lists]
-    if lists[0] == lists[1]:
-        return []
-    if len(lists[0]) != len(lists[1]):
-        reason = f"{len(lists[0])} and {len(lists[1])} {what}"
-    elif sorted(lists[0]) == sorted(lists[1]):
-        reason = f"the same {what} in different orders"
-    else:
-        pair = next(pair for pair in zip(*lists, strict=True) if pair[0] != pair[1])
-        reason = f"different {what}, such as {pair[0]} and {pair[1]}"
-    template = f"{{{field}}} of {{one}} and {{other}} name {{reason}}; "
-    template += "both models need the same data."
-    return [Problem(field, template, one=one.folder, other=other.folder, reason=reason)]
+@dataclass(frozen=True, eq=False)
+class ContrastResults:
+    """One contrast: its weights, and its maps.
 
+    Maps are ``effect``, ``variance``, ``stat``, ``z``, ``p`` and ``dof``.
+    """
 
-def _read_list(run: Results, field: str) -> list[Path]:
-    return [item.path for item in getattr(run.request, field) or ()]
+    results: Results
+    name: str
+    label: str  # in names of files
+    is_f: bool
+    weights: FloatArray  # (q, n_params)
 
+    def __repr__(self) -> str:
+        """Return what was tested."""
+        return f"<{'F' if self.is_f else 'T'} contrast {self.name}: {self.weights.tolist()}>"
 
-def _compare_designs(one: Results, other: Results) -> list[str]:
-    if one.X.shape != other.X.shape:
-        sizes = [f"{len(run.X)} rows and {run.X.shape[1]} columns" for run in (one, other)]
-        reason = " and ".join(sizes)
-    else:
-        # The same numbers may have been printed with other digits.
-        differs = np.argwhere(~np.isclose(one.X, other.X, rtol=1e-12, atol=0))
-        if not differs.size:
-            return []
-        i, j = differs[0]
-        reason = (
-            f"{one.X[i, j]:.15g} and {other.X[i, j]:.15g} in row {i + 1}, column {j + 1} of the "
-            "numbers"
-        )
-    return [
-        f"X of {one.folder} and of {other.folder} differ: {reason}; a comparison of random "
-        "effects needs the same X in both."
-    ]
+    def _name(self, kind: str) -> str:
+        if kind == "dof" and self.results.model == "blm":  # the same for all contrasts
+            return "edf"
+        kind = "stat" if kind in ("t", "T", "F", "f") else kind
+        try:
+            return name_contrast_map(kind, self.label, self.is_f)
+        except ValueError as error:
+            kinds = ", ".join(each.name for each in select_declared("blmm", of_contrast=True))
+            raise InputError(f"{kind!r} is no map of a contrast; it has {kinds}.") from error
+
+    def path(self, kind: str) -> Path:
+        """Return the file of a map."""
+        return self.results.path(self._name(kind))
+
+    def describe(self, kind: str) -> dict[str, Any]:
+        """Return what the JSON file beside a map says of it."""
+        return self.results.describe(self._name(kind))
+
+    def image(self, kind: str, volume: str | int | None = None) -> Any:
+        """Return a map as an image of nibabel; see `Results.image`."""
+        return self.results.image(self._name(kind), volume)
+
+    def array(self, kind: str, volume: str | int | None = None) -> NDArray[Any]:
+        """Return a map as an array."""
+        return self.results.array(self._name(kind), volume)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Where the contrast is estimable; elsewhere its maps are 0, and no tests."""
+        name = self._name("estimable")
+        if self.results.find(name) is None:
+            return self.results.mask
+        return self.results.array(name) > 0

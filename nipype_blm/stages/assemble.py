@@ -14,16 +14,12 @@ from nipype_blm.data.specfile import read_contrasts, read_model
 from nipype_blm.errors import InputError
 from nipype_blm.io.publish import Claim, publish
 from nipype_blm.io.stamps import maps_stamp
-from nipype_blm.model.contrasts import file_labels
 from nipype_blm.results.blocks import Block, open_blocks
-from nipype_blm.results.maps import (
-    DofRange,
-    Map,
-    contrast_map_name,
-    estimable_mask_name,
-    is_map_name,
-    list_maps,
-)
+from nipype_blm.results.declared import select_declared
+from nipype_blm.results.maps import Map, is_result_name, list_maps, name_contrast_map
+from nipype_blm.results.saved import FOLDER, pack_fitted
+from nipype_blm.results.volumes import DofRange, Run
+from nipype_blm.stages.fitted import describe_fitted
 from nipype_blm.stages.zeros import describe_zeros
 
 NOTICES = "nipype_blm.notices"  # the logger of what is no fault but may not be meant
@@ -95,7 +91,8 @@ def assemble_maps(
     n_contrasts = len(tests.contrasts)
     dof = [_find_dof_range(blocks, i) for i in range(n_contrasts)]
     has_gaps = [not all(b.is_estimable(i).all() for b in blocks) for i in range(n_contrasts)]
-    maps = list_maps(spec, tests, dof, has_gaps, notices)
+    run = Run(spec, tests, dof, has_gaps, notices)
+    maps = list_maps(run)
     extension = ".nii.gz" if compress else ".nii"
 
     def write_one(path: Path, item: Map) -> None:
@@ -109,21 +106,26 @@ def assemble_maps(
                 write_one(path, item)
             except OverflowError:  # images in unusual units
                 write_one(path, replace(item, dtype="float64"))
+        (folder / FOLDER).mkdir()
+        for name, content in pack_fitted(describe_fitted(run, batch_files)).items():
+            (folder / FOLDER / name).write_bytes(content)
 
     stamp = maps_stamp(run_stamp, contrasts_stamp, extension)
     companions = {} if inputs_file is None else {"inputs.yml": inputs_file.read_bytes()}
-    publish(out_dir, stamp, claim, write, partial(is_map_name, model=spec.model), companions)
+    publish(out_dir, stamp, claim, write, partial(is_result_name, model=spec.model), companions)
 
-    labels = file_labels(tests.contrasts)
-    named = list(zip(tests.contrasts, labels, strict=True))
+    named = list(zip(tests.contrasts, run.labels, strict=True))
     contrast_maps = {
-        kind: [out_dir / f"{contrast_map_name(label, kind, c)}{extension}" for c, label in named]
-        for kind in ("effect", "variance", "stat", "z", "p", "dof")
+        each.name: [
+            out_dir / f"{name_contrast_map(each.name, label, c.is_f)}{extension}"
+            for c, label in named
+        ]
+        for each in select_declared(spec.model, of_contrast=True)
     }
     if spec.options is None:  # the same for all contrasts
-        contrast_maps["dof"] = [out_dir / f"blm_vox_edf{extension}"] * len(labels)
+        contrast_maps["dof"] = [out_dir / f"blm_vox_edf{extension}"] * len(named)
     mask = out_dir / f"{spec.model}_vox_mask{extension}"
-    masks = [out_dir / f"{estimable_mask_name(label)}{extension}" for label in labels]
+    masks = contrast_maps.pop("estimable")
     names = [item.info.name for item in maps if "/" not in item.info.name]
     return AssembledMaps(
         files={name: out_dir / f"{name}{extension}" for name in names},

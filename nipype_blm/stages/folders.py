@@ -9,7 +9,7 @@ from nipype_blm.errors import Problem
 from nipype_blm.model.planning import Plan
 from nipype_blm.model.request import Request
 from nipype_blm.private import find_existing, find_obstacle
-from nipype_blm.results.maps import is_map_name
+from nipype_blm.results.maps import is_map_name, is_result_name
 
 
 def check_folders(request: Request, work_folder: Path) -> list[Problem]:
@@ -46,8 +46,8 @@ def check_overwriting(request: Request, images: list[ImageEntry]) -> list[Proble
     model, other = ("blmm", "blm") if request.is_mixed else ("blm", "blmm")
     given = [*request.files, request.analysis_mask, request.post_mask]
     folder = _follow(request.out_dir)
-    files = [*folder.glob("*.nii*"), *folder.glob("contrasts/*.nii*")]
-    maps = {path for path in files if is_map_name(str(path.relative_to(folder)), model)}
+    files = [*folder.glob("*.nii*"), *folder.glob("contrasts/*.nii*"), *folder.glob("model/*")]
+    maps = {path for path in files if is_result_name(str(path.relative_to(folder)), model)}
     names = {path.name for path in maps}
     given += [path for files in {image.files for image in images} for path in files]
     lost = {

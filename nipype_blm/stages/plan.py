@@ -26,9 +26,9 @@ from nipype_blm.model.contrasts import check_contrasts, check_estimable, check_s
 from nipype_blm.model.costs import Sizes
 from nipype_blm.model.design import check_design, has_possible_sizes
 from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
-from nipype_blm.model.random import examine_factors, name_effects
+from nipype_blm.model.random import examine_factors, name_effects, name_levels
 from nipype_blm.model.request import Request, Table
-from nipype_blm.results.maps import is_map_name
+from nipype_blm.results.maps import is_result_name
 from nipype_blm.stages.folders import check_disk, check_folders, check_overwriting
 from nipype_blm.stages.images import (
     FoundImages,
@@ -118,6 +118,7 @@ class _Design(NamedTuple):
     names: tuple[str, ...]  # of the columns of X
     factors: tuple[RandomFactor, ...]
     effect_names: tuple[tuple[str, ...], ...]  # of the random effects of each factor
+    level_names: tuple[tuple[str, ...], ...]  # of the levels of each factor
 
 
 @quiet_libraries()
@@ -227,8 +228,10 @@ def _make_spec(
         rows_per_chunk=plan.rows_per_chunk,
         factors=design.factors,
         effect_names=design.effect_names,
+        level_names=design.level_names,
         options=request.estimation,
         with_resms=request.with_resms,
+        deficient=request.deficient,
     )
 
 
@@ -293,13 +296,13 @@ def is_done(run: PreparedRun, request: Request) -> bool:
     """Return whether the maps are there that a run would make, and unchanged since."""
     extension = ".nii.gz" if request.compress else ".nii"
     stamp = maps_stamp(run.stamps.run, run.packed_contrasts[0], extension)
-    return is_published(request.out_dir, stamp, partial(is_map_name, model=run.spec.model))
+    return is_published(request.out_dir, stamp, partial(is_result_name, model=run.spec.model))
 
 
 def check_out_dir(run: PreparedRun, request: Request, work_dir: Path) -> None:
     """Raise InputError if the maps would replace those of another model, made elsewhere."""
     claim = Claim(run.model_id, work_dir, request.overwrite)
-    check_claim(request.out_dir, claim, partial(is_map_name, model=run.spec.model))
+    check_claim(request.out_dir, claim, partial(is_result_name, model=run.spec.model))
 
 
 def _check_model(request: Request, X: Table | None, n_images: int | None) -> list[str]:
@@ -358,9 +361,11 @@ def _arrange_design(
     table: Table, rows: ModelRows, factors: Sequence[RandomFactor], order: NDArray[np.intp]
 ) -> _Design:
     """Return X and Z with their rows in another order."""
+    asked = [factor for factor in rows.factors if factor is not None]
     return _Design(
         table.values[order],
         tuple(table.names),
         tuple(factor._replace(level=factor.level[order], Z=factor.Z[order]) for factor in factors),
-        tuple(tuple(name_effects(f.design)) for f in rows.factors if f is not None),
+        tuple(tuple(name_effects(factor.design)) for factor in asked),
+        name_levels(asked, factors),
     )

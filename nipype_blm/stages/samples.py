@@ -1,25 +1,21 @@
 """Small made studies that run every compiled kernel, so that the cache has them all."""
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 
 from nipype_blm.core.lmm.estimates import MixedOptions
+from nipype_blm.data.samples import DOUBLE, SINGLE, write_sample_images
 from nipype_blm.io.publish import Claim
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.model.request import Factor, ListedPath, Request, Table
 from nipype_blm.stages.plan import prepare_run
 from nipype_blm.stages.run import run_model
 
-# Enough voxels with the same images for what is only worth it then; and some with fewer images.
-_SHAPE, _N_GAPS = (16, 15, 12), 300
-_N_IMAGES, _N_SUBJECTS, _N_SITES = 24, 8, 3
-_SINGLE = ("f4", "i2", "u1", "u2", "i1")  # types of images that float32 holds exactly
-_DOUBLE = ("f8", "scaled", "f4", "i2", "u1", "u2", "i1", "i4", "u4")
+_N_IMAGES = 24
+_N_LEVELS = {"subject": 8, "site": 3}
 _RARE = 2  # images with a column of their own, which some voxels have not
 
 
@@ -28,15 +24,27 @@ class Sample(NamedTuple):
 
     what: str  # that it fits
     types: Sequence[str]  # of its images
-    factors: dict[str, str]  # name of each random factor to its design
+    X: Sequence[str] = ("one", "age", "half", "rare")
+    factors: Sequence[tuple[str, Sequence[str], bool]] = ()  # name, effects, whether correlated
 
 
 SAMPLES = (
-    Sample("a linear model, images of single precision", _SINGLE, {}),
-    Sample("a linear model, images of double precision", _DOUBLE, {}),
-    Sample("a mixed model with random intercepts", _SINGLE, {"subject": "one"}),
-    Sample("a mixed model with random slopes", _DOUBLE, {"subject": "one_age"}),
-    Sample("a mixed model with two factors", _SINGLE, {"subject": "one", "site": "one"}),
+    Sample("a linear model, images of single precision", SINGLE),
+    Sample("a linear model, images of double precision", DOUBLE),
+    Sample("a linear model of a mean", SINGLE, ["one"]),
+    Sample("a mixed model with random intercepts", SINGLE, factors=[("subject", ["one"], True)]),
+    Sample("a mixed model with random slopes", DOUBLE, factors=[("subject", ["one", "age"], True)]),
+    Sample(
+        "a mixed model with uncorrelated slopes",
+        SINGLE,
+        ["one"],
+        [("subject", ["one", "age"], False)],
+    ),
+    Sample(
+        "a mixed model with two factors",
+        SINGLE,
+        factors=[("subject", ["one"], True), ("site", ["one"], True)],
+    ),
 )
 
 
@@ -50,46 +58,29 @@ def fit_sample(sample: Sample, folder: Path) -> None:
 
 def _ask(sample: Sample, folder: Path) -> Request:
     """Write images; return the model of them."""
-    rng = np.random.default_rng(0)
-    one, age, image = np.ones(_N_IMAGES), rng.normal(size=_N_IMAGES), np.arange(_N_IMAGES)
-    X = np.column_stack([one, age, image % 2, image >= _N_IMAGES - _RARE])
-    designs = {"one": [one], "one_age": [one, age]}
-    n_levels = {"subject": _N_SUBJECTS, "site": _N_SITES}
-    factors = [
-        Factor(
-            name,
-            [f"{name}-{i % n_levels[name]}" for i in image],
-            Table(np.column_stack(designs[design]), design.split("_")),
-        )
-        for name, design in sample.factors.items()
-    ]
+    image = np.arange(_N_IMAGES)
+    columns = {
+        "one": np.ones(_N_IMAGES),
+        "age": np.random.default_rng(1).normal(size=_N_IMAGES),
+        "half": image % 2,
+        "rare": image >= _N_IMAGES - _RARE,
+    }
+
+    def tabulate(names: Sequence[str]) -> Table:
+        return Table(np.column_stack([columns[name] for name in names]).astype(float), names)
+
+    images = write_sample_images(folder, sample.types, _N_IMAGES, _N_LEVELS["subject"], _RARE)
+    tests = np.eye(len(sample.X))[:2]
     return Request(
-        X=Table(X, ["one", "age", "half", "rare"]),
-        images=[ListedPath(path, path.name) for path in _write_images(sample.types, folder, rng)],
-        contrasts=[
-            Contrast("T", [0, 1, 0, 0]),
-            Contrast("F", [[0, 1, 0, 0], [0, 0, 1, 0]]),
-        ],
+        X=tabulate(sample.X),
+        images=[ListedPath(path, path.name) for path in images],
+        contrasts=[Contrast("T", tests[0]), Contrast("F", tests, is_f=True)],
         out_dir=folder / "out",
-        factors=factors,
-        estimation=MixedOptions() if factors else None,
-        with_resms=not factors,
+        factors=[
+            Factor(name, [f"{i % _N_LEVELS[name]}" for i in image], tabulate(effects), correlated)
+            for name, effects, correlated in sample.factors
+        ],
+        estimation=MixedOptions() if sample.factors else None,
+        with_resms=not sample.factors,
         images_per_batch=_N_IMAGES // 2,
     )
-
-
-def _write_images(types: Sequence[str], folder: Path, rng: np.random.Generator) -> Iterator[Path]:
-    """Write images of all types in turn, compressed ones and scaled ones, too."""
-    subject = rng.normal(size=(_N_SUBJECTS, *_SHAPE))
-    for i, kind in zip(range(_N_IMAGES), itertools.cycle(types), strict=False):
-        values = 60 + 10 * (subject[i % _N_SUBJECTS] + rng.normal(size=_SHAPE))
-        values.reshape(-1)[:_N_GAPS][rng.random(_N_GAPS) < 0.1] = 0
-        if i >= _N_IMAGES - _RARE:
-            values[0, 0] = 0
-        dtype = "i2" if kind == "scaled" else kind
-        image: Any = nib.Nifti1Image(np.clip(values, 0, 120).astype(dtype), np.eye(4))
-        if kind == "scaled":
-            image.header.set_slope_inter(0.5, 1)
-        path = folder / f"image{i:02d}.nii{'.gz' * (i % 3 == 0)}"
-        image.to_filename(path)
-        yield path

@@ -481,7 +481,7 @@ def test_all_faults_are_reported_at_once_before_any_image_is_read(mixed, monkeyp
         {"f2": {"name": "site", "factor": "lost.txt", "design": "bad.csv"}},
     ]
     (study.folder / "s03.nii").unlink()
-    monkeypatch.setattr("nipype_blm.stages.products.ImageReader.read", None)  # nothing gets so far
+    monkeypatch.setattr("nipype_blm.data.images.ImageReader.read", None)  # nothing gets so far
     contrasts = [{"c1": {"name": "short", "vector": [1]}}]
     result = study.run(contrasts=contrasts, analysis_mask="lost.nii")
     assert result.code == 2

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import yaml
 from numpy.testing import assert_allclose, assert_array_equal
+from saved_models import change_fitted, write_mixed_model
 from scipy import stats
 
 from nipype_blm.cli.compare import main
 from nipype_blm.core.status import VoxelStatus
 from nipype_blm.model.compare import ComparisonStatus
 from nipype_blm.results.compare import MOST_ERROR
+from nipype_blm.results.results import Results
 
 N_LEVELS = 4
 CODES = ComparisonStatus
@@ -43,29 +45,37 @@ class Comparisons:
         assert result.code == 0, result.err
         return self.folder / name
 
-    def fit_mixed(self, plain, name, D, design="one.csv", dtype=np.float64, gain=0.0, **fields):
+    def fit_mixed(
+        self,
+        plain,
+        name,
+        D,
+        design="one.csv",
+        dtype=np.float64,
+        gain=0.0,
+        *,
+        reml=True,
+        correlated=True,
+    ):
         """Write the results of a mixed model with the covariance D of its random effects.
 
         `gain` is added to its log-likelihood.
         """
         folder = self.folder / name
         folder.mkdir()
-        given = yaml.safe_load((plain / "inputs.yml").read_text())
-        factor = {"name": "subject", "factor": str(self.folder / "subjects.txt")}
-        factor |= {"design": str(self.folder / design)} | fields.pop("factor", {})
-        extra = {"Z": [{"f1": factor}], "reml": True} | fields
-        (folder / "inputs.yml").write_text(yaml.safe_dump(given | extra))
+        Z = np.loadtxt(self.folder / design, delimiter=",", ndmin=2)
+        labels = (self.folder / "subjects.txt").read_text().split()
+        write_mixed_model(plain, folder, labels, Z, correlated=correlated, reml=reml)
         for kind in ("mask", "n", "edf", "status"):
             source = self.find(plain, f"blm_vox_{kind}")
             shutil.copy(source, folder / source.name.replace("blm_", "blmm_"))
         mask = self.read(plain, "blm_vox_mask") == 1
-        Z = np.loadtxt(self.folder / design, delimiter=",", ndmin=2)
         same = np.equal.outer(*[np.arange(len(Z)) % N_LEVELS] * 2)
         V = np.eye(len(Z)) + same * (Z @ np.atleast_2d(D) @ Z.T)
         llh = np.zeros(mask.shape)
         for voxel in np.argwhere(mask):
             where = tuple(voxel)
-            llh[where] = gain + self.dense_llh(where, V, extra["reml"])
+            llh[where] = gain + self.dense_llh(where, V, reml)
         extension = self.find(plain, "blm_vox_llh").name.partition(".")[2]
         self.save(folder / f"blmm_vox_llh.{extension}", llh.astype(dtype))
         return folder
@@ -274,7 +284,7 @@ def test_rounding_that_is_noticeable_is_noticed(fits):
 def test_maps_say_what_they_are_and_lie_where_the_images_do(fits):
     plain = fits.fit_plain()
     smaller = fits.fit_mixed(plain, "smaller", D=[[1, 0], [0, 1]], design="one_age.csv",
-                             factor={"correlated": False})  # fmt: skip
+                             correlated=False)  # fmt: skip
     larger = fits.fit_mixed(plain, "larger", D=[[1, 0.2], [0.2, 1]], design="one_age.csv")
     code, messages = fits.compare(smaller, larger)
     assert (code, messages) == (0, [])
@@ -371,18 +381,12 @@ def test_the_larger_model_may_come_first_with_a_notice(fits):
 # -- What is refused -----------------------------------------------------------------------
 
 
-def rewrite(folder, **fields):
-    path = folder / "inputs.yml"
-    given = yaml.safe_load(path.read_text()) | fields
-    path.write_text(yaml.safe_dump({k: v for k, v in given.items() if v is not None}))
-
-
 def remove_llh(fits, plain, larger):
     (larger / "blmm_vox_llh.nii").unlink()
 
 
-def remove_inputs(fits, plain, larger):
-    (plain / "inputs.yml").unlink()
+def remove_model(fits, plain, larger):
+    shutil.rmtree(plain / "model")
 
 
 def remove_folder(fits, plain, larger):
@@ -393,59 +397,77 @@ def remove_both_llh(fits, plain, larger):
     shutil.copy(larger / "blmm_vox_llh.nii", larger / "blmm_vox_llh.nii.gz")
 
 
+def drop_row(folder):
+    """Take the last image out of a saved model."""
+    saved = Results(folder)
+    factors = [f._replace(level=f.level[:-1], Z=f.Z[:-1]) for f in saved.factors]
+    change_fitted(folder, X=saved.X[:-1], images=saved.images[:-1], factors=factors)
+
+
 def list_fewer_images(fits, plain, larger):
-    names = (fits.folder / "Y.txt").read_text().splitlines()
-    fits.study.write("Y2.txt", "\n".join(names[1:]))
-    rewrite(larger, Y_files=str(fits.folder / "Y2.txt"))
+    drop_row(larger)
 
 
-def list_images_in_another_order(fits, plain, larger):
-    names = (fits.folder / "Y.txt").read_text().splitlines()
-    fits.study.write("Y2.txt", "\n".join(names[::-1]))
-    rewrite(larger, Y_files=str(fits.folder / "Y2.txt"))
+def list_images_in_another_order_than_x(fits, plain, larger):
+    change_fitted(larger, images=Results(larger).images[::-1])
+
+
+def change_image(folder, number, **changes):
+    images = list(Results(folder).images)
+    images[number] = images[number]._replace(**changes)
+    change_fitted(folder, images=images)
 
 
 def list_another_image(fits, plain, larger):
-    text = (fits.folder / "Y.txt").read_text()
-    fits.study.write("Y2.txt", text.replace("s03.nii", "t03.nii"))
-    rewrite(larger, Y_files=str(fits.folder / "Y2.txt"))
+    change_image(larger, 3, image=str(fits.folder / "t03.nii"))
+
+
+def make_an_image_anew_between_the_runs(fits, plain, larger):
+    image = Results(larger).images[3]
+    change_image(larger, 3, mtime_ns=image.mtime_ns + 10**10)
+
+
+def list_another_volume(fits, plain, larger):
+    change_image(larger, 3, volume=2)
+
+
+def mask_the_data(fits, plain, larger):
+    images = [each._replace(mask="m.nii") for each in Results(larger).images]
+    change_fitted(larger, images=images)
 
 
 def change_a_cell_of_x(fits, plain, larger):
-    X = fits.study.X.copy()
+    X = Results(larger).X.copy()
     X[4, 1] += 0.5
-    np.savetxt(fits.folder / "X2.csv", X, "%.17g", ",")
-    rewrite(larger, X=str(fits.folder / "X2.csv"))
+    change_fitted(larger, X=X)
 
 
 def change_a_cell_of_x_in_its_seventh_digit(fits, plain, larger):
-    X = fits.study.X.copy()
+    X = Results(larger).X.copy()
     X[4, 2] *= 1 + 1e-7
-    np.savetxt(fits.folder / "X2.csv", X, "%.17g", ",")
-    rewrite(larger, X=str(fits.folder / "X2.csv"))
+    change_fitted(larger, X=X)
 
 
 def drop_a_column_of_x(fits, plain, larger):
-    np.savetxt(fits.folder / "X2.csv", fits.study.X[:, :2], "%.17g", ",")
-    rewrite(larger, X=str(fits.folder / "X2.csv"))
+    change_fitted(larger, X=Results(larger).X[:, :2], column_names=["a", "b"], contrasts=[])
 
 
-def change_x_after_both_runs(fits, plain, larger):
-    fits.study.write_design(fits.study.X[:, :2])
+def bring_the_models_of_other_runs(fits, plain, larger):
+    for folder in (plain, larger):
+        drop_a_column_of_x(fits, plain, folder)
 
 
-def leave_a_subject_out_of_all_tables_after_both_runs(fits, plain, larger):
-    for name in ("X.csv", "Y.txt", "subjects.txt", "one.csv"):
-        lines = (fits.folder / name).read_text().splitlines(keepends=True)
-        fits.study.write(name, "".join(lines[:-1]))
+def bring_the_models_of_runs_with_fewer_images(fits, plain, larger):
+    for folder in (plain, larger):
+        drop_row(folder)
 
 
 def take_other_values_as_missing(fits, plain, larger):
-    rewrite(larger, data_mask_thresh=5.0, zero_is_missing=False)
+    change_fitted(larger, data_mask_thresh=5.0, zero_is_missing=False)
 
 
 def fit_by_ml(fits, plain, larger):
-    rewrite(larger, reml=False)
+    change_fitted(larger, reml=False)
     mixed = fits.fit_mixed(plain, "mixed", D=[[1, 0], [0, 1]], design="one_age.csv")
     shutil.rmtree(plain)
     mixed.rename(plain)
@@ -457,13 +479,19 @@ def move_the_grid(fits, plain, larger):
 
 
 def add_two_effects(fits, plain, larger):
-    [factor] = yaml.safe_load((larger / "inputs.yml").read_text())["Z"]
-    factor["f1"]["design"] = str(fits.folder / "one_age.csv")
-    rewrite(larger, Z=[factor])
+    [factor] = Results(larger).factors
+    Z = np.column_stack([factor.Z, fits.age])
+    change_fitted(larger, factors=[factor._replace(Z=Z)], effect_names=[["one", "age"]])
 
 
-def shorten_the_factor(fits, plain, larger):
-    fits.study.write("subjects.txt", "S1\nS2\n")
+def cut_the_factor(fits, plain, larger):
+    path = larger / "model" / "factor-1.tsv"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def edit_the_design(fits, plain, larger):
+    path = plain / "model" / "X.tsv"
+    path.write_text(path.read_text().replace("\t1.0", "\t2.0", 1))
 
 
 def compare_into_a_run(fits, plain, larger):
@@ -486,25 +514,32 @@ def empty_one_half_each(fits, plain, larger):
     ("change", "reasons"),
     [
         (remove_folder, ["larger is not a folder; expected the outdir of a run"]),
-        (remove_inputs, ["blm has no inputs.yml; expected the outdir of a run"]),
+        (remove_model, ["blm has no model/model.json; expected the outdir of a run"]),
         (remove_llh, ["larger has no blmm_vox_llh.nii or .nii.gz; expected the outdir of a run"]),
         (remove_both_llh, ["larger has both blmm_vox_llh.nii and blmm_vox_llh.nii.gz"]),
         (list_fewer_images, ["Y_files of", "name 12 and 11 images"]),
-        (list_images_in_another_order, ["name the same images in different orders"]),
+        (list_images_in_another_order_than_x, ["X of", "differ: 0 and 1 in row 1, column 2"]),
         (list_another_image, ["different images, such as", "s03.nii and", "t03.nii"]),
+        (
+            make_an_image_anew_between_the_runs,
+            ["of which 1 had another size or time", "s03.nii and "],
+        ),
+        (list_another_volume, ["different images, such as", "s03.nii and", "s03.nii, volume 2"]),
+        (mask_the_data, ["data_mask_files of", "name 0 and 12 masks"]),
         (change_a_cell_of_x, ["X of", "differ: 0 and 0.5 in row 5, column 2 of the numbers"]),
         (change_a_cell_of_x_in_its_seventh_digit, ["differ: ", "in row 5, column 3"]),
         (drop_a_column_of_x, ["12 rows and 3 columns and 12 rows and 2 columns"]),
-        (change_x_after_both_runs, ["12 rows and 2 columns", "do not agree", "run it again"]),
+        (bring_the_models_of_other_runs, ["12 rows and 2 columns", "do not agree", "run it again"]),
         (
-            leave_a_subject_out_of_all_tables_after_both_runs,
+            bring_the_models_of_runs_with_fewer_images,
             ["has 11 rows and 3 columns", "do not agree", "run it again"],
         ),
         (take_other_values_as_missing, ["data_mask_thresh is None in", "zero_is_missing is True"]),
         (fit_by_ml, ["fitted by ML, but", "by REML; fit both with the same reml"]),
         (move_the_grid, ["are not on the grid of those of", "its affine is"]),
         (add_two_effects, ["adds 2 random effects at once"]),
-        (shorten_the_factor, ["Z f1 factor", "has 2 labels, but there are 12 images"]),
+        (cut_the_factor, ["factor-1.tsv is not as the run wrote it", "or run it again"]),
+        (edit_the_design, ["X.tsv is not as the run wrote it", "or run it again"]),
         (compare_into_a_run, ["holds the results of a run", "choose another folder"]),
         (empty_one_half_each, ["can be compared at no voxel", "outside the mask of the larger"]),
     ],

@@ -52,7 +52,7 @@ def test_the_output_folder_holds_the_documented_files_and_no_other(study):
     stems = {f"blm_vox_{name}" for name in MAPS}
     expected = {f"{stem}{end}" for stem in stems for end in (".nii", ".json")}
     visible = {name for name in study.results() if not name.startswith(".")}
-    assert visible == expected | {"inputs.yml", "contrasts"}
+    assert visible == expected | {"inputs.yml", "contrasts", "model"}
     maps = [statmap(study, label, kind) for label in ("age", "any") for kind in KINDS]
     expected = {path.with_suffix(end).name for path in maps for end in (".nii", ".json")}
     assert {p.name for p in (study.outdir / "contrasts").iterdir()} == expected

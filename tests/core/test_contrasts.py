@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from nipype_blm.core.contrasts import (
     compute_f_contrast,
     compute_partial_r2,
+    compute_standard_error,
     compute_t_contrast,
 )
 from nipype_blm.core.tails import compute_f_tails, compute_t_tails
@@ -267,3 +268,7 @@ def test_everything_agrees_with_lm_in_r(fit, require_command, tmp_path):
     ]  # fmt: skip
     # R takes 1 - deviance / deviance and F from differences: up to 1e-11 where they are small.
     assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_a_standard_error_is_the_root_of_its_variance() -> None:
+    assert compute_standard_error(np.array([0.0, 2.25, 1e-300])).tolist() == [0, 1.5, 1e-150]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import log_ndtr
 
-from nipype_blm.core.tails import compute_f_tails, compute_t_tails
+from nipype_blm.core.tails import compute_f_tails, compute_log10_p, compute_p, compute_t_tails
 
 # The terms of ln p that cancel are a few hundred at most, so that some 100 roundings of
 # 1e-16 remain; the largest error seen is 8e-14.
@@ -261,3 +261,21 @@ def test_t_and_f_agree_with_r(require_command: Callable[[str, str], str], tmp_pa
     kept = log_pf > -575
     assert kept.mean() > 0.8
     assert_allclose(compute_f_tails(f, df1, df2).log_sf[kept], log_pf[kept], LOG_RTOL, LOG_ATOL)
+
+
+def test_p_and_log10_p_are_those_of_the_logarithm() -> None:
+    p = np.array([1.0, 0.05, 1e-300])
+    assert_allclose(compute_p(np.log(p)), p, rtol=1e-13)  # 300 orders are 13 digits of ln p
+    assert_allclose(compute_log10_p(np.log(p)), -np.log10(p), rtol=1e-14, atol=1e-16)
+
+
+@pytest.mark.parametrize("limit", [-323.0, 323.0, -500.0])
+def test_an_infinite_log10_p_becomes_the_limit_with_its_own_sign(limit: float) -> None:
+    log_p = np.array([-np.inf, np.inf, -1000 * np.log(10), -np.log(10), 0.0])
+    expected = [abs(limit), -abs(limit), 1000, 1, 0]
+    assert_allclose(compute_log10_p(log_p, limit), expected, rtol=1e-14)
+    assert_allclose(compute_log10_p(log_p)[:2], [np.inf, -np.inf])
+
+
+def test_what_no_number_can_hold_is_a_p_of_0() -> None:
+    assert compute_p(np.array([-np.inf, -1e5])).tolist() == [0, 0]

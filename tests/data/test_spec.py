@@ -4,32 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import specs
 
-from nipype_blm.core.linalg import factorise_design
 from nipype_blm.core.lmm.estimates import MixedOptions
-from nipype_blm.data.spec import ModelSpec
-from nipype_blm.data.volumes import VolumeSpace
 
 
-def make_spec(images_per_batch=4, voxels_per_block=3):
-    rng = np.random.default_rng(0)
-    X = np.c_[np.ones(10), rng.normal(size=10)]
+def make_spec(**changes):
+    X = np.c_[np.ones(10), np.random.default_rng(0).normal(size=10)]
     mask = np.array([0, 1, 1, 0, 1, 1, 1, 1, 0, 0, 1, 0], bool)
-    return ModelSpec(
-        names=("mean", "age"),
-        design=factorise_design(X),
-        space=VolumeSpace((3, 2, 2), b"", mask),
-        allowed=np.ones(mask.sum(), bool),
-        minimum_n=0,
-        threshold=-np.inf,
-        zero_is_missing=True,
-        staged_dtype="float32",
-        map_dtype="float32",
-        with_cov=True,
-        images_per_batch=images_per_batch,
-        voxels_per_block=voxels_per_block,
-        rows_per_chunk=4,
-    )
+    return specs.make_spec(X, (3, 2, 2), mask, **changes)
 
 
 def test_sizes_are_those_of_the_arrays():

@@ -5,12 +5,13 @@ from dataclasses import fields, replace
 import nibabel as nib
 import numpy as np
 import pytest
+from specs import make_spec
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import factorise_design
 from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.data import specfile
-from nipype_blm.data.spec import ContrastSpec, ModelSpec
+from nipype_blm.data.spec import ContrastSpec
 from nipype_blm.data.specfile import pack_contrasts, pack_model, read_contrasts, read_model
 from nipype_blm.data.volumes import VolumeSpace
 from nipype_blm.model.contrasts import Contrast
@@ -21,20 +22,15 @@ def spec():
     rng = np.random.default_rng(0)
     X = np.c_[np.ones(10), rng.normal(size=10)]
     mask = rng.random(12) < 0.7
-    return ModelSpec(
+    return make_spec(
+        X,
+        (3, 2, 2),
+        mask,
+        template=bytes(nib.Nifti1Header().binaryblock),
         names=("mean", "Größe"),
-        design=factorise_design(X),
-        space=VolumeSpace((3, 2, 2), bytes(nib.Nifti1Header().binaryblock), mask),
         allowed=rng.random(mask.sum()) < 0.7,
         minimum_n=3,
-        threshold=-np.inf,
-        zero_is_missing=True,
-        staged_dtype="float32",
-        map_dtype="float64",
         with_cov=True,
-        images_per_batch=4,
-        voxels_per_block=3,
-        rows_per_chunk=4,
     )
 
 
@@ -70,6 +66,7 @@ def mixed_spec(spec):
             RandomFactor("site", level[::-1] // 2, np.ones((10, 1))),
         ),
         effect_names=(("one", "day"), ("one",)),
+        level_names=(("a", "b", "c", "d"), ("Bath", "York")),
         options=MixedOptions(reml=False, method="FS", tol=1e-9, n_starts=4),
         with_resms=False,
     )
@@ -79,7 +76,7 @@ def test_random_factors_and_options_are_read_back(tmp_path, mixed_spec):
     path = tmp_path / "model.blm"
     path.write_bytes(pack_model(mixed_spec)[1])
     read = read_model(path)[1]
-    for field in ("effect_names", "options", "with_resms"):
+    for field in ("effect_names", "level_names", "options", "with_resms"):
         assert getattr(read, field) == getattr(mixed_spec, field)
     for one, other in zip(mixed_spec.factors, read.factors, strict=True):
         assert (other.name, other.correlated) == (one.name, one.correlated)

@@ -31,7 +31,7 @@ from nipype_blm.interfaces.base import (
     MixedInputSpec,
     defined_traits,
 )
-from nipype_blm.results.maps import MAPS
+from nipype_blm.results.declared import select_declared
 from nipype_blm.workflows import init_blmm_wf
 
 SHAPE = (4, 3, 2)
@@ -155,7 +155,9 @@ def test_outputs_are_the_maps_and_lists_of_contrasts(model: dict[str, Any], tmp_
     assert Path(outputs.out_dir) == tmp_path / "blmm"
     assert Path(outputs.mask_file).name == "blmm_vox_mask.nii"
     written = {path.stem for path in Path(outputs.out_dir).glob("*.nii")}
-    assert written == {f"blmm_vox_{name}" for name in MAPS["blmm"]} - {"blmm_vox_resms"}
+    assert written == {each.name_file("blmm") for each in select_declared("blmm")} - {
+        "blmm_vox_resms"
+    }
     for name in written:
         assert Path(getattr(outputs, name)).stem == name
     named = [value for name, value in outputs.get().items() if name.endswith("_maps")]
@@ -169,7 +171,7 @@ def test_outputs_are_the_maps_and_lists_of_contrasts(model: dict[str, Any], tmp_
 
 def test_every_map_has_an_output() -> None:
     names = {name for name in MIXED_MAP_OUTPUTS if name.startswith("blmm_vox_")}
-    assert names == {f"blmm_vox_{name}" for name in MAPS["blmm"]}
+    assert names == {each.name_file("blmm") for each in select_declared("blmm")}
 
 
 def test_traits_and_configuration_describe_each_other(model: dict[str, Any]) -> None:

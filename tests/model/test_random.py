@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nipype_blm.core.factors import count_columns
-from nipype_blm.model.random import examine_factors, find_levels, make_factor, make_factors
+from nipype_blm.model.random import (
+    examine_factors,
+    find_levels,
+    make_factor,
+    make_factors,
+    name_levels,
+)
 from nipype_blm.model.request import Factor, Table
 
 N_OBS = 24
@@ -377,3 +383,25 @@ def test_variances_are_refused_exactly_if_their_derivatives_are_dependent(tables
     if any(word in problem for problem in problems for word in other):
         return
     assert has_independent_derivatives(make_factors(tables), X) == (not problems)
+
+
+def test_levels_are_named_by_their_labels_in_the_order_of_their_numbers():
+    tables = [table(["10", "9", "10", "9", "x"]), table([3, 1, 3, 2, 1], name="b")]
+    factors = make_factors(tables)
+    names = name_levels(tables, factors)
+    for each, factor, levels in zip(tables, factors, names, strict=True):
+        assert [levels[i] for i in factor.level] == list(each.labels)
+        assert len(levels) == factor.n_levels
+
+
+def test_the_name_of_a_nested_level_begins_with_those_of_the_outer_ones():
+    tables = [
+        table(["1", "1", "2", "2"], name="visit", nested_in="person"),
+        table(["A", "A", "A", "B"], name="site"),
+        table(["x", "y", "x", "x"], name="person", nested_in="site"),
+    ]
+    factors = make_factors(tables)
+    visit, site, person = name_levels(tables, factors)
+    assert [site[i] for i in factors[1].level] == ["A", "A", "A", "B"]
+    assert [person[i] for i in factors[2].level] == ["A/x", "A/y", "A/x", "B/x"]
+    assert [visit[i] for i in factors[0].level] == ["A/x/1", "A/y/1", "A/x/2", "B/x/2"]

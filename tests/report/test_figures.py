@@ -1,15 +1,17 @@
 """Figures show what survives the false discovery rate, and only that."""
 
-import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from saved_models import write_fitted
 from scipy import stats
 
+from nipype_blm.errors import InputError
 from nipype_blm.report.figures import DrawnContrast, find_fdr_threshold, plot_maps, plot_z_maps
+from nipype_blm.results.saved import FittedModel, SavedContrast, SavedImage
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="pip install 'nipype_blm[plot]'")
 pytest.importorskip("nilearn", reason="pip install 'nipype_blm[plot]'")
@@ -31,18 +33,30 @@ def write_image(path: Path, values: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(values, AFFINE), path)
 
 
-def write_run(folder: Path, contrasts: dict[str, tuple[str, float]], extension: str = ".nii"):
+def write_run(
+    folder: Path,
+    contrasts: dict[str, tuple[str, float]],
+    extension: str = ".nii",
+    model: str = "blm",
+):
     """Write mask and z maps: 0.01 everywhere but in the blob, and huge outside of the mask."""
+    folder.mkdir(exist_ok=True)
+    matrix = {"T": np.ones((1, 1)), "F": np.ones((2, 1))}
+    tests = [
+        SavedContrast(f"the {label}", label, test == "F", matrix[test])
+        for label, (test, _) in contrasts.items()
+    ]
+    X = np.ones((2, 1))
+    images = [SavedImage("a.nii", 0, 1, 1), SavedImage("b.nii", 0, 1, 1)]
+    write_fitted(folder, FittedModel(model, X, ["one"], tests, images, {}, {}))
     mask = np.zeros(SHAPE, np.uint8)
     mask[1:-1, 1:-1, 1:-1] = 1
-    write_image(folder / f"blm_vox_mask{extension}", mask)
-    for label, (test, height) in contrasts.items():
+    write_image(folder / f"{model}_vox_mask{extension}", mask)
+    for label, (_, height) in contrasts.items():
         z = np.where(mask, 0.01, 50.0).astype(np.float32)
         z[BLOB] = height
         stem = folder / "contrasts" / f"contrast-{label}_stat-z_statmap"
         write_image(stem.with_name(f"{stem.name}{extension}"), z)
-        sidecar = {"Contrast": {"Name": f"the {label}", "Test": test, "Weights": [1]}}
-        stem.with_name(f"{stem.name}.json").write_text(json.dumps(sidecar))
 
 
 def count_coloured(png: Path) -> tuple[int, int]:
@@ -134,16 +148,34 @@ def test_no_figure_stays_open(tmp_path):
     assert plt.get_fignums() == before
 
 
-def test_a_folder_without_z_maps_is_refused_by_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+def test_a_folder_without_a_model_or_without_z_maps_is_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match=rf"{tmp_path} has no model/model\.json"):
+        plot_z_maps(tmp_path, tmp_path / "z.png")
+    write_run(tmp_path, {"age": ("T", 6.0)})
+    (tmp_path / "contrasts" / "contrast-age_stat-z_statmap.nii").unlink()
+    with pytest.raises(InputError, match=f"{tmp_path} has no contrasts/contrast-age_stat-z"):
         plot_z_maps(tmp_path, tmp_path / "z.png")
 
 
 def test_the_maps_of_a_mixed_model_are_drawn_within_its_mask(tmp_path):
-    write_run(tmp_path, {"age": ("T", 6.0)})
-    (tmp_path / "blm_vox_mask.nii").rename(tmp_path / "blmm_vox_mask.nii")
+    write_run(tmp_path, {"age": ("T", 6.0)}, model="blmm")
     [drawn] = plot_z_maps(tmp_path, tmp_path / "z.png")
     assert drawn.n_voxels == 64
+
+
+def test_a_run_without_any_voxel_is_drawn_without_any(tmp_path):
+    """As allow_empty accepts it; or a contrast that is estimable nowhere."""
+    write_run(tmp_path, {"age": ("T", 6.0), "any": ("F", 6.0)})
+    write_image(tmp_path / "blm_vox_mask.nii", np.zeros(SHAPE, np.uint8))
+    drawn = plot_z_maps(tmp_path, tmp_path / "z.png")
+    assert [(row.threshold, row.n_voxels) for row in drawn] == [(np.inf, 0)] * 2
+    assert count_coloured(tmp_path / "z.png") == (0, 0)
+
+
+def test_only_the_contrasts_that_were_asked_for_are_drawn(tmp_path):
+    write_run(tmp_path, {"age": ("T", 6.0), "any": ("F", 6.0), "old": ("T", 0.01)})
+    drawn = plot_z_maps(tmp_path, tmp_path / "z.png", contrasts=["the old", "the age"])
+    assert [row.name for row in drawn] == ["the old", "the age"]
 
 
 def test_plot_maps_draws_a_row_for_each_map_and_colours_what_is_above_0(tmp_path):

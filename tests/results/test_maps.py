@@ -2,24 +2,25 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import specs
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nipype_blm.core.factors import RandomFactor
-from nipype_blm.core.linalg import factorise_design
-from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.data.maps import MapInfo
 from nipype_blm.data.spec import ContrastSpec, ModelSpec
-from nipype_blm.data.volumes import VolumeSpace
+from nipype_blm.interfaces.base import MAP_OUTPUTS, MIXED_MAP_OUTPUTS, _make_output_spec
 from nipype_blm.io.arrayfile import ArrayFile, write_arrays
 from nipype_blm.model.contrasts import Contrast
+from nipype_blm.results import declared, volumes
 from nipype_blm.results.blocks import Block
-from nipype_blm.results.maps import DofRange, Map, find_intercepts, is_map_name, list_maps
+from nipype_blm.results.declared import select_declared
+from nipype_blm.results.maps import Map, is_map_name, list_maps
+from nipype_blm.results.volumes import DofRange, Run
 
 N_OBS = 12
 RNG = np.random.default_rng(0)
@@ -32,24 +33,7 @@ DOF = DofRange(4, 5, 6)
 def make_spec(*factors: RandomFactor, **changes: Any) -> ModelSpec:
     """Return a model of three columns; a mixed one, if there are factors."""
     X = np.column_stack([ONE, TIME, DOSE])
-    spec = ModelSpec(
-        design=factorise_design(X),
-        names=("one", "time", "dose"),
-        space=VolumeSpace((2, 2, 1), b"", np.ones(4, bool)),
-        allowed=np.ones(4, bool),
-        minimum_n=0,
-        threshold=-np.inf,
-        zero_is_missing=True,
-        staged_dtype="float32",
-        map_dtype="float64",
-        with_cov=False,
-        images_per_batch=12,
-        voxels_per_block=4,
-        rows_per_chunk=12,
-    )
-    names = tuple(tuple(f"e{i}" for i in range(f.n_effects)) for f in factors)
-    mixed = {"factors": factors, "effect_names": names, "options": MixedOptions()}
-    return replace(spec, **(mixed if factors else {}) | changes)
+    return specs.make_spec(X, (2, 2, 1), factors=factors, names=("one", "time", "dose"), **changes)
 
 
 def make_tests(kinds: Sequence[str], *, minlog: float = -323.0) -> ContrastSpec:
@@ -105,7 +89,7 @@ def maps_of(spec: ModelSpec, tests: ContrastSpec, **changes: Any) -> dict[str, M
     """Return the maps of a model by name, if all contrasts are estimable everywhere."""
     n = len(tests.contrasts)
     given: dict[str, Any] = {"dof": [DOF] * n, "has_gaps": [False] * n}
-    return {item.info.name: item for item in list_maps(spec, tests, **given | changes)}
+    return {item.info.name: item for item in list_maps(Run(spec, tests, **given | changes))}
 
 
 # ----------------------------------------------------------------------- shares of intercepts
@@ -157,11 +141,8 @@ def test_the_share_of_an_intercept_comes_from_its_variance_wherever_its_column_s
         assert_allclose(volume(block), share, rtol=1e-14)
 
 
-@pytest.mark.parametrize("column", [TIME, 0 * ONE, np.where(np.arange(N_OBS) < 11, 1.0, 2.0)])
-def test_a_column_that_is_not_constant_or_is_zero_is_no_intercept(column):
-    assert find_intercepts([factor(column, DOSE)]) == {}
-    names = maps_of(make_spec(factor(column)), make_tests([T]))
-    assert "blmm_vox_icc" not in names
+def test_without_any_intercept_there_is_no_map_of_shares():
+    assert "blmm_vox_icc" not in maps_of(make_spec(factor(TIME)), make_tests([T]))
 
 
 # -------------------------------------------------------------------------------- contrasts
@@ -387,3 +368,42 @@ def test_what_has_no_units_or_is_rounding_error_may_become_zero_but_not_infinite
 )
 def test_only_names_that_a_run_gives_are_taken_for_its_maps(name, model, is_ours):
     assert is_map_name(name, model) == is_ours
+
+
+# ----------------------------------------------------------------------------- declarations
+
+
+def test_every_map_of_a_run_is_declared_and_every_declaration_has_an_output():
+    for model, outputs in (("blm", MAP_OUTPUTS), ("blmm", MIXED_MAP_OUTPUTS)):
+        names = {each.name_file(model) for each in select_declared(model)}
+        assert names == {name for name in outputs if name.startswith(f"{model}_")}
+        lists = {each.output[0] for each in select_declared("blmm", of_contrast=True)}
+        assert lists == {name for name in outputs if name.endswith(("_maps", "_masks"))}
+    factors = (factor(ONE, TIME),)
+    for spec in (make_spec(with_cov=True), make_spec(*factors, with_cov=True)):
+        made = {name for name in maps_of(spec, make_tests([T, F])) if "/" not in name}
+        assert made == {each.name_file(spec.model) for each in select_declared(spec.model)}
+
+
+def test_names_are_declared_once():
+    for model in ("blm", "blmm"):
+        for of_contrast in (False, True):
+            names = [each.name for each in select_declared(model, of_contrast)]
+            assert len(names) == len(set(names)) > 0
+
+
+def test_a_new_map_is_one_declaration(make_block, monkeypatch):
+    """The interface, the tables and the names of files take it from there."""
+    new = declared.Declaration(
+        *("conD", "Cohen's d of the T contrasts.", "estimate", volumes.T_CONTRASTS),
+        source=lambda block, volume, run: block.statistic(volume.contrast, "stat") / 2,
+    )
+    monkeypatch.setattr(declared, "DECLARED", (*declared.DECLARED, new))
+    made = maps_of(make_spec(), make_tests([F, T, T]))["blm_vox_conD"]
+    assert made.info.volumes == ("c1", "c2")
+    assert made.info.description == "Cohen's d of the T contrasts."
+    block = make_block(statistics={"1/stat": [2, 4], "2/stat": [6, 8]})
+    assert [volume(block).tolist() for volume in made.volumes] == [[1, 2], [3, 4]]
+    assert is_map_name("blm_vox_conD.nii.gz", "blm")
+    outputs = _make_output_spec("New", "blmm", "")()
+    assert outputs.trait("blmm_vox_conD").desc == "Cohen's d of the T contrasts."

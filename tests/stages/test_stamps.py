@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,57 +16,32 @@ from nipype_blm.io import stamps
 from nipype_blm.io.arrayfile import ArrayFile
 from nipype_blm.results.blocks import open_blocks
 from nipype_blm.stages.estimates import compute_estimates
-from nipype_blm.stages.plan import PlanFiles, PreparedRun, write_plan
-from nipype_blm.stages.products import compute_products
+from nipype_blm.stages.plan import write_plan
 from nipype_blm.stages.statistics import compute_statistics
 
 N_OBS, SHAPE = 20, (4, 3, 2)
 X = np.column_stack([np.ones(N_OBS), np.random.default_rng(0).normal(size=(N_OBS, 2))])
 
 
-class Fitted(NamedTuple):
-    """A run of two batches and three blocks, stage by stage."""
-
-    run: PreparedRun
-    files: PlanFiles
-    products: list[Path]
-    estimates: list[Path]
-    statistics: list[Path]
-    values: np.ndarray
+def make_values(seed: int = 1) -> np.ndarray:
+    values = np.random.default_rng(seed).normal(5, 1, (N_OBS, *SHAPE))
+    values[np.random.default_rng(2).random(values.shape) < 0.2] = np.nan
+    values[:, 0, 0, 0] = np.nan
+    return values
 
 
 @pytest.fixture
-def fit(prepare: Callable[..., PreparedRun], tmp_path: Path) -> Callable[..., Fitted]:
-    """Function that fits a study into a folder of its own; `scale` changes X."""
+def fit(fit_stages: Callable[..., Any]) -> Callable[..., Any]:
+    """Function that fits two batches and three blocks in a folder; `scale` changes X."""
 
-    def fit(name: str = "work", scale: float = 1.0, seed: int = 1, **fields: object) -> Fitted:
-        values = np.random.default_rng(seed).normal(5, 1, (N_OBS, *SHAPE))
-        values[np.random.default_rng(2).random(values.shape) < 0.2] = np.nan
-        values[:, 0, 0, 0] = np.nan
+    def fit(name: str = "work", scale: float = 1.0, seed: int = 1, **fields: object) -> Any:
         plan = {"images_per_batch": 12, "voxels_per_block": 10}
-        run = prepare(values, X * [1, scale, 1], **plan | fields)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        files = write_plan(run, folder)
-        products = [
-            compute_products(files.model_file, batch, folder / f"products{i}.blm")
-            for i, batch in enumerate(files.batch_files)
-        ]
-        estimates, statistics = [], []
-        stamp = files.fingerprint
-        for block in files.blocks:
-            out = folder / f"estimates{block}.blm"
-            args = files.model_file, files.batch_files, products, block, stamp
-            estimates.append(compute_estimates(*args, out))
-            out = folder / f"statistics{block}.blm"
-            args = files.model_file, files.contrasts_file, estimates[-1], block, stamp
-            statistics.append(compute_statistics(*args, out))
-        return Fitted(run, files, products, estimates, statistics, values)
+        return fit_stages(make_values(seed), X * [1, scale, 1], work=name, **plan | fields)
 
     return fit
 
 
-def open_all(fitted: Fitted, estimates: list[Path], statistics: list[Path]):
+def open_all(fitted: Any, estimates: list[Path], statistics: list[Path]):
     _, spec = read_model(fitted.files.model_file)
     contrasts_stamp, _ = read_contrasts(fitted.files.contrasts_file)
     return open_blocks(spec, estimates, statistics, fitted.files.fingerprint, contrasts_stamp)
@@ -79,7 +54,7 @@ def test_blocks_put_together_are_least_squares_at_every_voxel(fit):
     blocks = open_all(fitted, fitted.estimates, fitted.statistics)
     voxels = [np.arange(24)[block.voxels] for block in blocks]
     assert_array_equal(np.concatenate(voxels), np.arange(24))
-    values = np.array([image.ravel(order="F") for image in fitted.values])
+    values = np.array([image.ravel(order="F") for image in make_values()])
     assert_array_equal(
         np.concatenate([block.n_obs for block in blocks]), (~np.isnan(values)).sum(axis=0)
     )

@@ -6,9 +6,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import yaml
 from nipype.pipeline.engine import Workflow
 from numpy.testing import assert_array_equal
+from saved_models import write_mixed_model
 
 from nipype_blm.core.mixtures import log_mixture_sf
 from nipype_blm.errors import InputError
@@ -24,13 +24,8 @@ def read(path):
 def write_mixed(plain: Path, folder: Path, gain: float) -> Path:
     """Write what a random intercept without a variance gives by ML, and `gain` beyond it."""
     folder.mkdir(exist_ok=True)
-    level = folder / "level.txt"
-    level.write_text("".join(f"{i % 3}\n" for i in range(12)))
-    (folder / "one.csv").write_text("1\n" * 12)
-    given = yaml.safe_load((plain / "inputs.yml").read_text())
-    factor = {"name": "site", "factor": str(level), "design": str(folder / "one.csv")}
-    given |= {"Z": [{"f1": factor}], "reml": False}
-    (folder / "inputs.yml").write_text(yaml.safe_dump(given))
+    labels = [str(i % 3) for i in range(12)]
+    write_mixed_model(plain, folder, labels, np.ones((12, 1)), name="site", reml=False)
     for kind in ("mask", "n", "edf", "status"):
         shutil.copy(plain / f"blm_vox_{kind}.nii", folder / f"blmm_vox_{kind}.nii")
     image = nib.load(plain / "blm_vox_llh.nii")

@@ -1,4 +1,12 @@
-"""Large blocks of voxels with the same images have engines of their own: the same answers."""
+"""Some models, and large blocks of voxels with the same images, have engines of their own.
+
+They are taken where they are meant to be, and give the same answers.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +15,7 @@ from oracles import dense
 from oracles.designs import MixedDesign, make_designs
 
 from nipype_blm.core.factors import RandomFactor
+from nipype_blm.core.lmm import fit as fit_module
 
 N_VOXELS, FEW = 2500, 20  # above and below what makes a table worth its time
 STRUCTURES = ("intercept", "slope", "diagonal", "crossed", "nested")
@@ -21,6 +30,101 @@ def make_design(kind: str) -> MixedDesign:
     return design
 
 
+# Of structures with an engine that docs/methods.md names: the one in a large block, and alone.
+SUMMED_LEVELS = "fit_intercepts, levels summed"  # those of equally many images
+MIXED_LEVELS = "fit_slopes, levels mixed"  # levels alike are turned until most leave Q alone
+ENGINES = {
+    "intercept": (SUMMED_LEVELS, SUMMED_LEVELS),
+    "slope_only": ("fit_intercepts", "fit_intercepts"),  # one effect whose levels all differ
+    "slope": (MIXED_LEVELS, "fit_slopes"),
+    "diagonal": (MIXED_LEVELS, "fit_slopes"),
+    "crossed": ("fit_crossed", "fit_general"),
+    "nested": ("fit_crossed", "fit_general"),
+}
+
+
+@pytest.fixture
+def n_fitted_by(monkeypatch) -> Counter:
+    """How many voxels each engine has fitted: they are counted at its door."""
+    counts: Counter[str] = Counter()
+
+    def watch(name: str) -> None:
+        engine = getattr(fit_module, name)
+
+        def count(voxels: Any, *, model: Any, **others: Any) -> None:
+            way = SUMMED_LEVELS if getattr(model, "by_count", False) else name
+            way = MIXED_LEVELS if others.get("reduction") is not None else way
+            counts[way] += voxels.order.size
+            engine(voxels, model=model, **others)
+
+        monkeypatch.setattr(fit_module, name, count)
+
+    for name in ("fit_intercepts", "fit_slopes", "fit_crossed", "fit_general"):
+        watch(name)
+    return counts
+
+
+def take_the_general_way(monkeypatch) -> None:
+    """Have every model fitted by the engine that Fisher scoring always takes, but exactly."""
+    choose = fit_module._choose_engine
+
+    def choose_general(factors: Any, scales: Any, Q: Any, options: Any, batches: Any) -> Any:
+        engine = choose(factors, scales, Q, options._replace(method="FS"), batches)
+        return engine._replace(fit=partial(engine.fit, options=options))
+
+    monkeypatch.setattr(fit_module, "_choose_engine", choose_general)
+
+
+def assert_same_fit(one: Any, other: Any, voxels: Sequence[int] | slice = slice(None)) -> None:
+    """Compare a fit with another one of some of its voxels."""
+    assert_array_equal(one.status[voxels], other.status)
+    assert_array_equal(one.n_obs[voxels], other.n_obs)
+    assert_allclose(one.llh[voxels], other.llh, rtol=0, atol=1e-8)  # a hundred roundings
+    # Both end a step after a decrement of 1e-9 or less: 3e-5 standard errors of D, squared
+    # in what the step takes along.
+    assert_allclose(one.sigma2[voxels], other.sigma2, rtol=1e-4)
+    errors = (one.beta[voxels] - other.beta)[other.fitted] / other.std_error[other.fitted]
+    assert_allclose(errors, 0, atol=1e-4)
+    assert_allclose(one.std_error[voxels], other.std_error, rtol=1e-4)
+    assert_allclose(one.dof[voxels], other.dof, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("structure", ENGINES)
+def test_every_model_is_fitted_by_the_engine_that_is_for_it_as_by_the_general_one(
+    fit_mixed, contrasts, n_fitted_by, monkeypatch, structure, reml
+) -> None:
+    design = make_designs(np.random.default_rng(30), structure, N_VOXELS)
+    data = design.X, design.factors, contrasts
+    in_block, alone = ENGINES[structure]
+    special = fit_mixed(design.Y, *data, reml=reml)
+    assert n_fitted_by == {in_block: N_VOXELS}
+    n_fitted_by.clear()
+    few = fit_mixed(design.Y[:, :FEW], *data, reml=reml)
+    assert n_fitted_by == {alone: FEW}
+    n_fitted_by.clear()
+    take_the_general_way(monkeypatch)
+    general = fit_mixed(design.Y, *data, reml=reml)
+    assert n_fitted_by == {"fit_general": N_VOXELS}
+    assert len(general.fitted) == N_VOXELS
+    assert_same_fit(special, general)
+    assert_same_fit(general, few, slice(FEW))
+
+
+@pytest.mark.parametrize("structure", ["slope", "crossed"])
+def test_voxels_with_images_of_their_own_leave_those_with_the_same_to_their_engine(
+    fit_mixed, contrasts, n_fitted_by, monkeypatch, structure
+) -> None:
+    design = make_designs(np.random.default_rng(31), f"{structure} missing", 2 * N_VOXELS)
+    data = design.X, design.factors, contrasts
+    in_block, alone = ENGINES[structure]
+    special = fit_mixed(design.Y, *data)
+    n_different = np.count_nonzero((~design.present).any(axis=0))
+    assert n_fitted_by == {in_block: 2 * N_VOXELS - n_different, alone: n_different}
+    take_the_general_way(monkeypatch)
+    assert_same_fit(special, fit_mixed(design.Y, *data))
+
+
 @pytest.mark.parametrize("reml", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_voxel_in_a_large_block_is_the_same_as_in_a_small_one(
@@ -32,16 +136,7 @@ def test_a_voxel_in_a_large_block_is_the_same_as_in_a_small_one(
     for first in (0, 1000, N_VOXELS - FEW):
         part = slice(first, first + FEW)
         small = fit_mixed(design.Y[:, part], *data, reml=reml)
-        assert_array_equal(large.status[part], small.status)
-        assert_array_equal(large.n_obs[part], small.n_obs)
-        assert_allclose(large.llh[part], small.llh, rtol=0, atol=1e-8)  # a hundred roundings
-        # Both end a step after a decrement of 1e-9 or less: 3e-5 standard errors of D, squared
-        # in what the step takes along.
-        assert_allclose(large.sigma2[part], small.sigma2, rtol=1e-4)
-        errors = (large.beta[part] - small.beta)[small.fitted] / small.std_error[small.fitted]
-        assert_allclose(errors, 0, atol=1e-4)
-        assert_allclose(large.std_error[part], small.std_error, rtol=1e-4)
-        assert_allclose(large.dof[part], small.dof, rtol=1e-4)
+        assert_same_fit(large, small, part)
 
 
 @pytest.mark.parametrize("reml", [True, False])
