@@ -202,7 +202,7 @@ def bids(study):
 def test_a_source_that_is_no_configuration_is_told_what_one_is(study, say, bids, source, kind):
     error = refuse(say("fit", source, "results"))
     assert error.startswith(f"error: SOURCE {source} {kind}")
-    assert "expected a configuration, CONFIG.yml, which names the images (Y_files)" in error
+    assert "expected a configuration, CONFIG.yml, which names the images and a table" in error
     assert not Path("results").exists()
 
 
