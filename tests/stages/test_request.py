@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from nipype_blm.core.lmm.estimates import MixedOptions
+from nipype_blm.data.specfile import pack_contrasts, pack_model
 from nipype_blm.errors import InputError
 from nipype_blm.frontends import blm
 from nipype_blm.io.publish import Claim
-from nipype_blm.data.specfile import pack_contrasts, pack_model
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.model.request import Factor, ListedPath, Request, Table
-from nipype_blm.stages.plan import prepare_run, stamp_files
+from nipype_blm.stages.plan import prepare_run
 from nipype_blm.stages.run import run_model
 
 N_OBS, SHAPE = 12, (4, 3, 2)
@@ -90,7 +90,7 @@ def test_what_only_messages_show_changes_no_fingerprint(images, tmp_path):
     named = ask_in_python(
         images, tmp_path / "out", is_mixed=True, X=request.X._replace(source="the formula")
     )
-    stamps = [stamp_files(prepare_run(each)).blocks for each in (request, named)]
+    stamps = [prepare_run(each).stamps.blocks for each in (request, named)]
     assert stamps[0] == stamps[1]
 
 
