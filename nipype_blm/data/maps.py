@@ -42,10 +42,8 @@ def read_sidecar(folder: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def load_map(folder: Path, *names: str) -> Any:
-    """Return the image of the first of some maps that is there."""
-    found = filter(None, (find_map(folder, name) for name in names))
-    path = next(found, folder / f"{names[-1]}{EXTENSIONS[-1]}")
+def load_map(path: Path) -> Any:
+    """Return the image of a map."""
     with open_input(path):
         return nib.load(path)
 

@@ -127,8 +127,7 @@ class Results(SavedModel):
         volume : str or int, optional
             Only this one of its volumes: its label, or its number from 0.
         """
-        path = self.path(name)
-        image = load_map(path.parent, path.name.partition(".")[0])
+        image = load_map(self.path(name))
         return image if volume is None else image.slicer[..., self._find_volume(name, volume)]
 
     def array(self, name: str, volume: str | int | None = None) -> NDArray[Any]:
