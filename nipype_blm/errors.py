@@ -3,8 +3,7 @@
 import json
 import reprlib
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -136,7 +135,7 @@ def tell(text: str, words: Words) -> str:
     return text.worded(words) if isinstance(text, Problem) else text
 
 
-def about(field: str, texts: Iterable[str]) -> list[str]:
+def about(field: str | None, texts: Iterable[str]) -> list[Problem]:
     """Return sentences that name no field as problems of one."""
     return [
         text if isinstance(text, Problem) else Problem(field, "{text}", text=text) for text in texts
@@ -153,11 +152,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        given = [problems] if isinstance(problems, str) else problems
-        self.problems = [
-            each if isinstance(each, Problem) else Problem(None, "{text}", text=each)
-            for each in given
-        ]
+        self.problems = about(None, [problems] if isinstance(problems, str) else problems)
         super().__init__("\n".join(self.problems))
 
     def reword(self, words: Words) -> None:
@@ -196,14 +191,6 @@ class Problems(list[str]):
     def add(self, field: str | None, template: str, /, **values: Any) -> None:
         """Note a `Problem`."""
         self.append(Problem(field, template, **values))
-
-    @contextmanager
-    def collect(self) -> Iterator[None]:
-        """Note an InputError and go on."""
-        try:
-            yield
-        except InputError as error:
-            self.extend(error.problems)
 
     def attempt(self, function: Callable[..., T], *arguments: Any) -> T | None:
         """Return what a function returns; None after an InputError, which is noted."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nipype_blm.core.linalg import FloatArray, express_rows
-from nipype_blm.errors import about, show
+from nipype_blm.errors import Problem, about, show
 from nipype_blm.model.design import LARGEST, SMALLEST, find_sizes
 
 
@@ -37,7 +37,7 @@ class Contrast:
         object.__setattr__(self, "is_f", weights.ndim > 1 if is_f is None else is_f)
 
 
-def check_contrasts(contrasts: Sequence[Contrast], n_params: int | None) -> list[str]:
+def check_contrasts(contrasts: Sequence[Contrast], n_params: int | None) -> list[Problem]:
     """Return what is wrong with contrasts for a design of `n_params` columns, if it is known.
 
     Of a contrast without weights, in the place of one that cannot be read, only the name is
@@ -70,7 +70,7 @@ def check_contrasts(contrasts: Sequence[Contrast], n_params: int | None) -> list
     return about("contrasts", problems)
 
 
-def check_estimable(contrasts: Sequence[Contrast], R: FloatArray) -> list[str]:
+def check_estimable(contrasts: Sequence[Contrast], R: FloatArray) -> list[Problem]:
     """Return which contrasts are estimable at no voxel, whatever images it has.
 
     Parameters
@@ -94,7 +94,7 @@ def check_estimable(contrasts: Sequence[Contrast], R: FloatArray) -> list[str]:
     return about("contrasts", problems)
 
 
-def check_sizes(contrasts: Sequence[Contrast], X: FloatArray) -> list[str]:
+def check_sizes(contrasts: Sequence[Contrast], X: FloatArray) -> list[Problem]:
     """Return which contrasts have weights so large or small that variances do not exist.
 
     What counts is each weight relative to its column of X: the estimates have its inverse units.

@@ -170,7 +170,7 @@ def examine_factors(
     n_images: int | None,
     X: FloatArray | None = None,
     safe_mode: bool = True,
-) -> tuple[tuple[RandomFactor, ...], list[str]]:
+) -> tuple[tuple[RandomFactor, ...], list[Problem]]:
     """Make the random factors of a model, and find what is wrong with them.
 
     Parameters
@@ -188,7 +188,7 @@ def examine_factors(
     -------
     factors : tuple of RandomFactor
         None of them if they cannot be used.
-    problems : list of str
+    problems : list of Problem
         Naming the labels or the design.
     """
     known = [factor for factor in asked if factor is not None]

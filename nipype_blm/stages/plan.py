@@ -305,7 +305,7 @@ def check_out_dir(run: PreparedRun, request: Request, work_dir: Path) -> None:
     check_claim(request.out_dir, claim, partial(is_result_name, model=run.spec.model))
 
 
-def _check_model(request: Request, X: Table | None, n_images: int | None) -> list[str]:
+def _check_model(request: Request, X: Table | None, n_images: int | None) -> list[Problem]:
     """Return what is wrong with X, the contrasts, and the least number of images."""
     n_params = None if X is None else len(X.names)
     problems = check_contrasts(request.contrasts, n_params)
@@ -318,7 +318,7 @@ def _check_model(request: Request, X: Table | None, n_images: int | None) -> lis
     return problems
 
 
-def _check_design(table: Table, request: Request, n_images: int | None) -> list[str]:
+def _check_design(table: Table, request: Request, n_images: int | None) -> list[Problem]:
     """Return what is wrong with X, and which contrasts it does not have."""
     may_be_deficient = request.deficient == "estimable"
     X = table.values
