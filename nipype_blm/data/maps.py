@@ -10,7 +10,7 @@ from nipype_blm import __version__
 from nipype_blm.errors import InputError
 from nipype_blm.io.files import open_input
 
-EXTENSIONS = (".nii", ".nii.gz")
+EXTENSIONS = (".nii", ".nii.gz")  # the second one: compressed
 
 
 class MapInfo(NamedTuple):

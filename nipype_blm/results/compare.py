@@ -22,7 +22,7 @@ from nipype_blm.core.mixtures import log_mixture_sf
 from nipype_blm.core.status import VoxelStatus, is_fitted
 from nipype_blm.core.tails import compute_log10_p
 from nipype_blm.data.kinds import pack_space
-from nipype_blm.data.maps import MapInfo, find_map
+from nipype_blm.data.maps import EXTENSIONS, MapInfo, find_map
 from nipype_blm.errors import InputError, Problem
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.publish import Claim, check_claim, publish
@@ -334,7 +334,7 @@ def _write(
 ) -> dict[str, Path]:
     """Write maps as those of a run are: in their space and type, compressed or not."""
     source = run.path("llh")
-    extension = ".nii.gz" if source.name.endswith(".gz") else ".nii"
+    extension = EXTENSIONS[source.suffix == ".gz"]
     real = run.dtype("llh").newbyteorder("=")
     typed = [(info, v if v.dtype == np.uint8 else v.astype(real)) for info, v in volumes]
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nipype_blm.core.status import VoxelStatus
+from nipype_blm.data.maps import EXTENSIONS
 from nipype_blm.data.specfile import read_contrasts, read_model
 from nipype_blm.errors import InputError
 from nipype_blm.io.publish import Claim, publish
@@ -93,7 +94,7 @@ def assemble_maps(
     has_gaps = [not all(b.is_estimable(i).all() for b in blocks) for i in range(n_contrasts)]
     run = Run(spec, tests, dof, has_gaps, notices)
     maps = list_maps(run)
-    extension = ".nii.gz" if compress else ".nii"
+    extension = EXTENSIONS[compress]
 
     def write_one(path: Path, item: Map) -> None:
         vectors = item.assemble(blocks, spec.n_voxels)

@@ -14,6 +14,7 @@ from nipype_blm.core.linalg import FloatArray, factorise_design
 from nipype_blm.data.kinds import open_space
 from nipype_blm.data.libraries import quiet_libraries
 from nipype_blm.data.manifest import ImageEntry, format_manifest, must_be_read_in_order
+from nipype_blm.data.maps import EXTENSIONS
 from nipype_blm.data.space import Header
 from nipype_blm.data.spec import ContrastSpec, ModelSpec
 from nipype_blm.data.specfile import pack_contrasts, pack_model
@@ -262,7 +263,7 @@ def _plan_sizes(request: Request, sizes: Sizes, is_mask_known: bool, parallel_no
 
 def _measure(request: Request, design: _Design, images: FoundImages, n_voxels: int) -> Sizes:
     """Return what the cost of a run depends on."""
-    kinds = list_kinds(images)
+    kinds = list_kinds(images.headers)
     is_double = any(h.dtype.newbyteorder("=") == np.float64 for h in kinds)
     return Sizes(
         n_images=images.n_listed or 1,
@@ -294,7 +295,7 @@ def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
 
 def is_done(run: PreparedRun, request: Request) -> bool:
     """Return whether the maps are there that a run would make, and unchanged since."""
-    extension = ".nii.gz" if request.compress else ".nii"
+    extension = EXTENSIONS[request.compress]
     stamp = maps_stamp(run.stamps.run, run.packed_contrasts[0], extension)
     return is_published(request.out_dir, stamp, partial(is_result_name, model=run.spec.model))
 
