@@ -88,10 +88,6 @@ def _tell_tail(run: Run) -> dict[str, Any]:
     return {"Tail": "two-sided" if run.tests.two_sided else "upper"}
 
 
-def _always(run: Run, contrast: Any) -> bool:
-    return True
-
-
 _OF_RUN = "{model}_vox_{name}"
 _OF_CONTRAST = "contrasts/contrast-{label}_stat-{name}_statmap"
 _T_OR_F = ("t test", "f test")
@@ -112,7 +108,7 @@ class Declaration:
     dtype: str | None = None  # None: that of the maps of the run
     everywhere: bool = False  # values at all voxels of the analysis mask, not the fitted
     details: Callable[[Any], dict[str, Any]] = lambda run: {}  # for the sidecar, of a Run
-    is_wanted: Callable[[Run, Any], bool] = _always  # by a run, or one of its contrasts
+    is_wanted: Callable[[Run, Any], bool] = lambda run, _: True  # by a run, or a contrast of it
     file: str = _OF_RUN  # below the output folder, without extension
     output: tuple[str, str] = ("", "")  # of interfaces, if of one contrast: name, description
 
