@@ -14,6 +14,7 @@ from nipype_blm.errors import InputError
 from nipype_blm.plugins.nodes import find_input_files, has_all_files, has_record, run_node
 from nipype_blm.signals import interruptible
 from nipype_blm.tasks.calls import Call, Calls, check_needs
+from nipype_blm.tasks.disks import PATIENCE_S
 from nipype_blm.tasks.modules import LOADING
 from nipype_blm.tasks.options import Resources, describe_worker, parse_options
 from nipype_blm.tasks.pools import Pool, PoolError, open_pool
@@ -21,8 +22,6 @@ from nipype_blm.tasks.worker import CallError, running
 
 # Several nodes end together more often than not: they are looked at together.
 _SECONDS_BETWEEN_LOOKS = 0.01
-# Until files of other machines are missed; network disks may show them as late as this.
-_LEAST_PATIENCE_S = 60.0
 
 
 class DaskPlugin(DistributedPluginBase):
@@ -68,7 +67,7 @@ class DaskPlugin(DistributedPluginBase):
         execution = {**config["execution"], "poll_sleep_duration": _SECONDS_BETWEEN_LOOKS}
         self._patience_s = float(execution["job_finished_timeout"])
         if not self.options.is_local:
-            self._patience_s = max(self._patience_s, _LEAST_PATIENCE_S)
+            self._patience_s = max(self._patience_s, PATIENCE_S)
         if LOADING in os.environ:
             raise InputError(
                 f"{os.environ[LOADING]} starts a run while a worker reads the classes that it "

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+# Until files of other machines are missed; network disks may show them as late as this.
+PATIENCE_S = 60.0
 _SECONDS_BETWEEN_LOOKS = 0.1
 # Until what failed for its machine is tried again; twice as long the second time.
 _SECONDS_TO_RECOVER = 5.0

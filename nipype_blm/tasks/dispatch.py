@@ -7,21 +7,18 @@ from pathlib import Path
 
 from nipype_blm.errors import InputError, Problem
 from nipype_blm.tasks.calls import Call, Calls, check_needs
-from nipype_blm.tasks.disks import find_paths, list_names
+from nipype_blm.tasks.disks import PATIENCE_S, find_paths, list_names
 from nipype_blm.tasks.options import GIB, Resources
 from nipype_blm.tasks.pools import Pool, PoolError
 from nipype_blm.tasks.task import Done, Task, TaskError, find_state, perform
 from nipype_blm.tasks.worker import CallError
-
-# Until files of other machines are missed; network disks may show them as late as this.
-_PATIENCE_S = 60.0
 
 
 def run_on_pool(tasks: Sequence[Task], pool: Pool, retries: int) -> Iterator[tuple[Task, Done]]:
     """Return tasks as they end; parameters and errors are those of `run_tasks`."""
     if pool.worker is not None:
         check_needs({task.name: find_needs([task]) for task in tasks}, pool.worker)
-    calls = Calls(pool, retries, _PATIENCE_S)
+    calls = Calls(pool, retries, PATIENCE_S)
     running: list[_TaskCall] = []
     try:
         for task in tasks:
@@ -77,7 +74,7 @@ def _take(calls: Calls, call: _TaskCall) -> Done | None:
     if ending.error is not None:
         raise ending.error
     try:
-        found = call.future.result(timeout=_PATIENCE_S)
+        found = call.future.result(timeout=PATIENCE_S)
     except TimeoutError:  # it was lost, with its worker, before it was asked for
         return None
     if isinstance(found, list):
@@ -92,12 +89,12 @@ def _await(call: _TaskCall, done: Done) -> Done | None:
     if state == done[:2]:
         return done
     now = time.monotonic()
-    call.last_look = call.last_look or now + _PATIENCE_S
+    call.last_look = call.last_look or now + PATIENCE_S
     if now < call.last_look:
         return None
     if state[0] == done.size:  # disks may count time differently
         return done._replace(mtime_ns=state[1])
     raise PoolError(
-        f"{call.name} has ended well, but this machine has not seen it for {_PATIENCE_S:g} s; put "
+        f"{call.name} has ended well, but this machine has not seen it for {PATIENCE_S:g} s; put "
         "it on a disk that all machines share."
     )

@@ -226,7 +226,7 @@ def test_a_file_that_this_machine_does_not_see_is_awaited_and_then_missed(
     monkeypatch: pytest.MonkeyPatch,
     is_late: bool,
 ) -> None:
-    monkeypatch.setattr(dispatch, "_PATIENCE_S", 30.0 if is_late else 1.0)
+    monkeypatch.setattr(dispatch, "PATIENCE_S", 30.0 if is_late else 1.0)
     monkeypatch.chdir(tmp_path)
     elsewhere, output = tmp_path / "elsewhere", Path("/proc/self/cwd/out.txt")
     elsewhere.mkdir()
