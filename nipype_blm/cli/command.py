@@ -19,6 +19,7 @@ from nipype_blm.errors import InputError, tell
 from nipype_blm.signals import interruptible
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+GOES_ON = "The same command goes on from where it was."
 EXIT_CODES = "Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted (143 by SIGTERM)."
 _POOL_ALONE = (
     "--pool names the pool that runs everything; leave out --plugin and --plugin-args, or give "
@@ -44,9 +45,7 @@ def _tell(text: str) -> str:
     return tell(text, WORDS)
 
 
-def report_errors(
-    act: Callable[[], int], interrupted: str = "The same command goes on from where it was."
-) -> int:
+def report_errors(act: Callable[[], int], interrupted: str = GOES_ON) -> int:
     """Return the exit code of what a command does; errors are said."""
     try:
         return act()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from nipype_blm import __version__
-from nipype_blm.cli.command import EXIT_CODES, describe, report_errors, run_process
+from nipype_blm.cli.command import EXIT_CODES, GOES_ON, describe, report_errors, run_process
 from nipype_blm.cli.compare import add_compare
 from nipype_blm.cli.compile import add_compile
 from nipype_blm.cli.fit import add_fit
@@ -39,7 +39,7 @@ def _make_parser() -> argparse.ArgumentParser:
     what = "Big linear and linear mixed models at every voxel of many images."
     describe(parser, what, _EXAMPLES, f"{_MORE}\n{EXIT_CODES}")
     parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
-    parser.set_defaults(interrupted="The same command goes on from where it was.")
+    parser.set_defaults(interrupted=GOES_ON)
     tools = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (add_fit, add_compare, add_pool, add_compile):
         add(tools)

@@ -105,7 +105,7 @@ def choose_runner(
 
 
 def choose_node_runner(
-    name: str, args_file: Path | None, pool: Path | None, folder: Path, mem_gb: float = 1.0
+    name: str, args_file: Path | None, pool: Path | None, folder: Path
 ) -> Runner:
     """Return what runs a workflow in a folder that needs little of everything.
 
@@ -116,13 +116,13 @@ def choose_node_runner(
     """
     given = _read_given(args_file, pool)
     if name.lower() == DASK.lower():
-        return Runner(_make_dask_plugin(given), 1, mem_gb)
+        return Runner(_make_dask_plugin(given), 1, 1.0)
     if name == LINEAR and given:
         raise InputError(
             f"--plugin-args {args_file}: {LINEAR}, which runs here, takes no arguments; name a "
             f"plugin with --plugin, such as {DASK}."
         )
-    return Runner(_make_stock_plugin(name, given, folder), 1, mem_gb)
+    return Runner(_make_stock_plugin(name, given, folder), 1, 1.0)
 
 
 def _read_given(args_file: Path | None, pool: Path | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from nipype import logging as nipype_logging
 from nipype.pipeline.engine import Workflow
 
+from nipype_blm.cli.command import GOES_ON
 from nipype_blm.cli.limits import explain_limit
 from nipype_blm.cli.plugins import Runner, cancel_jobs
 from nipype_blm.errors import InputError, Problem, unpack_problems
@@ -267,7 +268,7 @@ def describe_failure(error: BaseException, folders: Folders, plugin: str | None 
     text = _NOTE_OF_NIPYPE.split(f"{type(error).__name__}: {error}")[0]
     _, found, lost = text.rpartition("PoolError: ")
     if found:
-        return f"{lost.strip()}\nThe same command goes on from where it was."
+        return f"{lost.strip()}\n{GOES_ON}"
     reason = _find_last_exception(str(error)) or type(error).__name__
     if reason == "KeyboardInterrupt":
         return reason
