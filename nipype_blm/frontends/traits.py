@@ -11,44 +11,29 @@ from nipype_blm.frontends.fields import MODELS, Checked, check_fields, find_near
 
 GIB = 2**30
 
+# Traits that are called as their fields are.
+_SAME = (
+    *("contrasts", "row_names", "match_rows", "min_percent", "min_n", "zero_is_missing"),
+    *("deficient", "two_sided", "minlog", "images_per_batch", "voxels_per_block", "max_blocks"),
+    *("minutes_per_job", "compress", "overwrite", "allow_empty", "out_dir"),
+    *("reml", "method", "tol", "maxnit", "n_starts", "safe_mode"),
+)
 # The field of each trait.
 NAMES: Mapping[str, str] = MappingProxyType(
     {
         "in_files": "images",
         "design_file": "X",
-        "contrasts": "contrasts",
-        "row_names": "row_names",
-        "match_rows": "match_rows",
         "mask_file": "analysis_mask",
         "data_mask_files": "data_masks",
         "data_mask_thresh": "threshold",
-        "min_percent": "min_percent",
-        "min_n": "min_n",
         "post_mask_file": "post_mask",
-        "zero_is_missing": "zero_is_missing",
-        "deficient": "deficient",
-        "two_sided": "two_sided",
-        "minlog": "minlog",
         "output_cov": "with_cov",
         "max_mem_gb": "max_bytes",
-        "images_per_batch": "images_per_batch",
-        "voxels_per_block": "voxels_per_block",
-        "max_blocks": "max_blocks",
-        "minutes_per_job": "minutes_per_job",
-        "compress": "compress",
-        "overwrite": "overwrite",
-        "allow_empty": "allow_empty",
         "n_procs": "n_threads",
-        "out_dir": "out_dir",
         "random_factors": "factors",
-        "reml": "reml",
-        "method": "method",
-        "tol": "tol",
-        "maxnit": "maxnit",
-        "n_starts": "n_starts",
-        "safe_mode": "safe_mode",
         "resms": "with_resms",
     }
+    | {name: name for name in _SAME}
 )
 
 
