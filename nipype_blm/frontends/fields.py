@@ -223,7 +223,7 @@ class MixedFields(Fields):
     @field_validator("factors")
     @classmethod
     def _check_nesting(cls, value: tuple[FactorFields, ...]) -> tuple[FactorFields, ...]:
-        problems = check_nesting(value)
+        problems = check_nesting([(each.name, each.nested_in) for each in value])
         if problems:
             raise ValueError("; ".join(problems))
         return value

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,39 +118,22 @@ def name_levels(
     )
 
 
-class NamedFactor(Protocol):
-    """What has a name and may be nested."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-    @property
-    def nested_in(self) -> str | None:
-        """The name of another."""
-
-
-def check_nesting(factors: Sequence[NamedFactor]) -> list[str]:
-    """Return what is wrong with the names of factors and with what they are nested in."""
+def check_nesting(factors: Sequence[tuple[str, str | None]]) -> list[str]:
+    """Return what is wrong with the names of factors, and with those they are nested in."""
     problems = []
-    names = [factor.name for factor in factors]
-    outer = {factor.name: factor.nested_in for factor in factors}
-    for number, factor in enumerate(factors, 1):
-        first = names.index(factor.name) + 1
+    names, outer = [name for name, _ in factors], dict(factors)
+    for number, (name, nested_in) in enumerate(factors, 1):
+        first = names.index(name) + 1
         if first < number:
+            problems.append(f"f{number} has the name of f{first}, {show(name)}; names must differ")
+        elif nested_in not in (None, *names):
+            others = ", ".join(show(other) for other in names if other != name)
             problems.append(
-                f"f{number} has the name of f{first}, {show(factor.name)}; names must differ"
-            )
-        elif factor.nested_in not in (None, *names):
-            others = ", ".join(show(name) for name in names if name != factor.name)
-            problems.append(
-                f"f{number} is nested_in {show(factor.nested_in)}, which is no other factor"
+                f"f{number} is nested_in {show(nested_in)}, which is no other factor"
                 + (f"; choose one of {others}" if others else "")
             )
-        elif _is_within_itself(factor.name, outer):
-            problems.append(
-                f"f{number} is nested_in {show(factor.nested_in)}, and so within itself"
-            )
+        elif _is_within_itself(name, outer):
+            problems.append(f"f{number} is nested_in {show(nested_in)}, and so within itself")
     return problems
 
 
@@ -208,7 +190,7 @@ def examine_factors(
 
 
 def _check_names(factors: Sequence[Factor]) -> list[str]:
-    faults = "; ".join(check_nesting(factors))
+    faults = "; ".join(check_nesting([(each.name, each.nested_in) for each in factors]))
     return [Problem("factors", "{factors}: {faults}.", faults=faults)] if faults else []
 
 
