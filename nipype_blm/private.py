@@ -89,13 +89,13 @@ def _tell_owner(path: Path) -> str:
         return f" (it belongs to user {owner})"
 
 
-def open_plain(path: os.PathLike[str] | str, flags: int, mode: int = 0o666) -> int:
+def open_plain(path: os.PathLike[str] | str, flags: int) -> int:
     """Open a plain file: never through a link, which could lead to a file of somebody else.
 
     Parameters
     ----------
     path : path
-    flags, mode : int
+    flags : int
         As `os.open` takes them; so this is an `opener` of `open`.
 
     Raises
@@ -104,7 +104,7 @@ def open_plain(path: os.PathLike[str] | str, flags: int, mode: int = 0o666) -> i
         If something else has the name.
     """
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY, mode)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
     except OSError as error:
         if os.path.lexists(path):
             _check_plain(path, os.lstat(path), error)

@@ -170,7 +170,6 @@ class LSF(BatchSystem):
         return super().parse_walltime(walltime.partition("/")[0])  # a host to compare with
 
     def _find_units(self, n: int) -> Sequence[int]:
-        """Return how many seconds there are in each of the n numbers of a walltime."""
         return (3600, 60)[-n:]
 
 
@@ -180,7 +179,6 @@ class OAR(BatchSystem):
     answers = (r"OAR_JOB_ID=(\d+)\s*$",)
 
     def _find_units(self, n: int) -> Sequence[int]:
-        """Return how many seconds there are in each of the n numbers of a walltime."""
         return (3600, 60, 1)[:n]
 
 
@@ -243,7 +241,6 @@ class Slurm(BatchSystem):
         return None if hours is None or not days.isdecimal() else int(days) * 86400 + hours
 
     def _find_units(self, n: int) -> Sequence[int]:
-        """Return how many seconds there are in each of the n numbers of a walltime."""
         return (60,) if n == 1 else (3600, 60, 1)[-n:]
 
     def list_jobs(self) -> dict[str, JobState]:
@@ -268,7 +265,6 @@ class Slurm(BatchSystem):
         return {job_id for job_id, _, script in found if Path(script).is_relative_to(folder)}
 
     def _find_end(self, job_id: str) -> str | None:
-        """Return how a job ended, if that is known yet."""
         try:
             text = _ask("scontrol", "--oneliner", "show", "job", job_id)
         except QueryError:
@@ -317,7 +313,6 @@ class GridEngine(BatchSystem):
         return jobs
 
     def _find_end(self, job_id: str) -> str | None:
-        """Return how a job ended, if that is known yet."""
         try:
             text = _ask("qacct", "-j", job_id)
         except QueryError:
