@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nipype_blm.cli.command import (
     FAILED,
@@ -25,6 +25,7 @@ _DESCRIPTION = (
     "Both models need the same images, the same X and one random factor at most."
 )
 _INTERRUPTED = "No map was written."
+_WORKFLOW = Path("work", "compare_wf")  # folder of its nodes, in OUT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,20 +61,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="replace a comparison of other models that was made in another working directory",
     )
     add_running_options(parser, "check whether the models can be compared, and compare nothing")
-
-
-class _Places(NamedTuple):
-    """Where the workflow of a comparison works and writes."""
-
-    out_dir: Path
-
-    @property
-    def work_folder(self) -> Path:
-        return self.out_dir / "work"
-
-    @property
-    def workflow_folder(self) -> Path:
-        return self.work_folder / "compare_wf"
 
 
 def _act(arguments: argparse.Namespace) -> int:
@@ -142,22 +129,23 @@ def _choose_runner(arguments: argparse.Namespace) -> Any:
     from nipype_blm.cli.plugins import LINEAR, choose_node_runner
 
     name = arguments.plugin or LINEAR
-    folder = _Places(arguments.out.absolute()).workflow_folder
+    folder = arguments.out.absolute() / _WORKFLOW
     return choose_node_runner(name, arguments.plugin_args, arguments.pool, folder)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     """Compare in a node, with a plugin of Nipype."""
-    from nipype_blm.cli.run import raise_or_describe, run_workflow
+    from nipype_blm.cli.run import Places, raise_or_describe, run_workflow
     from nipype_blm.io.lock import hold_folders
     from nipype_blm.workflows import init_compare_wf
 
     runner = _choose_runner(arguments)
-    places = _Places(arguments.out.absolute())
-    workflow = init_compare_wf(out_dir=places.out_dir, overwrite=arguments.overwrite)
+    out_dir = arguments.out.absolute()
+    places = Places(out_dir, out_dir / "work", out_dir / _WORKFLOW)
+    workflow = init_compare_wf(out_dir=out_dir, overwrite=arguments.overwrite)
     workflow.inputs.inputnode.smaller_dir = str(arguments.smaller.absolute())
     workflow.inputs.inputnode.larger_dir = str(arguments.larger.absolute())
-    folders = {"OUT": places.out_dir, "work_dir": places.work_folder}
+    folders = {"OUT": out_dir, "work_dir": places.work_folder}
     with hold_folders(folders, private={"work_dir"}):
         try:
             graph = run_workflow(workflow, places, runner)

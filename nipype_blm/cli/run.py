@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from nipype import logging as nipype_logging
 from nipype.pipeline.engine import Workflow
@@ -32,20 +32,15 @@ from nipype_blm.workflows.parameters import Parameters
 from nipype_blm.workflows.stages import CHECKPOINTS, connect_stages, find_files, hold_plan
 
 
-class Folders(Protocol):
-    """Where a run works and writes, as a request knows it."""
+class Places(NamedTuple):
+    """Where what is no model works and writes; a request knows the same of its run."""
 
-    @property
-    def out_dir(self) -> Path:
-        """Folder for the results."""
+    out_dir: Path
+    work_folder: Path
+    workflow_folder: Path
 
-    @property
-    def work_folder(self) -> Path:
-        """Where intermediate files go."""
 
-    @property
-    def workflow_folder(self) -> Path:
-        """Folder of the nodes."""
+Folders = Request | Places
 
 
 def find_logs(folders: Folders) -> Path:
