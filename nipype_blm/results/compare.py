@@ -72,23 +72,19 @@ DECLARED = (
     Declaration(
         *("mask", "Voxels at which the models were compared.", "label", ONE),
         source=lambda found: is_fitted(found.status).astype(np.uint8),
-        models=("blmm",),
     ),
     Declaration(
         *("status", "What happened at each voxel.", "label", ONE),
         source=lambda found: found.status,
-        models=("blmm",),
         details=Compared.describe_status,
     ),
     Declaration(
         *("Chi2", "Likelihood ratio: twice the gain in log-likelihood.", "chi2", ONE),
         source=lambda found: found.chi2,
-        models=("blmm",),
     ),
     Declaration(
         *("Chi2lp", "-log10 of the uncorrected p of the likelihood ratio.", "log10 p value", ONE),
         source=Compared.compute_log10_p,
-        models=("blmm",),
     ),
 )
 
