@@ -36,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report_errors(partial(_act, parser.parse_args(argv)), _INTERRUPTED)
 
 
-def command() -> None:
-    """Run `main` as a process of its own."""
-    run_process(main)
+command = partial(run_process, main)  # as a process of its own
 
 
 def add_compare(tools: Any) -> None:

@@ -29,9 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report_errors(partial(arguments.action, arguments), arguments.interrupted)
 
 
-def command() -> None:
-    """Run `main` as a process of its own."""
-    run_process(main)
+command = partial(run_process, main)  # as a process of its own
 
 
 def _make_parser() -> argparse.ArgumentParser:
