@@ -13,7 +13,13 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import SpatialImage
 
-from nipype_blm.data.compressed import GZIP_MAGIC, check_gzip, decompress_start, is_gzip
+from nipype_blm.data.compressed import (
+    GZIP_MAGIC,
+    check_gzip,
+    decompress_start,
+    is_gzip,
+    is_named_compressed,
+)
 from nipype_blm.data.files import find_pair, find_voxels, is_header, name_pair
 from nipype_blm.data.grids import ImageHeader
 from nipype_blm.data.libraries import explaining
@@ -204,7 +210,7 @@ def check_size(path: Path, header: ImageHeader, size: int) -> None:
     needed = header.offset + header.n_volumes * header.n_values * header.dtype.itemsize
     if header.offset < 0 or size >= needed:
         return
-    if voxels.suffix not in (".gz", ".mgz") and not is_gzip(voxels):
+    if not is_named_compressed(voxels) and not is_gzip(voxels):
         reason = f"{needed - size} bytes of voxels are missing at its end"
     elif size * _MOST_INFLATED < needed:
         n = header.n_volumes

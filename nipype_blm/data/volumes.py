@@ -15,7 +15,7 @@ from zlib_ng import gzip_ng
 
 from nipype_blm.core.voxels import find_runs
 from nipype_blm.data.grids import ImageHeader
-from nipype_blm.data.headers import header_of_template, read_header, read_start
+from nipype_blm.data.headers import header_of_template, is_nifti1, read_header, read_start
 from nipype_blm.data.images import ImageReader
 from nipype_blm.data.maps import MapInfo, write_sidecar
 from nipype_blm.data.space import Arrays, Options, Space
@@ -125,7 +125,7 @@ def make_template_header(image_file: Path) -> bytes:
     """Return a NIfTI-1 header with the space of an image and nothing else of it."""
     start = read_start(image_file)
     source: Any
-    if start[344:348] == b"n+1\0":
+    if is_nifti1(start):
         source = nib.Nifti1Header(start, check=False)
     else:
         image: Any = nib.load(image_file)
