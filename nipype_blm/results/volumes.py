@@ -112,26 +112,20 @@ def _list_contrasts(run: Run, is_f: bool) -> Sequence[Volume]:
 
 def _list_rows(run: Run, contrast: Any) -> Sequence[Volume]:
     """Return a volume for each row of an F contrast; that of a T contrast has no label."""
-    rows = [Volume(i, f"row {i + 1}", contrast) for i in range(_count_rows(run, contrast))]
-    return rows if _is_f(run, contrast) else [rows[0]._replace(label=None)]
+    tested = run.contrasts[contrast]
+    rows = [Volume(i, f"row {i + 1}", contrast) for i in range(len(tested.matrix))]
+    return rows if tested.is_f else [rows[0]._replace(label=None)]
 
 
 def _list_row_pairs(run: Run, contrast: Any) -> Sequence[Volume]:
-    q = _count_rows(run, contrast)
+    tested = run.contrasts[contrast]
+    q = len(tested.matrix)
     pairs = [
         Volume(i * q + j, f"rows {i + 1}, {j + 1}", contrast, i != j)
         for i in range(q)
         for j in range(q)
     ]
-    return pairs if _is_f(run, contrast) else [pairs[0]._replace(label=None)]
-
-
-def _count_rows(run: Run, contrast: int) -> int:
-    return len(run.contrasts[contrast].matrix)
-
-
-def _is_f(run: Run, contrast: int) -> bool:
-    return run.contrasts[contrast].is_f
+    return pairs if tested.is_f else [pairs[0]._replace(label=None)]
 
 
 ONE = Volumes("1, 3D", _list_one)
