@@ -83,14 +83,7 @@ def choose_runner(
     if name is None:
         name = LINEAR if request.cluster == "local" else DASK
     if name == LINEAR and given:
-        raise InputError(
-            Problem(
-                "cluster",
-                f"--plugin-args {{file}}: {LINEAR}, which runs here, takes no arguments; name a "
-                f"plugin with --plugin, such as {DASK}, or a {{cluster}} in the configuration.",
-                file=args_file,
-            )
-        )
+        raise _refuse_arguments(args_file, ", or a {cluster} in the configuration")
     if callback is not None:
         given["status_callback"] = callback
     if name.lower() == DASK.lower():
@@ -118,11 +111,16 @@ def choose_node_runner(
     if name.lower() == DASK.lower():
         return Runner(_make_dask_plugin(given), 1, 1.0)
     if name == LINEAR and given:
-        raise InputError(
-            f"--plugin-args {args_file}: {LINEAR}, which runs here, takes no arguments; name a "
-            f"plugin with --plugin, such as {DASK}."
-        )
+        raise _refuse_arguments(args_file)
     return Runner(_make_stock_plugin(name, given, folder), 1, 1.0)
+
+
+def _refuse_arguments(args_file: Path | None, other_way: str = "") -> InputError:
+    template = (
+        f"--plugin-args {{file}}: {LINEAR}, which runs here, takes no arguments; name a plugin "
+        f"with --plugin, such as {DASK}{other_way}."
+    )
+    return InputError(Problem("cluster", template, file=args_file))
 
 
 def _read_given(args_file: Path | None, pool: Path | None) -> dict[str, Any]:

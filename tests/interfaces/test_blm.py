@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import traceback
-import tracemalloc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nipype.interfaces.base import Undefined, traits
 from nipype.interfaces.utility import Function
 from nipype.pipeline.engine import MapNode, Node, Workflow
 from nipype.pipeline.engine.nodes import NodeExecutionError
+from node_by_node import make, measure_peak, read_maps, run_interfaces, write_image
 from numpy.testing import assert_allclose, assert_array_equal
 from traits.api import TraitError
 
@@ -43,6 +44,7 @@ CONTRASTS = [
     {"name": "mean", "vector": [1, 0, 0]},
     {"name": "age", "vector": [0, 1, 0]},
 ]
+run_stages = partial(run_interfaces, PlanBLM, AssembleMaps)
 ALL = [getattr(interfaces, name) for name in interfaces.__all__]
 
 
@@ -69,60 +71,6 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "voxels_per_block": 50,
         "max_mem_gb": 0.5,
     }
-
-
-def write_image(path: Path, values: np.ndarray) -> None:
-    nib.save(nib.Nifti1Image(values, np.diag([2, 2, 2, 1])), path)
-
-
-def run_stages(model: dict[str, Any], folder: Path, n_procs: int = 1) -> Any:
-    """Run one interface after the other, as the workflow does; return the outputs of the last."""
-    plan = PlanBLM(**model).run(cwd=make(folder / "plan")).outputs
-    shared = {"model_file": plan.model_file, "fingerprint": plan.fingerprint}
-    products, estimates, statistics = [], [], []
-    for i, batch_file in enumerate(plan.batch_files):
-        stage = ComputeProducts(model_file=plan.model_file, batch_file=batch_file, n_procs=n_procs)
-        products.append(stage.run(cwd=make(folder / f"products{i}")).outputs.out_file)
-    for block in plan.blocks:
-        fit = FitModel(
-            batch_files=plan.batch_files,
-            products_files=products,
-            block=block,
-            n_procs=n_procs,
-            **shared,
-        )
-        estimates.append(fit.run(cwd=make(folder / f"estimates{block}")).outputs.out_file)
-        test = ComputeContrasts(
-            contrasts_file=plan.contrasts_file,
-            estimates_file=estimates[-1],
-            block=block,
-            n_procs=n_procs,
-            **shared,
-        )
-        statistics.append(test.run(cwd=make(folder / f"statistics{block}")).outputs.out_file)
-    assemble = AssembleMaps(
-        model_id=plan.model_id,
-        contrasts_file=plan.contrasts_file,
-        batch_files=plan.batch_files,
-        estimates_files=estimates,
-        statistics_files=statistics,
-        **shared,
-    )
-    return assemble.run(cwd=make(folder / "assemble")).outputs
-
-
-def make(folder: Path) -> str:
-    folder.mkdir(parents=True)
-    return str(folder)
-
-
-def read_maps(folder: Path | str) -> dict[str, bytes]:
-    """Return the contents of all maps and sidecars."""
-    paths = [path for path in Path(folder).rglob("[!.]*") if path.suffix in (".nii", ".json")]
-    paths = [path for path in paths if path.parent.name != "model"]
-    maps = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-    assert "blm_vox_beta.nii" in maps
-    return maps
 
 
 # -- Every interface -----------------------------------------------------------------------
@@ -438,12 +386,7 @@ def test_arrays_stay_below_max_mem_gb(model: dict[str, Any], tmp_path: Path) -> 
 
     def peak(max_mem_gb: float) -> int:
         fit = BLM(**model | {"max_mem_gb": max_mem_gb}, out_dir=tmp_path / f"out{max_mem_gb}")
-        tracemalloc.start()
-        try:
-            fit.run()
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+        return measure_peak(fit.run)
 
     fit = BLM(**model, out_dir=tmp_path / "warm")
     fit.run()  # modules and compiled functions are no part of the question

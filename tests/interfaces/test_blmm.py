@@ -1,6 +1,6 @@
 """The interfaces of mixed models: stages, one-node model, workflow and command agree."""
 
-import tracemalloc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import yaml
 from nipype.interfaces.base import Undefined
 from nipype.pipeline.engine import Node
+from node_by_node import measure_peak, read_maps, run_interfaces, write_image
 from numpy.testing import assert_array_equal
 from traits.api import TraitError
 
@@ -20,9 +21,6 @@ from nipype_blm.frontends.traits import WORDS, check
 from nipype_blm.interfaces import (
     BLMM,
     AssembleMixedMaps,
-    ComputeContrasts,
-    ComputeProducts,
-    FitModel,
     PlanBLMM,
 )
 from nipype_blm.interfaces.base import (
@@ -42,6 +40,7 @@ CONTRASTS = [
     {"name": "mean", "vector": [1, 0]},
     {"name": "day", "vector": [0, 1]},
 ]
+run_stages = partial(run_interfaces, PlanBLMM, AssembleMixedMaps)
 INPUTS = ("in_files", "design_file", "contrasts", "mask_file", "random_factors")
 
 
@@ -72,51 +71,6 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "voxels_per_block": 12,
         "max_mem_gb": 0.5,
     }
-
-
-def write_image(path: Path, values: np.ndarray) -> None:
-    nib.save(nib.Nifti1Image(values, np.diag([2, 2, 2, 1])), path)
-
-
-def make(folder: Path) -> str:
-    folder.mkdir(parents=True)
-    return str(folder)
-
-
-def read_maps(folder: Path | str) -> dict[str, bytes]:
-    """Return the contents of all maps and sidecars."""
-    paths = [path for path in Path(folder).rglob("[!.]*") if path.suffix in (".nii", ".json")]
-    paths = [path for path in paths if path.parent.name != "model"]
-    maps = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-    assert "blmm_vox_D.nii" in maps
-    return maps
-
-
-def run_stages(model: dict[str, Any], folder: Path) -> Any:
-    """Run one interface after the other, as the workflow does; return the outputs of the last."""
-    plan = PlanBLMM(**model).run(cwd=make(folder / "plan")).outputs
-    shared = {"model_file": plan.model_file, "fingerprint": plan.fingerprint}
-    products, estimates, statistics = [], [], []
-    for i, batch_file in enumerate(plan.batch_files):
-        stage = ComputeProducts(model_file=plan.model_file, batch_file=batch_file)
-        products.append(stage.run(cwd=make(folder / f"products{i}")).outputs.out_file)
-    for block in plan.blocks:
-        fit = FitModel(batch_files=plan.batch_files, products_files=products, block=block, **shared)
-        estimates.append(fit.run(cwd=make(folder / f"estimates{block}")).outputs.out_file)
-        test = ComputeContrasts(
-            contrasts_file=plan.contrasts_file, estimates_file=estimates[-1], block=block, **shared
-        )
-        statistics.append(test.run(cwd=make(folder / f"statistics{block}")).outputs.out_file)
-    assert (len(products), len(estimates)) == (3, 2)
-    assemble = AssembleMixedMaps(
-        model_id=plan.model_id,
-        contrasts_file=plan.contrasts_file,
-        batch_files=plan.batch_files,
-        estimates_files=estimates,
-        statistics_files=statistics,
-        **shared,
-    )
-    return assemble.run(cwd=make(folder / "assemble")).outputs
 
 
 def test_stages_one_node_workflow_and_command_give_the_same_files(
@@ -268,12 +222,7 @@ def test_arrays_stay_below_max_mem_gb(model: dict[str, Any], tmp_path: Path) -> 
 
     def peak(max_mem_gb: float) -> int:
         fit = BLMM(**model | {"max_mem_gb": max_mem_gb}, out_dir=tmp_path / f"out{max_mem_gb}")
-        tracemalloc.start()
-        try:
-            fit.run()
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+        return measure_peak(fit.run)
 
     fit = BLMM(**model, out_dir=tmp_path / "warm")
     fit.run()  # modules and compiled functions are no part of the question
