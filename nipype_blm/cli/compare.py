@@ -81,9 +81,12 @@ def _act(arguments: argparse.Namespace) -> int:
     _check_order(arguments)
     if arguments.check or arguments.graph is not None:
         return _check(arguments)
-    if arguments.plugin is None and arguments.plugin_args is None:
-        return _compare(arguments)
-    return _run(arguments)
+    return _run(arguments) if _is_for_nodes(arguments) else _compare(arguments)
+
+
+def _is_for_nodes(arguments: argparse.Namespace) -> bool:
+    """Return whether Nipype is asked for; else it is not even imported."""
+    return arguments.plugin is not None or arguments.plugin_args is not None
 
 
 def _check_order(arguments: argparse.Namespace) -> None:
@@ -108,7 +111,7 @@ def _check(arguments: argparse.Namespace) -> int:
     found = check_models(
         arguments.smaller, arguments.larger, arguments.out, Path.cwd(), arguments.overwrite
     )
-    if arguments.plugin is not None:
+    if _is_for_nodes(arguments):
         _choose_runner(arguments)
     say_notices(found.notices)
     if arguments.check:
@@ -150,6 +153,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from nipype_blm.io.lock import hold_folders
     from nipype_blm.workflows import init_compare_wf
 
+    runner = _choose_runner(arguments)
     places = _Places(arguments.out.absolute())
     workflow = init_compare_wf(out_dir=places.out_dir, overwrite=arguments.overwrite)
     workflow.inputs.inputnode.smaller_dir = str(arguments.smaller.absolute())
@@ -157,7 +161,7 @@ def _run(arguments: argparse.Namespace) -> int:
     folders = {"OUT": places.out_dir, "work_dir": places.work_folder}
     with hold_folders(folders, private={"work_dir"}):
         try:
-            graph = run_workflow(workflow, places, _choose_runner(arguments))
+            graph = run_workflow(workflow, places, runner)
         except Exception as error:
             say(f"error: {raise_or_describe(error, places, arguments.plugin)}")
             return FAILED

@@ -116,9 +116,12 @@ def choose_node_runner(
     """
     given = _read_given(args_file, pool)
     if name.lower() == DASK.lower():
-        from nipype_blm.plugins import DaskPlugin
-
-        return Runner(DaskPlugin(given), 1, mem_gb)
+        return Runner(_make_dask_plugin(given), 1, mem_gb)
+    if name == LINEAR and given:
+        raise InputError(
+            f"--plugin-args {args_file}: {LINEAR}, which runs here, takes no arguments; name a "
+            f"plugin with --plugin, such as {DASK}."
+        )
     return Runner(_make_stock_plugin(name, given, folder), 1, mem_gb)
 
 
@@ -186,19 +189,14 @@ def read_arguments(path: Path | None) -> dict[str, Any]:
 def _make_dask_runner(
     request: Request, plan: Plan, given: Mapping[str, Any], log_folder: Path | None
 ) -> Runner:
-    from nipype_blm.plugins import DaskPlugin
     from nipype_blm.tasks.options import Resources, describe_worker
-    from nipype_blm.tasks.poolfile import read_pool_file
 
     arguments: dict[str, Any] = {"cluster": request.cluster}
     if request.n_threads is not None or request.cluster != "local":
         arguments["n_workers"] = count_parallel_nodes(request, DASK)
     if log_folder is not None:
         arguments["log_directory"] = log_folder
-    plugin = DaskPlugin(arguments | dict(given))
-    options = plugin.options
-    if options.scheduler_file is not None:  # which says what is wrong with it
-        read_pool_file(options.scheduler_file, options.allow_insecure)
+    plugin = _make_dask_plugin(arguments | dict(given))
     mem_gb = _measure_memory(plan, 1, request.max_bytes)
     if plugin.options.batch_system is None:  # a pool that is there already
         return Runner(plugin, 1, mem_gb)
@@ -217,6 +215,18 @@ def _make_dask_runner(
         )
     n_procs = plan.threads(worker.n_procs, int(worker.mem_gb * GIB))
     return Runner(plugin, n_procs, _measure_memory(plan, n_procs, request.max_bytes))
+
+
+def _make_dask_plugin(arguments: dict[str, Any]) -> Any:
+    """Return a plugin whose pool, if it is one that runs already, has a file that can be read."""
+    from nipype_blm.plugins import DaskPlugin
+    from nipype_blm.tasks.poolfile import read_pool_file
+
+    plugin = DaskPlugin(arguments)
+    options = plugin.options
+    if options.scheduler_file is not None:
+        read_pool_file(options.scheduler_file, options.allow_insecure)
+    return plugin
 
 
 def _measure_memory(plan: Plan, n_threads: int, max_bytes: int) -> float:

@@ -202,7 +202,7 @@ def bids(study):
 def test_a_source_that_is_no_configuration_is_told_what_one_is(study, say, bids, source, kind):
     error = refuse(say("fit", source, "results"))
     assert error.startswith(f"error: SOURCE {source} {kind}")
-    assert "expected a configuration, CONFIG.yml, which names the images (Y_files)" in error
+    assert "expected a configuration, CONFIG.yml, which names the images and a table" in error
     assert not Path("results").exists()
 
 
@@ -334,11 +334,22 @@ def test_pool_with_another_plugin_is_refused_in_one_sentence(study, say, command
     assert "leave out --plugin and --plugin-args" in error
 
 
-def test_a_pool_that_is_not_there_is_refused_before_anything_runs(study, say):
-    error = refuse(say("fit", "blm.yml", "results", "--pool", "none.json"))
-    assert "none.json cannot be read" in error
-    assert "nipype-blm pool start" in error
-    assert not Path("results").exists()
+@pytest.mark.parametrize("check", [[], ["--check"]])
+def test_a_pool_that_is_not_there_is_refused_before_anything_runs(say, two_fits, check):
+    for places in (["fit", "blm.yml", "results"], ["compare", *two_fits, "results"]):
+        error = refuse(say(*places, "--pool", "none.json", *check))
+        assert "none.json cannot be read" in error
+        assert "nipype-blm pool start" in error
+        assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("check", [[], ["--check"]])
+def test_arguments_of_no_plugin_are_refused_before_anything_runs(study, say, two_fits, check):
+    study.write("arguments.yml", "n_procs: 2\n")
+    for places in (["fit", "blm.yml", "results"], ["compare", *two_fits, "results"]):
+        error = refuse(say(*places, "--plugin-args", "arguments.yml", *check))
+        assert "Linear, which runs here, takes no arguments" in error
+        assert not Path("results").exists()
 
 
 @pytest.fixture
