@@ -124,7 +124,9 @@ def record(out_dir: Path, kept: Path) -> Record:
     for path in sorted(out_dir.rglob("*")):
         name = path.relative_to(out_dir)
         is_map = path.name.endswith((".nii", ".nii.gz"))
-        if name.parts[0] == "work" or not (is_map or path.suffix == ".json") or path.name[0] == ".":
+        if name.parts[0] in ("work", "model"):  # a saved model has the times of its images
+            continue
+        if not (is_map or path.suffix == ".json") or path.name[0] == ".":
             continue
         copy = kept / name
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -318,8 +318,8 @@ def _explain(fault: Any, kind: type[Fields], words: Words) -> Problem:
     where = _name_place(field, entries)
     match fault["type"]:
         case "missing":
-            hint = ", or use blm for a model without random factors" if not entries else ""
-            hint = hint if field == "factors" else ""
+            is_mixed = where == "{factors}"
+            hint = ", or use blm for a model without random factors" * is_mixed
             template = f"{where} is missing; it is a mandatory field{hint}."
             return Problem(field, template, entry=_end(entries))
         case "extra_forbidden":

@@ -217,7 +217,7 @@ def test_the_output_folder_holds_the_documented_files_and_no_other(mixed):
     assert study.run(Z=mixed.random("slope")).code == 0
     visible = {name for name in study.results() if not name.startswith(".")}
     expected = {f"blmm_vox_{name}{end}" for name in NAMES for end in (".nii", ".json")}
-    assert visible == expected | {"inputs.yml", "contrasts"}
+    assert visible == expected | {"inputs.yml", "contrasts", "model"}
     for name in NAMES:
         image = nib.load(study.path(f"blmm_vox_{name}"))
         assert image.shape[3:] == ((VOLUMES[name],) if name in VOLUMES else ()), name

@@ -86,6 +86,7 @@ def make(folder: Path) -> str:
 def read_maps(folder: Path | str) -> dict[str, bytes]:
     """Return the contents of all maps and sidecars."""
     paths = [path for path in Path(folder).rglob("[!.]*") if path.suffix in (".nii", ".json")]
+    paths = [path for path in paths if path.parent.name != "model"]
     maps = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
     assert "blmm_vox_D.nii" in maps
     return maps

@@ -1,6 +1,7 @@
 """Workflows of both models with Nipype's own plugins, on a real Slurm and a real Grid Engine."""
 
 import ast
+import gzip
 import json
 import re
 import subprocess
@@ -181,6 +182,43 @@ def assert_equal_but_rounding(maps: dict[str, Path], others: dict[str, Path]) ->
         scale = np.abs(one).max()
         assert (other.shape, other.dtype) == (one.shape, one.dtype), name
         assert_allclose(other, one, rtol=1e-12, atol=1e-14 * scale, err_msg=name)
+
+
+# -- Faults are told in the words of the user ----------------------------------------------
+
+COMMAND = """
+import sys
+from nipype_blm.cli.blm import main
+
+if __name__ == "__main__":  # which MultiProc may import
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("plugin", ["MultiProc", "SLURM", "SGE"])
+def test_the_command_tells_what_a_job_has_found_wrong_and_nothing_of_a_node(
+    plugin: str, study: Study, start_program: Callable, request: pytest.FixtureRequest
+) -> None:
+    """The damage of a compressed image shows when it is read, in a job."""
+    if plugin in ("SLURM", "SGE"):
+        request.getfixturevalue(plugin.lower())
+    damaged = study.folder / "Y05.nii.gz"
+    damaged.write_bytes(gzip.compress(study.images[5].read_bytes())[:-1])
+    names = [damaged.name if i == 5 else path.name for i, path in enumerate(study.images)]
+    (study.folder / "Y.txt").write_text("\n".join(names))
+    config = study.folder / "blm.yml"
+    config.write_text(
+        "Y_files: Y.txt\nX: X.csv\noutdir: out\ncontrasts: [{name: age, vector: [0, 1, 0]}]\n"
+    )
+    arguments = [str(config), "--quiet", "--plugin", plugin]
+    if plugin == "MultiProc":
+        (study.folder / "arguments.yml").write_text("n_procs: 1\n")
+        arguments += ["--plugin-args", str(study.folder / "arguments.yml")]
+    program = start_program(COMMAND, *arguments)
+    assert program.wait(TIME_LIMIT) == 2, program.output
+    [line] = program.output.splitlines()
+    assert line.startswith(f"error: line 6 of Y.txt: {damaged} is damaged")
+    assert not list(study.folder.glob("out/*.nii"))
 
 
 # -- Old numbers are never presented as new ------------------------------------------------
