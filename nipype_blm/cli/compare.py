@@ -78,7 +78,8 @@ def _check_order(arguments: argparse.Namespace) -> None:
     """Refuse folders of results in the place of OUT, and the other way round."""
 
     def is_run(folder: Path) -> bool:
-        return (folder / "inputs.yml").is_file()
+        # Either may have been left out of a copy, or removed.
+        return any((folder / name).is_file() for name in ("inputs.yml", "model/model.json"))
 
     smaller, larger, out = arguments.smaller, arguments.larger, arguments.out
     if is_run(out) and not (is_run(smaller) and is_run(larger)):

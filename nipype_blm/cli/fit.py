@@ -152,18 +152,28 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _prepare(request: "Request", arguments: argparse.Namespace) -> "PreparedRun":
+    """Check and plan a run; tell what is no fault of it."""
+    from nipype_blm.cli.plugins import count_parallel_nodes
+    from nipype_blm.stages.plan import check_out_dir, prepare_run, replaces_another
+
+    run = prepare_run(request, count_parallel_nodes(request, arguments.plugin))
+    check_out_dir(run, request, request.plan_folder)
+    say_notices(run.notices)
+    # Who edits a configuration and runs it again means to; who gives a folder may be mistaken.
+    if "out" in arguments and replaces_another(run, request):
+        say(f"notice: OUT {arguments.out} has the results of another model, which these replace.")
+    return run
+
+
 def _check(asked: "Asked", arguments: argparse.Namespace) -> int:
     """Check a run, and show it as it is asked for."""
     from nipype_blm.cli.check import describe_run
-    from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
-    from nipype_blm.stages.plan import check_out_dir, prepare_run
+    from nipype_blm.cli.plugins import choose_runner
 
-    request = asked.request
-    run = prepare_run(request, count_parallel_nodes(request, arguments.plugin))
-    check_out_dir(run, request, request.plan_folder)
+    request, run = asked.request, _prepare(asked.request, arguments)
     name, args_file = arguments.plugin, arguments.plugin_args
     choose_runner(request, run.plan, name, args_file, pool=arguments.pool)
-    say_notices(run.notices)
     keep = _choose_kept(request, arguments)
     if arguments.check:
         print(describe_run(run, keep))
@@ -200,7 +210,7 @@ def _run_alone(asked: "Asked", arguments: argparse.Namespace) -> int:
 
 
 def _run(asked: "Asked", arguments: argparse.Namespace) -> int:
-    from nipype_blm.cli.plugins import choose_runner, count_parallel_nodes
+    from nipype_blm.cli.plugins import choose_runner
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.cli.run import (
         build_workflow,
@@ -210,12 +220,9 @@ def _run(asked: "Asked", arguments: argparse.Namespace) -> int:
         run_workflow,
     )
     from nipype_blm.frontends.blm import is_written_for
-    from nipype_blm.stages.plan import check_out_dir, is_done, prepare_run
+    from nipype_blm.stages.plan import is_done
 
-    request = asked.request
-    run = prepare_run(request, count_parallel_nodes(request, arguments.plugin))
-    check_out_dir(run, request, request.plan_folder)
-    say_notices(run.notices)
+    request, run = asked.request, _prepare(asked.request, arguments)
     quiet = arguments.quiet or request.quiet
     keep = _choose_kept(request, arguments)
     if is_written_for(request.out_dir / "inputs.yml", asked.fields) and is_done(run, request):

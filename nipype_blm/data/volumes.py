@@ -15,7 +15,13 @@ from zlib_ng import gzip_ng
 
 from nipype_blm.core.voxels import find_runs
 from nipype_blm.data.grids import ImageHeader
-from nipype_blm.data.headers import header_of_template, is_nifti1, read_header, read_start
+from nipype_blm.data.headers import (
+    explaining,
+    header_of_template,
+    is_nifti1,
+    parse_header,
+    read_start,
+)
 from nipype_blm.data.images import ImageReader
 from nipype_blm.data.maps import MapInfo, write_sidecar
 from nipype_blm.data.space import Arrays, Options, Space
@@ -40,9 +46,11 @@ class VolumeSpace:
     @classmethod
     def of_file(cls, path: Path, inside: NDArray[np.bool_] | None = None) -> Self:
         """Return the space of an image: all its voxels, or those inside a mask."""
-        header = read_header(path)
+        with explaining(path):
+            start = read_start(path)
+            header, template = parse_header(path, start), _make_template(path, start)
         mask = np.ones(header.n_values, bool) if inside is None else inside
-        return cls(header.shape, make_template_header(path), mask)
+        return cls(header.shape, template, mask)
 
     @property
     def n_features(self) -> int:
@@ -121,9 +129,8 @@ class VolumeSpace:
         return cls((x, y, z), arrays["template"].tobytes(), arrays["mask"])
 
 
-def make_template_header(image_file: Path) -> bytes:
+def _make_template(image_file: Path, start: bytes) -> bytes:
     """Return a NIfTI-1 header with the space of an image and nothing else of it."""
-    start = read_start(image_file)
     source: Any
     if is_nifti1(start):
         source = nib.Nifti1Header(start, check=False)

@@ -112,12 +112,11 @@ def check_claim(out_dir: Path, claim: Claim, is_ours: Callable[[str], bool]) -> 
     work_dir = Path(record.work_dir)
     may_replace = (
         claim.overwrite
-        or record.model == claim.model
+        or not _is_of_another(record, out_dir, claim.model)
         or not record.work_dir  # of an earlier version
         or not work_dir.exists()
         or _is_same(work_dir, claim.work_dir)
         or not _is_same(Path(record.out_dir), out_dir)
-        or not any((out_dir / name).exists() for name in record.files)
     )
     if not may_replace:
         raise InputError(
@@ -125,6 +124,15 @@ def check_claim(out_dir: Path, claim: Claim, is_ours: Callable[[str], bool]) -> 
             f"this one, made in {claim.work_dir}, would replace them. Give each model a folder of "
             "its own (a node has one if out_dir is left out), or set overwrite to true."
         )
+
+
+def has_another_model(out_dir: Path, model: str, is_ours: Callable[[str], bool]) -> bool:
+    """Return whether a folder has the results of another model, wherever they were made."""
+    return _is_of_another(_read_record(out_dir, is_ours), out_dir, model)
+
+
+def _is_of_another(record: _Record, out_dir: Path, model: str) -> bool:
+    return record.model != model and any((out_dir / name).exists() for name in record.files)
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -21,7 +21,7 @@ from nipype_blm.data.specfile import pack_contrasts, pack_model
 from nipype_blm.errors import InputError, Problem, Problems, about
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
-from nipype_blm.io.publish import Claim, check_claim, is_published
+from nipype_blm.io.publish import Claim, check_claim, has_another_model, is_published
 from nipype_blm.io.stamps import batch_stamp, block_stamp, maps_stamp, run_stamp
 from nipype_blm.model.contrasts import check_contrasts, check_estimable, check_sizes
 from nipype_blm.model.costs import Sizes
@@ -304,6 +304,12 @@ def check_out_dir(run: PreparedRun, request: Request, work_dir: Path) -> None:
     """Raise InputError if the maps would replace those of another model, made elsewhere."""
     claim = Claim(run.model_id, work_dir, request.overwrite)
     check_claim(request.out_dir, claim, partial(is_result_name, model=run.spec.model))
+
+
+def replaces_another(run: PreparedRun, request: Request) -> bool:
+    """Return whether the maps would replace those of another model."""
+    is_ours = partial(is_result_name, model=run.spec.model)
+    return has_another_model(request.out_dir, run.model_id, is_ours)
 
 
 def _check_model(request: Request, X: Table | None, n_images: int | None) -> list[Problem]:

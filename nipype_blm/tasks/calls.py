@@ -258,15 +258,16 @@ class Calls:
         for key in call.keys:
             del self._by_key[key]
         call.future.release()
+        del call.future
 
     def close(self) -> None:
         """End what still runs, and leave nothing on the pool."""
-        futures = [c.future for c in set(self._by_key.values()) if hasattr(c, "future")]
+        futures = [c.__dict__.pop("future", None) for c in set(self._by_key.values())]
         self._by_key.clear()
         client = self._pool.client
         try:
             if client.status == "running":
-                client.cancel(futures, force=True)
+                client.cancel([f for f in futures if f is not None], force=True)
                 client.set_metadata([SECONDS, self._pool.import_paths.name], {})
                 for topic in (STARTED, PROGRESS, _MEMORY_EVENT):
                     client.unsubscribe_topic(topic)

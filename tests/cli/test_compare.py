@@ -463,7 +463,7 @@ def bring_the_models_of_runs_with_fewer_images(fits, plain, larger):
 
 
 def take_other_values_as_missing(fits, plain, larger):
-    change_fitted(larger, data_mask_thresh=5.0, zero_is_missing=False)
+    change_fitted(larger, threshold=5.0, zero_is_missing=False)
 
 
 def fit_by_ml(fits, plain, larger):

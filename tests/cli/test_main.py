@@ -254,6 +254,24 @@ def test_out_with_results_made_elsewhere_is_refused_and_stays(study, say, conten
     assert contents_of(study.folder / "one") == before
 
 
+@pytest.mark.parametrize("check", [[], ["--check"]])
+def test_out_with_results_of_another_configuration_is_told_of(study, say, check):
+    """The same command after a change is meant to replace them; another OUT may have been meant."""
+
+    def list_notices(*arguments):
+        done = run_process("nipype-blm", "fit", *arguments, folder=study.folder)
+        assert done.returncode == 0
+        return [line for line in done.stderr.splitlines() if "of another model" in line]
+
+    say("fit", "blm.yml", "one")
+    assert list_notices("blm.yml", "one", *check) == []
+    other = [{"c1": {"name": "other", "vector": [0, 1, 0]}}]
+    study.configure(to="other.yml", contrasts=other)
+    [notice] = list_notices("other.yml", "one", *check)
+    assert notice == "notice: OUT one has the results of another model, which these replace."
+    assert list_notices("other.yml", "two", *check) == []
+
+
 def test_out_beside_or_around_the_source_takes_nothing_away(study, say, contents_of):
     """As of the folder of the study itself."""
     before = contents_of(study.folder)

@@ -17,6 +17,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 from children import hear_signals
 from nipype.pipeline.engine import Node
@@ -34,8 +35,9 @@ LIMIT_S = 180
 PROGRAM = """
 import json, os, signal, sys
 from pathlib import Path
-from nipype.pipeline.engine import Node
+from nipype.pipeline.engine import Node, Workflow
 from nipype_blm import interfaces
+from nipype_blm.plugins import DaskPlugin
 from nipype_blm.stages import run
 
 given = json.loads(sys.argv[1])
@@ -46,7 +48,12 @@ if stage:
     setattr(run, stage, end)
 fit = getattr(interfaces, given["interface"])(**given["inputs"])
 folder = Path(given["folder"])
-if given["as_node"]:
+if given["on_pool"]:
+    workflow = Workflow(folder.name, base_dir=str(folder.parent))
+    workflow.config["execution"] = {"crashdump_dir": str(folder)}
+    workflow.add_nodes([Node(fit, name="fit")])
+    workflow.run(plugin=DaskPlugin({"cluster": "local", "n_procs": 1, "n_workers": 1}))
+elif given["as_node"]:
     Node(fit, name="fit", base_dir=str(folder)).run()
 else:
     fit.run(cwd=str(folder / "fit"))
@@ -80,12 +87,14 @@ class Study:
         interface: str = "BLM",
         as_node: bool = True,
         killed_in: str | None = None,
+        on_pool: bool = False,
         **changes: Any,
     ) -> subprocess.Popen:
         given = {
             "interface": interface,
             "as_node": as_node,
             "killed_in": killed_in,
+            "on_pool": on_pool,
             "folder": str(self.folder / place),
             "inputs": self.list_inputs(place, interface) | changes,
         }
@@ -140,17 +149,21 @@ class Study:
     ) -> list[str]:
         """Start, and end it when a number of images have been read; return their names."""
         process = self.start(place, *arguments, **given)
-        limit = time.monotonic() + LIMIT_S
-        while after and len(self.read()) < after:
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < limit
-            time.sleep(0.005)
         if after:
+            self.wait_for(after, process)
             os.killpg(process.pid, how)
         process.communicate(timeout=LIMIT_S)
         assert process.returncode != 0
         assert (self.folder / place / "fit" / WORK_FOLDER).is_dir()
         return self.read()
+
+    def wait_for(self, n: int, process: subprocess.Popen) -> None:
+        """Wait until n images have been read."""
+        limit = time.monotonic() + LIMIT_S
+        while len(self.read()) < n:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < limit
+            time.sleep(0.005)
 
     def read(self) -> list[str]:
         return self.noted.read_text().split()
@@ -221,6 +234,17 @@ def test_a_run_may_be_killed_again_and_again(study: Study) -> None:
         study.end("again", after=PER_BATCH + 3)
     assert len(study.run("again")) == N_IMAGES - 3 * PER_BATCH
     assert study.maps("again") == study.maps("whole BLM")
+
+
+def test_a_node_whose_worker_is_lost_goes_on_on_another_one(study: Study) -> None:
+    process = study.start("pool", on_pool=True)
+    study.wait_for(2 * PER_BATCH + CHUNK + 3, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    max(children, key=lambda child: sum(child.cpu_times()[:2])).kill()  # who reads
+    printed, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, printed
+    assert len(study.read()) < N_IMAGES + CHUNK  # those of a chunk, and what came until the kill
+    assert study.maps("pool") == study.maps("whole BLM")
 
 
 # -- What has changed before it goes on --------------------------------------------------------
@@ -326,10 +350,7 @@ def test_two_runs_at_the_same_time_in_one_place_are_both_right(
     study: Study, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = study.start("both", as_node=False, out_dir="one")
-    end = time.monotonic() + LIMIT_S
-    while len(study.read()) < 10:
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    study.wait_for(10, first)
     os.killpg(first.pid, signal.SIGSTOP)
     fit = interfaces.BLM(**study.list_inputs("both", "BLM"), out_dir="two")
     fit.run(cwd=str(study.folder / "both" / "fit"))
