@@ -32,25 +32,14 @@ class AssembledMaps(NamedTuple):
     """The maps of a run."""
 
     files: dict[str, Path]  # name, such as blm_vox_beta, to its map
+    mask_file: Path  # voxels in the result
+    status_file: Path  # what became of each voxel
     contrast_metadata: list[dict[str, Any]]
     contrast_maps: dict[str, list[Path]]  # effect, variance, stat, z, p, dof: one per contrast
     contrast_masks: list[Path]  # where each contrast is estimable
     dof: int  # smallest of the contrasts' medians, rounded down
     notices: list[str]  # what the user should know of the result
     n_fitted: int  # voxels in the result
-
-    @property
-    def mask_file(self) -> Path:
-        """Mask of the result."""
-        return self._find("mask")
-
-    @property
-    def status_file(self) -> Path:
-        """What became of each voxel."""
-        return self._find("status")
-
-    def _find(self, name: str) -> Path:
-        return next(path for key, path in self.files.items() if key.endswith(f"_vox_{name}"))
 
 
 def assemble_maps(
@@ -125,11 +114,14 @@ def assemble_maps(
     }
     if spec.options is None:  # the same for all contrasts
         contrast_maps["dof"] = [out_dir / f"blm_vox_edf{extension}"] * len(named)
-    mask = out_dir / f"{spec.model}_vox_mask{extension}"
     masks = contrast_maps.pop("estimable")
     names = [item.info.name for item in maps if "/" not in item.info.name]
+    files = {name: out_dir / f"{name}{extension}" for name in names}
+    mask = files[f"{spec.model}_vox_mask"]
     return AssembledMaps(
-        files={name: out_dir / f"{name}{extension}" for name in names},
+        files=files,
+        mask_file=mask,
+        status_file=files[f"{spec.model}_vox_status"],
         contrast_metadata=[
             {
                 "name": contrast.name,
