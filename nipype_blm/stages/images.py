@@ -96,7 +96,7 @@ def _find_differences(
         id(header): f"it has {header.n_volumes} volumes, expected 1"
         if header.n_volumes > 1 and not is_only
         else header.describe_difference(expected)
-        for header in list_kinds(headers)
+        for header in list_distinct(headers)
     }
     return [
         f"{entry.where}: {entry.image}: {differences[id(header)]}."
@@ -105,7 +105,7 @@ def _find_differences(
     ]
 
 
-def list_kinds(headers: Sequence[Header]) -> list[Header]:
+def list_distinct(headers: Sequence[Header]) -> list[Header]:
     """Return each header once; equal ones are parsed once, so that there are few."""
     return list({id(header): header for header in headers}.values())
 
@@ -139,7 +139,7 @@ def fit_image(images: FoundImages, max_bytes: int) -> Header | None:
     """Return what all images should be like, if memory holds one of them."""
     expected = images.expected
     if expected is not None:
-        value_bytes = max(header.bytes_to_read for header in list_kinds(images.headers))
+        value_bytes = max(header.bytes_to_read for header in list_distinct(images.headers))
         value_bytes *= 1 + has_compressed(images)
         check_image(max_bytes, expected.n_values, value_bytes, expected.describe_size())
     return expected

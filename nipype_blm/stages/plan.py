@@ -37,7 +37,7 @@ from nipype_blm.stages.images import (
     find_images,
     fit_image,
     has_compressed,
-    list_kinds,
+    list_distinct,
     read_optional_mask,
 )
 from nipype_blm.stages.notices import Pair, find_notices, list_pairs
@@ -263,7 +263,7 @@ def _plan_sizes(request: Request, sizes: Sizes, is_mask_known: bool, parallel_no
 
 def _measure(request: Request, design: _Design, images: FoundImages, n_voxels: int) -> Sizes:
     """Return what the cost of a run depends on."""
-    kinds = list_kinds(images.headers)
+    kinds = list_distinct(images.headers)
     is_double = any(h.dtype.newbyteorder("=") == np.float64 for h in kinds)
     return Sizes(
         n_images=images.n_listed or 1,
