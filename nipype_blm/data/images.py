@@ -20,13 +20,7 @@ from nipype_blm.data.compressed import (
 )
 from nipype_blm.data.files import find_voxels, stat_file
 from nipype_blm.data.grids import ImageHeader
-from nipype_blm.data.headers import (
-    HEADER_SIZE,
-    START_SIZE,
-    is_nifti1,
-    parse_header,
-    read_header,
-)
+from nipype_blm.data.headers import HEADER_SIZE, START_SIZE, is_nifti1, parse_header, read_header
 from nipype_blm.data.libraries import DAMAGE, describe_error, explaining, join_lines
 from nipype_blm.data.space import NO_MASK
 from nipype_blm.errors import InputError

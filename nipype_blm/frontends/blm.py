@@ -9,14 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from nipype_blm.errors import InputError, Problem, Words, shorten, show
-from nipype_blm.frontends.fields import (
-    ENTRIES,
-    MODELS,
-    Checked,
-    Fields,
-    check_fields,
-    find_nearest,
-)
+from nipype_blm.frontends.fields import ENTRIES, MODELS, Checked, Fields, check_fields, find_nearest
 from nipype_blm.frontends.reading import make_request
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.io.versions import read_versions

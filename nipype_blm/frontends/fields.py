@@ -26,13 +26,7 @@ from nipype_blm.frontends.kinds import (
     words_of,
 )
 from nipype_blm.model.random import check_nesting
-from nipype_blm.model.request import (
-    DEFAULT_MAX_BYTES,
-    DEFAULT_MINLOG,
-    DEFICIENT,
-    KEEP,
-    MATCH_ROWS,
-)
+from nipype_blm.model.request import DEFAULT_MAX_BYTES, DEFAULT_MINLOG, DEFICIENT, KEEP, MATCH_ROWS
 
 CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm")
 _LONGEST_NAME = 40  # longer than any field

@@ -5,14 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nipype.interfaces.base import (
-    Directory,
-    File,
-    InputMultiObject,
-    TraitedSpec,
-    isdefined,
-    traits,
-)
+from nipype.interfaces.base import Directory, File, InputMultiObject, TraitedSpec, isdefined, traits
 
 from nipype_blm.data.files import stat_file
 from nipype_blm.frontends.fields import Checked, Fields

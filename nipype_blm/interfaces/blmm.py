@@ -3,13 +3,7 @@
 from typing import ClassVar
 
 from nipype_blm.interfaces.base import MixedInputSpec, MixedMapsOutputSpec
-from nipype_blm.interfaces.blm import (
-    BLM,
-    AssembleMaps,
-    BLMInputSpec,
-    PlanBLM,
-    PlanBLMInputSpec,
-)
+from nipype_blm.interfaces.blm import BLM, AssembleMaps, BLMInputSpec, PlanBLM, PlanBLMInputSpec
 
 
 class _PlanBLMMInputSpec(MixedInputSpec, PlanBLMInputSpec):

@@ -3,13 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import (
-    Directory,
-    File,
-    TraitedSpec,
-    isdefined,
-    traits,
-)
+from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, traits
 
 from nipype_blm.errors import tell
 from nipype_blm.frontends.traits import WORDS
