@@ -53,7 +53,7 @@ class TraitWords(Words):
 
 WORDS = TraitWords(
     {field: trait for trait, field in NAMES.items()}
-    | {name: blm.WORDS.name(name) for name in ("contrasts.stat_type",)}
+    | {"contrasts.stat_type": blm.WORDS.name("contrasts.stat_type")}
 )
 
 
