@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 _LARGEST_NIFTI1 = 2**15 - 1
-# Steps to the voxels that share a face, an edge or a corner.
-_STEPS = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
+# Coordinates in which neighbours differ, at most.
+_MOST_DIFFERENT = {6: 1, 18: 2, 26: 3}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +97,19 @@ class VolumeSpace:
             difference = f"its mask has {n_others} voxels more and lacks {n_missing} others"
         return difference
 
-    def find_neighbours(self) -> "csr_array":
-        """Return which voxels of the mask touch, by a face, an edge or a corner."""
+    def find_neighbours(self, n_neighbours: int = 26) -> "csr_array":
+        """Return which voxels of the mask touch.
+
+        Parameters
+        ----------
+        n_neighbours : 6, 18 or 26
+            Whether voxels touch by their faces, also by edges, or also by corners.
+
+        Returns
+        -------
+        neighbours : sparse Boolean array of shape (n_features, n_features)
+            Symmetric; no voxel is its own neighbour.
+        """
         from scipy.sparse import coo_array
 
         # The number of each voxel in a grid with a border; -1 there and outside of the mask.
@@ -110,7 +121,7 @@ class VolumeSpace:
         numbers = np.full(padded.size, -1, np.int32)
         numbers[here] = number
         pairs = []
-        for dx, dy, dz in _STEPS:
+        for dx, dy, dz in _list_steps(_MOST_DIFFERENT[n_neighbours]):
             there = numbers[here + (dx + x * (dy + y * dz))]
             pairs.append((number[there >= 0], there[there >= 0]))
         rows, columns = np.concatenate(pairs, axis=1)
@@ -127,6 +138,12 @@ class VolumeSpace:
         """Return the space that was packed."""
         x, y, z = options["shape"]
         return cls((x, y, z), arrays["template"].tobytes(), arrays["mask"])
+
+
+def _list_steps(most_different: int) -> list[tuple[int, ...]]:
+    """Return the steps to neighbours, which differ in at most so many coordinates."""
+    steps = itertools.product((-1, 0, 1), repeat=3)
+    return [step for step in steps if 0 < np.count_nonzero(step) <= most_different]
 
 
 def _make_template(image_file: Path, start: bytes) -> bytes:

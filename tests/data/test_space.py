@@ -51,10 +51,10 @@ def save_image(path: Path, values: np.ndarray, shape=SHAPE, affine=AFFINE) -> Pa
     return path
 
 
-def touch(one: int, other: int, shape=SHAPE) -> bool:
+def touch(one: int, other: int, shape=SHAPE, most_different: int = 3) -> bool:
     """Return whether two voxels share a face, an edge or a corner."""
     a, b = (np.array(np.unravel_index(position, shape, order="F")) for position in (one, other))
-    return np.abs(a - b).max() == 1
+    return np.abs(a - b).max() == 1 and np.count_nonzero(a - b) <= most_different
 
 
 def make_volumes(folder: Path) -> Sample:
@@ -211,22 +211,24 @@ def test_neighbours_are_those_that_touch_in_both_directions(sample):
 # ------------------------------------------------------------------------------- volumes
 
 
+@pytest.mark.parametrize(("n_neighbours", "most_different"), [(6, 1), (18, 2), (26, 3)])
 @pytest.mark.parametrize("shape", [(4, 5, 3), (6, 1, 4), (1, 1, 9), (3, 3, 3)])
-def test_voxels_touch_by_faces_edges_or_corners(shape):
+def test_voxels_touch_by_faces_edges_or_corners(n_neighbours, most_different, shape):
     n = int(np.prod(shape))
     mask = np.random.default_rng(3).random(n) < 0.75
-    graph = VolumeSpace(shape, b"", mask).find_neighbours()
+    graph = VolumeSpace(shape, b"", mask).find_neighbours(n_neighbours)
     positions = np.flatnonzero(mask)
-    expected = [[touch(a, b, shape) for b in positions] for a in positions]
+    expected = [[touch(a, b, shape, most_different) for b in positions] for a in positions]
     np.testing.assert_array_equal(graph.toarray(), expected)
 
 
-def test_a_voxel_inside_a_full_cube_has_all_its_neighbours():
-    graph = VolumeSpace((3, 3, 3), b"", np.ones(27, bool)).find_neighbours()
-    assert graph.sum(axis=1)[13] == 26
+@pytest.mark.parametrize("n_neighbours", [6, 18, 26])
+def test_a_voxel_inside_a_full_cube_has_all_its_neighbours(n_neighbours):
+    graph = VolumeSpace((3, 3, 3), b"", np.ones(27, bool)).find_neighbours(n_neighbours)
+    assert graph.sum(axis=1)[13] == n_neighbours
 
 
 def test_voxels_at_opposite_faces_do_not_touch():
     """Though one follows the other in the file."""
-    graph = VolumeSpace((3, 2, 1), b"", np.ones(6, bool)).find_neighbours()
+    graph = VolumeSpace((3, 2, 1), b"", np.ones(6, bool)).find_neighbours(6)
     assert not graph.toarray()[2, 3]
