@@ -228,6 +228,21 @@ def test_out_cannot_be_a_file_nor_a_place_below_one(study, say, contents_of):
     assert contents_of(study.folder) == before
 
 
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [("", "'' is not a path"), (" ", "' ' is not a path"), ("~nobody-here/x", "home directory")],
+)
+def test_out_that_is_no_path_is_refused_and_nothing_is_written(
+    study, say, contents_of, out, reason
+):
+    before = contents_of(study.folder)
+    code, _, [error] = say("fit", "study.yml", out)
+    assert code == 2
+    assert error.startswith("error: OUT: ")
+    assert reason in error
+    assert contents_of(study.folder) == before
+
+
 def test_out_cannot_be_a_bids_data_set_but_a_folder_of_its_derivatives(study, say, bids):
     error = refuse(say("fit", "blm.yml", bids))
     assert f"such as {bids / 'derivatives' / 'nipype_blm'}" in error
