@@ -218,6 +218,11 @@ def is_model_file(name: str) -> bool:
     return folder == FOLDER and (file in {*_TABLES, FILE} or is_factor)
 
 
+def has_model(folder: Path) -> bool:
+    """Return whether a folder of results has a saved model, or a link to one still to be fetched."""
+    return os.path.lexists(folder / FOLDER / FILE)
+
+
 def find_foreign(folder: Path) -> list[Path]:
     """Return what no run has written, and a saved model in this folder would replace."""
     place = folder / FOLDER
@@ -262,7 +267,7 @@ class SavedModel:
                 f"{self.folder} has results of two runs: one is replacing those of another, or was "
                 "interrupted while it did that. Wait until it has ended, or run it again."
             )
-        if not os.path.lexists(self.folder / FOLDER / FILE):
+        if not has_model(self.folder):
             raise InputError(self._describe_absence())
         published = list_published(self.folder)
         if published and f"{FOLDER}/{FILE}" not in published:
