@@ -219,7 +219,7 @@ def is_model_file(name: str) -> bool:
 
 
 def has_model(folder: Path) -> bool:
-    """Return whether a folder of results has a saved model, or a link to one still to be fetched."""
+    """Return whether a folder has a saved model, or a link to one still to be fetched."""
     return os.path.lexists(folder / FOLDER / FILE)
 
 

@@ -349,6 +349,12 @@ def test_pool_with_another_plugin_is_refused_in_one_sentence(study, say, command
     assert "leave out --plugin and --plugin-args" in error
 
 
+def test_a_pool_in_the_folder_of_nobody_is_refused_in_one_sentence(study, say):
+    code, _, [error] = say("fit", "study.yml", "results", "--pool", "~nobody-here/pool.json")
+    assert code == 2
+    assert error.startswith("error: --pool ~nobody-here/pool.json: ")
+
+
 @pytest.mark.parametrize("check", [[], ["--check"]])
 def test_a_pool_that_is_not_there_is_refused_before_anything_runs(say, two_fits, check):
     for places in (["fit", "blm.yml", "results"], ["compare", *two_fits, "results"]):
