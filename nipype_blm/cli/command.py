@@ -151,5 +151,8 @@ def check_running_options(arguments: argparse.Namespace) -> None:
     if arguments.pool is not None:
         if arguments.plugin is not None or arguments.plugin_args is not None:
             raise InputError(_POOL_ALONE)
-        arguments.pool = arguments.pool.expanduser().absolute()
+        try:
+            arguments.pool = arguments.pool.expanduser().absolute()
+        except RuntimeError as error:  # of ~name
+            raise InputError(f"--pool {arguments.pool}: {error}") from error
         arguments.plugin = "Dask"

@@ -66,6 +66,7 @@ def add_fit(tools: Any) -> None:
 def _fit(arguments: argparse.Namespace) -> int:
     from nipype_blm.cli.source import check_places
 
+    _resolve_out(arguments.out)  # first: what is no path is no folder either
     check_places(arguments.config, arguments.out)
     return _act(arguments, None, arguments.out)
 
@@ -111,6 +112,8 @@ def load_config(path: Path, model: str | None = "blm", out: str | None = None) -
 def _resolve_out(out: str) -> Path:
     from nipype_blm.io.paths import resolve_path
 
+    if not out.strip():  # as of a variable of the shell that is not set
+        raise InputError(f"OUT: {out!r} is not a path; give a folder for the results.")
     try:
         return resolve_path(out, Path.cwd())
     except ValueError as error:

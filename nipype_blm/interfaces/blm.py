@@ -373,6 +373,7 @@ class BLM(BLMInterface):
     def always_run(self) -> bool:
         """Whether a folder of the user does not have the maps of this model any more."""
         from nipype_blm.frontends.blm import is_written_for
+        from nipype_blm.results.saved import has_model
 
         if not isdefined(self.inputs.out_dir):
             return False
@@ -380,7 +381,8 @@ class BLM(BLMInterface):
         if not out_dir.is_absolute():  # below the node's own folder
             return False
         fields, problems = self._check(out_dir)
-        return bool(problems) or not is_written_for(out_dir / "inputs.yml", fields)
+        is_whole = is_written_for(out_dir / "inputs.yml", fields) and has_model(out_dir)
+        return bool(problems) or not is_whole
 
     def _check(self, out_dir: Path) -> Checked:
         return check(defined_traits(self.inputs), self._model, out_dir=out_dir)

@@ -154,6 +154,11 @@ def is_published(out_dir: Path, stamp: str, is_ours: Callable[[str], bool]) -> b
     )
 
 
+def list_published(out_dir: Path) -> set[str]:
+    """Return the names of the files that a run put into a folder; none without its record."""
+    return set(_read_record(out_dir, lambda name: True).files)
+
+
 def is_unfinished(out_dir: Path) -> bool:
     """Return whether results are being replaced, or a run was interrupted while it did that."""
     record = _read_record(out_dir, lambda name: True)

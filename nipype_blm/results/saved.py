@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import open_input
-from nipype_blm.io.publish import is_unfinished
+from nipype_blm.io.publish import is_unfinished, list_published
 
 FOLDER = "model"
 FILE = "model.json"
@@ -217,6 +218,23 @@ def is_model_file(name: str) -> bool:
     return folder == FOLDER and (file in {*_TABLES, FILE} or is_factor)
 
 
+def has_model(folder: Path) -> bool:
+    """Return whether a folder has a saved model, or a link to one still to be fetched."""
+    return os.path.lexists(folder / FOLDER / FILE)
+
+
+def find_foreign(folder: Path) -> list[Path]:
+    """Return what no run has written, and a saved model in this folder would replace."""
+    place = folder / FOLDER
+    if not place.is_dir():
+        return [place] if os.path.lexists(place) else []
+    names = {f"{FOLDER}/{path.name}" for path in place.iterdir()}
+    ours = list_published(folder)
+    with suppress(OSError, ValueError, TypeError, RecursionError):  # a run whose record is lost
+        ours |= names if "Fingerprint" in json.loads((place / FILE).read_bytes()) else set()
+    return [folder / name for name in sorted(names - ours) if is_model_file(name)]
+
+
 def _read_numbers(rows: Sequence[Sequence[str]], n_columns: int) -> FloatArray:
     """Return cells as numbers; much quicker than NumPy, which makes an array of texts first."""
     numbers = [float(cell) for row in rows for cell in row]
@@ -249,8 +267,14 @@ class SavedModel:
                 f"{self.folder} has results of two runs: one is replacing those of another, or was "
                 "interrupted while it did that. Wait until it has ended, or run it again."
             )
-        if not os.path.lexists(self.folder / FOLDER / FILE):
+        if not has_model(self.folder):
             raise InputError(self._describe_absence())
+        published = list_published(self.folder)
+        if published and f"{FOLDER}/{FILE}" not in published:
+            raise InputError(
+                f"{self.folder / FOLDER} is not the model of the maps beside it, which an earlier "
+                "version of nipype_blm has replaced without it; run it again with this version."
+            )
         self._data = self._read_description()
         self.model: str = self._data["Model"]
         self.options: dict[str, Any] = {

@@ -10,6 +10,7 @@ from nipype_blm.model.planning import Plan
 from nipype_blm.model.request import Request
 from nipype_blm.private import find_existing, find_obstacle
 from nipype_blm.results.maps import is_map_name, is_result_name
+from nipype_blm.results.saved import find_foreign
 
 
 def check_folders(request: Request, work_folder: Path) -> list[Problem]:
@@ -60,6 +61,15 @@ def check_overwriting(request: Request, images: list[ImageEntry]) -> list[Proble
     }
     template = "{path} is read, but the maps would replace it; choose another {out_dir}."
     problems = [Problem("out_dir", template, path=path) for path in sorted(lost)]
+    template = (
+        "{path} was written by no run, but the model, which is saved beside the maps, would "
+        "replace it; choose another {out_dir}, or move it."
+    )
+    problems += [
+        Problem("out_dir", template, path=path)
+        for path in find_foreign(folder)
+        if str(path) not in lost
+    ]
     others = [path for path in folder.glob(f"{other}_vox_*.nii*") if is_map_name(path.name, other)]
     if others:  # contrasts and inputs.yml have the same names
         template = (

@@ -228,6 +228,21 @@ def test_out_cannot_be_a_file_nor_a_place_below_one(study, say, contents_of):
     assert contents_of(study.folder) == before
 
 
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [("", "'' is not a path"), (" ", "' ' is not a path"), ("~nobody-here/x", "home directory")],
+)
+def test_out_that_is_no_path_is_refused_and_nothing_is_written(
+    study, say, contents_of, out, reason
+):
+    before = contents_of(study.folder)
+    code, _, [error] = say("fit", "study.yml", out)
+    assert code == 2
+    assert error.startswith("error: OUT: ")
+    assert reason in error
+    assert contents_of(study.folder) == before
+
+
 def test_out_cannot_be_a_bids_data_set_but_a_folder_of_its_derivatives(study, say, bids):
     error = refuse(say("fit", "blm.yml", bids))
     assert f"such as {bids / 'derivatives' / 'nipype_blm'}" in error
@@ -350,6 +365,12 @@ def test_pool_with_another_plugin_is_refused_in_one_sentence(study, say, command
     places = ["blm.yml", "results"] if command == "fit" else ["one", "two", "results"]
     error = refuse(say(command, *places, "--pool", "pool.json", *options))
     assert "leave out --plugin and --plugin-args" in error
+
+
+def test_a_pool_in_the_folder_of_nobody_is_refused_in_one_sentence(study, say):
+    code, _, [error] = say("fit", "study.yml", "results", "--pool", "~nobody-here/pool.json")
+    assert code == 2
+    assert error.startswith("error: --pool ~nobody-here/pool.json: ")
 
 
 @pytest.mark.parametrize("check", [[], ["--check"]])

@@ -24,7 +24,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from traits.api import TraitError
 
 import nipype_blm
-from nipype_blm import interfaces
+from nipype_blm import Results, interfaces
 from nipype_blm.cli.blm import main
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces import (
@@ -551,6 +551,15 @@ def test_a_map_that_was_deleted_is_written_again_by_its_node(
     content = run().read_bytes()
     (tmp_path / "out" / "blm_vox_beta.nii").unlink()
     assert run().read_bytes() == content
+
+
+def test_a_cached_node_writes_the_saved_model_that_its_folder_lacks(
+    model: dict[str, Any], tmp_path: Path
+) -> None:
+    written = run_node(model, tmp_path / "work", tmp_path / "out").stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "out" / "model")
+    assert run_node(model, tmp_path / "work", tmp_path / "out").stat().st_mtime_ns == written
+    assert Results(tmp_path / "out").model == "blm"
 
 
 def run_node(model: dict[str, Any], folder: Path, out_dir: Path | str, **given: Any) -> Path:

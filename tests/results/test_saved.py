@@ -333,6 +333,38 @@ def test_a_design_that_the_model_would_replace_is_refused(study, capsys):
     assert f"{folder}/model/X.tsv is read, but the maps would replace it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["model", "model/X.tsv", "model/model.json"])
+def test_files_of_others_where_the_model_goes_are_refused_before_anything_runs(study, capsys, name):
+    path = study.folder / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(AssertionError):
+        study.command("blm", "out")
+    assert f"{path} was written by no run, but the model" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+    assert not list((study.folder / "out").glob("*.nii"))
+
+
+def test_a_model_whose_record_is_lost_is_replaced(study):
+    folder = study.command("blm", "out")
+    (folder / ".nipype_blm.json").unlink()
+    study.command("blm", "out", more="two_sided: true\n")
+    assert SavedModel(folder).options["two_sided"] is True
+
+
+def test_a_model_beside_maps_of_a_version_that_writes_none_is_refused(study):
+    folder = study.command("blm", "out")
+    record = json.loads((folder / ".nipype_blm.json").read_text())
+    files = {name: found for name, found in record["files"].items() if not is_model_file(name)}
+    (folder / ".nipype_blm.json").write_text(
+        json.dumps(record | {"stamp": "earlier", "files": files})
+    )
+    with pytest.raises(InputError, match="is not the model of the maps beside it"):
+        SavedModel(folder)
+    study.command("blm", "out")
+    assert SavedModel(folder).model == "blm"
+
+
 def test_results_of_a_run_that_was_interrupted_while_it_replaced_others_are_refused(
     study, monkeypatch
 ):
