@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.status import VoxelStatus
-from nipype_blm.data.kinds import look_at, open_space, read_mask
-from nipype_blm.data.maps import EXTENSIONS, find_map, load_map, read_sidecar
+from nipype_blm.data.kinds import (
+    describe_map_endings,
+    find_map,
+    load_map,
+    look_at,
+    open_space,
+    read_mask,
+)
+from nipype_blm.data.maps import load_image, read_sidecar
 from nipype_blm.data.space import Space
 from nipype_blm.errors import InputError
 from nipype_blm.results.declared import select_declared
@@ -101,7 +108,7 @@ class Results(SavedModel):
         found = self.find(name)
         if found is None:
             raise InputError(
-                f"{self.folder} has no {self._complete(name)}{' or '.join(EXTENSIONS)}; expected "
+                f"{self.folder} has no {self._complete(name)}{describe_map_endings()}; expected "
                 f"the outdir of a run that has ended; run it again. It has {', '.join(self.maps)}."
             )
         return found
@@ -110,7 +117,7 @@ class Results(SavedModel):
         """Return what the JSON file beside a map says of it."""
         path = self.path(name)
         try:
-            return read_sidecar(path.parent, path.name.partition(".")[0])
+            return read_sidecar(path)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"The JSON file beside {path} cannot be read; copy all of {self.folder} again, or "
@@ -127,13 +134,15 @@ class Results(SavedModel):
         volume : str or int, optional
             Only this one of its volumes: its label, or its number from 0.
         """
-        path = self.path(name)
-        image = load_map(path.parent, path.name.partition(".")[0])
+        image = load_image(self.path(name))
         return image if volume is None else image.slicer[..., self._find_volume(name, volume)]
 
     def array(self, name: str, volume: str | int | None = None) -> NDArray[Any]:
-        """Return a map as an array, of the shape of its image."""
-        return np.asarray(self.image(name, volume).dataobj)
+        """Return a map as an array, of the shape of its image, or of whatever it is stored in."""
+        values = load_map(self.path(name))
+        return np.asarray(
+            values if volume is None else values[..., self._find_volume(name, volume)]
+        )
 
     def _find_volume(self, name: str, volume: str | int) -> int:
         """Return the number of a volume of a map."""

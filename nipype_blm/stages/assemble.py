@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nipype_blm.core.status import VoxelStatus
+from nipype_blm.data.kinds import name_map
 from nipype_blm.data.specfile import read_contrasts, read_model
 from nipype_blm.errors import InputError
 from nipype_blm.io.publish import Claim, publish
@@ -77,7 +78,7 @@ def assemble_maps(
     claim : Claim
         Whether maps that are in the folder may be replaced.
     compress : bool
-        Write .nii.gz instead of .nii.
+        Write compressed maps, such as .nii.gz instead of .nii.
     inputs_file : Path, optional
         The configuration, copied to the maps as inputs.yml.
     """
@@ -93,7 +94,7 @@ def assemble_maps(
     has_gaps = [not all(b.is_estimable(i).all() for b in blocks) for i in range(n_contrasts)]
     run = Run(spec, tests, dof, has_gaps, notices)
     maps = list_maps(run)
-    extension = ".nii.gz" if compress else ".nii"
+    name_file = partial(name_map, spec.space, compress=compress)
 
     def write_one(path: Path, item: Map) -> None:
         vectors = item.assemble(blocks, spec.n_voxels)
@@ -101,7 +102,7 @@ def assemble_maps(
 
     def write(folder: Path) -> None:
         for item in maps:
-            path = folder / f"{item.info.name}{extension}"
+            path = folder / name_file(item.info.name)
             try:
                 write_one(path, item)
             except OverflowError:  # images in unusual units
@@ -110,25 +111,24 @@ def assemble_maps(
         for name, content in pack_fitted(describe_fitted(run, batch_files)).items():
             (folder / FOLDER / name).write_bytes(content)
 
-    stamp = maps_stamp(run_stamp, contrasts_stamp, extension)
+    stamp = maps_stamp(run_stamp, contrasts_stamp, name_file(""))
     companions = {} if inputs_file is None else {"inputs.yml": inputs_file.read_bytes()}
     publish(out_dir, stamp, claim, write, partial(is_result_name, model=spec.model), companions)
 
     named = list(zip(tests.contrasts, run.labels, strict=True))
     contrast_maps = {
         each.name: [
-            out_dir / f"{name_contrast_map(each.name, label, c.is_f)}{extension}"
-            for c, label in named
+            out_dir / name_file(name_contrast_map(each.name, label, c.is_f)) for c, label in named
         ]
         for each in select_declared(spec.model, of_contrast=True)
     }
     if spec.options is None:  # the same for all contrasts
-        contrast_maps["dof"] = [out_dir / f"blm_vox_edf{extension}"] * len(named)
-    mask = out_dir / f"{spec.model}_vox_mask{extension}"
+        contrast_maps["dof"] = [out_dir / name_file("blm_vox_edf")] * len(named)
+    mask = out_dir / name_file(f"{spec.model}_vox_mask")
     masks = contrast_maps.pop("estimable")
     names = [item.info.name for item in maps if "/" not in item.info.name]
     return AssembledMaps(
-        files={name: out_dir / f"{name}{extension}" for name in names},
+        files={name: out_dir / name_file(name) for name in names},
         contrast_metadata=[
             {
                 "name": contrast.name,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray, factorise_design
-from nipype_blm.data.kinds import open_space
+from nipype_blm.data.kinds import name_map, open_space
 from nipype_blm.data.libraries import quiet_libraries
 from nipype_blm.data.manifest import ImageEntry, format_manifest, must_be_read_in_order
 from nipype_blm.data.space import Header
@@ -294,8 +294,8 @@ def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
 
 def is_done(run: PreparedRun, request: Request) -> bool:
     """Return whether the maps are there that a run would make, and unchanged since."""
-    extension = ".nii.gz" if request.compress else ".nii"
-    stamp = maps_stamp(run.stamps.run, run.packed_contrasts[0], extension)
+    ending = name_map(run.spec.space, "", request.compress)
+    stamp = maps_stamp(run.stamps.run, run.packed_contrasts[0], ending)
     return is_published(request.out_dir, stamp, partial(is_result_name, model=run.spec.model))
 
 
