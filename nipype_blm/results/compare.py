@@ -340,9 +340,9 @@ def _write(
     def write(folder: Path) -> None:
         for info, values in typed:
             path = folder / f"{info.name}.{ending}"
-            run.space.write(path, info, [values], values.dtype)
+            run.whole_space.write(path, info, [values], values.dtype)
 
-    arrays, options = pack_space(run.space)
+    arrays, options = pack_space(run.whole_space)
     parts = [repr(options).encode(), *(array.tobytes() for array in arrays.values())]
     parts += [repr(info).encode() + values.tobytes() for info, values in typed]
     publish(out_dir, fingerprint(f".{ending}", *parts), claim, write, is_map_name)

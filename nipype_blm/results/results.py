@@ -144,7 +144,30 @@ class Results(SavedModel):
             values if volume is None else values[..., self._find_volume(name, volume)]
         )
 
-    def _find_volume(self, name: str, volume: str | int) -> int:
+    def vector(self, name: str, volume: str | int | None = None) -> FloatArray:
+        """Return one volume of a map at the voxels of the result, the features of `space`.
+
+        Parameters
+        ----------
+        name : str
+            Such as ``beta``; `maps` lists them.
+        volume : str or int, optional
+            Which of its volumes: its label, or its number from 0; needed if there are several.
+
+        Returns
+        -------
+        values : array of shape (n_features,)
+
+        Raises
+        ------
+        InputError
+            If there is no such map, or no such volume, or several and none is named.
+        """
+        has_one = len(self.describe(name).get("Volumes", [])) < 2
+        number = 0 if volume is None and has_one else self._find_volume(name, volume)
+        return self.read_volumes(name, self.inside, [number], np.dtype(float))[0]
+
+    def _find_volume(self, name: str, volume: str | int | None) -> int:
         """Return the number of a volume of a map."""
         labels = self.describe(name).get("Volumes", [])
         if volume in labels:
@@ -152,6 +175,8 @@ class Results(SavedModel):
         if isinstance(volume, int) and 0 <= volume < len(labels):
             return volume
         has = f"those of {', '.join(labels)}" if labels else "one volume only, without a label"
+        if volume is None:
+            raise InputError(f"{self.path(name)} has several volumes; name one: {has}.")
         raise InputError(f"{self.path(name)} has no volume {volume!r}; it has {has}.")
 
     @cached_property
@@ -172,6 +197,11 @@ class Results(SavedModel):
 
     @cached_property
     def space(self) -> Space:
+        """The voxels of the result, to which vectors belong: which of them touch, for example."""
+        return open_space(self.path("llh"), self.inside)
+
+    @cached_property
+    def whole_space(self) -> Space:
         """All values of a map."""
         return open_space(self.path("llh"))
 
@@ -253,6 +283,10 @@ class ContrastResults:
     def array(self, kind: str, volume: str | int | None = None) -> NDArray[Any]:
         """Return a map as an array."""
         return self.results.array(self._name(kind), volume)
+
+    def vector(self, kind: str, volume: str | int | None = None) -> FloatArray:
+        """Return one volume of a map at the voxels of the result; see `Results.vector`."""
+        return self.results.vector(self._name(kind), volume)
 
     @property
     def mask(self) -> NDArray[np.bool_]:

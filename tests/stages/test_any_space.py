@@ -183,6 +183,9 @@ def test_maps_of_vectors_are_found_by_whoever_looks_for_maps(prepare, vectors, t
             assert_array_equal(results.array(name, label), stored[number])
     z = results.contrasts["last"]
     assert_array_equal(z.array("z"), load(z.path("z")))
+    assert_array_equal(z.vector("z"), z.array("z")[results.inside])
+    assert_array_equal(results.vector("beta", 1), results.array("beta", 1)[results.inside])
+    assert results.space.find_neighbours().shape == 2 * (results.n_fitted,)
     assert_array_equal(results.mask, results.inside)
     assert results.n_fitted == results.inside.sum() > 0
     with pytest.raises(
