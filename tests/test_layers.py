@@ -26,6 +26,7 @@ FREE_MODULES = {
     "nipype_blm.private",
     "nipype_blm.progress",
     "nipype_blm.signals",
+    "nipype_blm.units",
 }
 CORE_PACKAGES = {"numpy", "scipy", "numba", "llvmlite"}
 NIPYPE_LAYERS = {"interfaces", "workflows", "plugins", "cli"}

@@ -11,6 +11,8 @@ from nipype.pipeline.engine import Workflow
 
 from nipype_blm.errors import InputError
 from nipype_blm.frontends.traits import explain_name
+from nipype_blm.model.request import DEFAULT_MAX_BYTES
+from nipype_blm.units import GIB
 
 P = ParamSpec("P")
 ParametersT = TypeVar("ParametersT", bound="Parameters")
@@ -82,7 +84,7 @@ class Parameters:
 
     out_dir: str | Path | None = None
     n_procs: int = 1
-    max_mem_gb: float = 4.0
+    max_mem_gb: float = DEFAULT_MAX_BYTES / GIB
     mem_gb: float | None = None
     compress: bool = False
     overwrite: bool = False

@@ -61,6 +61,7 @@ def connect_stages(
     model: Model, plan: Node, parameters: Parameters, before: Sequence[Edge] = ()
 ) -> Workflow:
     """Build all that comes after the node `plan`; `before` it are other edges, or none."""
+    # A node that plans has not run yet: what others will need is not known but for their budget.
     n_procs, mem_gb = parameters.n_procs, parameters.mem_gb or parameters.max_mem_gb
     resources: dict[str, Any] = {"n_procs": n_procs, "mem_gb": mem_gb}
     products = FileMapNode(

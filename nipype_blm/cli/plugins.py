@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from nipype_blm.cli.progress import NodeCallback
 from nipype_blm.errors import InputError, Problem
-from nipype_blm.frontends.traits import GIB
 from nipype_blm.io.yamlfile import read_yaml
-from nipype_blm.model.planning import BASE_BYTES, Plan
+from nipype_blm.model.planning import Plan
 from nipype_blm.model.request import Request
+from nipype_blm.units import GIB
 
 LINEAR, DASK = "Linear", "Dask"
 _PATHS = {"scheduler_file", "log_directory"}
@@ -228,9 +228,8 @@ def _make_dask_plugin(arguments: dict[str, Any]) -> Any:
 
 
 def _measure_memory(plan: Plan, n_threads: int, max_bytes: int) -> float:
-    """Return what a node that reads a batch or fits a block uses, in GiB."""
-    reading = plan.products_bytes + (plan.threads(n_threads, max_bytes) - 1) * plan.thread_bytes
-    return (max(reading, plan.block_bytes) + BASE_BYTES) / GIB
+    """Return what a node uses, in GiB; no more threads read than memory permits."""
+    return plan.node_bytes(plan.threads(n_threads, max_bytes)) / GIB
 
 
 # What submits the jobs of a plugin of Nipype, and the arguments that plugins take.

@@ -18,6 +18,7 @@ from typing import Any
 from nipype_blm.cli.command import FAILED, OK, add_common_options, describe, say
 from nipype_blm.errors import InputError
 from nipype_blm.private import make_private
+from nipype_blm.units import GIB
 
 _DEFAULT_FILE = "~/.nipype_blm/pool.json"
 _EXAMPLES = {
@@ -194,7 +195,7 @@ def _status(arguments: argparse.Namespace) -> int:
         f"{sum(map(len, running.values()))} nodes handed out",
     )
     for worker in workers:
-        memory = worker["metrics"]["memory"] / 2**30
+        memory = worker["metrics"]["memory"] / GIB
         _tell(arguments, f"  {worker['name']} on {worker['host']}: {memory:.2f} GiB")
     return OK
 

@@ -76,7 +76,7 @@ class Space(Protocol):
         Parameters
         ----------
         path : Path
-            Ends in one of `nipype_blm.data.maps.EXTENSIONS`.
+            Ends in one of `Kind.maps`.
         info : MapInfo
         vectors : iterable of arrays of shape (n_features,)
             The volumes of the map; taken one at a time.
@@ -139,6 +139,9 @@ class Kind(NamedTuple):
 
     space: type[Space]
     endings: tuple[str, ...]  # of their names, but for compression
+    maps: tuple[str, str]  # what the names of maps end in, plain and compressed
     inspect: Callable[[Path, FileState], Header]
     # The header that most files have the space of; the first argument is the field.
     choose: Callable[[str, Sequence[ImageEntry], Sequence[Any]], Header]
+    # The values of a map, volumes last: an array in the order of Fortran, or sliced like one.
+    load: Callable[[Path], Any]

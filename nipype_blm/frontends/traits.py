@@ -8,8 +8,7 @@ from typing import Any
 from nipype_blm.errors import Words, shorten
 from nipype_blm.frontends import blm
 from nipype_blm.frontends.fields import MODELS, Checked, check_fields, find_nearest
-
-GIB = 2**30
+from nipype_blm.units import GIB
 
 # Traits that are called as their fields are.
 _SAME = (

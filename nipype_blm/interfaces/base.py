@@ -28,9 +28,10 @@ from nipype_blm.frontends.contrasts import normalise_contrasts
 from nipype_blm.frontends.factors import normalise_factors
 from nipype_blm.frontends.traits import WORDS, explain_name
 from nipype_blm.io.files import write_if_changed
-from nipype_blm.model.request import DEFICIENT, MATCH_ROWS
+from nipype_blm.model.request import DEFAULT_MAX_BYTES, DEFICIENT, MATCH_ROWS
 from nipype_blm.results.declared import select_declared
 from nipype_blm.stages.assemble import NOTICES, AssembledMaps
+from nipype_blm.units import GIB
 
 # What a node leaves beside its result when its input cannot be used.
 INPUT_ERROR = "input_error.json"
@@ -217,7 +218,11 @@ class ModelInputSpec(InputSpec):
     minlog = traits.Float(desc="infinite -log10 p become |minlog| or -|minlog|")
     output_cov = traits.Bool(True, usedefault=True, desc="write the covariances of beta")
     max_mem_gb = traits.Range(
-        low=0.0, value=4.0, usedefault=True, nohash=True, desc="memory to use, in GiB"
+        low=0.0,
+        value=DEFAULT_MAX_BYTES / GIB,
+        usedefault=True,
+        nohash=True,
+        desc="memory to use, in GiB",
     )
     images_per_batch = traits.Int(desc="images read by one node; planned if not given")
     voxels_per_block = traits.Int(desc="voxels fitted by one node; planned if not given")

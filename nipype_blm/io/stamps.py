@@ -27,6 +27,6 @@ def statistics_stamp(run: str, contrasts: str, block: int) -> str:
     return fingerprint(block_stamp(run, block), contrasts)
 
 
-def maps_stamp(run: str, contrasts: str, extension: str) -> str:
-    """Return the fingerprint of all maps."""
-    return fingerprint(run, contrasts, extension)
+def maps_stamp(run: str, contrasts: str, ending: str, declared: str) -> str:
+    """Return the fingerprint of all maps: also what they are called, and which there are."""
+    return fingerprint(run, contrasts, ending, declared)

@@ -18,7 +18,6 @@ Key = tuple[str, ...]
 _WORD = re.compile(r"[^\W\d_]+|\d+")  # 02, sub, cope
 _PADDING = re.compile(r"(?<!\d)0+(?=\d)")
 _TWO_NUMBERS = re.compile(r"\d[\W_]+\d")
-_EXTENSION = re.compile(r"\.(nii|img|hdr|mgh|mgz|mnc)(\.gz)?$")
 _PREFIX = re.compile(r"(?<![^/])[a-z]+(?=sub-)")
 # Such as sub-02_ses-1, whose parts may have others between them in the name of a file.
 _ENTITIES = re.compile(r"[a-z]+-[a-z0-9]+([_/ ]+[a-z]+-[a-z0-9]+)+")
@@ -88,13 +87,13 @@ def match_names(
     Parameters
     ----------
     labels : sequence of str
-        The name of each row; "" without one.
+        The name of each row, without the ending of a file; "" without one.
     names : sequence of str
         The path of each image.
     may_be_counts : bool
         Whether numbers may just count rows, so that 1, 2, ... say nothing.
     """
-    labels = [_EXTENSION.sub("", _fold(label)) for label in labels]
+    labels = [_fold(label) for label in labels]
     names = [_fold(name) for name in names]
     if all(_WHOLE_NUMBER.fullmatch(label) for label in labels):
         numbers = [int(label.partition(".")[0]) for label in labels]

@@ -54,6 +54,11 @@ class Plan(NamedTuple):
         spare = _usable(max_bytes) - self.products_bytes
         return max(1, min(wanted, 1 + spare // self.thread_bytes))
 
+    def node_bytes(self, n_threads: int) -> int:
+        """Return the memory of a node that reads a batch with so many threads, or fits a block."""
+        reading = self.products_bytes + (n_threads - 1) * self.thread_bytes
+        return max(reading, self.block_bytes) + BASE_BYTES
+
 
 def plan_run(
     sizes: Sizes,

@@ -21,8 +21,8 @@ from nipype_blm.core.linalg import FloatArray, find_dependent_columns
 from nipype_blm.core.mixtures import log_mixture_sf
 from nipype_blm.core.status import VoxelStatus, is_fitted
 from nipype_blm.core.tails import compute_log10_p
-from nipype_blm.data.kinds import pack_space
-from nipype_blm.data.maps import EXTENSIONS, MapInfo, find_map
+from nipype_blm.data.kinds import find_map, is_map_ending, pack_space
+from nipype_blm.data.maps import MapInfo
 from nipype_blm.errors import InputError, Problem
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.publish import Claim, check_claim, publish
@@ -185,9 +185,9 @@ def compare_models(
 
 def is_map_name(name: str) -> bool:
     """Return whether a file, relative to the output folder, could be one of ours."""
-    stem, _, extension = name.partition(".")
+    stem, dot, ending = name.partition(".")
     is_known = stem in {each.name_file("blmm") for each in DECLARED}
-    return is_known and extension in ("nii", "nii.gz", "json")
+    return is_known and is_map_ending(dot + ending)
 
 
 def _check_out_dir(out_dir: Path) -> None:
@@ -329,18 +329,17 @@ def _write(
     run: Results, out_dir: Path, claim: Claim, volumes: list[tuple[MapInfo, NDArray[Any]]]
 ) -> dict[str, Path]:
     """Write maps as those of a run are: in their space and type, compressed or not."""
-    source = run.path("llh")
-    extension = EXTENSIONS[source.suffix == ".gz"]
+    ending = run.path("llh").name.partition(".")[2]
     real = run.dtype("llh").newbyteorder("=")
     typed = [(info, v if v.dtype == np.uint8 else v.astype(real)) for info, v in volumes]
 
     def write(folder: Path) -> None:
         for info, values in typed:
-            path = folder / f"{info.name}{extension}"
-            run.space.write(path, info, [values], values.dtype)
+            path = folder / f"{info.name}.{ending}"
+            run.whole_space.write(path, info, [values], values.dtype)
 
-    arrays, options = pack_space(run.space)
+    arrays, options = pack_space(run.whole_space)
     parts = [repr(options).encode(), *(array.tobytes() for array in arrays.values())]
     parts += [repr(info).encode() + values.tobytes() for info, values in typed]
-    publish(out_dir, fingerprint(extension, *parts), claim, write, is_map_name)
-    return {info.name: out_dir / f"{info.name}{extension}" for info, _ in typed}
+    publish(out_dir, fingerprint(f".{ending}", *parts), claim, write, is_map_name)
+    return {info.name: out_dir / f"{info.name}.{ending}" for info, _ in typed}

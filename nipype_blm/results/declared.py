@@ -304,3 +304,13 @@ def select_declared(model: str, of_contrast: bool = False) -> list[Declaration]:
     """Return what is declared for a model: maps of the whole run, or those of each contrast."""
     chosen = [each for each in DECLARED if model in each.models]
     return [each for each in chosen if each.is_of_contrast == of_contrast]
+
+
+def describe_declared(model: str) -> str:
+    """Return what is declared for a model, as text: another version may have other maps."""
+    rows = [
+        (each.file, each.name, each.describe(model), each.intent, each.volumes.words, each.dtype)
+        for each in DECLARED
+        if model in each.models
+    ]
+    return repr(rows)

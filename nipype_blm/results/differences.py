@@ -53,7 +53,7 @@ def list_differences(one: Results, other: Results) -> list[str]:
             f"{one.folder} was fitted by {one.criterion}, but {other.folder} by "
             f"{other.criterion}; fit both with the same reml."
         )
-    difference = one.space.describe_difference(other.space)
+    difference = one.whole_space.describe_difference(other.whole_space)
     if difference is not None:
         problems.append(
             f"The maps of {other.folder} are not on the grid of those of {one.folder}: "

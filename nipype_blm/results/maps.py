@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nipype_blm.data.kinds import is_map_ending
 from nipype_blm.data.maps import MapInfo
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.results.blocks import Block
@@ -170,8 +171,8 @@ def name_contrast_map(kind: str, label: str, is_f: bool) -> str:
 def is_map_name(name: str, model: str) -> bool:
     """Return whether a file, relative to the output folder, could be a map of the model."""
     folder, _, file = name.rpartition("/")
-    stem, _, extension = file.partition(".")
-    if extension not in ("nii", "nii.gz", "json"):
+    stem, dot, ending = file.partition(".")
+    if not is_map_ending(dot + ending):
         return False
     if folder == "contrasts":
         ends = {each.file.rpartition("}")[2] for each in DECLARED if each.is_of_contrast}

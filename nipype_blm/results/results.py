@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.status import VoxelStatus
-from nipype_blm.data.kinds import look_at, open_space, read_mask
-from nipype_blm.data.maps import EXTENSIONS, find_map, load_map, read_sidecar
+from nipype_blm.data.kinds import (
+    describe_map_endings,
+    find_map,
+    load_map,
+    look_at,
+    open_space,
+    read_mask,
+)
+from nipype_blm.data.maps import load_image, read_sidecar
 from nipype_blm.data.space import Space
 from nipype_blm.errors import InputError
 from nipype_blm.results.declared import select_declared
@@ -101,7 +108,7 @@ class Results(SavedModel):
         found = self.find(name)
         if found is None:
             raise InputError(
-                f"{self.folder} has no {self._complete(name)}{' or '.join(EXTENSIONS)}; expected "
+                f"{self.folder} has no {self._complete(name)}{describe_map_endings()}; expected "
                 f"the outdir of a run that has ended; run it again. It has {', '.join(self.maps)}."
             )
         return found
@@ -110,7 +117,7 @@ class Results(SavedModel):
         """Return what the JSON file beside a map says of it."""
         path = self.path(name)
         try:
-            return read_sidecar(path.parent, path.name.partition(".")[0])
+            return read_sidecar(path)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"The JSON file beside {path} cannot be read; copy all of {self.folder} again, or "
@@ -127,14 +134,40 @@ class Results(SavedModel):
         volume : str or int, optional
             Only this one of its volumes: its label, or its number from 0.
         """
-        image = load_map(self.path(name))
+        image = load_image(self.path(name))
         return image if volume is None else image.slicer[..., self._find_volume(name, volume)]
 
     def array(self, name: str, volume: str | int | None = None) -> NDArray[Any]:
-        """Return a map as an array, of the shape of its image."""
-        return np.asarray(self.image(name, volume).dataobj)
+        """Return a map as an array, of the shape of its image, or of whatever it is stored in."""
+        values = load_map(self.path(name))
+        return np.asarray(
+            values if volume is None else values[..., self._find_volume(name, volume)]
+        )
 
-    def _find_volume(self, name: str, volume: str | int) -> int:
+    def vector(self, name: str, volume: str | int | None = None) -> FloatArray:
+        """Return one volume of a map at the voxels of the result, the features of `space`.
+
+        Parameters
+        ----------
+        name : str
+            Such as ``beta``; `maps` lists them.
+        volume : str or int, optional
+            Which of its volumes: its label, or its number from 0; needed if there are several.
+
+        Returns
+        -------
+        values : array of shape (n_features,)
+
+        Raises
+        ------
+        InputError
+            If there is no such map, or no such volume, or several and none is named.
+        """
+        has_one = len(self.describe(name).get("Volumes", [])) < 2
+        number = 0 if volume is None and has_one else self._find_volume(name, volume)
+        return self.read_volumes(name, self.inside, [number], np.dtype(float))[0]
+
+    def _find_volume(self, name: str, volume: str | int | None) -> int:
         """Return the number of a volume of a map."""
         labels = self.describe(name).get("Volumes", [])
         if volume in labels:
@@ -142,6 +175,8 @@ class Results(SavedModel):
         if isinstance(volume, int) and 0 <= volume < len(labels):
             return volume
         has = f"those of {', '.join(labels)}" if labels else "one volume only, without a label"
+        if volume is None:
+            raise InputError(f"{self.path(name)} has several volumes; name one: {has}.")
         raise InputError(f"{self.path(name)} has no volume {volume!r}; it has {has}.")
 
     @cached_property
@@ -162,6 +197,11 @@ class Results(SavedModel):
 
     @cached_property
     def space(self) -> Space:
+        """The voxels of the result, to which vectors belong: which of them touch, for example."""
+        return open_space(self.path("llh"), self.inside)
+
+    @cached_property
+    def whole_space(self) -> Space:
         """All values of a map."""
         return open_space(self.path("llh"))
 
@@ -243,6 +283,10 @@ class ContrastResults:
     def array(self, kind: str, volume: str | int | None = None) -> NDArray[Any]:
         """Return a map as an array."""
         return self.results.array(self._name(kind), volume)
+
+    def vector(self, kind: str, volume: str | int | None = None) -> FloatArray:
+        """Return one volume of a map at the voxels of the result; see `Results.vector`."""
+        return self.results.vector(self._name(kind), volume)
 
     @property
     def mask(self) -> NDArray[np.bool_]:

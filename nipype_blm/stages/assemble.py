@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nipype_blm.core.status import VoxelStatus
-from nipype_blm.data.maps import EXTENSIONS
+from nipype_blm.data.kinds import name_map
 from nipype_blm.data.specfile import read_contrasts, read_model
 from nipype_blm.errors import InputError
 from nipype_blm.io.publish import Claim, publish
 from nipype_blm.io.stamps import maps_stamp
 from nipype_blm.results.blocks import Block, open_blocks
-from nipype_blm.results.declared import select_declared
+from nipype_blm.results.declared import describe_declared, select_declared
 from nipype_blm.results.maps import Map, is_result_name, list_maps, name_contrast_map
 from nipype_blm.results.saved import FOLDER, pack_fitted
 from nipype_blm.results.volumes import DofRange, Run
@@ -35,7 +35,7 @@ class AssembledMaps(NamedTuple):
     mask_file: Path  # voxels in the result
     status_file: Path  # what became of each voxel
     contrast_metadata: list[dict[str, Any]]
-    contrast_maps: dict[str, list[Path]]  # effect, variance, stat, z, p, dof: one per contrast
+    contrast_maps: dict[str, list[Path]]  # effect, variance, stat, z, p, dof: of each contrast
     contrast_masks: list[Path]  # where each contrast is estimable
     dof: int  # smallest of the contrasts' medians, rounded down
     notices: list[str]  # what the user should know of the result
@@ -67,7 +67,7 @@ def assemble_maps(
     claim : Claim
         Whether maps that are in the folder may be replaced.
     compress : bool
-        Write .nii.gz instead of .nii.
+        Write compressed maps, such as .nii.gz instead of .nii.
     inputs_file : Path, optional
         The configuration, copied to the maps as inputs.yml.
     """
@@ -83,7 +83,7 @@ def assemble_maps(
     has_gaps = [not all(b.is_estimable(i).all() for b in blocks) for i in range(n_contrasts)]
     run = Run(spec, tests, dof, has_gaps, notices)
     maps = list_maps(run)
-    extension = EXTENSIONS[compress]
+    name_file = partial(name_map, spec.space, compress=compress)
 
     def write_one(path: Path, item: Map) -> None:
         vectors = item.assemble(blocks, spec.n_voxels)
@@ -91,7 +91,7 @@ def assemble_maps(
 
     def write(folder: Path) -> None:
         for item in maps:
-            path = folder / f"{item.info.name}{extension}"
+            path = folder / name_file(item.info.name)
             try:
                 write_one(path, item)
             except OverflowError:  # images in unusual units
@@ -100,28 +100,29 @@ def assemble_maps(
         for name, content in pack_fitted(describe_fitted(run, batch_files)).items():
             (folder / FOLDER / name).write_bytes(content)
 
-    stamp = maps_stamp(run_stamp, contrasts_stamp, extension)
+    stamp = maps_stamp(run_stamp, contrasts_stamp, name_file(""), describe_declared(spec.model))
     companions = {} if inputs_file is None else {"inputs.yml": inputs_file.read_bytes()}
     publish(out_dir, stamp, claim, write, partial(is_result_name, model=spec.model), companions)
 
+    written = {item.info.name: out_dir / name_file(item.info.name) for item in maps}
     named = list(zip(tests.contrasts, run.labels, strict=True))
+
+    def list_contrast_maps(kind: str) -> list[Path | None]:
+        names = [name_contrast_map(kind, label, c.is_f) for c, label in named]
+        return [written.get(name) for name in names]
+
     contrast_maps = {
-        each.name: [
-            out_dir / f"{name_contrast_map(each.name, label, c.is_f)}{extension}"
-            for c, label in named
-        ]
+        each.name: [path for path in list_contrast_maps(each.name) if path is not None]
         for each in select_declared(spec.model, of_contrast=True)
+        if each.name != "estimable"
     }
     if spec.options is None:  # the same for all contrasts
-        contrast_maps["dof"] = [out_dir / f"blm_vox_edf{extension}"] * len(named)
-    masks = contrast_maps.pop("estimable")
-    names = [item.info.name for item in maps if "/" not in item.info.name]
-    files = {name: out_dir / f"{name}{extension}" for name in names}
-    mask = files[f"{spec.model}_vox_mask"]
+        contrast_maps["dof"] = [written["blm_vox_edf"]] * len(named)
+    mask = written[f"{spec.model}_vox_mask"]
     return AssembledMaps(
-        files=files,
+        files={name: path for name, path in written.items() if "/" not in name},
         mask_file=mask,
-        status_file=files[f"{spec.model}_vox_status"],
+        status_file=written[f"{spec.model}_vox_status"],
         contrast_metadata=[
             {
                 "name": contrast.name,
@@ -132,7 +133,7 @@ def assemble_maps(
             for contrast, label in named
         ],
         contrast_maps=contrast_maps,
-        contrast_masks=[own if gap else mask for own, gap in zip(masks, has_gaps, strict=True)],
+        contrast_masks=[own or mask for own in list_contrast_maps("estimable")],
         dof=int(min(found.median for found in dof)),
         notices=notices,
         n_fitted=sum(block.fitted.size for block in blocks),

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from nipype_blm.data.kinds import glob_maps
 from nipype_blm.data.manifest import ImageEntry
 from nipype_blm.errors import Problem
 from nipype_blm.model.planning import Plan
@@ -47,7 +48,7 @@ def check_overwriting(request: Request, images: list[ImageEntry]) -> list[Proble
     model, other = ("blmm", "blm") if request.is_mixed else ("blm", "blmm")
     given = [*request.files, request.analysis_mask, request.post_mask]
     folder = _follow(request.out_dir)
-    files = [*folder.glob("*.nii*"), *folder.glob("contrasts/*.nii*"), *folder.glob("model/*")]
+    files = [*glob_maps(folder, "*"), *glob_maps(folder, "contrasts/*"), *folder.glob("model/*")]
     maps = {path for path in files if is_result_name(str(path.relative_to(folder)), model)}
     names = {path.name for path in maps}
     given += [path for files in {image.files for image in images} for path in files]
@@ -70,7 +71,7 @@ def check_overwriting(request: Request, images: list[ImageEntry]) -> list[Proble
         for path in find_foreign(folder)
         if str(path) not in lost
     ]
-    others = [path for path in folder.glob(f"{other}_vox_*.nii*") if is_map_name(path.name, other)]
+    others = [p for p in glob_maps(folder, f"{other}_vox_*") if is_map_name(p.name, other)]
     if others:  # contrasts and inputs.yml have the same names
         template = (
             f"{{out_dir}} {{folder}} has maps of {other} ({{name}}), some of which those of "

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray, factorise_design
-from nipype_blm.data.kinds import open_space
+from nipype_blm.data.kinds import name_map, open_space
 from nipype_blm.data.libraries import quiet_libraries
 from nipype_blm.data.manifest import ImageEntry, format_manifest, must_be_read_in_order
-from nipype_blm.data.maps import EXTENSIONS
 from nipype_blm.data.space import Header
 from nipype_blm.data.spec import ContrastSpec, ModelSpec
 from nipype_blm.data.specfile import pack_contrasts, pack_model
@@ -29,6 +28,7 @@ from nipype_blm.model.design import check_design, has_possible_sizes
 from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
 from nipype_blm.model.random import examine_factors, name_effects, name_levels
 from nipype_blm.model.request import Request, Table
+from nipype_blm.results.declared import describe_declared
 from nipype_blm.results.maps import is_result_name
 from nipype_blm.stages.folders import check_disk, check_folders, check_overwriting
 from nipype_blm.stages.images import (
@@ -295,8 +295,9 @@ def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
 
 def is_done(run: PreparedRun, request: Request) -> bool:
     """Return whether the maps are there that a run would make, and unchanged since."""
-    extension = EXTENSIONS[request.compress]
-    stamp = maps_stamp(run.stamps.run, run.packed_contrasts[0], extension)
+    ending = name_map(run.spec.space, "", request.compress)
+    declared = describe_declared(run.spec.model)
+    stamp = maps_stamp(run.stamps.run, run.packed_contrasts[0], ending, declared)
     return is_published(request.out_dir, stamp, partial(is_result_name, model=run.spec.model))
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nipype_blm.data.kinds import strip_ending
 from nipype_blm.errors import Problem, Problems
 from nipype_blm.model.names import (
     Key,
@@ -70,7 +71,7 @@ class _NamedRows:
         """Where the names are found; empty without any."""
         if self.names is None or not self._images.full:
             return NameMatch([], [])
-        return match_names(self.names, self._images.full, may_be_counts=self._may_be_counts)
+        return _match(self.names, self._images.full, self._may_be_counts)
 
     @cached_property
     def agrees(self) -> bool:
@@ -155,6 +156,11 @@ class _NamedRows:
                 gaps.append(f"{self._labels[key] or 'no name'} names {counts}")
         more = f"; and {len(gaps) - _MOST_SHOWN} more" if len(gaps) > _MOST_SHOWN else ""
         return "; ".join(gaps[:_MOST_SHOWN]) + more
+
+
+def _match(labels: Sequence[str], images: Sequence[str], may_be_counts: bool = False) -> NameMatch:
+    names = [strip_ending(label) for label in labels]
+    return match_names(names, images, may_be_counts=may_be_counts)
 
 
 def _count(n: int, what: str) -> str:
@@ -317,7 +323,7 @@ def _may_be_values(table: Table, images: ImageNames) -> bool:
     is_named = is_id_header(table.row_header) or (table.has_header and not table.row_header)
     if is_named or len(set(names)) == len(names):
         return False
-    return not (images.full and match_names(names, images.full).is_telling)
+    return not (images.full and _match(names, images.full).is_telling)
 
 
 def check_masks(

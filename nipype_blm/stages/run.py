@@ -64,7 +64,7 @@ def run_model(
 
 def list_products(run: PreparedRun, plan: PlanFiles, folder: Path, n_threads: int) -> list[Task]:
     """Return the tasks that read the images, one for each batch."""
-    n_bytes = run.plan.products_bytes + (n_threads - 1) * run.plan.thread_bytes
+    n_bytes = run.plan.node_bytes(n_threads)
     tasks = []
     for number, (batch, stamp) in enumerate(zip(plan.batch_files, run.stamps.batches, strict=True)):
         out_file = folder / f"products_{number:04d}.blm"
@@ -82,12 +82,13 @@ def list_estimates(
     n_threads: int,
 ) -> list[Task]:
     """Return the tasks that fit the model, one for each block."""
+    n_bytes = run.plan.node_bytes(n_threads)
     inputs = (plan.model_file, plan.batch_files, products)
     tasks = []
     for block, stamp in zip(plan.blocks, run.stamps.blocks, strict=True):
         out_file = folder / f"estimates_{block:04d}.blm"
         arguments = (*inputs, block, plan.fingerprint, out_file, n_threads)
-        tasks.append(Task(compute_estimates, arguments, out_file, stamp, run.plan.block_bytes))
+        tasks.append(Task(compute_estimates, arguments, out_file, stamp, n_bytes))
     return tasks
 
 
@@ -96,13 +97,14 @@ def list_statistics(
 ) -> list[Task]:
     """Return the tasks that test the contrasts, one for each block."""
     contrasts_stamp = run.packed_contrasts[0]
+    n_bytes = run.plan.node_bytes(n_threads)
     inputs = (plan.model_file, plan.contrasts_file)
     tasks = []
     for block, file in zip(plan.blocks, estimates, strict=True):
         out_file = folder / f"statistics_{block:04d}.blm"
         arguments = (*inputs, file, block, plan.fingerprint, out_file, n_threads)
         stamp = statistics_stamp(plan.fingerprint, contrasts_stamp, block)
-        tasks.append(Task(compute_statistics, arguments, out_file, stamp, run.plan.block_bytes))
+        tasks.append(Task(compute_statistics, arguments, out_file, stamp, n_bytes))
     return tasks
 
 

@@ -18,10 +18,11 @@ from nipype_blm.errors import InputError
 from nipype_blm.progress import find_listener
 from nipype_blm.tasks.disks import plan_repeat
 from nipype_blm.tasks.modules import Main
-from nipype_blm.tasks.options import GIB, Resources
+from nipype_blm.tasks.options import Resources
 from nipype_blm.tasks.pools import Pool, PoolError
 from nipype_blm.tasks.walltime import SECONDS
 from nipype_blm.tasks.worker import PROGRESS, STARTED, CallError, run_call
+from nipype_blm.units import GIB
 
 _MEMORY_EVENT = "worker-restart-memory"  # Dask's nanny ends a worker beyond its memory
 _SECONDS_BETWEEN_CHECKS = 1.0

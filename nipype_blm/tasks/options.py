@@ -19,8 +19,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, V
 
 from nipype_blm.errors import InputError, show
 from nipype_blm.tasks.batch import BATCH_SYSTEMS, LOCAL, BatchSystem
+from nipype_blm.units import GIB
 
-GIB = 2**30
 # Of dask-jobqueue; `project` is another thing for some batch systems.
 _RENAMED = {
     "worker_extra_args": "extra",

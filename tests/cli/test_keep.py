@@ -5,13 +5,16 @@ removed.  For each choice of `keep`: what is left, what the same command, new co
 images, another design and damaged files cost then, and that the maps are those of a fresh run.
 """
 
+import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from nipype_blm.data.images import ImageReader
 from nipype_blm.io.arrayfile import is_empty, is_whole
+from nipype_blm.results import declared
 
 SPLIT = {"images_per_batch": 5, "voxels_per_block": 9}  # three batches, three blocks
 MORE = [{"name": "mean", "vector": [1, 0, 0]}, {"name": "age", "vector": [0, 0, 1]}]
@@ -152,6 +155,27 @@ def test_a_result_that_is_not_there_any_more_is_something_to_do(study, reading, 
     assert reading == []
     assert study.maps().keys() == before.keys()
     assert (study.outdir / "inputs.yml").exists()
+
+
+def test_a_version_that_says_more_of_a_map_writes_the_maps_anew_and_fits_nothing(
+    any_study, reading, monkeypatch
+):
+    study = any_study
+    before, stamps = study.maps_of(), stamps_of(study)
+    reading.clear()
+    first, *others = declared.DECLARED
+    changed = replace(first, words="Voxels in the result, as of now.")
+    monkeypatch.setattr(declared, "DECLARED", (changed, *others))
+    result = study.run()
+    assert result.code == 0
+    assert "Nothing to do" not in result.out
+    assert (reading, stamps_of(study)) == ([], stamps)
+    [sidecar] = study.outdir.glob("*_vox_mask.json")
+    assert json.loads(sidecar.read_text())["Description"] == changed.words
+    maps = study.maps()
+    assert maps.keys() == before.keys()
+    for name, values in maps.items():
+        np.testing.assert_array_equal(values, before[name], err_msg=name)
 
 
 def test_keep_all_keeps_what_a_replaced_image_needs(any_study, reading):

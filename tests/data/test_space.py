@@ -14,7 +14,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nipype_blm.data.kinds import KINDS, find_kind, look_at, open_space, pack_space, unpack_space
+from nipype_blm.data.kinds import (
+    KINDS,
+    find_kind,
+    find_map,
+    load_map,
+    look_at,
+    name_map,
+    open_space,
+    pack_space,
+    unpack_space,
+)
 from nipype_blm.data.maps import MapInfo, read_sidecar
 from nipype_blm.data.space import Space
 from nipype_blm.data.volumes import VolumeSpace
@@ -33,7 +43,6 @@ class Sample(NamedTuple):
     values: np.ndarray  # those in the file, (2, n_values)
     inside: np.ndarray  # (n_values,), which of them are features
     others: dict[str, Space]  # by words that say how each of them differs
-    extension: str  # of maps
     are_neighbours: Callable[[int, int], bool]  # of two features, by their positions
 
 
@@ -73,7 +82,7 @@ def make_volumes(folder: Path) -> Sample:
         ),
         "its mask has 0 voxels more and lacks 2 others": open_space(file, fewer),
     }
-    return Sample(open_space(file, INSIDE), file, values, INSIDE, others, ".nii.gz", touch)
+    return Sample(open_space(file, INSIDE), file, values, INSIDE, others, touch)
 
 
 SAMPLES = {"volume": make_volumes}
@@ -144,15 +153,20 @@ def test_one_reader_serves_several_threads(sample):
     np.testing.assert_array_equal(found, sample.values[volumes][:, sample.inside])
 
 
+@pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_vectors_written_as_a_map_are_read_back(sample, tmp_path, dtype):
+def test_vectors_written_as_a_map_are_read_back(sample, tmp_path, dtype, compress):
     vectors = np.random.default_rng(2).normal(size=(3, sample.space.n_features)).astype(dtype)
-    path = tmp_path / "maps" / f"m{sample.extension}"
+    path = tmp_path / "maps" / name_map(sample.space, "m", compress)
     info = MapInfo("m", "A map.", "z score", volumes=("a", "b", "c"))
     sample.space.write(path, info, iter(vectors), np.dtype(dtype))
     found = [read(sample.space, path, volume) for volume in range(3)]
     np.testing.assert_array_equal(found, vectors)
-    assert read_sidecar(path.parent, "m")["Volumes"] == ["a", "b", "c"]
+    assert read_sidecar(path)["Volumes"] == ["a", "b", "c"]
+    assert find_map(path.parent, "m") == path
+    stored = np.asarray(load_map(path)).reshape(-1, 3, order="F")
+    np.testing.assert_array_equal(stored[sample.inside].T, vectors)
+    assert stored.dtype == dtype
     whole = open_space(path)
     assert sample.space.describe_difference(open_space(path, sample.inside)) is None
     assert not read(whole, path, zero_is_missing=False)[~sample.inside].any()

@@ -71,9 +71,10 @@ def test_a_long_description_is_cut_in_the_header_only(tmp_path):
 
 @pytest.mark.parametrize("name", ["m.nii", "m.nii.gz", "contrast-a.b_stat-z.nii.gz"])
 def test_the_sidecar_has_the_name_of_the_map(tmp_path, name):
-    info = MapInfo("m", "A map.", volumes=("a",), details={"Criterion": "ML"})
+    stem = name.replace(".gz", "").replace(".nii", "")
+    info = MapInfo(f"maps/{stem}", "A map.", volumes=("a",), details={"Criterion": "ML"})
     path = write(tmp_path, info, make_volumes(1), name=name)
-    sidecar = path.with_name(name.replace(".gz", "").replace(".nii", "") + ".json")
+    sidecar = path.with_name(f"{stem}.json")
     assert json.loads(sidecar.read_text()) == {
         "Description": "A map.",
         "Volumes": ["a"],

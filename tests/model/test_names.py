@@ -33,7 +33,6 @@ STYLES = {
     "session": ("sub-{:02}_ses-1", "/d/sub-{0:02}/ses-1/sub-{0:02}_ses-1_bold.nii"),
     "parts apart": ("sub-{:02}_run-1", "/d/sub-{:02}_task-rest_run-1_bold.nii"),
     "parts in folders": ("sub-{:02}_ses-1", "/d/sub-{:02}/anat/ses-1/x.nii"),
-    "name of the file": ("s{}.nii.gz", "/d/s{}.nii"),
     "path": ("/d/s{}/cope1.nii", "/d/s{}/cope1.nii"),
     "letters around": ("NDAR_INV{:02}CP", "/d/sub-NDARINV{:02}CP/cope1.nii"),
     "number of a subject": ("{}", "/d/sub-{:02}_cope1.nii"),

@@ -105,6 +105,18 @@ def test_every_plan_fits_into_the_memory_that_it_was_made_for(sizes, max_bytes):
     assert base + max(plan.products_bytes, plan.block_bytes) <= max_bytes
 
 
+@given(any_sizes(), st.integers(4 * BASE_BYTES, 2**38), st.integers(1, 64))
+def test_a_node_stays_within_the_memory_with_as_many_threads_as_it_permits(
+    sizes, max_bytes, wanted
+):
+    plan = plan_or_discard(sizes, max_bytes)
+    n_threads = plan.threads(wanted, max_bytes)
+    assert 1 <= n_threads <= wanted
+    assert plan.block_bytes + BASE_BYTES <= plan.node_bytes(n_threads) <= max_bytes
+    if n_threads < wanted:
+        assert plan.node_bytes(n_threads + 1) > max_bytes
+
+
 @given(any_sizes(), memory, wished, wished, st.none() | st.integers(1, 100))
 def test_no_wish_makes_a_plan_exceed_the_memory(sizes, max_bytes, images, voxels, most):
     plan = plan_or_discard(

@@ -66,6 +66,30 @@ def test_a_volume_is_chosen_by_its_label_or_its_number(results):
         results.array("mask", 1)
 
 
+def test_vectors_are_the_values_of_maps_at_the_voxels_of_the_result(results):
+    inside = read(results, f"{results.model}_vox_mask").ravel(order="F") == 1
+    assert results.space.n_features == inside.sum()
+    assert_array_equal(results.space.positions, np.flatnonzero(inside))
+    assert results.space.find_neighbours().shape == (inside.sum(), inside.sum())
+    for name in results.maps:
+        volumes = read(results, f"{results.model}_vox_{name}").reshape(inside.size, -1, order="F")
+        expected = volumes[inside].T
+        labels = results.describe(name).get("Volumes", [])
+        for number, label in enumerate(labels):
+            assert_array_equal(results.vector(name, label), expected[number])
+            assert_array_equal(results.vector(name, number), expected[number])
+        if len(labels) < 2:
+            assert_array_equal(results.vector(name), expected[0])
+    with pytest.raises(InputError, match=r"beta.* has several volumes; name one: those of one"):
+        results.vector("beta")
+    with pytest.raises(InputError, match="no volume 'dose'"):
+        results.vector("beta", "dose")
+    age, both = results.contrasts.values()
+    for contrast, kind, volume in ((age, "z", None), (age, "t", None), (both, "effect", 1)):
+        image = contrast.array(kind, volume).ravel(order="F")
+        assert_array_equal(contrast.vector(kind, volume), image[inside])
+
+
 def test_contrasts_are_found_by_name_with_weights_and_maps(results):
     assert list(results.contrasts) == [AGE, ANY]
     age, both = results.contrasts.values()

@@ -1,6 +1,8 @@
 """A space that is no volume goes through all stages: they know features, and no dimensions."""
 
+import gzip
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,13 +10,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from scipy.sparse import csr_array
 
+from nipype_blm import Results
+from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.voxels import find_runs, gather
 from nipype_blm.data import kinds
 from nipype_blm.data.maps import MapInfo, write_sidecar
 from nipype_blm.data.space import NO_MASK, Kind
 from nipype_blm.errors import InputError
 from nipype_blm.io.publish import Claim
+from nipype_blm.model.request import Request
+from nipype_blm.results.compare import compare_models
+from nipype_blm.stages.plan import is_done
 from nipype_blm.stages.run import run_model
 
 N_OBS, N_VALUES = 12, 24
@@ -61,15 +69,21 @@ class VectorSpace(NamedTuple):
 
     def write(self, path: Path, info: MapInfo, vectors: Iterable[np.ndarray], dtype: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            np.save(file, np.array(list(vectors), dtype))
+        values = np.zeros((max(1, len(info.volumes or ())), self.inside.size), dtype)
+        values[:, self.inside] = list(vectors)
+        with (gzip.open if path.suffix == ".gz" else open)(path, "wb") as file:
+            np.save(file, values if info.volumes else values[0])
         write_sidecar(path, info)
 
     def describe_difference(self, other):
-        return None if other.inside.size == self.inside.size else "it has another length"
+        same = np.array_equal(self.inside, other.inside)
+        return None if same else f"its values are not those {self.inside.size}"
 
     def find_neighbours(self):
-        raise NotImplementedError
+        """Values that follow one another touch."""
+        steps = np.arange(self.inside.size)
+        touch = np.abs(steps[:, None] - steps) == 1
+        return csr_array(touch[np.ix_(self.inside, self.inside)])
 
     def pack(self):
         return {"inside": self.inside}, {}
@@ -80,7 +94,12 @@ class VectorSpace(NamedTuple):
 
     @classmethod
     def of_file(cls, path, inside=None):
-        return cls(np.ones(np.load(path).size, bool) if inside is None else inside)
+        return cls(np.ones(load(path).shape[-1], bool) if inside is None else inside)
+
+
+def load(path: Path) -> np.ndarray:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        return np.load(file)
 
 
 class VectorReader(NamedTuple):
@@ -90,20 +109,30 @@ class VectorReader(NamedTuple):
 
     def read(self, path, volume, out, inside=NO_MASK):
         missing = self.threshold, self.zero_is_missing
-        return gather(np.load(path), *find_runs(self.inside), *missing, inside, out)
+        return gather(
+            np.atleast_2d(load(path))[volume], *find_runs(self.inside), *missing, inside, out
+        )
 
 
 def inspect_vector(path: Path, state: object) -> VectorHeader:
     try:
-        return VectorHeader(np.load(path).size)
+        values = np.atleast_2d(load(path))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is no vector.") from error
+    return VectorHeader(values.shape[1], len(values), values.dtype)
 
 
 @pytest.fixture
 def vectors(tmp_path, monkeypatch):
     """Files of vectors, and the one line that makes them a kind of space."""
-    line = Kind(VectorSpace, (".npy",), inspect_vector, lambda what, entries, headers: headers[0])
+    line = Kind(
+        VectorSpace,
+        endings=(".npy",),
+        maps=(".npy", ".npy.gz"),
+        inspect=inspect_vector,
+        choose=lambda what, entries, headers: headers[0],
+        load=lambda path: load(path).T,
+    )
     monkeypatch.setitem(kinds.KINDS, "vector", line)
     for i, row in enumerate(VALUES):
         np.save(tmp_path / f"v{i:02}.npy", row)
@@ -114,9 +143,9 @@ def vectors(tmp_path, monkeypatch):
 SPLIT = {"images_per_batch": 5, "voxels_per_block": 7}
 
 
-def run(prepared, folder: Path) -> dict[str, Path]:
-    found = run_model(prepared, folder / "work", folder / "out", Claim("", folder, False))
-    return found.files
+def run(prepared, folder: Path, **options) -> dict[str, Path]:
+    claim = Claim("", folder, False)
+    return run_model(prepared, folder / "work", folder / "out", claim, **options).files
 
 
 def test_vectors_give_the_numbers_of_volumes_that_have_the_same_values(prepare, vectors, tmp_path):
@@ -132,8 +161,73 @@ def test_vectors_give_the_numbers_of_volumes_that_have_the_same_values(prepare, 
     assert one.keys() == other.keys()
     for name, path in one.items():
         stored = np.asarray(nib.load(path).dataobj)
-        expected = stored.reshape(N_VALUES, -1, order="F")[INSIDE].T
-        assert_array_equal(np.load(other[name]), expected, err_msg=name)
+        expected = stored.reshape(N_VALUES, -1, order="F").T
+        assert_array_equal(np.atleast_2d(load(other[name])), expected, err_msg=name)
+        assert other[name].name == f"{name}.npy"
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_maps_of_vectors_are_found_by_whoever_looks_for_maps(prepare, vectors, tmp_path, compress):
+    prepared = prepare(VALUES.reshape(N_OBS, 4, 3, 2), X, Y_files=vectors, **SPLIT)
+    files = run(prepared, tmp_path, compress=compress)
+    request = Request(X=None, images=(), contrasts=(), out_dir=tmp_path / "out", compress=compress)
+    assert is_done(prepared, request)
+    assert not is_done(prepared, replace(request, compress=not compress))
+    results = Results(tmp_path / "out")
+    assert set(results.maps) == {name.removeprefix("blm_vox_") for name in files}
+    for name, path in files.items():
+        assert path.name == name + (".npy.gz" if compress else ".npy")
+        stored = load(path)
+        assert_array_equal(results.array(name), stored.T)
+        for number, label in enumerate(results.describe(name).get("Volumes", [])):
+            assert_array_equal(results.array(name, label), stored[number])
+    z = results.contrasts["last"]
+    assert_array_equal(z.array("z"), load(z.path("z")))
+    assert_array_equal(z.vector("z"), z.array("z")[results.inside])
+    assert_array_equal(results.vector("beta", 1), results.array("beta", 1)[results.inside])
+    assert results.space.find_neighbours().shape == 2 * (results.n_fitted,)
+    assert_array_equal(results.mask, results.inside)
+    assert results.n_fitted == results.inside.sum() > 0
+    with pytest.raises(
+        InputError, match=r"blm_vox_beta\.npy.* is no image for nibabel; take it as"
+    ):
+        results.image("beta")
+    (files["blm_vox_beta"]).unlink()
+    assert not is_done(prepared, request)
+
+
+def test_models_of_vectors_are_compared(prepare, vectors, tmp_path):
+    """As those of volumes with the same values are."""
+    subject = RandomFactor("subject", np.arange(N_OBS, dtype=np.int32) // 3, X[:, :1])
+    images = VALUES.reshape(N_OBS, 2, 3, 4).transpose(0, 3, 2, 1)
+    compared = {}
+    for kind, fields in (("volumes", {}), ("vectors", {"Y_files": vectors})):
+        folders = []
+        for model, factors in (("blm", ()), ("blmm", (subject,))):
+            folder = tmp_path / kind / model
+            run(prepare(images, X, *factors, **fields), folder)
+            folders.append(folder / "out")
+        out = tmp_path / kind / "compared"
+        compared[kind] = compare_models(*folders, out, tmp_path / kind).files
+        with pytest.raises(InputError, match="holds the results of a run"):
+            compare_models(*folders, folders[0], tmp_path / kind)
+    assert compared["volumes"].keys() == compared["vectors"].keys()
+    for name, path in compared["vectors"].items():
+        assert path.name == f"{name}.npy"
+        expected = np.asarray(nib.load(compared["volumes"][name]).dataobj)
+        assert_array_equal(load(path), expected.ravel(order="F"))
+
+
+def test_maps_of_vectors_are_not_written_over(prepare, vectors, tmp_path):
+    images = VALUES.reshape(N_OBS, 4, 3, 2)
+    out = tmp_path / "study" / "out"
+    out.mkdir()
+    np.save(out / "blmm_vox_beta.npy", VALUES[0])
+    with pytest.raises(InputError, match=r"has maps of blmm \(blmm_vox_beta\.npy\)"):
+        prepare(images, X, Y_files=vectors)
+    (out / "blmm_vox_beta.npy").rename(out / "blm_vox_beta.npy")
+    with pytest.raises(InputError, match=r"blm_vox_beta\.npy is read, but the maps would replace"):
+        prepare(images, X, Y_files=[*vectors[1:], str(out / "blm_vox_beta.npy")])
 
 
 def test_what_is_wrong_with_vectors_is_said_in_their_words(prepare, vectors):

@@ -12,8 +12,10 @@ from numpy.testing import assert_allclose
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.io.publish import Claim
+from nipype_blm.model.request import Request
+from nipype_blm.results import declared, maps, volumes
 from nipype_blm.stages.assemble import AssembledMaps
-from nipype_blm.stages.plan import PreparedRun
+from nipype_blm.stages.plan import PreparedRun, is_done
 from nipype_blm.stages.run import run_model
 
 N_OBS, SHAPE = 24, (3, 2, 2)
@@ -132,3 +134,58 @@ def test_asking_for_compressed_maps_replaces_those_that_are_not_and_back(fit, tm
         np.testing.assert_array_equal(read(path), plain[name])
     fit(*study)
     assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == set()
+
+
+@pytest.fixture
+def only_t(monkeypatch):
+    """Two more maps: one of all T contrasts, and one that each T contrast has of its own."""
+    new = (
+        declared.Declaration(
+            *("conD", "Twice T.", "estimate", volumes.T_CONTRASTS),
+            source=lambda block, volume, run: 2 * block.statistic(volume.contrast, "stat"),
+        ),
+        declared.Declaration(
+            *("d", "Twice T", "estimate", volumes.ONE),
+            source=lambda block, volume, run: 2 * block.statistic(volume.contrast, "stat"),
+            file="contrasts/contrast-{label}_stat-{name}_statmap",
+            is_wanted=lambda run, contrast: not run.contrasts[contrast].is_f,
+        ),
+    )
+    monkeypatch.setattr(declared, "DECLARED", (*declared.DECLARED, *new))
+    monkeypatch.setattr(maps, "DECLARED", declared.DECLARED)
+
+
+def test_maps_that_only_t_contrasts_have_are_listed_for_these(only_t, fit):
+    found = fit(make_values(LACKING), X)
+    assert [path.name for path in found.contrast_maps["d"]] == [
+        "contrast-one_stat-d_statmap.nii",
+        "contrast-mean_stat-d_statmap.nii",
+    ]
+    for kind in ("effect", "variance", "stat", "z", "p", "dof"):
+        assert len(found.contrast_maps[kind]) == 3
+    assert len(found.contrast_masks) == 3
+    for paths in (*found.contrast_maps.values(), found.contrast_masks, found.files.values()):
+        assert all(path.is_file() for path in paths)
+    of_t = [found.contrast_maps["stat"][i] for i in (0, 2)]
+    for path, t in zip(found.contrast_maps["d"], of_t, strict=True):
+        np.testing.assert_array_equal(read(path), 2 * read(t))
+
+
+@pytest.mark.parametrize("factor", [None, RandomFactor("subject", LEVEL, X[:, :1])])
+def test_a_version_with_more_maps_makes_them_from_the_estimates_that_are_there(
+    fit, prepare, tmp_path, request, factor
+):
+    study = (make_values(LACKING), X, *([factor] if factor else []))
+    before = fit(*study)
+    states = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.blm")}
+    run = prepare(*study, images_per_batch=13, voxels_per_block=5, contrasts=BOTH)
+    asked = Request(X=None, images=(), contrasts=(), out_dir=tmp_path / "out")
+    assert is_done(run, asked)
+    request.getfixturevalue("only_t")
+    assert not is_done(run, asked)
+    found = fit(*study)
+    assert is_done(run, asked)
+    assert {path: path.stat().st_mtime_ns for path in states} == states
+    name = f"{run.spec.model}_vox_con"
+    assert found.files.keys() - before.files.keys() == {f"{name}D"}
+    np.testing.assert_array_equal(read(found.files[f"{name}D"]), 2 * read(found.files[f"{name}T"]))

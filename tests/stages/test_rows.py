@@ -83,6 +83,14 @@ def test_rows_in_any_other_order_are_refused_or_sorted_by_name(plan):
     assert rows_of(run) == dict(zip(NAMES, map(tuple, X[ORDER]), strict=True))
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".IMG", ".mgz", ".nii.zst"])
+def test_rows_may_be_named_after_files_of_another_format(plan, ending):
+    names = [f"{name}{ending}" for name in NAMES]
+    with pytest.raises(InputError, match=r"contradicts the names of \d+ of 12 images: row 1 is"):
+        plan(X, names, ORDER)
+    assert rows_of(plan(X, names, ORDER, **BY_NAME)) == EXPECTED
+
+
 def test_a_design_of_random_effects_is_sorted_by_its_own_names_and_labels_that_vary_are_refused(
     plan,
 ):

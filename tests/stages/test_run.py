@@ -9,7 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.io.publish import Claim
-from nipype_blm.stages.run import run_model
+from nipype_blm.stages.plan import write_plan
+from nipype_blm.stages.run import list_estimates, list_products, list_statistics, run_model
 
 N_OBS, SHAPE = 20, (4, 3, 2)
 X = np.column_stack([np.ones(N_OBS), np.random.default_rng(0).normal(size=(N_OBS, 2))])
@@ -77,3 +78,17 @@ def test_maps_of_a_run_are_least_squares_at_every_voxel(prepare, tmp_path):
         assert_allclose(read(found.files["blm_vox_resms"])[voxel], resms, rtol=1e-9)
         t = beta[2] / np.sqrt(resms * np.linalg.inv(x.T @ x)[2, 2])
         assert_allclose(read(found.files["blm_vox_conT"])[voxel], [t], rtol=1e-8)
+
+
+def test_every_task_asks_for_what_a_node_of_the_plan_needs(prepare, tmp_path):
+    run = prepare(make_values(), X, **CUT)
+    plan = write_plan(run, tmp_path)
+    inputs = (run, plan)
+    tasks = [
+        *list_products(*inputs, tmp_path, 3),
+        *list_estimates(*inputs, [], tmp_path, 3),
+        *list_statistics(*inputs, plan.blocks, tmp_path, 3),
+    ]
+    assert len(tasks) == run.plan.n_batches + 2 * run.plan.n_blocks
+    reading = run.plan.products_bytes + 2 * run.plan.thread_bytes
+    assert {task.bytes for task in tasks} == {max(reading, run.plan.block_bytes) + 256 * 2**20}

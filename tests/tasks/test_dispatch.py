@@ -31,10 +31,11 @@ from nipype_blm.errors import InputError
 from nipype_blm.progress import listening
 from nipype_blm.tasks import disks, dispatch
 from nipype_blm.tasks.dispatch import find_needs
-from nipype_blm.tasks.options import GIB, parse_options
+from nipype_blm.tasks.options import parse_options
 from nipype_blm.tasks.pools import Pool, PoolError, open_pool
 from nipype_blm.tasks.runner import run_tasks
 from nipype_blm.tasks.task import Task, TaskError
+from nipype_blm.units import GIB
 
 N_TASKS = len(NAMES)
 
