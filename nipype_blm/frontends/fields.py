@@ -12,7 +12,7 @@ from nipype_blm.core.lmm.estimates import METHODS
 from nipype_blm.errors import Problem, Words, shorten, show
 from nipype_blm.frontends.contrasts import Vector, normalise_contrasts, parse_vector
 from nipype_blm.frontends.factors import normalise_factors
-from nipype_blm.frontends.kinds import (
+from nipype_blm.frontends.values import (
     Bytes,
     Count,
     CountOrNone,
@@ -55,11 +55,6 @@ class ContrastFields(_Model):
     @classmethod
     def _parse_vector(cls, value: Any) -> Any:
         return parse_vector(value)
-
-    @property
-    def is_f(self) -> bool:
-        """Whether this is an F contrast."""
-        return bool(self.vector) and isinstance(self.vector[0], tuple)
 
 
 class FactorFields(_Model):

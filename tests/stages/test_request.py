@@ -63,7 +63,7 @@ def ask_in_yaml(images, out_dir, is_mixed):
         "contrasts:\n- c1: {name: age, vector: [0 1]}\n- c2: {name: both, vector: '[1 0; 0 1/3]'}\n"
         "Missingness: {minn: 5, MinPercent: 1/3}\nMAXMEM: 2**29\nimages_per_batch: 5\n"
     )
-    return blm.read(folder / "blm.yml", "blmm" if is_mixed else "blm").request
+    return blm.read(folder / "blm.yml", "blmm" if is_mixed else "blm")
 
 
 def fit(request, work_dir):
