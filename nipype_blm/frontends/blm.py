@@ -75,6 +75,11 @@ class BlmWords(Words):
 
     memory_hint = "give bytes, as a number or as text such as 2**32"
 
+    def entry(self, field: str, number: int) -> str:
+        """Return what an entry of a list is called, such as Z f1."""
+        key = "f" if field == "factors" else ""
+        return f"{self.name(field)} {key}{number}"
+
     def setting(self, field: str, value: Any) -> str:
         """Return how a field is given a value."""
         text = str(value).lower() if isinstance(value, bool) else str(value)

@@ -365,10 +365,10 @@ def find_nearest(name: str, known: Mapping[str, str]) -> str:
 
 
 def _name_place(field: str, entries: list[str]) -> str:
-    """Return how a template names a field, such as ``contrast 2: {entry}`` or ``Z f1 {entry}``."""
+    """Return how a template names a field, such as ``contrast 2: {entry}``."""
     if not entries or not entries[0].isdigit():
         return f"{{{field}}}"
     number = int(entries[0]) + 1
     if field == "contrasts":
         return f"contrast {number}" + ": {entry}" * (len(entries) > 1)
-    return f"Z f{number}" + " {entry}" * (len(entries) > 1)
+    return f"{{{field}[{number}]}}" + " {entry}" * (len(entries) > 1)

@@ -66,7 +66,10 @@ def make_request(
         )
     return Request(
         X=X,
-        factors=[_read_factor(each, i, fields, found) for i, each in enumerate(factors, 1)],
+        factors=[
+            _read_factor(each, words.entry("factors", i), fields, found)
+            for i, each in enumerate(factors, 1)
+        ],
         images=_list_files(fields.images, "images", words, found),
         data_masks=_list_files(fields.data_masks, "data_masks", words, found),
         contrasts=[make_contrast(each) for each in fields.contrasts],
@@ -98,9 +101,8 @@ def _read_X(
 
 
 def _read_factor(
-    factor: FactorFields, number: int, fields: Fields, problems: Problems
+    factor: FactorFields, what: str, fields: Fields, problems: Problems
 ) -> Factor | None:
-    what = f"Z f{number}"
     labels = problems.attempt(read_labels, factor.factor, f"{what} factor")
     design = problems.attempt(read_table, factor.design, f"{what} design", fields.row_names, False)
     if labels is None or design is None:

@@ -1,8 +1,8 @@
 """A request made in Python is run as one that was read: nothing but its images is opened."""
 
 import argparse
-import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,10 +43,10 @@ def opened(study):
     found = set()
 
     def note(event, arguments):
-        if event == "open" and isinstance(arguments[0], str | os.PathLike) and is_noting:
-            path = os.path.realpath(arguments[0])
-            if os.path.dirname(path) == os.path.realpath(study.folder):
-                found.add(os.path.basename(path))
+        if is_noting and event == "open" and isinstance(arguments[0], str):
+            path = Path(arguments[0])
+            if path.parent == study.folder and not path.is_dir():
+                found.add(path.name)
 
     is_noting = True
     sys.addaudithook(note)
