@@ -146,6 +146,8 @@ class PlanBLM(BLMInterface):
 
         folder = Path(runtime.cwd, self.inputs.plan_dir).resolve()
         given = {"out_dir": str(folder)} | defined_traits(self.inputs)
+        if not Path(given["out_dir"]).is_absolute():
+            given["out_dir"] = str(Path(runtime.cwd, given["out_dir"]).resolve())
         request = read(given, self._model, keep=self.inputs.keep)
         run = prepare_run(request, given.get("parallel_nodes"), folder.parent)
         check_out_dir(run, request, folder)
@@ -298,7 +300,7 @@ class AssembleMaps(BLMInterface):
 
     input_spec = _AssembleMapsInputSpec
     output_spec = MapsOutputSpec
-    _folder = "blm"
+    folder: ClassVar[str] = "blm"  # for the maps, without out_dir
 
     @property
     def always_run(self) -> bool:
@@ -314,7 +316,7 @@ class AssembleMaps(BLMInterface):
         from nipype_blm.stages.assemble import assemble_maps, check_fitted
         from nipype_blm.stages.products import empty_products
 
-        out_dir = _find_out_dir(self.inputs, runtime, self._folder)
+        out_dir = _find_out_dir(self.inputs, runtime, self.folder)
         work_dir = Path(self.inputs.model_file).parent  # that of the plan, which knew it before
         maps = assemble_maps(
             self.inputs.model_file,

@@ -31,7 +31,7 @@ class AssembleMixedMaps(AssembleMaps):
     """Put all blocks together into maps, which appear only when all are complete."""
 
     output_spec = MixedMapsOutputSpec
-    _folder = "blmm"
+    folder = "blmm"
 
 
 class _BLMMInputSpec(MixedInputSpec, BLMInputSpec):
