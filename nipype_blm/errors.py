@@ -47,6 +47,10 @@ class Words:
         """Return what a field is called; ``factors.correlated`` is an entry of one."""
         return self.names.get(field, field.rpartition(".")[2])
 
+    def entry(self, field: str, number: int) -> str:
+        """Return what an entry of a list is called; the first has number 1."""
+        return f"{self.name(field)} {number}"
+
     def memory(self, n_bytes: int) -> str:
         """Return memory as a user would say it."""
         return f"{n_bytes:,} bytes"
@@ -73,6 +77,9 @@ class _Writer(string.Formatter):
     def get_field(self, field_name: str, _: Any, kwargs: Mapping[str, Any]) -> Any:
         if field_name in kwargs:
             return kwargs[field_name], field_name
+        field, is_entry, number = field_name.partition("[")
+        if is_entry:
+            return self._words.entry(field, int(number.rstrip("]"))), field_name
         field, is_setting, value = field_name.partition("=")
         if not is_setting:
             return self._words.name(field), field_name
@@ -97,7 +104,8 @@ class Problem(str):
         The field of `Request` that it is about.
     template : str
         The sentence: what came, what was expected and what to do.  In braces are fields
-        (``{max_bytes}``), what is set (``{match_rows=by_name}``), and values
+        (``{max_bytes}``), entries (``{factors[1]}``), what is set (``{match_rows=by_name}``), and
+        values
         (``{given:memory}``, memory that came; ``{least:budget}``, memory to be given).
     **values : str, int or float
         What users gave goes here, never into the template; anything else becomes text.

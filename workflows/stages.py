@@ -22,6 +22,7 @@ from .nodes import FileMapNode, FreshNode
 from .parameters import Parameters
 
 Edge = tuple[Node, Node, list[tuple[str, str]]]
+ASSEMBLE = "assemble"  # the node that writes the maps
 CHECKPOINTS = "checkpoints"  # of batches that are being read
 
 
@@ -45,7 +46,8 @@ def build_model_wf(model: Model, parameters: Parameters) -> Workflow:
     given = {name: value for name, value in asdict(parameters).items() if value is not None}
     known = model.plan.input_spec().copyable_trait_names()
     traits = {name: value for name, value in given.items() if name in known}
-    traits |= _find_out_dir(parameters)
+    # Where the maps go by default, beside its own folder, too.
+    traits |= {"out_dir": f"../{ASSEMBLE}/{model.assemble.folder}"} | _give_out_dir(parameters)
     # Beside the node's own folder, which is emptied whenever the node runs.
     plan = FreshNode(model.plan(plan_dir=f"../{PLAN_FOLDER}", **traits), name="plan", mem_gb=0.5)
     inputnode = Node(IdentityInterface(fields=list(model.inputs)), name="inputnode")
@@ -84,9 +86,9 @@ def connect_stages(
         compress=parameters.compress,
         overwrite=parameters.overwrite,
         allow_empty=parameters.allow_empty,
-        **_find_out_dir(parameters),
+        **_give_out_dir(parameters),
     )
-    assemble = FreshNode(assemble_maps, name="assemble", mem_gb=0.5)
+    assemble = FreshNode(assemble_maps, name=ASSEMBLE, mem_gb=0.5)
     outputnode = Node(IdentityInterface(fields=list(model.outputs)), name="outputnode")
 
     workflow = Workflow(name=parameters.name)
@@ -112,7 +114,7 @@ def connect_stages(
     return workflow
 
 
-def _find_out_dir(parameters: Parameters) -> dict[str, str]:
+def _give_out_dir(parameters: Parameters) -> dict[str, str]:
     """Return the trait of a folder for the maps, if there is one."""
     given = parameters.out_dir
     return {} if given is None else {"out_dir": str(Path(given).absolute())}

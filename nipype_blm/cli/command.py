@@ -5,7 +5,8 @@ import gc
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 # Before NumPy is imported: its own threads would compete with ours.
@@ -15,7 +16,7 @@ os.environ.setdefault("NIPYPE_NO_ET", "1")
 
 from nipype_blm import __version__
 from nipype_blm.cli.limits import explain_limit
-from nipype_blm.errors import InputError, tell
+from nipype_blm.errors import InputError, Words, tell
 from nipype_blm.signals import interruptible
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -32,17 +33,20 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def say_notices(notices: Sequence[str]) -> None:
-    """Tell what is no fault."""
+def say_notices(notices: Sequence[str], words: Words) -> None:
+    """Tell what is no fault, in the words of a front end."""
     for notice in notices:
-        say(f"notice: {_tell(notice)}")
+        say(f"notice: {tell(notice, words)}")
 
 
-def _tell(text: str) -> str:
-    """Return a sentence in the words of those who write configurations."""
-    from nipype_blm.frontends.blm import WORDS
-
-    return tell(text, WORDS)
+@contextmanager
+def faults_in(words: Words) -> Iterator[None]:
+    """Have faults told in the words of a front end."""
+    try:
+        yield
+    except InputError as error:
+        error.reword(words)
+        raise
 
 
 def report_errors(act: Callable[[], int], interrupted: str = GOES_ON) -> int:
@@ -51,7 +55,7 @@ def report_errors(act: Callable[[], int], interrupted: str = GOES_ON) -> int:
         return act()
     except InputError as error:
         for problem in error.problems:
-            say(f"error: {_tell(problem)}")
+            say(f"error: {problem}")
         return BAD_INPUT
     except KeyboardInterrupt:
         say(f"Interrupted. {interrupted}")

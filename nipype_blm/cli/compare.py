@@ -12,6 +12,7 @@ from nipype_blm.cli.command import (
     add_running_options,
     check_running_options,
     describe,
+    faults_in,
     report_errors,
     run_process,
     say,
@@ -62,11 +63,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _act(arguments: argparse.Namespace) -> int:
-    check_running_options(arguments)
-    _check_order(arguments)
-    if arguments.check or arguments.graph is not None:
-        return _check(arguments)
-    return _run(arguments) if _is_for_nodes(arguments) else _compare(arguments)
+    from nipype_blm.frontends.blm import WORDS
+
+    with faults_in(WORDS):
+        check_running_options(arguments)
+        _check_order(arguments)
+        if arguments.check or arguments.graph is not None:
+            return _check(arguments)
+        return _run(arguments) if _is_for_nodes(arguments) else _compare(arguments)
 
 
 def _is_for_nodes(arguments: argparse.Namespace) -> bool:
@@ -90,6 +94,7 @@ def _check_order(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from nipype_blm.frontends.blm import WORDS
     from nipype_blm.model.compare import describe_mixture
     from nipype_blm.results.compare import check_models
 
@@ -98,7 +103,7 @@ def _check(arguments: argparse.Namespace) -> int:
     )
     if _is_for_nodes(arguments):
         _choose_runner(arguments)
-    say_notices(found.notices)
+    say_notices(found.notices, WORDS)
     if arguments.check:
         print(
             f"{found.larger.folder} against {found.smaller.folder} by {found.larger.criterion}: "
@@ -157,10 +162,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace, result: Any) -> int:
     """Say what came out: a `Comparison`, or the outputs of `CompareModels`."""
+    from nipype_blm.frontends.blm import WORDS
     from nipype_blm.model.compare import ComparisonStatus, count_compared, describe_mixture
 
     counts = {ComparisonStatus[getattr(s, "name", s)]: n for s, n in result.counts.items()}
-    say_notices(result.notices)
+    say_notices(result.notices, WORDS)
     if not arguments.quiet:
         print(
             f"{count_compared(counts):,} voxels compared by {result.criterion}; "

@@ -15,6 +15,7 @@ from nipype_blm.cli.command import (
     add_running_options,
     check_running_options,
     describe,
+    faults_in,
     report_errors,
     say,
     say_notices,
@@ -23,7 +24,6 @@ from nipype_blm.cli.terminal import escape_name, steady_streams
 from nipype_blm.errors import InputError
 
 if TYPE_CHECKING:
-    from nipype_blm.frontends.blm import Asked
     from nipype_blm.model.request import Request
     from nipype_blm.stages.plan import PreparedRun
 
@@ -77,15 +77,30 @@ def _act(arguments: argparse.Namespace, model: str | None, out: str | None = Non
         name = "nipype-blm" if model is None else model
         say(f"{name} {__version__}: checking {arguments.config} ...")
     check_running_options(arguments)
-    asked = load_config(arguments.config, model, out)
-    say_notices(asked.request.notices)
-    if arguments.check or arguments.graph is not None:
-        return _check(asked, arguments)
-    return _run_alone(asked, arguments)
+    return run_request(load_config(arguments.config, model, out), arguments)
 
 
-def load_config(path: Path, model: str | None = "blm", out: str | None = None) -> "Asked":
-    """Read and check a configuration file, and the tables and lists that it names.
+def run_request(request: "Request", arguments: argparse.Namespace) -> int:
+    """Check or run what a front end has made, whichever it is; return the exit code.
+
+    Raises
+    ------
+    InputError
+        In the words of the request.
+    """
+    from nipype_blm.stages.plan import prepare_run
+
+    with faults_in(request.words):
+        if request.faults:
+            prepare_run(request)  # which says what else is wrong
+        say_notices(request.notices, request.words)
+        if arguments.check or arguments.graph is not None:
+            return _check(request, arguments)
+        return _run_alone(request, arguments)
+
+
+def load_config(path: Path, model: str | None = "blm", out: str | None = None) -> "Request":
+    """Read a configuration file, and the tables and lists that it names.
 
     Parameters
     ----------
@@ -98,15 +113,11 @@ def load_config(path: Path, model: str | None = "blm", out: str | None = None) -
     Raises
     ------
     InputError
-        With the faults of all fields, and of the files that the valid ones name.
+        If it cannot be read.  Faults of fields, and of files that they name, are in the request.
     """
     from nipype_blm.frontends.blm import read
-    from nipype_blm.stages.plan import prepare_run
 
-    asked = read(path.absolute(), model, None if out is None else _resolve_out(out))
-    if asked.request.faults:
-        prepare_run(asked.request)  # which says what else is wrong
-    return asked
+    return read(path.absolute(), model, None if out is None else _resolve_out(out))
 
 
 def _resolve_out(out: str) -> Path:
@@ -162,19 +173,19 @@ def _prepare(request: "Request", arguments: argparse.Namespace) -> "PreparedRun"
 
     run = prepare_run(request, count_parallel_nodes(request, arguments.plugin))
     check_out_dir(run, request, request.plan_folder)
-    say_notices(run.notices)
+    say_notices(run.notices, request.words)
     # Who edits a configuration and runs it again means to; who gives a folder may be mistaken.
     if "out" in arguments and replaces_another(run, request):
         say(f"notice: OUT {arguments.out} has the results of another model, which these replace.")
     return run
 
 
-def _check(asked: "Asked", arguments: argparse.Namespace) -> int:
+def _check(request: "Request", arguments: argparse.Namespace) -> int:
     """Check a run, and show it as it is asked for."""
     from nipype_blm.cli.check import describe_run
     from nipype_blm.cli.plugins import choose_runner
 
-    request, run = asked.request, _prepare(asked.request, arguments)
+    run = _prepare(request, arguments)
     name, args_file = arguments.plugin, arguments.plugin_args
     choose_runner(request, run.plan, name, args_file, pool=arguments.pool)
     keep = _choose_kept(request, arguments)
@@ -184,7 +195,7 @@ def _check(asked: "Asked", arguments: argparse.Namespace) -> int:
         from nipype_blm.cli.graph import draw_graph
         from nipype_blm.cli.run import build_workflow
 
-        draw_graph(build_workflow(asked, arguments.config, keep), arguments.graph)
+        draw_graph(build_workflow(request, keep), arguments.graph)
         if not arguments.quiet:
             print(f"The workflow is drawn in {arguments.graph}")
     return OK
@@ -194,25 +205,23 @@ def _choose_kept(request: "Request", arguments: argparse.Namespace) -> str:
     return "nothing" if arguments.clean else request.keep
 
 
-def _run_alone(asked: "Asked", arguments: argparse.Namespace) -> int:
-    from nipype_blm.frontends.blm import WORDS
+def _run_alone(request: "Request", arguments: argparse.Namespace) -> int:
     from nipype_blm.io.lock import hold_folders
     from nipype_blm.private import list_writers
 
-    request = asked.request
-    work_dir = WORDS.name("work_dir")
+    out_dir, work_dir = (request.words.name(field) for field in ("out_dir", "work_dir"))
     if os.access(request.work_folder, os.W_OK):
         for writer in list_writers(request.work_folder.stat()):
             say(
                 f"notice: {work_dir} {request.work_folder} is there, and {writer}. What Nipype "
                 "keeps in it is read as a program; go on only if you trust them."
             )
-    folders = {WORDS.name("out_dir"): request.out_dir, work_dir: request.work_folder}
+    folders = {out_dir: request.out_dir, work_dir: request.work_folder}
     with hold_folders(folders, private={work_dir}):
-        return _run(asked, arguments)
+        return _run(request, arguments)
 
 
-def _run(asked: "Asked", arguments: argparse.Namespace) -> int:
+def _run(request: "Request", arguments: argparse.Namespace) -> int:
     from nipype_blm.cli.plugins import choose_runner
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.cli.run import (
@@ -222,13 +231,13 @@ def _run(asked: "Asked", arguments: argparse.Namespace) -> int:
         raise_or_describe,
         run_workflow,
     )
-    from nipype_blm.frontends.blm import is_written_for
+    from nipype_blm.frontends.record import is_written_for
     from nipype_blm.stages.plan import is_done
 
-    request, run = asked.request, _prepare(asked.request, arguments)
+    run = _prepare(request, arguments)
     quiet = arguments.quiet or request.quiet
     keep = _choose_kept(request, arguments)
-    if is_written_for(request.out_dir / "inputs.yml", asked.fields) and is_done(run, request):
+    if is_written_for(request.out_dir / "inputs.yml", request.record) and is_done(run, request):
         if not quiet:
             print("Nothing to do: all maps are there, and nothing has changed since.")
         return _end(request, run, quiet, keep)
@@ -243,7 +252,7 @@ def _run(asked: "Asked", arguments: argparse.Namespace) -> int:
                 find_logs(request) / "workers",
                 arguments.pool,
             )
-            workflow = build_workflow(asked, arguments.config, keep, run, runner)
+            workflow = build_workflow(request, keep, run, runner)
             run_workflow(workflow, request, runner)
     except Exception as error:
         say(f"error: {raise_or_describe(error, request, arguments.plugin)}")
@@ -276,5 +285,5 @@ def _report(request: "Request", model: str, quiet: bool) -> int:
         except InputError as error:
             say(f"error: {error}")
             return FAILED
-    say_notices(results.notices)
+    say_notices(results.notices, request.words)
     return OK

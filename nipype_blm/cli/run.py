@@ -18,7 +18,6 @@ from nipype_blm.cli.command import GOES_ON
 from nipype_blm.cli.limits import explain_limit
 from nipype_blm.cli.plugins import Runner, cancel_jobs
 from nipype_blm.errors import InputError, Problem, unpack_problems
-from nipype_blm.frontends.blm import Asked
 from nipype_blm.interfaces.base import INPUT_ERROR
 from nipype_blm.interfaces.blm import write_plan_files
 from nipype_blm.model.request import Request
@@ -73,8 +72,7 @@ def tidy(request: Request, keep: str) -> None:
 
 
 def build_workflow(
-    asked: Asked,
-    config_file: Path,
+    request: Request,
     keep: str = "all",
     run: PreparedRun | None = None,
     runner: Runner | None = None,
@@ -83,16 +81,16 @@ def build_workflow(
 
     Parameters
     ----------
-    asked : Asked
-    config_file : Path
-        It is never rewritten, even if it is the inputs.yml of an earlier run.
+    request : Request
+        A file that it was read from is never rewritten, even if it is the inputs.yml of an earlier
+        run.
     keep : str
         Intermediate files that stay.
     run, runner : optional
         Without them nothing is written, and the workflow is there to be drawn.
     """
-    request = asked.request
-    is_own = os.path.realpath(config_file) == os.path.realpath(request.out_dir / "inputs.yml")
+    read = {os.path.realpath(path) for path in request.files if path is not None}
+    is_own = os.path.realpath(request.out_dir / "inputs.yml") in read
     parameters = Parameters(
         out_dir=request.out_dir,
         n_procs=1 if runner is None else runner.n_procs,
@@ -101,14 +99,14 @@ def build_workflow(
         overwrite=request.overwrite,
         # The command itself tells of a result without any voxel, below what it has counted.
         allow_empty=True,
-        copy_inputs=not is_own,
+        copy_inputs=bool(request.record) and not is_own,
         keep="contrasts" if keep == "contrasts" else "all",
         name=request.workflow_folder.name,
     )
     outputs = {}
     if run is not None:
         _make_folder(request)
-        outputs = write_plan_files(run, asked.fields, request.plan_folder)
+        outputs = write_plan_files(run, request, request.plan_folder)
     return connect_stages(BLMM if request.is_mixed else BLM, hold_plan(**outputs), parameters)
 
 

@@ -5,14 +5,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import yaml
 from pydantic import BaseModel
 
 from nipype_blm.errors import InputError, Problem, Words, shorten, show
 from nipype_blm.frontends.fields import ENTRIES, MODELS, Checked, Fields, check_fields, find_nearest
-from nipype_blm.frontends.reading import make_request
-from nipype_blm.io.files import write_if_changed
-from nipype_blm.io.versions import read_versions
+from nipype_blm.frontends.reading import make_contrast, make_request
 from nipype_blm.io.yamlfile import read_yaml
 from nipype_blm.model.request import Request
 
@@ -63,11 +60,6 @@ MISSINGNESS: Mapping[str, str] = MappingProxyType(
 # Files of BLM-py and BLMM-py have these; they change nothing.
 IGNORED = ("statType", "logdir", "voxelBatching", "diskMem", "name", "q")
 _NOT_READ = ("versions",)  # of inputs.yml
-# Fields that change no map.
-_RESOURCES = (
-    *("MAXMEM", "numNodes", "clusterType", "work_dir", "keep", "overwrite", "allow_empty"),
-    *("sim", "versions"),
-)
 _MOST_FAULTS = 20  # that are said, of a file that may be no configuration at all
 
 
@@ -75,6 +67,11 @@ class BlmWords(Words):
     """Words of those who write configuration files."""
 
     memory_hint = "give bytes, as a number or as text such as 2**32"
+
+    def entry(self, field: str, number: int) -> str:
+        """Return what an entry of a list is called, such as Z f1."""
+        key = "f" if field == "factors" else ""
+        return f"{self.name(field)} {key}{number}"
 
     def setting(self, field: str, value: Any) -> str:
         """Return how a field is given a value."""
@@ -90,14 +87,7 @@ WORDS = BlmWords(
 )
 
 
-class Asked(NamedTuple):
-    """What a configuration asks for, and its fields, for the record."""
-
-    request: Request
-    fields: Fields
-
-
-def read(path: Path, model: str | None = "blm", out_dir: Path | None = None) -> Asked:
+def read(path: Path, model: str | None = "blm", out_dir: Path | None = None) -> Request:
     """Read a configuration file and all that it names but images.
 
     Parameters
@@ -106,12 +96,12 @@ def read(path: Path, model: str | None = "blm", out_dir: Path | None = None) -> 
     model : str or None
         ``blm`` or ``blmm``; None: as the file says.
     out_dir : Path, optional
-        In place of outdir.
+        In place of outdir; absolute.
 
     Returns
     -------
-    Asked
-        What is wrong is in the `faults` of its request.
+    Request
+        What is wrong is in its `faults`.
 
     Raises
     ------
@@ -119,15 +109,16 @@ def read(path: Path, model: str | None = "blm", out_dir: Path | None = None) -> 
         If the file cannot be read, or holds no fields.
     """
     data = read_yaml(path)
-    is_mapping = isinstance(data, dict)
-    if is_mapping and out_dir is not None:
-        data = data | {"outdir": out_dir}
-    model = model or ("blmm" if is_mapping and data.get("Z") is not None else "blm")
-    fields, problems = check(data, path.absolute().parent, model)
-    return Asked(make_request(fields, WORDS, problems, _find_notices(data, fields)), fields)
+    if model is None:
+        model = "blmm" if isinstance(data, dict) and data.get("Z") is not None else "blm"
+    fields, problems = check(data, path.absolute().parent, model, out_dir)
+    notices = _find_notices(data, fields)
+    return make_request(fields, WORDS, problems, notices, to_yaml(fields), path)
 
 
-def check(data: Any, base: Path | None = None, model: str = "blm") -> Checked:
+def check(
+    data: Any, base: Path | None = None, model: str = "blm", out_dir: Path | None = None
+) -> Checked:
     """Check a configuration.
 
     Parameters
@@ -138,6 +129,8 @@ def check(data: Any, base: Path | None = None, model: str = "blm") -> Checked:
         Folder against which relative paths are resolved; default: the current one.
     model : str
         ``blm`` or ``blmm``.
+    out_dir : Path, optional
+        In place of outdir; absolute.
 
     Raises
     ------
@@ -153,6 +146,8 @@ def check(data: Any, base: Path | None = None, model: str = "blm") -> Checked:
     ours = {
         NAMES[name]: value for name, value in given.items() if NAMES.get(name) and name in known
     }
+    if out_dir is not None:
+        ours["out_dir"] = out_dir
     if "n_threads" in ours:  # where it runs decides which of the two it is
         ours["n_workers"] = ours["n_threads"]
     rules, faults = _read_missingness(missingness)
@@ -218,7 +213,8 @@ def _find_notices(data: Mapping[Any, Any], fields: Fields) -> list[str]:
     """Return one sentence for each field that was given and has no effect."""
     given = {str(name) for name, value in data.items() if value is not None}
     notices = [f"{name} has no effect and is ignored." for name in IGNORED if name in given]
-    if any(c.stat_type and (c.stat_type.upper() == "F") != c.is_f for c in fields.contrasts):
+    stat_types = [(each.stat_type, make_contrast(each).is_f) for each in fields.contrasts]
+    if any(said and (said.upper() == "F") != is_f for said, is_f in stat_types):
         notices.append("statType is ignored: one row of weights gives T, several rows F.")
     return notices
 
@@ -232,29 +228,6 @@ def to_yaml(fields: Fields) -> dict[str, Any]:
         if name in data:
             data[name] = [{f"{key}{i}": each} for i, each in enumerate(data[name], 1)]
     return data
-
-
-def write_inputs(path: Path, fields: Fields) -> Path:
-    """Write inputs.yml: every field that has a value, with absolute paths, and the versions."""
-    data = to_yaml(fields) | {"versions": read_versions()}
-    text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=100)
-    write_if_changed(path, text.encode())
-    return path
-
-
-def is_written_for(path: Path, fields: Fields) -> bool:
-    """Return whether an inputs.yml is that of some fields, whatever they were run with."""
-    try:
-        found = read_yaml(path)
-    except InputError:
-        return False
-    if not isinstance(found, dict):
-        return False
-    wanted = to_yaml(fields)
-    for data in (found, wanted):
-        for name in _RESOURCES:
-            data.pop(name, None)
-    return bool(found == wanted)
 
 
 class Entry(NamedTuple):

@@ -12,7 +12,7 @@ from nipype_blm.core.lmm.estimates import METHODS
 from nipype_blm.errors import Problem, Words, shorten, show
 from nipype_blm.frontends.contrasts import Vector, normalise_contrasts, parse_vector
 from nipype_blm.frontends.factors import normalise_factors
-from nipype_blm.frontends.kinds import (
+from nipype_blm.frontends.values import (
     Bytes,
     Count,
     CountOrNone,
@@ -49,11 +49,6 @@ class ContrastFields(_Model):
     @classmethod
     def _parse_vector(cls, value: Any) -> Any:
         return parse_vector(value)
-
-    @property
-    def is_f(self) -> bool:
-        """Whether this is an F contrast."""
-        return bool(self.vector) and isinstance(self.vector[0], tuple)
 
 
 class FactorFields(_Model):
@@ -364,10 +359,10 @@ def find_nearest(name: str, known: Mapping[str, str]) -> str:
 
 
 def _name_place(field: str, entries: list[str]) -> str:
-    """Return how a template names a field, such as ``contrast 2: {entry}`` or ``Z f1 {entry}``."""
+    """Return how a template names a field, such as ``contrast 2: {entry}``."""
     if not entries or not entries[0].isdigit():
         return f"{{{field}}}"
     number = int(entries[0]) + 1
     if field == "contrasts":
         return f"contrast {number}" + ": {entry}" * (len(entries) > 1)
-    return f"Z f{number}" + " {entry}" * (len(entries) > 1)
+    return f"{{{field}[{number}]}}" + " {entry}" * (len(entries) > 1)

@@ -1,7 +1,9 @@
 """Make a request of checked fields: every table, label file and list is read, once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +26,12 @@ _SAME = (
 
 
 def make_request(
-    fields: Fields, words: Words, problems: Iterable[str] = (), notices: Sequence[str] = ()
+    fields: Fields,
+    words: Words,
+    problems: Iterable[str] = (),
+    notices: Sequence[str] = (),
+    record: Mapping[str, Any] = MappingProxyType({}),
+    source: Path | None = None,
 ) -> Request:
     """Read what fields name.
 
@@ -38,6 +45,10 @@ def make_request(
         What is wrong with the fields; files add to it.
     notices : sequence of str
         What is no fault but may not be meant.
+    record : mapping
+        The same fields, as inputs.yml has them.
+    source : Path, optional
+        The file that they were read from.
     """
     found = Problems(problems)
     X = _read_X(fields.X, words.name("X"), fields.row_names, found)
@@ -55,14 +66,23 @@ def make_request(
         )
     return Request(
         X=X,
-        factors=[_read_factor(each, i, fields, found) for i, each in enumerate(factors, 1)],
+        factors=[
+            _read_factor(each, words.entry("factors", i), fields, found)
+            for i, each in enumerate(factors, 1)
+        ],
         images=_list_files(fields.images, "images", words, found),
         data_masks=_list_files(fields.data_masks, "data_masks", words, found),
         contrasts=[make_contrast(each) for each in fields.contrasts],
         estimation=estimation,
         with_resms=with_resms,
         may_ask=fields.row_names is None,
-        files=[fields.X, *(path for each in factors for path in (each.factor, each.design))],
+        files=[
+            source,
+            fields.X,
+            *(path for each in factors for path in (each.factor, each.design)),
+        ],
+        words=words,
+        record=record,
         notices=notices,
         faults=found,
         **{name: getattr(fields, name) for name in _SAME},
@@ -81,9 +101,8 @@ def _read_X(
 
 
 def _read_factor(
-    factor: FactorFields, number: int, fields: Fields, problems: Problems
+    factor: FactorFields, what: str, fields: Fields, problems: Problems
 ) -> Factor | None:
-    what = f"Z f{number}"
     labels = problems.attempt(read_labels, factor.factor, f"{what} factor")
     design = problems.attempt(read_table, factor.design, f"{what} design", fields.row_names, False)
     if labels is None or design is None:
@@ -115,4 +134,4 @@ def make_contrast(fields: ContrastFields) -> Contrast:
     """Return a contrast; one without weights holds the place of one that is not valid."""
     if not fields.vector:
         return Contrast(fields.name, np.empty((0, 0)), is_f=False)
-    return Contrast(fields.name, np.array(fields.vector), fields.is_f)
+    return Contrast(fields.name, np.array(fields.vector))

@@ -8,6 +8,8 @@ from typing import Any
 from nipype_blm.errors import Words, shorten
 from nipype_blm.frontends import blm
 from nipype_blm.frontends.fields import MODELS, Checked, check_fields, find_nearest
+from nipype_blm.frontends.reading import make_request
+from nipype_blm.model.request import Request
 from nipype_blm.units import GIB
 
 # Traits that are called as their fields are.
@@ -54,6 +56,16 @@ WORDS = TraitWords(
     {field: trait for trait, field in NAMES.items()}
     | {"contrasts.stat_type": blm.WORDS.name("contrasts.stat_type")}
 )
+
+
+def read(traits: Mapping[str, Any], model: str, **fields: Any) -> Request:
+    """Read all files but images that the inputs of an interface name; see `check`.
+
+    What is wrong is in the `faults` of the request.
+    """
+    checked = check(traits, model, **fields)
+    record = blm.to_yaml(checked.fields)
+    return make_request(checked.fields, WORDS, checked.problems, record=record)
 
 
 def check(traits: Mapping[str, Any], model: str, **fields: Any) -> Checked:

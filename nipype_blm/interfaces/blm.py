@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nipype.interfaces.base import Directory, File, InputMultiObject, TraitedSpec, isdefined, traits
 
 from nipype_blm.data.files import stat_file
-from nipype_blm.frontends.fields import Checked, Fields
-from nipype_blm.frontends.traits import WORDS, check
+from nipype_blm.frontends.blm import to_yaml
+from nipype_blm.frontends.record import is_written_for, write_inputs
+from nipype_blm.frontends.traits import check, read
 from nipype_blm.interfaces.base import (
     BLMInterface,
     InputSpec,
@@ -23,6 +24,7 @@ from nipype_blm.interfaces.base import (
 )
 
 if TYPE_CHECKING:
+    from nipype_blm.model.request import Request
     from nipype_blm.stages.plan import PreparedRun
 
 KEPT = ("all", "contrasts")  # nothing: Nipype needs what is in the folders of its nodes
@@ -96,21 +98,27 @@ class _PlanBLMOutputSpec(TraitedSpec):
 PLAN_OUTPUTS = tuple(_PlanBLMOutputSpec().copyable_trait_names())
 
 
-def write_plan_files(run: "PreparedRun", fields: Fields, folder: Path) -> dict[str, Any]:
-    """Write a plan, and the configuration beside it; return the outputs of `PlanBLM`."""
-    from nipype_blm.frontends.blm import write_inputs
+def write_plan_files(run: "PreparedRun", request: "Request", folder: Path) -> dict[str, Any]:
+    """Write a plan, and the record of its request, if it has one, beside it.
+
+    Returns
+    -------
+    dict
+        The outputs of `PlanBLM`; without a record there is no inputs_file.
+    """
     from nipype_blm.stages.plan import write_plan
 
     plan = write_plan(run, folder)
-    return {
+    record = request.record
+    inputs = {"inputs_file": str(write_inputs(folder / "inputs.yml", record))} if record else {}
+    return inputs | {
         "model_file": str(plan.model_file),
         "batch_files": [str(path) for path in plan.batch_files],
         "contrasts_file": str(plan.contrasts_file),
-        "inputs_file": str(write_inputs(folder / "inputs.yml", fields)),
         "blocks": plan.blocks,
         "fingerprint": plan.fingerprint,
         "model_id": plan.model_id,
-        "max_threads": run.plan.threads(2**16, fields.max_bytes),
+        "max_threads": run.plan.threads(2**16, request.max_bytes),
     }
 
 
@@ -127,17 +135,17 @@ class PlanBLM(BLMInterface):
     _model: ClassVar[str] = "blm"
 
     def _run_interface(self, runtime: Any) -> Any:
-        from nipype_blm.frontends.reading import make_request
         from nipype_blm.stages.plan import check_out_dir, prepare_run
 
         folder = Path(runtime.cwd, self.inputs.plan_dir).resolve()
         given = {"out_dir": str(folder)} | defined_traits(self.inputs)
-        fields, problems = check(given, self._model, keep=self.inputs.keep)
-        request = make_request(fields, WORDS, problems)
+        if not Path(given["out_dir"]).is_absolute():
+            given["out_dir"] = str(Path(runtime.cwd, given["out_dir"]).resolve())
+        request = read(given, self._model, keep=self.inputs.keep)
         run = prepare_run(request, given.get("parallel_nodes"), folder.parent)
         check_out_dir(run, request, folder)
         warn_of(run.notices)
-        self._results = write_plan_files(run, fields, folder)
+        self._results = write_plan_files(run, request, folder)
         return runtime
 
 
@@ -285,7 +293,7 @@ class AssembleMaps(BLMInterface):
 
     input_spec = _AssembleMapsInputSpec
     output_spec = MapsOutputSpec
-    _folder = "blm"
+    folder: ClassVar[str] = "blm"  # for the maps, without out_dir
 
     @property
     def always_run(self) -> bool:
@@ -301,7 +309,7 @@ class AssembleMaps(BLMInterface):
         from nipype_blm.stages.assemble import assemble_maps, check_fitted
         from nipype_blm.stages.products import empty_products
 
-        out_dir = _find_out_dir(self.inputs, runtime, self._folder)
+        out_dir = _find_out_dir(self.inputs, runtime, self.folder)
         work_dir = Path(self.inputs.model_file).parent  # that of the plan, which knew it before
         maps = assemble_maps(
             self.inputs.model_file,
@@ -372,7 +380,6 @@ class BLM(BLMInterface):
     @property
     def always_run(self) -> bool:
         """Whether a folder of the user does not have the maps of this model any more."""
-        from nipype_blm.frontends.blm import is_written_for
         from nipype_blm.results.saved import has_model
 
         if not isdefined(self.inputs.out_dir):
@@ -380,12 +387,9 @@ class BLM(BLMInterface):
         out_dir = Path(self.inputs.out_dir)
         if not out_dir.is_absolute():  # below the node's own folder
             return False
-        fields, problems = self._check(out_dir)
-        is_whole = is_written_for(out_dir / "inputs.yml", fields) and has_model(out_dir)
+        fields, problems = check(defined_traits(self.inputs), self._model)
+        is_whole = is_written_for(out_dir / "inputs.yml", to_yaml(fields)) and has_model(out_dir)
         return bool(problems) or not is_whole
-
-    def _check(self, out_dir: Path) -> Checked:
-        return check(defined_traits(self.inputs), self._model, out_dir=out_dir)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and let an interrupt through, which Nipype takes for an error of its node.
@@ -407,23 +411,20 @@ class BLM(BLMInterface):
             raise
 
     def _run_interface(self, runtime: Any) -> Any:
-        from nipype_blm.frontends.blm import write_inputs
-        from nipype_blm.frontends.reading import make_request
         from nipype_blm.io.publish import Claim
         from nipype_blm.stages.assemble import check_fitted
         from nipype_blm.stages.plan import check_out_dir, prepare_run
         from nipype_blm.stages.run import run_model, work_folder
 
         out_dir = _find_out_dir(self.inputs, runtime, self._model)
-        fields, problems = self._check(out_dir)
-        request = make_request(fields, WORDS, problems)
+        request = read(defined_traits(self.inputs), self._model, out_dir=str(out_dir))
         run = prepare_run(request, work_folder=Path(runtime.cwd))
         check_out_dir(run, request, Path(runtime.cwd))
         claim = Claim(run.model_id, Path(runtime.cwd), request.overwrite)
         warn_of(run.notices)
         n_threads = run.plan.threads(self.inputs.n_procs, request.max_bytes)
         with work_folder(Path(runtime.cwd)) as work_dir, self._noting_interrupt():
-            inputs_file = write_inputs(work_dir / "inputs.yml", fields)
+            inputs_file = write_inputs(work_dir / "inputs.yml", request.record)
             maps = run_model(
                 run, work_dir, out_dir, claim, n_threads, request.compress, inputs_file
             )

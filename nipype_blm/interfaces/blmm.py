@@ -25,7 +25,7 @@ class AssembleMixedMaps(AssembleMaps):
     """Put all blocks together into maps, which appear only when all are complete."""
 
     output_spec = MixedMapsOutputSpec
-    _folder = "blmm"
+    folder = "blmm"
 
 
 class _BLMMInputSpec(MixedInputSpec, BLMInputSpec):

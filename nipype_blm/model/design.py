@@ -26,16 +26,17 @@ def check_design(
     may_be_deficient : bool
         Whether columns may depend on others.
     """
-    problems = []
+    problems: list[str] = []
     n_rows, n_params = X.shape
     if n_images is not None and n_rows != n_images:
         below = f" below the header {', '.join(names[:4])} ..." if has_header else ""
         if n_rows == n_images + 1 and np.array_equal(X[0], X[0, 0] + np.arange(n_params)):
             below = " (the first looks like a header)"
-        problems.append(
-            f"X has {n_rows} rows{below}, but there are {n_images} images; "
-            "give one row for each image."
+        template = (
+            "{X} has {n_rows} rows{below}, but there are {n_images} images; give one row for each "
+            "image."
         )
+        problems.append(Problem("X", template, n_rows=n_rows, below=below, n_images=n_images))
     if not np.isfinite(X).all():
         return problems  # the table's own check names the cells
     extreme = describe_extreme("X", X, names)
@@ -45,8 +46,11 @@ def check_design(
     if n_rows < rank + 2:
         of_rank = f" of rank {rank}" if rank < n_params else ""
         problems.append(
-            f"X has {n_params} columns{of_rank} but only {n_rows} rows; "
-            f"at least {rank + 2} images are needed."
+            Problem(
+                "X",
+                f"{{X}} has {n_params} columns{of_rank} but only {n_rows} rows; at least "
+                f"{rank + 2} images are needed.",
+            )
         )
         return problems
     if may_be_deficient:

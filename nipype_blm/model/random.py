@@ -196,12 +196,12 @@ def _check_names(factors: Sequence[Factor]) -> list[str]:
 
 def name_labels(factor: Factor, number: int) -> str:
     """Return what messages call the labels of a factor."""
-    return factor.source or f"Z f{number} factor"
+    return factor.source or f"factor {number}"
 
 
 def name_design(factor: Factor, number: int) -> str:
     """Return what messages call the design of a factor."""
-    return factor.design.source or f"Z f{number} design"
+    return factor.design.source or f"factor {number} design"
 
 
 def _check_rows(factor: Factor, number: int, n_images: int | None) -> list[str]:

@@ -1,16 +1,17 @@
 """What is asked of a run, in arrays, names and paths: the one thing that every front end makes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.lmm.estimates import MixedOptions
+from nipype_blm.errors import Words
 from nipype_blm.model.contrasts import Contrast
 
 DEFICIENT = ("refuse", "estimable")
@@ -111,7 +112,10 @@ class Request:
     max_blocks: int | None = None
     minutes_per_job: float | None = None
 
-    files: Sequence[Path | None] = ()  # that the tables and labels were read from
+    # What the front end hands on.
+    words: Words = field(default_factory=Words)  # its own, in which users are told of faults
+    record: Mapping[str, Any] = field(default_factory=dict)  # content of inputs.yml; {}: no file
+    files: Sequence[Path | None] = ()  # that it was read from; None: could not be
     notices: Sequence[str] = ()  # what is no fault but may not be meant
     faults: Sequence[str] = ()  # what could not be read, a `Problem` each
 

@@ -245,8 +245,8 @@ def _find_order_of(
     if not named.stays(order_of_X):
         problems.add(
             "match_rows",
-            "{what} has no names that are found in those of the images, while X is sorted by its "
-            "own: its order is not known.  List the images in the order of X, and leave "
+            "{what} has no names that are found in those of the images, while {X} is sorted by "
+            "its own: its order is not known.  List the images in the order of {X}, and leave "
             "{match_rows} out; or, in a design, name the rows.",
             what=named.what,
         )
@@ -290,7 +290,7 @@ def _question_columns(what: str, table: Table, images: ImageNames, is_X: bool) -
     """Yield what has to be asked: whether columns are names of rows, or regressors."""
     names, header = table.row_names, table.row_header
     if names is not None and _may_be_values(table, images):
-        more = "" if is_X else " (X needs such a column, too), or leave it out"
+        more = "" if is_X else " ({X} needs such a column, too), or leave it out"
         yield Problem(
             "row_names",
             "{what}: found {first} in line {line}, column 1{header}.  A first column of text names "

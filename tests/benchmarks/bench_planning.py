@@ -54,7 +54,7 @@ def plan_once(config_file: str, folder: str) -> None:
     from nipype_blm.frontends.blm import read
     from nipype_blm.stages.plan import prepare_run, write_plan
 
-    request = read(Path(config_file)).request
+    request = read(Path(config_file))
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_plan(prepare_run(request), Path(folder))
 
@@ -135,14 +135,14 @@ def make_model(data: Path, case: tuple[str, int, int, str]) -> Any:
         analysis_mask=str(data / "data" / "mask.nii"),
     )
     if model == "blm":
-        return read(config_file).request
+        return read(config_file)
     columns = [np.ones(n), np.loadtxt(X, delimiter=",")[:, 1]]
     np.savetxt(folder / "Z.csv", np.column_stack(columns[: 1 + (model == "slope")]), delimiter=",")
     (folder / "levels.txt").write_text("".join(f"{i // 5}\n" for i in range(n)))
     factor = {"factor": str(folder / "levels.txt"), "design": str(folder / "Z.csv")}
     fields = yaml.safe_load(config_file.read_text())
     config_file.write_text(yaml.safe_dump(fields | {"Z": [{"f1": factor}]}))
-    return read(config_file, "blmm").request
+    return read(config_file, "blmm")
 
 
 def decompress(folder: Path, path: Path) -> Path:

@@ -98,7 +98,7 @@ class Study:
         return self.write(to, yaml.safe_dump(fields, sort_keys=False))
 
     def ask(self, **changes):
-        """Configure, and return the request and the fields that are read."""
+        """Configure, and return the request."""
         return read(self.configure(**changes), self.model)
 
     def command(self, *arguments):

@@ -643,7 +643,7 @@ def test_after_a_damaged_image_is_restored_the_same_command_goes_on(study):
 @pytest.mark.parametrize("what", ["image", "mask"])
 def test_a_file_that_changes_between_planning_and_reading_is_named(study, what):
     config = study.configure(**list_masks(study, 12))
-    plan = write_plan(prepare_run(load_config(config).request), study.folder / "plan")
+    plan = write_plan(prepare_run(load_config(config)), study.folder / "plan")
     path = study.folder / {"image": "s07.nii", "mask": "m.nii"}[what]
     path.write_bytes(path.read_bytes() + b"more")
     [batch] = plan.batch_files
@@ -678,7 +678,7 @@ def test_less_free_disk_than_needed_is_refused_with_both_numbers(study, monkeypa
 
 def needs(study, **changes):
     """Return the bytes that a run needs for intermediate files and for maps."""
-    plan = prepare_run(load_config(study.configure(**changes)).request).plan
+    plan = prepare_run(load_config(study.configure(**changes))).plan
     return plan.disk_bytes, plan.map_bytes
 
 

@@ -223,7 +223,7 @@ def test_the_work_folder_may_be_deleted_between_runs(study):
 
 def test_a_plan_claims_at_least_the_disk_that_a_run_takes(study):
     config = study.configure(images_per_batch=5, voxels_per_block=10, keep="all")
-    plan = prepare_run(load_config(config).request).plan
+    plan = prepare_run(load_config(config)).plan
     assert study.command(config).code == 0
     files = [p for p in (study.outdir / "work").rglob("*.blm") if p.name != "model.blm"]
     header = 4096  # of each file, with the padding of its arrays

@@ -344,7 +344,7 @@ def test_inputs_yml_runs_again(study_of_blmm):
 
 
 def prepare(study, **changes):
-    return prepare_run(load_config(study.configure(**changes), "blmm").request)
+    return prepare_run(load_config(study.configure(**changes), "blmm"))
 
 
 def test_images_are_read_by_the_levels_of_the_largest_factor(mixed):

@@ -285,7 +285,7 @@ def test_planning_looks_at_a_4d_file_as_often_whatever_its_number_of_volumes(stu
         study.configure(Y_files=name, data_mask_files=name)
 
         def check():
-            config = load_config(study.folder / "blm.yml").request
+            config = load_config(study.folder / "blm.yml")
             inspect_image.cache_clear()
             prepare_run(config)
 
@@ -301,7 +301,7 @@ def test_reading_looks_at_a_4d_file_once_a_chunk_and_its_header_once(study, name
     study.write_design(np.c_[np.ones(n), np.arange(n) % 2, np.sin(np.arange(n))])
     study.save_image(name, np.random.default_rng(0).normal(size=(*SHAPE, n)), cls=cls)
     study.configure(Y_files=name)
-    run = prepare_run(load_config(study.folder / "blm.yml").request)
+    run = prepare_run(load_config(study.folder / "blm.yml"))
     files = write_plan(run, study.folder / "plan")
     batch = files.batch_files[0]
 
@@ -334,7 +334,7 @@ def test_a_4d_file_that_is_replaced_is_noticed(study, name, when, monkeypatch):
     study.write_design(np.c_[np.ones(n), np.arange(n) % 2, np.sin(np.arange(n))])
     path = study.save_image(name, np.random.default_rng(0).normal(size=(*SHAPE, n)))
     study.configure(Y_files=name)
-    run = prepare_run(load_config(study.folder / "blm.yml").request)
+    run = prepare_run(load_config(study.folder / "blm.yml"))
     files = write_plan(run, study.folder / "plan")
 
     def replace(*_):

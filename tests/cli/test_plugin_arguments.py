@@ -213,7 +213,7 @@ def test_what_nipype_does_not_say_of_its_jobs_is_said(study, write_program, sbat
 )
 @pytest.mark.parametrize("plugin", [None, "Linear", "MultiProc", "Dask"])
 def test_an_error_of_any_other_plugin_is_not_taken_for_that_of_a_job(study, plugin, error):
-    config = study.ask().request
+    config = study.ask()
     first, *others = describe_failure(error, config, plugin).splitlines()
     assert first == str(error)
     assert [line for line in others if "job" in line.replace(str(study.folder), "")] == []
@@ -259,7 +259,7 @@ def report_a_crash(_, text, folder):
 @pytest.mark.parametrize("text", ["one line", "one line,\nand another one"])
 def test_what_failed_is_said_whole_whatever_nipype_writes_around_it(study, make, plugin, text):
     """The last exception, not the last line; without a traceback it is the text itself."""
-    config = study.ask().request
+    config = study.ask()
     plugin = plugin if plugin in (None, "Linear") else plugin({"n_workers": 1})
     error = make(plugin, text, study.folder)
     assert describe_failure(error, config).startswith(f"ValueError: {text}\nThe run failed;")
@@ -268,7 +268,7 @@ def test_what_failed_is_said_whole_whatever_nipype_writes_around_it(study, make,
 
 
 def test_of_a_lost_node_nothing_is_said_about_crash_files(study):
-    config = study.ask().request
+    config = study.ask()
     lost = report_a_crash(None, "PoolError: Node x was lost.", study.folder)
     assert describe_failure(lost, config).splitlines()[0] == "Node x was lost."
     assert "crashfile" not in describe_failure(lost, config)
@@ -286,7 +286,7 @@ def test_of_a_lost_node_nothing_is_said_about_crash_files(study):
 )
 def test_the_full_disk_that_is_named_is_the_one_that_was_full(study, reason, named):
     """By the file that the error names, also where it is the cause of another error."""
-    config = study.ask().request
+    config = study.ask()
     config.work_folder.mkdir(parents=True)
     named = named.format(work=config.work_folder, out=config.out_dir)
     for text in (reason, f"Traceback...\n{reason}\n\nDuring ...\n\nRuntimeError: lost"):
@@ -298,7 +298,7 @@ def test_the_full_disk_that_is_named_is_the_one_that_was_full(study, reason, nam
 @pytest.mark.parametrize("full", ["outdir", "work_dir"])
 def test_of_two_disks_the_one_with_less_space_is_named(study, small_disk, full):
     fields = study.fields | {"outdir": "out", "work_dir": "work"} | {full: str(small_disk / "x")}
-    config = study.ask(**fields).request
+    config = study.ask(**fields)
     for folder in (config.out_dir, config.work_folder):
         folder.mkdir(parents=True)
     error = OSError(errno.ENOSPC, "No space left on device")

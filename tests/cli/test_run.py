@@ -23,10 +23,10 @@ from nipype_blm.model.planning import BASE_BYTES
 from nipype_blm.stages.plan import prepare_run
 
 
-def run(asked, study, runner=None):
-    request, prepared = asked.request, prepare_run(asked.request)
+def run(request, runner=None):
+    prepared = prepare_run(request)
     runner = runner or choose_runner(request, prepared.plan, None, None)
-    workflow = build_workflow(asked, study.folder / "blm.yml", "all", prepared, runner)
+    workflow = build_workflow(request, "all", prepared, runner)
     run_workflow(workflow, request, runner)
 
 
@@ -42,7 +42,7 @@ def test_cores_are_those_that_this_process_may_use():
 
 @pytest.mark.parametrize("threads", [1, 2, 100])
 def test_a_workflow_gives_the_maps_of_its_configuration(study, threads):
-    run(study.ask(numNodes=threads), study)
+    run(study.ask(numNodes=threads))
     _, beta, _ = study.fit()
     # The maps are single precision.
     np.testing.assert_allclose(study.map("beta"), np.nan_to_num(beta), rtol=2e-6, atol=1e-4)
@@ -54,9 +54,9 @@ def test_problems_are_found_beside_the_results_of_failed_nodes_whatever_the_erro
     path.write_bytes(path.read_bytes()[:-1])
     asked = study.ask()
     with pytest.raises(Exception, match="products") as error:
-        run(asked, study)
+        run(asked)
     assert not isinstance(error.value, InputError)
-    [problem] = find_input_error(RuntimeError("a node was lost"), asked.request)
+    [problem] = find_input_error(RuntimeError("a node was lost"), asked)
     assert "s07.nii.gz is damaged" in problem
     assert problem.endswith("restore it and run again.")
 
@@ -79,23 +79,23 @@ def test_a_problem_of_an_earlier_run_is_not_taken_for_one_of_this_run(study):
     [report] = study.outdir.rglob(INPUT_ERROR)
     path.write_bytes(content)
     asked = study.ask()
-    assert len(find_input_error(RuntimeError("lost"), asked.request)) == 1
-    runner = choose_runner(asked.request, prepare_run(asked.request).plan, None, None)
+    assert len(find_input_error(RuntimeError("lost"), asked)) == 1
+    runner = choose_runner(asked, prepare_run(asked).plan, None, None)
     with pytest.raises(RuntimeError, match="no node runs") as error:
-        run(asked, study, runner._replace(plugin=Broken()))
-    assert find_input_error(error.value, asked.request) == []
+        run(asked, runner._replace(plugin=Broken()))
+    assert find_input_error(error.value, asked) == []
     assert not report.exists()
 
 
 def test_any_other_error_holds_no_problem_of_the_input(study):
     error = RuntimeError("nipype_blm.errors.InputError: of something else")
-    assert find_input_error(error, study.ask().request) == []
+    assert find_input_error(error, study.ask()) == []
 
 
 @pytest.mark.parametrize("maxmem", [2**32, 2**50], ids=["4 GiB", "1 PiB"])
 def test_a_node_of_multiproc_asks_for_the_memory_of_the_plan_and_not_for_all(study, maxmem):
     fields = study.fields | {"MAXMEM": maxmem, "images_per_batch": 5, "voxels_per_block": 10}
-    config = study.ask(**fields).request
+    config = study.ask(**fields)
     plan = prepare_run(config).plan
     expected = max(plan.products_bytes, plan.block_bytes) + BASE_BYTES
     runner = choose_runner(config, plan, "MultiProc", None)
@@ -110,7 +110,7 @@ def submit(study, tmp_path, monkeypatch):
     sbatch.parent.mkdir()
     sbatch.touch(0o755)
     monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
-    config = study.ask().request
+    config = study.ask()
     runner = choose_runner(config, prepare_run(config).plan, "SLURM", None)
     node = Node(IdentityInterface(["x"]), "node", base_dir=str(tmp_path))
 
@@ -138,7 +138,7 @@ def test_no_number_that_a_site_prints_after_the_answer_is_taken_for_the_job(subm
     """It could be somebody else's; the error says in which words of Nipype this ends."""
     with pytest.raises(AttributeError) as caught:
         submit(f"Submitted batch job 812\n{end}")
-    config = study.ask().request
+    config = study.ask()
     text = describe_failure(caught.value, config, "SLURM")
     assert "sbatch or qsub printed does not name the job, which may be left" in text
 

@@ -48,7 +48,7 @@ def ask(tmp_path):
 
     def read(model="blm", **changes):
         (tmp_path / "blm.yml").write_text(yaml.safe_dump(GOOD | changes))
-        return read_file(tmp_path / "blm.yml", model).request
+        return read_file(tmp_path / "blm.yml", model)
 
     return read
 
@@ -63,12 +63,15 @@ def test_mandatory_fields_are_enough():
     assert config.cluster == "local"
 
 
+HANDED_ON = ("words", "record", "files", "faults", "notices")
+
+
 def test_a_request_has_the_same_defaults_as_a_configuration(ask, tmp_path):
     request = ask()
     assert (request.faults, request.notices) == ([], [])
     assert request.work_folder == tmp_path / "out" / "work"
     plain = Request(request.X, request.images, request.contrasts, request.out_dir)
-    given = ("X", "images", "contrasts", "factors", "may_ask", "files", "faults", "notices")
+    given = ("X", "images", "contrasts", "factors", "may_ask", *HANDED_ON)
     for name in vars(plain).keys() - set(given):
         assert getattr(request, name) == getattr(plain, name), name
 
@@ -578,11 +581,11 @@ def test_a_configuration_of_blmm_py_is_read_unchanged(tmp_path):
     assert [factor.name for factor in config.factors] == ["subject", "site"]
     assert config.factors[1].design == Path("/data/Z2.csv")
     assert (config.min_n, config.min_percent) == (15, Fraction(1, 10))
-    assert [contrast.is_f for contrast in config.contrasts] == [False, True]
     assert not config.with_resms
     (tmp_path / "blmm.yml").write_text(BLMM_PY)
-    request = read_file(tmp_path / "blmm.yml", "blmm").request
+    request = read_file(tmp_path / "blmm.yml", "blmm")
     assert request.notices == ["voxelBatching has no effect and is ignored."]
+    assert [contrast.is_f for contrast in request.contrasts] == [False, True]
     assert request.estimation == MixedOptions(method="pSFS")
     assert request.minimum_n(200) == 20
 

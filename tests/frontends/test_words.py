@@ -62,6 +62,8 @@ def study(tmp_path, monkeypatch):
     nib.save(nib.Nifti1Image(np.ones((1, 2, 2), "u1"), np.eye(4)), tmp_path / "other.nii")
     np.savetxt(tmp_path / "X.csv", np.c_[np.ones(N), rng.normal(size=N)], delimiter=",")
     np.savetxt(tmp_path / "twice.csv", np.c_[np.ones(N), 2 * np.ones(N)], delimiter=",")
+    np.savetxt(tmp_path / "short.csv", np.c_[np.ones(N - 1), np.arange(N - 1) ** 2])
+    np.savetxt(tmp_path / "wide.csv", rng.normal(size=(N, N - 1)))
     (tmp_path / "Y.txt").write_text("".join(f"s{i}.nii\n" for i in range(N)))
     return tmp_path
 
@@ -148,6 +150,63 @@ FAULTS = {
         "contrast 1 ('age') has 3 weights, but X has 2 columns",
     ),
 }
+
+
+FAULTS |= {
+    "rows": (
+        {"X": "short.csv"},
+        "X has 7 rows, but there are 8 images; give one row for each image.",
+        {"design_file": "short.csv"},
+        "design_file has 7 rows, but there are 8 images; give one row for each image.",
+    ),
+    "columns": (
+        {"X": "wide.csv"},
+        "X has 7 columns but only 8 rows; at least 9 images are needed.",
+        {"design_file": "wide.csv"},
+        "design_file has 7 columns but only 8 rows; at least 9 images are needed.",
+    ),
+}
+OF_FACTORS = {  # what is wrong with them, and what each user reads
+    "labels": (
+        {"factor": "f7.txt", "design": "Z.csv"},
+        "Z f1 factor {folder}/f7.txt has 7 labels, but there are 8 images",
+        "random_factors 1 factor {folder}/f7.txt has 7 labels, but there are 8 images",
+    ),
+    "a design": (
+        {"factor": "f8.txt", "design": "no.csv"},
+        "Z f1 design {folder}/no.csv cannot be read",
+        "random_factors 1 design {folder}/no.csv cannot be read",
+    ),
+    "no design": (
+        {"factor": "f8.txt"},
+        "Z f1 design is missing; it is a mandatory field.",
+        "random_factors 1 design is missing; it is a mandatory field.",
+    ),
+    "one level": (
+        {"factor": "same.txt", "design": "Z.csv"},
+        "Z f1 factor {folder}/same.txt has one level only",
+        "random_factors 1 factor {folder}/same.txt has one level only",
+    ),
+}
+
+
+@pytest.fixture
+def mixed(study):
+    for name, labels in {"f7": "abababa", "f8": "abababab", "same": "aaaaaaaa"}.items():
+        (study / f"{name}.txt").write_text("\n".join(labels) + "\n")
+    (study / "Z.csv").write_text("1\n" * N)
+    return study
+
+
+@pytest.mark.parametrize("fault", OF_FACTORS)
+def test_random_factors_are_told_of_as_each_user_names_them(mixed, capsys, fault):
+    factor, in_yaml, in_traits = OF_FACTORS[fault]
+    (mixed / "blmm.yml").write_text(yaml.safe_dump(FIELDS | {"Z": [{"f1": factor}]}))
+    assert main(["--check", str(mixed / "blmm.yml")], "blmm") == 2
+    assert f"error: {in_yaml.format(folder=mixed)}" in capsys.readouterr().err
+    with pytest.raises(InputError) as error:
+        BLMM(**TRAITS, random_factors=[{"name": "subject"} | factor]).run()
+    assert str(error.value).startswith(in_traits.format(folder=mixed))
 
 
 def matches(expected, text, folder):

@@ -63,7 +63,7 @@ def ask_in_yaml(images, out_dir, is_mixed):
         "contrasts:\n- c1: {name: age, vector: [0 1]}\n- c2: {name: both, vector: '[1 0; 0 1/3]'}\n"
         "Missingness: {minn: 5, MinPercent: 1/3}\nMAXMEM: 2**29\nimages_per_batch: 5\n"
     )
-    return blm.read(folder / "blm.yml", "blmm" if is_mixed else "blm").request
+    return blm.read(folder / "blm.yml", "blmm" if is_mixed else "blm")
 
 
 def fit(request, work_dir):
@@ -121,7 +121,7 @@ def test_faults_of_arrays_are_told_together_in_the_names_of_the_request(images, 
         ("X", "X has 11 rows"),
         ("min_n", "min_n is 99, but there are only 12 images."),
         ("factors", "factors: f1 is nested_in 'b', which is no other factor."),
-        ("factors", "Z f1 factor has 11 labels, but there are 12 images"),
+        ("factors", "factor 1 has 11 labels, but there are 12 images"),
         ("analysis_mask", "analysis_mask: /no {such} mask.nii does not exist"),
         ("max_bytes", "max_bytes is 100 bytes, too little for even one voxel"),
     ]

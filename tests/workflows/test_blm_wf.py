@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 from nipype.interfaces.utility import Function
 from nipype.pipeline.engine import MapNode, Node, Workflow
 from numpy.testing import assert_allclose, assert_array_equal
@@ -62,6 +63,15 @@ def test_without_out_dir_only_planning_runs_again(study, ran) -> None:
     changed = ran(workflow)
     study.workflow("work").run()
     assert changed() == {"plan"}
+
+
+def test_without_out_dir_inputs_yml_names_the_folder_where_the_maps_are(study) -> None:
+    graph = study.workflow("work").run()
+    [node] = [node for node in graph.nodes() if node.name == "assemble"]
+    folder = Path(node.result.outputs.out_dir)
+    recorded = yaml.safe_load((folder / "inputs.yml").read_text())
+    assert recorded["outdir"] == str(folder)
+    assert (folder / "blm_vox_beta.nii").is_file()
 
 
 @pytest.mark.parametrize(

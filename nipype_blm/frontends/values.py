@@ -1,4 +1,4 @@
-"""Kinds of single values, as people write them: paths, memory, counts, shares, words."""
+"""Single values, as people write them: paths, memory, counts, shares, words."""
 
 import re
 from fractions import Fraction
@@ -17,7 +17,9 @@ _LONGEST_FRACTION, _HUGE_EXPONENT = 100, re.compile(r"e[-+]?\d{4}", re.IGNORECAS
 
 
 def _resolve(value: Any, info: ValidationInfo) -> Path:
-    """Resolve a relative path against the folder of what names it."""
+    """Resolve text against the folder of what names it; an absolute path has been."""
+    if isinstance(value, Path) and value.is_absolute():
+        return value
     if not isinstance(value, str | Path) or not str(value).strip():
         raise ValueError(f"{show(value)} is not a path")
     return resolve_path(value, (info.context or {}).get("base", Path.cwd()))
