@@ -307,13 +307,13 @@ class SavedModel:
         try:
             data: dict[str, Any] = json.loads(content)
             stamp = data.pop("Fingerprint")
-            version = int(data["Format"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            version, written_by = int(data["Format"]), data["Versions"].get("nipype_blm")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._damaged(path) from error
         if version > FORMAT:
             raise InputError(
-                f"{path} was written by nipype_blm {data.get('Versions', {}).get('nipype_blm')}, "
-                "in a form that this version does not know; update nipype_blm."
+                f"{path} was written by nipype_blm {written_by}, in a form that this version does "
+                "not know; update nipype_blm."
             )
         if stamp != fingerprint(_dump(data)):
             raise self._damaged(path)

@@ -222,7 +222,13 @@ def test_a_damaged_or_edited_file_is_one_clear_error(tmp_path, fitted, name, cha
     assert problem.endswith("or run it again.")
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"Fingerprint": ""}', "null", "\x00"])
+OF_NO_VERSION = '{"Format": 2, "Fingerprint": "", "Versions": 5}'
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"Fingerprint": ""}', "null", "\x00", OF_NO_VERSION, DEEP]
+)
 def test_a_description_of_another_kind_is_damaged(tmp_path, fitted, content):
     write_fitted(tmp_path, fitted)
     (tmp_path / "model" / "model.json").write_text(content)
