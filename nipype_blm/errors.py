@@ -117,7 +117,7 @@ class Problem(str):
 
     def __new__(cls, field: str | None, template: str, /, **values: Any) -> "Problem":
         """Write the sentence."""
-        plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}
+        plain = {key: _simplify(value) for key, value in values.items()}
         return _write(field, template, plain, Words())
 
     def worded(self, words: Words) -> "Problem":
@@ -126,6 +126,12 @@ class Problem(str):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (str(self), self.field, self.template, self.values)
+
+
+def _simplify(value: Any) -> int | float | str:
+    """Return what JSON can hold: numbers, of NumPy too, as they are, anything else as text."""
+    value = value.item() if hasattr(value, "item") else value
+    return value if isinstance(value, int | float | str) else str(value)
 
 
 def _write(field: str | None, template: str, values: Mapping[str, Any], words: Words) -> Problem:

@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -113,6 +114,12 @@ def test_problems_are_read_back_from_json_and_can_be_told_in_other_words():
     assert [problem.field for problem in again] == ["min_n", None]
     assert again[0].worded(traits.WORDS) == faults[0].worded(traits.WORDS)
     assert again[0].worded(blm.WORDS).startswith("Missingness.MinN is 99, in /ü/")
+
+
+def test_numbers_of_numpy_are_numbers():
+    problem = Problem("max_bytes", "{n:memory}, {x:.2f}", n=np.int64(4096), x=np.float32(0.5))
+    assert problem == "4,096 bytes, 0.50"
+    assert unpack_problems(pack_problems([problem])) == [problem]
 
 
 @pytest.mark.parametrize(
