@@ -189,6 +189,14 @@ def test_every_module_lies_in_a_layer():
     assert {module for module in modules if layer_of(module) is None} <= FREE_MODULES
 
 
+def test_the_table_of_rooms_is_in_the_order_of_the_layers():
+    page = (CHECKOUT / "docs" / "design.md").read_text(encoding="utf-8")
+    rooms = re.findall(
+        r"^\| `(\w+)` \|", page.partition("| Room |")[2].partition("## ")[0], re.MULTILINE
+    )
+    assert rooms == LAYERS
+
+
 @pytest.mark.parametrize("layer", [*LAYERS, None])
 def test_imports_keep_the_rules(layer):
     faults = [
