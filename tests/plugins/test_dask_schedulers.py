@@ -408,7 +408,7 @@ def test_a_job_that_is_rejected_ends_the_run_with_what_the_scheduler_said(
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("slurm", "squeue says: 2 x PENDING (PartitionDown)"), ("sge", "qstat says: 1 x hqw")],
+    [("slurm", "squeue says: 2 x PENDING (PartitionDown)"), ("sge", "qstat says: 2 x hqw")],
     ids=SCHEDULERS,
 )
 def test_a_queue_that_starts_no_job_ends_the_run_after_stuck_timeout(
