@@ -30,10 +30,11 @@ REASONS = ["reason A", "reason B", "reason C", "apt-get install no-such-package"
 @pytest.mark.parametrize(("no_skips", "exit_code"), [("0", 0), ("1", 1)])
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_skips_fail_only_when_they_are_forbidden(no_skips, exit_code, workers, tmp_path):
-    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    for name in ("conftest.py", "children.py"):
+        shutil.copy(Path(__file__).with_name(name), tmp_path)
     (tmp_path / "test_some.py").write_text(SKIPPING_TESTS)
     (tmp_path / "test_module.py").write_text(SKIPPING_MODULE)
-    (tmp_path / "pytest.ini").touch()
+    (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-ra", "-n", workers, "--continue-on-collection-errors"],
         cwd=tmp_path,

@@ -38,8 +38,8 @@ def make_values():
 class Batch:
     """All images in one batch, which may be read in several attempts."""
 
-    def __init__(self, prepare, folder, **options):
-        self.run = prepare(make_values(), X, **options)
+    def __init__(self, prepare, folder, factor=None, **options):
+        self.run = prepare(make_values(), X, factor, **options)
         self.files = write_plan(self.run, folder)
         self.out = folder / "out.blm"
         self.checkpoint = folder / "checkpoints" / "batch_0000.blm"
