@@ -364,6 +364,7 @@ def test_what_cannot_be_listed_is_cancelled_by_the_number_of_the_sentence(
 def test_jobs_are_cancelled_by_one_command_that_may_fail(
     command: Callable, name: str, cancel: str
 ) -> None:
+    command(BATCH_SYSTEMS[name].query, "", "nobody answers\n", code=1)  # as to whose they are
     given = command(cancel, "", "no such job\n", code=1)
     BATCH_SYSTEMS[name].cancel(["11", "12"])
     assert given.read_text().splitlines() == ["11 12"]
