@@ -394,7 +394,7 @@ def test_a_failing_node_leaves_the_maps_of_the_last_run_untouched(study, ran, re
     maps, content = read_times(out_dir), study.images[6].read_bytes()
     changed = ran(workflow)
     study.images[6].write_bytes(content[:-8] + bytes(8))  # checksum and length
-    with pytest.raises(Exception, match=r"entry 7 of Y_files: .*Y06\.nii\.gz"):
+    with pytest.raises(Exception, match=r"entry 7 of in_files: .*Y06\.nii\.gz"):
         study.workflow("work", out_dir=out_dir).run()
     assert read_times(out_dir) == maps
     study.images[6].write_bytes(gzip.compress(gzip.decompress(content)))
