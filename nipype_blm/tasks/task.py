@@ -58,11 +58,8 @@ def perform(task: Task) -> Done:
 
 def find_state(path: Path) -> tuple[int, int]:
     """Return size and time of modification of a file; (-1, -1) if it is not there."""
-    try:
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
+    found = _identify(path)
+    return (-1, -1) if found is None else (found[0], found[1])
 
 
 def _identify(path: Path) -> tuple[int, ...] | None:
@@ -71,4 +68,4 @@ def _identify(path: Path) -> tuple[int, ...] | None:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns
