@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).parents[1]
 FOLDERS = {"nipype_blm": CHECKOUT / "nipype_blm", "nipype_blm.workflows": CHECKOUT / "workflows"}
 
 LAYERS = [
-    *("core", "model", "io", "data", "frontends", "results", "tasks", "stages"),
+    *("core", "model", "io", "data", "formula", "frontends", "results", "tasks", "stages"),
     *("report", "interfaces", "workflows", "plugins", "cli"),
 ]
 # In no layer; anyone may import them.

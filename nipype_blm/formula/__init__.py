@@ -1,0 +1,1 @@
+"""Formulas: of a table of covariates make X, random factors and contrasts."""
