@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -132,7 +133,8 @@ def code_terms(side: Side, frame: pd.DataFrame, scale: Scale) -> Coded:
             terms=join_names(":".join(term) for term in side.terms if term),
         ) from error
     terms: list[TermColumns] = []
-    blocks, names = [], []
+    blocks: list[FloatArray] = []
+    names: list[str] = []
     for term in model.common_terms:
         block = _as_columns(term.data)
         _check_finite(block, term.name)
@@ -146,10 +148,15 @@ def code_terms(side: Side, frame: pd.DataFrame, scale: Scale) -> Coded:
                 term.name,
                 [_read_part(part, side, scale) for part in getattr(term, "components", ())],
                 slice(start, len(names)),
-                lambda rows, term=term: _as_columns(term.eval_new_data(rows)),
+                partial(_evaluate, term),
             )
         )
     return Coded(np.hstack(blocks), names, terms)
+
+
+def _evaluate(term: Intercept | Term, rows: pd.DataFrame) -> FloatArray:
+    """Return the columns of a term for other rows; transforms keep what they are made of."""
+    return _as_columns(term.eval_new_data(rows))
 
 
 def _make_term(term: Atoms, atoms: Mapping[str, Expr]) -> Intercept | Term:
@@ -166,9 +173,8 @@ def _make_term(term: Atoms, atoms: Mapping[str, Expr]) -> Intercept | Term:
 def _make_part(expr: Expr, atom: str) -> Variable | Call:
     if (name := name_of(expr)) is not None:
         return Variable(name)
-    part = _NamedCall(
-        CallResolver(_with_text(expr) if is_categorical_call(expr) else expr).resolve()
-    )
+    given = _with_text(expr) if is_categorical_call(expr) else expr
+    part = _NamedCall(CallResolver(given).resolve())
     part.name = atom  # formulae's own has no parentheses within
     return part
 

@@ -347,6 +347,5 @@ def _join_labels(columns: Sequence[pd.Series]) -> list[str]:
     joined = [":".join(row) for row in rows]
     if len(set(joined)) == len(set(rows)):
         return joined
-    return [
-        ":".join(each.replace("\\", "\\\\").replace(":", "\\:") for each in row) for row in rows
-    ]
+    escaped = str.maketrans({"\\": "\\\\", ":": "\\:"})
+    return [":".join(each.translate(escaped) for each in row) for row in rows]

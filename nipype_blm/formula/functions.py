@@ -15,20 +15,10 @@ from nipype_blm.errors import show
 from nipype_blm.formula.syntax import Expr, list_children, strip, write
 from nipype_blm.formula.words import join_names, refuse, suggest
 
-_MATHS: tuple[str, ...] = (
-    "log",
-    "log2",
-    "log10",
-    "log1p",
-    "exp",
-    "expm1",
-    "sqrt",
-    "abs",
-    "sin",
-    "cos",
-    "tanh",
+_MATHS = (
+    *("log", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "square", "abs", "sign"),
+    *("sin", "cos", "tanh", "arctan", "arcsinh", "floor", "round"),
 )
-_MATHS += ("square", "sign", "floor", "round", "arctan", "arcsinh")
 _PLAIN_NUMERIC = {"I", "center", "scale", "standardize"}
 _NUMERIC = {*_PLAIN_NUMERIC, *_MATHS, *(f"np.{name}" for name in _MATHS)}
 # What makes several columns of one, and the constants that it takes after that.
