@@ -3,11 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 from formulae.environment import Environment
 from formulae.expr import Assign, Literal
 from formulae.expr import Call as CallExpr
@@ -17,9 +15,13 @@ from formulae.terms.call_resolver import CallResolver
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import show
 from nipype_blm.formula.algebra import Atoms, Side
+from nipype_blm.formula.columns import Scale, label
 from nipype_blm.formula.functions import NAMESPACE, is_categorical_call, list_columns, name_of
 from nipype_blm.formula.syntax import Expr
 from nipype_blm.formula.words import join_names, refuse
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Part(NamedTuple):
@@ -56,7 +58,7 @@ class TermColumns:
     name: str  # Intercept for that
     parts: Sequence[Part]
     columns: slice
-    evaluate: Callable[[pd.DataFrame], FloatArray]  # its columns for other rows
+    evaluate: Callable[["pd.DataFrame"], FloatArray]  # its columns for other rows
 
     @property
     def atoms(self) -> frozenset[str]:
@@ -82,30 +84,7 @@ class Coded(NamedTuple):
     terms: list[TermColumns]
 
 
-class Scale(NamedTuple):
-    """What rows can be made of: the levels of categorical columns, and means of the others."""
-
-    levels: Mapping[str, pd.Series]  # of a categorical column, each level once
-    means: Mapping[str, float]
-
-    def make_grid(self, variables: Sequence[str]) -> pd.DataFrame:
-        """Return a row for each combination of levels of columns, with means of the others."""
-        categorical = [name for name in variables if name in self.levels]
-        rows = list(product(*(range(len(self.levels[name])) for name in categorical)))
-        at = np.array(rows, int).reshape(len(rows), len(categorical))
-        grid = {
-            name: self.levels[name].iloc[at[:, i]].reset_index(drop=True)
-            for i, name in enumerate(categorical)
-        }
-        grid |= {
-            name: pd.Series(np.full(len(at), self.means[name]))
-            for name in variables
-            if name not in self.levels
-        }
-        return pd.DataFrame(grid, index=range(len(at)))
-
-
-def code_terms(side: Side, frame: pd.DataFrame, scale: Scale) -> Coded:
+def code_terms(side: Side, frame: "pd.DataFrame", scale: Scale) -> Coded:
     """Return the columns of terms.
 
     Parameters
@@ -154,7 +133,7 @@ def code_terms(side: Side, frame: pd.DataFrame, scale: Scale) -> Coded:
     return Coded(np.hstack(blocks), names, terms)
 
 
-def _evaluate(term: Intercept | Term, rows: pd.DataFrame) -> FloatArray:
+def _evaluate(term: Intercept | Term, rows: "pd.DataFrame") -> FloatArray:
     """Return the columns of a term for other rows; transforms keep what they are made of."""
     return _as_columns(term.eval_new_data(rows))
 
@@ -200,13 +179,6 @@ def _with_text(expr: Expr) -> Expr:
     return expr
 
 
-def label(value: object) -> str:
-    """Return the text of a value that is a level: 1 and not 1.0."""
-    if isinstance(value, float | np.floating):
-        return repr(int(value)) if float(value).is_integer() else repr(float(value))
-    return str(value)
-
-
 def _read_part(part: Variable | Call, side: Side, scale: Scale) -> Part:
     expr = side.atoms[part.name]
     variables = tuple(dict.fromkeys(list_columns(expr)))
@@ -217,7 +189,7 @@ def _read_part(part: Variable | Call, side: Side, scale: Scale) -> Part:
         center = coding.mean(axis=0)
     else:
         with np.errstate(all="ignore"):
-            values = _as_columns(part.eval_new_data(scale.make_grid(variables)))
+            values = _as_columns(part.eval_new_data(scale.combine_levels(variables)))
         center = values.mean(axis=0)
     return Part(part.name, variables, list(part.labels), levels, coding, center)
 

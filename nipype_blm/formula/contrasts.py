@@ -196,21 +196,29 @@ class _Maker:
         )
 
     def _evaluate(self, node: Node) -> Rows:
+        # A long sum leans to the left; only parentheses, which are few, are followed down.
+        operations = []
+        while isinstance(node, Operation):
+            operations.append(node)
+            node = node.left
+        rows = self._read(node)
+        for operation in reversed(operations):
+            rows = self._operate(operation.sign, rows, self._evaluate(operation.right))
+        return rows
+
+    def _read(self, node: Reference | Function | Number) -> Rows:
         if isinstance(node, Number):
             return Rows(np.empty((0, self._n_params)), node.value)
         if isinstance(node, Function):
             return self._call(node)
-        if isinstance(node, Operation):
-            return self._operate(node)
         found = self._coefficients.find(node)
         self.used.append(found.term)
         if not found.weights.any():
             self._zeros.append(node)
         return Rows(found.weights)
 
-    def _operate(self, node: Operation) -> Rows:
-        left, right = self._evaluate(node.left), self._evaluate(node.right)
-        if node.sign == "-" and not len(right.weights) and not right.constant:
+    def _operate(self, sign: str, left: Rows, right: Rows) -> Rows:
+        if sign == "-" and not len(right.weights) and not right.constant:
             return left  # such as site = 0
         if any(len(side.weights) > 1 or side.labels for side in (left, right)):
             raise refuse(
@@ -218,13 +226,13 @@ class _Maker:
                 "site[b] or emm(site[b]), or give it alone.",
                 CONTRASTS,
             )
-        if node.sign in "+-":
-            factor = 1.0 if node.sign == "+" else -1.0
+        if sign in "+-":
+            factor = 1.0 if sign == "+" else -1.0
             weights = np.vstack([left.weights, factor * right.weights])
             if len(weights):
                 weights = weights.sum(axis=0, keepdims=True)
             return Rows(weights, left.constant + factor * right.constant)
-        return _multiply(node.sign, left, right)
+        return _multiply(sign, left, right)
 
     def _call(self, node: Function) -> Rows:
         atoms = () if node.argument is None else node.argument.atoms

@@ -13,16 +13,16 @@ _ROUNDING = 1e-12  # relative to the largest weight
 
 # Of a term: the level of each of its categorical columns, and its columns of X, in all
 # combinations of levels.
-Grid = tuple[Mapping[str, np.ndarray], FloatArray]
+Combinations = tuple[Mapping[str, np.ndarray], FloatArray]
 
 
 class Margins:
-    """Means of a design's rows over grids, each of which is evaluated once."""
+    """Means of the rows that a design has for combinations of levels."""
 
     def __init__(self, design: Design) -> None:
         self._design = design
         self._n_params = len(design.X.names)
-        self._grids: dict[str, Grid] = {}
+        self._known: dict[str, Combinations] = {}
 
     def find_mean(self, levels: Mapping[str, str]) -> FloatArray:
         """Return the weights of the mean where columns have these levels, (n_params,).
@@ -32,22 +32,22 @@ class Margins:
         """
         weights = np.zeros(self._n_params)
         for term in self._design.terms:
-            grid, values = self._evaluate(term)
+            columns, values = self._evaluate(term)
             chosen = np.ones(len(values), bool)
             for name, level in levels.items():
-                if name in grid:
-                    chosen &= grid[name] == level
+                if name in columns:
+                    chosen &= columns[name] == level
             weights[term.columns] = values[chosen].mean(axis=0)
         return weights
 
-    def _evaluate(self, term: TermColumns) -> Grid:
-        if term.name not in self._grids:
+    def _evaluate(self, term: TermColumns) -> Combinations:
+        if term.name not in self._known:
             scale = self._design.scale
-            rows = scale.make_grid(term.variables)
+            rows = scale.combine_levels(term.variables)
             names = [name for name in term.variables if name in scale.levels]
-            grid = {name: np.array([str(level) for level in rows[name]]) for name in names}
-            self._grids[term.name] = grid, term.evaluate(rows)
-        return self._grids[term.name]
+            columns = {name: np.array([str(level) for level in rows[name]]) for name in names}
+            self._known[term.name] = columns, term.evaluate(rows)
+        return self._known[term.name]
 
     def find_main(self, atoms: frozenset[str]) -> FloatArray:
         """Return the weights of the type III test of a term, (q, n_params).
@@ -71,7 +71,7 @@ def multiply_out(blocks: Sequence[FloatArray]) -> FloatArray:
     """Return weights of the products of columns, from those of the columns of each part."""
     weights: FloatArray = np.ones((1, 1))
     for block in blocks:
-        weights = np.kron(weights, block)
+        weights = np.asarray(np.kron(weights, block), float)
     return weights
 
 

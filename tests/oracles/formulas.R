@@ -41,7 +41,8 @@ give_random <- function(formula, data) {
     }
 }
 
-fit <- function(formula, data) lm(update(formula, y ~ .), data)
+# The call holds the data, as emmeans and car look for them there.
+fit <- function(formula, data) do.call(lm, list(update(formula, y ~ .), data = data))
 
 # Estimates, and their standard errors.
 give_estimates <- function(result) {
@@ -55,11 +56,11 @@ means <- function(formula, data, specs) {
 give_means <- function(...) give_estimates(means(...))
 give_pairs <- function(...) give_estimates(contrast(means(...), "revpairwise", adjust = "none"))
 
-# F and its degrees of freedom for each term.
+# p of F, and its degrees of freedom, for each term; joint_tests rounds F itself.
 give_joint <- function(formula, data) {
     table <- as.data.frame(joint_tests(fit(formula, data)))
     give_text(table[["model term"]])
-    give_numbers(table$F.ratio)
+    give_numbers(table$p.value)
     give_numbers(table$df1)
 }
 give_type3 <- function(formula, data) {
@@ -67,7 +68,7 @@ give_type3 <- function(formula, data) {
     table <- car::Anova(fit(formula, data), type = 3)
     options(contrasts = c("contr.treatment", "contr.poly"))
     give_text(rownames(table))
-    give_numbers(table[["F value"]])
+    give_numbers(table[["Pr(>F)"]])
     give_numbers(table$Df)
 }
 

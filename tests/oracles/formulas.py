@@ -35,7 +35,7 @@ class Answer:
         return self._lines.pop(0).split("\t")
 
     def take_numbers(self) -> np.ndarray:
-        return np.array([float(text) for text in self.take_texts()])
+        return np.array([float(text.replace("NA", "nan")) for text in self.take_texts()])
 
     def take_matrix(self, n_rows: int) -> np.ndarray:
         return self.take_numbers().reshape(n_rows, -1, order="F")
@@ -92,7 +92,7 @@ def _write_frame(frame: pd.DataFrame) -> str:
         if isinstance(column.dtype, pd.CategoricalDtype):
             values = f"factor({_write(column)}, levels={_write(column.cat.categories)})"
         else:
-            values = f"c({', '.join(f'{value!r}' for value in column.to_list())})"
+            values = f"c({', '.join(map(repr, column.to_list()))})"
         columns.append(f"`{name}` = {values}")
     return f"data.frame({', '.join(columns)}, check.names = FALSE)"
 
