@@ -11,6 +11,7 @@ from nipype_blm.data.kinds import is_image_path
 from nipype_blm.errors import InputError, Problem, Problems, count, join_some, show
 from nipype_blm.frontends.bidstables import join_tables
 from nipype_blm.frontends.columns import natural_key
+from nipype_blm.frontends.listed import fold_label
 from nipype_blm.frontends.matching import explain_no_image
 from nipype_blm.frontends.observations import Observations
 from nipype_blm.io.bids import (
@@ -227,7 +228,8 @@ def _select_participants(
     if unknown:
         some = []
         for label in unknown:
-            near = get_close_matches(label, sorted(known), n=1, cutoff=0.5)
+            near = [each for each in known if fold_label(each) == fold_label(label)]
+            near = near or get_close_matches(label, sorted(known), n=1, cutoff=0.5)
             some.append(f"sub-{label}" + (f" (is it sub-{near[0]}?)" if near else ""))
         raise InputError(
             Problem(
@@ -307,31 +309,29 @@ def _show_counts(counts: Mapping[str, int]) -> str:
 def _refuse_ambiguous(files: Sequence[BidsFile], wanted: Mapping[str, _Filter]) -> None:
     """Refuse images that differ in more than what tells observations apart."""
     names = dict.fromkeys((*PARTS, *ENTITIES, *(name for file in files for name in file.entities)))
-    lines = []
+    left = list(files)
+    lines, settings = [], []
     for name in names:
         if name in VARYING or (name in wanted and wanted[name].may_vary):
             continue
-        counts = Counter(_show_label(name, file) for file in files)
+        counts = Counter(_show_label(name, file) for file in left)
         if len(counts) > 1:
-            lines.append((name, _show_counts(counts), counts.most_common(1)[0][0]))
-    # Files of two types and one suffix differ in the suffix, too; one of them is enough to say.
-    told = {name for name, *_ in lines}
-    if "suffix" in told:
-        lines = [line for line in lines if line[0] != "datatype"]
+            lines.append(f"{name}: {_show_counts(counts)}")
+            # What else differs is said of the images that most likely are meant.
+            most = min(counts, key=lambda label: (-counts[label], natural_key(label)))
+            settings.append(f"{ENTITIES.get(name, name)}={most}")
+            left = [file for file in left if _show_label(name, file) == most]
     if not lines:
         return
-    template = "It is not clear which images are meant: {n} differ in {lines}.  Say which, as with "
-    settings = [f"{{filters=given{i}}}" for i in range(len(lines))]
-    values = {
-        f"given{i}": f"{ENTITIES.get(name, name)}={label}"
-        for i, (name, _, label) in enumerate(lines)
-    }
+    values = {f"given{i}": setting for i, setting in enumerate(settings)}
     raise InputError(
         Problem(
             "filters",
-            template + " ".join(settings) + ".",
+            "It is not clear which images are meant: {n} differ in {lines}.  Say which, as with "
+            + " ".join(f"{{filters={name}}}" for name in values)
+            + ".",
             n=count(len(files), "image"),
-            lines="; ".join(f"{name}: {counts}" for name, counts, _ in lines),
+            lines="; then in ".join(lines),
             **values,
         )
     )
@@ -412,7 +412,7 @@ def _make_frame(files: Sequence[BidsFile], rows: Sequence[str]) -> "pd.DataFrame
         levels = sorted({x for x in labels if x is not None}, key=natural_key)
         columns[name] = pd.Categorical(labels, categories=pd.Index(levels, dtype=object))
     frame = pd.DataFrame(columns, index=list(rows))
-    frame.attrs = {"source": "the data set", "sources": {}, "levels": {}, "repeated": []}
+    frame.attrs = {"source": "the data set", "sources": {}, "levels": {}, "repeated": {}}
     return frame
 
 
@@ -465,8 +465,9 @@ def _choose_masks(image: BidsFile, masks: Iterable[BidsFile]) -> list[BidsFile]:
     found = [mask for mask in masks if agrees(mask)]
     if not found:
         return []
-    n_shared = [len(mask.entities.keys() & image.entities.keys()) for mask in found]
-    return [mask for mask, n in zip(found, n_shared, strict=True) if n == max(n_shared)]
+    here = image.entities.keys()
+    scores = [len(mask.entities.keys() & here) - len(mask.entities.keys() - here) for mask in found]
+    return [mask for mask, n in zip(found, scores, strict=True) if n == max(scores)]
 
 
 def _note_repeats(files: Sequence[BidsFile]) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from nipype_blm.errors import InputError, Problem, count, join_some
+from nipype_blm.errors import InputError, Problem, count, join_some, show
 from nipype_blm.frontends.columns import explain_absence, natural_key
 from nipype_blm.frontends.listed import fold_label
 from nipype_blm.io.bids import BidsFile, name_entity, split_name, strip_label
@@ -122,7 +122,7 @@ def _add_columns(
         **frame.attrs,
         "sources": sources,
         "levels": levels,
-        "repeated": [name for table in tables for name in table.repeated],
+        "repeated": {name: table.source for table in tables for name in table.repeated},
     }
     return joined
 
@@ -141,6 +141,17 @@ def _join_participants(
     labels = [strip_label(cell, "subject") for cell in frame[column]]
     known = {file.entities["subject"] for file in files}
     folded = set(map(fold_label, known))
+    if folded.isdisjoint(map(fold_label, labels)):
+        raise InputError(
+            Problem(
+                "bids",
+                "{source} has no row of any subject with images: it has {labels}; images are of "
+                "{known}.  Write the labels as the names of the files have them.",
+                source=path.name,
+                labels=join_some(map(show, frame[column]), 5),
+                known=join_some((f"sub-{x}" for x in sorted(known, key=natural_key)), 5),
+            )
+        )
     without = [
         label
         for label in dict.fromkeys(labels)
@@ -207,7 +218,7 @@ def _join_keyed(path: Path, files: Sequence[BidsFile], notices: list[str]) -> _T
         path.name,
         {name: ["" if i is None else cells[name][i] for i in rows] for name in kept},
         frame.attrs["levels"],
-        frame.attrs["repeated"],
+        list(frame.attrs["repeated"]),
     )
 
 

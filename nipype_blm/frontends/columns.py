@@ -100,11 +100,12 @@ def _explain_kind(name: str, kind: str) -> Problem:
 def explain_absence(name: str, frame: "pd.DataFrame") -> Problem:
     """Return that a table has no such column, and which it has."""
     source = frame.attrs.get("source", "the table")
-    if name in frame.attrs.get("repeated", ()):
+    repeated = frame.attrs.get("repeated", {})
+    if name in repeated:
         return Problem(
             "table",
             "{source} has several columns called {name}: give each a name of its own.",
-            source=source,
+            source=repeated[name],
             name=show(name),
         )
     columns = [str(column) for column in frame.columns]
@@ -175,9 +176,8 @@ class _Column:
                 raise InputError(self._explain_words(words))
             return self.make_levels(missing)
         n_numbers = len(present) - n_words
-        if words and 2 * n_numbers >= len(present):
-            raise InputError(self._explain_words(words))
-        if self._may_measure(present):
+        has_commas = bool(words) and all(map(_THOUSANDS.fullmatch, words))
+        if words and (has_commas or 2 * n_numbers >= len(present) or self._may_measure(present)):
             raise InputError(self._explain_words(words))
         if n_numbers and words:
             notices.append(
@@ -340,5 +340,6 @@ def _name_place(row: Any) -> str:
 
 def natural_key(text: str) -> tuple[Any, ...]:
     """Return what sorts 2 before 10, and A beside a."""
-    parts = re.split(r"(\d+)", text.casefold())
-    return (*((int(x), "") if x.isdecimal() else (-1, x) for x in parts if x), (-2, text))
+    parts = [part for part in re.split(r"(\d+)", text.casefold()) if part]
+    keys = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+    return (*keys, (-1, 0, text))  # what is shorter comes first

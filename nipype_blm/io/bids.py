@@ -95,7 +95,8 @@ def name_entity(column: str) -> str | None:
 
 def strip_label(label: str, entity: str) -> str:
     """Return a label without the short name of its entity, as 01 of sub-01."""
-    return label.removeprefix(f"{ENTITIES.get(entity, entity)}-")
+    prefix = f"{ENTITIES.get(entity, entity)}-"
+    return label[len(prefix) :] if label.casefold().startswith(prefix) else label
 
 
 def split_name(name: str) -> tuple[dict[str, str], str, str]:

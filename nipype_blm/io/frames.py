@@ -49,8 +49,9 @@ def read_frame(path: Path, what: str) -> "pd.DataFrame":
     DataFrame of str
         The index has the numbers of the lines.  Of `attrs`, "source" is what messages call the
         table, "separator" is that of its columns, "levels" are those that its sidecar describes
-        (a list for each column), "repeated" are names that several columns have, and "notices"
-        says what may not be meant.  Columns of a repeated name are called, say, "age (column 3)".
+        (a list for each column), "repeated" are names that several columns have, each with the
+        table, and "notices" says what may not be meant.  Columns of a repeated name are called,
+        say, "age (column 3)".
 
     Raises
     ------
@@ -77,7 +78,7 @@ def read_frame(path: Path, what: str) -> "pd.DataFrame":
         "source": path.name,
         "separator": separator,
         "levels": levels,
-        "repeated": repeated,
+        "repeated": dict.fromkeys(repeated, path.name),
         "notices": notices,
     }
     return frame
