@@ -60,6 +60,8 @@ def match_listed(frame: "pd.DataFrame", images: Sequence[ListedPath]) -> Observa
         if problem is None:
             return _sort_rows(match, frame, images)
         problems.append(problem)
+        if any(match.rows):  # names of another kind may agree by chance
+            break
     source = frame.attrs.get("source", "the table")
     raise InputError(
         problems[0]

@@ -113,10 +113,23 @@ def select_complete(
                 found=found,
             )
         )
+    if len(observations.images) != len(rows):
+        raise InputError(
+            Problem(
+                "on_missing",
+                "{source}: values are missing in {n} of {n_all}: {found}.  The rows are volumes "
+                "of one file, which cannot be left out: write the values, or give images of one "
+                "volume.",
+                source=source,
+                n=sum(is_out),
+                n_all=count(len(rows), "row"),
+                found=found,
+            )
+        )
     excluded = [
         Excluded(
             row,
-            str(observations.images[i].path) if len(observations.images) == len(rows) else "",
+            str(observations.images[i].path),
             f"missing: {join_some(name for name, here in missing.items() if here[i])}",
         )
         for i, row in enumerate(rows)
