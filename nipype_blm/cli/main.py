@@ -10,6 +10,7 @@ from nipype_blm.cli.compare import add_compare
 from nipype_blm.cli.compile import add_compile
 from nipype_blm.cli.fit import add_fit
 from nipype_blm.cli.pool import add_pool
+from nipype_blm.cli.study import take_filters
 from nipype_blm.cli.terminal import steady_streams
 
 _EXAMPLES = (
@@ -25,7 +26,7 @@ _MORE = "`nipype-blm COMMAND --help` explains one.  blm, blmm and blmm_compare s
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     with steady_streams():
-        arguments = _make_parser().parse_args(argv)
+        arguments = take_filters(_make_parser(), argv)
         return report_errors(partial(arguments.action, arguments), arguments.interrupted)
 
 
