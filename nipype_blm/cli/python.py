@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from nipype_blm.errors import Words
 from nipype_blm.frontends import blm
-from nipype_blm.frontends.fields import check_fields
+from nipype_blm.frontends.fields import FormulaFields, check_fields
 from nipype_blm.frontends.reading import Origin
 from nipype_blm.frontends.studies import make_formula_request
 from nipype_blm.frontends.values import is_mixed_formula
@@ -131,19 +131,22 @@ def _make_request(
     fields: dict[str, Any],
 ) -> "Request":
     """Make a request of what `fit` is given; the record of a table in memory names its copy."""
-    is_list = images is not None and not isinstance(images, str | Path)
+    listed = None
+    if images is not None and not isinstance(images, str | Path):
+        listed = [Path(each).absolute() for each in images]
     is_file = table is None or isinstance(table, str | Path)
     frame, kinds = (None, {}) if is_file else _take_frame(table)
     given = {
         "formula": formula,
         "table": table if is_file else Path.cwd() / _TABLE,  # which the record names
-        "images": [Path(each).absolute() for each in images] if is_list else None,
-        "pattern": None if is_list else images,
+        "images": listed,
+        "pattern": None if listed is not None else images,
         **fields,
         "columns": kinds | dict(fields.get("columns") or {}),
     }
     model = "blmm" if is_mixed_formula(formula) else "blm"
     checked = check_fields(given, model, WORDS)
+    assert isinstance(checked.fields, FormulaFields)
     record = blm.to_yaml(checked.fields)
     if frame is not None:
         record |= {"table": _TABLE, "images": "image"}

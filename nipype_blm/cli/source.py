@@ -34,7 +34,7 @@ def check_places(source: Path, out: str, is_formula_given: bool = False) -> str:
         )
         raise InputError(f"OUT {folder} is a file; {advice}.")
     source = source.expanduser()
-    kind = _find_kind(source, is_formula_given)
+    kind = find_kind(source, is_formula_given)
     if is_raw_bids(folder):
         raise InputError(
             f"OUT {folder} is a BIDS data set, among whose images no results belong; choose a "
@@ -53,8 +53,8 @@ def is_bids(folder: Path) -> bool:
     return (folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/"))
 
 
-def _find_kind(source: Path, is_formula_given: bool) -> str:
-    """Return what a source is.
+def find_kind(source: Path, is_formula_given: bool) -> str:
+    """Return what a source is: ``bids``, ``table`` or ``configuration``.
 
     Raises
     ------

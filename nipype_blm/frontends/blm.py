@@ -98,6 +98,7 @@ class BlmWords(Words):
     def setting(self, field: str, value: Any) -> str:
         """Return how a field is given a value."""
         text = str(value).lower() if isinstance(value, bool) else str(value)
+        text = f"{{{text}}}" if field == "columns" else text
         return f"{self.name(field)}: {text}"
 
 

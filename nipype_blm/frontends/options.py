@@ -1,12 +1,13 @@
 """The options of commands that take a formula: the command line's names of fields."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nipype_blm.errors import InputError, Problem, shorten
 from nipype_blm.frontends import blm
-from nipype_blm.frontends.fields import check_fields
+from nipype_blm.frontends.fields import Checked, check_fields
 from nipype_blm.frontends.flags import ALL, ENTITIES
 from nipype_blm.frontends.reading import Origin, make_request
 from nipype_blm.frontends.traits import TraitWords
@@ -20,6 +21,9 @@ class OptionWords(TraitWords):
 
     def setting(self, field: str, value: Any) -> str:
         """Return how a field is given a value."""
+        if field == "columns":
+            name, _, kind = str(value).rpartition(": ")
+            return f"--{kind} {shlex.quote(name)}"
         for option in ALL:
             if option.field == field:
                 if option.value is not None and option.value == value:
@@ -52,14 +56,37 @@ def read(source: Path, options: Mapping[str, Any], out_dir: Path, is_bids: bool)
     """
     if "formula" not in options:
         raise InputError(_ask_for_formula(source, is_bids))
+    model, checked = _check(source, options, out_dir, is_bids)
+    record = blm.to_yaml(checked.fields)
+    return make_request(checked.fields, Origin(model, WORDS, checked.problems, record=record))
+
+
+def read_fields(source: Path, options: Mapping[str, Any], is_bids: bool) -> dict[str, Any]:
+    """Return what options say, as fields of a configuration file.
+
+    Raises
+    ------
+    InputError
+        If some cannot be used.
+    """
+    formula = {"formula": "~ 1"} | dict(options)
+    _, checked = _check(source, formula, Path("results"), is_bids)
+    if checked.problems:
+        raise InputError(checked.problems)
+    given = {option.field for option in ALL if option.flag.lstrip("-") in options}
+    fields = blm.to_yaml(checked.fields)
+    return {name: value for name, value in fields.items() if blm.NAMES[name] in {*given, "filters"}}
+
+
+def _check(
+    source: Path, options: Mapping[str, Any], out_dir: Path, is_bids: bool
+) -> tuple[str, Checked]:
+    """Return the model that options ask for, and their fields."""
     fields, problems = _read_options(options, is_bids)
     fields |= {("bids" if is_bids else "table"): source, "out_dir": out_dir}
     model = "blmm" if is_mixed_formula(fields.get("formula")) else "blm"
     checked = check_fields(fields, model, WORDS)
-    record = blm.to_yaml(checked.fields)
-    return make_request(
-        checked.fields, Origin(model, WORDS, [*problems, *checked.problems], record=record)
-    )
+    return model, checked._replace(problems=[*problems, *checked.problems])
 
 
 def _ask_for_formula(source: Path, is_bids: bool) -> str:
@@ -124,7 +151,7 @@ def _read_gib(text: str) -> Any:
 
 
 def _read_filters(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the values that entities must have; ``entity=none`` has none."""
+    """Return the values that entities must have."""
     pairs = [(name, each) for name in ENTITIES for each in given.get(name, ())]
     problems = []
     for text in given.get("filter", ()):
@@ -136,9 +163,7 @@ def _read_filters(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
     found: dict[str, Any] = {}
     for name, value in pairs:
         found.setdefault(name, []).append(value)
-    return {
-        name: None if values == ["none"] else values for name, values in found.items()
-    }, problems
+    return found, problems
 
 
 def refuse_options(options: Mapping[str, Any], what: str) -> None:

@@ -1,6 +1,7 @@
 """Make a request of a formula, and of a table or a BIDS data set."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,14 +123,14 @@ def _observe(
         found = match_images(frame, fields.pattern, base, fields.on_missing_image)
     if fields.data_masks is not None:
         masks = match_images(found.frame, fields.data_masks, base, "refuse")
-        found = found._replace(data_masks=masks.images)
+        found = replace(found, data_masks=masks.images)
     return found
 
 
 def _complete(fields: FormulaFields, formula: Formula, found: Observations) -> Observations:
     """Return the rows that have a value for all that the formula needs."""
     frame, notices = type_columns(found.frame, formula.variables, fields.columns)
-    found = found._replace(frame=frame, notices=[*found.notices, *notices])
+    found = replace(found, frame=frame, notices=[*found.notices, *notices])
     return select_complete(found, formula.variables, fields.on_missing)
 
 
