@@ -82,7 +82,8 @@ def _describe_factor(factor: RandomFactor) -> str:
     images = f"{few}" if few == many else f"{few} to {many} (median {np.median(counts):g})"
     return (
         f"Random factor {escape_name(factor.name)}: {factor.n_levels} levels, "
-        f"{factor.n_effects} effects of each; {images} images per level."
+        f"{factor.n_effects} effect{'s' * (factor.n_effects > 1)} of each; "
+        f"{images} image{'s' * (many > 1)} per level."
     )
 
 

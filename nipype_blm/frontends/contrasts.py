@@ -10,6 +10,7 @@ from nipype_blm.errors import shorten, show
 from nipype_blm.model.arithmetic import parse_number
 
 Vector = tuple[float, ...]
+_WEIGHTS = re.compile(r"[\d\s\[\]();,.eE+/*-]+")
 
 
 def parse_vector(value: Any) -> Vector | tuple[Vector, ...]:
@@ -88,7 +89,7 @@ def normalise_contrasts(value: Any) -> list[dict[str, Any]]:
 
 
 def _normalise_one(item: Any, number: int) -> dict[str, Any]:
-    if isinstance(item, str) and item.strip():
+    if isinstance(item, str) and item.strip() and not _WEIGHTS.fullmatch(item):
         return {"expression": item}
     if isinstance(item, dict) and len(item) == 1 and "vector" not in item:
         [(key, body)] = item.items()

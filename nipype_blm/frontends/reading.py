@@ -53,9 +53,10 @@ def make_request(fields: CommonFields, origin: Origin) -> Request:
     assert isinstance(fields, Fields)
     words, found = origin.words, Problems(origin.problems)
     factors = list(fields.factors) if isinstance(fields, MixedFields) else []
-    contrasts = [make_contrast(each) for each in fields.contrasts]
+    X = _read_X(fields.X, words.name("X"), fields.row_names, found)
+    contrasts, notices = _make_contrasts(fields.contrasts, X, found)
     return Request(
-        X=_read_X(fields.X, words.name("X"), fields.row_names, found),
+        X=X,
         factors=[
             _read_factor(each, words.entry("factors", i), fields, found)
             for i, each in enumerate(factors, 1)
@@ -71,7 +72,7 @@ def make_request(fields: CommonFields, origin: Origin) -> Request:
             *(path for each in factors for path in (each.factor, each.design)),
         ],
         faults=found,
-        notices=origin.notices,
+        notices=[*origin.notices, *notices],
         **request_options(fields, origin),
     )
 
@@ -131,6 +132,20 @@ def list_files(given: Path | Sequence[Path], field: str, words: Words) -> list[L
             raise InputError(Problem(field, f"{{{field}}}: {{fault}}.", fault=fault))
         return [ListedPath(given, what)]
     return read_path_list(given, what)
+
+
+def _make_contrasts(
+    given: Sequence[ContrastFields], X: Table | None, problems: Problems
+) -> tuple[Sequence[Contrast], Sequence[str]]:
+    """Return contrasts, and what may not be meant by them."""
+    if all(each.expression is None for each in given):
+        return [make_contrast(each) for each in given], []
+    if X is None:  # which is said already
+        return [], []
+    from nipype_blm.frontends.studies import list_contrasts_of_columns  # pandas takes its time
+
+    made = problems.attempt(list_contrasts_of_columns, X, given)
+    return ([], []) if made is None else made
 
 
 def make_contrast(fields: ContrastFields) -> Contrast:

@@ -1,12 +1,14 @@
 """Make a request of a formula, and of a table or a BIDS data set."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from nipype_blm.errors import InputError, Problem, Problems
-from nipype_blm.formula.contrasts import make_contrasts
+from nipype_blm.formula.contrasts import Explained, explain_contrasts
 from nipype_blm.formula.design import Design, build_design
 from nipype_blm.formula.parse import Formula, parse_formula
 from nipype_blm.frontends.bids import find_study
@@ -15,16 +17,12 @@ from nipype_blm.frontends.fields import ContrastFields, FormulaFields
 from nipype_blm.frontends.matching import Observations, match_images, match_listed, select_complete
 from nipype_blm.frontends.reading import Origin, list_files, make_contrast, request_options
 from nipype_blm.io.frames import read_frame
-from nipype_blm.model.contrasts import Contrast
-from nipype_blm.model.request import Request
+from nipype_blm.model.request import Request, Table
 from nipype_blm.model.study import Study
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 
 def make_formula_request(
-    fields: FormulaFields, origin: Origin, frame: "DataFrame | None" = None
+    fields: FormulaFields, origin: Origin, frame: pd.DataFrame | None = None
 ) -> Request:
     """Read the table, find the images, and write the formula as X and random factors.
 
@@ -51,19 +49,19 @@ def make_formula_request(
             raise AssertionError("a request without a fault has no design")
         nothing: dict[str, Any] = {"X": None, "images": None, "contrasts": ()}
         return Request(**nothing, faults=problems, notices=notices, **options)
-    design, contrasts = made
+    design, explained = made
     assert formula is not None
     return Request(
         X=design.X,
         images=observations.images,
         data_masks=observations.data_masks,
         factors=design.factors,
-        contrasts=contrasts,
+        contrasts=explained.contrasts,
         study=Study(
             formula.text, _list_columns(observations), design.codings, observations.excluded
         ),
         faults=problems,
-        notices=[*notices, *observations.notices, *design.notices],
+        notices=[*notices, *observations.notices, *design.notices, *explained.notices],
         **options,
     )
 
@@ -91,7 +89,7 @@ def _parse(fields: FormulaFields, model: str, problems: Problems) -> Formula | N
 
 
 def _observe(
-    fields: FormulaFields, origin: Origin, frame: "DataFrame | None" = None
+    fields: FormulaFields, origin: Origin, frame: pd.DataFrame | None = None
 ) -> Observations:
     """Return which rows and images there are, before any row is left out."""
     given = {
@@ -136,27 +134,49 @@ def _complete(fields: FormulaFields, formula: Formula, found: Observations) -> O
 
 def _build(
     fields: FormulaFields, formula: Formula, found: Observations
-) -> tuple[Design, list[Contrast]]:
+) -> tuple[Design, Explained]:
     """Return X and the random factors, and the contrasts."""
     design = build_design(formula, found.frame)
     return design, list_contrasts(design, fields.contrasts)
 
 
-def list_contrasts(design: Design, given: tuple[ContrastFields, ...]) -> list[Contrast]:
+def list_contrasts(design: Design, given: Sequence[ContrastFields]) -> Explained:
     """Return contrasts of a design, those of weights among them; without any, the default ones."""
     if not given:
-        return make_contrasts(design, None)
-    contrasts: list[Contrast] = []
-    problems = Problems()
+        return explain_contrasts(design)
+    problems, contrasts, notices = Problems(), [], []
     for each in given:
         if each.expression is None:
             contrasts.append(make_contrast(each))
-        else:
-            made = problems.attempt(make_contrasts, design, [(each.name, each.expression)])
-            contrasts += made or []
+            continue
+        made = problems.attempt(explain_contrasts, design, [(each.name, each.expression)])
+        if made is not None:
+            contrasts += made.contrasts
+            notices += made.notices
     if problems:
         raise InputError(problems)
-    return contrasts
+    return Explained(contrasts, notices)
+
+
+def list_contrasts_of_columns(X: Table, given: Sequence[ContrastFields]) -> Explained:
+    """Return contrasts whose expressions have the columns of a given X as coefficients.
+
+    Raises
+    ------
+    InputError
+        If the columns have no names, or an expression cannot be used.
+    """
+    names = list(X.names)
+    if not X.has_header or len(set(names)) < len(names) or any("`" in name for name in names):
+        raise InputError(
+            Problem(
+                "contrasts",
+                "{contrasts} has an expression, but the columns of {X} have no names of their own; "
+                "give weights, or a header.",
+            )
+        )
+    formula = parse_formula("0 + " + " + ".join(f"`{name}`" for name in names))
+    return list_contrasts(build_design(formula, pd.DataFrame(X.values, columns=names)), given)
 
 
 def _list_columns(found: Observations) -> Mapping[str, list[Any]]:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 _WIDTH = 96
 _MOST_LEVELS = 8
-_OF_MATRICES = {"Y_files", "X", "Z", "row_names", "match_rows"}
-_OF_TABLES = {"table", "images"}
+# Fields that go with a source of another kind.
+_OF_MATRICES = {"images", "X", "factors", "row_names", "match_rows"}
+_OF_TABLES = {"table", "pattern"}
 _OF_DATA_SETS = {"bids", "derivatives", "filters", "participants", "own_masks"}
 _FIRST = ("table", "images", "bids", "derivatives", "filters", "formula", "contrasts", "outdir")
 
@@ -47,11 +48,11 @@ def write_template(source: Path, given: Mapping[str, Any], is_bids: bool) -> str
     if not is_bids and "images" not in given:
         placed["images"] = _guess_pattern(frame)
     values = placed | {"formula": "~ 1", "outdir": "results"} | dict(given)
-    names = _OF_TABLES if is_bids else _OF_DATA_SETS
+    fields = _OF_TABLES if is_bids else _OF_DATA_SETS
     entries = {
         each.name: each
         for each in blm.list_entries("blmm")
-        if each.name not in _OF_MATRICES | names
+        if blm.NAMES[each.name] not in _OF_MATRICES | fields
     }
     lines = [f"# A model of {source.name}.  Run it with: nipype-blm fit THIS_FILE OUT", "#"]
     if frame is not None:
