@@ -72,7 +72,10 @@ class Words:
         return str(n_bytes)
 
     def setting(self, field: str, value: Any) -> str:
-        """Return how a field is given a value."""
+        """Return how a field is given a value; a column has the kind "name: kind"."""
+        if field == "columns":
+            name, _, kind = str(value).rpartition(": ")
+            value = {name: kind}
         return f"{self.name(field)}={value!r}"
 
     def write(self, template: str, values: Mapping[str, Any]) -> str:

@@ -59,6 +59,7 @@ def run_model(
         claim,
         compress,
         inputs_file,
+        plan.study_file,
     )
 
 
