@@ -183,7 +183,7 @@ class CommonFields(_Model):
             data["min_percent"] = _exact_text(self.min_percent)
         for contrast in data["contrasts"]:
             contrast.pop("stat_type", None)
-        return data
+        return {name: value for name, value in data.items() if value not in ([], {})}
 
 
 class Fields(CommonFields):
