@@ -17,7 +17,10 @@ from nipype_blm.units import GIB
 P = ParamSpec("P")
 ParametersT = TypeVar("ParametersT", bound="Parameters")
 
-INPUTS = ("in_files", "design_file", "contrasts", "mask_file", "data_mask_files", "post_mask_file")
+INPUTS = (
+    *("in_files", "design_file", "contrasts", "f_contrasts", "mask_file", "data_mask_files"),
+    "post_mask_file",
+)
 MIXED_INPUTS = (*INPUTS, "random_factors")
 
 

@@ -21,6 +21,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "Z": "factors",
         "outdir": "out_dir",
         "contrasts": "contrasts",
+        "f_contrasts": "f_contrasts",
         "row_names": "row_names",
         "match_rows": "match_rows",
         "clusterType": "cluster",

@@ -185,9 +185,12 @@ class ModelInputSpec(InputSpec):
     contrasts = traits.Either(
         traits.List(traits.Dict),
         traits.Dict,
+        File,
         mandatory=True,
-        desc="contrasts: a list of mappings with name and vector (a row for T, rows for F)",
+        desc="contrasts: a list of mappings with name and vector (a row for T, rows for F), or a "
+        ".con of FSL",
     )
+    f_contrasts = File(desc="a .fts of FSL: F contrasts that combine rows of the .con in contrasts")
     row_names = traits.Str(
         desc="header or number of the column of the design that names the rows; none: every "
         "column is a regressor"

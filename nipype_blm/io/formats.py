@@ -64,12 +64,13 @@ _BINARY = [
     _format(rb"\A\x80[\x02-\x05]", "a pickle of Python", "write its table as CSV"),
     _format(rb"\A%PDF", "a PDF file", "give a text file"),
 ]
+_VEST = _format(
+    rb"\A\s*/(Num(Waves|Points|Contrasts)|ContrastName\d+|PPheights)\s|^\s*/Matrix\s*$",
+    "FSL's VEST format (.mat, .con, .fts, .grp)",
+    "Vest2Text X.mat X.txt writes its numbers",
+)
 _TEXT = [
-    _format(
-        rb"\A\s*/NumWaves\s+\d|^/Matrix\s*$",
-        "FSL's VEST format (.mat, .con, .fts, .grp)",
-        "Vest2Text X.mat X.txt writes its numbers",
-    ),
+    _VEST,
     _format(
         rb"\A[^\n]*FEAT version|^set fmri\(",
         "a design of FSL's FEAT (.fsf)",
@@ -120,6 +121,11 @@ def name_text(text: str) -> str | None:
     """Return the name of a format that is text, but no table, and how a table comes of it."""
     found = _find(_TEXT, text[:START_SIZE].encode(errors="replace"))
     return None if found is None else f"{found.name}; {found.advice}"
+
+
+def is_vest(text: str) -> bool:
+    """Return whether a text is a Vest file, also one that is not complete."""
+    return _VEST.sign.search(text[:START_SIZE].encode(errors="replace")) is not None
 
 
 def _is_text(start: bytes) -> bool:
