@@ -96,7 +96,9 @@ def _export_fsl(results: Any, folder: Path | None, arguments: argparse.Namespace
     return done.out_dir
 
 
-def _export_bids(results: Any, arguments: argparse.Namespace, entities: Mapping[str, str]) -> Path:
+def _export_bids(
+    results: Any, folder: Path | None, arguments: argparse.Namespace, entities: Mapping[str, str]
+) -> Path:
     from nipype_blm.results.bids import export_bids
 
     return export_bids(
