@@ -18,8 +18,8 @@ P = ParamSpec("P")
 ParametersT = TypeVar("ParametersT", bound="Parameters")
 
 INPUTS = (
-    *("in_files", "design_file", "contrasts", "mask_file", "data_mask_files", "post_mask_file"),
-    *("formula", "table", "images"),
+    *("in_files", "design_file", "contrasts", "f_contrasts", "mask_file", "data_mask_files"),
+    *("post_mask_file", "formula", "table", "images"),
 )
 MIXED_INPUTS = (*INPUTS, "random_factors")
 

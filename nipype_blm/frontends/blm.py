@@ -43,6 +43,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "on_missing_image": "on_missing_image",
         "outdir": "out_dir",
         "contrasts": "contrasts",
+        "f_contrasts": "f_contrasts",
         "row_names": "row_names",
         "match_rows": "match_rows",
         "clusterType": "cluster",
