@@ -28,6 +28,7 @@ def describe_run(run: PreparedRun, keep: str) -> str:
             f"{plan.n_blocks} blocks of up to {plan.voxels_per_block} voxels; "
             f"up to {(plan.disk_bytes + plan.map_bytes) / 1e9:.2f} GB of disk, "
             f"{(kept + plan.map_bytes) / 1e9:.2f} GB of which stay (keep: {keep}).",
+            *_describe_taken(run),
             "",
             *_describe_columns(spec),
             "",
@@ -38,6 +39,12 @@ def describe_run(run: PreparedRun, keep: str) -> str:
             *_describe_pairs(run.pairs, spec),
         ]
     )
+
+
+def _describe_taken(run: PreparedRun) -> list[str]:
+    """Return how many images are read, if an earlier run has read some."""
+    n = run.taken.n_images
+    return [f"{run.spec.n_obs - n} images are read, {n} are taken from the last run."] if n else []
 
 
 def _describe_factor(factor: RandomFactor) -> str:
