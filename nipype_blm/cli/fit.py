@@ -68,7 +68,7 @@ def add_fit(tools: Any) -> None:
         "config",
         type=Path,
         metavar="SOURCE",
-        help="BIDS data set, or its derivatives; TABLE.tsv; CONFIG.yml, a configuration file of blm, "
+        help="BIDS data set, or its derivatives; TABLE.tsv; CONFIG.yml, a configuration of blm, "
         "or of blmm if it has Z; or group.gfeat of FSL",
     )
     parser.add_argument(
@@ -209,9 +209,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _prepare(request: "Request", arguments: argparse.Namespace) -> "PreparedRun":
     """Check and plan a run; tell what is no fault of it."""
     from nipype_blm.cli.plugins import count_parallel_nodes
+    from nipype_blm.stages.growth import EarlierPlaces
     from nipype_blm.stages.plan import check_out_dir, prepare_run, replaces_another
 
-    run = prepare_run(request, count_parallel_nodes(request, arguments.plugin))
+    places = EarlierPlaces.of_workflow(request.workflow_folder)
+    n_nodes = count_parallel_nodes(request, arguments.plugin)
+    run = prepare_run(request, n_nodes, places=places)
     check_out_dir(run, request, request.plan_folder)
     say_notices(run.notices, request.words)
     # Who edits a configuration and runs it again means to; who gives a folder may be mistaken.
