@@ -44,7 +44,6 @@ def describe_run(run: PreparedRun, keep: str) -> str:
     )
 
 
-<<<<<<< HEAD
 def describe_study(run: PreparedRun) -> str:
     """Return what a formula has made of its table, to be seen before it is fitted."""
     assert run.study is not None
@@ -76,12 +75,12 @@ def _describe_coding(coding: Coding) -> tuple[str, ...]:
     named = ", ".join(levels) + (f", ... {more} more" if more else "")
     reference = "" if coding.reference is None else f"reference {coding.reference}"
     return (coding.variable, f"{coding.scheme} coding", reference, f"levels {named}")
-=======
+
+
 def _describe_taken(run: PreparedRun) -> list[str]:
     """Return how many images are read, if an earlier run has read some."""
     n = run.taken.n_images
     return [f"{run.spec.n_obs - n} images are read, {n} are taken from the last run."] if n else []
->>>>>>> growth
 
 
 def _describe_factor(factor: RandomFactor) -> str:
