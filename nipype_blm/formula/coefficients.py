@@ -185,6 +185,8 @@ def _find_weights(part: Part, atom: Atom) -> FloatArray:
 
 
 def _find_level(name: str, levels: Sequence[str], level: str) -> int:
+    if level not in levels and level[:2] in ("T.", "S."):
+        level = level[2:]  # as patsy has it
     if level not in levels:
         raise refuse(
             "has {level} as a level of {name}{near}; its levels are {known}.",

@@ -158,8 +158,18 @@ class _Reader:
             return self._read_function(word)
         atoms = [self._read_atom()]
         while self._take(":"):
+            self._skip()
+            if not self._starts_name():
+                raise self._refuse(
+                    "has {rest} right after a colon; write levels in brackets, such as "
+                    "task[a] - task[b], and a:b for an interaction"
+                )
             atoms.append(self._read_atom())
         return Reference(self.text[start : self.at].strip(), tuple(atoms))
+
+    def _starts_name(self) -> bool:
+        """Whether a name comes next."""
+        return bool(re.match(r"[^\W\d]|[`{]", self.text[self.at : self.at + 1]))
 
     def _read_function(self, word: re.Match[str]) -> Function:
         start = self.at

@@ -199,7 +199,7 @@ def _check_categorical(call: Call, name: str) -> None:
         if name == "C":
             _check_coding(call, value)
         elif not isinstance(value, Literal):
-            raise _refuse_setting(call, value, "a level, such as {quoted}")
+            raise _refuse_setting(call, value, 'a level, such as "a"')
     _check_count(call, len(rest), 1)
 
 
@@ -207,12 +207,13 @@ def _check_coding(call: Call, coding: Expr) -> None:
     """Check what stands after the column in C: Treatment, Sum, or a call of one of them."""
     callee = coding.callee if isinstance(coding, Call) else coding
     if not isinstance(callee, Variable) or write(callee) not in _CODINGS:
-        raise _refuse_setting(call, coding, "Treatment, Sum or Treatment({quoted})")
+        text = write(coding) if isinstance(coding, Literal) else '"a"'
+        raise _refuse_setting(call, coding, f"Treatment, Sum or Treatment({text})")
     if isinstance(coding, Call):
         for setting in coding.args:
             value = _take_setting(coding, setting, _CODINGS[write(callee)])
             if not isinstance(value, Literal):
-                raise _refuse_setting(coding, value, "a level, such as {quoted}")
+                raise _refuse_setting(coding, value, 'a level, such as "a"')
         _check_count(coding, len(coding.args), 1)
 
 
@@ -273,5 +274,5 @@ def _refuse_setting(call: Call, value: Expr, wanted: str) -> Exception:
         "The formula has {value} in {call}, which takes {wanted}.",
         value=show(write(value)),
         call=show(write(call)),
-        wanted=wanted.format(quoted='"a"'),
+        wanted=wanted,
     )

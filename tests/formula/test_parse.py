@@ -136,6 +136,8 @@ REFUSED = {
     "age + .": "name each column",
     "C(site, Helmert)": "Treatment",
     "C(site, contr.sum)": "Sum",
+    "C(site, 'aa')": "Treatment('aa')",
+    "T(site, ref=b)": 'such as "a"',
     "C(site, levels=l)": "contrast",
     "bs(age)": "df",
     "bs(age, knots=c)": "df",
