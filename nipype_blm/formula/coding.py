@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from formulae.environment import Environment
-from formulae.expr import Assign, Literal
+from formulae.expr import Assign, Binary, Grouping, Literal, Unary
 from formulae.expr import Call as CallExpr
 from formulae.terms import Call, Intercept, Model, Term, Variable
 from formulae.terms.call_resolver import CallResolver
@@ -17,7 +17,7 @@ from nipype_blm.errors import show
 from nipype_blm.formula.algebra import Atoms, Side
 from nipype_blm.formula.columns import Scale, label
 from nipype_blm.formula.functions import NAMESPACE, is_categorical_call, list_columns, name_of
-from nipype_blm.formula.syntax import Expr
+from nipype_blm.formula.syntax import Expr, strip
 from nipype_blm.formula.words import join_names, refuse
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def code_terms(side: Side, frame: "pd.DataFrame", scale: Scale) -> Coded:
     InputError
         If a function cannot be evaluated, or gives no finite numbers.
     """
-    model = Model(*(_make_term(term, side.atoms) for term in side.terms))
     try:
+        model = Model(*(_make_term(term, side.atoms, scale) for term in side.terms))
         with np.errstate(all="ignore"):  # what is not finite is refused below
             model.eval(frame, Environment([NAMESPACE]))
     except (TypeError, ValueError, ArithmeticError, KeyError, IndexError) as error:
@@ -138,10 +138,10 @@ def _evaluate(term: Intercept | Term, rows: "pd.DataFrame") -> FloatArray:
     return _as_columns(term.eval_new_data(rows))
 
 
-def _make_term(term: Atoms, atoms: Mapping[str, Expr]) -> Intercept | Term:
+def _make_term(term: Atoms, atoms: Mapping[str, Expr], scale: Scale) -> Intercept | Term:
     if not term:
         return Intercept()
-    parts = [_make_part(atoms[atom], atom) for atom in term]
+    parts = [_make_part(atoms[atom], atom, scale) for atom in term]
     made = Term(parts[0])
     # Given to Term, splines would be refused in interactions: a penalty of theirs is not for these.
     made.components = parts
@@ -149,11 +149,14 @@ def _make_term(term: Atoms, atoms: Mapping[str, Expr]) -> Intercept | Term:
     return made
 
 
-def _make_part(expr: Expr, atom: str) -> Variable | Call:
+def _make_part(expr: Expr, atom: str, scale: Scale) -> Variable | Call:
     if (name := name_of(expr)) is not None:
         return Variable(name)
-    given = _with_text(expr) if is_categorical_call(expr) else expr
-    part = _NamedCall(CallResolver(given).resolve())
+    data, *settings = expr.args
+    if is_categorical_call(expr):
+        settings = [_as_text(setting) for setting in settings]
+    call = CallExpr(expr.callee, [_as_numbers(data, scale), *settings])
+    part = _NamedCall(CallResolver(call).resolve())
     part.name = atom  # formulae's own has no parentheses within
     return part
 
@@ -168,14 +171,35 @@ class _NamedCall(Call):
         return hash(self.name)
 
 
-def _with_text(expr: Expr) -> Expr:
-    """Return a call with numbers that stand for levels as text, as which levels are known."""
+def _as_text(expr: Expr) -> Expr:
+    """Return a setting with numbers that stand for levels as text, as which levels are known."""
     if isinstance(expr, Literal):
         return Literal(label(expr.value))
     if isinstance(expr, Assign):
-        return Assign(expr.name, _with_text(expr.value))
+        return Assign(expr.name, _as_text(expr.value))
     if isinstance(expr, CallExpr):
-        return CallExpr(expr.callee, [_with_text(each) for each in expr.args])
+        return CallExpr(expr.callee, [_as_text(each) for each in expr.args])
+    return expr
+
+
+def _as_numbers(expr: Expr, scale: Scale) -> Expr:
+    """Return arithmetic with floats, as powers of whole numbers may never end.
+
+    What is compared with levels stays text, or becomes it.
+    """
+    if isinstance(expr, Literal):
+        return Literal(float(expr.value)) if type(expr.value) is int else expr
+    if isinstance(expr, Grouping):
+        return _as_numbers(expr.expression, scale)
+    if isinstance(expr, Unary):
+        return Unary(expr.operator, _as_numbers(expr.right, scale))
+    if isinstance(expr, Binary):
+        sides = [strip(expr.left), strip(expr.right)]
+        is_of_levels = any(name_of(side) in scale.levels for side in sides)
+        left, right = (_as_text(s) if is_of_levels else _as_numbers(s, scale) for s in sides)
+        return Binary(left, expr.operator, right)
+    if isinstance(expr, CallExpr):
+        return CallExpr(expr.callee, [_as_numbers(each, scale) for each in expr.args])
     return expr
 
 

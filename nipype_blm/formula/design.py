@@ -20,7 +20,13 @@ from nipype_blm.formula.columns import (
     is_number,
     label,
 )
-from nipype_blm.formula.functions import is_categorical_call, list_columns, list_numbers, name_of
+from nipype_blm.formula.functions import (
+    is_categorical_call,
+    list_columns,
+    list_compared,
+    list_numbers,
+    name_of,
+)
 from nipype_blm.formula.parse import Bar, Formula
 from nipype_blm.formula.syntax import Expr, list_children
 from nipype_blm.formula.words import FIELD, join_names, refuse, suggest
@@ -163,20 +169,17 @@ def _check_levels(used: Sequence[Expr], levels: Mapping[str, "pd.Series"], n_row
                 n=n_rows,
             )
     for expr in used:
-        if is_categorical_call(expr):
-            known = list(levels[next(list_columns(expr))])
-            for level in _list_literals(expr):
-                if label(level) not in known:
-                    raise refuse(
-                        "The formula has {level} as a level of {name}{near}; its levels are "
-                        "{known}.",
-                        level=show(level),
-                        name=next(list_columns(expr)),
-                        near=suggest(label(level), known),
-                        known=join_names(known),
-                    )
-            continue
-        for name in list_numbers(expr) if name_of(expr) is None else ():
+        for name, value in _list_levels(expr):
+            known = list(levels[name]) if name in levels else []
+            if known and label(value) not in known:
+                raise refuse(
+                    "The formula has {level} as a level of {name}{near}; its levels are {known}.",
+                    level=show(value),
+                    name=name,
+                    near=suggest(label(value), known),
+                    known=join_names(known),
+                )
+        for name in () if name_of(expr) is not None else list_numbers(expr):
             if name in levels:
                 raise refuse(
                     "The formula does arithmetic with {name}, which has text, such as {level}; "
@@ -184,6 +187,14 @@ def _check_levels(used: Sequence[Expr], levels: Mapping[str, "pd.Series"], n_row
                     name=name,
                     level=show(levels[name][0]),
                 )
+
+
+def _list_levels(expr: Expr) -> list[tuple[str, object]]:
+    """Return the columns and levels that a call names."""
+    if is_categorical_call(expr):
+        [name, *_] = list_columns(expr)
+        return [(name, value) for value in _list_literals(expr)]
+    return list(list_compared(expr))
 
 
 def _list_literals(expr: Expr) -> list[object]:

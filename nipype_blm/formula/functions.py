@@ -105,6 +105,17 @@ def list_numbers(expr: Expr) -> Iterator[str]:
             yield from list_numbers(child)
 
 
+def list_compared(expr: Expr) -> Iterator[tuple[str, object]]:
+    """Yield each column that a checked node compares with a constant, and the constant."""
+    if isinstance(expr, Binary) and expr.operator.kind in ("EQUAL_EQUAL", "BANG_EQUAL"):
+        sides = strip(expr.left), strip(expr.right)
+        for one, other in (sides, sides[::-1]):
+            if (name := name_of(one)) is not None and isinstance(other, Literal):
+                yield name, other.value
+    for child in list_children(expr):
+        yield from list_compared(child)
+
+
 def is_categorical_call(expr: Expr) -> bool:
     """Whether a node is a call that makes a column categorical."""
     return isinstance(expr, Call) and write(expr.callee) in _CATEGORICAL

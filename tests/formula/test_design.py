@@ -145,6 +145,12 @@ def test_text_that_is_not_categorical_is():
     assert design.X.names == ["Intercept", "word[b]"]
 
 
+def test_levels_are_compared_as_text():
+    X = build("I(site == 2) + I(site != '10')").X.values
+    site = make_frame()["site"]
+    np.testing.assert_array_equal(X[:, 1:], np.column_stack([site == "2", site != "10"]))
+
+
 def test_a_response_that_is_no_number_is_left_out():
     assert build("image ~ age").X.names == ["Intercept", "age"]
     assert build("visit_id ~ age").X.names == ["Intercept", "age"]
@@ -172,6 +178,9 @@ def test_every_column_that_is_no_column_is_named():
         ("visit_id", "write (1 | visit_id)"),
         ("code + C(code)", "as a number and as C(code)"),
         ("C(site, Treatment('11'))", "'11' as a level of site; its levels are 2, 10, New York"),
+        ("I(site == 'New york')", "'New york' as a level of site; is it New York?"),
+        ("I(9 != site)", "9 as a level of site; its levels are 2, 10, New York"),
+        ("I(age * 9 ** (9 ** 9))", "cannot be evaluated with this table"),
         ("C(code, Treatment(9))", "its levels are 1, 2, 3, 4"),
         ("bs(age, df=2)", "df=2 is too small"),
         ("poly(code, 4)", "4 different values"),
