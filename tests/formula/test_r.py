@@ -1,4 +1,4 @@
-"""Designs, random effects and contrasts are those of R, lme4, emmeans and car."""
+"""Designs, random effects and contrasts are those of R, lme4 and emmeans."""
 
 import re
 from collections import Counter
@@ -302,7 +302,7 @@ def test_default_contrasts_are_type_three_tests(kind, text, answers):
     for contrast in contrasts:
         name = re.sub(r"^main\((.*)\)$", r"\1", contrast.name).replace(" ", "")
         if kind == "type3" and name in ("sex", "site"):
-            continue  # there, car has curves at their means over rows; see emmeans above
+            continue  # there, R has curves at their means over rows; see emmeans above
         p, df = expected[frozenset(name.split(":"))]
         assert len(contrast.matrix) == df
         assert contrast.is_f == (df > 1)

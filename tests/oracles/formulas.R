@@ -1,4 +1,4 @@
-# What R, lme4, emmeans and car make of formulas.
+# What R, lme4 and emmeans make of formulas.
 #
 # Rscript --vanilla formulas.R CASES OUTPUT
 #
@@ -41,7 +41,7 @@ give_random <- function(formula, data) {
     }
 }
 
-# The call holds the data, as emmeans and car look for them there.
+# The call holds the data, as emmeans looks for them there.
 fit <- function(formula, data) do.call(lm, list(update(formula, y ~ .), data = data))
 
 # Estimates, and their standard errors.
@@ -65,7 +65,7 @@ give_joint <- function(formula, data) {
 }
 give_type3 <- function(formula, data) {
     options(contrasts = c("contr.sum", "contr.poly"))
-    table <- car::Anova(fit(formula, data), type = 3)
+    table <- drop1(fit(formula, data), ~ ., test = "F")
     options(contrasts = c("contr.treatment", "contr.poly"))
     give_text(rownames(table))
     give_numbers(table[["Pr(>F)"]])

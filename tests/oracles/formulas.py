@@ -1,4 +1,4 @@
-"""What R, lme4, emmeans and car make of formulas, for many in one run of R."""
+"""What R, lme4 and emmeans make of formulas, for many in one run of R."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 SCRIPT = Path(__file__).with_name("formulas.R")
-PACKAGES = ("lme4", "emmeans", "car")
+PACKAGES = ("lme4", "emmeans")
 
 
 class Case(NamedTuple):
@@ -44,7 +44,7 @@ class Answer:
 @cache
 def _find_problem() -> str | None:
     """Return why R cannot be used."""
-    advice = "apt-get install r-base-core r-cran-lme4 r-cran-emmeans r-cran-car"
+    advice = "apt-get install r-base-core r-cran-lme4 r-cran-emmeans"
     if shutil.which("Rscript") is None:
         return f"Rscript is not installed: {advice}"
     names = ", ".join(f"'{name}'" for name in PACKAGES)
