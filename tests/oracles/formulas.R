@@ -51,7 +51,8 @@ give_estimates <- function(result) {
     give_numbers(table$SE)
 }
 means <- function(formula, data, specs) {
-    emmeans(fit(formula, data), specs, cov.keep = character(0), cov.reduce = mean)
+    # A formula with a/b says nothing here of which levels there are.
+    emmeans(fit(formula, data), specs, cov.keep = character(0), cov.reduce = mean, nesting = NULL)
 }
 give_means <- function(...) give_estimates(means(...))
 give_pairs <- function(...) give_estimates(contrast(means(...), "revpairwise", adjust = "none"))
