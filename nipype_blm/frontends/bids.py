@@ -290,7 +290,7 @@ def _explain_none(files: Sequence[BidsFile], folders: Sequence[Path]) -> Problem
         "bids",
         "No image with sub- in its name is in {folders}, but for masks and segmentations.  Found: "
         "{found}.  For images without names of BIDS, such as con_0001.nii or cope1.nii.gz, give "
-        "{table} and a pattern of {images}.",
+        "{table} and {pattern}.",
         folders=join_some(folders),
         found=_show_counts(counts) or "nothing with names of BIDS",
     )

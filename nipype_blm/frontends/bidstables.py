@@ -136,7 +136,7 @@ def _join_participants(
 ) -> _Table:
     """Return the columns of participants.tsv, and note who is in one place only."""
     table = _join_keyed(path, files, notices)
-    frame = read_frame(path, "{participants}")
+    frame = read_frame(path, "table")
     column = _find_key(frame, "subject", path)
     labels = [strip_label(cell, "subject") for cell in frame[column]]
     known = {file.entities["subject"] for file in files}
@@ -183,7 +183,7 @@ def _find_key(frame: "pd.DataFrame", entity: str, path: Path) -> str:
 
 def _join_keyed(path: Path, files: Sequence[BidsFile], notices: list[str]) -> _Table:
     """Return the columns of a table with a row for each subject, or subject and session."""
-    frame = read_frame(path, "{bids}")
+    frame = read_frame(path, "table")
     notices += frame.attrs["notices"]
     columns = {"subject": _find_key(frame, "subject", path)}
     labels = [strip_label(cell, "subject") for cell in frame[columns["subject"]]]
@@ -271,7 +271,7 @@ def _join_sessions(bids_dir: Path, files: Sequence[BidsFile]) -> _Table | None:
         path = bids_dir / f"sub-{subject}" / f"sub-{subject}_sessions.tsv"
         if not path.is_file():
             continue
-        frame = read_frame(path, "{bids}")
+        frame = read_frame(path, "table")
         column = next((name for name in frame.columns if name_entity(name) == "session"), None)
         if column is None:
             raise InputError(explain_absence("session_id", frame))
@@ -304,7 +304,7 @@ def _join_scans(bids_dir: Path, files: Sequence[BidsFile], notices: list[str]) -
         path = bids_dir.joinpath(*names) / f"{'_'.join(names)}_scans.tsv"
         if not path.is_file():
             continue
-        frame = read_frame(path, "{bids}")
+        frame = read_frame(path, "table")
         if "filename" not in frame.columns:
             raise InputError(explain_absence("filename", frame))
         levels |= frame.attrs["levels"]

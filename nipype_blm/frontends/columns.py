@@ -153,7 +153,10 @@ class _Column:
         given = frame[name]
         self.name = name
         self.index = frame.index
-        self.cells = ["" if x != x or x is None else str(x).strip() for x in given]
+        self.cells = [
+            "" if is_missing else str(x).strip()
+            for x, is_missing in zip(given, given.isna(), strict=True)
+        ]
         self.source = attrs.get("sources", {}).get(name, attrs.get("source", "the table"))
         self.levels = attrs.get("levels", {}).get(name, [])
         self._has_semicolons = attrs.get("separator") == ";"

@@ -274,7 +274,7 @@ def _sort_rows(match: _Match, frame: "pd.DataFrame", images: Sequence[ListedPath
         for i, row in enumerate(rows)
         if i not in used
     ]
-    notices = []
+    notices = [*frame.attrs.get("notices", ())]
     if excluded:
         source = frame.attrs.get("source", "the table")
         some = join_some((each.row for each in excluded), 5)

@@ -317,7 +317,7 @@ def test_a_description_that_is_no_json_is_named(tree):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("con_0001.nii", "give table and a pattern of images"),
+        ("con_0001.nii", "give table and pattern"),
         ("sub-01_desc-brain_mask.nii.gz", "Found: *_mask.nii.gz (1)"),
         ("sub-01_bold.json", "Found: *_bold.json (1)"),
     ],

@@ -87,7 +87,7 @@ def test_labels_of_entities_are_levels(name):
     is_told = name in ("session", "run")
     assert len(notices) == is_told
     if is_told:
-        assert f"set columns='{name}: numeric'" in notices[0]
+        assert f"set columns={{'{name}': 'numeric'}}" in notices[0]
 
 
 def test_a_site_in_numbers_is_said():

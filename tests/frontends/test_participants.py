@@ -163,7 +163,9 @@ CASES = {
     ),
     "missing words": Case(with_sex("F", "M", "n/a", "M", "F", "M"), "sex in 1 (sub-03 task-faces)"),
     "letters of other alphabets": Case(with_sex(*["ж", "м"] * 3), sexes=["ж", "м"] * 3),
-    "an unknown kind": Case(PLAIN, "'sex: factor' is not known", kinds={"sex": "factor"}),
+    "an unknown kind": Case(
+        PLAIN, "columns={'sex': 'factor'} is not known", kinds={"sex": "factor"}
+    ),
     "a kind of no column": Case(PLAIN, "Is it age?", kinds={"Age": "numeric"}),
 }
 
