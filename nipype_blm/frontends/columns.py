@@ -153,10 +153,7 @@ class _Column:
         given = frame[name]
         self.name = name
         self.index = frame.index
-        self.cells = [
-            "" if is_missing else str(x).strip()
-            for x, is_missing in zip(given, given.isna(), strict=True)
-        ]
+        self.cells = [str(cell).strip() for cell in given.astype(object).where(given.notna(), "")]
         self.source = attrs.get("sources", {}).get(name, attrs.get("source", "the table"))
         self.levels = attrs.get("levels", {}).get(name, [])
         self._has_semicolons = attrs.get("separator") == ";"

@@ -24,6 +24,12 @@ class OptionWords(TraitWords):
         if field == "columns":
             name, _, kind = str(value).rpartition(": ")
             return f"--{kind} {shlex.quote(name)}"
+        if field == "filters":
+            given = [each.split("=", 1) for each in str(value).split("/")]
+            return " ".join(
+                f"--{name} {label}" if name in ENTITIES else f"--filter {name}={label}"
+                for name, label in given
+            )
         for option in ALL:
             if option.field == field:
                 if option.value is not None and option.value == value:

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from nipype_blm.errors import InputError
+from nipype_blm.frontends import blm, options
 from nipype_blm.frontends.bids import find_study
 
 SPACES = ("MNI152NLin2009cAsym", "T1w")
@@ -109,9 +110,22 @@ def test_what_is_not_clear_is_listed_with_its_values(shared_tree):
     assert "space: MNI152NLin2009cAsym (156), T1w (156);" in problem
     assert "contrast: faces (78), houses (78);" in problem
     settings = ["suffix=statmap", f"space={SPACES[0]}", "contrast=faces", "stat=effect"]
-    assert problem.endswith(f"{' '.join(f'filters={each!r}' for each in settings)}.")
-    study = find_study(shared_tree, filters=dict(each.split("=") for each in settings))
+    filters = dict(each.split("=") for each in settings)
+    assert problem.endswith(f"Say which, as with filters={filters}.")
+    study = find_study(shared_tree, filters=filters)
     assert len(study.images) == 39
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (blm.WORDS, "filters: {contrast: faces, stat: effect}."),
+        (options.WORDS, "--contrast faces --stat effect."),
+    ],
+)
+def test_what_to_set_is_told_in_the_words_of_the_front_end(shared_tree, words, advice):
+    filters = {"suffix": "statmap", "space": SPACES[0]}
+    assert error_of(shared_tree, filters=filters).worded(words).endswith(advice)
 
 
 def test_maps_that_differ_in_their_contrast_or_stat_stay_apart(shared_tree):
