@@ -1,5 +1,6 @@
 """Rows and images belong together by columns, patterns and names, and never by their order."""
 
+import fnmatch
 import itertools
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from nipype_blm.errors import InputError
 from nipype_blm.frontends.columns import type_columns
 from nipype_blm.frontends.matching import (
     Observations,
+    _compile_part,
     match_images,
     match_listed,
     match_masks,
@@ -169,6 +171,11 @@ def test_values_are_no_patterns(tmp_path):
     touch(tmp_path, "a_1.nii", "*_1.nii", "[a]_1.nii")
     study = match_images(frame_of(id=["*", "[a]", "a"]), "{id}_?.nii", tmp_path)
     assert names_of(study) == ["*_1.nii", "[a]_1.nii", "a_1.nii"]
+
+
+@given(st.text("ab*?", max_size=6).filter(lambda part: "*" in part), st.text("ab", max_size=8))
+def test_any_pattern_finds_what_a_shell_finds(part, name):
+    assert bool(_compile_part(part)(name)) == fnmatch.fnmatchcase(name, part)
 
 
 def test_images_of_the_pattern_without_a_row_are_said(tmp_path):
