@@ -19,7 +19,8 @@ from nipype_blm.model.study import Excluded
 if TYPE_CHECKING:
     import pandas as pd
 
-IMAGE_COLUMNS = ("image", "inputfile")  # without case; the second as AFNI calls it
+# Without case; the second as AFNI calls it, the third as nilearn does.
+IMAGE_COLUMNS = ("image", "inputfile", "effects_map_path")
 _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 
 

@@ -59,7 +59,7 @@ PARTS = ("suffix", "extension", "datatype")
 # How columns of tables are called that have labels of entities, without case and underscores.
 _COLUMNS = {
     **dict.fromkeys(("participantid", "participant", "subjectid", "subject"), "subject"),
-    **dict.fromkeys(("subjid", "subj", "subid", "sub", "id"), "subject"),
+    **dict.fromkeys(("subjid", "subj", "subid", "sub", "id", "subjectlabel"), "subject"),
     **dict.fromkeys(("sessionid", "session", "sesid", "ses"), "session"),
     **dict.fromkeys(("taskid", "taskname", "task"), "task"),
     **dict.fromkeys(("runid", "run"), "run"),

@@ -323,6 +323,33 @@ def test_a_row_for_each_session_in_the_table_of_participants(tree):
         assert row["age"] == f"{row['subject']}.{row['session']}"
 
 
+def test_a_row_of_one_session_says_nothing_of_another(tree):
+    rows = "".join(f"sub-{s}\tses-1\t{s}\n" for s in SUBJECTS)
+    touch(tree, "participants.tsv", f"participant_id\tsession_id\tage\n{rows}".encode())
+    study = find_study(tree, filters=FACES)
+    for _, row in study.frame.iterrows():
+        assert row["age"] == {"1": row["subject"], "2": ""}[row["session"]]
+    start = "19 images have no row in participants.tsv: sub-01 ses-2, sub-02 ses-2, "
+    assert study.notices[0].startswith(start)
+
+
+def test_a_column_called_as_an_entity_that_is_the_same_everywhere_counts(tree):
+    rows = "".join(f"sub-{s}\t{s}\t{s}\n" for s in SUBJECTS)
+    touch(tree, "participants.tsv", f"participant_id\tspace\ttask\n{rows}".encode())
+    study = find_study(tree, filters=FACES)
+    assert list(study.frame["space"]) == list(study.frame["subject"])
+    assert list(study.frame["task"]) == list(study.frame["subject"])
+
+
+def test_a_column_called_as_an_entity_that_varies_gets_the_name_of_its_table(tree):
+    rows = "".join(f"sub-{s}\t{int(s) + 5}\n" for s in SUBJECTS)
+    touch(tree, "participants.tsv", f"participant_id\tsession\n{rows}".encode())
+    study = find_study(tree, filters=FACES)
+    assert set(study.frame["session"]) == {"1", "2"}
+    assert study.frame["participants_session"].iloc[0] == "6"
+    assert "the column is called participants_session" in "\n".join(study.notices)
+
+
 def test_a_description_that_is_no_json_is_named(tree):
     touch(tree, "dataset_description.json", b"{")
     assert f"{tree / 'dataset_description.json'} cannot be read as JSON" in error_of(tree)

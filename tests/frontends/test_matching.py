@@ -58,7 +58,7 @@ def names_of(study):
 # A column of paths.
 
 
-@pytest.mark.parametrize("column", ["image", "InputFile", "Image"])
+@pytest.mark.parametrize("column", ["image", "InputFile", "Image", "effects_map_path"])
 def test_a_column_of_paths_starts_from_the_folder_of_the_table(tmp_path, column):
     touch(tmp_path, "a/1.nii", "2.nii.gz")
     frame = frame_of(id=["x", "y"], **{column: ["2.nii.gz", "./a/1.nii"]})
