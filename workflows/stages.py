@@ -16,14 +16,13 @@ from nipype_blm.interfaces.blm import (
     FitModel,
     PlanBLM,
 )
-from nipype_blm.model.request import PLAN_FOLDER
+from nipype_blm.model.request import CHECKPOINTS, PLAN_FOLDER, PRODUCTS_FOLDER
 
 from .nodes import FileMapNode, FreshNode
 from .parameters import Parameters
 
 Edge = tuple[Node, Node, list[tuple[str, str]]]
 ASSEMBLE = "assemble"  # the node that writes the maps
-CHECKPOINTS = "checkpoints"  # of batches that are being read
 
 
 class Model(NamedTuple):
@@ -70,7 +69,7 @@ def connect_stages(
         # Beside the folders of all batches, which are emptied, too.
         ComputeProducts(n_procs=n_procs, checkpoint_dir=f"../../{CHECKPOINTS}"),
         iterfield=["batch_file"],
-        name="products",
+        name=PRODUCTS_FOLDER,
         **resources,
     )
     estimates = FileMapNode(

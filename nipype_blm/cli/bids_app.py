@@ -58,7 +58,7 @@ def _make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="accepted; data sets are not validated as a whole",
     )
-    parser.set_defaults(clean=False)
+    parser.set_defaults(clean=False, cope=None)
     return parser
 
 

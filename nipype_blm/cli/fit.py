@@ -38,6 +38,8 @@ _FIT_EXAMPLES = (
     'participants.tsv results --formula "~ age * sex" --test age --test "sex[M] - sex[F]" --check',
     "study.yml results --pool pool.json",
 )
+# Sources that say all of a model.
+_COMPLETE = {"configuration": "a configuration", "feat": "a group analysis of FEAT"}
 _MORE_OF_FIT = (
     "`nipype-blm init SOURCE FILE.yml` writes a configuration to start from; `blm --help` and\n"
     "`blmm --help` explain every field of it."
@@ -66,8 +68,8 @@ def add_fit(tools: Any) -> None:
         "config",
         type=Path,
         metavar="SOURCE",
-        help="BIDS data set, or its derivatives; TABLE.tsv; or CONFIG.yml, a configuration file of "
-        "blm, or of blmm if it has Z",
+        help="BIDS data set, or its derivatives; TABLE.tsv; CONFIG.yml, a configuration of blm, "
+        "or of blmm if it has Z; or group.gfeat of FSL",
     )
     parser.add_argument(
         "out",
@@ -75,6 +77,9 @@ def add_fit(tools: Any) -> None:
         help="folder for the results; it takes the place of that in CONFIG.yml",
     )
     add_study_options(parser)
+    parser.add_argument(
+        "--cope", type=int, metavar="N", help="of group.gfeat: which copeN.feat, if it has several"
+    )
     _add_options(parser)
     parser.set_defaults(action=fit_source)
 
@@ -87,15 +92,19 @@ def fit_source(arguments: argparse.Namespace) -> int:
     options = collect_options(arguments)
     kind = check_places(arguments.config, arguments.out, is_formula_given=bool(options))
     _announce(arguments, "nipype-blm")
-    if kind == "configuration":
-        if options:
-            from nipype_blm.frontends.options import refuse_options
+    source = arguments.config.expanduser().absolute()
+    if options and kind in _COMPLETE:
+        from nipype_blm.frontends.options import refuse_options
 
-            refuse_options(options, f"the configuration {arguments.config}")
-        return run_request(load_config(arguments.config, None, arguments.out), arguments)
+        refuse_options(options, f"{_COMPLETE[kind]}, {source}")
+    if kind == "configuration":
+        return run_request(load_config(source, None, arguments.out), arguments)
+    if kind == "feat":
+        from nipype_blm.frontends import feat
+
+        return run_request(feat.read(source, out, arguments.cope), arguments)
     from nipype_blm.frontends.options import read
 
-    source = arguments.config.expanduser().absolute()
     return run_request(read(source, options, out, is_bids=kind == "bids"), arguments)
 
 
@@ -200,9 +209,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _prepare(request: "Request", arguments: argparse.Namespace) -> "PreparedRun":
     """Check and plan a run; tell what is no fault of it."""
     from nipype_blm.cli.plugins import count_parallel_nodes
+    from nipype_blm.stages.growth import EarlierPlaces
     from nipype_blm.stages.plan import check_out_dir, prepare_run, replaces_another
 
-    run = prepare_run(request, count_parallel_nodes(request, arguments.plugin))
+    places = EarlierPlaces.of_workflow(request.workflow_folder)
+    n_nodes = count_parallel_nodes(request, arguments.plugin)
+    run = prepare_run(request, n_nodes, places=places)
     check_out_dir(run, request, request.plan_folder)
     say_notices(run.notices, request.words)
     # Who edits a configuration and runs it again means to; who gives a folder may be mistaken.

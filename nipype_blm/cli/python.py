@@ -1,6 +1,7 @@
 """`nipype_blm.fit`: a formula and a table, from Python."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ def fit(
         run_request(request, arguments)
     results = Results(request.out_dir)
     if request.record.get("table") == _TABLE:
-        write_if_changed(request.out_dir / _TABLE, (request.out_dir / FOLDER / _TABLE).read_bytes())
+        _write_table(request, (request.out_dir / FOLDER / _TABLE).read_bytes())
     return results
 
 
@@ -153,6 +154,18 @@ def _make_request(
     return make_formula_request(
         checked.fields, Origin(model, WORDS, checked.problems, record=record), frame
     )
+
+
+def _write_table(request: "Request", content: bytes) -> None:
+    """Write the table that the record names, and the order of levels as BIDS describes it."""
+    assert request.study is not None
+    levels = {
+        each.variable: {"Levels": {level: level for level in each.levels}}
+        for each in request.study.codings
+    }
+    write_if_changed(request.out_dir / _TABLE, content)
+    sidecar = Path(request.out_dir / _TABLE).with_suffix(".json")
+    write_if_changed(sidecar, f"{json.dumps(levels, indent=1)}\n".encode())
 
 
 def _take_frame(table: "DataFrame") -> "tuple[DataFrame, dict[str, str]]":

@@ -7,8 +7,8 @@ from nipype_blm.errors import InputError
 _CONFIGURATION = (".yml", ".yaml", ".json")
 _TABLE = (".csv", ".tsv", ".txt", ".xls", ".xlsx", ".ods", ".mat", ".con", ".fsf")
 _EXPECTED = (
-    "expected a BIDS data set or a table of covariates, with --formula, or a configuration, "
-    "CONFIG.yml"
+    "expected a BIDS data set or a table of covariates, with --formula; or a configuration, "
+    "CONFIG.yml; or a group analysis of FEAT, group.gfeat"
 )
 
 
@@ -18,7 +18,7 @@ def check_places(source: Path, out: str, is_formula_given: bool = False) -> str:
     Returns
     -------
     kind : str
-        ``bids``, ``table`` or ``configuration``.
+        ``bids``, ``feat``, ``table`` or ``configuration``.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def is_bids(folder: Path) -> bool:
 
 
 def find_kind(source: Path, is_formula_given: bool) -> str:
-    """Return what a source is: ``bids``, ``table`` or ``configuration``.
+    """Return what a source is: ``bids``, ``feat``, ``table`` or ``configuration``.
 
     Raises
     ------
@@ -68,6 +68,8 @@ def find_kind(source: Path, is_formula_given: bool) -> str:
         fault = f"is a folder of results; give {source / 'inputs.yml'} to fit that model again"
     elif source.is_dir() and is_bids(source):
         return "bids"
+    elif source.is_dir() and (source.suffix == ".gfeat" or any(source.glob("cope*.feat"))):
+        return "feat"
     elif source.is_dir():
         fault = f"is a folder, but no BIDS data set: it has no sub-*; {_EXPECTED}"
     elif is_image_path(source):

@@ -25,24 +25,28 @@ def add_study_options(parser: argparse.ArgumentParser, with_tables: bool = True)
             _add_option(group, option)
         if name == "BIDS":
             for entity in flags.ENTITIES:
-                _add(group, f"--{entity}", "VALUE", f"{entity} of the images", many=True)
-            _add(
-                group, "--filter", "ENTITY=VALUE", "further entities, such as task=faces", many=True
+                text = f"{entity} of the images; may be given again"
+                group.add_argument(f"--{entity}", action="append", metavar="VALUE", help=text)
+            group.add_argument(
+                "--filter",
+                nargs="+",
+                action="extend",
+                metavar="ENTITY=VALUE",
+                help="further entities, such as task=faces; also without --filter",
             )
 
 
-def _add(group: Any, flag: str, metavar: str, text: str, many: bool) -> None:
-    how: dict[str, Any] = {"nargs": "+", "action": "extend"} if many else {}
-    group.add_argument(flag, metavar=metavar, help=text, **how)
-
-
 def _add_option(group: Any, option: Any) -> None:
+    how: dict[str, Any] = {"metavar": option.metavar}
     if option.value is not None:
-        group.add_argument(option.flag, action="store_const", const=option.value, help=option.help)
+        how = {"action": "store_const", "const": option.value}
     elif option.choices is not None:
-        group.add_argument(option.flag, choices=option.choices, help=option.help)
-    else:
-        _add(group, option.flag, option.metavar, option.help, option.many)
+        how = {"choices": option.choices}
+    elif option.several:
+        how |= {"nargs": "+", "action": "extend"}
+    elif option.many:
+        how |= {"action": "append"}
+    group.add_argument(option.flag, help=option.help, **how)
 
 
 def collect_options(arguments: argparse.Namespace) -> dict[str, Any]:

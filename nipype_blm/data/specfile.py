@@ -44,7 +44,7 @@ def _read_model(path: Path, size: int, mtime_ns: int) -> tuple[str, ModelSpec]:
     file = ArrayFile(path)
     design = DesignFactor(*(file.read(name) for name in DesignFactor._fields))
     options: dict[str, Any] = dict(file.meta)
-    options["names"] = tuple(options["names"])
+    options |= {field: tuple(options[field]) for field in ("names", "ends")}
     for field in ("effect_names", "level_names"):
         options[field] = tuple(tuple(names) for names in options[field])
     options["factors"] = tuple(

@@ -43,6 +43,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "on_missing_image": "on_missing_image",
         "outdir": "out_dir",
         "contrasts": "contrasts",
+        "f_contrasts": "f_contrasts",
         "row_names": "row_names",
         "match_rows": "match_rows",
         "clusterType": "cluster",
@@ -282,12 +283,16 @@ _DESCRIPTIONS = {
 }
 
 
-def list_entries(model: str = "blm") -> list[Entry]:
-    """Return the fields that a file of a model may have and that have an effect."""
+def list_entries(model: str = "blm", of_formula: bool = False) -> list[Entry]:
+    """Return the fields that a file of a model may have and that have an effect.
+
+    Those that mean something else with a formula are described as without, or with one.
+    """
     known = _known_names(model)
-    own, of_formula = MODELS[model], FORMULA_MODELS[model]
+    kinds: list[type[BaseModel]] = [MODELS[model], FORMULA_MODELS[model]]
+    first, second = reversed(kinds) if of_formula else kinds
     return [
-        _describe(name, field, own if field in {"", *own.model_fields} else of_formula)
+        _describe(name, field, first if field in {"", *first.model_fields} else second)
         for name, field in NAMES.items()
         if name in known
     ]

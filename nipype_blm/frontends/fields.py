@@ -37,6 +37,7 @@ from nipype_blm.frontends.values import (
     one_of,
     words_of,
 )
+from nipype_blm.frontends.vest import expand_contrasts
 from nipype_blm.model.random import check_nesting
 from nipype_blm.model.request import DEFAULT_MAX_BYTES, DEFAULT_MINLOG, DEFICIENT, KEEP, MATCH_ROWS
 
@@ -44,6 +45,7 @@ COLUMN_KINDS = ("categorical", "numeric")
 ON_MISSING = ("refuse", "drop")
 CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm")
 _LONGEST_NAME = 40  # longer than any field
+_NO_CONTRASTS = [{"name": "none", "vector": [1]}]  # hold the place of what is at fault
 
 
 class _Model(BaseModel):
@@ -183,7 +185,7 @@ class CommonFields(_Model):
             data["min_percent"] = _exact_text(self.min_percent)
         for contrast in data["contrasts"]:
             contrast.pop("stat_type", None)
-        return data
+        return {name: value for name, value in data.items() if value not in ([], {})}
 
 
 class Fields(CommonFields):
@@ -194,7 +196,11 @@ class Fields(CommonFields):
         description="Design matrix: CSV, TSV or whitespace table, one row for each image."
     )
     contrasts: tuple[ContrastFields, ...] = Field(
-        description="Contrasts c1, c2, ..., each with a name and a vector."
+        description="Contrasts c1, c2, ..., each with a name and a vector; or a .con of FSL."
+    )
+    f_contrasts: FilePath | None = Field(
+        None,
+        description="A .fts of FSL: F contrasts that combine rows of the .con in contrasts.",
     )
     row_names: Text | None = Field(
         None,
@@ -369,13 +375,23 @@ def check_fields(
     """
     given = {name: value for name, value in data.items() if value is not None}
     kind = choose_fields(model, given)
-    context = {"base": base or Path.cwd(), "words": words}
+    base = base or Path.cwd()
+    context = {"base": base, "words": words}
+    problems: list[Problem] = []
+    if not issubclass(kind, FormulaFields):
+        given, problems = expand_contrasts(given, base, words)
+    faults: list[Any] = [{"loc": ("contrasts",)}] if problems else []
     try:
-        return Checked(kind.model_validate(given, context=context), [])
+        # Contrasts that are in no file that can be read are at fault, and looked at no more.
+        valid = given | ({"contrasts": _NO_CONTRASTS} if problems else {})
+        fields = kind.model_validate(valid, context=context)
     except ValidationError as error:
-        faults = error.errors()
-    fields = _salvage(given, kind, context, [fault["loc"] for fault in faults])
-    return Checked(fields, [_explain(fault, kind, words) for fault in faults])
+        found = error.errors()
+        problems += [_explain(fault, kind, words) for fault in found]
+        faults += found
+    if not faults:
+        return Checked(fields, [])
+    return Checked(_salvage(given, kind, context, [fault["loc"] for fault in faults]), problems)
 
 
 def _salvage(
@@ -387,7 +403,7 @@ def _salvage(
     """Return what is valid of faulty fields, so that its files can be checked too."""
     base = context["base"]
     spare: dict[str, Any] = {
-        **{"images": base, "X": base, "out_dir": base, "contrasts": [{"vector": [1]}]},
+        **{"images": base, "X": base, "out_dir": base, "contrasts": _NO_CONTRASTS},
         **{"formula": "1", "factors": [{"factor": base, "design": base}]},
     }
     spare = {name: value for name, value in spare.items() if name in kind.model_fields}

@@ -12,7 +12,8 @@ class Option(NamedTuple):
     help: str
     value: Any = None  # that the flag stands for; None: one follows it
     metavar: str = ""
-    many: bool = False  # whether several values follow
+    many: bool = False  # whether it may be given again
+    several: bool = False  # whether it may be followed by several values
     choices: Sequence[str] | None = None
 
 
@@ -27,16 +28,27 @@ MODEL = (
         many=True,
     ),
     Option(
-        "--categorical", "columns", "columns of numbers that are labels", metavar="COL", many=True
+        "--categorical",
+        "columns",
+        "columns of numbers that are labels",
+        metavar="COL",
+        several=True,
     ),
-    Option("--numeric", "columns", "columns of labels that are numbers", metavar="COL", many=True),
+    Option(
+        "--numeric", "columns", "columns of labels that are numbers", metavar="COL", several=True
+    ),
     Option(
         "--on-missing",
         "on_missing",
         "rows with a missing covariate",
         choices=("refuse", "drop"),
     ),
-    Option("--on-missing-image", "on_missing_image", "rows without", choices=("refuse", "drop")),
+    Option(
+        "--on-missing-image",
+        "on_missing_image",
+        "rows without an image",
+        choices=("refuse", "drop"),
+    ),
 )
 TABLE = (
     Option(
@@ -56,7 +68,7 @@ BIDS = (
     Option(
         "--derivatives",
         "derivatives",
-        "derivatives with the images, by name or folder; default: all",
+        "derivatives with the images, by name or folder; may be given again; default: all",
         metavar="DIR",
         many=True,
     ),
@@ -65,7 +77,7 @@ BIDS = (
         "participants",
         "participants, with or without sub-; default: all",
         metavar="LABEL",
-        many=True,
+        several=True,
     ),
     Option(
         "--no-own-masks", "own_masks", "do not mask images with their own brain masks", value=False

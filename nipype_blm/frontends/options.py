@@ -113,7 +113,9 @@ def _read_options(
     options: Mapping[str, Any], is_bids: bool
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Return fields of options that were given, and what is wrong with these."""
-    given = {name: value for name, value in options.items() if value is not None}
+    given = dict(options)
+    if not is_bids and "contrast" in given:  # images of a table have no entities
+        given["test"] = [*given.get("test", ()), *given.pop("contrast")]
     fields: dict[str, Any] = {}
     for option in ALL:
         name = option.flag.lstrip("-")

@@ -51,7 +51,7 @@ def write_template(source: Path, given: Mapping[str, Any], is_bids: bool) -> str
     fields = _OF_TABLES if is_bids else _OF_DATA_SETS
     entries = {
         each.name: each
-        for each in blm.list_entries("blmm")
+        for each in blm.list_entries("blmm", of_formula=True)
         if blm.NAMES[each.name] not in _OF_MATRICES | fields
     }
     lines = [f"# A model of {source.name}.  Run it with: nipype-blm fit THIS_FILE OUT", "#"]
@@ -59,8 +59,8 @@ def write_template(source: Path, given: Mapping[str, Any], is_bids: bool) -> str
         lines += [f"# Columns of {table.name}:", *_describe_columns(frame)]
     if is_bids:
         lines += ["# Images (NIfTI), by what their names say:", *_describe_images(source)]
-    order = [*(name for name in _FIRST if name in entries), *sorted(entries.keys() - {*_FIRST})]
-    for name in order:
+    first = [name for name in _FIRST if name in entries]
+    for name in [*first, *(name for name in entries if name not in _FIRST)]:
         entry = entries[name]
         lines += ["", *_comment(entry.description)]
         if name == "formula":
@@ -90,11 +90,12 @@ def _plain(value: Any) -> Any:
 
 
 def _dump(name: str, value: Any) -> str:
-    if value is None:
+    if value is None or value == {} or value == ():
         return f"{name}:"
-    plain = value if isinstance(value, str | int | float | bool | list | dict) else str(value)
-    text = yaml.safe_dump({name: plain}, default_flow_style=None, width=10_000, sort_keys=False)
-    return text.rstrip("\n")
+    plain = value if isinstance(value, str | int | float | list | dict) else str(value)
+    how = None if isinstance(value, list | dict) else False  # lists in one line
+    text = yaml.safe_dump({name: plain}, default_flow_style=how, width=10_000, sort_keys=False)
+    return str(text).rstrip("\n")
 
 
 def _comment(text: str, indent: str = "") -> list[str]:

@@ -14,7 +14,8 @@ from nipype_blm.units import GIB
 
 # Traits that are called as their fields are.
 _SAME = (
-    *("contrasts", "row_names", "match_rows", "min_percent", "min_n", "zero_is_missing"),
+    *("contrasts", "f_contrasts", "row_names", "match_rows", "min_percent", "min_n"),
+    "zero_is_missing",
     *("deficient", "two_sided", "minlog", "images_per_batch", "voxels_per_block", "max_blocks"),
     *("minutes_per_job", "compress", "overwrite", "allow_empty", "out_dir"),
     *("formula", "table", "columns", "on_missing", "on_missing_image"),

@@ -186,9 +186,11 @@ class ModelInputSpec(InputSpec):
         traits.List(traits.Either(traits.Dict, traits.Str)),
         traits.Dict,
         traits.Str,
-        desc="contrasts: a list of mappings with name and vector (a row for T, rows for F); with a "
-        "formula, or a design with names of columns, expressions such as age or sex[M] - sex[F]",
+        desc="contrasts: a list of mappings with name and vector (a row for T, rows for F), or a "
+        ".con of FSL; with a formula, or a design with names of columns, expressions such as age "
+        "or sex[M] - sex[F]",
     )
+    f_contrasts = File(desc="a .fts of FSL: F contrasts that combine rows of the .con in contrasts")
     formula = traits.Str(
         desc="model in words of the table, such as ~ age + sex, in place of the design"
     )

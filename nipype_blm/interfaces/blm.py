@@ -22,6 +22,7 @@ from nipype_blm.interfaces.base import (
     overwrite_trait,
     warn_of,
 )
+from nipype_blm.model.request import PLAN_FOLDER
 
 if TYPE_CHECKING:
     from nipype_blm.model.request import Request
@@ -99,8 +100,10 @@ class _PlanBLMOutputSpec(TraitedSpec):
 PLAN_OUTPUTS = tuple(_PlanBLMOutputSpec().copyable_trait_names())
 
 
-def write_plan_files(run: "PreparedRun", request: "Request", folder: Path) -> dict[str, Any]:
-    """Write a plan, and the record of its request, if it has one, beside it.
+def write_plan_files(
+    run: "PreparedRun", request: "Request", folder: Path, aside: Path | None = None
+) -> dict[str, Any]:
+    """Write a plan, and the record of its request, if it has one, beside it; see `write_plan`.
 
     Returns
     -------
@@ -110,7 +113,7 @@ def write_plan_files(run: "PreparedRun", request: "Request", folder: Path) -> di
     """
     from nipype_blm.stages.plan import write_plan
 
-    plan = write_plan(run, folder)
+    plan = write_plan(run, folder, aside)
     record = request.record
     optional: dict[str, Any] = {}
     if record:
@@ -141,6 +144,7 @@ class PlanBLM(BLMInterface):
     _model: ClassVar[str] = "blm"
 
     def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.stages.growth import EarlierPlaces
         from nipype_blm.stages.plan import check_out_dir, prepare_run
 
         folder = Path(runtime.cwd, self.inputs.plan_dir).resolve()
@@ -148,10 +152,13 @@ class PlanBLM(BLMInterface):
         if not Path(given["out_dir"]).is_absolute():
             given["out_dir"] = str(Path(runtime.cwd, given["out_dir"]).resolve())
         request = read(given, self._model, keep=self.inputs.keep)
-        run = prepare_run(request, given.get("parallel_nodes"), folder.parent)
+        # Elsewhere than in a workflow of ours, nobody knows what lies beside the plan.
+        places = EarlierPlaces.of_workflow(folder.parent) if folder.name == PLAN_FOLDER else None
+        run = prepare_run(request, given.get("parallel_nodes"), folder.parent, places)
         check_out_dir(run, request, folder)
         warn_of(run.notices)
-        self._results = write_plan_files(run, request, folder)
+        aside = None if places is None else places.aside
+        self._results = write_plan_files(run, request, folder, aside)
         return runtime
 
 
@@ -343,6 +350,12 @@ class BLMInputSpec(ModelInputSpec):
     """A Big Linear Model, and how it is run."""
 
     out_dir = _out_dir()
+    work_dir = Directory(
+        nohash=True,
+        desc="folder for intermediate files, which stay in it, of one model each: a run with more "
+        "images, or with other contrasts, goes on from them; outside of the folder of a node, "
+        "which Nipype empties; default: the working directory, where they are removed in the end",
+    )
     n_procs = _threads()
 
     def _get_sorteddict(
@@ -421,17 +434,23 @@ class BLM(BLMInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.io.publish import Claim
         from nipype_blm.stages.assemble import check_fitted
+        from nipype_blm.stages.growth import EarlierPlaces
         from nipype_blm.stages.plan import check_out_dir, prepare_run
-        from nipype_blm.stages.run import run_model, work_folder
+        from nipype_blm.stages.run import WORK_FOLDER, run_model, work_folder
 
         out_dir = _find_out_dir(self.inputs, runtime, self._model)
         request = read(defined_traits(self.inputs), self._model, out_dir=str(out_dir))
-        run = prepare_run(request, work_folder=Path(runtime.cwd))
-        check_out_dir(run, request, Path(runtime.cwd))
-        claim = Claim(run.model_id, Path(runtime.cwd), request.overwrite)
+        given, parent, places = self.inputs.work_dir, Path(runtime.cwd), None
+        if isdefined(given):
+            parent = Path(runtime.cwd, given).resolve()
+            places = EarlierPlaces.of_work_folder(parent / WORK_FOLDER)
+        run = prepare_run(request, work_folder=parent, places=places)
+        check_out_dir(run, request, parent)
+        claim = Claim(run.model_id, parent, request.overwrite)
         warn_of(run.notices)
         n_threads = run.plan.threads(self.inputs.n_procs, request.max_bytes)
-        with work_folder(Path(runtime.cwd)) as work_dir, self._noting_interrupt():
+        parent.mkdir(parents=True, exist_ok=True)
+        with work_folder(parent, isdefined(given)) as work_dir, self._noting_interrupt():
             inputs_file = write_inputs(work_dir / "inputs.yml", request.record)
             maps = run_model(
                 run, work_dir, out_dir, claim, n_threads, request.compress, inputs_file

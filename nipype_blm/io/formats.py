@@ -70,12 +70,13 @@ _DATA_TABLE = _format(
     "its last column lists the images (awk 'NR > 1 {print $NF}' table.txt > images.txt), and X "
     "has the others in numbers",
 )
+_VEST = _format(
+    rb"\A\s*/(Num(Waves|Points|Contrasts)|ContrastName\d+|PPheights)\s|^\s*/Matrix\s*$",
+    "FSL's VEST format (.mat, .con, .fts, .grp)",
+    "Vest2Text X.mat X.txt writes its numbers",
+)
 _TEXT = [
-    _format(
-        rb"\A\s*/NumWaves\s+\d|^/Matrix\s*$",
-        "FSL's VEST format (.mat, .con, .fts, .grp)",
-        "Vest2Text X.mat X.txt writes its numbers",
-    ),
+    _VEST,
     _format(
         rb"\A[^\n]*FEAT version|^set fmri\(",
         "a design of FSL's FEAT (.fsf)",
@@ -131,6 +132,11 @@ def name_text(text: str, may_have_words: bool = False) -> str | None:
     if may_have_words and found is _DATA_TABLE:
         return None
     return None if found is None else f"{found.name}; {found.advice}"
+
+
+def is_vest(text: str) -> bool:
+    """Return whether a text is a Vest file, also one that is not complete."""
+    return _VEST.sign.search(text[:START_SIZE].encode(errors="replace")) is not None
 
 
 def _is_text(start: bytes) -> bool:

@@ -21,7 +21,10 @@ MATCH_ROWS = ("check", "by_name", "by_order")
 DEFAULT_MAX_BYTES = 2**32
 DEFAULT_MINLOG = -323.3062153431158
 DEFAULT_WORKERS = 10
-PLAN_FOLDER = "plan_files"  # in that of the workflow
+# In the folder of the workflow.
+PLAN_FOLDER = "plan_files"
+PRODUCTS_FOLDER = "products"
+CHECKPOINTS = "checkpoints"  # in the latter: of batches that are being read
 
 
 class ListedPath(NamedTuple):

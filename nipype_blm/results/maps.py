@@ -41,13 +41,13 @@ class Map:
             vector = np.zeros(n_voxels, self.dtype)
             for block in blocks:
                 values = volume(block)
-                if self.dtype == "float32" and not _fits_single(values, has_units):
+                if self.dtype == "float32" and not fits_single(values, has_units):
                     raise OverflowError(f"{self.info.name} does not fit into single precision.")
                 vector[block.voxels if self.everywhere else block.fitted] = values
             yield vector
 
 
-def _fits_single(values: NDArray[Any], has_units: bool) -> bool:
+def fits_single(values: NDArray[Any], has_units: bool) -> bool:
     """Return whether values keep their digits, where they are not far below the largest one.
 
     Small ones without units, such as p-values, may well become 0.
