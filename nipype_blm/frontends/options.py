@@ -30,6 +30,9 @@ class OptionWords(TraitWords):
                 f"--{name} {label}" if name in ENTITIES else f"--filter {name}={label}"
                 for name, label in given
             )
+        if field == "filters":
+            name, _, label = str(value).partition("=")
+            return f"--{name} {label}" if name in ENTITIES else f"--filter {value}"
         for option in ALL:
             if option.field == field:
                 if option.value is not None and option.value == value:
