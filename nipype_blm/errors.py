@@ -72,10 +72,16 @@ class Words:
         return str(n_bytes)
 
     def setting(self, field: str, value: Any) -> str:
-        """Return how a field is given a value; a column has the kind "name: kind"."""
+        """Return how a field is given a value.
+
+        A column has the kind "name: kind"; filters are "space=T1w/stat=t", since no label has a
+        slash.
+        """
         if field == "columns":
             name, _, kind = str(value).rpartition(": ")
             value = {name: kind}
+        if field == "filters":
+            value = dict(each.split("=", 1) for each in str(value).split("/"))
         return f"{self.name(field)}={value!r}"
 
     def write(self, template: str, values: Mapping[str, Any]) -> str:

@@ -290,7 +290,7 @@ def _explain_none(files: Sequence[BidsFile], folders: Sequence[Path]) -> Problem
         "bids",
         "No image with sub- in its name is in {folders}, but for masks and segmentations.  Found: "
         "{found}.  For images without names of BIDS, such as con_0001.nii or cope1.nii.gz, give "
-        "{table} and a pattern of {images}.",
+        "{table} and {pattern}.",
         folders=join_some(folders),
         found=_show_counts(counts) or "nothing with names of BIDS",
     )
@@ -323,16 +323,14 @@ def _refuse_ambiguous(files: Sequence[BidsFile], wanted: Mapping[str, _Filter]) 
             left = [file for file in left if _show_label(name, file) == most]
     if not lines:
         return
-    values = {f"given{i}": setting for i, setting in enumerate(settings)}
     raise InputError(
         Problem(
             "filters",
             "It is not clear which images are meant: {n} differ in {lines}.  Say which, as with "
-            + " ".join(f"{{filters={name}}}" for name in values)
-            + ".",
+            "{filters=given}.",
             n=count(len(files), "image"),
             lines="; then in ".join(lines),
-            **values,
+            given="/".join(settings),
         )
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from nipype_blm.errors import InputError, Problem, count, join_some, show
 from nipype_blm.frontends.columns import explain_absence, natural_key
 from nipype_blm.frontends.listed import fold_label
-from nipype_blm.io.bids import BidsFile, name_entity, split_name, strip_label
+from nipype_blm.io.bids import ENTITIES, BidsFile, name_entity, split_name, strip_label
 from nipype_blm.io.frames import read_frame
 from nipype_blm.model.study import Excluded
 
@@ -89,6 +89,9 @@ def _add_columns(
     """Return a frame with the columns of all tables."""
     import pandas as pd
 
+    known = {name for table in tables for name in table.columns}
+    # An entity that is the same everywhere, such as space, makes way for a column of its name.
+    frame = frame.drop(columns=[n for n in frame if n in known and frame[n].nunique() == 1])
     names: dict[str, list[_Table]] = defaultdict(list)
     for table in tables:
         for name in table.columns:
@@ -136,7 +139,7 @@ def _join_participants(
 ) -> _Table:
     """Return the columns of participants.tsv, and note who is in one place only."""
     table = _join_keyed(path, files, notices)
-    frame = read_frame(path, "{participants}")
+    frame = read_frame(path, "table")
     column = _find_key(frame, "subject", path)
     labels = [strip_label(cell, "subject") for cell in frame[column]]
     known = {file.entities["subject"] for file in files}
@@ -183,13 +186,13 @@ def _find_key(frame: "pd.DataFrame", entity: str, path: Path) -> str:
 
 def _join_keyed(path: Path, files: Sequence[BidsFile], notices: list[str]) -> _Table:
     """Return the columns of a table with a row for each subject, or subject and session."""
-    frame = read_frame(path, "{bids}")
+    frame = read_frame(path, "table")
     notices += frame.attrs["notices"]
     columns = {"subject": _find_key(frame, "subject", path)}
     labels = [strip_label(cell, "subject") for cell in frame[columns["subject"]]]
     for entity in ("session", "run"):
         more = [name for name in frame.columns if name_entity(name) == entity]
-        if len(set(labels)) < len(labels) and len(more) == 1:
+        if len(more) == 1 and _tells_apart(labels, frame[more[0]], files, entity):
             columns[entity] = more[0]
     keys = [
         tuple(strip_label(cell, entity) for entity, cell in zip(columns, cells, strict=True))
@@ -203,13 +206,16 @@ def _join_keyed(path: Path, files: Sequence[BidsFile], notices: list[str]) -> _T
             f"{count(n_folded, 'image')} {'is' if n_folded == 1 else 'are'} of subjects that "
             f"{path.name} writes otherwise, in case or in zeros before numbers."
         )
-    pairs = zip(files, rows, strict=True)
-    lacking = {f"sub-{file.entities['subject']}" for file, i in pairs if i is None}
-    if lacking:
+    n_without = rows.count(None)
+    if n_without:
+        without = {
+            " ".join(f"{ENTITIES[name]}-{x}" for name, x in zip(columns, key, strict=True))
+            for key, row in zip(of_images, rows, strict=True)
+            if row is None
+        }
         notices.append(
-            f"{count(len(lacking), 'subject')} with images "
-            f"{'has' if len(lacking) == 1 else 'have'} no row in {path.name}: "
-            f"{join_some(sorted(lacking, key=natural_key))}."
+            f"{count(n_without, 'image')} {'has' if n_without == 1 else 'have'} no row in "
+            f"{path.name}: {join_some(sorted(without, key=natural_key))}."
         )
     kept = [name for name in frame.columns if name not in columns.values()]
     cells = {name: list(frame[name]) for name in kept}
@@ -220,6 +226,15 @@ def _join_keyed(path: Path, files: Sequence[BidsFile], notices: list[str]) -> _T
         frame.attrs["levels"],
         list(frame.attrs["repeated"]),
     )
+
+
+def _tells_apart(
+    labels: Sequence[str], cells: Sequence[str], files: Sequence[BidsFile], entity: str
+) -> bool:
+    """Return whether rows are of single sessions, say: that column has labels of images."""
+    of_images = {fold_label(file.entities[entity]) for file in files if entity in file.entities}
+    of_rows = {fold_label(strip_label(cell, entity)) for cell in cells}
+    return bool(of_images & of_rows) or len(set(labels)) < len(labels)
 
 
 def _refuse_repeats(keys: Sequence[Key], frame: "pd.DataFrame", columns: Sequence[str]) -> None:
@@ -271,7 +286,7 @@ def _join_sessions(bids_dir: Path, files: Sequence[BidsFile]) -> _Table | None:
         path = bids_dir / f"sub-{subject}" / f"sub-{subject}_sessions.tsv"
         if not path.is_file():
             continue
-        frame = read_frame(path, "{bids}")
+        frame = read_frame(path, "table")
         column = next((name for name in frame.columns if name_entity(name) == "session"), None)
         if column is None:
             raise InputError(explain_absence("session_id", frame))
@@ -304,7 +319,7 @@ def _join_scans(bids_dir: Path, files: Sequence[BidsFile], notices: list[str]) -
         path = bids_dir.joinpath(*names) / f"{'_'.join(names)}_scans.tsv"
         if not path.is_file():
             continue
-        frame = read_frame(path, "{bids}")
+        frame = read_frame(path, "table")
         if "filename" not in frame.columns:
             raise InputError(explain_absence("filename", frame))
         levels |= frame.attrs["levels"]

@@ -99,7 +99,9 @@ class BlmWords(Words):
     def setting(self, field: str, value: Any) -> str:
         """Return how a field is given a value."""
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        text = f"{{{text}}}" if field == "columns" else text
+        if field == "filters":
+            text = text.replace("=", ": ").replace("/", ", ")
+        text = f"{{{text}}}" if field in ("columns", "filters") else text
         return f"{self.name(field)}: {text}"
 
 

@@ -72,19 +72,18 @@ def type_columns(
     problems = Problems()
     notices: list[str] = []
     typed = {}
-    for name in dict.fromkeys([*used, *kinds]):
+    wanted = list(dict.fromkeys(used))
+    for name in dict.fromkeys([*wanted, *kinds]):
         kind = kinds.get(name)
         if kind is not None and kind not in KINDS:
             problems.append(_explain_kind(name, kind))
         elif name not in frame.columns:
             problems.append(explain_absence(name, frame))
-        else:
-            column = problems.attempt(_type_column, frame, name, kind, notices)
-            typed[name] = column
+        elif name in wanted:
+            typed[name] = problems.attempt(_type_column, frame, name, kind, notices)
     if problems:
         raise InputError(problems)
-    wanted = {name: typed[name] for name in dict.fromkeys(used)}
-    result = pd.DataFrame(wanted, index=frame.index)
+    result = pd.DataFrame(typed, index=frame.index)
     result.attrs = dict(frame.attrs)
     return result, notices
 
@@ -132,7 +131,8 @@ def _type_column(
     given = frame[name]
     if isinstance(given.dtype, pd.CategoricalDtype) and kind != "numeric":
         return given
-    if pd.api.types.is_numeric_dtype(given.dtype) and kind != "categorical":
+    is_label = kind == "categorical" or (kind is None and name_entity(name) is not None)
+    if pd.api.types.is_numeric_dtype(given.dtype) and not is_label:
         return given.astype(float)
     column = _Column(frame, name)
     if kind == "numeric":
@@ -153,7 +153,7 @@ class _Column:
         given = frame[name]
         self.name = name
         self.index = frame.index
-        self.cells = ["" if x != x or x is None else str(x).strip() for x in given]
+        self.cells = [str(cell).strip() for cell in given.astype(object).where(given.notna(), "")]
         self.source = attrs.get("sources", {}).get(name, attrs.get("source", "the table"))
         self.levels = attrs.get("levels", {}).get(name, [])
         self._has_semicolons = attrs.get("separator") == ";"

@@ -19,7 +19,8 @@ from nipype_blm.model.study import Excluded
 if TYPE_CHECKING:
     import pandas as pd
 
-IMAGE_COLUMNS = ("image", "inputfile")  # without case; the second as AFNI calls it
+# Without case; the second as AFNI calls it, the third as nilearn does.
+IMAGE_COLUMNS = ("image", "inputfile", "effects_map_path")
 _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 
 
@@ -274,7 +275,7 @@ def _sort_rows(match: _Match, frame: "pd.DataFrame", images: Sequence[ListedPath
         for i, row in enumerate(rows)
         if i not in used
     ]
-    notices = []
+    notices = [*frame.attrs.get("notices", ())]
     if excluded:
         source = frame.attrs.get("source", "the table")
         some = join_some((each.row for each in excluded), 5)

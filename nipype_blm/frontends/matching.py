@@ -7,7 +7,8 @@ import re
 import string
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,7 +32,14 @@ from nipype_blm.model.study import Excluded
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Observations", "match_images", "match_listed", "name_rows", "select_complete"]
+__all__ = [
+    "Observations",
+    "match_images",
+    "match_listed",
+    "match_masks",
+    "name_rows",
+    "select_complete",
+]
 
 _SPEC = re.compile(r"(0?\d{1,2})?d|\d{0,2}s?")  # such as 02d
 _MAGIC = re.compile(r"[*?[]")
@@ -66,46 +74,69 @@ def match_images(
         If a row has several images, rows share one, or rows have none and may not be dropped.
     """
     text = _find_image_column(frame) if pattern_or_column is None else pattern_or_column
-    given = _PathColumn(frame, text) if text in frame.columns else _Pattern(frame, text)
+    given = _make_finder(frame, text)
     found = [given.find(row, base) for row in range(len(frame))]
     rows = name_rows(frame)
-    problems = Problems()
-    several = [
-        f"{row} ({join_some(map(os.path.basename, each.paths))})"
-        for row, each in zip(rows, found, strict=True)
-        if len(each.paths) > 1
-    ]
-    if several:
-        problems.add(
-            "images",
-            "{images} {text} finds several files for {n}: {rows}.  Make the pattern longer, so "
-            "that it finds one.",
-            text=show(text),
-            n=count(len(several), "row"),
-            rows=join_some(several, separator="; "),
-        )
-    problems.extend(_find_shared(rows, found))
     absent = [i for i, each in enumerate(found) if not each.paths]
+    problems = [*_find_several(text, rows, found), *_find_shared(rows, found)]
     if len(absent) == len(found):
-        raise InputError([*problems, _explain_nothing(text, found)])
-    if absent and on_missing_image == "refuse":
-        some = [f"{rows[i]} ({found[i].reason})" for i in absent]
-        problems.add(
-            "images",
-            "{n} of {n_all} of {source} have no image: {some}.  Correct {images}, or set "
-            "{on_missing_image=drop} to leave these rows out.",
-            n=len(absent),
-            n_all=count(len(rows), "row"),
-            source=frame.attrs.get("source", "the table"),
-            some=join_some(some, separator="; "),
-        )
+        problems.append(_explain_nothing(text, found))
+    elif absent and on_missing_image == "refuse":
+        advice = "Correct {pattern}, or set {on_missing_image=drop} to leave these rows out."
+        problems.append(_explain_absent(frame, found, advice))
     if problems:
         raise InputError(problems)
     kept = [i for i, each in enumerate(found) if each.paths]
     images = [ListedPath(Path(found[i].paths[0]), rows[i]) for i in kept]
     excluded = [Excluded(rows[i], found[i].tried, found[i].reason) for i in absent]
-    notices = [*given.notices, *_note_others(given, base, images, frame)]
+    notices = [
+        *frame.attrs.get("notices", ()),
+        *given.notices,
+        *_note_others(given, base, images, frame),
+    ]
     return Observations(pick_rows(frame, kept), images, None, excluded, notices)
+
+
+def match_masks(observations: Observations, pattern_or_column: str, base: Path) -> Observations:
+    """Return observations with the mask of each one's data, which several may share.
+
+    Parameters
+    ----------
+    observations : Observations
+        Whose columns are still of str.
+    pattern_or_column : str
+        As `match_images` takes it.
+    base : Path
+        The folder from which relative paths start.
+
+    Raises
+    ------
+    InputError
+        If a row has no mask, or several.
+    """
+    frame = observations.frame
+    try:
+        given = _make_finder(frame, pattern_or_column)
+        found = [given.find(row, base) for row in range(len(frame))]
+        problems = _find_several(pattern_or_column, name_rows(frame), found)
+        if not any(each.paths for each in found):
+            problems.append(_explain_nothing(pattern_or_column, found))
+        elif not all(each.paths for each in found):
+            problems.append(
+                _explain_absent(frame, found, "Every row needs one: correct {pattern}.")
+            )
+        if problems:
+            raise InputError(problems)
+    except InputError as error:
+        raise InputError(map(_tell_of_masks, error.problems)) from error
+    pairs = zip(found, observations.images, strict=True)
+    masks = [ListedPath(Path(each.paths[0]), image.where) for each, image in pairs]
+    return replace(observations, data_masks=masks, notices=[*observations.notices, *given.notices])
+
+
+def _tell_of_masks(problem: Problem) -> Problem:
+    template = problem.template.replace("{pattern}", "{data_masks}").replace(" image", " mask")
+    return Problem("data_masks", template, **problem.values)
 
 
 class _Found(NamedTuple):
@@ -122,15 +153,15 @@ def _find_image_column(frame: "pd.DataFrame") -> str:
     if len(found) == 1:
         return str(found[0])
     template = (
-        "{source} has no column called image or InputFile: set {images} to the column that has "
+        "{source} has no column called image or InputFile: set {pattern} to the column that has "
         "the paths of the images, or to a pattern with columns in braces, such as "
         "maps/{{participant_id}}_cope1.nii.gz."
         if not found
-        else "{source} has several columns of images, {found}: set {images} to one of them."
+        else "{source} has several columns of images, {found}: set {pattern} to one of them."
     )
     raise InputError(
         Problem(
-            "images",
+            "pattern",
             template,
             source=frame.attrs.get("source", "the table"),
             found=join_some(found, separator=" and "),
@@ -159,6 +190,10 @@ class _PathColumn:
         if not path.exists() and _PART_OF_FILE.search(text):
             return _Found([], text, f"{show(text)} names a part of a file; give files of one map")
         return _look_for(str(path))
+
+
+def _make_finder(frame: "pd.DataFrame", text: str) -> "_PathColumn | _Pattern":
+    return _PathColumn(frame, text) if text in frame.columns else _Pattern(frame, text)
 
 
 class _Piece(NamedTuple):
@@ -260,14 +295,14 @@ def _parse_pattern(text: str, frame: "pd.DataFrame") -> list[_Piece]:
     except ValueError as error:
         raise InputError(
             Problem(
-                "images", "{images} {text} is no pattern: {error}.", text=show(text), error=error
+                "pattern", "{pattern} {text} is no pattern: {error}.", text=show(text), error=error
             )
         ) from error
     if all(name is None for _, name, *_ in parsed):
         raise InputError(
             Problem(
-                "images",
-                "{images} is {text}, which is no column of {source} and has none in braces: "
+                "pattern",
+                "{pattern} is {text}, which is no column of {source} and has none in braces: "
                 "give a column, or a pattern such as maps/{{participant_id}}_cope1.nii.gz.  The "
                 "columns are: {columns}.",
                 text=show(text),
@@ -283,8 +318,8 @@ def _parse_pattern(text: str, frame: "pd.DataFrame") -> list[_Piece]:
             problems.append(explain_absence(name, frame))
         elif conversion or (spec and not _SPEC.fullmatch(spec)):
             problems.add(
-                "images",
-                "{images} {text}: after a colon goes how many digits a number has, such as 02d.",
+                "pattern",
+                "{pattern} {text}: after a colon goes how many digits a number has, such as 02d.",
                 text=show(text),
             )
     if problems:
@@ -326,7 +361,7 @@ class _Folders:
         start = _MAGIC.split(part, maxsplit=1)[0]
         first = bisect_left(names, start)
         last = bisect_left(names, f"{start}\U0010ffff", first)
-        is_match = re.compile(fnmatch.translate(part)).match
+        is_match = _compile_part(part)
         return [
             name
             for name in names[first:last]
@@ -340,6 +375,26 @@ class _Folders:
             except OSError:
                 self._listed[folder] = []
         return self._listed[folder]
+
+
+def _compile_part(part: str) -> Callable[[str], object]:
+    """Return a function that says whether a name has the pattern."""
+    if "?" in part or "[" in part:
+        return re.compile(fnmatch.translate(part)).match
+    start, *inner, end = part.split("*")
+
+    def has_parts(name: str) -> bool:  # which is much quicker than to compile each pattern
+        if not (name.startswith(start) and name.endswith(end)):
+            return False
+        at, last = len(start), len(name) - len(end)
+        for text in inner:
+            at = name.find(text, at, last)
+            if at < 0:
+                return False
+            at += len(text)
+        return at <= last
+
+    return has_parts
 
 
 def _leave_out_headers(paths: list[str]) -> list[str]:
@@ -365,6 +420,42 @@ def explain_no_image(path: Path) -> str:
     return f"{path} {found}" if found else f"{path}: no such file"
 
 
+def _find_several(text: str, rows: Sequence[str], found: Sequence[_Found]) -> list[Problem]:
+    """Return which rows have more than one image."""
+    several = [
+        f"{row} ({join_some(map(os.path.basename, each.paths))})"
+        for row, each in zip(rows, found, strict=True)
+        if len(each.paths) > 1
+    ]
+    if not several:
+        return []
+    return [
+        Problem(
+            "pattern",
+            "{pattern} {text} finds several files for {n}: {rows}.  Make it longer, so that it "
+            "finds one.",
+            text=show(text),
+            n=count(len(several), "row"),
+            rows=join_some(several, separator="; "),
+        )
+    ]
+
+
+def _explain_absent(frame: "pd.DataFrame", found: Sequence[_Found], advice: str) -> Problem:
+    """Return which rows have no image, and why."""
+    pairs = zip(name_rows(frame), found, strict=True)
+    some = [f"{row} ({each.reason})" for row, each in pairs if not each.paths]
+    return Problem(
+        "pattern",
+        "{n} of {n_all} of {source} {verb} no image: {some}.  " + advice,
+        n=len(some),
+        n_all=count(len(found), "row"),
+        source=frame.attrs.get("source", "the table"),
+        verb="has" if len(some) == 1 else "have",
+        some=join_some(some, separator="; "),
+    )
+
+
 def _find_shared(rows: Sequence[str], found: Sequence[_Found]) -> list[Problem]:
     """Return which rows have the same image."""
     by_path: dict[str, list[str]] = defaultdict(list)
@@ -376,9 +467,9 @@ def _find_shared(rows: Sequence[str], found: Sequence[_Found]) -> list[Problem]:
         return []
     return [
         Problem(
-            "images",
+            "pattern",
             "Several rows have the same image: {shared}.  Leave out rows that are there twice, or "
-            "add to {images} the column that tells them apart, such as the session.",
+            "add to {pattern} the column that tells them apart, such as the session.",
             shared=join_some(shared, separator="; "),
         )
     ]
@@ -389,8 +480,8 @@ def _explain_nothing(text: str, found: Sequence[_Found]) -> Problem:
     tried = next((each for each in found if each.tried), found[0])
     if not tried.tried:
         return Problem(
-            "images",
-            "{images} {text} finds an image for none of {n} rows: {reason}.",
+            "pattern",
+            "{pattern} {text} finds an image for none of {n} rows: {reason}.",
             text=show(text),
             n=len(found),
             reason=tried.reason,
@@ -402,8 +493,8 @@ def _explain_nothing(text: str, found: Sequence[_Found]) -> Problem:
     except OSError:
         content = []
     return Problem(
-        "images",
-        "{images} {text} finds 0 of {n} images.  The first that was tried: {reason}.  What is in "
+        "pattern",
+        "{pattern} {text} finds 0 of {n} images.  The first that was tried: {reason}.  What is in "
         "{folder}: {content}.",
         text=show(text),
         n=len(found),

@@ -14,7 +14,13 @@ from nipype_blm.formula.parse import Formula, parse_formula
 from nipype_blm.frontends.bids import find_study
 from nipype_blm.frontends.columns import type_columns
 from nipype_blm.frontends.fields import ContrastFields, FormulaFields
-from nipype_blm.frontends.matching import Observations, match_images, match_listed, select_complete
+from nipype_blm.frontends.matching import (
+    Observations,
+    match_images,
+    match_listed,
+    match_masks,
+    select_complete,
+)
 from nipype_blm.frontends.reading import Origin, list_files, make_contrast, request_options
 from nipype_blm.io.frames import read_frame
 from nipype_blm.model.request import Request, Table
@@ -120,8 +126,7 @@ def _observe(
     else:
         found = match_images(frame, fields.pattern, base, fields.on_missing_image)
     if fields.data_masks is not None:
-        masks = match_images(found.frame, fields.data_masks, base, "refuse")
-        found = replace(found, data_masks=masks.images)
+        found = match_masks(found, fields.data_masks, base)
     return found
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ PARTS = ("suffix", "extension", "datatype")
 # How columns of tables are called that have labels of entities, without case and underscores.
 _COLUMNS = {
     **dict.fromkeys(("participantid", "participant", "subjectid", "subject"), "subject"),
-    **dict.fromkeys(("subjid", "subj", "subid", "sub", "id"), "subject"),
+    **dict.fromkeys(("subjid", "subj", "subid", "sub", "id", "subjectlabel"), "subject"),
     **dict.fromkeys(("sessionid", "session", "sesid", "ses"), "session"),
     **dict.fromkeys(("taskid", "taskname", "task"), "task"),
     **dict.fromkeys(("runid", "run"), "run"),
@@ -131,10 +131,25 @@ def index_tree(root: Path) -> list[BidsFile]:
     InputError
         If a folder cannot be read.
     """
-    return sorted(_walk(str(root), set()), key=lambda file: str(file.path))
+    found: list[tuple[str, str, str]] = []  # path, name, and data type
+    folders, seen = [str(root)], set[tuple[int, int]]()
+    while folders:
+        _list_folder(folders.pop(), found, folders, seen)
+    files = []
+    for path, name, datatype in sorted(found):
+        entities, suffix, extension = split_name(name)
+        if entities and suffix and extension:
+            files.append(BidsFile(Path(path), entities, suffix, extension, datatype))
+    return files
 
 
-def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[BidsFile]:
+def _list_folder(
+    folder: str,
+    out_files: list[tuple[str, str, str]],
+    out_folders: list[str],
+    out_seen: set[tuple[int, int]],
+) -> None:
+    """Note the files of a folder that may have entities, and the folders in it."""
     try:
         about = os.stat(folder)  # noqa: PTH116  many times faster than objects
         entries = list(os.scandir(folder))
@@ -142,9 +157,9 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[BidsFile]:
         raise InputError(
             Problem("bids", "{path} cannot be read: {reason}.", path=folder, reason=error.strerror)
         ) from error
-    if (about.st_dev, about.st_ino) in seen:
+    if (about.st_dev, about.st_ino) in out_seen:
         return
-    seen.add((about.st_dev, about.st_ino))
+    out_seen.add((about.st_dev, about.st_ino))
     name = os.path.basename(folder)  # noqa: PTH119
     datatype = name if name in _DATATYPES else ""
     for entry in entries:
@@ -152,11 +167,9 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[BidsFile]:
             continue
         if entry.is_dir():
             if entry.name not in _NOT_ENTERED and not entry.name.endswith(".zarr"):
-                yield from _walk(entry.path, seen)
+                out_folders.append(entry.path)
         elif "-" in entry.name:  # also links whose content has still to be fetched
-            entities, suffix, extension = split_name(entry.name)
-            if entities and suffix and extension:
-                yield BidsFile(Path(entry.path), entities, suffix, extension, datatype)
+            out_files.append((entry.path, entry.name, datatype))
 
 
 def read_description(folder: Path) -> dict[str, Any]:

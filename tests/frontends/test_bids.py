@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from nipype_blm.errors import InputError
+from nipype_blm.frontends import blm, options
 from nipype_blm.frontends.bids import find_study
 
 SPACES = ("MNI152NLin2009cAsym", "T1w")
@@ -109,9 +110,22 @@ def test_what_is_not_clear_is_listed_with_its_values(shared_tree):
     assert "space: MNI152NLin2009cAsym (156), T1w (156);" in problem
     assert "contrast: faces (78), houses (78);" in problem
     settings = ["suffix=statmap", f"space={SPACES[0]}", "contrast=faces", "stat=effect"]
-    assert problem.endswith(f"{' '.join(f'filters={each!r}' for each in settings)}.")
-    study = find_study(shared_tree, filters=dict(each.split("=") for each in settings))
+    filters = dict(each.split("=") for each in settings)
+    assert problem.endswith(f"Say which, as with filters={filters}.")
+    study = find_study(shared_tree, filters=filters)
     assert len(study.images) == 39
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (blm.WORDS, "filters: {contrast: faces, stat: effect}."),
+        (options.WORDS, "--contrast faces --stat effect."),
+    ],
+)
+def test_what_to_set_is_told_in_the_words_of_the_front_end(shared_tree, words, advice):
+    filters = {"suffix": "statmap", "space": SPACES[0]}
+    assert error_of(shared_tree, filters=filters).worded(words).endswith(advice)
 
 
 def test_maps_that_differ_in_their_contrast_or_stat_stay_apart(shared_tree):
@@ -309,6 +323,33 @@ def test_a_row_for_each_session_in_the_table_of_participants(tree):
         assert row["age"] == f"{row['subject']}.{row['session']}"
 
 
+def test_a_row_of_one_session_says_nothing_of_another(tree):
+    rows = "".join(f"sub-{s}\tses-1\t{s}\n" for s in SUBJECTS)
+    touch(tree, "participants.tsv", f"participant_id\tsession_id\tage\n{rows}".encode())
+    study = find_study(tree, filters=FACES)
+    for _, row in study.frame.iterrows():
+        assert row["age"] == {"1": row["subject"], "2": ""}[row["session"]]
+    start = "19 images have no row in participants.tsv: sub-01 ses-2, sub-02 ses-2, "
+    assert study.notices[0].startswith(start)
+
+
+def test_a_column_called_as_an_entity_that_is_the_same_everywhere_counts(tree):
+    rows = "".join(f"sub-{s}\t{s}\t{s}\n" for s in SUBJECTS)
+    touch(tree, "participants.tsv", f"participant_id\tspace\ttask\n{rows}".encode())
+    study = find_study(tree, filters=FACES)
+    assert list(study.frame["space"]) == list(study.frame["subject"])
+    assert list(study.frame["task"]) == list(study.frame["subject"])
+
+
+def test_a_column_called_as_an_entity_that_varies_gets_the_name_of_its_table(tree):
+    rows = "".join(f"sub-{s}\t{int(s) + 5}\n" for s in SUBJECTS)
+    touch(tree, "participants.tsv", f"participant_id\tsession\n{rows}".encode())
+    study = find_study(tree, filters=FACES)
+    assert set(study.frame["session"]) == {"1", "2"}
+    assert study.frame["participants_session"].iloc[0] == "6"
+    assert "the column is called participants_session" in "\n".join(study.notices)
+
+
 def test_a_description_that_is_no_json_is_named(tree):
     touch(tree, "dataset_description.json", b"{")
     assert f"{tree / 'dataset_description.json'} cannot be read as JSON" in error_of(tree)
@@ -317,7 +358,7 @@ def test_a_description_that_is_no_json_is_named(tree):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("con_0001.nii", "give table and a pattern of images"),
+        ("con_0001.nii", "give table and pattern"),
         ("sub-01_desc-brain_mask.nii.gz", "Found: *_mask.nii.gz (1)"),
         ("sub-01_bold.json", "Found: *_bold.json (1)"),
     ],

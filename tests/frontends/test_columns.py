@@ -87,7 +87,23 @@ def test_labels_of_entities_are_levels(name):
     is_told = name in ("session", "run")
     assert len(notices) == is_told
     if is_told:
-        assert f"set columns='{name}: numeric'" in notices[0]
+        assert f"set columns={{'{name}': 'numeric'}}" in notices[0]
+
+
+def test_a_column_that_is_not_used_may_have_a_kind():
+    frame = frame_of("x", ["1", "2"])
+    frame["y"] = ["60+", "3"]
+    assert list(type_columns(frame, ["x"], {"y": "numeric"})[0]) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "is_number"),
+    [("x", None, True), ("x", "categorical", False), ("subject", None, False)],
+)
+def test_numbers_in_memory_stay_unless_they_are_labels(name, kind, is_number):
+    frame = pd.DataFrame({name: [1, 2, 10]})
+    column = type_columns(frame, [name], {name: kind} if kind else {})[0][name]
+    assert list(column) == ([1.0, 2.0, 10.0] if is_number else ["1", "2", "10"])
 
 
 def test_a_site_in_numbers_is_said():

@@ -1,5 +1,6 @@
 """Rows and images belong together by columns, patterns and names, and never by their order."""
 
+import fnmatch
 import itertools
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from nipype_blm.errors import InputError
 from nipype_blm.frontends.columns import type_columns
 from nipype_blm.frontends.matching import (
     Observations,
+    _compile_part,
     match_images,
     match_listed,
+    match_masks,
     name_rows,
     select_complete,
 )
@@ -55,7 +58,7 @@ def names_of(study):
 # A column of paths.
 
 
-@pytest.mark.parametrize("column", ["image", "InputFile", "Image"])
+@pytest.mark.parametrize("column", ["image", "InputFile", "Image", "effects_map_path"])
 def test_a_column_of_paths_starts_from_the_folder_of_the_table(tmp_path, column):
     touch(tmp_path, "a/1.nii", "2.nii.gz")
     frame = frame_of(id=["x", "y"], **{column: ["2.nii.gz", "./a/1.nii"]})
@@ -95,7 +98,7 @@ def test_a_row_without_an_image_is_refused_or_left_out(tmp_path, cell, reason):
     (tmp_path / "annex.nii").symlink_to(".git/annex/objects/x/y.nii")
     frame = frame_of(image=["a.nii", cell])
     problem = problem_of(match_images, frame, None, tmp_path)
-    assert "1 of 2 rows of table.tsv have no image: line 3 of table.tsv (" in problem
+    assert "1 of 2 rows of table.tsv has no image: line 3 of table.tsv (" in problem
     assert reason in problem
     assert "on_missing_image='drop'" in problem
     study = match_images(frame, None, tmp_path, "drop")
@@ -170,6 +173,11 @@ def test_values_are_no_patterns(tmp_path):
     assert names_of(study) == ["*_1.nii", "[a]_1.nii", "a_1.nii"]
 
 
+@given(st.text("ab*?", max_size=6).filter(lambda part: "*" in part), st.text("ab", max_size=8))
+def test_any_pattern_finds_what_a_shell_finds(part, name):
+    assert bool(_compile_part(part)(name)) == fnmatch.fnmatchcase(name, part)
+
+
 def test_images_of_the_pattern_without_a_row_are_said(tmp_path):
     touch(tmp_path, *(f"{i}.nii" for i in range(10)), ".hidden.nii")
     study = match_images(frame_of(id=["1", "3"]), "{id}.nii", tmp_path)
@@ -221,7 +229,7 @@ def test_a_row_without_a_value_of_the_pattern_has_no_image(tmp_path):
 def test_two_rows_that_the_pattern_does_not_tell_apart_are_refused(tmp_path):
     touch(tmp_path, "1.nii")
     frame = frame_of(id=["1", "1"], session=["1", "2"])
-    assert "add to images the column" in problem_of(match_images, frame, "{id}.nii", tmp_path)
+    assert "add to pattern the column" in problem_of(match_images, frame, "{id}.nii", tmp_path)
 
 
 def test_long_lists_are_cut_short(tmp_path):
@@ -402,3 +410,18 @@ def test_masks_follow_their_images():
 def test_rows_are_called_by_their_lines_or_their_names():
     assert name_rows(frame_of(x=["1"])) == ["line 2 of table.tsv"]
     assert name_rows(pd.DataFrame({"x": [1]}, index=["sub-1 ses-2"])) == ["sub-1 ses-2"]
+
+
+def test_each_row_has_a_mask_which_rows_may_share(tmp_path):
+    touch(tmp_path, "1_a.nii", "1_b.nii", "2_a.nii", "m1.nii", "m2.nii")
+    frame = frame_of(id=["1", "2", "1"], session=["b", "a", "a"])
+    study = match_images(frame, "{id}_{session}.nii", tmp_path)
+    found = match_masks(study, "m{id}.nii", tmp_path)
+    assert [mask.path.name for mask in found.data_masks] == ["m1.nii", "m2.nii", "m1.nii"]
+    problem = problem_of(match_masks, study, "m{session}.nii", tmp_path)
+    assert problem.startswith("data_masks 'm{session}.nii' finds 0 of 3 masks.")
+    (tmp_path / "m2.nii").unlink()
+    problem = problem_of(match_masks, study, "m{id}.nii", tmp_path)
+    assert problem.startswith("1 of 3 rows of table.tsv has no mask: line 3 of table.tsv (")
+    assert problem.endswith("correct data_masks.")
+    assert "finds several files" in problem_of(match_masks, study, "{id}_?.nii", tmp_path)

@@ -81,6 +81,11 @@ CASES = {
         PLAIN.replace("age", "age\tage").replace("\t2", "\t0\t2"),
         "participants.tsv has several columns called 'age'",
     ),
+    "the name of the ids twice": Case(
+        "participant_id\tparticipant_id\tage\tsex\nsub-01\tCQ2\t21\tF\n",
+        "participants.tsv has several columns called 'participant_id'",
+    ),
+    "spaces around names": Case(table(head=["participant_id ", " age ", " sex"])),
     "a spreadsheet": Case(b"PK\x03\x04 xl/workbook.xml \xff\x00", "Excel file (.xlsx); save"),
     "an image": Case(b"\x5c\x01\x00\x00\xff\xff", "is an image"),
     "JSON": Case('{"participant_id": {"Description": "x"}}', "sidecar of BIDS"),
@@ -91,6 +96,9 @@ CASES = {
     "ids without sub-": Case(table(ids=SUBJECTS)),
     "ids with fewer zeros": Case(
         table(ids=[f"sub-{int(x)}" for x in SUBJECTS]), notice="that participants.tsv writes"
+    ),
+    "some ids with fewer zeros": Case(
+        table(ids=["sub-1", "sub-2", *IDS[2:]]), notice="2 images are of subjects that"
     ),
     "ids that are numbers": Case(table(ids=range(1, 7)), notice="that participants.tsv writes"),
     "ids in capitals": Case(table(ids=[x.upper() for x in IDS])),
@@ -108,7 +116,7 @@ CASES = {
         "",
         AGES[:5],
         SEXES[:5],
-        "1 subject with images has no row",
+        "1 image has no row in participants.tsv: sub-06.",
         on_missing="drop",
     ),
     "one row": Case("participant_id\tage\tsex\nsub-01\t21\tF\n", "missing in 5 of 6 rows"),
@@ -163,7 +171,9 @@ CASES = {
     ),
     "missing words": Case(with_sex("F", "M", "n/a", "M", "F", "M"), "sex in 1 (sub-03 task-faces)"),
     "letters of other alphabets": Case(with_sex(*["ж", "м"] * 3), sexes=["ж", "м"] * 3),
-    "an unknown kind": Case(PLAIN, "'sex: factor' is not known", kinds={"sex": "factor"}),
+    "an unknown kind": Case(
+        PLAIN, "columns={'sex': 'factor'} is not known", kinds={"sex": "factor"}
+    ),
     "a kind of no column": Case(PLAIN, "Is it age?", kinds={"Age": "numeric"}),
 }
 
