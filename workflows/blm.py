@@ -32,7 +32,9 @@ def init_blm_wf(parameters: Parameters) -> Workflow:
     design_file
         Table with one row for each image.
     contrasts
-        List of mappings with ``name`` and ``vector``.
+        List of mappings with ``name`` and ``vector``; or a .con of FSL.
+    f_contrasts
+        Optional .fts of FSL, which combines rows of the .con to F contrasts.
     mask_file, data_mask_files, post_mask_file
         Optional masks: of the analysis, of each image, of the result.
 

@@ -26,7 +26,7 @@ def init_blmm_wf(parameters: MixedParameters) -> Workflow:
 
     Inputs
     ------
-    in_files, design_file, contrasts, mask_file, data_mask_files, post_mask_file
+    in_files, design_file, contrasts, f_contrasts, mask_file, data_mask_files, post_mask_file
         As for `init_blm_wf`.
     random_factors
         List of mappings with ``name``, ``factor``, ``design`` and, if wished, ``correlated``

@@ -101,6 +101,7 @@ def connect_stages(
             (plan, contrasts, [*shared, *_same("contrasts_file"), ("blocks", "block")]),
             (estimates, contrasts, [("out_file", "estimates_file")]),
             (plan, assemble, [*shared, *_same("model_id", "contrasts_file", "batch_files")]),
+            (plan, assemble, _same("study_file")),
             (estimates, assemble, [("out_file", "estimates_files")]),
             (contrasts, assemble, [("out_file", "statistics_files")]),
             (assemble, outputnode, _same(*model.outputs)),

@@ -21,6 +21,7 @@ class MapInfo(NamedTuple):
     intent_parameters: tuple[float, ...] = ()
     volumes: tuple[str, ...] | None = None  # a label for each; None for a 3D map
     details: dict[str, Any] | None = None  # further entries of the sidecar
+    has_sidecar: bool = True
 
 
 def load_image(path: Path) -> Any:
@@ -40,7 +41,9 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def write_sidecar(path: Path, info: MapInfo) -> None:
-    """Write what a map says about itself beside its file."""
+    """Write what a map says about itself beside its file, unless it has no sidecar."""
+    if not info.has_sidecar:
+        return
     sidecar = path.with_name(f"{Path(info.name).name}.json")
     sidecar.write_text(json.dumps(_describe(info), indent=2) + "\n")
 

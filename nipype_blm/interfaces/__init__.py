@@ -1,4 +1,4 @@
-"""Nipype interfaces: one for each stage, one-node models, and their comparison."""
+"""Nipype interfaces: one for each stage, one-node models, their comparison, and exports."""
 
 from nipype_blm.interfaces.blm import (
     BLM,
@@ -10,6 +10,7 @@ from nipype_blm.interfaces.blm import (
 )
 from nipype_blm.interfaces.blmm import BLMM, AssembleMixedMaps, PlanBLMM
 from nipype_blm.interfaces.compare import CompareModels
+from nipype_blm.interfaces.export import ExportBIDS, ExportFSL
 
 __all__ = [
     "BLM",
@@ -19,6 +20,8 @@ __all__ = [
     "CompareModels",
     "ComputeContrasts",
     "ComputeProducts",
+    "ExportBIDS",
+    "ExportFSL",
     "FitModel",
     "PlanBLM",
     "PlanBLMM",

@@ -54,7 +54,7 @@ class PlanBLMInputSpec(ModelInputSpec):
 
     # Planning looks at every image itself, every time.
     in_files = InputMultiObject(
-        traits.Str, mandatory=True, hash_files=False, desc="as for BLM: images, or a list of them"
+        traits.Str, hash_files=False, desc="as for BLM: images, or a list of them"
     )
     data_mask_files = InputMultiObject(
         traits.Str, hash_files=False, desc="as for BLM: masks, or a list of them"
@@ -89,6 +89,7 @@ class _PlanBLMOutputSpec(TraitedSpec):
     batch_files = traits.List(File(exists=True), desc="the images of each batch")
     contrasts_file = File(exists=True, desc="the contrasts")
     inputs_file = File(exists=True, desc="the configuration, complete and re-runnable")
+    study_file = File(exists=True, desc="of a model of a formula: its table, and who was left out")
     blocks = traits.List(traits.Int, desc="numbers of the voxel blocks")
     fingerprint = traits.Str(desc="fingerprint of the model and its images")
     model_id = traits.Str(desc="fingerprint of the model and its contrasts, however it is planned")
@@ -107,14 +108,19 @@ def write_plan_files(
     Returns
     -------
     dict
-        The outputs of `PlanBLM`; without a record there is no inputs_file.
+        The outputs of `PlanBLM`; without a record there is no inputs_file, and without a formula
+        no study_file.
     """
     from nipype_blm.stages.plan import write_plan
 
     plan = write_plan(run, folder, aside)
     record = request.record
-    inputs = {"inputs_file": str(write_inputs(folder / "inputs.yml", record))} if record else {}
-    return inputs | {
+    optional: dict[str, Any] = {}
+    if record:
+        optional["inputs_file"] = str(write_inputs(folder / "inputs.yml", record))
+    if plan.study_file is not None:
+        optional["study_file"] = str(plan.study_file)
+    return optional | {
         "model_file": str(plan.model_file),
         "batch_files": [str(path) for path in plan.batch_files],
         "contrasts_file": str(plan.contrasts_file),
@@ -289,6 +295,7 @@ class _AssembleMapsInputSpec(InputSpec):
         mandatory=True, desc="fingerprint of the model and its contrasts, however it is planned"
     )
     inputs_file = File(exists=True, desc="the configuration, copied to the maps")
+    study_file = File(exists=True, desc="of a model of a formula: its table, and who was left out")
     out_dir = _out_dir()
     compress = traits.Bool(False, usedefault=True, desc="write .nii.gz instead of .nii")
     overwrite = overwrite_trait()
@@ -329,6 +336,7 @@ class AssembleMaps(BLMInterface):
             Claim(self.inputs.model_id, work_dir, self.inputs.overwrite),
             self.inputs.compress,
             Path(self.inputs.inputs_file) if isdefined(self.inputs.inputs_file) else None,
+            self.inputs.study_file if isdefined(self.inputs.study_file) else None,
         )
         if not self.inputs.allow_empty:
             check_fitted(maps.n_fitted, maps.status_file, maps.notices)

@@ -16,8 +16,9 @@ import numpy as np
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError, Problem, shorten, show
 from nipype_blm.io.files import open_input
-from nipype_blm.io.formats import START_SIZE, name_binary, name_text
+from nipype_blm.io.formats import START_SIZE, is_vest, name_binary, name_text
 from nipype_blm.io.paths import resolve_path
+from nipype_blm.io.vest import read_design
 from nipype_blm.model.request import ListedPath, Table
 
 T = TypeVar("T")
@@ -64,10 +65,13 @@ def read_text(path: Path, what: str) -> str:
 
 def _read_lines(path: Path, what: str) -> list[str]:
     """Read the lines of a table or of a list, unless its format is that of another program."""
-    text = read_text(path, what)
+    return _split_text(read_text(path, what), f"{what} {path}")
+
+
+def _split_text(text: str, source: str) -> list[str]:
     found = name_text(text)
     if found is not None:
-        raise InputError(f"{what} {path} is {found}.")
+        raise InputError(f"{source} is {found}.")
     return text.splitlines()
 
 
@@ -145,6 +149,8 @@ def scan_table(
 ) -> tuple[Table, list[str]]:
     """Read a CSV, TSV or whitespace-separated table of numbers, and say what is wrong with it.
 
+    A design of FSL (.mat) is read, too; its columns have no names.
+
     A first row of text is a header.  A first column that is text, or has no name while the
     others have, names the rows.  Comments above the first row are skipped, too, unless the
     last one is the header.  A column of TRUE and FALSE, in any case, counts as 1 and 0.
@@ -172,8 +178,11 @@ def scan_table(
     InputError
         If it is not known how many columns there are, or which one names the rows.
     """
-    header, lines = _split_lines(path, what)
     source = f"{what} {path}"
+    text = read_text(path, what)
+    if is_vest(text):
+        return _read_vest(text, source, row_names if must_have else None), []
+    header, lines = _split_lines(text, source)
     n_columns = len(header or lines[0].cells)
     ragged = [f"{len(c)} in line {number}" for number, c in lines if len(c) != n_columns]
     faults: list[str] = []
@@ -191,19 +200,7 @@ def scan_table(
         columns = (
             _join_some(list(map(show, header)), ", ") if header else f"{n_columns} and no header"
         )
-        raise InputError(
-            [
-                *faults,
-                Problem(
-                    "row_names",
-                    "{row_names} is {given}, but {source} has no such column beside one of "
-                    "numbers; its columns are: {columns}.  Give a header, or a number from 1.",
-                    given=show(row_names),
-                    source=source,
-                    columns=columns,
-                ),
-            ]
-        )
+        raise InputError([*faults, _refuse_row_names(row_names, source, columns)])
     kept = [i for i in range(n_columns) if i != column]
     names = [(header[i] if header else "") or f"X{n}" for n, i in enumerate(kept, 1)]
     whole = [line if len(line.cells) == n_columns else None for line in lines]
@@ -220,6 +217,28 @@ def scan_table(
     row_header = header[column] if header and column is not None else ""
     table = Table(values, names, header is not None, labels, row_header, lines[0].number, source)
     return table, faults
+
+
+def _refuse_row_names(given: str, source: str, columns: str) -> Problem:
+    return Problem(
+        "row_names",
+        "{row_names} is {given}, but {source} has no such column beside one of "
+        "numbers; its columns are: {columns}.  Give a header, or a number from 1.",
+        given=show(given),
+        source=source,
+        columns=columns,
+    )
+
+
+def _read_vest(text: str, source: str, row_names: str | None) -> Table:
+    """Return a design of FSL, which names neither rows nor columns."""
+    vest = read_design(text, source)
+    n_columns = vest.values.shape[1]
+    if row_names is not None and row_names.lower() != "none":
+        columns = f"{n_columns} and no header"
+        raise InputError(_refuse_row_names(row_names, source, columns))
+    names = [f"X{i}" for i in range(1, n_columns + 1)]
+    return Table(vest.values, names, has_header=False, first_line=vest.first_line, source=source)
 
 
 class _Cell(NamedTuple):
@@ -301,20 +320,20 @@ def _join_and(items: list[T], write: Callable[[T], str], most: int) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
-def _split_lines(path: Path, what: str) -> tuple[list[str] | None, list[_Line]]:
+def _split_lines(text: str, source: str) -> tuple[list[str] | None, list[_Line]]:
     """Return the names of the columns, if there are any, and the lines below them."""
-    lines = [(i, line) for i, line in enumerate(_read_lines(path, what), 1)]
+    lines = [(i, line) for i, line in enumerate(_split_text(text, source), 1)]
     lines = [(i, line) for i, line in lines if line.strip()]
     comments = list(takewhile(lambda item: item[1].lstrip().startswith("#"), lines))
     lines = lines[len(comments) :]
     if not lines:
-        raise InputError(f"{what} {path} is empty.")
+        raise InputError(f"{source} is empty.")
     comment = comments[-1][1].lstrip("# \t") if comments else ""
-    with _name_file(path, what):
+    with _name_file(source):
         rows = _split_cells([line for _, line in lines])
         named = _split_cells([comment, lines[0][1]])[0]
     if len(rows) < len(lines):
-        raise InputError(f"{what} {path} has a quotation mark that is not closed.")
+        raise InputError(f"{source} has a quotation mark that is not closed.")
     while len(rows[0]) > 1 and not any(row[-1] or len(row) == 1 for row in rows):
         rows = [row[:-1] for row in rows]  # a separator ends every line
     while len(rows) > 1 and len(rows[-1]) > 1 and not any(rows[-1]):
@@ -326,7 +345,7 @@ def _split_lines(path: Path, what: str) -> tuple[list[str] | None, list[_Line]]:
     elif _has_text(named) and len(rows[0]) - len(named) in (0, int(_has_row_names(rows))):
         header = named  # as NumPy writes it
     if not table:
-        raise InputError(f"{what} {path} has a header but no row.")
+        raise InputError(f"{source} has a header but no row.")
     if header is not None:
         n_longer = sum(len(cells) == len(header) + 1 for _, cells in table)
         if 2 * n_longer > len(table):  # as R writes it: no name above the row names
@@ -378,12 +397,12 @@ def _is_name(cell: str) -> bool:
 
 
 @contextmanager
-def _name_file(path: Path, what: str) -> Iterator[None]:
+def _name_file(source: str) -> Iterator[None]:
     """Say which file it is that the csv module refuses, for cells of 128 KiB and more."""
     try:
         yield
     except csv.Error as error:
-        raise InputError(f"{what} {path} is not a table: {error}.") from error
+        raise InputError(f"{source} is not a table: {error}.") from error
 
 
 def _split_cells(lines: list[str]) -> list[list[str]]:
@@ -417,19 +436,22 @@ def read_labels(path: Path, what: str) -> list[str]:
     """Read the labels of a grouping factor, one a line.
 
     Labels are text, taken as they are but for quotes and the spaces around them; blank lines
-    at the end are skipped.
+    at the end are skipped.  Groups of FSL (.grp) are read, too.
 
     Raises
     ------
     InputError
         Naming every line without a label, or with more than one, up to ten.
     """
-    lines = _read_lines(path, what)
+    text, source = read_text(path, what), f"{what} {path}"
+    if is_vest(text):
+        return _read_groups(text, source)
+    lines = _split_text(text, source)
     while lines and not lines[-1].strip():
         lines.pop()
     if not lines:
-        raise InputError(f"{what} {path} is empty.")
-    with _name_file(path, what):
+        raise InputError(f"{source} is empty.")
+    with _name_file(source):
         rows = [_split_line(line.strip()) for line in lines]
     faults = []
     for number, cells in enumerate(rows, 1):
@@ -439,10 +461,21 @@ def read_labels(path: Path, what: str) -> list[str]:
             faults.append(f"{show(cells[0])} in line {number}")
     if faults:
         raise InputError(
-            f"{what} {path} must hold one label a line, and none may be missing; "
+            f"{source} must hold one label a line, and none may be missing; "
             f"found {_join_some(faults, '; ')}."
         )
     return [cells[0] for cells in rows]
+
+
+def _read_groups(text: str, source: str) -> list[str]:
+    """Return the groups of a Vest file as labels."""
+    values = read_design(text, source).values
+    if values.shape[1] != 1 or (values != np.floor(values)).any():
+        raise InputError(
+            f"{source} is a Vest file, but not one of groups; expected one column of whole "
+            "numbers, as in a .grp."
+        )
+    return [f"{value:.0f}" for value in values[:, 0]]
 
 
 def _split_line(line: str) -> list[str]:

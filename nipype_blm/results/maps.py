@@ -13,7 +13,7 @@ from nipype_blm.data.maps import MapInfo
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.results.blocks import Block
 from nipype_blm.results.declared import DECLARED, Declaration, select_declared
-from nipype_blm.results.saved import is_model_file
+from nipype_blm.results.saved import EXCLUDED, is_model_file
 from nipype_blm.results.volumes import Run, Volume
 
 
@@ -41,13 +41,13 @@ class Map:
             vector = np.zeros(n_voxels, self.dtype)
             for block in blocks:
                 values = volume(block)
-                if self.dtype == "float32" and not _fits_single(values, has_units):
+                if self.dtype == "float32" and not fits_single(values, has_units):
                     raise OverflowError(f"{self.info.name} does not fit into single precision.")
                 vector[block.voxels if self.everywhere else block.fitted] = values
             yield vector
 
 
-def _fits_single(values: NDArray[Any], has_units: bool) -> bool:
+def fits_single(values: NDArray[Any], has_units: bool) -> bool:
     """Return whether values keep their digits, where they are not far below the largest one.
 
     Small ones without units, such as p-values, may well become 0.
@@ -182,4 +182,4 @@ def is_map_name(name: str, model: str) -> bool:
 
 def is_result_name(name: str, model: str) -> bool:
     """Return whether a file, relative to the output folder, could be one that a run publishes."""
-    return is_map_name(name, model) or is_model_file(name)
+    return is_map_name(name, model) or is_model_file(name) or name == EXCLUDED

@@ -288,10 +288,16 @@ class ContrastResults:
         """Return one volume of a map at the voxels of the result; see `Results.vector`."""
         return self.results.vector(self._name(kind), volume)
 
+    def dtype(self, kind: str) -> np.dtype[Any]:
+        """Return the type of the values of a map."""
+        return self.results.dtype(self._name(kind))
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether the contrast is not estimable at some voxels of the result."""
+        return self.results.find(self._name("estimable")) is not None
+
     @property
     def mask(self) -> NDArray[np.bool_]:
         """Where the contrast is estimable; elsewhere its maps are 0, and no tests."""
-        name = self._name("estimable")
-        if self.results.find(name) is None:
-            return self.results.mask
-        return self.results.array(name) > 0
+        return self.array("estimable") > 0 if self.has_gaps else self.results.mask

@@ -16,7 +16,7 @@ from nipype_blm.data.libraries import quiet_libraries
 from nipype_blm.data.manifest import ImageEntry, format_manifest, must_be_read_in_order
 from nipype_blm.data.space import Header
 from nipype_blm.data.spec import ContrastSpec, ModelSpec
-from nipype_blm.data.specfile import pack_contrasts, pack_model
+from nipype_blm.data.specfile import pack_contrasts, pack_model, pack_study
 from nipype_blm.errors import InputError, Problem, Problems, about
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
@@ -28,6 +28,7 @@ from nipype_blm.model.design import check_design, has_possible_sizes
 from nipype_blm.model.planning import Plan, can_keep, count_columns_of_rows, plan_run
 from nipype_blm.model.random import examine_factors, name_effects, name_levels
 from nipype_blm.model.request import Request, Table
+from nipype_blm.model.study import Study
 from nipype_blm.results.declared import describe_declared
 from nipype_blm.results.maps import is_result_name
 from nipype_blm.stages.folders import check_disk, check_folders, check_overwriting
@@ -63,6 +64,7 @@ class PreparedRun:
     plan: Plan
     notices: list[str]  # what is no fault, but may not be meant
     pairs: list[Pair]  # the first and the last images and their rows
+    study: Study | None = None  # what a formula made the model of, in the order of the images
     earlier: Earlier | None = None
     # Where each observation stands that a run without an earlier one would have in its place.
     usual_order: NDArray[np.intp] | None = None
@@ -76,6 +78,11 @@ class PreparedRun:
     def packed_contrasts(self) -> tuple[str, bytes]:
         """Fingerprint and content of the file of the contrasts."""
         return pack_contrasts(self.contrasts)
+
+    @cached_property
+    def packed_study(self) -> tuple[str, bytes]:
+        """Fingerprint and content of the file of the study; empty without one."""
+        return ("", b"") if self.study is None else pack_study(self.study)
 
     @cached_property
     def manifests(self) -> list[str]:
@@ -125,6 +132,7 @@ class PlanFiles(NamedTuple):
     blocks: list[int]
     fingerprint: str  # of the model and the images, without the contrasts
     model_id: str  # of the model and its contrasts, however it is planned
+    study_file: Path | None = None
 
 
 class _Design(NamedTuple):
@@ -190,7 +198,8 @@ def prepare_run(
     notices = find_notices(entries, spec.design)
     pairs = list_pairs(rows, entries, names)
     entries = _number(entries, order)
-    run = PreparedRun(spec, contrasts, entries, plan, notices, pairs)
+    study = None if request.study is None else request.study.sort(order.tolist())
+    run = PreparedRun(spec, contrasts, entries, plan, notices, pairs, study)
     if places is None:
         return run
     has_room = partial(_has_room, request, work_folder or request.workflow_folder)
@@ -244,7 +253,9 @@ def _regroup(run: PreparedRun, spec: ModelSpec, plan: Plan, order: NDArray[np.in
         rows_per_chunk=plan.rows_per_chunk,
     )
     images = _number(run.images, order)
-    return replace(run, spec=spec, images=images, plan=plan, usual_order=np.argsort(order))
+    study = None if run.study is None else run.study.sort(order.tolist())
+    usual_order = np.argsort(order)
+    return replace(run, spec=spec, images=images, plan=plan, study=study, usual_order=usual_order)
 
 
 def _attach_masks(
@@ -253,9 +264,18 @@ def _attach_masks(
     """Return the images, each with the mask of its data if there is one."""
     if request.data_masks is None:
         return images.entries
-    masks = find_images(request.data_masks, "data_masks", problems, expected)
-    entries = attach_masks(images, masks, problems)
-    check_masks(request, images.paths, masks.paths, problems)
+    listed = [mask for mask in request.data_masks if mask is not None]
+    masks = find_images(listed, "data_masks", problems, expected)
+    if len(listed) == len(request.data_masks):
+        entries = attach_masks(images, masks, problems)
+        check_masks(request, images.paths, masks.paths, problems)
+        return entries
+    have_one = [i for i, mask in enumerate(request.data_masks) if mask is not None]
+    entries = list(images.entries)
+    if len(entries) == len(request.data_masks):  # else some could not be read, which is said
+        chosen = images._replace(entries=[entries[i] for i in have_one], n_listed=len(listed))
+        for i, entry in zip(have_one, attach_masks(chosen, masks, problems), strict=False):
+            entries[i] = entry
     return entries
 
 
@@ -374,15 +394,21 @@ def write_plan(run: PreparedRun, folder: Path, aside: Path | None = None) -> Pla
     for path, text in zip(batch_files, run.manifests, strict=True):
         write_if_changed(path, text.encode())
     write_if_changed(contrasts_file, run.packed_contrasts[1])
+    study_file = None
+    if run.study is not None:
+        study_file = folder / "study.json"
+        write_if_changed(study_file, run.packed_study[1])
     blocks = list(range(run.spec.n_blocks))
-    return PlanFiles(model_file, batch_files, contrasts_file, blocks, run.stamps.run, run.model_id)
+    stamp, model_id = run.stamps.run, run.model_id
+    return PlanFiles(model_file, batch_files, contrasts_file, blocks, stamp, model_id, study_file)
 
 
 def is_done(run: PreparedRun, request: Request) -> bool:
     """Return whether the maps are there that a run would make, and unchanged since."""
     ending = name_map(run.spec.space, "", request.compress)
     declared = describe_declared(run.spec.model)
-    stamp = maps_stamp(run.stamps.run, run.packed_contrasts[0], ending, declared)
+    tests, study = run.packed_contrasts[0], run.packed_study[0]
+    stamp = maps_stamp(run.stamps.run, tests, study, ending, declared)
     return is_published(request.out_dir, stamp, partial(is_result_name, model=run.spec.model))
 
 

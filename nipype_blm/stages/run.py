@@ -60,6 +60,7 @@ def run_model(
         claim,
         compress,
         inputs_file,
+        plan.study_file,
     )
 
 

@@ -1,0 +1,162 @@
+"""Results in the names of FSL, or of nilearn and BIDS."""
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, traits
+
+from nipype_blm.interfaces.base import BLMInterface, InputSpec, overwrite_trait
+from nipype_blm.results import bids, fsl
+from nipype_blm.results.export import ExportedKind
+
+
+class _ExportInputSpec(InputSpec):
+    results_dir = Directory(
+        exists=True, mandatory=True, desc="out_dir of a model: results of blm or blmm"
+    )
+    contrasts = traits.List(traits.Str, desc="names of contrasts; default: all")
+    overwrite = overwrite_trait()
+
+
+class _ExportFSLInputSpec(_ExportInputSpec):
+    out_dir = Directory(desc="folder for the files; default: fsl in the working directory")
+
+
+class _ExportBIDSInputSpec(_ExportInputSpec):
+    out_dir = Directory(desc="folder for the files; default: bids in the working directory")
+    task = traits.Str(desc="label of task- in names of files; default: that of all images")
+    space = traits.Str(desc="label of space- in names of files; default: that of all images")
+    sources = traits.List(traits.Str, desc="URLs of the data sets that the images are of")
+
+
+def _add_maps(spec: type[TraitedSpec], kinds: tuple[ExportedKind, ...]) -> None:
+    """Give outputs a list for each kind of map."""
+    for each in kinds:
+        if each.output and each.of != "run":
+            spec.add_class_trait(each.output, traits.List(File(exists=True), desc=each.words))
+
+
+class _ExportFSLOutputSpec(TraitedSpec):
+    out_dir = Directory(exists=True, desc="folder of the designs and of stats")
+    stats_dir = Directory(exists=True, desc="folder of the maps")
+    mask_file = File(exists=True, desc="voxels in the result")
+    t_masks = traits.List(File(exists=True), desc="where each T contrast is estimable")
+    f_masks = traits.List(File(exists=True), desc="where each F contrast is estimable")
+    t_names = traits.List(traits.Str, desc="names of the T contrasts, in their order")
+    f_names = traits.List(traits.Str, desc="names of the F contrasts, in their order")
+    dof = traits.Int(desc="median error degrees of freedom of the voxels, rounded down")
+    design_mat = File(exists=True, desc="X")
+    design_con = File(exists=True, desc="T contrasts, and behind them rows of F contrasts")
+    design_fts = File(exists=True, desc="F contrasts, if there are any")
+    design_grp = File(exists=True, desc="one group of one variance")
+
+
+_add_maps(_ExportFSLOutputSpec, fsl.MAPS)
+# Every output; a builder connects them all.
+FSL_OUTPUTS = tuple(_ExportFSLOutputSpec().copyable_trait_names())
+
+
+class _ExportBIDSOutputSpec(TraitedSpec):
+    out_dir = Directory(exists=True, desc="the BIDS derivative")
+    mask_file = File(exists=True, desc="voxels in the result")
+    design_file = File(exists=True, desc="X, as a table")
+
+
+_add_maps(_ExportBIDSOutputSpec, bids.MAPS)
+
+
+class ExportFSL(BLMInterface):
+    """Write results as FSL's flameo leaves them.
+
+    Lists have an entry for each T contrast, or for each F contrast (``fstats``, ``zfstats``,
+    ``fdof1``, ``fdof2``, ``f_masks``).  Runs every time, since Nipype does not look into the
+    folder; files that are the same are not written again.
+
+    Examples
+    --------
+    >>> from nipype_blm.interfaces.export import ExportFSL
+    >>> export = ExportFSL(contrasts=["age"])
+    >>> export.inputs.results_dir = "results"  # doctest: +SKIP
+    >>> zstats = export.run().outputs.zstats  # doctest: +SKIP
+    """
+
+    input_spec = _ExportFSLInputSpec
+    output_spec = _ExportFSLOutputSpec
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.results.results import Results
+
+        inputs = self.inputs
+        done = fsl.export_fsl(
+            Results(inputs.results_dir),
+            _choose_folder(runtime, inputs.out_dir, fsl.DEFAULT_FOLDER),
+            inputs.contrasts if isdefined(inputs.contrasts) else None,
+            inputs.overwrite,
+        )
+        self._results = _list_outputs(fsl.MAPS, done.outputs) | {
+            "out_dir": str(done.out_dir),
+            "stats_dir": str(done.out_dir / "stats"),
+            "t_masks": list(map(str, done.t_masks)),
+            "f_masks": list(map(str, done.f_masks)),
+            "t_names": done.t_names,
+            "f_names": done.f_names,
+            "dof": done.dof,
+        }
+        for end in ("mat", "con", "fts", "grp"):
+            if (name := f"design.{end}") in done.files:
+                self._results[f"design_{end}"] = str(done.files[name])
+        return runtime
+
+
+class ExportBIDS(BLMInterface):
+    """Write results as a BIDS derivative, in the names of nilearn.
+
+    Lists have an entry for each contrast, ``rsquared_maps`` for each F contrast, and
+    ``contrast_masks`` for each that is not estimable everywhere.  Runs every time, as `ExportFSL`.
+
+    Examples
+    --------
+    >>> from nipype_blm.interfaces.export import ExportBIDS
+    >>> export = ExportBIDS(task="nback")
+    >>> export.inputs.results_dir = "results"  # doctest: +SKIP
+    >>> folder = export.run().outputs.out_dir  # doctest: +SKIP
+    """
+
+    input_spec = _ExportBIDSInputSpec
+    output_spec = _ExportBIDSOutputSpec
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.results.results import Results
+
+        inputs = self.inputs
+        given = {name: getattr(inputs, name) for name in bids.ENTITIES}
+        done = bids.export_bids(
+            Results(inputs.results_dir),
+            _choose_folder(runtime, inputs.out_dir, bids.DEFAULT_FOLDER),
+            inputs.contrasts if isdefined(inputs.contrasts) else None,
+            {name: label for name, label in given.items() if isdefined(label)},
+            inputs.sources if isdefined(inputs.sources) else (),
+            inputs.overwrite,
+        )
+        [design] = [path for name, path in done.files.items() if name.endswith("design.tsv")]
+        self._results = _list_outputs(bids.MAPS, done.outputs) | {
+            "out_dir": str(done.out_dir),
+            "design_file": str(design),
+        }
+        return runtime
+
+
+def _choose_folder(runtime: Any, given: Any, default: str) -> Path:
+    return Path(runtime.cwd, given if isdefined(given) else default).resolve()
+
+
+def _list_outputs(
+    kinds: tuple[ExportedKind, ...], outputs: dict[str, list[Path]]
+) -> dict[str, Any]:
+    """Return maps as lists of text; that of the run is one."""
+    found: dict[str, Any] = {each.output: [] for each in kinds if each.output}
+    found |= {name: list(map(str, paths)) for name, paths in outputs.items()}
+    [found["mask_file"]] = found["mask_file"]
+    return found

@@ -1,0 +1,188 @@
+"""Results in the names and formats of others: which files there are, and how they are written."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm import __version__
+from nipype_blm.core.linalg import FloatArray
+from nipype_blm.data.kinds import name_map
+from nipype_blm.data.maps import MapInfo
+from nipype_blm.errors import InputError, show
+from nipype_blm.io.arrayfile import fingerprint
+from nipype_blm.io.publish import Claim, list_published, publish
+from nipype_blm.results.maps import fits_single
+from nipype_blm.results.results import ContrastResults, Results
+
+_HIDDEN = ".nipype_blm"  # with which the names of our own records begin
+
+
+class ExportedKind(NamedTuple):
+    """One kind of map in an export: a line of the table of its target."""
+
+    file: str  # below the folder, without extension; in braces are the fields of `make_pattern`
+    of: str  # T, F or any: contrasts; column (of X); or run
+    kind: str  # map of a contrast, or of the run, as `Results` calls it
+    intent: str = "none"  # as nibabel calls it
+    output: str = ""  # of the interface
+    words: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedMap:
+    """One map to be written, from a map that is there."""
+
+    info: MapInfo
+    source: Path
+    read: Callable[[], Sequence[FloatArray]]  # its volumes, at the voxels of the result
+    dtype: np.dtype[Any]
+    output: str = ""
+
+    def convert(self) -> list[NDArray[Any]]:
+        """Return the volumes in the type of the file."""
+        volumes = self.read()
+        if self.dtype == np.float32:
+            has_units = self.info.intent == "estimate"
+            if not all(fits_single(values, has_units) for values in volumes):
+                raise InputError(
+                    f"{self.source} does not fit into single precision, in which FSL computes; "
+                    "multiply the images by a number that brings their values near 1, and run "
+                    "the model again."
+                )
+        return [values.astype(self.dtype) for values in volumes]
+
+
+class Exported(NamedTuple):
+    """What an export has written."""
+
+    out_dir: Path
+    outputs: dict[str, list[Path]]  # by the names of outputs of interfaces
+    files: dict[str, Path]  # texts, by their names below the folder
+
+
+def list_volumes(owner: Results | ContrastResults, kind: str) -> list[str]:
+    """Return the labels of the volumes of a map; none of a map of one volume without a label."""
+    return list(owner.describe(kind).get("Volumes", []))
+
+
+def read_volumes(owner: Results | ContrastResults, kind: str) -> list[FloatArray]:
+    """Return the volumes of a map at the voxels of the result."""
+    numbers = range(len(list_volumes(owner, kind)))
+    return [owner.vector(kind, i) for i in numbers] or [owner.vector(kind)]
+
+
+def select_contrasts(results: Results, names: Sequence[str] | None) -> list[ContrastResults]:
+    """Return contrasts in their order: all, or those named.
+
+    Raises
+    ------
+    InputError
+        If a name is not that of a contrast.
+    """
+    known = results.contrasts
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise InputError(
+            f"{', '.join(map(show, unknown[:20]))} is no contrast of {results.folder}; it has "
+            f"{', '.join(known)}."
+        )
+    return [each for name, each in known.items() if names is None or name in names]
+
+
+def write_export(
+    results: Results,
+    out_dir: Path,
+    target: str,
+    maps: Sequence[ExportedMap],
+    texts: Mapping[str, str],
+    is_ours: Callable[[str], bool],
+    overwrite: bool = False,
+) -> Exported:
+    """Write the files of an export, all at once; those of an earlier one are replaced.
+
+    Parameters
+    ----------
+    results : Results
+    out_dir : Path
+        A folder that is empty, or of an earlier export, or does not exist.
+    target : str
+        Whose names the files have.
+    maps : sequence of ExportedMap
+    texts : mapping of str to str
+        The content of each other file, by its name below the folder.
+    is_ours : callable
+        Whether a name below the folder could be that of a file of such an export.
+    overwrite : bool
+        Replace also the export of other results.
+
+    Raises
+    ------
+    InputError
+        If the folder has files of somebody else, or the export of other results.
+    """
+    out_dir = out_dir.absolute()
+    names = {each.info.name: name_map(results.space, each.info.name, True) for each in maps}
+    _check_folder(out_dir, is_ours, [*names.values(), *texts])
+    claim = Claim(fingerprint("export", target, str(results.folder)), results.folder, overwrite)
+
+    def write(folder: Path) -> None:
+        for each in maps:
+            path = folder / names[each.info.name]
+            results.space.write(path, each.info, each.convert(), each.dtype)
+        for name, text in texts.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+
+    publish(out_dir, _stamp(results, target, maps, texts), claim, write, is_ours)
+    outputs: dict[str, list[Path]] = {}
+    for each in maps:
+        outputs.setdefault(each.output, []).append(out_dir / names[each.info.name])
+    return Exported(out_dir, outputs, {name: out_dir / name for name in texts})
+
+
+def _stamp(
+    results: Results, target: str, maps: Sequence[ExportedMap], texts: Mapping[str, str]
+) -> str:
+    """Return a fingerprint of all that the files are made from."""
+    parts = [target, __version__, str(results.folder), repr(sorted(texts.items()))]
+    for each in maps:
+        state = each.source.stat()
+        parts.append(repr((each.info, str(each.dtype), state.st_size, state.st_mtime_ns)))
+    return fingerprint(*parts)
+
+
+def _check_folder(out_dir: Path, is_ours: Callable[[str], bool], names: Sequence[str]) -> None:
+    """Refuse a folder with files that no export has written."""
+    if not out_dir.exists():
+        return
+    if not out_dir.is_dir():
+        raise InputError(f"{out_dir} is a file; give a folder for the export.")
+    ours = {name for name in list_published(out_dir) if is_ours(name)}
+    found = sorted(p.name for p in out_dir.iterdir() if not p.name.startswith(_HIDDEN))
+    foreign = [name for name in names if (out_dir / name).exists() and name not in ours]
+    if (found and not ours) or foreign:
+        raise InputError(
+            f"{out_dir} has files that no export has written, such as {(foreign or found)[0]}; "
+            "give a folder that is empty or does not exist."
+        )
+
+
+def make_pattern(kinds: Sequence[ExportedKind], texts: Sequence[str]) -> re.Pattern[str]:
+    """Return what the names of the files of an export look like."""
+    label = "[A-Za-z0-9]+"
+    fields = {"n": r"\d+", "label": label, "test": "[tF]", "entities": f"([a-z]+-{label}_)*"}
+
+    def match(names: Sequence[str]) -> str:
+        patterns = "|".join(map(re.escape, names))
+        for field, pattern in fields.items():
+            patterns = patterns.replace(re.escape(f"{{{field}}}"), pattern)
+        return patterns
+
+    # Maps of any kind, and sidecars.
+    ends = r"\.[a-z.]+"
+    return re.compile(rf"({match([each.file for each in kinds])}){ends}|{match(texts)}")
