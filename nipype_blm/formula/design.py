@@ -140,7 +140,7 @@ def _check_columns(formula: Formula, frame: "pd.DataFrame") -> None:
 
 def _prepare(side: Side, frame: "pd.DataFrame") -> tuple["pd.DataFrame", Scale]:
     """Return the columns of a list of terms, in the types in which they are used there."""
-    used = [side.atoms[atom] for atom in dict.fromkeys(atom for t in side.terms for atom in t)]
+    used = list(side.atoms.values())
     as_levels = {n for expr in used if is_categorical_call(expr) for n in list_columns(expr)}
     as_given = {n for expr in used if not is_categorical_call(expr) for n in list_columns(expr)}
     for name in side.columns:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nipype_blm.errors import InputError
@@ -378,3 +378,24 @@ def test_any_text_is_a_contrast_or_one_fault(text):
 
 
 DESIGN = build("age * sex + site")
+
+
+ATOMS = ["age", "two", "sex", "site", "odd", "`my col`", "C(t)", "C(site, Sum)", "S(sex)"]
+ATOMS += ["bs(age, df=3)", "poly(t, 2)", "I(sex == 'F')", "center(age)", "C(site, Treatment('b'))"]
+PRODUCTS = st.lists(st.sampled_from(ATOMS), min_size=1, max_size=3).flatmap(
+    lambda atoms: st.sampled_from([" * ", ":", " / ", " + ", " - "]).map(lambda s: s.join(atoms))
+)
+
+
+@settings(max_examples=50)
+@given(st.sampled_from(["", "0 + "]), st.lists(PRODUCTS, min_size=1, max_size=3).map(" + ".join))
+def test_any_formula_has_contrasts_by_default_that_can_be_used(start, text):
+    try:
+        design = build(start + text)
+    except InputError as error:
+        [_] = error.problems
+        return
+    assert np.isfinite(design.X.values).all()
+    assert len(set(design.X.names)) == design.X.values.shape[1]
+    contrasts = make_contrasts(design)
+    assert not check_contrasts(contrasts, design.X.values.shape[1])

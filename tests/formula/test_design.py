@@ -151,6 +151,12 @@ def test_levels_are_compared_as_text():
     np.testing.assert_array_equal(X[:, 1:], np.column_stack([site == "2", site != "10"]))
 
 
+def test_what_is_taken_away_is_not_needed():
+    design = build("sex + age + code + nothing - age - code - nothing + (1 + age - age | site)")
+    assert design.X.names == ["Intercept", "sex[F]"]
+    assert design.factors[0].design.names == ["Intercept"]
+
+
 def test_a_response_that_is_no_number_is_left_out():
     assert build("image ~ age").X.names == ["Intercept", "age"]
     assert build("visit_id ~ age").X.names == ["Intercept", "age"]
