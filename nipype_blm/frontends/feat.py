@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 from nipype_blm.data.kinds import find_map
-from nipype_blm.errors import InputError, Problems
-from nipype_blm.frontends.blm import WORDS, check, to_yaml
+from nipype_blm.errors import InputError, Problem, Problems
+from nipype_blm.frontends.blm import WORDS, to_yaml
+from nipype_blm.frontends.fields import check_fields
 from nipype_blm.frontends.reading import make_request
 from nipype_blm.io.tables import read_labels, read_text
 from nipype_blm.model.request import Request
@@ -50,22 +50,26 @@ def read(folder: Path, out_dir: Path, cope: int | None = None) -> Request:
     InputError
         If that is no group analysis, or not all of it, or it is not clear which cope is meant.
     """
-    chosen = _find_cope(folder.absolute(), cope)
-    _check_covariates(chosen)
-    data: dict[str, Any] = {
-        "Y_files": str(_find_image(chosen, _DATA, "the images of the group")),
-        "X": str(_find_text(chosen, "mat")),
-        "row_names": "none",
-        "contrasts": str(_find_text(chosen, "con")),
-        "analysis_mask": str(_find_image(chosen, "mask", "the mask")),
-        "outdir": str(out_dir),
+    try:
+        chosen = _find_cope(folder.absolute(), cope)
+        _check_covariates(chosen)
+        data = _find_files(chosen) | {"row_names": "none", "out_dir": out_dir}
+    except InputError as error:
+        error.reword(WORDS)
+        raise
+    fields, problems = check_fields(data, "blm", WORDS)
+    return make_request(fields, WORDS, problems, _find_notices(chosen), to_yaml(fields))
+
+
+def _find_files(cope: Path) -> dict[str, Path | None]:
+    """Return the files of a cope by the fields that name them."""
+    return {
+        "images": _find_image(cope, _DATA, "the images of the group"),
+        "X": _find_text(cope, "mat"),
+        "contrasts": _find_text(cope, "con"),
+        "f_contrasts": _find_text(cope, "fts", must_be=False),
+        "analysis_mask": _find_image(cope, "mask", "the mask"),
     }
-    tests = _find_text(chosen, "fts", must_be=False)
-    if tests is not None:
-        data["f_contrasts"] = str(tests)
-    fields, problems = check(data, out_dir)
-    notices = _find_notices(chosen)
-    return make_request(fields, WORDS, problems, notices, to_yaml(fields))
 
 
 def _find_cope(folder: Path, number: int | None) -> Path:
@@ -92,19 +96,20 @@ def _find_cope(folder: Path, number: int | None) -> Path:
     return copes[chosen]
 
 
-def _explain_absence(folder: Path) -> str:
+def _explain_absence(folder: Path) -> Problem:
     """Return why there is no cope, and what to give."""
-    stats = folder / "stats"
-    if folder.suffix == ".feat" or any(stats.glob("cope*")):
-        return (
-            f"{folder} is FEAT's analysis of one image series, not of a group; give the .gfeat of "
-            f"the group, or a configuration whose Y_files lists a cope of each, such as "
-            f"{folder.name}/reg_standard/stats/cope1.nii.gz."
+    if folder.suffix == ".feat" or any((folder / "stats").glob("cope*")):
+        template = (
+            "{folder} is FEAT's analysis of one image series, not of a group; give the .gfeat of "
+            "the group, or a configuration whose {images} lists a cope of each, such as "
+            "{folder}/reg_standard/stats/cope1.nii.gz."
         )
-    return (
-        f"{folder} has no cope1.feat or the like, as a group analysis of FEAT (.gfeat) has that "
-        "has ended; give one that has."
-    )
+    else:
+        template = (
+            "{folder} has no cope1.feat or the like, as a group analysis of FEAT (.gfeat) has "
+            "that has ended; give one that has."
+        )
+    return Problem("images", template, folder=folder)
 
 
 def _find_image(cope: Path, name: str, what: str) -> Path:
@@ -113,11 +118,12 @@ def _find_image(cope: Path, name: str, what: str) -> Path:
         found = find_map(folder, name) or _find_pair(folder, name)
         if found is not None:
             return found
-    raise InputError(
-        f"{cope} has no {name}.nii.gz, {what}; it may have been removed to save space. Run FEAT "
-        "again, or list the copes of the level below in Y_files of a configuration, whose X is "
+    template = (
+        "{cope} has no {name}.nii.gz, {what}; it may have been removed to save space. Run FEAT "
+        "again, or list the copes of the level below in {images} of a configuration, whose {X} is "
         "design.mat."
     )
+    raise InputError(Problem("images", template, cope=cope, name=name, what=what))
 
 
 def _find_pair(folder: Path, name: str) -> Path | None:
