@@ -156,11 +156,52 @@ def test_several_copes_need_a_choice(gfeat, tmp_path):
     assert refuse(gfeat / "cope2.feat", out, 1).endswith("is cope 2, but cope 1 is asked for.")
 
 
+def write_inputs_of_feat(gfeat, make):
+    """Name the inputs in design.fsf, as FEAT's window does, and remove their merged images."""
+    fsf = gfeat / "cope1.feat" / "design.fsf"
+    lines = [f'set feat_files({i}) "{make(i)}"\n' for i in range(1, N + 1)]
+    fsf.write_text(fsf.read_text() + "\n# 4D AVW data\n".join(lines))
+    (gfeat / "cope1.feat" / "filtered_func_data.nii.gz").unlink()
+
+
 def test_data_that_scripts_have_deleted_to_save_space_are_missed(gfeat, tmp_path):
     (gfeat / "cope1.feat" / "filtered_func_data.nii.gz").unlink()
     text = refuse(gfeat, tmp_path / "out", 1)
     assert "has no filtered_func_data.nii.gz, the images of the group" in text
     assert "list the copes of the level below in Y_files" in text
+
+
+INPUTS = {
+    "folders of FEAT": (lambda f, i: f / f"{i}.feat", "{i}.feat/reg_standard/stats/cope1.nii.gz"),
+    "copes of persons": (
+        lambda f, i: f / f"{i}.gfeat" / "cope1.feat",
+        "{i}.gfeat/cope1.feat/stats/cope1.nii.gz",
+    ),
+    "images": (lambda f, i: f / f"{i}" / "cope1", "{i}/cope1.nii.gz"),
+}
+
+
+@pytest.mark.parametrize(("make", "image"), INPUTS.values(), ids=INPUTS)
+def test_in_their_place_are_the_copes_that_the_design_names(gfeat, tmp_path, make, image):
+    paths = [tmp_path / image.format(i=i) for i in range(1, N + 1)]
+    for i, path in enumerate(paths):
+        save(path, COPES[1][..., i])
+    write_inputs_of_feat(gfeat, lambda i: make(tmp_path, i))
+    request = read(gfeat, tmp_path / "out", cope=1)
+    assert [each.path for each in request.images] == paths
+    assert "read are the 12 copes that its design.fsf names" in request.notices[0]
+    assert request.faults == []
+    paths[3].unlink()
+    assert f"nor has {make(tmp_path, 4)}, that design.fsf names" in refuse(gfeat, tmp_path, 1)
+
+
+def test_copes_of_which_some_were_left_out_are_not_guessed(gfeat, tmp_path):
+    for i in range(1, N + 1):
+        save(tmp_path / f"{i}.feat" / "reg_standard" / "stats" / "cope1.nii.gz", MASK)
+    write_inputs_of_feat(gfeat, lambda i: tmp_path / f"{i}.feat")
+    fsf = gfeat / "cope1.feat" / "design.fsf"
+    fsf.write_text(fsf.read_text() + "\nset fmri(copeinput.2) 0\n")
+    assert "the images of the group" in refuse(gfeat, tmp_path / "out", 1)
 
 
 def test_a_first_level_analysis_is_told_from_one_of_a_group(tmp_path):
