@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nipype_blm.cli.python import fit as fit
     from nipype_blm.report.notebook import Results as Results
 
 __version__ = "0.1.0"
@@ -13,4 +14,8 @@ def __getattr__(name: str) -> Any:
         from nipype_blm.report.notebook import Results
 
         return Results
+    if name == "fit":
+        from nipype_blm.cli.python import fit
+
+        return fit
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

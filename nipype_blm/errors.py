@@ -27,6 +27,18 @@ def shorten(text: str, longest: int = _LONGEST_SHOWN) -> str:
     return text if len(text) <= longest else f"{text[:half]}...{text[-half:]}"
 
 
+def join_some(items: Iterable[Any], most: int = 20, separator: str = ", ") -> str:
+    """Return items as a message lists them: of many the first, and how many more there are."""
+    texts = [str(item) for item in items]
+    more = f" ... and {len(texts) - most} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more
+
+
+def count(n: int, what: str) -> str:
+    """Return how many things there are, such as "3 rows"."""
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
 class Words:
     """How messages call fields, memory and settings: here, as `Request` does.
 
@@ -60,7 +72,16 @@ class Words:
         return str(n_bytes)
 
     def setting(self, field: str, value: Any) -> str:
-        """Return how a field is given a value."""
+        """Return how a field is given a value.
+
+        A column has the kind "name: kind"; filters are "space=T1w/stat=t", since no label has a
+        slash.
+        """
+        if field == "columns":
+            name, _, kind = str(value).rpartition(": ")
+            value = {name: kind}
+        if field == "filters":
+            value = dict(each.split("=", 1) for each in str(value).split("/"))
         return f"{self.name(field)}={value!r}"
 
     def write(self, template: str, values: Mapping[str, Any]) -> str:

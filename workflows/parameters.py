@@ -19,7 +19,7 @@ ParametersT = TypeVar("ParametersT", bound="Parameters")
 
 INPUTS = (
     *("in_files", "design_file", "contrasts", "f_contrasts", "mask_file", "data_mask_files"),
-    "post_mask_file",
+    *("post_mask_file", "formula", "table", "images"),
 )
 MIXED_INPUTS = (*INPUTS, "random_factors")
 
@@ -48,8 +48,8 @@ class Parameters:
         Write the complete configuration, inputs.yml, beside the maps.
     keep : str
         Intermediate files that stay when the maps are there: ``all``, so that a replaced image
-        repeats its batch; or ``contrasts``, what new contrasts need, so that any other change
-        reads all images again.
+        repeats its batch, and of a study that has grown only new images are read; or
+        ``contrasts``, what new contrasts need, so that any other change reads all images again.
     row_names : str, optional
         Header or number of the column of the design that names the rows; ``none``: every column
         is a regressor.
@@ -81,6 +81,11 @@ class Parameters:
     parallel_nodes : int, optional
         Nodes that run at the same time; there are as many batches and blocks, if each has work
         for some seconds.
+    columns : dict, optional
+        With a formula: columns of the table whose kind is not as it looks, ``categorical`` or
+        ``numeric``.
+    on_missing, on_missing_image : str, optional
+        With a formula: ``refuse`` rows without a covariate, or an image, or ``drop`` them.
     name : str
         Name of the workflow.
     """
@@ -109,6 +114,9 @@ class Parameters:
     max_blocks: int | None = None
     minutes_per_job: float | None = None
     parallel_nodes: int | None = None
+    columns: dict[str, str] | None = None
+    on_missing: str | None = None
+    on_missing_image: str | None = None
     name: str = "blm_wf"
 
 

@@ -16,14 +16,13 @@ from nipype_blm.interfaces.blm import (
     FitModel,
     PlanBLM,
 )
-from nipype_blm.model.request import PLAN_FOLDER
+from nipype_blm.model.request import CHECKPOINTS, PLAN_FOLDER, PRODUCTS_FOLDER
 
 from .nodes import FileMapNode, FreshNode
 from .parameters import Parameters
 
 Edge = tuple[Node, Node, list[tuple[str, str]]]
 ASSEMBLE = "assemble"  # the node that writes the maps
-CHECKPOINTS = "checkpoints"  # of batches that are being read
 
 
 class Model(NamedTuple):
@@ -70,7 +69,7 @@ def connect_stages(
         # Beside the folders of all batches, which are emptied, too.
         ComputeProducts(n_procs=n_procs, checkpoint_dir=f"../../{CHECKPOINTS}"),
         iterfield=["batch_file"],
-        name="products",
+        name=PRODUCTS_FOLDER,
         **resources,
     )
     estimates = FileMapNode(
@@ -102,6 +101,7 @@ def connect_stages(
             (plan, contrasts, [*shared, *_same("contrasts_file"), ("blocks", "block")]),
             (estimates, contrasts, [("out_file", "estimates_file")]),
             (plan, assemble, [*shared, *_same("model_id", "contrasts_file", "batch_files")]),
+            (plan, assemble, _same("study_file")),
             (estimates, assemble, [("out_file", "estimates_files")]),
             (contrasts, assemble, [("out_file", "statistics_files")]),
             (assemble, outputnode, _same(*model.outputs)),

@@ -28,6 +28,10 @@ _POOL_ALONE = (
 )
 
 
+class RunError(RuntimeError):
+    """A run that failed, and why; its message is for users."""
+
+
 def say(text: str) -> None:
     """Tell the user, beside what the command prints."""
     print(text, file=sys.stderr, flush=True)
@@ -57,6 +61,9 @@ def report_errors(act: Callable[[], int], interrupted: str = GOES_ON) -> int:
         for problem in error.problems:
             say(f"error: {problem}")
         return BAD_INPUT
+    except RunError as error:
+        say(f"error: {error}")
+        return FAILED
     except KeyboardInterrupt:
         say(f"Interrupted. {interrupted}")
         return INTERRUPTED

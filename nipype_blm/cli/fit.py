@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from nipype_blm import __version__
 from nipype_blm.cli.command import (
     EXIT_CODES,
-    FAILED,
     OK,
+    RunError,
     add_running_options,
     check_running_options,
     describe,
@@ -20,6 +20,7 @@ from nipype_blm.cli.command import (
     say,
     say_notices,
 )
+from nipype_blm.cli.study import add_study_options, collect_options
 from nipype_blm.cli.terminal import escape_name, steady_streams
 from nipype_blm.errors import InputError
 
@@ -31,6 +32,18 @@ _DESCRIPTIONS = {
     "blm": "Fit one linear model at every voxel of many images.",
     "blmm": "Fit one linear mixed model at every voxel of many images.",
 }
+_FIT_EXAMPLES = (
+    'bids results --formula "~ age + sex + (1 | subject)" --space MNI152NLin6Asym --stat effect',
+    'participants.tsv results --formula "~ age" --images "maps/{participant_id}.nii.gz"',
+    'participants.tsv results --formula "~ age * sex" --test age --test "sex[M] - sex[F]" --check',
+    "study.yml results --pool pool.json",
+)
+# Sources that say all of a model.
+_COMPLETE = {"configuration": "a configuration", "feat": "a group analysis of FEAT"}
+_MORE_OF_FIT = (
+    "`nipype-blm init SOURCE FILE.yml` writes a configuration to start from; `blm --help` and\n"
+    "`blmm --help` explain every field of it."
+)
 _EXAMPLES = ("--check", "--graph nodes.svg", "--plugin MultiProc", "--pool pool.json")
 
 
@@ -46,38 +59,65 @@ def add_fit(tools: Any) -> None:
     parser = tools.add_parser("fit", help="fit a linear or mixed model at every voxel")
     describe(
         parser,
-        "Fit one linear model, or linear mixed model, at every voxel of many images.",
-        [f"study.yml results {options}" for options in _EXAMPLES],
-        f"`blm --help` and `blmm --help` explain every field of CONFIG.yml.\n{EXIT_CODES}",
+        "Fit one linear model, or linear mixed model, at every voxel of many images: of a BIDS "
+        "data set or a table of covariates by a formula, or of a configuration file.",
+        _FIT_EXAMPLES,
+        f"{_MORE_OF_FIT}\n{EXIT_CODES}",
     )
     parser.add_argument(
         "config",
         type=Path,
         metavar="SOURCE",
-        help="CONFIG.yml, a configuration file of blm, or of blmm if it has Z",
+        help="BIDS data set, or its derivatives; TABLE.tsv; CONFIG.yml, a configuration of blm, "
+        "or of blmm if it has Z; or group.gfeat of FSL",
     )
     parser.add_argument(
-        "out", metavar="OUT", help="folder for the results; it takes the place of that in SOURCE"
+        "out",
+        metavar="OUT",
+        help="folder for the results; it takes the place of that in CONFIG.yml",
+    )
+    add_study_options(parser)
+    parser.add_argument(
+        "--cope", type=int, metavar="N", help="of group.gfeat: which copeN.feat, if it has several"
     )
     _add_options(parser)
-    parser.set_defaults(action=_fit)
+    parser.set_defaults(action=fit_source)
 
 
-def _fit(arguments: argparse.Namespace) -> int:
+def fit_source(arguments: argparse.Namespace) -> int:
+    """Fit what SOURCE is, a data set, a table or a configuration; return the exit code."""
     from nipype_blm.cli.source import check_places
 
-    _resolve_out(arguments.out)  # first: what is no path is no folder either
-    check_places(arguments.config, arguments.out)
-    return _act(arguments, None, arguments.out)
+    out = _resolve_out(arguments.out)  # first: what is no path is no folder either
+    options = collect_options(arguments)
+    kind = check_places(arguments.config, arguments.out, is_formula_given=bool(options))
+    _announce(arguments, "nipype-blm")
+    source = arguments.config.expanduser().absolute()
+    if options and kind in _COMPLETE:
+        from nipype_blm.frontends.options import refuse_options
+
+        refuse_options(options, f"{_COMPLETE[kind]}, {source}")
+    if kind == "configuration":
+        return run_request(load_config(source, None, arguments.out), arguments)
+    if kind == "feat":
+        from nipype_blm.frontends import feat
+
+        return run_request(feat.read(source, out, arguments.cope), arguments)
+    from nipype_blm.frontends.options import read
+
+    return run_request(read(source, options, out, is_bids=kind == "bids"), arguments)
 
 
-def _act(arguments: argparse.Namespace, model: str | None, out: str | None = None) -> int:
-    # Before anything that takes time; even what is imported does.
+def _act(arguments: argparse.Namespace, model: str) -> int:
+    _announce(arguments, model)
+    return run_request(load_config(arguments.config, model), arguments)
+
+
+def _announce(arguments: argparse.Namespace, name: str) -> None:
+    """Say what begins, before anything that takes time; even what is imported does."""
     if not arguments.quiet:
-        name = "nipype-blm" if model is None else model
         say(f"{name} {__version__}: checking {arguments.config} ...")
     check_running_options(arguments)
-    return run_request(load_config(arguments.config, model, out), arguments)
 
 
 def run_request(request: "Request", arguments: argparse.Namespace) -> int:
@@ -169,9 +209,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _prepare(request: "Request", arguments: argparse.Namespace) -> "PreparedRun":
     """Check and plan a run; tell what is no fault of it."""
     from nipype_blm.cli.plugins import count_parallel_nodes
+    from nipype_blm.stages.growth import EarlierPlaces
     from nipype_blm.stages.plan import check_out_dir, prepare_run, replaces_another
 
-    run = prepare_run(request, count_parallel_nodes(request, arguments.plugin))
+    places = EarlierPlaces.of_workflow(request.workflow_folder)
+    n_nodes = count_parallel_nodes(request, arguments.plugin)
+    run = prepare_run(request, n_nodes, places=places)
     check_out_dir(run, request, request.plan_folder)
     say_notices(run.notices, request.words)
     # Who edits a configuration and runs it again means to; who gives a folder may be mistaken.
@@ -222,6 +265,7 @@ def _run_alone(request: "Request", arguments: argparse.Namespace) -> int:
 
 
 def _run(request: "Request", arguments: argparse.Namespace) -> int:
+    from nipype_blm.cli.check import describe_study
     from nipype_blm.cli.plugins import choose_runner
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.cli.run import (
@@ -236,6 +280,8 @@ def _run(request: "Request", arguments: argparse.Namespace) -> int:
 
     run = _prepare(request, arguments)
     quiet = arguments.quiet or request.quiet
+    if run.study is not None and not quiet:
+        print(describe_study(run), flush=True)
     keep = _choose_kept(request, arguments)
     if is_written_for(request.out_dir / "inputs.yml", request.record) and is_done(run, request):
         if not quiet:
@@ -255,8 +301,7 @@ def _run(request: "Request", arguments: argparse.Namespace) -> int:
             workflow = build_workflow(request, keep, run, runner)
             run_workflow(workflow, request, runner)
     except Exception as error:
-        say(f"error: {raise_or_describe(error, request, arguments.plugin)}")
-        return FAILED
+        raise RunError(raise_or_describe(error, request, arguments.plugin)) from error
     return _end(request, run, quiet, keep)
 
 
@@ -264,13 +309,12 @@ def _end(request: "Request", run: "PreparedRun", quiet: bool, keep: str) -> int:
     """Say what came out; if all is well, remove what is not to be kept."""
     from nipype_blm.cli.run import tidy
 
-    code = _report(request, run.spec.model, quiet)
-    if code == OK:
-        tidy(request, keep)
-    return code
+    _report(request, run.spec.model, quiet)
+    tidy(request, keep)
+    return OK
 
 
-def _report(request: "Request", model: str, quiet: bool) -> int:
+def _report(request: "Request", model: str, quiet: bool) -> None:
     """Say what came out, whichever plugin ran the nodes."""
     from nipype_blm.report.summary import summarise_run
     from nipype_blm.results.results import Results
@@ -283,7 +327,5 @@ def _report(request: "Request", model: str, quiet: bool) -> int:
         try:
             check_fitted(results.n_fitted, Path(f"{model}_vox_status"), results.notices)
         except InputError as error:
-            say(f"error: {error}")
-            return FAILED
+            raise RunError(str(error)) from error
     say_notices(results.notices, request.words)
-    return OK

@@ -10,10 +10,13 @@ from nipype_blm.cli.compare import add_compare
 from nipype_blm.cli.compile import add_compile
 from nipype_blm.cli.export import add_export
 from nipype_blm.cli.fit import add_fit
+from nipype_blm.cli.init import add_init
 from nipype_blm.cli.pool import add_pool
+from nipype_blm.cli.study import take_filters
 from nipype_blm.cli.terminal import steady_streams
 
 _EXAMPLES = (
+    'fit bids results --formula "~ age + (1 | subject)" --space MNI152NLin6Asym',
     "fit study.yml results --check",
     "fit study.yml results",
     "compare intercept slope comparison",
@@ -27,7 +30,7 @@ _MORE = "`nipype-blm COMMAND --help` explains one.  blm, blmm and blmm_compare s
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     with steady_streams():
-        arguments = _make_parser().parse_args(argv)
+        arguments = take_filters(_make_parser(), argv)
         return report_errors(partial(arguments.action, arguments), arguments.interrupted)
 
 
@@ -41,7 +44,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
     parser.set_defaults(interrupted=GOES_ON)
     tools = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_fit, add_compare, add_export, add_pool, add_compile):
+    for add in (add_fit, add_init, add_compare, add_export, add_pool, add_compile):
         add(tools)
     return parser
 

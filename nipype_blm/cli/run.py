@@ -23,12 +23,13 @@ from nipype_blm.interfaces.blm import write_plan_files
 from nipype_blm.model.request import Request
 from nipype_blm.private import open_plain
 from nipype_blm.stages.assemble import NOTICES
+from nipype_blm.stages.growth import EarlierPlaces
 from nipype_blm.stages.plan import PreparedRun
 from nipype_blm.stages.remains import Remains
 from nipype_blm.workflows.blm import BLM
 from nipype_blm.workflows.blmm import BLMM
 from nipype_blm.workflows.parameters import Parameters
-from nipype_blm.workflows.stages import CHECKPOINTS, connect_stages, find_files, hold_plan
+from nipype_blm.workflows.stages import connect_stages, find_files, hold_plan
 
 
 class Places(NamedTuple):
@@ -60,7 +61,9 @@ def tidy(request: Request, keep: str) -> None:
     The workflow itself has emptied those of images.  `hold_folders` removes a folder that is left
     empty.
     """
-    checkpoints = request.workflow_folder / "products" / CHECKPOINTS  # of plans that were given up
+    checkpoints = EarlierPlaces.of_workflow(
+        request.workflow_folder
+    ).aside  # of plans that were given up
     unneeded = {
         "nothing": [request.workflow_folder],
         # Statistics are made again in no time; a new contrast needs others.
@@ -106,7 +109,8 @@ def build_workflow(
     outputs = {}
     if run is not None:
         _make_folder(request)
-        outputs = write_plan_files(run, request, request.plan_folder)
+        aside = EarlierPlaces.of_workflow(request.workflow_folder).aside
+        outputs = write_plan_files(run, request, request.plan_folder, aside)
     return connect_stages(BLMM if request.is_mixed else BLM, hold_plan(**outputs), parameters)
 
 

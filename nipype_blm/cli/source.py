@@ -6,11 +6,20 @@ from nipype_blm.errors import InputError
 
 _CONFIGURATION = (".yml", ".yaml", ".json")
 _TABLE = (".csv", ".tsv", ".txt", ".xls", ".xlsx", ".ods", ".mat", ".con", ".fsf")
-_EXPECTED = "expected a configuration, CONFIG.yml, which names the images and a table (X)"
+_FEAT = (".gfeat", ".feat")
+_EXPECTED = (
+    "expected a BIDS data set or a table of covariates, with --formula; or a configuration, "
+    "CONFIG.yml; or a group analysis of FEAT, group.gfeat"
+)
 
 
-def check_places(source: Path, out: str) -> None:
+def check_places(source: Path, out: str, is_formula_given: bool = False) -> str:
     """Refuse a source that no run can be made of, and a place that is none for results.
+
+    Returns
+    -------
+    kind : str
+        ``bids``, ``feat``, ``table`` or ``configuration``.
 
     Raises
     ------
@@ -25,14 +34,14 @@ def check_places(source: Path, out: str) -> None:
             else "give a folder for the results"
         )
         raise InputError(f"OUT {folder} is a file; {advice}.")
-    fault = _find_fault(source)
-    if fault is not None:
-        raise InputError(f"SOURCE {source} {fault}.")
+    source = source.expanduser()
+    kind = find_kind(source, is_formula_given)
     if is_raw_bids(folder):
         raise InputError(
             f"OUT {folder} is a BIDS data set, among whose images no results belong; choose a "
             f"folder of their own, such as {folder / 'derivatives' / 'nipype_blm'}."
         )
+    return kind
 
 
 def is_raw_bids(folder: Path) -> bool:
@@ -40,17 +49,36 @@ def is_raw_bids(folder: Path) -> bool:
     return (folder / "dataset_description.json").is_file() and any(folder.glob("sub-*/"))
 
 
-def _find_fault(source: Path) -> str | None:
-    """Return why a source is none, and what to do."""
+def is_bids(folder: Path) -> bool:
+    """Return whether a folder is a BIDS data set, raw or of derivatives."""
+    return (folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/"))
+
+
+def find_kind(source: Path, is_formula_given: bool) -> str:
+    """Return what a source is: ``bids``, ``feat``, ``table`` or ``configuration``.
+
+    Raises
+    ------
+    InputError
+        If it is none, with what to do.
+    """
     from nipype_blm.data.kinds import is_image_path
 
+    fault = None
     if source.is_dir() and (source / "inputs.yml").is_file():
-        return f"is a folder of results; give {source / 'inputs.yml'} to fit that model again"
-    if source.is_dir():
-        what = "is a BIDS data set" if is_raw_bids(source) else "is a folder"
-        return f"{what}, of which no run can be made; {_EXPECTED}"
-    if is_image_path(source):
-        return f"is an image; {_EXPECTED}"
-    if source.suffix.lower() in _TABLE:
-        return f"is a table or a list, of which alone no run can be made; {_EXPECTED}"
-    return None
+        fault = f"is a folder of results; give {source / 'inputs.yml'} to fit that model again"
+    elif source.is_dir() and is_bids(source):
+        return "bids"
+    elif source.is_dir() and (source.suffix in _FEAT or any(source.glob("cope*.feat"))):
+        return "feat"
+    elif source.is_dir():
+        fault = f"is a folder, but no BIDS data set: it has no sub-*; {_EXPECTED}"
+    elif is_image_path(source):
+        fault = f"is an image; {_EXPECTED}"
+    elif source.suffix.lower() in _TABLE or (
+        is_formula_given and source.suffix.lower() not in _CONFIGURATION
+    ):
+        return "table"
+    if fault is not None:
+        raise InputError(f"SOURCE {source} {fault}.")
+    return "configuration"

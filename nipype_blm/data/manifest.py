@@ -60,7 +60,17 @@ def read_manifest(path: Path) -> list[ImageEntry]:
     InputError
         If the file is damaged.
     """
-    content = path.read_bytes()
+    return parse_manifest(path.read_bytes(), path)
+
+
+def parse_manifest(content: bytes, path: Path) -> list[ImageEntry]:
+    """Return the images of a manifest; `path` is where it stands, for messages.
+
+    Raises
+    ------
+    InputError
+        If it is damaged.
+    """
     table, _, last = content.rpartition(b"# ")
     if last != f"{fingerprint(table)}\n".encode():
         raise InputError(f"{path} is damaged; run again, which makes it anew.")

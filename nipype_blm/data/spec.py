@@ -1,7 +1,8 @@
 """What is fitted, once everything has been read and checked: arrays and options."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,8 @@ class ModelSpec:
     options: MixedOptions | None = None  # None: least squares
     with_resms: bool = True
     deficient: str = "refuse"  # what was asked for if columns of X depend on each other
+    # Where each batch ends; empty: after each `images_per_batch` observations.
+    ends: tuple[int, ...] = ()
 
     @property
     def model(self) -> str:
@@ -71,6 +74,8 @@ class ModelSpec:
     @property
     def n_batches(self) -> int:
         """Number of batches of images."""
+        if self.ends:
+            return len(self.ends)
         return -(-self.n_obs // self.images_per_batch)
 
     @property
@@ -85,8 +90,23 @@ class ModelSpec:
 
     def batch(self, number: int) -> slice:
         """Return the observations of a batch."""
+        if self.ends:
+            return slice(self.ends[number - 1] if number else 0, self.ends[number])
         start = number * self.images_per_batch
         return slice(start, min(start + self.images_per_batch, self.n_obs))
+
+    def find_batch(self, row: int) -> int:
+        """Return the number of the batch that has an observation."""
+        if self.ends:
+            return bisect_right(self.ends, row)
+        return row // self.images_per_batch
+
+    def sort(self, order: NDArray[np.intp]) -> "ModelSpec":
+        """Return the model with its observations in another order."""
+        design = self.design
+        rows = {name: getattr(design, name)[order] for name in ("X", "Q", "shift")}
+        factors = tuple(f._replace(level=f.level[order], Z=f.Z[order]) for f in self.factors)
+        return replace(self, design=design._replace(**rows), factors=factors)
 
 
 @dataclass(frozen=True)

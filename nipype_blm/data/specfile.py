@@ -1,4 +1,4 @@
-"""Write and read the model and the contrasts that the stages share."""
+"""Write and read the model, the contrasts and the study that the stages share."""
 
 import json
 from dataclasses import fields
@@ -14,6 +14,7 @@ from nipype_blm.data.spec import NUMERICS, ContrastSpec, ModelSpec
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import ArrayFile, fingerprint, pack_arrays
 from nipype_blm.model.contrasts import Contrast
+from nipype_blm.model.study import Coding, Excluded, Study
 
 _SPECIAL = ("space", "allowed", "design", "factors", "options")
 
@@ -43,7 +44,7 @@ def _read_model(path: Path, size: int, mtime_ns: int) -> tuple[str, ModelSpec]:
     file = ArrayFile(path)
     design = DesignFactor(*(file.read(name) for name in DesignFactor._fields))
     options: dict[str, Any] = dict(file.meta)
-    options["names"] = tuple(options["names"])
+    options |= {field: tuple(options[field]) for field in ("names", "ends")}
     for field in ("effect_names", "level_names"):
         options[field] = tuple(tuple(names) for names in options[field])
     options["factors"] = tuple(
@@ -77,6 +78,32 @@ def pack_contrasts(spec: ContrastSpec) -> tuple[str, bytes]:
         "two_sided": spec.two_sided,
         "minlog": spec.minlog,
     }
+    return _pack_json(data)
+
+
+def pack_study(study: Study) -> tuple[str, bytes]:
+    """Return the fingerprint of a study, and the contents of its file."""
+    data: dict[str, Any] = {"formula": study.formula, "columns": dict(study.columns)}
+    data["codings"] = [each._asdict() for each in study.codings]
+    data["excluded"] = [each._asdict() for each in study.excluded]
+    return _pack_json(data)
+
+
+def read_study(path: Path | str) -> tuple[str, Study]:
+    """Return the fingerprint of a study, and the study.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    stamp, data = _read_json(path)
+    codings = [Coding(**each) for each in data["codings"]]
+    excluded = [Excluded(**each) for each in data["excluded"]]
+    return stamp, Study(data["formula"], data["columns"], codings, excluded)
+
+
+def _pack_json(data: dict[str, Any]) -> tuple[str, bytes]:
     stamp = fingerprint(_dump(data))
     return stamp, _dump({"fingerprint": stamp} | data)
 
@@ -93,6 +120,12 @@ def read_contrasts(path: Path | str) -> tuple[str, ContrastSpec]:
     InputError
         If the file is damaged.
     """
+    stamp, data = _read_json(path)
+    contrasts = tuple(Contrast(**contrast) for contrast in data["contrasts"])
+    return stamp, ContrastSpec(contrasts, data["two_sided"], data["minlog"])
+
+
+def _read_json(path: Path | str) -> tuple[str, dict[str, Any]]:
     try:
         data = json.loads(Path(path).read_bytes())
         stamp: str = data.pop("fingerprint")
@@ -100,5 +133,4 @@ def read_contrasts(path: Path | str) -> tuple[str, ContrastSpec]:
             raise ValueError("another fingerprint")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged; run again, which makes it anew.") from error
-    contrasts = tuple(Contrast(**contrast) for contrast in data["contrasts"])
-    return stamp, ContrastSpec(contrasts, data["two_sided"], data["minlog"])
+    return stamp, data

@@ -8,8 +8,19 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from nipype_blm.errors import InputError, Problem, Words, shorten, show
-from nipype_blm.frontends.fields import ENTRIES, MODELS, Checked, Fields, check_fields, find_nearest
-from nipype_blm.frontends.reading import make_contrast, make_request
+from nipype_blm.frontends.fields import (
+    ENTRIES,
+    FORMULA_MODELS,
+    MODELS,
+    Checked,
+    CommonFields,
+    Fields,
+    FormulaFields,
+    check_fields,
+    find_nearest,
+)
+from nipype_blm.frontends.reading import Origin, make_contrast, make_request
+from nipype_blm.frontends.values import is_mixed_formula
 from nipype_blm.io.yamlfile import read_yaml
 from nipype_blm.model.request import Request
 
@@ -19,6 +30,17 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "Y_files": "images",
         "X": "X",
         "Z": "factors",
+        "formula": "formula",
+        "table": "table",
+        "images": "pattern",
+        "bids": "bids",
+        "derivatives": "derivatives",
+        "filters": "filters",
+        "participants": "participants",
+        "own_masks": "own_masks",
+        "columns": "columns",
+        "on_missing": "on_missing",
+        "on_missing_image": "on_missing_image",
         "outdir": "out_dir",
         "contrasts": "contrasts",
         "f_contrasts": "f_contrasts",
@@ -77,6 +99,9 @@ class BlmWords(Words):
     def setting(self, field: str, value: Any) -> str:
         """Return how a field is given a value."""
         text = str(value).lower() if isinstance(value, bool) else str(value)
+        if field == "filters":
+            text = text.replace("=", ": ").replace("/", ", ")
+        text = f"{{{text}}}" if field in ("columns", "filters") else text
         return f"{self.name(field)}: {text}"
 
 
@@ -111,10 +136,18 @@ def read(path: Path, model: str | None = "blm", out_dir: Path | None = None) -> 
     """
     data = read_yaml(path)
     if model is None:
-        model = "blmm" if isinstance(data, dict) and data.get("Z") is not None else "blm"
+        model = _choose_model(data)
     fields, problems = check(data, path.absolute().parent, model, out_dir)
     notices = _find_notices(data, fields)
-    return make_request(fields, WORDS, problems, notices, to_yaml(fields), path)
+    return make_request(fields, Origin(model, WORDS, problems, notices, to_yaml(fields), path))
+
+
+def _choose_model(data: Any) -> str:
+    """Return which model a configuration has."""
+    if not isinstance(data, dict):
+        return "blm"
+    is_mixed = data.get("Z") is not None or is_mixed_formula(data.get("formula"))
+    return "blmm" if is_mixed else "blm"
 
 
 def check(
@@ -163,7 +196,7 @@ def check(
 
 def _known_names(model: str) -> list[str]:
     """Return the names that a file of a model may have."""
-    fields = {"", *MODELS[model].model_fields}
+    fields = {"", *MODELS[model].model_fields, *FORMULA_MODELS[model].model_fields}
     return [*(name for name, field in NAMES.items() if field in fields), *IGNORED, *_NOT_READ]
 
 
@@ -210,23 +243,25 @@ def _read_missingness(value: Any) -> tuple[dict[str, Any], list[Problem]]:
     return found, problems
 
 
-def _find_notices(data: Mapping[Any, Any], fields: Fields) -> list[str]:
+def _find_notices(data: Mapping[Any, Any], fields: Fields | FormulaFields) -> list[str]:
     """Return one sentence for each field that was given and has no effect."""
     given = {str(name) for name, value in data.items() if value is not None}
     notices = [f"{name} has no effect and is ignored." for name in IGNORED if name in given]
-    stat_types = [(each.stat_type, make_contrast(each).is_f) for each in fields.contrasts]
+    stat_types = [
+        (each.stat_type, make_contrast(each).is_f) for each in fields.contrasts if each.vector
+    ]
     if any(said and (said.upper() == "F") != is_f for said, is_f in stat_types):
         notices.append("statType is ignored: one row of weights gives T, several rows F.")
     return notices
 
 
-def to_yaml(fields: Fields) -> dict[str, Any]:
+def to_yaml(fields: CommonFields) -> dict[str, Any]:
     """Return fields as plain values of a file from which equal ones are read."""
     plain = fields.plain()
     data = {name: plain[field] for name, field in NAMES.items() if field in plain}
     data["Missingness"] = {n: plain[field] for n, field in MISSINGNESS.items() if field in plain}
     for name, key in (("contrasts", "c"), ("Z", "f")):
-        if name in data:
+        if data.get(name):
             data[name] = [{f"{key}{i}": each} for i, each in enumerate(data[name], 1)]
     return data
 
@@ -248,10 +283,19 @@ _DESCRIPTIONS = {
 }
 
 
-def list_entries(model: str = "blm") -> list[Entry]:
-    """Return the fields that a file of a model may have and that have an effect."""
+def list_entries(model: str = "blm", of_formula: bool = False) -> list[Entry]:
+    """Return the fields that a file of a model may have and that have an effect.
+
+    Those that mean something else with a formula are described as without, or with one.
+    """
     known = _known_names(model)
-    return [_describe(name, field, MODELS[model]) for name, field in NAMES.items() if name in known]
+    kinds: list[type[BaseModel]] = [MODELS[model], FORMULA_MODELS[model]]
+    first, second = reversed(kinds) if of_formula else kinds
+    return [
+        _describe(name, field, first if field in {"", *first.model_fields} else second)
+        for name, field in NAMES.items()
+        if name in known
+    ]
 
 
 def _describe(name: str, field: str, kind: type[BaseModel]) -> Entry:

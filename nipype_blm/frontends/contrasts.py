@@ -10,6 +10,7 @@ from nipype_blm.errors import shorten, show
 from nipype_blm.model.arithmetic import parse_number
 
 Vector = tuple[float, ...]
+_WEIGHTS = re.compile(r"[\d\s\[\]();,.eE+/*-]+")
 
 
 def parse_vector(value: Any) -> Vector | tuple[Vector, ...]:
@@ -69,23 +70,27 @@ def _split_row(text: str) -> list[str]:
 
 
 def normalise_contrasts(value: Any) -> list[dict[str, Any]]:
-    """Return contrasts as a list of mappings with ``name`` and ``vector``.
+    """Return contrasts as a list of mappings with ``name``, and ``vector`` or ``expression``.
 
     Accepts BLM's ``[{c1: {name, vector}}, ...]``, ``{c1: {name, vector}, ...}`` and
-    ``[{name, vector}, ...]``.  A contrast without a name is called by its key.
+    ``[{name, vector}, ...]``; and text, which is an expression and names itself.  Another
+    contrast without a name is called by its key.
     """
-    if _is_tuple_of_nipype(value):
+    if _is_tuple_of_nipype(value) or isinstance(value, str):
         value = [value]
     if isinstance(value, dict):
         value = [{key: contrast} for key, contrast in value.items()]
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(
-            f"{show(value)} was given; expected a list of contrasts, each with a name and a vector"
+            f"{show(value)} was given; expected a list of contrasts, each with a name and a "
+            "vector, or an expression"
         )
     return [_normalise_one(item, number) for number, item in enumerate(value, 1)]
 
 
 def _normalise_one(item: Any, number: int) -> dict[str, Any]:
+    if isinstance(item, str) and item.strip() and not _WEIGHTS.fullmatch(item):
+        return {"expression": item}
     if isinstance(item, dict) and len(item) == 1 and "vector" not in item:
         [(key, body)] = item.items()
         if isinstance(body, dict):

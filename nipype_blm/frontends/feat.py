@@ -8,7 +8,7 @@ from typing import Any
 from nipype_blm.errors import InputError, Problem, Problems
 from nipype_blm.frontends.blm import WORDS, to_yaml
 from nipype_blm.frontends.fields import check_fields
-from nipype_blm.frontends.reading import make_request
+from nipype_blm.frontends.reading import Origin, make_request
 from nipype_blm.io.tables import read_labels, read_text
 from nipype_blm.model.request import Request
 
@@ -63,7 +63,8 @@ def read(folder: Path, out_dir: Path, cope: int | None = None) -> Request:
         error.reword(WORDS)
         raise
     fields, problems = check_fields(data, "blm", WORDS)
-    return make_request(fields, WORDS, problems, _find_notices(chosen, data), to_yaml(fields))
+    notices = _find_notices(chosen, data)
+    return make_request(fields, Origin("blm", WORDS, problems, notices, to_yaml(fields)))
 
 
 def _find_files(cope: Path, setup: str) -> dict[str, Any]:

@@ -1,12 +1,20 @@
 """The single values that a front end is given, checked all at once and named as in `Request`."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from nipype_blm.core.lmm.estimates import METHODS
 from nipype_blm.errors import Problem, Words, shorten, show
@@ -16,11 +24,15 @@ from nipype_blm.frontends.values import (
     Bytes,
     Count,
     CountOrNone,
+    Derivatives,
     FilePath,
     FilePaths,
+    Filters,
     Number,
+    Pattern,
     Share,
     Text,
+    TextList,
     above_zero,
     one_of,
     words_of,
@@ -29,6 +41,8 @@ from nipype_blm.frontends.vest import expand_contrasts
 from nipype_blm.model.random import check_nesting
 from nipype_blm.model.request import DEFAULT_MAX_BYTES, DEFAULT_MINLOG, DEFICIENT, KEEP, MATCH_ROWS
 
+COLUMN_KINDS = ("categorical", "numeric")
+ON_MISSING = ("refuse", "drop")
 CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm")
 _LONGEST_NAME = 40  # longer than any field
 _NO_CONTRASTS = [{"name": "none", "vector": [1]}]  # hold the place of what is at fault
@@ -41,9 +55,14 @@ class _Model(BaseModel):
 class ContrastFields(_Model):
     """One contrast."""
 
-    name: Text = Field(description="A name; it labels the outputs.")
-    vector: Vector | tuple[Vector, ...] = Field(
-        description="One row of weights gives a T test, a list of rows an F test."
+    name: Text | None = Field(
+        None, description="A name; it labels the outputs.  Default: the expression."
+    )
+    vector: Vector | tuple[Vector, ...] | None = Field(
+        None, description="One row of weights gives a T test, a list of rows an F test."
+    )
+    expression: Text | None = Field(
+        None, description="With a formula, in place of the vector: such as age, or sex[M] - sex[F]."
     )
     stat_type: str | None = Field(default=None, description="Accepted; the vector decides.")
 
@@ -51,6 +70,14 @@ class ContrastFields(_Model):
     @classmethod
     def _parse_vector(cls, value: Any) -> Any:
         return parse_vector(value)
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if self.vector is None and self.expression is None:
+            raise ValueError("vector is missing; give the weights, or an expression")
+        if self.vector is not None and self.expression is not None:
+            raise ValueError("both a vector and an expression were given; leave out one of them")
+        return self
 
 
 class FactorFields(_Model):
@@ -74,31 +101,10 @@ class FactorFields(_Model):
     )
 
 
-class Fields(_Model):
-    """The fields of a linear model, which all models share."""
+class CommonFields(_Model):
+    """What all requests share: which values count, what is written, where, and with what."""
 
-    images: FilePaths = Field(description="Text file with one image a line, or one 4D image.")
-    X: FilePath = Field(
-        description="Design matrix: CSV, TSV or whitespace table, one row for each image."
-    )
     out_dir: FilePath = Field(description="Folder for the results; made if need be.")
-    contrasts: tuple[ContrastFields, ...] = Field(
-        description="Contrasts c1, c2, ..., each with a name and a vector; or a .con of FSL."
-    )
-    f_contrasts: FilePath | None = Field(
-        None,
-        description="A .fts of FSL: F contrasts that combine rows of the .con in contrasts.",
-    )
-    row_names: Text | None = Field(
-        None,
-        description="Header, or number, of the column of X that names the rows; none: every column "
-        "is a regressor.  If absent, a first column of text names them.",
-    )
-    match_rows: Annotated[str, one_of(MATCH_ROWS)] = Field(
-        "check",
-        description="How rows and images are matched: check (default) refuses names of rows that "
-        "contradict those of the images, by_name sorts rows by them, by_order ignores them.",
-    )
     cluster: Annotated[str, one_of(CLUSTER_TYPES, "is not a cluster type")] = Field(
         "local",
         description="Where to run: local (the default), or on workers that are jobs of slurm, "
@@ -111,9 +117,6 @@ class Fields(_Model):
     )
     max_bytes: Bytes = Field(
         DEFAULT_MAX_BYTES, description='Memory to use, in bytes; a number or "2**32" (default).'
-    )
-    data_masks: FilePaths | None = Field(
-        None, description="Text file with one mask a line, for each image in turn."
     )
     threshold: Number | None = Field(None, description="Values below this are missing.")
     min_percent: Share | None = Field(
@@ -170,7 +173,7 @@ class Fields(_Model):
     )
     quiet: bool = Field(False, description="Print no summary when the run ends.")
 
-    @field_validator("contrasts", mode="before")
+    @field_validator("contrasts", mode="before", check_fields=False)
     @classmethod
     def _normalise_contrasts(cls, value: Any, info: ValidationInfo) -> Any:
         return _rename(normalise_contrasts(value), "contrasts", words_of(info))
@@ -182,13 +185,93 @@ class Fields(_Model):
             data["min_percent"] = _exact_text(self.min_percent)
         for contrast in data["contrasts"]:
             contrast.pop("stat_type", None)
-        return data
+        return {name: value for name, value in data.items() if value not in ([], {})}
 
 
-class MixedFields(Fields):
-    """The fields of a mixed model."""
+class Fields(CommonFields):
+    """A linear model, of which X and the images are given."""
 
-    factors: tuple[FactorFields, ...] = Field(description="Random factors f1, f2, ..., each with:")
+    images: FilePaths = Field(description="Text file with one image a line, or one 4D image.")
+    X: FilePath = Field(
+        description="Design matrix: CSV, TSV or whitespace table, one row for each image."
+    )
+    contrasts: tuple[ContrastFields, ...] = Field(
+        description="Contrasts c1, c2, ..., each with a name and a vector; or a .con of FSL."
+    )
+    f_contrasts: FilePath | None = Field(
+        None,
+        description="A .fts of FSL: F contrasts that combine rows of the .con in contrasts.",
+    )
+    row_names: Text | None = Field(
+        None,
+        description="Header, or number, of the column of X that names the rows; none: every column "
+        "is a regressor.  If absent, a first column of text names them.",
+    )
+    match_rows: Annotated[str, one_of(MATCH_ROWS)] = Field(
+        "check",
+        description="How rows and images are matched: check (default) refuses names of rows that "
+        "contradict those of the images, by_name sorts rows by them, by_order ignores them.",
+    )
+    data_masks: FilePaths | None = Field(
+        None, description="Text file with one mask a line, for each image in turn."
+    )
+
+
+class FormulaFields(CommonFields):
+    """A model that a formula makes of a table, whose rows say which image is theirs."""
+
+    formula: Text = Field(
+        description='Model in words of the table, such as "~ age + sex + (1 | subject)"; with '
+        "( | ) it is a mixed model."
+    )
+    table: FilePath | None = Field(
+        None, description="Table of covariates, CSV or TSV: one row for each image."
+    )
+    pattern: Pattern | None = Field(
+        None,
+        description="Where the image of a row is: a path with names of columns in braces, such as "
+        '"maps/{participant_id}.nii.gz", or the column that has it; default: image.',
+    )
+    images: FilePaths | None = Field(
+        None, description="Instead, a list of images, whose names say to which row they belong."
+    )
+    data_masks: Pattern | None = Field(
+        None, description="Where the mask of the data of a row is, given as that of its image."
+    )
+    bids: FilePath | None = Field(
+        None, description="BIDS data set, which has the images and the table, in place of both."
+    )
+    derivatives: Derivatives | None = Field(
+        None, description="Its derivatives to take images from: names or folders; default: all."
+    )
+    filters: Filters = Field(
+        {}, description="Entities that its images must have, such as space: MNI152NLin6Asym."
+    )
+    participants: TextList | None = Field(
+        None, description="Its participants, with or without sub-; default: all."
+    )
+    own_masks: bool = Field(
+        True, description="Whether each image's own brain mask is the mask of its data, if any."
+    )
+    columns: dict[str, Annotated[str, one_of(COLUMN_KINDS)]] = Field(
+        {}, description="Columns whose kind is not as it looks: categorical or numeric."
+    )
+    contrasts: tuple[ContrastFields, ...] = Field(
+        (),
+        description="Contrasts of the coefficients, as expressions; default: the effect of each "
+        "term of the formula.",
+    )
+    on_missing: Annotated[str, one_of(ON_MISSING)] = Field(
+        "refuse", description="Rows with a missing covariate: refuse (default) or drop them."
+    )
+    on_missing_image: Annotated[str, one_of(ON_MISSING)] = Field(
+        "refuse", description="Rows without an image: refuse (default) or drop them."
+    )
+
+
+class MixedOptionFields(_Model):
+    """How a mixed model is fitted."""
+
     method: Annotated[str, one_of(METHODS, "is not a method")] = Field(
         "exact",
         description="exact (default: Newton steps to a certified optimum), "
@@ -210,6 +293,12 @@ class MixedFields(Fields):
     )
     with_resms: bool = Field(False, description="Write blmm_vox_resms.")
 
+
+class MixedFields(MixedOptionFields, Fields):
+    """A mixed model, of which X, Z and the images are given."""
+
+    factors: tuple[FactorFields, ...] = Field(description="Random factors f1, f2, ..., each with:")
+
     @field_validator("factors", mode="before")
     @classmethod
     def _normalise_factors(cls, value: Any) -> Any:
@@ -224,7 +313,18 @@ class MixedFields(Fields):
         return value
 
 
+class MixedFormulaFields(MixedOptionFields, FormulaFields):
+    """A mixed model that a formula makes of a table."""
+
+
 MODELS: Mapping[str, type[Fields]] = {"blm": Fields, "blmm": MixedFields}
+FORMULA_MODELS: Mapping[str, type[FormulaFields]] = {
+    "blm": FormulaFields,
+    "blmm": MixedFormulaFields,
+}
+_ALL = {name for kind in (MixedFields, MixedFormulaFields) for name in kind.model_fields}
+# With one of these a model is made of a formula.
+OF_FORMULA = ("formula", "table", "bids")
 ENTRIES: Mapping[str, type[BaseModel]] = {"contrasts": ContrastFields, "factors": FactorFields}
 
 
@@ -248,8 +348,13 @@ class Checked(NamedTuple):
     without weights.
     """
 
-    fields: Fields
+    fields: Fields | FormulaFields
     problems: list[Problem]
+
+
+def choose_fields(model: str, given: Iterable[str]) -> type[Fields] | type[FormulaFields]:
+    """Return the fields that a model may have, by those that are given."""
+    return (MODELS if set(OF_FORMULA).isdisjoint(given) else FORMULA_MODELS)[model]
 
 
 def check_fields(
@@ -268,11 +373,13 @@ def check_fields(
     base : Path, optional
         Where relative paths start; default: the current folder.
     """
-    kind = MODELS[model]
     given = {name: value for name, value in data.items() if value is not None}
+    kind = choose_fields(model, given)
     base = base or Path.cwd()
     context = {"base": base, "words": words}
-    given, problems = expand_contrasts(given, base, words)
+    problems: list[Problem] = []
+    if not issubclass(kind, FormulaFields):
+        given, problems = expand_contrasts(given, base, words)
     faults: list[Any] = [{"loc": ("contrasts",)}] if problems else []
     try:
         # Contrasts that are in no file that can be read are at fault, and looked at no more.
@@ -288,15 +395,20 @@ def check_fields(
 
 
 def _salvage(
-    data: dict[str, Any], kind: type[Fields], context: dict[str, Any], places: list[Any]
-) -> Fields:
+    data: dict[str, Any],
+    kind: type[Fields] | type[FormulaFields],
+    context: dict[str, Any],
+    places: list[Any],
+) -> Fields | FormulaFields:
     """Return what is valid of faulty fields, so that its files can be checked too."""
     base = context["base"]
-    spare = {"images": base, "X": base, "out_dir": base, "contrasts": _NO_CONTRASTS}
-    empty: dict[str, Any] = {"images": None, "X": None, "contrasts": ()}
-    if "factors" in kind.model_fields:
-        spare |= {"factors": [{"factor": base, "design": base}]}
-        empty |= {"factors": ()}
+    spare: dict[str, Any] = {
+        **{"images": base, "X": base, "out_dir": base, "contrasts": _NO_CONTRASTS},
+        **{"formula": "1", "factors": [{"factor": base, "design": base}]},
+    }
+    spare = {name: value for name, value in spare.items() if name in kind.model_fields}
+    nothing: dict[str, Any] = {"contrasts": (), "factors": (), "formula": ""}
+    empty = {name: nothing.get(name) for name in spare if name != "out_dir"}
     faulty = {str(place[0]) for place in places}
     inner = {place[1] for place in places if place[0] == "contrasts" and len(place) > 1}
     if inner:
@@ -315,7 +427,7 @@ def _hold_place(item: dict[str, Any]) -> ContrastFields:
     return ContrastFields.model_construct(name=str(item.get("name")), vector=())
 
 
-def _explain(fault: Any, kind: type[Fields], words: Words) -> Problem:
+def _explain(fault: Any, kind: type[BaseModel], words: Words) -> Problem:
     """Turn one of pydantic's errors into a sentence."""
     field, *entries = [str(part) for part in fault["loc"] if not str(part).startswith("function-")]
     where = _name_place(field, entries)
@@ -325,10 +437,21 @@ def _explain(fault: Any, kind: type[Fields], words: Words) -> Problem:
             hint = ", or use blm for a model without random factors" * is_mixed
             template = f"{where} is missing; it is a mandatory field{hint}."
             return Problem(field, template, entry=_end(entries))
+        case "extra_forbidden" if not entries and field in _ALL:
+            return Problem(field, f"{where} {_explain_misplaced(field, kind)}.")
         case "extra_forbidden":
             parent = ENTRIES[field] if entries else kind
             return _explain_unknown(fault["loc"], where, parent, words)
     return Problem(field, f"{where}: {{fault}}.", fault=_describe(fault), entry=_end(entries))
+
+
+def _explain_misplaced(field: str, kind: type[BaseModel]) -> str:
+    """Return why a field that there is cannot be given beside others."""
+    if field in MixedOptionFields.model_fields:
+        return "is for mixed models; leave it out, or give the model a random factor"
+    if issubclass(kind, FormulaFields):
+        return "has no place beside {formula}, which says it; leave out one of them"
+    return "is for models of a formula; give {formula} and {table}, too, or leave it out"
 
 
 def _end(entries: list[str]) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from nipype_blm.errors import Words, shorten
 from nipype_blm.frontends import blm
-from nipype_blm.frontends.fields import MODELS, Checked, check_fields, find_nearest
-from nipype_blm.frontends.reading import make_request
+from nipype_blm.frontends.fields import Checked, check_fields, choose_fields, find_nearest
+from nipype_blm.frontends.reading import Origin, make_request
 from nipype_blm.model.request import Request
 from nipype_blm.units import GIB
 
@@ -18,12 +18,19 @@ _SAME = (
     "zero_is_missing",
     *("deficient", "two_sided", "minlog", "images_per_batch", "voxels_per_block", "max_blocks"),
     *("minutes_per_job", "compress", "overwrite", "allow_empty", "out_dir"),
+    *("formula", "table", "columns", "on_missing", "on_missing_image"),
     *("reml", "method", "tol", "maxnit", "n_starts", "safe_mode"),
+)
+# Traits have them only if somebody gave them.
+_GIVEN = (
+    *("images", "X", "factors", "row_names", "data_masks"),
+    *("formula", "table", "pattern", "columns", "on_missing", "on_missing_image"),
 )
 # The field of each trait.
 NAMES: Mapping[str, str] = MappingProxyType(
     {
         "in_files": "images",
+        "images": "pattern",
         "design_file": "X",
         "mask_file": "analysis_mask",
         "data_mask_files": "data_masks",
@@ -66,7 +73,7 @@ def read(traits: Mapping[str, Any], model: str, **fields: Any) -> Request:
     """
     checked = check(traits, model, **fields)
     record = blm.to_yaml(checked.fields)
-    return make_request(checked.fields, WORDS, checked.problems, record=record)
+    return make_request(checked.fields, Origin(model, WORDS, checked.problems, record=record))
 
 
 def check(traits: Mapping[str, Any], model: str, **fields: Any) -> Checked:
@@ -81,13 +88,13 @@ def check(traits: Mapping[str, Any], model: str, **fields: Any) -> Checked:
     **fields
         Further fields, by the names of `nipype_blm.frontends.fields`.
     """
-    known = MODELS[model].model_fields
     data = {
-        NAMES[trait]: _unpack(trait, value)
-        for trait, value in traits.items()
-        if NAMES.get(trait) in known
+        NAMES[trait]: _unpack(trait, value) for trait, value in traits.items() if trait in NAMES
     }
-    return check_fields(data | fields, model, WORDS)
+    # Others have a default, and may stand beside fields that they do not go with.
+    known = {*choose_fields(model, data).model_fields, *_GIVEN}
+    known_data = {name: value for name, value in data.items() if name in known}
+    return check_fields(known_data | fields, model, WORDS)
 
 
 def _unpack(trait: str, value: Any) -> Any:

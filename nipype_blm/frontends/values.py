@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
+from nipype_blm.data.kinds import is_image_path
 from nipype_blm.errors import Words, show
 from nipype_blm.io.paths import resolve_path
 from nipype_blm.model.arithmetic import parse_number
@@ -30,6 +31,11 @@ def _resolve_all(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, list | tuple) and value:
         return tuple(_resolve(item, info) for item in value)
     return _resolve(value, info)
+
+
+def is_mixed_formula(text: Any) -> bool:
+    """Return whether a formula has a random part, which alone needs a bar; without reading it."""
+    return isinstance(text, str) and "|" in re.sub(r"`[^`]*`", "", text)
 
 
 def words_of(info: ValidationInfo) -> Words:
@@ -111,6 +117,37 @@ def _write_text(value: Any) -> str:
     return str(value)
 
 
+def _resolve_pattern(value: Any, info: ValidationInfo) -> str:
+    """Resolve a path with names of columns in braces; the name of a column stays."""
+    text = _write_text(value)
+    is_path = "{" in text or "/" in text or is_image_path(Path(text))
+    return str(_resolve(text, info)) if is_path else text
+
+
+def _find_derivatives(value: Any, info: ValidationInfo) -> tuple[str, ...]:
+    """Resolve folders; the name of one in the data set stays."""
+    bids = info.data.get("bids")
+
+    def find(text: str) -> str:
+        is_name = bids is not None and (bids / "derivatives" / text).is_dir()
+        return text if is_name else str(_resolve(text, info))
+
+    return tuple(find(text) for text in _list_text(value))
+
+
+def _list_text(value: Any) -> Any:
+    """Return one text, or several; numbers, as of participants, become text."""
+    several = value if isinstance(value, list | tuple) else [value]
+    return tuple(_write_text(each) for each in several)
+
+
+def _read_filters(value: Any) -> dict[str, tuple[str, ...] | None]:
+    """Read what entities must be: a value, one of several, or None where there must be none."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{show(value)} was given; expected entities such as space: T1w")
+    return {str(name): None if each is None else _list_text(each) for name, each in value.items()}
+
+
 FilePath = Annotated[Path, BeforeValidator(_resolve)]
 # The tuple first: old versions of pydantic write the text of a whole tuple for a Path.
 FilePaths = Annotated[tuple[Path, ...] | Path, BeforeValidator(_resolve_all)]
@@ -119,4 +156,8 @@ Number = Annotated[float, BeforeValidator(parse_number)]
 Count = Annotated[int, BeforeValidator(_refuse_truth), Field(ge=1, le=MOST)]
 CountOrNone = Annotated[int, BeforeValidator(_refuse_truth), Field(ge=0, le=MOST)]
 Text = Annotated[str, Field(min_length=1), BeforeValidator(_write_text)]
+Pattern = Annotated[str, Field(min_length=1), BeforeValidator(_resolve_pattern)]
+Derivatives = Annotated[tuple[str, ...], BeforeValidator(_find_derivatives)]
+TextList = Annotated[tuple[Text, ...], BeforeValidator(_list_text)]
+Filters = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_read_filters)]
 Share = Annotated[Fraction, BeforeValidator(_parse_fraction)]

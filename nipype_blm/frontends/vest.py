@@ -52,8 +52,9 @@ def _find_file(given: Any, base: Path) -> Path | None:
     """Return the file that contrasts are in, if they are not given themselves."""
     if isinstance(given, Path) or (isinstance(given, str) and given.strip().endswith(".con")):
         return _resolve("contrasts", given, base)
+    may_be_path = isinstance(given, str) and ("." in given or "/" in given)
     try:
-        path = resolve_path(given, base) if isinstance(given, str) and given.strip() else None
+        path = resolve_path(given, base) if may_be_path else None
     except ValueError:  # such as weights, which are no path
         return None
     return path if path is not None and path.is_file() else None

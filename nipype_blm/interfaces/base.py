@@ -26,6 +26,7 @@ from nipype_blm.core.lmm.estimates import METHODS
 from nipype_blm.errors import InputError, pack_problems, show
 from nipype_blm.frontends.contrasts import normalise_contrasts
 from nipype_blm.frontends.factors import normalise_factors
+from nipype_blm.frontends.fields import COLUMN_KINDS, ON_MISSING
 from nipype_blm.frontends.traits import WORDS, explain_name
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.model.request import DEFAULT_MAX_BYTES, DEFICIENT, MATCH_ROWS
@@ -177,20 +178,34 @@ class ModelInputSpec(InputSpec):
 
     in_files = InputMultiObject(
         traits.Str,
-        mandatory=True,
-        desc="images, one for each row of the design; or one 4D image; "
-        "or one text file that lists images",
+        desc="images, one for each row of the design; or one 4D image; or one text file that lists "
+        "images; with a table, images whose names say to which row they belong",
     )
-    design_file = File(mandatory=True, desc="design matrix: CSV, TSV or whitespace table")
+    design_file = File(desc="design matrix: CSV, TSV or whitespace table")
     contrasts = traits.Either(
-        traits.List(traits.Dict),
+        traits.List(traits.Either(traits.Dict, traits.Str)),
         traits.Dict,
-        File,
-        mandatory=True,
+        traits.Str,
         desc="contrasts: a list of mappings with name and vector (a row for T, rows for F), or a "
-        ".con of FSL",
+        ".con of FSL; with a formula, or a design with names of columns, expressions such as age "
+        "or sex[M] - sex[F]",
     )
     f_contrasts = File(desc="a .fts of FSL: F contrasts that combine rows of the .con in contrasts")
+    formula = traits.Str(
+        desc="model in words of the table, such as ~ age + sex, in place of the design"
+    )
+    table = File(desc="table of covariates, CSV or TSV: one row for each image")
+    images = traits.Str(
+        desc="where the image of a row of the table is: a path with names of columns in braces, "
+        "or the column that has it"
+    )
+    columns = traits.Dict(
+        traits.Str,
+        traits.Enum(*COLUMN_KINDS),
+        desc="columns of the table whose kind is not as it looks",
+    )
+    on_missing = traits.Enum(*ON_MISSING, desc="rows with a missing covariate")
+    on_missing_image = traits.Enum(*ON_MISSING, desc="rows without an image")
     row_names = traits.Str(
         desc="header or number of the column of the design that names the rows; none: every "
         "column is a regressor"
@@ -203,7 +218,8 @@ class ModelInputSpec(InputSpec):
     )
     mask_file = File(desc="analysis mask: inside means finite and not zero")
     data_mask_files = InputMultiObject(
-        traits.Str, desc="one mask for each image, or a text file of them"
+        traits.Str,
+        desc="one mask for each image, or a text file of them; with a table, given as images is",
     )
     data_mask_thresh = traits.Float(desc="values below this are missing")
     min_percent = traits.Either(
@@ -243,10 +259,9 @@ class MixedInputSpec(InputSpec):
 
     random_factors = traits.List(
         traits.Dict,
-        mandatory=True,
-        desc="random factors: a list of mappings with name, factor (a file with one label for each "
-        "image) and design (a table of the effects of a level); and, if wished, correlated and "
-        "nested_in",
+        desc="random factors, without a formula: a list of mappings with name, factor (a file with "
+        "one label for each image) and design (a table of the effects of a level); and, if wished, "
+        "correlated and nested_in",
     )
     reml = traits.Bool(True, usedefault=True, desc="restricted maximum likelihood")
     method = traits.Enum(

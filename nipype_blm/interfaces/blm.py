@@ -22,6 +22,7 @@ from nipype_blm.interfaces.base import (
     overwrite_trait,
     warn_of,
 )
+from nipype_blm.model.request import PLAN_FOLDER
 
 if TYPE_CHECKING:
     from nipype_blm.model.request import Request
@@ -53,7 +54,7 @@ class PlanBLMInputSpec(ModelInputSpec):
 
     # Planning looks at every image itself, every time.
     in_files = InputMultiObject(
-        traits.Str, mandatory=True, hash_files=False, desc="as for BLM: images, or a list of them"
+        traits.Str, hash_files=False, desc="as for BLM: images, or a list of them"
     )
     data_mask_files = InputMultiObject(
         traits.Str, hash_files=False, desc="as for BLM: masks, or a list of them"
@@ -88,6 +89,7 @@ class _PlanBLMOutputSpec(TraitedSpec):
     batch_files = traits.List(File(exists=True), desc="the images of each batch")
     contrasts_file = File(exists=True, desc="the contrasts")
     inputs_file = File(exists=True, desc="the configuration, complete and re-runnable")
+    study_file = File(exists=True, desc="of a model of a formula: its table, and who was left out")
     blocks = traits.List(traits.Int, desc="numbers of the voxel blocks")
     fingerprint = traits.Str(desc="fingerprint of the model and its images")
     model_id = traits.Str(desc="fingerprint of the model and its contrasts, however it is planned")
@@ -98,20 +100,27 @@ class _PlanBLMOutputSpec(TraitedSpec):
 PLAN_OUTPUTS = tuple(_PlanBLMOutputSpec().copyable_trait_names())
 
 
-def write_plan_files(run: "PreparedRun", request: "Request", folder: Path) -> dict[str, Any]:
-    """Write a plan, and the record of its request, if it has one, beside it.
+def write_plan_files(
+    run: "PreparedRun", request: "Request", folder: Path, aside: Path | None = None
+) -> dict[str, Any]:
+    """Write a plan, and the record of its request, if it has one, beside it; see `write_plan`.
 
     Returns
     -------
     dict
-        The outputs of `PlanBLM`; without a record there is no inputs_file.
+        The outputs of `PlanBLM`; without a record there is no inputs_file, and without a formula
+        no study_file.
     """
     from nipype_blm.stages.plan import write_plan
 
-    plan = write_plan(run, folder)
+    plan = write_plan(run, folder, aside)
     record = request.record
-    inputs = {"inputs_file": str(write_inputs(folder / "inputs.yml", record))} if record else {}
-    return inputs | {
+    optional: dict[str, Any] = {}
+    if record:
+        optional["inputs_file"] = str(write_inputs(folder / "inputs.yml", record))
+    if plan.study_file is not None:
+        optional["study_file"] = str(plan.study_file)
+    return optional | {
         "model_file": str(plan.model_file),
         "batch_files": [str(path) for path in plan.batch_files],
         "contrasts_file": str(plan.contrasts_file),
@@ -135,6 +144,7 @@ class PlanBLM(BLMInterface):
     _model: ClassVar[str] = "blm"
 
     def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.stages.growth import EarlierPlaces
         from nipype_blm.stages.plan import check_out_dir, prepare_run
 
         folder = Path(runtime.cwd, self.inputs.plan_dir).resolve()
@@ -142,10 +152,13 @@ class PlanBLM(BLMInterface):
         if not Path(given["out_dir"]).is_absolute():
             given["out_dir"] = str(Path(runtime.cwd, given["out_dir"]).resolve())
         request = read(given, self._model, keep=self.inputs.keep)
-        run = prepare_run(request, given.get("parallel_nodes"), folder.parent)
+        # Elsewhere than in a workflow of ours, nobody knows what lies beside the plan.
+        places = EarlierPlaces.of_workflow(folder.parent) if folder.name == PLAN_FOLDER else None
+        run = prepare_run(request, given.get("parallel_nodes"), folder.parent, places)
         check_out_dir(run, request, folder)
         warn_of(run.notices)
-        self._results = write_plan_files(run, request, folder)
+        aside = None if places is None else places.aside
+        self._results = write_plan_files(run, request, folder, aside)
         return runtime
 
 
@@ -282,6 +295,7 @@ class _AssembleMapsInputSpec(InputSpec):
         mandatory=True, desc="fingerprint of the model and its contrasts, however it is planned"
     )
     inputs_file = File(exists=True, desc="the configuration, copied to the maps")
+    study_file = File(exists=True, desc="of a model of a formula: its table, and who was left out")
     out_dir = _out_dir()
     compress = traits.Bool(False, usedefault=True, desc="write .nii.gz instead of .nii")
     overwrite = overwrite_trait()
@@ -322,6 +336,7 @@ class AssembleMaps(BLMInterface):
             Claim(self.inputs.model_id, work_dir, self.inputs.overwrite),
             self.inputs.compress,
             Path(self.inputs.inputs_file) if isdefined(self.inputs.inputs_file) else None,
+            self.inputs.study_file if isdefined(self.inputs.study_file) else None,
         )
         if not self.inputs.allow_empty:
             check_fitted(maps.n_fitted, maps.status_file, maps.notices)
@@ -335,6 +350,12 @@ class BLMInputSpec(ModelInputSpec):
     """A Big Linear Model, and how it is run."""
 
     out_dir = _out_dir()
+    work_dir = Directory(
+        nohash=True,
+        desc="folder for intermediate files, which stay in it, of one model each: a run with more "
+        "images, or with other contrasts, goes on from them; outside of the folder of a node, "
+        "which Nipype empties; default: the working directory, where they are removed in the end",
+    )
     n_procs = _threads()
 
     def _get_sorteddict(
@@ -413,17 +434,23 @@ class BLM(BLMInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.io.publish import Claim
         from nipype_blm.stages.assemble import check_fitted
+        from nipype_blm.stages.growth import EarlierPlaces
         from nipype_blm.stages.plan import check_out_dir, prepare_run
-        from nipype_blm.stages.run import run_model, work_folder
+        from nipype_blm.stages.run import WORK_FOLDER, run_model, work_folder
 
         out_dir = _find_out_dir(self.inputs, runtime, self._model)
         request = read(defined_traits(self.inputs), self._model, out_dir=str(out_dir))
-        run = prepare_run(request, work_folder=Path(runtime.cwd))
-        check_out_dir(run, request, Path(runtime.cwd))
-        claim = Claim(run.model_id, Path(runtime.cwd), request.overwrite)
+        given, parent, places = self.inputs.work_dir, Path(runtime.cwd), None
+        if isdefined(given):
+            parent = Path(runtime.cwd, given).resolve()
+            places = EarlierPlaces.of_work_folder(parent / WORK_FOLDER)
+        run = prepare_run(request, work_folder=parent, places=places)
+        check_out_dir(run, request, parent)
+        claim = Claim(run.model_id, parent, request.overwrite)
         warn_of(run.notices)
         n_threads = run.plan.threads(self.inputs.n_procs, request.max_bytes)
-        with work_folder(Path(runtime.cwd)) as work_dir, self._noting_interrupt():
+        parent.mkdir(parents=True, exist_ok=True)
+        with work_folder(parent, isdefined(given)) as work_dir, self._noting_interrupt():
             inputs_file = write_inputs(work_dir / "inputs.yml", request.record)
             maps = run_model(
                 run, work_dir, out_dir, claim, n_threads, request.compress, inputs_file

@@ -61,7 +61,7 @@ def open_input(path: Path) -> Iterator[BufferedReader]:
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except FileNotFoundError as error:
-        advice = _explain_absence(path)
+        advice = explain_absence(path)
         if advice is None:
             raise
         raise InputError(f"{path} {advice}.") from error
@@ -77,7 +77,7 @@ def open_input(path: Path) -> Iterator[BufferedReader]:
         yield file
 
 
-def _explain_absence(path: Path) -> str | None:
+def explain_absence(path: Path) -> str | None:
     """Return why a path leads to no file, if there is more to say than that."""
     target = os.path.realpath(path)
     if "/annex/objects/" in target:

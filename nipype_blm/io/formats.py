@@ -64,6 +64,12 @@ _BINARY = [
     _format(rb"\A\x80[\x02-\x05]", "a pickle of Python", "write its table as CSV"),
     _format(rb"\A%PDF", "a PDF file", "give a text file"),
 ]
+_DATA_TABLE = _format(
+    rb"\A[ \t\"']*Subj\b[^\n]*\bInputFile\b",
+    "a -dataTable of AFNI",
+    "its last column lists the images (awk 'NR > 1 {print $NF}' table.txt > images.txt), and X "
+    "has the others in numbers",
+)
 _VEST = _format(
     rb"\A\s*/(Num(Waves|Points|Contrasts)|ContrastName\d+|PPheights)\s|^\s*/Matrix\s*$",
     "FSL's VEST format (.mat, .con, .fts, .grp)",
@@ -82,12 +88,7 @@ _TEXT = [
         "mri_glmfit writes the numbers as Xg.dat",
     ),
     _format(rb"\A#\s*<matrix", "a matrix of AFNI (.xmat.1D)", "1dcat X.xmat.1D > X.txt"),
-    _format(
-        rb"\A[ \t\"']*Subj\b[^\n]*\bInputFile\b",
-        "a -dataTable of AFNI",
-        "its last column lists the images (awk 'NR > 1 {print $NF}' table.txt > images.txt), and X "
-        "has the others in numbers",
-    ),
+    _DATA_TABLE,
     _format(
         rb"\A\s*\{.*\"BIDSModelVersion\"",
         "a BIDS Stats Model",
@@ -117,9 +118,19 @@ def name_binary(start: bytes) -> str | None:
     return None if found is None else f"{found.name}; {found.advice}"
 
 
-def name_text(text: str) -> str | None:
-    """Return the name of a format that is text, but no table, and how a table comes of it."""
+def name_text(text: str, may_have_words: bool = False) -> str | None:
+    """Return the name of a format that is text, but no table, and how a table comes of it.
+
+    Parameters
+    ----------
+    text : str
+        The content of a file.
+    may_have_words : bool
+        Whether a table is wanted that has words and paths as well as numbers.
+    """
     found = _find(_TEXT, text[:START_SIZE].encode(errors="replace"))
+    if may_have_words and found is _DATA_TABLE:
+        return None
     return None if found is None else f"{found.name}; {found.advice}"
 
 

@@ -27,6 +27,9 @@ def statistics_stamp(run: str, contrasts: str, block: int) -> str:
     return fingerprint(block_stamp(run, block), contrasts)
 
 
-def maps_stamp(run: str, contrasts: str, ending: str, declared: str) -> str:
-    """Return the fingerprint of all maps: also what they are called, and which there are."""
-    return fingerprint(run, contrasts, ending, declared)
+def maps_stamp(run: str, contrasts: str, study: str, ending: str, declared: str) -> str:
+    """Return the fingerprint of all maps and of the model beside them.
+
+    Also of what maps are called, and which there are.
+    """
+    return fingerprint(run, contrasts, study, ending, declared)

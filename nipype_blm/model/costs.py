@@ -47,6 +47,7 @@ class Sizes(NamedTuple):
     # Of a mixed model only.
     columns_of_rows: tuple[int, ...] = ()  # as `count_columns_of_rows` returns it
     n_variances: int = 0  # entries of vech(D) of all factors
+    n_words: int = 0  # of presence bits at a voxel, at least
 
     @property
     def is_mixed(self) -> bool:

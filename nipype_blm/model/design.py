@@ -10,6 +10,7 @@ from nipype_blm.errors import Problem
 # Sizes of columns of X, and of weights relative to them: with data up to 1e40, squares of the
 # variances of contrasts stay within what 64 bits hold.
 SMALLEST, LARGEST = 1e-30, 1e30
+_LOST = 1e-10  # relative size below which a direction of X is nothing but rounding
 
 
 def check_design(
@@ -100,3 +101,25 @@ def describe_dependent(what: str, X: FloatArray, names: Sequence[str]) -> list[s
         )
         problems.append(f"{what}: column {column + 1} ({names[column]}) is {reason}.")
     return problems
+
+
+def find_vif(X: FloatArray) -> FloatArray:
+    """Return the variance inflation factor of each column of a design.
+
+    It is 1 / (1 - R²), R² being that of the column on all others (Belsley, Kuh and Welsch,
+    1980, chapter 3); infinite where the column follows from others, NaN of a constant column,
+    beside which others are centred.
+    """
+    is_constant = (X[0] == X).all(axis=0)
+    if (is_constant & (X[0] != 0)).any():
+        X = X - X.mean(axis=0)
+    factors = np.full(X.shape[1], np.nan)
+    Z = X[:, ~is_constant] / np.linalg.norm(X[:, ~is_constant], axis=0)
+    if Z.shape[1]:
+        _, sizes, V = np.linalg.svd(Z, full_matrices=False)
+        is_lost = sizes < _LOST * sizes[0]
+        shares = V**2
+        factors[~is_constant] = (shares[~is_lost] / sizes[~is_lost, None] ** 2).sum(axis=0)
+        depends = shares[is_lost].sum(axis=0) > _LOST
+        factors[np.flatnonzero(~is_constant)[depends]] = np.inf
+    return factors

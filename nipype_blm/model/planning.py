@@ -1,5 +1,6 @@
 """How a run is cut into batches of images and blocks of voxels: one pure function."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ MASK_BYTES = 9
 class Plan(NamedTuple):
     """Batches, blocks and what they cost; depends on the configuration alone."""
 
-    images_per_batch: int
+    images_per_batch: int  # of the largest
     n_batches: int
     voxels_per_block: int
     n_blocks: int
@@ -48,6 +49,7 @@ class Plan(NamedTuple):
     disk_bytes: int  # intermediate files
     kept_bytes: int  # those that new contrasts need
     map_bytes: int  # results, uncompressed
+    batches: tuple[int, ...] = ()  # images of each
 
     def threads(self, wanted: int, max_bytes: int) -> int:
         """Return how many of the threads wanted fit into memory, at least 1."""
@@ -68,6 +70,7 @@ def plan_run(
     max_blocks: int | None = None,
     minutes_per_job: float | None = None,
     parallel_nodes: int = 1,
+    kept: Sequence[int] = (),
 ) -> Plan:
     """Choose batches of images and blocks of voxels that fit into memory.
 
@@ -86,6 +89,8 @@ def plan_run(
     parallel_nodes : int
         Nodes that run at the same time; there are as many batches and blocks, if each has
         work for some seconds.
+    kept : sequence of int
+        Images of batches of an earlier run, which stay as they are; those of all others follow.
 
     Raises
     ------
@@ -93,10 +98,17 @@ def plan_run(
         If the memory is too small; names the least that works.
     """
     usable = _usable(max_bytes)
-    batch = images_per_batch or _choose_batch(sizes, minutes_per_job, parallel_nodes)
-    batch = min(batch, sizes.n_images)
+    others = sizes._replace(n_images=sizes.n_images - sum(kept))
+    batch = 0
+    if others.n_images:
+        batch = images_per_batch or _choose_batch(others, minutes_per_job, parallel_nodes)
+        batch = min(batch, others.n_images)
     if images_per_batch is None:
         batch = _fit_batch(sizes, batch, usable)
+    batches = (*kept, *_cut(others.n_images, batch, are_even=images_per_batch is None))
+    batch = max(batches)
+    if kept:
+        sizes = sizes._replace(n_words=sum(-(-size // WORD) for size in batches))
     least = _least_bytes(sizes, batch)
     if least > usable:
         raise InputError(
@@ -113,10 +125,6 @@ def plan_run(
         )
     chunk = _fit_chunk(sizes, batch, usable)
     per_voxel = _block_bytes_per_voxel(sizes, batch) + _contrast_bytes_per_voxel(sizes)
-    n_batches = -(-sizes.n_images // batch)
-    if images_per_batch is None:  # even batches
-        batch = -(-sizes.n_images // n_batches)
-        n_batches = -(-sizes.n_images // batch)
     fixed = _fixed_block_bytes(sizes, batch)
     most = (usable - fixed) // per_voxel
     block = voxels_per_block or _choose_block(
@@ -126,18 +134,34 @@ def plan_run(
     n_blocks = -(-sizes.n_voxels // block)
     return Plan(
         images_per_batch=batch,
-        n_batches=n_batches,
+        n_batches=len(batches),
         voxels_per_block=block,
         n_blocks=n_blocks,
         rows_per_chunk=chunk,
         thread_bytes=_image_bytes(sizes),
         products_bytes=_products_bytes(sizes, batch, chunk),
         block_bytes=block * per_voxel + fixed,
-        disk_bytes=_disk_bytes(sizes, batch, n_batches, n_blocks, parallel_nodes),
+        disk_bytes=_disk_bytes(sizes, batches, n_blocks, parallel_nodes),
         kept_bytes=sizes.n_voxels * _estimates_bytes_per_voxel(sizes)
         + (n_blocks + 1) * _zeros_bytes(sizes),
         map_bytes=_map_bytes(sizes),
+        batches=batches,
     )
+
+
+def _cut(n_images: int, batch: int, are_even: bool) -> list[int]:
+    """Return the images of each batch."""
+    if not n_images:
+        return []
+    if are_even:
+        batch = -(-n_images // -(-n_images // batch))
+    *full, rest = range(0, n_images, batch)
+    return [batch] * len(full) + [n_images - rest]
+
+
+def can_keep(sizes: Sizes, max_bytes: int, batch: int) -> bool:
+    """Return whether memory holds a batch that was planned for another run."""
+    return _least_bytes(sizes, batch) <= _usable(max_bytes)
 
 
 def check_image(max_bytes: int, n_values: int, bytes_per_value: int, what: str) -> None:
@@ -326,7 +350,7 @@ def _block_bytes_per_voxel(sizes: Sizes, batch: int) -> int:
 def _mixed_bytes_per_voxel(sizes: Sizes, batch: int) -> int:
     """Return what a mixed model needs besides: all of Z'y and presence, estimates twice."""
     # Each batch has its own words: no more than one for 16 images, or for a smaller batch.
-    words = sizes.n_images // min(batch, WORD // 2) + 1
+    words = max(sizes.n_words, sizes.n_images // min(batch, WORD // 2) + 1)
     gram = packed_size(sizes.n_params)
     copies = 8 * words + _estimates_bytes_per_voxel(sizes)
     return 8 * (sizes.n_raneffs + gram) + copies
@@ -356,19 +380,19 @@ def _choose_block(
     return -(-sizes.n_voxels // n_blocks)
 
 
-def _disk_bytes(
-    sizes: Sizes, batch: int, n_batches: int, n_blocks: int, parallel_nodes: int
-) -> int:
+def _disk_bytes(sizes: Sizes, batches: Sequence[int], n_blocks: int, parallel_nodes: int) -> int:
     """Return the size of all intermediate files, if every voxel missed some image.
 
     While images are read, those of a batch are saved once more by each node that reads.
     """
-    of_batch = _products_bytes_per_voxel(sizes, batch)
-    products = n_batches * of_batch
-    checkpoints = min(parallel_nodes, n_batches) * of_batch
+    of_batch = _products_bytes_per_voxel(sizes, max(batches))
+    sizes_of = Counter(batches).items()
+    products = sum(n * _products_bytes_per_voxel(sizes, size) for size, n in sizes_of)
+    checkpoints = min(parallel_nodes, len(batches)) * of_batch
+    lists = sizes.n_images * (LISTED_BYTES + 8 * (sizes.n_params + 1 + 2 * sizes.n_variances))
     statistics = sum(8 * (q + q * q + 3 + sizes.is_mixed) + 1 for q in sizes.contrast_rows)
     per_voxel = products + max(_estimates_bytes_per_voxel(sizes) + statistics, checkpoints)
-    return sizes.n_voxels * per_voxel + (n_blocks + 1) * _zeros_bytes(sizes)
+    return sizes.n_voxels * per_voxel + (n_blocks + 1) * _zeros_bytes(sizes) + lists
 
 
 def _map_bytes(sizes: Sizes) -> int:

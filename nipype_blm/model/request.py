@@ -13,6 +13,7 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.errors import Words
 from nipype_blm.model.contrasts import Contrast
+from nipype_blm.model.study import Study
 
 DEFICIENT = ("refuse", "estimable")
 KEEP = ("contrasts", "all", "nothing")
@@ -20,7 +21,10 @@ MATCH_ROWS = ("check", "by_name", "by_order")
 DEFAULT_MAX_BYTES = 2**32
 DEFAULT_MINLOG = -323.3062153431158
 DEFAULT_WORKERS = 10
-PLAN_FOLDER = "plan_files"  # in that of the workflow
+# In the folder of the workflow.
+PLAN_FOLDER = "plan_files"
+PRODUCTS_FOLDER = "products"
+CHECKPOINTS = "checkpoints"  # in the latter: of batches that are being read
 
 
 class ListedPath(NamedTuple):
@@ -80,7 +84,7 @@ class Request:
     may_ask: bool = False  # whether columns may turn out to be names of rows
 
     # Which values and which voxels count.
-    data_masks: Sequence[ListedPath] | None = None  # of each image
+    data_masks: Sequence[ListedPath | None] | None = None  # of each image; None: it has none
     threshold: float | None = None  # values below it are missing
     zero_is_missing: bool = True
     analysis_mask: Path | None = None
@@ -113,6 +117,7 @@ class Request:
     minutes_per_job: float | None = None
 
     # What the front end hands on.
+    study: Study | None = None  # the table that a formula made X and the factors of
     words: Words = field(default_factory=Words)  # its own, in which users are told of faults
     record: Mapping[str, Any] = field(default_factory=dict)  # content of inputs.yml; {}: no file
     files: Sequence[Path | None] = ()  # that it was read from; None: could not be

@@ -1,7 +1,7 @@
 """What a model of a formula was made of: a table of observations, and what was left out of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
@@ -26,7 +26,12 @@ class Coding(NamedTuple):
 class Study:
     """The table of observations that a formula made a model of, in the order of the images."""
 
-    formula: str
+    formula: str  # as it was given
     columns: Mapping[str, Sequence[str | float]]  # of each row that is in the model
     codings: Sequence[Coding] = ()
     excluded: Sequence[Excluded] = ()
+
+    def sort(self, order: Sequence[int]) -> "Study":
+        """Return the same with the rows of the table in another order."""
+        columns = {name: [cells[i] for i in order] for name, cells in self.columns.items()}
+        return replace(self, columns=columns)

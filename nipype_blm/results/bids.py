@@ -213,6 +213,7 @@ def _describe_model(results: Results) -> dict[str, Any]:
     said: dict[str, Any] = {
         "Type": "linear mixed model" if results.factors else "linear model",
         "NumberOfImages": len(results.images),
+        **({} if results.study is None else {"Formula": results.study.formula}),
         "Columns": list(results.column_names),
     }
     if results.factors:

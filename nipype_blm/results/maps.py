@@ -13,7 +13,7 @@ from nipype_blm.data.maps import MapInfo
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.results.blocks import Block
 from nipype_blm.results.declared import DECLARED, Declaration, select_declared
-from nipype_blm.results.saved import is_model_file
+from nipype_blm.results.saved import EXCLUDED, is_model_file
 from nipype_blm.results.volumes import Run, Volume
 
 
@@ -182,4 +182,4 @@ def is_map_name(name: str, model: str) -> bool:
 
 def is_result_name(name: str, model: str) -> bool:
     """Return whether a file, relative to the output folder, could be one that a run publishes."""
-    return is_map_name(name, model) or is_model_file(name)
+    return is_map_name(name, model) or is_model_file(name) or name == EXCLUDED

@@ -7,8 +7,9 @@ folder of which a part is missing, damaged or edited is never taken for the mode
 import csv
 import io
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import open_input
 from nipype_blm.io.publish import is_unfinished, list_published
+from nipype_blm.model.study import Coding, Excluded, Study
 
 FOLDER = "model"
 FILE = "model.json"
@@ -35,6 +37,11 @@ _TABLES = {
     "each image has this order.",
     "contrasts.tsv": "The contrasts: one row for a T contrast, several for an F contrast.",
 }
+_TABLE = "table.tsv"
+_TABLES_OF_FORMULAS = {
+    _TABLE: "The table of which the formula made X and the random factors: one row for each image.",
+}
+EXCLUDED = "excluded.tsv"  # beside the maps
 _IMAGES = {
     "image": "Path of the image when the model was fitted; it may have moved since.",
     "volume": "Number of the volume in the image, from 0.",
@@ -113,6 +120,7 @@ class FittedModel:
     effect_names: Sequence[Sequence[str]] = ()  # of each factor
     level_names: Sequence[Sequence[str]] = ()  # of each factor, in the order of its levels
     notices: Sequence[str] = ()  # what the user should know of the result
+    study: Study | None = None  # what a formula made X and the factors of
 
 
 class _Lines(list[str]):
@@ -149,6 +157,8 @@ def pack_fitted(model: FittedModel) -> dict[str, bytes]:
         ),
         "contrasts.tsv": _tabulate_contrasts(model),
     } | {_name_factor(k): _tabulate_factor(model, k) for k in range(len(model.factors))}
+    if model.study is not None:
+        tables[_TABLE] = _tabulate_study(model.study)
     contents = {name: table.format() for name, table in tables.items()}
     data = {
         "Description": "The model whose maps are in the folder above, as it was fitted. The other "
@@ -166,6 +176,7 @@ def pack_fitted(model: FittedModel) -> dict[str, bytes]:
             }
             for k, factor in enumerate(model.factors)
         ],
+        **({} if model.study is None else {"Study": _describe_study(model.study)}),
         "Options": {
             name: {"Value": value, "Description": _OPTIONS[name]}
             for name, value in model.options.items()
@@ -210,12 +221,44 @@ def _tabulate_factor(model: FittedModel, number: int) -> _Table:
     return _Table(f"{words}effects.", [*_LEVELS.items(), *effects], rows)
 
 
+def _tabulate_study(study: Study) -> _Table:
+    columns = [(name, "A column of the table.") for name in study.columns]
+    cells = [map(_write_cell, column) for column in study.columns.values()]
+    return _Table(_TABLES_OF_FORMULAS[_TABLE], columns, [list(row) for row in zip(*cells)])  # noqa: B905
+
+
+def _write_cell(value: str | float) -> str | float:
+    """Return what is missing, NaN, as BIDS writes it."""
+    return "n/a" if value != value or value is None else value
+
+
+def _describe_study(study: Study) -> dict[str, Any]:
+    return {
+        "Description": "What X was made of: Formula and table; Codings: how categorical columns "
+        "were written as numbers; Excluded: rows and images that are not in the model.",
+        "Formula": study.formula,
+        "Numeric": [
+            name
+            for name, cells in study.columns.items()
+            if all(isinstance(cell, float) for cell in cells)
+        ],
+        "Codings": [each._asdict() for each in study.codings],
+        "Excluded": [each._asdict() for each in study.excluded],
+    }
+
+
+def pack_excluded(excluded: Iterable[Excluded]) -> bytes:
+    """Return the table of what was left out, and why."""
+    rows = [[each.row, each.image or "n/a", each.reason] for each in excluded]
+    return _Table("", [(name, "") for name in Excluded._fields], rows).format()
+
+
 def is_model_file(name: str) -> bool:
     """Return whether a file, relative to the output folder, could be one of a saved model."""
     folder, _, file = name.partition("/")
     number = file.removeprefix("factor-").removesuffix(".tsv")
     is_factor = number.isdecimal() and file == f"factor-{number}.tsv"
-    return folder == FOLDER and (file in {*_TABLES, FILE} or is_factor)
+    return folder == FOLDER and (file in {*_TABLES, *_TABLES_OF_FORMULAS, FILE} or is_factor)
 
 
 def has_model(folder: Path) -> bool:
@@ -226,19 +269,26 @@ def has_model(folder: Path) -> bool:
 def find_foreign(folder: Path) -> list[Path]:
     """Return what no run has written, and a saved model in this folder would replace."""
     place = folder / FOLDER
-    if not place.is_dir():
-        return [place] if os.path.lexists(place) else []
-    names = {f"{FOLDER}/{path.name}" for path in place.iterdir()}
     ours = list_published(folder)
+    names = {EXCLUDED} if os.path.lexists(folder / EXCLUDED) else set()
+    if not place.is_dir():
+        found = [folder / name for name in names - ours]
+        return [*found, place] if os.path.lexists(place) else found
+    names |= {f"{FOLDER}/{path.name}" for path in place.iterdir()}
     with suppress(OSError, ValueError, TypeError, RecursionError):  # a run whose record is lost
         ours |= names if "Fingerprint" in json.loads((place / FILE).read_bytes()) else set()
-    return [folder / name for name in sorted(names - ours) if is_model_file(name)]
+    foreign = sorted(names - ours)
+    return [folder / name for name in foreign if is_model_file(name) or name == EXCLUDED]
 
 
 def _read_numbers(rows: Sequence[Sequence[str]], n_columns: int) -> FloatArray:
     """Return cells as numbers; much quicker than NumPy, which makes an array of texts first."""
     numbers = [float(cell) for row in rows for cell in row]
     return np.array(numbers, float).reshape(len(rows), n_columns)
+
+
+def _read_cell(cell: str) -> float:
+    return math.nan if cell == "n/a" else float(cell)
 
 
 class SavedModel:
@@ -407,6 +457,27 @@ class SavedModel:
     def level_names(self) -> tuple[tuple[str, ...], ...]:
         """The labels of the levels of each factor, in the order of their numbers."""
         return tuple(labels for _, labels in self._factors)
+
+    @cached_property
+    def study(self) -> Study | None:
+        """The formula, its table, the coding of categorical columns, and what was left out.
+
+        None of a model whose X was given.
+        """
+        described = self._data.get("Study")
+        if described is None:
+            return None
+        header, rows = self._read_table(_TABLE)
+        columns: dict[str, list[str | float]] = {}
+        for name, cells in zip(header, zip(*rows, strict=True), strict=True):
+            is_numeric = name in described["Numeric"]
+            columns[name] = [_read_cell(cell) for cell in cells] if is_numeric else list(cells)
+        return Study(
+            described["Formula"],
+            columns,
+            [Coding(**each) for each in described["Codings"]],
+            [Excluded(**each) for each in described["Excluded"]],
+        )
 
     @property
     def criterion(self) -> str | None:

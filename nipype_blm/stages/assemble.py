@@ -11,14 +11,14 @@ import numpy as np
 
 from nipype_blm.core.status import VoxelStatus
 from nipype_blm.data.kinds import name_map
-from nipype_blm.data.specfile import read_contrasts, read_model
+from nipype_blm.data.specfile import read_contrasts, read_model, read_study
 from nipype_blm.errors import InputError
 from nipype_blm.io.publish import Claim, publish
 from nipype_blm.io.stamps import maps_stamp
 from nipype_blm.results.blocks import Block, open_blocks
 from nipype_blm.results.declared import describe_declared, select_declared
 from nipype_blm.results.maps import Map, is_result_name, list_maps, name_contrast_map
-from nipype_blm.results.saved import FOLDER, pack_fitted
+from nipype_blm.results.saved import EXCLUDED, FOLDER, pack_excluded, pack_fitted
 from nipype_blm.results.volumes import DofRange, Run
 from nipype_blm.stages.fitted import describe_fitted
 from nipype_blm.stages.zeros import describe_zeros
@@ -53,6 +53,7 @@ def assemble_maps(
     claim: Claim,
     compress: bool = False,
     inputs_file: Path | None = None,
+    study_file: Path | str | None = None,
 ) -> AssembledMaps:
     """Write the maps of a run to a folder.
 
@@ -70,9 +71,12 @@ def assemble_maps(
         Write compressed maps, such as .nii.gz instead of .nii.
     inputs_file : Path, optional
         The configuration, copied to the maps as inputs.yml.
+    study_file : path, optional
+        As `write_plan` wrote it, of a model that a formula has made.
     """
     _, spec = read_model(model_file)
     contrasts_stamp, tests = read_contrasts(contrasts_file)
+    study_stamp, study = ("", None) if study_file is None else read_study(study_file)
     blocks = open_blocks(spec, estimates_files, statistics_files, run_stamp, contrasts_stamp)
     _warn_of_unconverged(blocks)
     notices = describe_zeros(spec, batch_files, blocks)
@@ -97,10 +101,14 @@ def assemble_maps(
             except OverflowError:  # images in unusual units
                 write_one(path, replace(item, dtype="float64"))
         (folder / FOLDER).mkdir()
-        for name, content in pack_fitted(describe_fitted(run, batch_files)).items():
+        fitted = replace(describe_fitted(run, batch_files), study=study)
+        for name, content in pack_fitted(fitted).items():
             (folder / FOLDER / name).write_bytes(content)
+        if study is not None and study.excluded:
+            (folder / EXCLUDED).write_bytes(pack_excluded(study.excluded))
 
-    stamp = maps_stamp(run_stamp, contrasts_stamp, name_file(""), describe_declared(spec.model))
+    declared = describe_declared(spec.model)
+    stamp = maps_stamp(run_stamp, contrasts_stamp, study_stamp, name_file(""), declared)
     companions = {} if inputs_file is None else {"inputs.yml": inputs_file.read_bytes()}
     publish(out_dir, stamp, claim, write, partial(is_result_name, model=spec.model), companions)
 

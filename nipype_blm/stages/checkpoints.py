@@ -102,6 +102,11 @@ class Checkpoint:
     def remove(self) -> None:
         """Remove the file, and its folder if no other is in it."""
         if self._path is not None:
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
-                self._path.parent.rmdir()
+            remove_checkpoint(self._path)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a file, and its folder if no other is in it."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()

@@ -97,8 +97,8 @@ def check_disk(plan: Plan, out_dir: Path, work_folder: Path) -> list[str]:
         required = sum(sizes)
         free = shutil.disk_usage(find_existing(folders[0])).free
         if required > free and work_folder in folders:
-            files = work_folder.rglob("*.blm")
-            free += sum(path.stat().st_size for path in files)
+            states = [path.stat() for path in work_folder.rglob("*.blm")]
+            free += sum(found.st_size // found.st_nlink for found in states)  # a file once
         if required > free:
             problems.append(
                 f"The disk of {' and '.join(map(str, folders))} has {free / 1e6:,.1f} MB free, "

@@ -1,6 +1,6 @@
 """Plan a run: read and check everything but the voxels, cut it into batches and blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from nipype_blm.data.libraries import quiet_libraries
 from nipype_blm.data.manifest import ImageEntry, format_manifest, must_be_read_in_order
 from nipype_blm.data.space import Header
 from nipype_blm.data.spec import ContrastSpec, ModelSpec
-from nipype_blm.data.specfile import pack_contrasts, pack_model
+from nipype_blm.data.specfile import pack_contrasts, pack_model, pack_study
 from nipype_blm.errors import InputError, Problem, Problems, about
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
@@ -25,12 +25,14 @@ from nipype_blm.io.stamps import batch_stamp, block_stamp, maps_stamp, run_stamp
 from nipype_blm.model.contrasts import check_contrasts, check_estimable, check_sizes
 from nipype_blm.model.costs import Sizes
 from nipype_blm.model.design import check_design, has_possible_sizes
-from nipype_blm.model.planning import Plan, count_columns_of_rows, plan_run
+from nipype_blm.model.planning import Plan, can_keep, count_columns_of_rows, plan_run
 from nipype_blm.model.random import examine_factors, name_effects, name_levels
 from nipype_blm.model.request import Request, Table
+from nipype_blm.model.study import Study
 from nipype_blm.results.declared import describe_declared
 from nipype_blm.results.maps import is_result_name
 from nipype_blm.stages.folders import check_disk, check_folders, check_overwriting
+from nipype_blm.stages.growth import Earlier, EarlierPlaces, Taken, put_aside
 from nipype_blm.stages.images import (
     FoundImages,
     attach_masks,
@@ -62,6 +64,10 @@ class PreparedRun:
     plan: Plan
     notices: list[str]  # what is no fault, but may not be meant
     pairs: list[Pair]  # the first and the last images and their rows
+    study: Study | None = None  # what a formula made the model of, in the order of the images
+    earlier: Earlier | None = None
+    # Where each observation stands that a run without an earlier one would have in its place.
+    usual_order: NDArray[np.intp] | None = None
 
     @cached_property
     def packed_model(self) -> tuple[str, bytes]:
@@ -72,6 +78,11 @@ class PreparedRun:
     def packed_contrasts(self) -> tuple[str, bytes]:
         """Fingerprint and content of the file of the contrasts."""
         return pack_contrasts(self.contrasts)
+
+    @cached_property
+    def packed_study(self) -> tuple[str, bytes]:
+        """Fingerprint and content of the file of the study; empty without one."""
+        return ("", b"") if self.study is None else pack_study(self.study)
 
     @cached_property
     def manifests(self) -> list[str]:
@@ -91,13 +102,24 @@ class PreparedRun:
         )
 
     @cached_property
+    def taken(self) -> Taken:
+        """What need not be read, because an earlier run has read it."""
+        if self.earlier is None:
+            return Taken(0, {})
+        return self.earlier.find_taken(self.spec, self.images, lambda: self.stamps.batches)
+
+    @cached_property
     def model_id(self) -> str:
         """Fingerprint of model, contrasts and names of images.
 
         It stays the same when images are replaced, or with other batches and blocks.
         """
-        spec = replace(self.spec, images_per_batch=0, voxels_per_block=0, rows_per_chunk=0)
-        images = [(str(e.image), e.volume, str(e.mask), e.mask_volume) for e in self.images]
+        spec = replace(self.spec, images_per_batch=0, voxels_per_block=0, rows_per_chunk=0, ends=())
+        entries = self.images
+        if self.usual_order is not None:
+            spec = spec.sort(self.usual_order)
+            entries = [entries[i] for i in self.usual_order]
+        images = [(str(e.image), e.volume, str(e.mask), e.mask_volume) for e in entries]
         return fingerprint(pack_model(spec)[0], self.packed_contrasts[1], repr(images))
 
 
@@ -110,6 +132,7 @@ class PlanFiles(NamedTuple):
     blocks: list[int]
     fingerprint: str  # of the model and the images, without the contrasts
     model_id: str  # of the model and its contrasts, however it is planned
+    study_file: Path | None = None
 
 
 class _Design(NamedTuple):
@@ -124,7 +147,10 @@ class _Design(NamedTuple):
 
 @quiet_libraries()
 def prepare_run(
-    request: Request, parallel_nodes: int | None = None, work_folder: Path | None = None
+    request: Request,
+    parallel_nodes: int | None = None,
+    work_folder: Path | None = None,
+    places: EarlierPlaces | None = None,
 ) -> PreparedRun:
     """Check everything that can be checked without reading voxels of the images.
 
@@ -135,6 +161,8 @@ def prepare_run(
         Nodes that run at the same time; default: as the request says.
     work_folder : Path, optional
         Where intermediate files go; default: as the request says.
+    places : EarlierPlaces, optional
+        Where an earlier run may have left products; default: nowhere.
 
     Raises
     ------
@@ -159,9 +187,8 @@ def prepare_run(
         order = _order_rows(factors, entries, len(rows.X.values))
         design = _arrange_design(rows.X, rows, factors, order)
         sizes = _measure(request, design, images, 1 if mask is None else int(mask.sum()))
-        plan = problems.attempt(
-            _plan_sizes, request, sizes, mask is not None, parallel_nodes or request.parallel_nodes
-        )
+        plan_sizes = partial(_plan_sizes, request, parallel_nodes or request.parallel_nodes)
+        plan = problems.attempt(plan_sizes, sizes, mask is not None)
     if plan is not None and mask is not None and can_write:
         problems += check_disk(plan, request.out_dir, work_folder or request.workflow_folder)
     if problems or design is None or mask is None or allowed is None or not sizes or not plan:
@@ -170,8 +197,65 @@ def prepare_run(
     contrasts = ContrastSpec(request.contrasts, request.two_sided, request.minlog)
     notices = find_notices(entries, spec.design)
     pairs = list_pairs(rows, entries, names)
-    entries = [entries[i]._replace(row=row) for row, i in enumerate(order)]
-    return PreparedRun(spec, contrasts, entries, plan, notices, pairs)
+    entries = _number(entries, order)
+    study = None if request.study is None else request.study.sort(order.tolist())
+    run = PreparedRun(spec, contrasts, entries, plan, notices, pairs, study)
+    if places is None:
+        return run
+    has_room = partial(_has_room, request, work_folder or request.workflow_folder)
+    return _go_on(run, places, sizes, request, plan_sizes, has_room)
+
+
+def _number(entries: Sequence[ImageEntry], order: NDArray[np.intp]) -> list[ImageEntry]:
+    """Return images in another order, with their rows."""
+    return [entries[i]._replace(row=row) for row, i in enumerate(order)]
+
+
+def _has_room(request: Request, work_folder: Path, plan: Plan) -> bool:
+    return not check_disk(plan, request.out_dir, work_folder)
+
+
+def _go_on(
+    run: PreparedRun,
+    places: EarlierPlaces,
+    sizes: Sizes,
+    request: Request,
+    plan_sizes: Callable[..., Plan],
+    has_room: Callable[[Plan], bool],
+) -> PreparedRun:
+    """Return a run that keeps batches of an earlier one, if there are any to keep."""
+    earlier = Earlier(places, run.spec, run.images)
+    run = replace(run, earlier=earlier)
+    batches = earlier.choose_batches(
+        run.spec.n_batches, lambda size: can_keep(sizes, request.max_bytes, size)
+    )
+    if batches is not None:
+        spec = run.spec.sort(batches.order)
+        columns = count_columns_of_rows(spec.factors) if spec.factors else ()
+        try:
+            plan = plan_sizes(sizes._replace(columns_of_rows=columns), kept=batches.kept)
+        except InputError:  # it takes more memory than with the batches that are usual
+            plan = None
+        if plan is not None and has_room(plan):
+            return _regroup(run, spec, plan, batches.order)
+    notice = earlier.explain(request.out_dir)
+    return replace(run, notices=[*run.notices, *([notice] if notice else [])])
+
+
+def _regroup(run: PreparedRun, spec: ModelSpec, plan: Plan, order: NDArray[np.intp]) -> PreparedRun:
+    """Return a run with its observations in another order, and other batches."""
+    if plan.batches == run.plan.batches and (order == np.arange(order.size)).all():
+        return run
+    spec = replace(
+        spec,
+        ends=tuple(np.cumsum(plan.batches).tolist()),
+        voxels_per_block=plan.voxels_per_block,
+        rows_per_chunk=plan.rows_per_chunk,
+    )
+    images = _number(run.images, order)
+    study = None if run.study is None else run.study.sort(order.tolist())
+    usual_order = np.argsort(order)
+    return replace(run, spec=spec, images=images, plan=plan, study=study, usual_order=usual_order)
 
 
 def _attach_masks(
@@ -180,9 +264,18 @@ def _attach_masks(
     """Return the images, each with the mask of its data if there is one."""
     if request.data_masks is None:
         return images.entries
-    masks = find_images(request.data_masks, "data_masks", problems, expected)
-    entries = attach_masks(images, masks, problems)
-    check_masks(request, images.paths, masks.paths, problems)
+    listed = [mask for mask in request.data_masks if mask is not None]
+    masks = find_images(listed, "data_masks", problems, expected)
+    if len(listed) == len(request.data_masks):
+        entries = attach_masks(images, masks, problems)
+        check_masks(request, images.paths, masks.paths, problems)
+        return entries
+    have_one = [i for i, mask in enumerate(request.data_masks) if mask is not None]
+    entries = list(images.entries)
+    if len(entries) == len(request.data_masks):  # else some could not be read, which is said
+        chosen = images._replace(entries=[entries[i] for i in have_one], n_listed=len(listed))
+        for i, entry in zip(have_one, attach_masks(chosen, masks, problems), strict=False):
+            entries[i] = entry
     return entries
 
 
@@ -236,7 +329,13 @@ def _make_spec(
     )
 
 
-def _plan_sizes(request: Request, sizes: Sizes, is_mask_known: bool, parallel_nodes: int) -> Plan:
+def _plan_sizes(
+    request: Request,
+    parallel_nodes: int,
+    sizes: Sizes,
+    is_mask_known: bool = True,
+    kept: Sequence[int] = (),
+) -> Plan:
     """Plan a run; if its mask could not be read, only see whether one voxel is too much."""
     try:
         return plan_run(
@@ -247,6 +346,7 @@ def _plan_sizes(request: Request, sizes: Sizes, is_mask_known: bool, parallel_no
             request.max_blocks,
             request.minutes_per_job,
             parallel_nodes,
+            kept,
         )
     except InputError as error:
         if is_mask_known:
@@ -281,23 +381,34 @@ def _measure(request: Request, design: _Design, images: FoundImages, n_voxels: i
     )
 
 
-def write_plan(run: PreparedRun, folder: Path) -> PlanFiles:
-    """Write the plan; a file whose content is the same is left as it is."""
+def write_plan(run: PreparedRun, folder: Path, aside: Path | None = None) -> PlanFiles:
+    """Write the plan; a file whose content is the same is left as it is.
+
+    Products of an earlier run that are used again are put `aside` before.
+    """
+    if aside is not None:
+        put_aside(run.taken.sources, aside)
     model_file, contrasts_file = folder / "model.blm", folder / "contrasts.json"
     batch_files = [folder / f"batch_{i:04d}.tsv" for i in range(len(run.manifests))]
     write_if_changed(model_file, run.packed_model[1])
     for path, text in zip(batch_files, run.manifests, strict=True):
         write_if_changed(path, text.encode())
     write_if_changed(contrasts_file, run.packed_contrasts[1])
+    study_file = None
+    if run.study is not None:
+        study_file = folder / "study.json"
+        write_if_changed(study_file, run.packed_study[1])
     blocks = list(range(run.spec.n_blocks))
-    return PlanFiles(model_file, batch_files, contrasts_file, blocks, run.stamps.run, run.model_id)
+    stamp, model_id = run.stamps.run, run.model_id
+    return PlanFiles(model_file, batch_files, contrasts_file, blocks, stamp, model_id, study_file)
 
 
 def is_done(run: PreparedRun, request: Request) -> bool:
     """Return whether the maps are there that a run would make, and unchanged since."""
     ending = name_map(run.spec.space, "", request.compress)
     declared = describe_declared(run.spec.model)
-    stamp = maps_stamp(run.stamps.run, run.packed_contrasts[0], ending, declared)
+    tests, study = run.packed_contrasts[0], run.packed_study[0]
+    stamp = maps_stamp(run.stamps.run, tests, study, ending, declared)
     return is_published(request.out_dir, stamp, partial(is_result_name, model=run.spec.model))
 
 
@@ -308,7 +419,12 @@ def check_out_dir(run: PreparedRun, request: Request, work_dir: Path) -> None:
 
 
 def replaces_another(run: PreparedRun, request: Request) -> bool:
-    """Return whether the maps would replace those of another model."""
+    """Return whether the maps would replace those of another model.
+
+    Those of a study that goes on are not another's.
+    """
+    if request.work_dir is None and run.taken.n_images:
+        return False
     is_ours = partial(is_result_name, model=run.spec.model)
     return has_another_model(request.out_dir, run.model_id, is_ours)
 

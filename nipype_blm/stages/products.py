@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from nipype_blm.data.manifest import (
     ImageEntry,
     check_unchanged,
     must_be_read_in_order,
-    read_manifest,
+    parse_manifest,
 )
 from nipype_blm.data.spec import ModelSpec
 from nipype_blm.data.specfile import read_model
@@ -26,8 +27,9 @@ from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import empty, write_arrays
 from nipype_blm.io.stamps import batch_stamp
 from nipype_blm.progress import advance
-from nipype_blm.stages.checkpoints import Checkpoint
+from nipype_blm.stages.checkpoints import Checkpoint, remove_checkpoint
 from nipype_blm.stages.compiling import READING_S, announcing_compilation
+from nipype_blm.stages.growth import describe_origin, remove_aside, take_products
 
 _logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ def compute_products(
     n_threads: int = 1,
     checkpoint_file: Path | None = None,
 ) -> Path:
-    """Read the images of a batch and write their products.
+    """Read the images of a batch and write their products, or take them from an earlier run.
 
     Parameters
     ----------
@@ -51,7 +53,8 @@ def compute_products(
         Threads that read and compute.
     checkpoint_file : Path, optional
         Where what has been read is saved now and then and when this is interrupted, and what
-        is there goes on; it is removed at the end.
+        is there goes on; it is removed at the end.  Beside it are the products of an earlier run
+        that were put aside.
 
     Raises
     ------
@@ -59,8 +62,34 @@ def compute_products(
         If an image is damaged or not the one that was planned for.
     """
     stamp, spec = read_model(model_file)
-    images = read_manifest(Path(batch_file))
+    listed = Path(batch_file).read_bytes()
+    images = parse_manifest(listed, Path(batch_file))
     rows = slice(images[0].row, images[-1].row + 1)
+    stamp = batch_stamp(stamp, listed)
+    arrays = None
+    if checkpoint_file is not None:
+        arrays = take_products(spec, images, rows, checkpoint_file.parent)
+    if arrays is None:
+        arrays = _read_products(spec, images, rows, stamp, n_threads, checkpoint_file)
+    else:
+        advance("images", len(images))
+    origin, meta = describe_origin(spec, listed, rows)
+    write_arrays(out_file, stamp, arrays | origin, meta)
+    if checkpoint_file is not None:
+        remove_checkpoint(checkpoint_file)
+        remove_aside(spec, images, checkpoint_file.parent)
+    return out_file
+
+
+def _read_products(
+    spec: ModelSpec,
+    images: list[ImageEntry],
+    rows: slice,
+    stamp: str,
+    n_threads: int,
+    checkpoint_file: Path | None,
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a batch, from its images."""
     accumulator = ProductAccumulator(
         spec.design.Q[rows],
         spec.design.shift[rows],
@@ -68,7 +97,6 @@ def compute_products(
         select_rows(spec.factors, rows) if spec.factors else None,
     )
     counts = np.zeros((len(images), len(ValueCounts._fields)), np.int64)
-    stamp = batch_stamp(stamp, batch_file)
     checkpoint = Checkpoint(checkpoint_file, stamp, accumulator, counts)
     compiling = announcing_compilation("reads images", READING_S)
     with Threads(n_threads) as threads, compiling, checkpoint.saving():
@@ -77,10 +105,7 @@ def compute_products(
     for row in np.flatnonzero(infinite):
         text = "%s has %d values that are infinite or beyond 1e40, taken as missing."
         _logger.warning(text, images[row].image, infinite[row])
-    arrays = accumulator.finish()._asdict() | {"zeros": zeros.astype(np.int32)}
-    write_arrays(out_file, stamp, arrays)
-    checkpoint.remove()
-    return out_file
+    return accumulator.finish()._asdict() | {"zeros": zeros.astype(np.int32)}
 
 
 def empty_products(

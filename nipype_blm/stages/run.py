@@ -16,6 +16,7 @@ from nipype_blm.io.stamps import statistics_stamp
 from nipype_blm.private import list_writers, make_private
 from nipype_blm.stages.assemble import AssembledMaps, assemble_maps
 from nipype_blm.stages.estimates import compute_estimates
+from nipype_blm.stages.growth import EarlierPlaces
 from nipype_blm.stages.plan import PlanFiles, PreparedRun, write_plan
 from nipype_blm.stages.products import compute_products
 from nipype_blm.stages.statistics import compute_statistics
@@ -23,7 +24,7 @@ from nipype_blm.tasks.runner import run_tasks
 from nipype_blm.tasks.task import Task
 
 WORK_FOLDER = ".blm_work"
-_JOURNAL, _CHECKPOINTS = "journal.jsonl", "checkpoints"
+_JOURNAL = "journal.jsonl"
 _SECONDS_TO_END = 1.0  # of a process that was killed
 
 _logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def run_model(
     What an earlier run has left there, made from the same, is not made again; nor is what it has
     read of a batch read again.
     """
-    plan = write_plan(run, work_dir)
+    plan = write_plan(run, work_dir, EarlierPlaces.of_work_folder(work_dir).aside)
     do = partial(run_tasks, journal=work_dir / _JOURNAL, is_whole=is_whole)
     products = do(list_products(run, plan, work_dir, n_threads))
     estimates = do(list_estimates(run, plan, products, work_dir, n_threads))
@@ -59,6 +60,7 @@ def run_model(
         claim,
         compress,
         inputs_file,
+        plan.study_file,
     )
 
 
@@ -68,7 +70,7 @@ def list_products(run: PreparedRun, plan: PlanFiles, folder: Path, n_threads: in
     tasks = []
     for number, (batch, stamp) in enumerate(zip(plan.batch_files, run.stamps.batches, strict=True)):
         out_file = folder / f"products_{number:04d}.blm"
-        checkpoint = folder / _CHECKPOINTS / f"{batch.stem}.blm"
+        checkpoint = EarlierPlaces.of_work_folder(folder).aside / f"{batch.stem}.blm"
         arguments = (plan.model_file, batch, out_file, n_threads, checkpoint)
         tasks.append(Task(compute_products, arguments, out_file, stamp, n_bytes))
     return tasks
@@ -109,17 +111,18 @@ def list_statistics(
 
 
 @contextmanager
-def work_folder(parent: Path) -> Iterator[Path]:
+def work_folder(parent: Path, stays: bool = False) -> Iterator[Path]:
     """Give a folder for intermediate files, which is removed when the context has ended well.
 
-    Else it is left to the next run.  Where another run works in it now, or others could have
-    written to it, the folder is a new one, which is removed in any case.
+    Else, or if it `stays`, it is left to the next run.  Where another run works in it now, or
+    others could have written to it, the folder is a new one, which is removed in any case.
     """
     folder = parent / WORK_FOLDER
     with ExitStack() as stack:
         if _hold(folder, stack):
             yield folder
-            shutil.rmtree(folder, ignore_errors=True)
+            if not stays:
+                shutil.rmtree(folder, ignore_errors=True)
         else:
             yield Path(stack.enter_context(TemporaryDirectory(prefix=WORK_FOLDER, dir=parent)))
 

@@ -59,8 +59,8 @@ def _describe(found: ZerosFound) -> str:
 def _describe_images(spec: ModelSpec, batch_files: Sequence[Path | str], found: ZerosFound) -> str:
     """Return a sentence on zeros of single images."""
     row, share = next(iter(found.images.items()))
-    images = read_manifest(Path(batch_files[row // spec.images_per_batch]))
-    image = images[row % spec.images_per_batch]
+    batch = spec.find_batch(row)
+    image = read_manifest(Path(batch_files[batch]))[row - spec.batch(batch).start]
     n_others = len(found.images) - 1
     others = f" and {n_others} more images are" if n_others else " is"
     return (

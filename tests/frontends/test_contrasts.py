@@ -126,7 +126,12 @@ def test_a_contrast_without_a_name_is_called_by_its_number():
     assert second["name"] == "c2"
 
 
-@pytest.mark.parametrize("given", ["[1 0]", 5, [[1, 0]], ["c1"]])
+def test_text_is_an_expression_that_names_itself():
+    given = normalise_contrasts("age")
+    assert given == normalise_contrasts(["age"]) == [{"expression": "age"}]
+
+
+@pytest.mark.parametrize("given", ["[1 0]", 5, [[1, 0]], [" "], ["1 0"]])
 def test_contrasts_of_another_layout_are_refused(given):
     with pytest.raises(ValueError, match="with a name and a vector"):
         normalise_contrasts(given)

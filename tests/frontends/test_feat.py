@@ -10,6 +10,7 @@ from numpy.testing import assert_array_equal
 
 from nipype_blm.cli.blm import main
 from nipype_blm.cli.fit import run_request
+from nipype_blm.cli.main import main as fit
 from nipype_blm.errors import InputError
 from nipype_blm.frontends.feat import is_feat, read
 from nipype_blm.frontends.record import write_inputs
@@ -107,6 +108,19 @@ def test_a_group_analysis_gives_the_maps_of_the_same_data_and_can_be_run_again(g
     write_inputs(tmp_path / "again.yml", record)
     assert main(["--quiet", str(tmp_path / "again.yml")]) == 0
     assert_same_maps(results, Results(tmp_path / "again"))
+
+
+def test_the_command_takes_the_folder_and_the_number_of_a_cope(gfeat, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert fit(["fit", str(gfeat), str(out), "--cope", "2", "--check"]) == 0
+    assert fit(["fit", str(gfeat / "cope2.feat"), str(out), "--check"]) == 0
+    assert not out.exists()
+    capsys.readouterr()
+    assert fit(["fit", str(gfeat), str(out)]) == 2
+    assert "has copes 1, 2; choose one, as with --cope 1." in capsys.readouterr().err
+    (tmp_path / "sub01.feat" / "stats").mkdir(parents=True)
+    assert fit(["fit", str(tmp_path / "sub01.feat"), str(out)]) == 2
+    assert "is FEAT's analysis of one image series" in capsys.readouterr().err
 
 
 def test_one_cope_may_be_given_itself_and_one_alone_need_not_be_named(gfeat, tmp_path):

@@ -11,7 +11,7 @@ import yaml
 from nipype_blm.cli.blm import main
 from nipype_blm.errors import InputError, unpack_problems
 from nipype_blm.frontends import blm, traits
-from nipype_blm.frontends.fields import MODELS
+from nipype_blm.frontends.fields import FORMULA_MODELS, MODELS
 from nipype_blm.interfaces import BLM, BLMM, PlanBLM
 from nipype_blm.interfaces.base import INPUT_ERROR
 from nipype_blm.workflows import init_blm_wf
@@ -28,10 +28,12 @@ LIBRARIES = ("pydantic", "trait_errors", "InputSpec", "function-", "http", "<cla
 
 
 def test_both_front_ends_have_a_name_for_every_field_that_a_user_can_give():
-    fields = MODELS["blmm"].model_fields.keys()
+    fields = MODELS["blmm"].model_fields.keys() | FORMULA_MODELS["blmm"].model_fields.keys()
     named = {blm.WORDS.name(field) for field in fields}
     assert named <= NAMES_OF_BLM | {f"Missingness.{name}" for name in blm.MISSINGNESS}
-    of_commands = {"cluster", "n_workers", "work_dir", "keep", "quiet"}  # nodes have none of them
+    # Nodes have none of them.
+    of_commands = {"cluster", "n_workers", "work_dir", "keep", "quiet"}
+    of_commands |= {"bids", "derivatives", "filters", "participants", "own_masks"}
     assert set(traits.NAMES.values()) == fields - of_commands
     assert set(traits.NAMES) <= set(BLMM().inputs.copyable_trait_names())
 

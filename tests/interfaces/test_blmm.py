@@ -16,7 +16,7 @@ from traits.api import TraitError
 
 from nipype_blm.cli.blmm import main
 from nipype_blm.errors import InputError
-from nipype_blm.frontends.reading import make_request
+from nipype_blm.frontends.reading import Origin, make_request
 from nipype_blm.frontends.traits import WORDS, check
 from nipype_blm.interfaces import (
     BLMM,
@@ -136,7 +136,7 @@ def test_traits_and_configuration_describe_each_other(model: dict[str, Any]) -> 
     assert given.keys() >= MixedInputSpec().trait_get().keys() - InputSpec().trait_get().keys()
     fields, problems = check(defined_traits(BLMM(**given).inputs), "blmm", out_dir="out")
     assert problems == []
-    options = make_request(fields, WORDS).estimation
+    options = make_request(fields, Origin("blmm", WORDS)).estimation
     assert options is not None
     assert options._asdict() == {
         "reml": False,

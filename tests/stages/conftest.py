@@ -11,7 +11,7 @@ import pytest
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.data.specfile import read_contrasts
 from nipype_blm.frontends.blm import WORDS, check
-from nipype_blm.frontends.reading import make_request
+from nipype_blm.frontends.reading import Origin, make_request
 from nipype_blm.results.blocks import Block, open_blocks
 from nipype_blm.stages.estimates import compute_estimates
 from nipype_blm.stages.plan import PlanFiles, PreparedRun, prepare_run, write_plan
@@ -55,7 +55,7 @@ def _prepare(
         table = {"name": factor.name, "factor": "level.txt", "design": "Z.csv"}
         given["Z"] = [{"f1": table | {"correlated": factor.correlated}}]
     checked = check(given | fields, folder, "blm" if factor is None else "blmm")
-    return prepare_run(make_request(checked.fields, WORDS, checked.problems))
+    return prepare_run(make_request(checked.fields, Origin("", WORDS, checked.problems)))
 
 
 class Fitted(NamedTuple):

@@ -1,0 +1,197 @@
+"""`nipype_blm.fit`: a formula and a table, from Python."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from threadpoolctl import threadpool_limits
+
+from nipype_blm.errors import Words
+from nipype_blm.frontends import blm
+from nipype_blm.frontends.fields import FormulaFields, check_fields
+from nipype_blm.frontends.reading import Origin
+from nipype_blm.frontends.studies import make_formula_request
+from nipype_blm.frontends.values import is_mixed_formula
+from nipype_blm.io.files import write_if_changed
+from nipype_blm.results.saved import FOLDER
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from nipype_blm.model.request import Request
+    from nipype_blm.report.notebook import Results
+
+_TABLE = "table.tsv"  # beside inputs.yml, of a table that is in no file
+
+
+class _PythonWords(Words):
+    """Words of those who call `fit`."""
+
+
+WORDS = _PythonWords({"pattern": "images", "analysis_mask": "mask"})
+
+
+def fit(
+    formula: str,
+    table: "DataFrame | Path | str | None" = None,
+    images: Sequence[Path | str] | str | None = None,
+    *,
+    out_dir: Path | str,
+    contrasts: Sequence[Any] | str | None = None,
+    bids: Path | str | None = None,
+    mask: Path | str | None = None,
+    plugin: str | None = None,
+    plugin_args: Path | str | None = None,
+    pool: Path | str | None = None,
+    quiet: bool = False,
+    **fields: Any,
+) -> "Results":
+    """Fit a linear or mixed model of a table at every voxel of its images.
+
+    Parameters
+    ----------
+    formula : str
+        Such as ``"~ age + sex"``; with ``( | )`` a mixed model, such as
+        ``"~ age + (1 | subject)"``.
+    table : DataFrame or path, optional
+        One row for each image.
+    images : str or sequence of paths, optional
+        Where the image of a row is: a path with names of columns in braces, such as
+        ``"maps/{participant_id}.nii.gz"``, or the column that has it; default: ``image``.  Or a
+        list, whose names say to which row they belong: the order says nothing.
+    out_dir : path
+        Folder for the results.
+    contrasts : sequence of str or dict, optional
+        Expressions such as ``"age"`` or ``"sex[M] - sex[F]"``; or mappings with ``name``, and
+        ``expression`` or ``vector``.  Default: the effect of each term.
+    bids : path, optional
+        BIDS data set, in place of table and images; ``filters`` and ``derivatives`` choose its
+        images.
+    mask : path, optional
+        Mask of the analysis.
+    plugin, plugin_args, pool : optional
+        What runs the nodes, as for the command ``nipype-blm fit``.
+    quiet : bool
+        Print no progress and no summary.
+    **fields
+        Further fields of a configuration, by the names of `nipype_blm.frontends.fields`, such as
+        ``on_missing="drop"``, ``min_n=10`` or ``two_sided=True``.
+
+    Returns
+    -------
+    Results
+        The maps, and the model as fitted.
+
+    Raises
+    ------
+    InputError
+        If something cannot be used, with all faults together, before anything is fitted.
+    RuntimeError
+        If the run fails.
+
+    Examples
+    --------
+    >>> import nipype_blm
+    >>> results = nipype_blm.fit(
+    ...     "~ age + (1 | subject)", "visits.tsv", "maps/{subject}_{visit}.nii.gz", out_dir="age"
+    ... )  # doctest: +SKIP
+    >>> results.contrasts["age"].image("z")  # doctest: +SKIP
+    """
+    from nipype_blm.cli.fit import run_request
+    from nipype_blm.report.notebook import Results
+
+    request = _make_request(
+        formula,
+        table,
+        images,
+        fields | {"out_dir": out_dir, "contrasts": contrasts, "bids": bids, "analysis_mask": mask},
+    )
+    arguments = argparse.Namespace(
+        check=False,
+        graph=None,
+        clean=False,
+        quiet=quiet,
+        plugin="Dask" if pool is not None else plugin,
+        plugin_args=None if plugin_args is None else Path(plugin_args),
+        pool=None if pool is None else Path(pool).expanduser().absolute(),
+    )
+    with threadpool_limits(1):  # threads of NumPy would only compete with ours
+        run_request(request, arguments)
+    results = Results(request.out_dir)
+    if request.record.get("table") == _TABLE:
+        _write_table(request, (request.out_dir / FOLDER / _TABLE).read_bytes())
+    return results
+
+
+def _make_request(
+    formula: str,
+    table: "DataFrame | Path | str | None",
+    images: Sequence[Path | str] | str | None,
+    fields: dict[str, Any],
+) -> "Request":
+    """Make a request of what `fit` is given; the record of a table in memory names its copy."""
+    listed = None
+    if images is not None and not isinstance(images, str | Path):
+        listed = [Path(each).absolute() for each in images]
+    is_file = table is None or isinstance(table, str | Path)
+    frame, kinds = (None, {}) if is_file else _take_frame(table)
+    given = {
+        "formula": formula,
+        "table": table if is_file else Path.cwd() / _TABLE,  # which the record names
+        "images": listed,
+        "pattern": None if listed is not None else images,
+        **fields,
+        "columns": kinds | dict(fields.get("columns") or {}),
+    }
+    model = "blmm" if is_mixed_formula(formula) else "blm"
+    checked = check_fields(given, model, WORDS)
+    assert isinstance(checked.fields, FormulaFields)
+    record = blm.to_yaml(checked.fields)
+    if frame is not None:
+        record |= {"table": _TABLE, "images": "image"}
+    return make_formula_request(
+        checked.fields, Origin(model, WORDS, checked.problems, record=record), frame
+    )
+
+
+def _write_table(request: "Request", content: bytes) -> None:
+    """Write the table that the record names, and the order of levels as BIDS describes it."""
+    assert request.study is not None
+    levels = {
+        each.variable: {"Levels": {level: level for level in each.levels}}
+        for each in request.study.codings
+    }
+    write_if_changed(request.out_dir / _TABLE, content)
+    sidecar = Path(request.out_dir / _TABLE).with_suffix(".json")
+    write_if_changed(sidecar, f"{json.dumps(levels, indent=1)}\n".encode())
+
+
+def _take_frame(table: "DataFrame") -> "tuple[DataFrame, dict[str, str]]":
+    """Return a table as one that was read from a file, and the kinds that its columns have.
+
+    Whole numbers, also where missing ones have made floats of them, are written without a point.
+    """
+    import pandas as pd
+
+    def write(value: Any) -> str:
+        if pd.isna(value):
+            return ""
+        if isinstance(value, float):  # of NumPy, too
+            return (
+                str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(float(value))
+            )
+        return str(value).strip()
+
+    columns = {str(name): [write(value) for value in table[name]] for name in table.columns}
+    frame = pd.DataFrame(
+        columns, index=[f"row {i}" for i in range(1, len(table) + 1)], dtype=object
+    )
+    levels = {
+        str(name): [write(level) for level in table[name].cat.categories]
+        for name in table.columns
+        if isinstance(table[name].dtype, pd.CategoricalDtype)
+    }
+    frame.attrs = {"source": "the table", "levels": levels}
+    return frame, dict.fromkeys(levels, "categorical")
