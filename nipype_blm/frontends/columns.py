@@ -114,7 +114,8 @@ def explain_absence(name: str, frame: "pd.DataFrame") -> Problem:
     advice = "  Is it {nearest}?" if near or ends else ""
     return Problem(
         "table",
-        "{source} has no column {name}." + advice + "  Its columns are: {columns}.",
+        "{source} has no column {name}." + advice + "  Its columns are: {columns}.{aside}",
+        aside="".join(f"  {each}" for each in frame.attrs.get("aside", ())),
         source=source,
         name=show(name),
         nearest=join_some(ends, separator=" or ") if ends else folded[near[0]] if near else "",
