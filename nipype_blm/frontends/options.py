@@ -30,6 +30,8 @@ class OptionWords(TraitWords):
                 f"--{name} {label}" if name in ENTITIES else f"--filter {name}={label}"
                 for name, label in given
             )
+        if field == "filters":
+            return " ".join(map(_write_filter, str(value).split("/")))
         for option in ALL:
             if option.field == field:
                 if option.value is not None and option.value == value:
@@ -37,6 +39,11 @@ class OptionWords(TraitWords):
                 if option.value is None:
                     return f"{option.flag} {value}"
         return f"{blm.WORDS.setting(field, value)} in a configuration file"
+
+
+def _write_filter(text: str) -> str:
+    name, _, label = text.partition("=")
+    return f"--{name} {label}" if name in ENTITIES else f"--filter {text}"
 
 
 _FLAGS = {option.field: option.flag for option in reversed(ALL)}
