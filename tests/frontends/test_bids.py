@@ -199,7 +199,7 @@ def test_a_label_that_no_image_has_is_answered_with_those_that_exist(shared_tree
     assert "In 78 images, contrast is: faces (39), houses (39)." in problem
 
 
-@pytest.mark.parametrize("name", ["spcae", "Space", "space "])
+@pytest.mark.parametrize("name", ["spacee", "Space", "space "])
 def test_an_entity_that_does_not_exist_is_answered_with_the_nearest(shared_tree, name):
     assert "Is it space?" in error_of(shared_tree, filters={name: "T1w"})
 
@@ -242,7 +242,7 @@ def test_the_same_names_in_two_folders_are_said(tree):
     assert "39 observations have several images" in problem
     assert "... and 19 more" in problem
     assert len(find_study(tree, ["again"], FACES).images) == 39
-    assert "there are: again, fmriprep, nilearn" in error_of(tree, ["agian"], FACES)
+    assert "there are: again, fmriprep, nilearn" in error_of(tree, ["agains"], FACES)
 
 
 def test_a_folder_of_derivatives_is_a_data_set_of_its_own(shared_tree):
