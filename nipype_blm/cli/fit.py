@@ -35,7 +35,7 @@ _DESCRIPTIONS = {
 _FIT_EXAMPLES = (
     'bids results --formula "~ age + (1 | subject)" --contrast faces --stat effect',
     'people.tsv results --formula "~ age" --images "maps/{participant_id}.nii.gz"',
-    'people.tsv results --formula "~ age * sex" --test age --test "sex[M] - sex[F]" --check',
+    'people.tsv results --formula "~ age * sex" --test "sex[M] - sex[F]" --check',
     "study.yml results --pool pool.json",
 )
 # Sources that say all of a model.
