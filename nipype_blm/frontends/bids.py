@@ -213,7 +213,8 @@ def _may_be_map(file: BidsFile, wanted: Mapping[str, _Filter]) -> bool:
     is_asked = "suffix" in wanted and wanted["suffix"].fits("suffix", file.suffix)
     if file.suffix in _NO_MAPS and not is_asked:
         return False
-    is_grayordinates = file.extension.count(".") > 1 and not file.extension.endswith(".gz")
+    ending = file.extension.casefold()
+    is_grayordinates = ending.count(".") > 1 and ending.endswith(".nii")  # such as .dscalar.nii
     return not is_grayordinates or "extension" in wanted
 
 

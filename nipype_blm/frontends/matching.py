@@ -358,10 +358,14 @@ class _Folders:
         start = _MAGIC.split(part, maxsplit=1)[0]
         first = bisect_left(names, start)
         last = bisect_left(names, f"{start}\U0010ffff", first)
+        some = names[first:last]
+        if "[" not in part:  # looking for the longest text first is much quicker
+            longest = max(_MAGIC.split(part), key=len)
+            some = [name for name in some if longest in name]
         is_match = _compile_part(part)
         return [
             name
-            for name in names[first:last]
+            for name in some
             if is_match(name) and (start.startswith(".") or not name.startswith("."))
         ]
 

@@ -199,7 +199,7 @@ def test_a_label_that_no_image_has_is_answered_with_those_that_exist(shared_tree
     assert "In 78 images, contrast is: faces (39), houses (39)." in problem
 
 
-@pytest.mark.parametrize("name", ["spcae", "Space", "space "])
+@pytest.mark.parametrize("name", ["spacee", "Space", "space "])
 def test_an_entity_that_does_not_exist_is_answered_with_the_nearest(shared_tree, name):
     assert "Is it space?" in error_of(shared_tree, filters={name: "T1w"})
 
@@ -242,7 +242,7 @@ def test_the_same_names_in_two_folders_are_said(tree):
     assert "39 observations have several images" in problem
     assert "... and 19 more" in problem
     assert len(find_study(tree, ["again"], FACES).images) == 39
-    assert "there are: again, fmriprep, nilearn" in error_of(tree, ["agian"], FACES)
+    assert "there are: again, fmriprep, nilearn" in error_of(tree, ["agains"], FACES)
 
 
 def test_a_folder_of_derivatives_is_a_data_set_of_its_own(shared_tree):
@@ -373,9 +373,12 @@ def test_levels_have_the_order_of_the_sidecar_of_participants(tree):
         ("phenotype/iq.tsv", "iq.tsv has no column 'participant_id'"),
     ],
 )
-def test_a_table_without_the_column_that_says_of_whom_it_is_is_refused(tree, name, message):
+def test_a_table_that_cannot_be_used_is_left_aside_and_told_who_asks_for_it(tree, name, message):
     touch((tree / name).parent, (tree / name).name, b"visit\tx\n1\t2\n")
-    assert message in error_of(tree, filters=FACES)
+    study = find_study(tree, filters=FACES)
+    assert f"Left aside: {message}" in "\n".join(study.notices).replace("sub-01_ses-1_", "")
+    with pytest.raises(InputError, match=r"has no column 'x'.*Left aside: "):
+        type_columns(study.frame, ["age", "x"])
 
 
 def test_a_map_of_several_scans_has_what_they_agree_in(tmp_path):
@@ -421,6 +424,12 @@ def test_a_folder_without_derivatives_is_refused(tmp_path):
     touch(tmp_path / "sub-01" / "anat", "sub-01_T1w.nii.gz")
     assert "has no derivatives" in error_of(tmp_path)
     assert "is no folder" in error_of(tmp_path / "absent")
+
+
+def test_endings_may_be_in_capitals(tmp_path):
+    for subject in SUBJECTS:
+        touch(tmp_path / f"sub-{subject}", f"sub-{subject}_stat-z_statmap.NII.GZ")
+    assert len(find_study(tmp_path).images) == 20
 
 
 def test_maps_of_surfaces_beside_those_of_volumes_are_no_question(tmp_path):

@@ -388,6 +388,15 @@ def test_missing_values_are_refused_with_where_they_are():
     assert select_complete(study, []) is study
 
 
+def test_a_label_that_is_taken_as_missing_is_named():
+    study = study_of(drug=["none", "placebo", "n/a", "Null"])
+    problem = problem_of(select_complete, study, ["drug"])
+    end = "where 'Null' and 'none' are taken as missing unless drug is set to categorical."
+    assert f"drug in 3 (line 2, line 4, line 5), {end}" in problem
+    frame, _ = type_columns(frame_of(drug=["none", "placebo"]), ["drug"], {"drug": "categorical"})
+    assert list(frame["drug"]) == ["none", "placebo"]
+
+
 def test_a_variable_that_no_column_has_is_refused():
     assert "no column 'b'" in problem_of(select_complete, study_of(age=["1"]), ["age", "b"])
 
