@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nipype.interfaces import fsl as of_fsl
+from nipype.pipeline.engine import Workflow
 from numpy.testing import assert_array_equal
 from saved_models import change_fitted
 
@@ -20,9 +21,10 @@ from nipype_blm.cli.main import main
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces import ExportBIDS, ExportFSL
 from nipype_blm.io.vest import read_design, read_weights
+from nipype_blm.model.study import Study
 from nipype_blm.results.bids import export_bids
 from nipype_blm.results.fsl import export_fsl
-from nipype_blm.workflows import init_fsl_handover_wf
+from nipype_blm.workflows import init_blm_wf, init_fsl_handover_wf
 
 AGE, ANY = "age", "age or <group>"
 KINDS = {"cope": "effect", "varcope": "variance", "tstat": "stat", "zstat": "z", "tdof_t": "dof"}
@@ -324,6 +326,13 @@ def test_sidecars_say_what_the_maps_are(results, tmp_path):
     assert data["SourceDatasets"] == [{"URL": "doi:10.1/x"}]
 
 
+def test_the_sidecars_of_a_formula_have_it(folder, tmp_path):
+    change_fitted(folder, study=Study("~ age", {"age": [1.0] * 20}))
+    group = export_bids(nipype_blm.Results(folder), tmp_path / "bids").out_dir / "group"
+    said = json.loads((group / "contrast-age_stat-z_statmap.json").read_text())
+    assert said["Model"]["Formula"] == "~ age"
+
+
 def test_intents_of_statistics_have_the_median_degrees_of_freedom(results, tmp_path):
     done = export_bids(results, tmp_path / "bids")
     for path, contrast in zip(done.outputs["stat_maps"], results.contrasts.values(), strict=True):
@@ -526,6 +535,13 @@ def test_the_workflow_without_clusters_needs_no_fsl_and_names_every_output(runs,
     [export] = [node for node in graph.nodes() if node.name == "export"]
     assert len(export.result.outputs.tdof) == 1
     assert export.result.outputs.zfstats == []
+
+
+def test_it_follows_a_workflow_that_fits_a_model():
+    workflow = Workflow("all_wf")
+    fit, export = init_blm_wf(), init_fsl_handover_wf()
+    workflow.connect(fit, "outputnode.out_dir", export, "inputnode.results_dir")
+    assert workflow.list_node_names()[-1].startswith("fsl_handover_wf.")
 
 
 # -- The command ---------------------------------------------------------------------------
