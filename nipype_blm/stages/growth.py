@@ -306,7 +306,7 @@ class Earlier:
             why = self._obstacles.most_common(1)[0][0] if self._obstacles else "space"
         else:
             why = "kept" if all(map(_is_dropped, self._files)) else "reading"
-        template = f"All {{n}} images are read, also {{known}} of an earlier run: {_WHY[why]}."
+        template = f"All {{n}} images are read, also the {{known}} of an earlier run: {_WHY[why]}."
         return Problem("images", template, n=len(self._images), known=len(known))
 
     def find_taken(

@@ -10,6 +10,7 @@ import pytest
 from nipype_blm.errors import InputError
 from nipype_blm.frontends import blm, options
 from nipype_blm.frontends.bids import find_study
+from nipype_blm.frontends.columns import type_columns
 
 SPACES = ("MNI152NLin2009cAsym", "T1w")
 SUBJECTS = [f"{i:02d}" for i in range(1, 21)]
@@ -186,10 +187,16 @@ def test_time_series_are_refused(shared_tree):
     assert "maps of the first level are needed" in problem
 
 
+def test_time_series_beside_maps_are_left_out_and_said(shared_tree):
+    study = find_study(shared_tree, filters={"description": "preproc"})
+    assert len(study.images) == 20
+    assert study.notices[0].startswith("78 time series fit as well, such as sub-01_ses-1_task-")
+
+
 def test_a_label_that_no_image_has_is_answered_with_those_that_exist(shared_tree):
     problem = error_of(shared_tree, filters=FACES | {"contrast": "face"})
     assert "No image has contrast=face." in problem
-    assert "contrast is: faces (156), houses (156)" in problem
+    assert "In 78 images, contrast is: faces (39), houses (39)." in problem
 
 
 @pytest.mark.parametrize("name", ["spcae", "Space", "space "])
@@ -348,6 +355,48 @@ def test_a_column_called_as_an_entity_that_varies_gets_the_name_of_its_table(tre
     assert set(study.frame["session"]) == {"1", "2"}
     assert study.frame["participants_session"].iloc[0] == "6"
     assert "the column is called participants_session" in "\n".join(study.notices)
+
+
+def test_levels_have_the_order_of_the_sidecar_of_participants(tree):
+    touch(tree, "participants.json", b'{"sex": {"Levels": {"M": "male", "F": "female"}}}')
+    frame = find_study(tree, filters=FACES).frame
+    assert list(type_columns(frame, ["sex"])[0]["sex"].cat.categories) == ["M", "F"]
+    touch(tree, "participants.json", b"{")
+    assert "participants.json cannot be read" in find_study(tree, filters=FACES).notices[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sub-01/sub-01_sessions.tsv", "sub-01_sessions.tsv has no column 'session_id'"),
+        ("sub-01/ses-1/sub-01_ses-1_scans.tsv", "scans.tsv has no column 'filename'"),
+        ("phenotype/iq.tsv", "iq.tsv has no column 'participant_id'"),
+    ],
+)
+def test_a_table_without_the_column_that_says_of_whom_it_is_is_refused(tree, name, message):
+    touch((tree / name).parent, (tree / name).name, b"visit\tx\n1\t2\n")
+    assert message in error_of(tree, filters=FACES)
+
+
+def test_a_map_of_several_scans_has_what_they_agree_in(tmp_path):
+    for subject in ("1", "2"):
+        sub = f"sub-{subject}"
+        touch(tmp_path / "derivatives" / "x" / sub, f"{sub}_task-a_stat-z_statmap.nii")
+        touch(
+            tmp_path / sub,
+            f"{sub}_scans.tsv",
+            f"filename\tscanner\nfunc/{sub}_task-a_run-1_bold.nii\tA\n"
+            f"func/{sub}_task-a_run-2_bold.nii\t{'AB'[subject == '2']}\n".encode(),
+        )
+    study = find_study(tmp_path)
+    assert list(study.frame["scanner"]) == ["A", ""]
+    assert "1 image comes from several rows of scans.tsv" in "\n".join(study.notices)
+
+
+def test_hidden_folders_and_files_among_derivatives_are_none(tree):
+    touch(tree / "derivatives" / ".trash" / "sub-01", "sub-01_stat-z_statmap.nii")
+    touch(tree / "derivatives", "README")
+    assert len(find_study(tree, filters=FACES).images) == 39
 
 
 def test_a_description_that_is_no_json_is_named(tree):
