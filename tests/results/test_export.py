@@ -155,8 +155,9 @@ def test_designs_have_all_rows_of_f_contrasts_behind_the_t_contrasts(exported, r
     assert_array_equal(read_design((folder / "design.grp").read_text(), "grp").values, 1)
     lines = (folder / "images.tsv").read_text().splitlines()
     assert lines[1:] == [f"{each.image}\t{each.volume}" for each in results.images]
-    lines = (folder / "contrasts.tsv").read_text().splitlines()
-    assert lines == ["test\tnumber\tname", f"T\t1\t{AGE}", f"F\t1\t{ANY}"]
+    lines = (folder / "names.tsv").read_text().splitlines()
+    columns = ["pe\t1\tone", "pe\t2\tage", "pe\t3\tgroup"]
+    assert lines == ["kind\tnumber\tname", *columns, f"T\t1\t{AGE}", f"F\t1\t{ANY}"]
 
 
 def test_the_files_are_named_in_the_table_and_no_sidecar_is_among_them(exported):
