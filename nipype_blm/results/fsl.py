@@ -49,7 +49,7 @@ MAPS = (
     ),
 )
 TEXTS = (
-    *("design.mat", "design.con", "design.fts", "design.grp", "images.tsv", "contrasts.tsv"),
+    *("design.mat", "design.con", "design.fts", "design.grp", "images.tsv", "names.tsv"),
     "stats/dof",
 )
 _OURS = make_pattern(MAPS, TEXTS)
@@ -103,7 +103,7 @@ def export_fsl(
     dof = _find_dof(chosen)
     texts = _format_designs(results, groups["T"], groups["F"]) | {
         "images.tsv": _list_images(results),
-        "contrasts.tsv": _list_contrasts(groups),
+        "names.tsv": _list_names(results, groups),
         "stats/dof": f"{dof}\n",
     }
     folder = results.folder / DEFAULT_FOLDER if out_dir is None else out_dir
@@ -202,14 +202,16 @@ def _list_images(results: Results) -> str:
     return "".join(["image\tvolume\n", *lines])
 
 
-def _list_contrasts(groups: dict[str, list[ContrastResults]]) -> str:
-    """Return which number stands for which contrast, as a table."""
+def _list_names(results: Results, groups: dict[str, list[ContrastResults]]) -> str:
+    """Return which number stands for which column of X, and for which contrast, as a table."""
+    named = {"pe": list(results.column_names)}
+    named |= {test: [each.name for each in group] for test, group in groups.items()}
     lines = [
-        f"{test}\t{number}\t{each.name}\n"
-        for test, group in groups.items()
-        for number, each in enumerate(group, 1)
+        f"{kind}\t{number}\t{' '.join(name.split())}\n"
+        for kind, names in named.items()
+        for number, name in enumerate(names, 1)
     ]
-    return "".join(["test\tnumber\tname\n", *lines])
+    return "".join(["kind\tnumber\tname\n", *lines])
 
 
 def _list_masks(done: Exported, test: str, n_contrasts: int) -> list[Path]:

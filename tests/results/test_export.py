@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nipype.interfaces import fsl as of_fsl
+from nipype.pipeline.engine import Workflow
 from numpy.testing import assert_array_equal
 from saved_models import change_fitted
 
@@ -20,9 +21,10 @@ from nipype_blm.cli.main import main
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces import ExportBIDS, ExportFSL
 from nipype_blm.io.vest import read_design, read_weights
+from nipype_blm.model.study import Study
 from nipype_blm.results.bids import export_bids
 from nipype_blm.results.fsl import export_fsl
-from nipype_blm.workflows import init_fsl_handover_wf
+from nipype_blm.workflows import init_blm_wf, init_fsl_handover_wf
 
 AGE, ANY = "age", "age or <group>"
 KINDS = {"cope": "effect", "varcope": "variance", "tstat": "stat", "zstat": "z", "tdof_t": "dof"}
@@ -153,8 +155,9 @@ def test_designs_have_all_rows_of_f_contrasts_behind_the_t_contrasts(exported, r
     assert_array_equal(read_design((folder / "design.grp").read_text(), "grp").values, 1)
     lines = (folder / "images.tsv").read_text().splitlines()
     assert lines[1:] == [f"{each.image}\t{each.volume}" for each in results.images]
-    lines = (folder / "contrasts.tsv").read_text().splitlines()
-    assert lines == ["test\tnumber\tname", f"T\t1\t{AGE}", f"F\t1\t{ANY}"]
+    lines = (folder / "names.tsv").read_text().splitlines()
+    columns = ["pe\t1\tone", "pe\t2\tage", "pe\t3\tgroup"]
+    assert lines == ["kind\tnumber\tname", *columns, f"T\t1\t{AGE}", f"F\t1\t{ANY}"]
 
 
 def test_the_files_are_named_in_the_table_and_no_sidecar_is_among_them(exported):
@@ -322,6 +325,13 @@ def test_sidecars_say_what_the_maps_are(results, tmp_path):
     assert data["DatasetType"] == "derivative"
     assert data["GeneratedBy"][0]["Name"] == "nipype_blm"
     assert data["SourceDatasets"] == [{"URL": "doi:10.1/x"}]
+
+
+def test_the_sidecars_of_a_formula_have_it(folder, tmp_path):
+    change_fitted(folder, study=Study("~ age", {"age": [1.0] * 20}))
+    group = export_bids(nipype_blm.Results(folder), tmp_path / "bids").out_dir / "group"
+    said = json.loads((group / "contrast-age_stat-z_statmap.json").read_text())
+    assert said["Model"]["Formula"] == "~ age"
 
 
 def test_intents_of_statistics_have_the_median_degrees_of_freedom(results, tmp_path):
@@ -526,6 +536,13 @@ def test_the_workflow_without_clusters_needs_no_fsl_and_names_every_output(runs,
     [export] = [node for node in graph.nodes() if node.name == "export"]
     assert len(export.result.outputs.tdof) == 1
     assert export.result.outputs.zfstats == []
+
+
+def test_it_follows_a_workflow_that_fits_a_model():
+    workflow = Workflow("all_wf")
+    fit, export = init_blm_wf(), init_fsl_handover_wf()
+    workflow.connect(fit, "outputnode.out_dir", export, "inputnode.results_dir")
+    assert workflow.list_node_names()[-1].startswith("fsl_handover_wf.")
 
 
 # -- The command ---------------------------------------------------------------------------
