@@ -213,7 +213,6 @@ class _Column:
             for cell in self.cells
         ]
         self._note_sentinels(values, notices)
-        self.note_codes(notices)
         return pd.Series(values, index=self.index, name=self.name, dtype=float)
 
     def make_levels(self, missing: frozenset[str]) -> "pd.Series[Any]":
