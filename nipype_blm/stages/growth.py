@@ -160,19 +160,19 @@ def take_products(
         return None
     try:
         change = find_change(origin.design, _select(spec, rows), spec.design.condition)
-        return _change_file(ArrayFile(path), change)
+        return _change_file(ArrayFile(path), change, spec.n_params)
     except (OSError, InputError, NoChangeError):
         return None
 
 
-def _change_file(file: ArrayFile, change: Change) -> dict[str, NDArray[Any]]:
+def _change_file(file: ArrayFile, change: Change, n_params: int) -> dict[str, NDArray[Any]]:
     """Return the arrays of a file with others in the place of Q'y and Z'y."""
     same = ("reference", "YtY", "n_obs", "presence", "zeros")
     arrays = {name: file.read(name) for name in same}
     n_voxels = arrays["YtY"].size
     n_rows = file.shape("QtY")[0] + file.shape("ZtY")[0]
     step = max(1024, _SLICE_BYTES // (8 * n_rows))
-    QtY = np.empty((change.M.shape[1], n_voxels))
+    QtY = np.empty((n_params, n_voxels))
     ZtY = np.empty((change.n_columns, n_voxels))
     for start in range(0, n_voxels, step):
         part = slice(start, min(start + step, n_voxels))

@@ -4,6 +4,7 @@ The whole kind: images come, go and are replaced; X, Z and contrasts change with
 earlier run has left is whole, damaged, dropped, of another model, or being replaced.
 """
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -242,6 +243,36 @@ def test_columns_may_go_and_the_same_images_need_not_be_read(study, reading):
     maps = study.run(range(24))
     assert reading == []
     assert_same_maps(maps, study.fresh(range(24)))
+
+
+def test_what_is_not_read_and_changes_no_row_gives_the_same_bits(study, reading):
+    inside = study.folder / "inside.nii"
+    nib.save(nib.Nifti1Image(np.eye(4, 6).reshape(SHAPE).astype(np.uint8), np.eye(4)), inside)
+    study.run(range(24))
+    changes = {"post_mask": inside, "min_n": 21}
+    reading.clear()
+    maps = study.run(range(24), **changes)
+    assert reading == []
+    for name, values in study.fresh(range(24), **changes).items():
+        assert_array_equal(maps[name], values, err_msg=name)
+
+
+def test_files_that_were_fetched_anew_are_not_trusted(study, reading):
+    study.run(range(24))
+    for path in study.folder.glob("s*.nii"):
+        os.utime(path)
+    assert "in each batch some image is gone or was replaced" in study.notice(range(30))
+    study.run(range(30))
+    assert sorted(reading) == sorted([*range(24), *range(30)])
+
+
+def test_more_memory_or_threads_at_the_same_time_read_nothing_more(study, reading):
+    plan = {"images_per_batch": None, "voxels_per_block": None}
+    study.run(range(24), **plan)
+    reading.clear()
+    maps = study.run(range(30), **plan | {"max_bytes": 2**30, "n_threads": 2, "max_blocks": 2})
+    assert sorted(reading) == list(range(24, 30))
+    assert_same_maps(maps, study.fresh(range(30), **plan))
 
 
 def test_batches_of_images_that_are_gone_or_replaced_are_read_again(study, reading):
