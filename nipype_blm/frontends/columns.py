@@ -57,7 +57,8 @@ def type_columns(
     typed : DataFrame
         The columns that are used, in their order: float64 with NaN for missing, or categorical of
         str, with the levels in the order of a sidecar that lists them all, or else in natural
-        order (2 before 10).
+        order (2 before 10).  Of `attrs`, "words_for_missing" lists for each column of labels what
+        has been taken as missing and may be a label.
     notices : list of str
         What is no fault but may not be meant.
 
@@ -84,8 +85,17 @@ def type_columns(
     if problems:
         raise InputError(problems)
     result = pd.DataFrame(typed, index=frame.index)
-    result.attrs = dict(frame.attrs)
+    words = {name: _list_words_for_missing(frame[name], typed[name]) for name in wanted}
+    result.attrs = {**frame.attrs, "words_for_missing": words}
     return result, notices
+
+
+def _list_words_for_missing(given: "pd.Series[Any]", typed: "pd.Series[Any]") -> list[str]:
+    """Return what stands for missing in a column of labels, and may be one: none, say."""
+    if not hasattr(typed, "cat"):
+        return []
+    found = {str(cell).strip() for cell in given[typed.isna() & given.notna()]}
+    return sorted(word for word in found if word.casefold() not in _MISSING_LABELS)
 
 
 def _explain_kind(name: str, kind: str) -> Problem:
@@ -114,7 +124,8 @@ def explain_absence(name: str, frame: "pd.DataFrame") -> Problem:
     advice = "  Is it {nearest}?" if near or ends else ""
     return Problem(
         "table",
-        "{source} has no column {name}." + advice + "  Its columns are: {columns}.",
+        "{source} has no column {name}." + advice + "  Its columns are: {columns}.{aside}",
+        aside="".join(f"  {each}" for each in frame.attrs.get("aside", ())),
         source=source,
         name=show(name),
         nearest=join_some(ends, separator=" or ") if ends else folded[near[0]] if near else "",
