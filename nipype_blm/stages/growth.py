@@ -39,7 +39,7 @@ from nipype_blm.results.saved import SavedModel, has_model
 
 _NAME = "products_{}.blm"
 _PATTERN = "products*.blm"  # of all files of products, wherever they are
-_SLICE_BYTES = 2**25  # of products that are changed at a time
+_SLICE_BYTES = 2**24  # of products that are changed at a time; three copies of them
 
 
 class EarlierPlaces(NamedTuple):
@@ -234,7 +234,9 @@ class Earlier:
     def __init__(self, places: EarlierPlaces, spec: ModelSpec, images: list[ImageEntry]) -> None:
         self._places, self._spec, self._images = places, spec, images
         self._reading = stamp_reading(spec)
-        self._files = sorted(places.products.rglob(_PATTERN))
+        self._files: list[Path] = []
+        with suppress(OSError):  # another's folder
+            self._files = sorted(places.products.rglob(_PATTERN))
         self._origins: dict[str, Origin] = {}  # by their names aside
         for path in self._files:
             origin = read_origin(path, self._reading)
