@@ -82,9 +82,9 @@ def test_the_command_reads_what_was_added_and_check_says_so(any_study, reading):
     assert_like_a_fresh_run(study, maps, changes)
 
 
-def test_a_run_that_ends_in_the_middle_is_gone_on_from(any_study, reading, monkeypatch):
+def test_a_run_that_ends_in_the_middle_is_gone_on_from(study, reading, monkeypatch):
     """By then Nipype has emptied the folders of two batches, and one has its products."""
-    study = any_study
+    study.fields |= SPLIT
     study.maps_of(**ask(study, 9))
     changes = ask(study, 12)
     numbers = iter(range(9))
