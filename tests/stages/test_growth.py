@@ -322,7 +322,7 @@ def test_an_image_listed_twice_is_taken_twice(study, reading):
     ("changes", "reason"),
     [
         ({"X": np.column_stack([np.ones(30), AGE[:30], RNG.random(30)])}, "the columns of X"),
-        ({"X": AGE[:30, None]}, "X had an intercept"),
+        ({"X": AGE[:30, None]}, "without an intercept in X"),
         ({"zero_is_missing": True}, "another analysis_mask, threshold or zero_is_missing"),
         ({"threshold": 80.0}, "another analysis_mask, threshold or zero_is_missing"),
     ],
