@@ -213,7 +213,7 @@ _WHY = {
     "images": "in each batch some image is gone or was replaced",
     "X": "the columns of {X} are not made of those that it had; what was added to them, or "
     "corrected, is known of no image",
-    "constant": "without an intercept in {X}, now and then, what was subtracted from the images "
+    "constant": "without an intercept in {X}, here or there, what was subtracted from the images "
     "depends on all of them",
     "Z": "their levels in {factors}, or the effects of these, are others",
     "space": "its batches take more memory or disk than there is",
