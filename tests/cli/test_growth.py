@@ -10,6 +10,7 @@ import pytest
 
 from nipype_blm.cli.main import main
 from nipype_blm.data.images import ImageReader
+from nipype_blm.io.arrayfile import write_arrays
 
 SLOW_READING = Path(__file__).parent / "slow_reading"
 
@@ -81,6 +82,27 @@ def test_the_command_reads_what_was_added_and_check_says_so(any_study, reading):
     assert_like_a_fresh_run(study, maps, changes)
 
 
+def test_a_run_that_ends_in_the_middle_is_gone_on_from(study, reading, monkeypatch):
+    """By then Nipype has emptied the folders of two batches, and one has its products."""
+    study.fields |= SPLIT
+    study.maps_of(**ask(study, 9))
+    changes = ask(study, 12)
+    numbers = iter(range(9))
+
+    def write(*arguments):
+        if next(numbers) == 1:
+            raise OSError("the end")
+        return write_arrays(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nipype_blm.stages.products.write_arrays", write)
+        assert study.run(**changes).code == 1
+    reading.clear()
+    maps = study.maps_of(**changes)
+    assert sorted(reading) == ["s09.nii", "s10.nii", "s11.nii"]
+    assert_like_a_fresh_run(study, maps, changes)
+
+
 @pytest.mark.parametrize("plugin", ["MultiProc", "Dask"])
 def test_plugins_read_what_was_added(study, plugin):
     study.fields |= SPLIT
@@ -131,3 +153,22 @@ def test_a_study_that_goes_on_is_not_said_to_replace_another_model(study, capsys
         config = study.configure(**ask(study, n))
         assert main(["fit", str(config), str(study.outdir)]) == 0
         assert "another model" not in capsys.readouterr().err
+
+
+def test_a_new_level_that_becomes_the_reference_needs_no_image_of_the_others(study, reading):
+    """What a formula makes of old rows is made of what it has made before: scaled, coded anew."""
+    images = [f"{study.folder}/s{i:02}.nii" for i in range(12)]
+    lines = [
+        f"{image}\t{20 + 7 * (i % 5)}\t{'BC'[i % 2] if i < 9 else 'A'}\n"
+        for i, image in enumerate(images)
+    ]
+    changes = {"table": "t.tsv", "formula": "~ scale(age) + site", "outdir": "out"} | SPLIT
+    study.fields = {}
+    study.write("t.tsv", "".join(["image\tage\tsite\n", *lines[:9]]))
+    study.maps_of(**changes)
+    study.write("t.tsv", "".join(["image\tage\tsite\n", *lines]))
+    reading.clear()
+    maps = study.maps_of(**changes)
+    assert sorted(reading) == ["s09.nii", "s10.nii", "s11.nii"]
+    changes.pop("outdir")
+    assert_like_a_fresh_run(study, maps, changes)
