@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from bids_study import write_data_set
 
 CHECKOUT = Path(__file__).parents[1]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -39,6 +40,72 @@ def write_study(folder: Path) -> Path:
     return folder
 
 
+def write_tables(folder: Path) -> Path:
+    """Write a data set, tables of complete images, copes of FEAT and a group analysis of it."""
+    write_data_set(folder / "bids")
+    rng = np.random.default_rng(8)
+    shape, affine = (5, 6, 4), np.diag([3.0, 3, 3, 1])
+
+    def save(name: str, values: np.ndarray) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(values.astype(np.float32), affine), folder / name)
+
+    ages, visits, people, feat = rng.integers(20, 70, 12), [], [], []
+    copes = 50 + rng.standard_normal((12, *shape)) + 0.2 * ages[:, None, None, None]
+    for i, (age, cope) in enumerate(zip(ages, copes, strict=True)):
+        subject, sex, site = f"{i + 1:02d}", "FFM"[i % 3], "ABC"[i // 4]
+        for session in (1, 2):
+            visits.append(f"{subject}\t{session}\t{age}\t{sex}\t{site}")
+            save(f"maps/{subject}_{session}.nii.gz", cope + rng.standard_normal(shape))
+        people.append(f"{subject}\t{age}\t{i % 2}")
+        feat.append(f"sub-{subject}\t{site}\t{age}")
+        save(f"sub-{subject}.feat/reg_standard/stats/cope1.nii.gz", cope)
+    save("maps_mask.nii.gz", np.ones(shape))
+    for name, header, lines in (
+        ("visits.tsv", "subject\tsession\tage\tsex\tsite", visits),
+        ("people.tsv", "subject_label\tage\tgroup", people),
+        ("subjects.tsv", "subject\tsite\tage", feat),
+    ):
+        (folder / name).write_text("\n".join([header, *lines]) + "\n")
+    save("group.gfeat/cope1.feat/filtered_func_data.nii.gz", np.moveaxis(copes, 0, -1))
+    for place in ("", "cope1.feat/"):
+        save(f"group.gfeat/{place}mask.nii.gz", np.ones(shape))
+        for end, size, rows in (
+            ("mat", "NumPoints", np.column_stack([np.ones(12), ages])),
+            ("con", "NumContrasts", np.eye(2)),
+            ("fts", "NumContrasts", np.array([[1, 1]])),
+        ):
+            head = f"/NumWaves\t2\n/{size}\t{len(rows)}\n\n/Matrix\n"
+            body = "\n".join("\t".join(map(str, row)) for row in rows.tolist())
+            (folder / f"group.gfeat/{place}design.{end}").write_text(f"{head}{body}\n")
+    return folder
+
+
+# They say what they were asked for; files that Nipype looks for are there.
+_SMOOTHEST = """#!/bin/sh
+echo smoothest "$@" >>"$FSL_LOG"
+printf 'DLH 0.125\\nVOLUME 120\\nRESELS 8.5\\n'
+"""
+_CLUSTER = """#!/bin/sh
+echo cluster "$@" >>"$FSL_LOG"
+for word in "$@"; do case $word in --o*=*) : >"${word#*=}" ;; esac; done
+"""
+
+
+def write_fsl(folder: Path) -> dict[str, str]:
+    """Write commands in the place of FSL's, which list their arguments; return what they need."""
+    (folder / "fsl").mkdir()
+    for name, text in {"smoothest": _SMOOTHEST, "cluster": _CLUSTER}.items():
+        (folder / "fsl" / name).write_text(text)
+        (folder / "fsl" / name).chmod(0o755)
+    return {
+        "PATH": f"{folder / 'fsl'}{os.pathsep}{os.environ['PATH']}",
+        "FSL_LOG": str(folder / "fsl.log"),
+        "FSLOUTPUTTYPE": "NIFTI_GZ",
+        "FSLDIR": str(folder / "fsl"),
+    }
+
+
 def run(command: list[str], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, env=dict(os.environ), capture_output=True, text=True)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
@@ -58,7 +125,12 @@ def run_line(line: str, folder: Path) -> None:
             config = configparser.ConfigParser(interpolation=None)
             config.read(CHECKOUT / "setup.cfg")
             assert what.removeprefix(".[").removesuffix("]") in config["options.extras_require"]
-        case ["blm" | "blmm" | "blmm_compare" | "nipype-blm" as command, *arguments]:
+        case ["python", script, *arguments]:
+            run([sys.executable, str(CHECKOUT / script), *arguments], folder)
+        case [
+            "blm" | "blmm" | "blmm_compare" | "nipype-blm" | "nipype-blm-bids" as command,
+            *arguments,
+        ]:
             run([str(Path(sysconfig.get_path("scripts"), command)), *arguments], folder)
         case _:
             pytest.fail(f"no rule for the command {line!r}")

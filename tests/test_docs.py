@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from nipype.pipeline.engine import Workflow
-from snippets import CHECKOUT, FENCED, run_snippets, write_study
+from snippets import CHECKOUT, FENCED, run_snippets, write_fsl, write_study, write_tables
 
 from nipype_blm import interfaces
 from nipype_blm.core.status import VoxelStatus
@@ -34,7 +34,11 @@ USER_GUIDE, OUTPUTS, METHODS, DESIGN, COMPARE, CLUSTERS = (
     CHECKOUT / "docs" / f"{name}.md"
     for name in ("user_guide", "outputs", "methods", "design", "compare", "clusters")
 )
-EXAMPLES = ("pipeline.py", "mixed_pipeline.py", "pool.py")  # in the order of the README
+EXAMPLES = {  # in the order of the page
+    "README.md": ("pipeline.py", "mixed_pipeline.py", "pool.py"),
+    "docs/from_fmriprep.md": ("bids_pipeline.py",),
+    "docs/from_feat.md": ("feat_pipeline.py",),
+}
 LINEAR, MIXED = list_entries("blm"), list_entries("blmm")
 WORKFLOWS = [init_blm_wf, init_blmm_wf, init_compare_wf]
 
@@ -77,7 +81,10 @@ def study(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES[1:] if p != CLUSTERS], ids=page_id)
-def test_all_snippets_of_a_page_run_one_after_the_other(page, study):
+def test_all_snippets_of_a_page_run_one_after_the_other(page, study, monkeypatch):
+    write_tables(study)
+    for name, value in write_fsl(study).items():
+        monkeypatch.setenv(name, value)
     run_snippets(page, study)
 
 
@@ -91,10 +98,11 @@ def test_the_snippets_of_the_readme_write_maps_and_thresholded_z_maps(study):
     assert np.any(nib.load(thresholded).get_fdata() > 0)  # every voxel has an effect of age
 
 
-def test_the_pipelines_of_the_readme_are_the_examples():
-    readme = README.read_text(encoding="utf-8")
-    snippets = [text for language, text in FENCED.findall(readme) if language == "python"]
-    for name, snippet in zip(EXAMPLES, snippets, strict=True):
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_the_pipelines_of_a_page_are_the_examples(page):
+    snippets = FENCED.findall((CHECKOUT / page).read_text(encoding="utf-8"))
+    pipelines = [text for _, text in snippets if "Workflow" in text or "_wf(" in text]
+    for name, snippet in zip(EXAMPLES[page], pipelines, strict=True):
         assert (CHECKOUT / "examples" / name).read_text(encoding="utf-8").endswith(snippet)
 
 

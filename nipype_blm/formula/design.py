@@ -1,5 +1,6 @@
 """The design of a formula for a table: X, random factors, and how levels are coded."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -33,6 +34,12 @@ from nipype_blm.formula.words import FIELD, join_names, refuse, suggest
 from nipype_blm.model.request import Factor, Table
 from nipype_blm.model.study import Coding
 
+_CODES = re.compile(
+    r"(sex|gender|group|site|scanner|cent(er|re)|diagnosis|dx|hand(edness)?|race|ethnicity|"
+    r"arm|treatment|condition|cohort|batch|family(_?id)?)",
+    re.IGNORECASE,
+)
+_MOST_NAMED = 30  # codes of a column with such a name
 _MOST_CODES = 10  # distinct whole numbers that may be names of groups
 _ROWS_PER_CODE = 3
 # Whole numbers with few values that are measured, as names of columns have it.
@@ -258,8 +265,10 @@ def _note_codes(side: Side, frame: "pd.DataFrame") -> list[Problem]:
             continue
         values = np.unique(frame[name])
         is_measured = any(word in name.lower() for word in _MEASURED)
-        is_few = 2 < len(values) <= min(_MOST_CODES, len(frame) // _ROWS_PER_CODE)
-        if is_few and not is_measured and (values == np.round(values)).all():
+        is_few = len(values) <= min(_MOST_CODES, len(frame) // _ROWS_PER_CODE)
+        is_named = _CODES.fullmatch(name) is not None and len(values) <= _MOST_NAMED
+        may_be_codes = len(values) > 2 and (is_named or (is_few and not is_measured))
+        if may_be_codes and (values == np.round(values)).all():
             notices.append(
                 Problem(
                     FIELD,

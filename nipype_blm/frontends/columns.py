@@ -26,11 +26,6 @@ _WITH_UNIT = re.compile(r"[<>~=±]*\s*[-+]?\d+([.,]\d+)?\s*([a-zA-Zµ%+°/]+\.?|
 _DATE = re.compile(r"\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}")
 _LOGICAL = {"true", "false"}
 _SENTINELS = {9.0, 77.0, 88.0, 99.0, 777.0, 888.0, 999.0, 7777.0, 8888.0, 9999.0, 99999.0}
-_CODES = re.compile(
-    r"(sex|gender|group|site|scanner|cent(er|re)|diagnosis|dx|hand(edness)?|race|ethnicity|"
-    r"arm|treatment|condition|cohort|batch|family(_?id)?)",
-    re.IGNORECASE,
-)
 _MOST_CODES = 30  # whole numbers that may be labels
 
 
@@ -231,25 +226,20 @@ class _Column:
         )
 
     def note_codes(self, notices: list[str]) -> None:
-        """Say how whole numbers are taken that may be labels, or the other way round."""
+        """Say that whole numbers are taken as labels, by the name of their column."""
         present = {cell for cell in self.cells if cell.casefold() not in MISSING}
         if not 2 < len(present) <= _MOST_CODES or not all(map(str.isdecimal, present)):
             return
-        entity = name_entity(self.name)
-        if entity not in (None, "subject"):
-            taken, other = "categorical, as an entity of BIDS", "numeric"
-        elif entity is None and _CODES.fullmatch(self.name):
-            taken, other = "numeric", "categorical"
-        else:
+        if name_entity(self.name) == "subject":
             return
         notices.append(
             Problem(
                 "columns",
-                "{where} has the numbers {numbers} and is taken as " + taken + "; if that is not "
-                "meant, set {columns=given}.",
+                "{where} has the numbers {numbers} and is taken as categorical, as an entity of "
+                "BIDS; if that is not meant, set {columns=given}.",
                 where=self._where,
                 numbers=join_some(sorted(present, key=natural_key), 5),
-                given=f"{self.name}: {other}",
+                given=f"{self.name}: numeric",
             )
         )
 

@@ -1,4 +1,4 @@
-"""Nipype interfaces: one for each stage, one-node models, their comparison, and exports."""
+"""Nipype interfaces: each stage, one-node models, comparisons, images of BIDS, exports."""
 
 from nipype_blm.interfaces.blm import (
     BLM,
@@ -11,6 +11,7 @@ from nipype_blm.interfaces.blm import (
 from nipype_blm.interfaces.blmm import BLMM, AssembleMixedMaps, PlanBLMM
 from nipype_blm.interfaces.compare import CompareModels
 from nipype_blm.interfaces.export import ExportBIDS, ExportFSL
+from nipype_blm.interfaces.find import FindImages
 
 __all__ = [
     "BLM",
@@ -22,6 +23,7 @@ __all__ = [
     "ComputeProducts",
     "ExportBIDS",
     "ExportFSL",
+    "FindImages",
     "FitModel",
     "PlanBLM",
     "PlanBLMM",

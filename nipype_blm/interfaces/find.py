@@ -1,0 +1,112 @@
+"""The images of a BIDS data set, with what its tables say of each, as a table for a model."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    Directory,
+    File,
+    InputMultiObject,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from nipype_blm.frontends.bids import find_study
+from nipype_blm.frontends.fields import ON_MISSING
+from nipype_blm.frontends.observations import Observations
+from nipype_blm.interfaces.base import BLMInterface, InputSpec, warn_of
+from nipype_blm.io.files import write_if_changed
+
+
+class _FindImagesInputSpec(InputSpec):
+    bids = Directory(exists=True, mandatory=True, desc="BIDS data set, or its derivatives")
+    derivatives = InputMultiObject(
+        traits.Str, desc="derivatives with the images, by name or folder; default: all"
+    )
+    filters = traits.Dict(
+        traits.Str, traits.Any, desc="entities that images must have: a label, or a list of some"
+    )
+    participants = InputMultiObject(
+        traits.Str, desc="participants, with or without sub-; default: all"
+    )
+    on_missing_image = traits.Enum(
+        *ON_MISSING, usedefault=True, desc="images that are empty, or not fetched"
+    )
+    out_file = File(
+        desc="table to write; default: images.tsv in the working directory, which Nipype empties "
+        "whenever the node runs, so that nodes behind it run again, too"
+    )
+
+
+class _FindImagesOutputSpec(TraitedSpec):
+    table = File(
+        exists=True,
+        desc="a row for each image: its entities, what participants.tsv and the like say, the "
+        "column image and, if all have one, the column mask",
+    )
+    images = traits.List(File(exists=True), desc="the images, in the order of the rows")
+    notices = traits.List(traits.Str, desc="what is no fault but may not be meant")
+
+
+class FindImages(BLMInterface):
+    """Find the images of a BIDS data set, and write a table of them.
+
+    `BLM` and `BLMM` take the table.  Runs every time, since Nipype does not look into the data
+    set.  With `out_file`, a table that is the same is not written again, and nodes behind it are
+    cached.
+
+    Examples
+    --------
+    >>> from nipype_blm.interfaces import FindImages
+    >>> find = FindImages(filters={"contrast": "faces", "stat": "effect"})
+    >>> find.inputs.bids = "bids"  # doctest: +SKIP
+    >>> table = find.run().outputs.table  # doctest: +SKIP
+    """
+
+    input_spec = _FindImagesInputSpec
+    output_spec = _FindImagesOutputSpec
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        inputs = self.inputs
+        found = find_study(
+            Path(inputs.bids).absolute(),
+            inputs.derivatives if isdefined(inputs.derivatives) else None,
+            inputs.filters if isdefined(inputs.filters) else None,
+            inputs.participants if isdefined(inputs.participants) else None,
+            own_masks=True,
+            on_missing_image=inputs.on_missing_image,
+        )
+        notices = list(map(str, found.notices))
+        warn_of(notices)
+        out_file = inputs.out_file if isdefined(inputs.out_file) else "images.tsv"
+        table = Path(runtime.cwd, out_file).resolve()
+        table.parent.mkdir(parents=True, exist_ok=True)
+        write_if_changed(table, _write_table(found).encode())
+        levels = found.frame.attrs.get("levels", {})
+        described = {name: {"Levels": dict.fromkeys(each, "")} for name, each in levels.items()}
+        write_if_changed(table.with_suffix(".json"), f"{json.dumps(described)}\n".encode())
+        self._results = {
+            "table": str(table),
+            "images": [str(each.path) for each in found.images],
+            "notices": notices,
+        }
+        return runtime
+
+
+def _write_table(found: Observations) -> str:
+    """Return the table as tab-separated text, n/a for what is missing."""
+    columns = {str(name): found.frame[name].tolist() for name in found.frame.columns}
+    columns["image"] = [each.path for each in found.images]
+    if found.data_masks is not None and None not in found.data_masks:
+        columns["mask"] = [each.path for each in found.data_masks if each is not None]
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow(["n/a" if cell is None or cell != cell else cell for cell in row])
+    return text.getvalue()
