@@ -16,13 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from nipype_blm.data.kinds import is_image_path, strip_ending
 from nipype_blm.errors import InputError, Problem, Problems, count, join_some, show
 from nipype_blm.frontends.columns import MISSING, explain_absence, natural_key
-from nipype_blm.frontends.listed import IMAGE_COLUMNS, match_listed
-from nipype_blm.frontends.observations import (
-    Observations,
-    name_rows,
-    pick_rows,
-    select_complete,
-)
+from nipype_blm.frontends.listed import IMAGE_COLUMNS
+from nipype_blm.frontends.observations import Observations, name_rows, pick_rows
 from nipype_blm.io.bids import ENTITIES, LONG_NAMES, name_entity, strip_label
 from nipype_blm.io.files import explain_absence as explain_file
 from nipype_blm.io.paths import resolve_path
@@ -31,15 +26,6 @@ from nipype_blm.model.study import Excluded
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = [
-    "Observations",
-    "match_images",
-    "match_listed",
-    "match_masks",
-    "name_rows",
-    "select_complete",
-]
 
 _SPEC = re.compile(r"(0?\d{1,2})?d|\d{0,2}s?")  # such as 02d
 _MAGIC = re.compile(r"[*?[]")

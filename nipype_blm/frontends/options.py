@@ -25,12 +25,6 @@ class OptionWords(TraitWords):
             name, _, kind = str(value).rpartition(": ")
             return f"--{kind} {shlex.quote(name)}"
         if field == "filters":
-            given = [each.split("=", 1) for each in str(value).split("/")]
-            return " ".join(
-                f"--{name} {label}" if name in ENTITIES else f"--filter {name}={label}"
-                for name, label in given
-            )
-        if field == "filters":
             return " ".join(map(_write_filter, str(value).split("/")))
         for option in ALL:
             if option.field == field:

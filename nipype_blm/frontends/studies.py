@@ -12,13 +12,9 @@ from nipype_blm.formula.parse import Formula, parse_formula
 from nipype_blm.frontends.bids import find_study
 from nipype_blm.frontends.columns import type_columns
 from nipype_blm.frontends.fields import ContrastFields, FormulaFields
-from nipype_blm.frontends.matching import (
-    Observations,
-    match_images,
-    match_listed,
-    match_masks,
-    select_complete,
-)
+from nipype_blm.frontends.listed import match_listed
+from nipype_blm.frontends.matching import match_images, match_masks
+from nipype_blm.frontends.observations import Observations, select_complete
 from nipype_blm.frontends.reading import Origin, list_files, make_contrast, request_options
 from nipype_blm.io.frames import read_frame
 from nipype_blm.model.request import Request, Table
