@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from nipype_blm.errors import InputError, Problem, Problems, count, join_some, show
 from nipype_blm.io.bids import name_entity
+from nipype_blm.model.study import COLUMN_KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-KINDS = ("categorical", "numeric")
 
 # Compared without case.
 MISSING = frozenset({"", "n/a", "na", "nan", "#n/a", "<na>", "null", "none", ".", "-"})
@@ -71,7 +70,7 @@ def type_columns(
     wanted = list(dict.fromkeys(used))
     for name in dict.fromkeys([*wanted, *kinds]):
         kind = kinds.get(name)
-        if kind is not None and kind not in KINDS:
+        if kind is not None and kind not in COLUMN_KINDS:
             problems.append(_explain_kind(name, kind))
         elif name not in frame.columns:
             problems.append(explain_absence(name, frame))

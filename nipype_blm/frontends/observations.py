@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-ON_MISSING = ("refuse", "drop")
-
-
 @dataclass(frozen=True, eq=False)
 class Observations:
     """Rows of a table, each with its image, in one order.
