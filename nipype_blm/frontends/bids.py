@@ -21,6 +21,7 @@ from nipype_blm.io.bids import (
     PARTS,
     BidsFile,
     index_tree,
+    is_data_set,
     read_description,
     strip_label,
 )
@@ -108,7 +109,7 @@ def _find_folders(bids_dir: Path, derivatives: Sequence[Path | str] | None) -> l
     description = read_description(bids_dir)
     if description.get("DatasetType") == "derivative":
         return [bids_dir]
-    folders = sorted(path for path in parent.glob("*") if _is_data_set(path))
+    folders = sorted(path for path in parent.glob("[!.]*/") if is_data_set(path))
     if folders:
         return folders
     if _has_maps(bids_dir):
@@ -137,12 +138,6 @@ def _find_folder(given: Path | str, parent: Path) -> Path:
             names=join_some(names) or "none",
         )
     )
-
-
-def _is_data_set(path: Path) -> bool:
-    if not path.is_dir() or path.name.startswith("."):
-        return False
-    return (path / "dataset_description.json").is_file() or any(path.glob("sub-*/"))
 
 
 def _has_maps(folder: Path) -> bool:
