@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nipype_blm.errors import InputError, Problem, Problems
-from nipype_blm.formula.contrasts import Explained, explain_contrasts
+from nipype_blm.formula.contrasts import Explained, make_contrasts
 from nipype_blm.formula.design import Design, build_design
 from nipype_blm.formula.parse import Formula, parse_formula
 from nipype_blm.frontends.bids import find_study
@@ -145,19 +145,11 @@ def _build(
 def list_contrasts(design: Design, given: Sequence[ContrastFields]) -> Explained:
     """Return contrasts of a design, those of weights among them; without any, the default ones."""
     if not given:
-        return explain_contrasts(design)
-    problems, contrasts, notices = Problems(), [], []
-    for each in given:
-        if each.expression is None:
-            contrasts.append(make_contrast(each))
-            continue
-        made = problems.attempt(explain_contrasts, design, [(each.name, each.expression)])
-        if made is not None:
-            contrasts += made.contrasts
-            notices += made.notices
-    if problems:
-        raise InputError(problems)
-    return Explained(contrasts, notices)
+        return make_contrasts(design)
+    return make_contrasts(
+        design,
+        [make_contrast(x) if x.expression is None else (x.name, x.expression) for x in given],
+    )
 
 
 def list_contrasts_of_columns(X: Table, given: Sequence[ContrastFields]) -> Explained:
