@@ -100,9 +100,14 @@ def _explain_kind(name: str, kind: str) -> Problem:
     )
 
 
+def name_table(frame: "pd.DataFrame") -> str:
+    """Return what messages call a table."""
+    return str(frame.attrs.get("source", "the table"))
+
+
 def explain_absence(name: str, frame: "pd.DataFrame") -> Problem:
     """Return that a table has no such column, and which it has."""
-    source = frame.attrs.get("source", "the table")
+    source = name_table(frame)
     repeated = frame.attrs.get("repeated", {})
     if name in repeated:
         return Problem(
@@ -159,7 +164,7 @@ class _Column:
         self.name = name
         self.index = frame.index
         self.cells = [str(cell).strip() for cell in given.astype(object).where(given.notna(), "")]
-        self.source = attrs.get("sources", {}).get(name, attrs.get("source", "the table"))
+        self.source = attrs.get("sources", {}).get(name, name_table(frame))
         self.levels = attrs.get("levels", {}).get(name, [])
         self._has_semicolons = attrs.get("separator") == ";"
 
