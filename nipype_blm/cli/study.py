@@ -4,27 +4,27 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-_GROUPS = {
-    "MODEL": "a model of a table or a data set",
-    "TABLE": "images of a table",
-    "BIDS": "images of a BIDS data set",
-    "SETTINGS": "which values count, what is written, and where",
-}
+# Plain data: the checks, which take time to import, come when something is given.
+from nipype_blm.frontends.flags import ALL, BIDS, ENTITIES, MODEL, SETTINGS, TABLE, Option
+
+_GROUPS = (
+    ("a model of a table or a data set", MODEL),
+    ("images of a table", TABLE),
+    ("images of a BIDS data set", BIDS),
+    ("which values count, what is written, and where", SETTINGS),
+)
 
 
 def add_study_options(parser: argparse.ArgumentParser, with_tables: bool = True) -> None:
     """Add what says which images a model has, and which model."""
-    # Plain data: the checks, which take time to import, come when something is given.
-    from nipype_blm.frontends import flags
-
-    for name, title in _GROUPS.items():
-        if name == "TABLE" and not with_tables:
+    for title, options in _GROUPS:
+        if options is TABLE and not with_tables:
             continue
         group = parser.add_argument_group(title)
-        for option in getattr(flags, name):
+        for option in options:
             _add_option(group, option)
-        if name == "BIDS":
-            for entity in flags.ENTITIES:
+        if options is BIDS:
+            for entity in ENTITIES:
                 text = f"{entity} of the images; may be given again"
                 group.add_argument(f"--{entity}", action="append", metavar="VALUE", help=text)
             group.add_argument(
@@ -36,7 +36,7 @@ def add_study_options(parser: argparse.ArgumentParser, with_tables: bool = True)
             )
 
 
-def _add_option(group: Any, option: Any) -> None:
+def _add_option(group: Any, option: Option) -> None:
     how: dict[str, Any] = {"metavar": option.metavar}
     if option.value is not None:
         how = {"action": "store_const", "const": option.value}
@@ -51,9 +51,7 @@ def _add_option(group: Any, option: Any) -> None:
 
 def collect_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options that were given, by their flags without dashes in front."""
-    from nipype_blm.frontends import flags
-
-    names = [option.flag.lstrip("-") for option in flags.ALL] + [*flags.ENTITIES, "filter"]
+    names = [option.flag.lstrip("-") for option in ALL] + [*ENTITIES, "filter"]
     given = {name: getattr(arguments, name.replace("-", "_"), None) for name in names}
     return {name: value for name, value in given.items() if value is not None}
 
