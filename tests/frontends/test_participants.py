@@ -159,7 +159,7 @@ CASES = {
     ),
     "a space behind": Case(with_sex("F ", "M", "F", "M", "F", "M ")),
     "codes": Case(with_sex(1, 2, 1, 2, 1, 2), sexes=[1, 2, 1, 2, 1, 2]),
-    "three codes": Case(with_sex(1, 2, 3, 2, 1, 2), sexes=[1, 2, 3, 2, 1, 2], notice="1, 2, 3"),
+    "three codes": Case(with_sex(1, 2, 3, 2, 1, 2), sexes=[1, 2, 3, 2, 1, 2]),
     "codes that are labels": Case(
         with_sex(1, 2, 1, 2, 1, 2), sexes=[*"121212"], kinds={"sex": "categorical"}
     ),
