@@ -41,6 +41,8 @@ _NAME = "products_{}.blm"
 _PATTERN = "products*.blm"  # of all files of products, wherever they are
 _SLICE_BYTES = 2**24  # of products that are changed at a time; three copies of them
 
+Key = tuple[Any, ...]  # by which observations are the same
+
 
 class EarlierPlaces(NamedTuple):
     """Where an earlier run has left its files, and this one will."""
@@ -127,9 +129,6 @@ def stamp_reading(spec: ModelSpec) -> str:
 
 def _select(spec: ModelSpec, rows: slice | NDArray[np.intp]) -> BatchDesign:
     return select_design(spec.design.Q, spec.design.shift, spec.factors, rows)
-
-
-Key = tuple[Any, ...]
 
 
 def _key(image: ImageEntry) -> Key:
@@ -275,23 +274,18 @@ class Earlier:
         kept = []
         for origin in sorted(self._origins.values(), key=lambda each: each.images[0].row):
             found = rows.find(origin.images)
-            obstacle = "images"
-            if found is not None:
-                obstacle = self._find_obstacle(origin, found, can_keep)
+            if found is None:
+                obstacle = "images"
+            elif not can_keep(found.size):
+                obstacle = "space"
+            else:
+                obstacle = _find_obstacle(origin, self._spec, found)
             if obstacle:
                 self._obstacles[obstacle] += len(origin.images)
             elif found is not None:
                 rows.take(origin.images)
                 kept.append(found)
         return _drop_smallest(kept, max(MOST_NODES, 2 * n_batches) - 1)
-
-    def _find_obstacle(
-        self, origin: Origin, rows: NDArray[np.intp], can_keep: Callable[[int], bool]
-    ) -> str:
-        """Return why products cannot be used; empty if they can."""
-        if not can_keep(rows.size):
-            return "space"
-        return _find_obstacle(origin, _select(self._spec, rows), self._spec)
 
     def explain(self, out_dir: Path) -> Problem | None:
         """Return why all images are read, though the last run has read some; None if they are new.
@@ -332,7 +326,7 @@ class Earlier:
             if origin is None:
                 continue
             if origin.stamp != stamp:
-                if _find_obstacle(origin, _select(spec, rows), spec):
+                if _find_obstacle(origin, spec, rows):
                     continue
                 sources[name] = origin.path
             n_images += rows.stop - rows.start
@@ -391,9 +385,10 @@ def _is_dropped(path: Path) -> bool:
         return True
 
 
-def _find_obstacle(origin: Origin, design: BatchDesign, spec: ModelSpec) -> str:
+def _find_obstacle(origin: Origin, spec: ModelSpec, rows: slice | NDArray[np.intp]) -> str:
+    """Return why products do not follow for the same images in a model; empty if they do."""
     try:
-        find_change(origin.design, design, spec.design.condition)
+        find_change(origin.design, _select(spec, rows), spec.design.condition)
     except NoChangeError as error:
         return str(error)
     return ""
