@@ -1,4 +1,4 @@
-"""Nipype interfaces: one for each stage, one-node models, their comparison, images of BIDS, and exports."""
+"""Nipype interfaces: each stage, one-node models, comparison, images of BIDS, and exports."""
 
 from nipype_blm.interfaces.blm import (
     BLM,
