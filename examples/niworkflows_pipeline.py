@@ -4,7 +4,7 @@ Run it where there is a data set `bids`, such as the one that examples/make_bids
 
     python examples/niworkflows_pipeline.py
 
-It needs niworkflows, 1.15 or later, and so Python 3.12 or later.
+It needs niworkflows: `pip install 'nipype_blm[niworkflows]'`, on Python 3.12 or later.
 """
 
 from pathlib import Path
