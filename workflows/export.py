@@ -57,7 +57,9 @@ def init_fsl_handover_wf(
     pes, mask_file, dof, design_mat, design_con, design_fts, design_grp, stats_dir, out_dir
         Estimates, mask, degrees of freedom, designs, folders.
     dlh, volume, resels, threshold_file, index_file, localmax_txt_file, pval_file
-        With `z_threshold`: smoothness and clusters, for each T contrast.
+        With `z_threshold`: smoothness and clusters of positive effects, for each T contrast; for
+        negative ones the model needs the contrast with the other sign.  ``resels`` is what FSL
+        calls so: the size of a resel in voxels, not their number.
     """
     # By default beside the node's own folder, which is emptied whenever the node runs.
     folder = "../fsl" if out_dir is None else str(Path(out_dir).absolute())

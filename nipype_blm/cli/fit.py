@@ -33,9 +33,9 @@ _DESCRIPTIONS = {
     "blmm": "Fit one linear mixed model at every voxel of many images.",
 }
 _FIT_EXAMPLES = (
-    'bids results --formula "~ age + sex + (1 | subject)" --space MNI152NLin6Asym --stat effect',
-    'participants.tsv results --formula "~ age" --images "maps/{participant_id}.nii.gz"',
-    'participants.tsv results --formula "~ age * sex" --test age --test "sex[M] - sex[F]" --check',
+    'bids results --formula "~ age + (1 | subject)" --contrast faces --stat effect',
+    'people.tsv results --formula "~ age" --images "maps/{participant_id}.nii.gz"',
+    'people.tsv results --formula "~ age * sex" --test "sex[M] - sex[F]" --check',
     "study.yml results --pool pool.json",
 )
 # Sources that say all of a model.

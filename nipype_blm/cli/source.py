@@ -6,6 +6,7 @@ from nipype_blm.errors import InputError
 
 _CONFIGURATION = (".yml", ".yaml", ".json")
 _TABLE = (".csv", ".tsv", ".txt", ".xls", ".xlsx", ".ods", ".mat", ".con", ".fsf")
+_FEAT = (".gfeat", ".feat")
 _EXPECTED = (
     "expected a BIDS data set or a table of covariates, with --formula; or a configuration, "
     "CONFIG.yml; or a group analysis of FEAT, group.gfeat"
@@ -68,7 +69,7 @@ def find_kind(source: Path, is_formula_given: bool) -> str:
         fault = f"is a folder of results; give {source / 'inputs.yml'} to fit that model again"
     elif source.is_dir() and is_bids(source):
         return "bids"
-    elif source.is_dir() and (source.suffix == ".gfeat" or any(source.glob("cope*.feat"))):
+    elif source.is_dir() and (source.suffix in _FEAT or any(source.glob("cope*.feat"))):
         return "feat"
     elif source.is_dir():
         fault = f"is a folder, but no BIDS data set: it has no sub-*; {_EXPECTED}"

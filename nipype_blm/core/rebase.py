@@ -51,7 +51,7 @@ class LevelChange(NamedTuple):
 class Change(NamedTuple):
     """How products follow from those that were."""
 
-    M: FloatArray  # (n_params before, n_params)
+    M: FloatArray | None  # (n_params before, n_params); None: Q is as it was, to the bit
     levels: tuple[LevelChange, ...]  # of each factor
 
     @property
@@ -62,7 +62,8 @@ class Change(NamedTuple):
     def apply(self, QtY: FloatArray, ZtY: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return Q'd and Z'd of some voxels; the voxels are the last axis."""
         parts = [_change_levels(each, ZtY) for each in self.levels]
-        return self.M.T @ QtY, np.concatenate([ZtY[:0], *parts])
+        changed = QtY if self.M is None else self.M.T @ QtY
+        return changed, np.concatenate([ZtY[:0], *parts])
 
 
 class NoChangeError(ValueError):
@@ -96,9 +97,11 @@ def find_change(before: BatchDesign, after: BatchDesign, condition: float) -> Ch
         If they do not follow, or not as exactly as they would be computed.
     """
     tolerance = min(ROUNDING * condition, MOST)
-    M = _combine(before.Q, after.Q, tolerance)
-    if M is None:
-        raise NoChangeError("X")
+    M = None
+    if not np.array_equal(before.Q, after.Q):
+        M = _combine(before.Q, after.Q, tolerance)
+        if M is None:
+            raise NoChangeError("X")
     if np.abs(before.shift - after.shift).max() > SAME_SHIFT:
         raise NoChangeError("constant")
     first, starts = 0, {}

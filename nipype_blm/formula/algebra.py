@@ -26,9 +26,8 @@ class Side(NamedTuple):
     @property
     def columns(self) -> list[str]:
         """The columns that the terms need, in the order of the formula."""
-        used = {atom for term in self.terms for atom in term}
-        needed = (list_columns(expr) for atom, expr in self.atoms.items() if atom in used)
-        return list(dict.fromkeys(name for names in needed for name in names))
+        names = (name for expr in self.atoms.values() for name in list_columns(expr))
+        return list(dict.fromkeys(names))
 
 
 def list_summands(expr: Expr) -> Iterator[tuple[int, Expr]]:
@@ -75,7 +74,9 @@ def expand(summands: Iterable[tuple[int, Expr]]) -> Side:
         _check_number(len(terms))
     order = {atom: position for position, atom in enumerate(atoms)}
     ordered = [tuple(sorted(term, key=order.__getitem__)) for term in terms]
-    return Side(atoms, sorted([()] * has_intercept + ordered, key=len))
+    used = {atom for term in ordered for atom in term}  # others were taken away
+    kept = {atom: expr for atom, expr in atoms.items() if atom in used}
+    return Side(kept, sorted([()] * has_intercept + ordered, key=len))
 
 
 def _write_start(expr: Expr) -> str:

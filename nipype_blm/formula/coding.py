@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 from formulae.environment import Environment
-from formulae.expr import Assign, Literal
+from formulae.expr import Assign, Binary, Grouping, Literal, Unary
 from formulae.expr import Call as CallExpr
 from formulae.terms import Call, Intercept, Model, Term, Variable
 from formulae.terms.call_resolver import CallResolver
@@ -16,9 +15,13 @@ from formulae.terms.call_resolver import CallResolver
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import show
 from nipype_blm.formula.algebra import Atoms, Side
+from nipype_blm.formula.columns import Scale, label
 from nipype_blm.formula.functions import NAMESPACE, is_categorical_call, list_columns, name_of
-from nipype_blm.formula.syntax import Expr
+from nipype_blm.formula.syntax import Expr, strip
 from nipype_blm.formula.words import join_names, refuse
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Part(NamedTuple):
@@ -55,7 +58,7 @@ class TermColumns:
     name: str  # Intercept for that
     parts: Sequence[Part]
     columns: slice
-    evaluate: Callable[[pd.DataFrame], FloatArray]  # its columns for other rows
+    evaluate: Callable[["pd.DataFrame"], FloatArray]  # its columns for other rows
 
     @property
     def atoms(self) -> frozenset[str]:
@@ -81,30 +84,7 @@ class Coded(NamedTuple):
     terms: list[TermColumns]
 
 
-class Scale(NamedTuple):
-    """What rows can be made of: the levels of categorical columns, and means of the others."""
-
-    levels: Mapping[str, pd.Series]  # of a categorical column, each level once
-    means: Mapping[str, float]
-
-    def make_grid(self, variables: Sequence[str]) -> pd.DataFrame:
-        """Return a row for each combination of levels of columns, with means of the others."""
-        categorical = [name for name in variables if name in self.levels]
-        rows = list(product(*(range(len(self.levels[name])) for name in categorical)))
-        at = np.array(rows, int).reshape(len(rows), len(categorical))
-        grid = {
-            name: self.levels[name].iloc[at[:, i]].reset_index(drop=True)
-            for i, name in enumerate(categorical)
-        }
-        grid |= {
-            name: pd.Series(np.full(len(at), self.means[name]))
-            for name in variables
-            if name not in self.levels
-        }
-        return pd.DataFrame(grid, index=range(len(at)))
-
-
-def code_terms(side: Side, frame: pd.DataFrame, scale: Scale) -> Coded:
+def code_terms(side: Side, frame: "pd.DataFrame", scale: Scale) -> Coded:
     """Return the columns of terms.
 
     Parameters
@@ -121,8 +101,8 @@ def code_terms(side: Side, frame: pd.DataFrame, scale: Scale) -> Coded:
     InputError
         If a function cannot be evaluated, or gives no finite numbers.
     """
-    model = Model(*(_make_term(term, side.atoms) for term in side.terms))
     try:
+        model = Model(*(_make_term(term, side.atoms, scale) for term in side.terms))
         with np.errstate(all="ignore"):  # what is not finite is refused below
             model.eval(frame, Environment([NAMESPACE]))
     except (TypeError, ValueError, ArithmeticError, KeyError, IndexError) as error:
@@ -132,7 +112,8 @@ def code_terms(side: Side, frame: pd.DataFrame, scale: Scale) -> Coded:
             terms=join_names(":".join(term) for term in side.terms if term),
         ) from error
     terms: list[TermColumns] = []
-    blocks, names = [], []
+    blocks: list[FloatArray] = []
+    names: list[str] = []
     for term in model.common_terms:
         block = _as_columns(term.data)
         _check_finite(block, term.name)
@@ -146,16 +127,21 @@ def code_terms(side: Side, frame: pd.DataFrame, scale: Scale) -> Coded:
                 term.name,
                 [_read_part(part, side, scale) for part in getattr(term, "components", ())],
                 slice(start, len(names)),
-                lambda rows, term=term: _as_columns(term.eval_new_data(rows)),
+                partial(_evaluate, term),
             )
         )
     return Coded(np.hstack(blocks), names, terms)
 
 
-def _make_term(term: Atoms, atoms: Mapping[str, Expr]) -> Intercept | Term:
+def _evaluate(term: Intercept | Term, rows: "pd.DataFrame") -> FloatArray:
+    """Return the columns of a term for other rows; transforms keep what they are made of."""
+    return _as_columns(term.eval_new_data(rows))
+
+
+def _make_term(term: Atoms, atoms: Mapping[str, Expr], scale: Scale) -> Intercept | Term:
     if not term:
         return Intercept()
-    parts = [_make_part(atoms[atom], atom) for atom in term]
+    parts = [_make_part(atoms[atom], atom, scale) for atom in term]
     made = Term(parts[0])
     # Given to Term, splines would be refused in interactions: a penalty of theirs is not for these.
     made.components = parts
@@ -163,12 +149,14 @@ def _make_term(term: Atoms, atoms: Mapping[str, Expr]) -> Intercept | Term:
     return made
 
 
-def _make_part(expr: Expr, atom: str) -> Variable | Call:
+def _make_part(expr: Expr, atom: str, scale: Scale) -> Variable | Call:
     if (name := name_of(expr)) is not None:
         return Variable(name)
-    part = _NamedCall(
-        CallResolver(_with_text(expr) if is_categorical_call(expr) else expr).resolve()
-    )
+    data, *settings = expr.args
+    if is_categorical_call(expr):
+        settings = [_as_text(setting) for setting in settings]
+    call = CallExpr(expr.callee, [_as_numbers(data, scale), *settings])
+    part = _NamedCall(CallResolver(call).resolve())
     part.name = atom  # formulae's own has no parentheses within
     return part
 
@@ -183,22 +171,36 @@ class _NamedCall(Call):
         return hash(self.name)
 
 
-def _with_text(expr: Expr) -> Expr:
-    """Return a call with numbers that stand for levels as text, as which levels are known."""
+def _as_text(expr: Expr) -> Expr:
+    """Return a setting with numbers that stand for levels as text, as which levels are known."""
     if isinstance(expr, Literal):
         return Literal(label(expr.value))
     if isinstance(expr, Assign):
-        return Assign(expr.name, _with_text(expr.value))
+        return Assign(expr.name, _as_text(expr.value))
     if isinstance(expr, CallExpr):
-        return CallExpr(expr.callee, [_with_text(each) for each in expr.args])
+        return CallExpr(expr.callee, [_as_text(each) for each in expr.args])
     return expr
 
 
-def label(value: object) -> str:
-    """Return the text of a value that is a level: 1 and not 1.0."""
-    if isinstance(value, float | np.floating):
-        return repr(int(value)) if float(value).is_integer() else repr(float(value))
-    return str(value)
+def _as_numbers(expr: Expr, scale: Scale) -> Expr:
+    """Return arithmetic with floats, as powers of whole numbers may never end.
+
+    What is compared with levels stays text, or becomes it.
+    """
+    if isinstance(expr, Literal):
+        return Literal(float(expr.value)) if type(expr.value) is int else expr
+    if isinstance(expr, Grouping):
+        return _as_numbers(expr.expression, scale)
+    if isinstance(expr, Unary):
+        return Unary(expr.operator, _as_numbers(expr.right, scale))
+    if isinstance(expr, Binary):
+        sides = [strip(expr.left), strip(expr.right)]
+        is_of_levels = any(name_of(side) in scale.levels for side in sides)
+        left, right = (_as_text(s) if is_of_levels else _as_numbers(s, scale) for s in sides)
+        return Binary(left, expr.operator, right)
+    if isinstance(expr, CallExpr):
+        return CallExpr(expr.callee, [_as_numbers(each, scale) for each in expr.args])
+    return expr
 
 
 def _read_part(part: Variable | Call, side: Side, scale: Scale) -> Part:
@@ -211,7 +213,7 @@ def _read_part(part: Variable | Call, side: Side, scale: Scale) -> Part:
         center = coding.mean(axis=0)
     else:
         with np.errstate(all="ignore"):
-            values = _as_columns(part.eval_new_data(scale.make_grid(variables)))
+            values = _as_columns(part.eval_new_data(scale.combine_levels(variables)))
         center = values.mean(axis=0)
     return Part(part.name, variables, list(part.labels), levels, coding, center)
 

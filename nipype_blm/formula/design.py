@@ -1,28 +1,53 @@
 """The design of a formula for a table: X, random factors, and how levels are coded."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from formulae.expr import Literal
 
 from nipype_blm.errors import InputError, Problem, Problems, shorten, show
 from nipype_blm.formula.algebra import Side
-from nipype_blm.formula.coding import Coded, Scale, TermColumns, code_terms, label
-from nipype_blm.formula.functions import is_categorical_call, list_columns, list_numbers, name_of
+from nipype_blm.formula.coding import Coded, TermColumns, code_terms
+from nipype_blm.formula.columns import (
+    Scale,
+    as_categories,
+    clean_columns,
+    count_levels,
+    find_scale,
+    is_number,
+    label,
+)
+from nipype_blm.formula.functions import (
+    is_categorical_call,
+    list_columns,
+    list_compared,
+    list_numbers,
+    name_of,
+)
 from nipype_blm.formula.parse import Bar, Formula
 from nipype_blm.formula.syntax import Expr, list_children
 from nipype_blm.formula.words import FIELD, join_names, refuse, suggest
 from nipype_blm.model.request import Factor, Table
 from nipype_blm.model.study import Coding
 
+_CODES = re.compile(
+    r"(sex|gender|group|site|scanner|cent(er|re)|diagnosis|dx|hand(edness)?|race|ethnicity|"
+    r"arm|treatment|condition|cohort|batch|family(_?id)?)",
+    re.IGNORECASE,
+)
+_MOST_NAMED = 30  # codes of a column with such a name
 _MOST_CODES = 10  # distinct whole numbers that may be names of groups
 _ROWS_PER_CODE = 3
 # Whole numbers with few values that are measured, as names of columns have it.
 _MEASURED = ("age", "year", "month", "week", "day", "hour", "time", "dose", "score", "count")
 _WIDE = 1_000  # columns of a term, which may be more than there are rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +69,7 @@ class Design:
         return frozenset() in atoms and all(part in atoms for part in parts)
 
 
-def build_design(formula: Formula, frame: pd.DataFrame) -> Design:
+def build_design(formula: Formula, frame: "pd.DataFrame") -> Design:
     """Return the design of a formula for a table.
 
     Categorical columns are coded as in R: by one column for each level but the first, in the
@@ -68,9 +93,7 @@ def build_design(formula: Formula, frame: pd.DataFrame) -> Design:
         If the table lacks a column or values, or the formula makes no model of it.
     """
     _check_columns(formula, frame)
-    frame = pd.DataFrame(
-        {name: _clean(frame[name]) for name in formula.variables}, index=range(len(frame))
-    )
+    frame = clean_columns(frame, formula.variables)
     fixed, scale = _prepare(formula.fixed, frame)
     _check_sizes(formula.fixed, fixed)
     coded = code_terms(formula.fixed, fixed, scale)
@@ -86,7 +109,7 @@ def build_design(formula: Formula, frame: pd.DataFrame) -> Design:
     )
 
 
-def _check_columns(formula: Formula, frame: pd.DataFrame) -> None:
+def _check_columns(formula: Formula, frame: "pd.DataFrame") -> None:
     known = [str(name) for name in frame.columns]
     problems = Problems()
     for name in formula.variables:
@@ -109,7 +132,7 @@ def _check_columns(formula: Formula, frame: pd.DataFrame) -> None:
                 first=int(np.argmax(frame[name].isna())) + 1,
             )
     response = formula.response
-    if response in frame.columns and pd.api.types.is_numeric_dtype(frame[response]):
+    if response in frame.columns and is_number(frame[response]):
         problems.add(
             FIELD,
             "The formula has {name} before ~, which is a column of numbers; the images are the "
@@ -122,53 +145,27 @@ def _check_columns(formula: Formula, frame: pd.DataFrame) -> None:
         raise InputError(problems)
 
 
-def _clean(column: pd.Series) -> pd.Series:
-    """Return a column of numbers or of ordered categories, all of which have a row."""
-    if pd.api.types.is_numeric_dtype(column):
-        return pd.Series(column.to_numpy(float))
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        categories = [text for text in column.cat.categories if (column == text).any()]
-    else:
-        categories = sorted(set(column), key=str)
-    texts = [label(each) for each in column]
-    return pd.Series(pd.Categorical(texts, list(map(label, categories)), ordered=True))
-
-
-def _as_labels(column: pd.Series) -> pd.Series:
-    """Return numbers as ordered categories."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return column
-    categories = [label(value) for value in sorted(set(column))]
-    return pd.Series(pd.Categorical([label(v) for v in column], categories, ordered=True))
-
-
-def _prepare(side: Side, frame: pd.DataFrame) -> tuple[pd.DataFrame, Scale]:
+def _prepare(side: Side, frame: "pd.DataFrame") -> tuple["pd.DataFrame", Scale]:
     """Return the columns of a list of terms, in the types in which they are used there."""
-    used = [side.atoms[atom] for atom in dict.fromkeys(atom for t in side.terms for atom in t)]
-    as_labels = {n for expr in used if is_categorical_call(expr) for n in list_columns(expr)}
-    others = {n for expr in used if not is_categorical_call(expr) for n in list_columns(expr)}
-    columns = {}
+    used = list(side.atoms.values())
+    as_levels = {n for expr in used if is_categorical_call(expr) for n in list_columns(expr)}
+    as_given = {n for expr in used if not is_categorical_call(expr) for n in list_columns(expr)}
     for name in side.columns:
-        is_number = pd.api.types.is_numeric_dtype(frame[name])
-        if is_number and name in as_labels & others:
+        if is_number(frame[name]) and name in as_levels & as_given:
             raise refuse(
                 "The formula has {name} as a number and as C({name}); add a second column of it "
                 "to the table.",
                 name=name,
             )
-        columns[name] = _as_labels(frame[name]) if name in as_labels else frame[name]
-    prepared = pd.DataFrame(columns, index=frame.index)
-    levels = {
-        name: pd.Series(pd.Categorical.from_codes(range(len(c.cat.categories)), dtype=c.dtype))
-        for name, c in columns.items()
-        if isinstance(c.dtype, pd.CategoricalDtype)
-    }
-    means = {name: float(c.mean()) for name, c in columns.items() if name not in levels}
-    _check_levels(used, levels, len(frame))
-    return prepared, Scale(levels, means)
+    prepared = frame[side.columns].copy()
+    for name in as_levels:
+        prepared[name] = as_categories(frame[name])
+    scale = find_scale(prepared)
+    _check_levels(used, scale.levels, len(frame))
+    return prepared, scale
 
 
-def _check_levels(used: Sequence[Expr], levels: Mapping[str, pd.Series], n_rows: int) -> None:
+def _check_levels(used: Sequence[Expr], levels: Mapping[str, "pd.Series"], n_rows: int) -> None:
     for name, column in levels.items():
         if len(column) == 1:
             raise refuse(
@@ -179,20 +176,17 @@ def _check_levels(used: Sequence[Expr], levels: Mapping[str, pd.Series], n_rows:
                 n=n_rows,
             )
     for expr in used:
-        if is_categorical_call(expr):
-            known = list(levels[next(list_columns(expr))])
-            for level in _list_literals(expr):
-                if label(level) not in known:
-                    raise refuse(
-                        "The formula has {level} as a level of {name}{near}; its levels are "
-                        "{known}.",
-                        level=show(level),
-                        name=next(list_columns(expr)),
-                        near=suggest(label(level), known),
-                        known=join_names(known),
-                    )
-            continue
-        for name in list_numbers(expr) if name_of(expr) is None else ():
+        for name, value in _list_levels(expr):
+            known = list(levels[name]) if name in levels else []
+            if known and label(value) not in known:
+                raise refuse(
+                    "The formula has {level} as a level of {name}{near}; its levels are {known}.",
+                    level=show(value),
+                    name=name,
+                    near=suggest(label(value), known),
+                    known=join_names(known),
+                )
+        for name in () if name_of(expr) is not None else list_numbers(expr):
             if name in levels:
                 raise refuse(
                     "The formula does arithmetic with {name}, which has text, such as {level}; "
@@ -202,19 +196,23 @@ def _check_levels(used: Sequence[Expr], levels: Mapping[str, pd.Series], n_rows:
                 )
 
 
+def _list_levels(expr: Expr) -> list[tuple[str, object]]:
+    """Return the columns and levels that a call names."""
+    if is_categorical_call(expr):
+        [name, *_] = list_columns(expr)
+        return [(name, value) for value in _list_literals(expr)]
+    return list(list_compared(expr))
+
+
 def _list_literals(expr: Expr) -> list[object]:
     if isinstance(expr, Literal):
         return [expr.value]
     return [value for child in list_children(expr) for value in _list_literals(child)]
 
 
-def _check_sizes(side: Side, frame: pd.DataFrame) -> None:
+def _check_sizes(side: Side, frame: "pd.DataFrame") -> None:
     """Refuse terms that have more columns than there are rows, before these are made."""
-    n_levels = {
-        name: len(c.cat.categories)
-        for name, c in frame.items()
-        if isinstance(c.dtype, pd.CategoricalDtype)
-    }
+    n_levels = {str(name): count_levels(column) or 2 for name, column in frame.items()}
     for name, n in n_levels.items():
         if n == len(frame) > 2:
             raise refuse(
@@ -226,7 +224,7 @@ def _check_sizes(side: Side, frame: pd.DataFrame) -> None:
             )
     for term in side.terms:
         names = {name for atom in term for name in list_columns(side.atoms[atom])}
-        n_columns = int(np.prod([float(n_levels.get(name, 2)) - 1 for name in names]))
+        n_columns = int(np.prod([float(n_levels[name]) - 1 for name in names]))
         if n_columns > max(len(frame), _WIDE):
             raise refuse(
                 "The formula's {term} has {n:,} columns, and there are {rows:,} rows; leave it "
@@ -258,17 +256,19 @@ def _list_codings(terms: Sequence[TermColumns]) -> list[Coding]:
     return list(codings.values())
 
 
-def _note_codes(side: Side, frame: pd.DataFrame) -> list[Problem]:
+def _note_codes(side: Side, frame: "pd.DataFrame") -> list[Problem]:
     """Say which columns of numbers may be names of groups."""
     notices = []
     for atom, expr in side.atoms.items():
         name = name_of(expr)
-        if name is None or not pd.api.types.is_numeric_dtype(frame[name]):
+        if name is None or not is_number(frame[name]):
             continue
         values = np.unique(frame[name])
         is_measured = any(word in name.lower() for word in _MEASURED)
-        is_few = 2 < len(values) <= min(_MOST_CODES, len(frame) // _ROWS_PER_CODE)
-        if is_few and not is_measured and (values == np.round(values)).all():
+        is_few = len(values) <= min(_MOST_CODES, len(frame) // _ROWS_PER_CODE)
+        is_named = _CODES.fullmatch(name) is not None and len(values) <= _MOST_NAMED
+        may_be_codes = len(values) > 2 and (is_named or (is_few and not is_measured))
+        if may_be_codes and (values == np.round(values)).all():
             notices.append(
                 Problem(
                     FIELD,
@@ -281,23 +281,22 @@ def _note_codes(side: Side, frame: pd.DataFrame) -> list[Problem]:
     return notices
 
 
-def _note_many_levels(frame: pd.DataFrame) -> list[Problem]:
+def _note_many_levels(frame: "pd.DataFrame") -> list[Problem]:
     return [
         Problem(
             FIELD,
             "{name} is a fixed effect with {n} levels in {rows} rows; write (1 | {name}) if it "
             "should be random.",
             name=name,
-            n=len(column.cat.categories),
+            n=count_levels(column),
             rows=len(frame),
         )
         for name, column in frame.items()
-        if isinstance(column.dtype, pd.CategoricalDtype)
-        and len(column.cat.categories) > max(2, len(frame) / 2)
+        if count_levels(column) > max(2, len(frame) / 2)
     ]
 
 
-def _make_factors(bars: Sequence[Bar], frame: pd.DataFrame) -> list[Factor]:
+def _make_factors(bars: Sequence[Bar], frame: "pd.DataFrame") -> list[Factor]:
     """Return a factor for each grouping, or several if it has random effects of several kinds."""
     factors: list[Factor] = []
     for name, group in groupby(sorted(bars, key=lambda bar: _order(bars, bar)), lambda b: b.name):
@@ -321,7 +320,7 @@ def _order(bars: Sequence[Bar], bar: Bar) -> int:
     return [other.name for other in bars].index(bar.name)
 
 
-def _code_effects(bar: Bar, frame: pd.DataFrame) -> Table:
+def _code_effects(bar: Bar, frame: "pd.DataFrame") -> Table:
     """Return the design of the random effects of a level."""
     columns, scale = _prepare(bar.effects, frame) if bar.effects.columns else (frame, Scale({}, {}))
     coded = code_terms(bar.effects, columns, scale)
@@ -341,12 +340,11 @@ def _check_repeated(name: str, bars: Sequence[Bar], designs: Sequence[Table]) ->
         )
 
 
-def _join_labels(columns: Sequence[pd.Series]) -> list[str]:
+def _join_labels(columns: Sequence["pd.Series"]) -> list[str]:
     """Return the label of each row; those of several columns are joined by colons."""
     rows = list(zip(*([label(value) for value in column] for column in columns), strict=True))
     joined = [":".join(row) for row in rows]
     if len(set(joined)) == len(set(rows)):
         return joined
-    return [
-        ":".join(each.replace("\\", "\\\\").replace(":", "\\:") for each in row) for row in rows
-    ]
+    escaped = str.maketrans({"\\": "\\\\", ":": "\\:"})
+    return [":".join(each.translate(escaped) for each in row) for row in rows]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from nipype_blm.errors import InputError, show
 from nipype_blm.formula.words import refuse
 
+CONTRASTS = "contrasts"  # the field
 FUNCTIONS = ("emm", "pairs", "main")
 
 _LONGEST = 10_000  # characters
@@ -64,18 +65,17 @@ class Equation(NamedTuple):
 
 
 def parse_expression(text: str) -> list[Equation]:
-    """Return the equations of a contrast; commas stand between them.
+    """Return the equations of a contrast; commas stand between them in the text.
 
     Raises
     ------
     InputError
-        If it cannot be read.
+        If it cannot be read; the sentence lacks its subject, "The contrast ...".
     """
     if len(text) > _LONGEST:
         raise refuse(
-            "The contrast {text} has {n:,} characters, and {most:,} is the most.",
-            "contrasts",
-            text=show(text),
+            "has {n:,} characters, and {most:,} is the most; give a shorter one.",
+            CONTRASTS,
             n=len(text),
             most=_LONGEST,
         )
@@ -158,8 +158,18 @@ class _Reader:
             return self._read_function(word)
         atoms = [self._read_atom()]
         while self._take(":"):
+            self._skip()
+            if not self._starts_name():
+                raise self._refuse(
+                    "has {rest} right after a colon; write levels in brackets, such as "
+                    "task[a] - task[b], and a:b for an interaction"
+                )
             atoms.append(self._read_atom())
         return Reference(self.text[start : self.at].strip(), tuple(atoms))
+
+    def _starts_name(self) -> bool:
+        """Whether a name comes next."""
+        return bool(re.match(r"[^\W\d]|[`{]", self.text[self.at : self.at + 1]))
 
     def _read_function(self, word: re.Match[str]) -> Function:
         start = self.at
@@ -252,9 +262,8 @@ class _Reader:
     def _refuse(self, what: str, *, at: int | None = None, call: str = "") -> InputError:
         rest = self.text[self.at if at is None else at :]
         return refuse(
-            f"The contrast {{text}} {what}.",
-            "contrasts",
-            text=show(self.text),
+            f"{what}.",
+            CONTRASTS,
             rest=show(rest) if rest else "its end",
             call=call,
         )

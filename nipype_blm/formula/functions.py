@@ -15,20 +15,10 @@ from nipype_blm.errors import show
 from nipype_blm.formula.syntax import Expr, list_children, strip, write
 from nipype_blm.formula.words import join_names, refuse, suggest
 
-_MATHS: tuple[str, ...] = (
-    "log",
-    "log2",
-    "log10",
-    "log1p",
-    "exp",
-    "expm1",
-    "sqrt",
-    "abs",
-    "sin",
-    "cos",
-    "tanh",
+_MATHS = (
+    *("log", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "square", "abs", "sign"),
+    *("sin", "cos", "tanh", "arctan", "arcsinh", "floor", "round"),
 )
-_MATHS += ("square", "sign", "floor", "round", "arctan", "arcsinh")
 _PLAIN_NUMERIC = {"I", "center", "scale", "standardize"}
 _NUMERIC = {*_PLAIN_NUMERIC, *_MATHS, *(f"np.{name}" for name in _MATHS)}
 # What makes several columns of one, and the constants that it takes after that.
@@ -113,6 +103,17 @@ def list_numbers(expr: Expr) -> Iterator[str]:
     else:
         for child in list_children(expr):
             yield from list_numbers(child)
+
+
+def list_compared(expr: Expr) -> Iterator[tuple[str, object]]:
+    """Yield each column that a checked node compares with a constant, and the constant."""
+    if isinstance(expr, Binary) and expr.operator.kind in ("EQUAL_EQUAL", "BANG_EQUAL"):
+        sides = strip(expr.left), strip(expr.right)
+        for one, other in (sides, sides[::-1]):
+            if (name := name_of(one)) is not None and isinstance(other, Literal):
+                yield name, other.value
+    for child in list_children(expr):
+        yield from list_compared(child)
 
 
 def is_categorical_call(expr: Expr) -> bool:
@@ -209,7 +210,7 @@ def _check_categorical(call: Call, name: str) -> None:
         if name == "C":
             _check_coding(call, value)
         elif not isinstance(value, Literal):
-            raise _refuse_setting(call, value, "a level, such as {quoted}")
+            raise _refuse_setting(call, value, 'a level, such as "a"')
     _check_count(call, len(rest), 1)
 
 
@@ -217,12 +218,13 @@ def _check_coding(call: Call, coding: Expr) -> None:
     """Check what stands after the column in C: Treatment, Sum, or a call of one of them."""
     callee = coding.callee if isinstance(coding, Call) else coding
     if not isinstance(callee, Variable) or write(callee) not in _CODINGS:
-        raise _refuse_setting(call, coding, "Treatment, Sum or Treatment({quoted})")
+        text = write(coding) if isinstance(coding, Literal) else '"a"'
+        raise _refuse_setting(call, coding, f"Treatment, Sum or Treatment({text})")
     if isinstance(coding, Call):
         for setting in coding.args:
             value = _take_setting(coding, setting, _CODINGS[write(callee)])
             if not isinstance(value, Literal):
-                raise _refuse_setting(coding, value, "a level, such as {quoted}")
+                raise _refuse_setting(coding, value, 'a level, such as "a"')
         _check_count(coding, len(coding.args), 1)
 
 
@@ -283,5 +285,5 @@ def _refuse_setting(call: Call, value: Expr, wanted: str) -> Exception:
         "The formula has {value} in {call}, which takes {wanted}.",
         value=show(write(value)),
         call=show(write(call)),
-        wanted=wanted.format(quoted='"a"'),
+        wanted=wanted,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 from formulae.expr import Binary, Call, QuotedName, Variable
@@ -118,7 +119,7 @@ def _split_response(tokens: Sequence[Token], text: str) -> tuple[Sequence[Token]
 def _check_habits(tokens: Sequence[Token], text: str) -> None:
     """Refuse what nlme writes, which would be told in less helpful words elsewhere."""
     depth = 0
-    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+    for token, following in zip_longest(tokens, tokens[1:]):
         depth += token.kind in ("LEFT_PAREN", "LEFT_BRACE")
         depth -= token.kind in ("RIGHT_PAREN", "RIGHT_BRACE")
         if depth == 0 and following is not None and following.kind == "EQUAL":

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
-from nipype_blm.errors import InputError, Problem, shorten
+from nipype_blm.errors import InputError, Problem, join_some, shorten
 
 FIELD = "formula"
 _MOST_LISTED = 20
@@ -17,9 +17,7 @@ def refuse(template: str, field: str = FIELD, /, **values: object) -> InputError
 
 def join_names(names: Iterable[str], most: int = _MOST_LISTED) -> str:
     """Return names in one line; of a long list, the first ones and how many more there are."""
-    listed = [shorten(name, _LONGEST_NAME) for name in names]
-    more = f", ... and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more if listed else "none"
+    return join_some((shorten(name, _LONGEST_NAME) for name in names), most) or "none"
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

@@ -81,7 +81,7 @@ def find_study(
     wanted = _check_filters(filters or {}, files)
     candidates = [file for file in files if _may_be_map(file, wanted)]
     chosen = _select_participants(candidates, participants)
-    chosen = _apply_filters(chosen, wanted, files, folders)
+    chosen, said = _apply_filters(chosen, wanted, files, folders)
     _refuse_ambiguous(chosen, wanted)
     chosen.sort(key=lambda file: [natural_key(file.entities.get(name, "")) for name in VARYING])
     _refuse_twins(chosen, wanted)
@@ -92,9 +92,9 @@ def find_study(
     frame, without, notices = join_tables(_make_frame(chosen, rows), chosen, bids_dir, subjects)
     masks = None
     if own_masks:
-        masks, said = _find_masks(chosen, files, rows)
-        notices += said
-    notices += _note_repeats(chosen)
+        masks, of_masks = _find_masks(chosen, files, rows)
+        notices += of_masks
+    notices = [*said, *notices, *_note_repeats(chosen)]
     return Observations(frame, images, masks, [*excluded, *without], notices)
 
 
@@ -213,7 +213,8 @@ def _may_be_map(file: BidsFile, wanted: Mapping[str, _Filter]) -> bool:
     is_asked = "suffix" in wanted and wanted["suffix"].fits("suffix", file.suffix)
     if file.suffix in _NO_MAPS and not is_asked:
         return False
-    is_grayordinates = file.extension.count(".") > 1 and not file.extension.endswith(".gz")
+    ending = file.extension.casefold()
+    is_grayordinates = ending.count(".") > 1 and ending.endswith(".nii")  # such as .dscalar.nii
     return not is_grayordinates or "extension" in wanted
 
 
@@ -247,29 +248,25 @@ def _apply_filters(
     wanted: Mapping[str, _Filter],
     files: Sequence[BidsFile],
     folders: Sequence[Path],
-) -> list[BidsFile]:
-    """Return the images that have all that is wanted, and are no time series."""
+) -> tuple[list[BidsFile], list[str]]:
+    """Return the images that have all that is wanted and are no time series; how many are."""
     chosen = list(candidates)
     for name, each in wanted.items():
         fit = [file for file in chosen if each.fits(name, file.tell(name))]
         if chosen and not fit:
-            counts = Counter(_show_label(name, file) for file in chosen)
-            others = f"{len(wanted) - 1} other filters" if len(wanted) > 1 else "no other filter"
-            raise InputError(
-                Problem(
-                    "filters",
-                    "No image has {given}.  Of {n} ({others}), {name} is: {values}.",
-                    given=each.given,
-                    n=count(len(chosen), "image"),
-                    others=others,
-                    name=name,
-                    values=_show_counts(counts),
-                )
-            )
+            others = {key: other for key, other in wanted.items() if key != name}
+            raise InputError(_explain_filter(name, each, _fit(candidates, others) or chosen))
         chosen = fit
     maps = [file for file in chosen if file.suffix not in _SERIES]
     if maps:
-        return maps
+        series = [file for file in chosen if file.suffix in _SERIES]
+        if not series:
+            return maps, []
+        notice = (
+            f"{len(series)} time series fit as well, such as {series[0].path.name}, and are left "
+            "out: a model needs one map of each observation."
+        )
+        return maps, [notice]
     if chosen:
         raise InputError(
             Problem(
@@ -282,6 +279,26 @@ def _apply_filters(
             )
         )
     raise InputError(_explain_none(files, folders))
+
+
+def _fit(files: Sequence[BidsFile], wanted: Mapping[str, _Filter]) -> list[BidsFile]:
+    return [
+        file
+        for file in files
+        if all(each.fits(name, file.tell(name)) for name, each in wanted.items())
+    ]
+
+
+def _explain_filter(name: str, wanted: _Filter, files: Sequence[BidsFile]) -> Problem:
+    """Return that no image has what a filter wants, and what there is instead."""
+    return Problem(
+        "filters",
+        "No image has {given}.  In {n}, {name} is: {values}.",
+        given=wanted.given,
+        n=count(len(files), "image"),
+        name=name,
+        values=_show_counts(Counter(_show_label(name, file) for file in files)),
+    )
 
 
 def _explain_none(files: Sequence[BidsFile], folders: Sequence[Path]) -> Problem:

@@ -1,7 +1,8 @@
 """Join the tables of a BIDS data set to its images: participants, sessions, scans, phenotype."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,7 +53,8 @@ def join_tables(
     """Return a frame of entities with what the tables of the data set say of each image.
 
     Columns that several tables have, with other content, get the name of their table before
-    their own, as in sessions_age.
+    their own, as in sessions_age.  Tables other than participants.tsv that cannot be used are
+    left aside, which is told to whom asks for their columns.
 
     Parameters
     ----------
@@ -66,7 +68,7 @@ def join_tables(
     Raises
     ------
     InputError
-        If a table cannot be read, or has several rows for one observation.
+        If participants.tsv cannot be read, or has several rows for one observation.
     """
     notices: list[str] = []
     excluded: list[Excluded] = []
@@ -77,10 +79,21 @@ def join_tables(
         tables.append(_join_participants(path, files, wanted, excluded, notices))
     else:
         notices.append(f"{path} does not exist; there are the labels of file names only.")
-    tables += [_join_keyed(each, files, notices) for each in _list_phenotypes(bids_dir)]
-    tables += [_join_sessions(bids_dir, files), _join_scans(bids_dir, files, notices)]
-    found = [table for table in tables if table is not None and table.columns]
-    return Joined(_add_columns(frame, found, notices), excluded, notices)
+    joins: list[Callable[[], _Table | None]] = [
+        *(partial(_join_keyed, each, files, notices) for each in _list_phenotypes(bids_dir)),
+        partial(_join_sessions, bids_dir, files),
+        partial(_join_scans, bids_dir, files, notices),
+    ]
+    aside = []
+    for join in joins:
+        try:
+            tables.append(join())
+        except InputError as error:  # no reason to stop where nothing of it is needed
+            aside.append(f"Left aside: {error}")
+    notices += aside
+    joined = _add_columns(frame, [each for each in tables if each and each.columns], notices)
+    joined.attrs["aside"] = aside
+    return Joined(joined, excluded, notices)
 
 
 def _add_columns(

@@ -26,11 +26,6 @@ _WITH_UNIT = re.compile(r"[<>~=±]*\s*[-+]?\d+([.,]\d+)?\s*([a-zA-Zµ%+°/]+\.?|
 _DATE = re.compile(r"\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}")
 _LOGICAL = {"true", "false"}
 _SENTINELS = {9.0, 77.0, 88.0, 99.0, 777.0, 888.0, 999.0, 7777.0, 8888.0, 9999.0, 99999.0}
-_CODES = re.compile(
-    r"(sex|gender|group|site|scanner|cent(er|re)|diagnosis|dx|hand(edness)?|race|ethnicity|"
-    r"arm|treatment|condition|cohort|batch|family(_?id)?)",
-    re.IGNORECASE,
-)
 _MOST_CODES = 30  # whole numbers that may be labels
 
 
@@ -57,7 +52,8 @@ def type_columns(
     typed : DataFrame
         The columns that are used, in their order: float64 with NaN for missing, or categorical of
         str, with the levels in the order of a sidecar that lists them all, or else in natural
-        order (2 before 10).
+        order (2 before 10).  Of `attrs`, "words_for_missing" lists for each column of labels what
+        has been taken as missing and may be a label.
     notices : list of str
         What is no fault but may not be meant.
 
@@ -84,8 +80,17 @@ def type_columns(
     if problems:
         raise InputError(problems)
     result = pd.DataFrame(typed, index=frame.index)
-    result.attrs = dict(frame.attrs)
+    words = {name: _list_words_for_missing(frame[name], typed[name]) for name in wanted}
+    result.attrs = {**frame.attrs, "words_for_missing": words}
     return result, notices
+
+
+def _list_words_for_missing(given: "pd.Series[Any]", typed: "pd.Series[Any]") -> list[str]:
+    """Return what stands for missing in a column of labels, and may be one: none, say."""
+    if not hasattr(typed, "cat"):
+        return []
+    found = {str(cell).strip() for cell in given[typed.isna() & given.notna()]}
+    return sorted(word for word in found if word.casefold() not in _MISSING_LABELS)
 
 
 def _explain_kind(name: str, kind: str) -> Problem:
@@ -114,7 +119,8 @@ def explain_absence(name: str, frame: "pd.DataFrame") -> Problem:
     advice = "  Is it {nearest}?" if near or ends else ""
     return Problem(
         "table",
-        "{source} has no column {name}." + advice + "  Its columns are: {columns}.",
+        "{source} has no column {name}." + advice + "  Its columns are: {columns}.{aside}",
+        aside="".join(f"  {each}" for each in frame.attrs.get("aside", ())),
         source=source,
         name=show(name),
         nearest=join_some(ends, separator=" or ") if ends else folded[near[0]] if near else "",
@@ -202,7 +208,6 @@ class _Column:
             for cell in self.cells
         ]
         self._note_sentinels(values, notices)
-        self.note_codes(notices)
         return pd.Series(values, index=self.index, name=self.name, dtype=float)
 
     def make_levels(self, missing: frozenset[str]) -> "pd.Series[Any]":
@@ -221,25 +226,20 @@ class _Column:
         )
 
     def note_codes(self, notices: list[str]) -> None:
-        """Say how whole numbers are taken that may be labels, or the other way round."""
+        """Say that whole numbers are taken as labels, by the name of their column."""
         present = {cell for cell in self.cells if cell.casefold() not in MISSING}
         if not 2 < len(present) <= _MOST_CODES or not all(map(str.isdecimal, present)):
             return
-        entity = name_entity(self.name)
-        if entity not in (None, "subject"):
-            taken, other = "categorical, as an entity of BIDS", "numeric"
-        elif entity is None and _CODES.fullmatch(self.name):
-            taken, other = "numeric", "categorical"
-        else:
+        if name_entity(self.name) == "subject":
             return
         notices.append(
             Problem(
                 "columns",
-                "{where} has the numbers {numbers} and is taken as " + taken + "; if that is not "
-                "meant, set {columns=given}.",
+                "{where} has the numbers {numbers} and is taken as categorical, as an entity of "
+                "BIDS; if that is not meant, set {columns=given}.",
                 where=self._where,
                 numbers=join_some(sorted(present, key=natural_key), 5),
-                given=f"{self.name}: {other}",
+                given=f"{self.name}: numeric",
             )
         )
 

@@ -1,18 +1,22 @@
 """A group analysis of FSL's FEAT: the folder .gfeat, whose images and design are fitted again."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nipype_blm.data.kinds import find_map
-from nipype_blm.errors import InputError, Problems
-from nipype_blm.frontends.blm import WORDS, check, to_yaml
+from nipype_blm.errors import InputError, Problem, Problems
+from nipype_blm.frontends.blm import WORDS, to_yaml
+from nipype_blm.frontends.fields import check_fields
 from nipype_blm.frontends.reading import Origin, make_request
 from nipype_blm.io.tables import read_labels, read_text
 from nipype_blm.model.request import Request
 
 _DATA = "filtered_func_data"
 _COPE = re.compile(r"cope(\d+)\.feat")
+_ENDINGS = (".nii.gz", ".nii", ".img", ".img.gz", "")
+_INPUT = re.compile(r'^set feat_files\((\d+)\) "(.*)"', re.MULTILINE)
+_LEFT_OUT = re.compile(r"^set fmri\(copeinput\.\d+\) 0", re.MULTILINE)
 _VOXELWISE = re.compile(r"^set fmri\(evs_vox\) ([1-9]\d*)", re.MULTILINE)
 _MOST_SHOWN = 20
 
@@ -28,8 +32,8 @@ def read(folder: Path, out_dir: Path, cope: int | None = None) -> Request:
     """Read a group analysis of FEAT: design, contrasts, F tests, mask and images.
 
     The images are the volumes of ``copeN.feat/filtered_func_data``, one for each input of the
-    analysis.  They are fitted by least squares: first-level variances have no part in it, and
-    groups of variances are one.
+    analysis; if that has been removed, the copes that design.fsf names.  They are fitted by
+    least squares: first-level variances have no part in it, and groups of variances are one.
 
     Parameters
     ----------
@@ -50,22 +54,28 @@ def read(folder: Path, out_dir: Path, cope: int | None = None) -> Request:
     InputError
         If that is no group analysis, or not all of it, or it is not clear which cope is meant.
     """
-    chosen = _find_cope(folder.absolute(), cope)
-    _check_covariates(chosen)
-    data: dict[str, Any] = {
-        "Y_files": str(_find_image(chosen, _DATA, "the images of the group")),
-        "X": str(_find_text(chosen, "mat")),
-        "row_names": "none",
-        "contrasts": str(_find_text(chosen, "con")),
-        "analysis_mask": str(_find_image(chosen, "mask", "the mask")),
-        "outdir": str(out_dir),
-    }
-    tests = _find_text(chosen, "fts", must_be=False)
-    if tests is not None:
-        data["f_contrasts"] = str(tests)
-    fields, problems = check(data, out_dir)
-    notices = _find_notices(chosen)
+    try:
+        chosen = _find_cope(folder.absolute(), cope)
+        text = _read_setup(chosen)
+        _check_covariates(chosen, text)
+        data = _find_files(chosen, text) | {"row_names": "none", "out_dir": out_dir}
+    except InputError as error:
+        error.reword(WORDS)
+        raise
+    fields, problems = check_fields(data, "blm", WORDS)
+    notices = _find_notices(chosen, data)
     return make_request(fields, Origin("blm", WORDS, problems, notices, to_yaml(fields)))
+
+
+def _find_files(cope: Path, setup: str) -> dict[str, Any]:
+    """Return the files of a cope by the fields that name them."""
+    return {
+        "images": _find_image(cope, _DATA) or _find_inputs(cope, setup),
+        "X": _find_text(cope, "mat"),
+        "contrasts": _find_text(cope, "con"),
+        "f_contrasts": _find_text(cope, "fts", must_be=False),
+        "analysis_mask": _find_image(cope, "mask"),
+    }
 
 
 def _find_cope(folder: Path, number: int | None) -> Path:
@@ -92,38 +102,67 @@ def _find_cope(folder: Path, number: int | None) -> Path:
     return copes[chosen]
 
 
-def _explain_absence(folder: Path) -> str:
+def _explain_absence(folder: Path) -> Problem:
     """Return why there is no cope, and what to give."""
-    stats = folder / "stats"
-    if folder.suffix == ".feat" or any(stats.glob("cope*")):
-        return (
-            f"{folder} is FEAT's analysis of one image series, not of a group; give the .gfeat of "
-            f"the group, or a configuration whose Y_files lists a cope of each, such as "
-            f"{folder.name}/reg_standard/stats/cope1.nii.gz."
+    if folder.suffix == ".feat" or any((folder / "stats").glob("cope*")):
+        template = (
+            "{folder} is FEAT's analysis of one image series, not of a group; give the .gfeat of "
+            "the group, or a configuration whose {images} lists a cope of each, such as "
+            "{folder}/reg_standard/stats/cope1.nii.gz."
         )
-    return (
-        f"{folder} has no cope1.feat or the like, as a group analysis of FEAT (.gfeat) has that "
-        "has ended; give one that has."
-    )
+    else:
+        template = (
+            "{folder} has no cope1.feat or the like, as a group analysis of FEAT (.gfeat) has "
+            "that has ended; give one that has."
+        )
+    return Problem("images", template, folder=folder)
 
 
-def _find_image(cope: Path, name: str, what: str) -> Path:
+def _find_image(cope: Path, name: str) -> Path | None:
     """Return an image of a cope, or of the group."""
-    for folder in (cope, cope.parent):
-        found = find_map(folder, name) or _find_pair(folder, name)
-        if found is not None:
-            return found
-    raise InputError(
-        f"{cope} has no {name}.nii.gz, {what}; it may have been removed to save space. Run FEAT "
-        "again, or list the copes of the level below in Y_files of a configuration, whose X is "
-        "design.mat."
+    found = (_find_any(folder / name) for folder in (cope, cope.parent))
+    return next((path for path in found if path is not None), None)
+
+
+def _find_any(path: Path) -> Path | None:
+    """Return the file of an image that is named without its ending, or with it."""
+    found = (path.with_name(f"{path.name}{end}") for end in _ENDINGS)
+    return next((each for each in found if each.is_file()), None)
+
+
+def _find_inputs(cope: Path, setup: str) -> tuple[Path, ...]:
+    """Return the copes of the level below, in the order of the design, as design.fsf names them.
+
+    Raises
+    ------
+    InputError
+        If they are not there, or not known.
+    """
+    given = {int(number): Path(path) for number, path in _INPUT.findall(setup)}
+    # Of copes that were left out nobody knows whether they count.
+    is_known = bool(given) and not _LEFT_OUT.search(setup)
+    inputs = [_find_input(given[i], cope.name[:-5]) for i in sorted(given)] if is_known else []
+    missing = [str(given[i]) for i, path in zip(sorted(given), inputs, strict=False) if not path]
+    found = tuple(path for path in inputs if path is not None)
+    if found and not missing:
+        return found
+    template = (
+        "{cope} has no {data}.nii.gz, the images of the group, which may have been removed to save "
+        "space{reason}. Run FEAT again, or list the copes of the level below in {images} of a "
+        "configuration, whose {X} is design.mat."
     )
+    reason = f"; nor has {missing[0]}, that design.fsf names, a cope of its own" if missing else ""
+    raise InputError(Problem("images", template, cope=cope, data=_DATA, reason=reason))
 
 
-def _find_pair(folder: Path, name: str) -> Path | None:
-    """Return an image of two files, as FSL writes with NIFTI_PAIR."""
-    found = (folder / f"{name}{end}" for end in (".img", ".img.gz"))
-    return next((path for path in found if path.is_file()), None)
+def _find_input(given: Path, name: str) -> Path | None:
+    """Return the cope of an input: the image itself, or that of a folder of the level below."""
+    if not given.is_dir():
+        return _find_any(given)
+    standard = _find_any(given / "reg_standard" / "stats" / name)
+    # Copes of one image series are in a space of their own, those of a group are not.
+    is_of_group = given.parent.suffix == ".gfeat"
+    return _find_any(given / "stats" / "cope1") if is_of_group and not standard else standard
 
 
 def _find_text(cope: Path, end: str, must_be: bool = True) -> Path | None:
@@ -139,21 +178,34 @@ def _find_text(cope: Path, end: str, must_be: bool = True) -> Path | None:
     return None
 
 
-def _check_covariates(cope: Path) -> None:
-    """Refuse regressors with a value for each voxel, in whose place design.mat has one number."""
+def _read_setup(cope: Path) -> str:
+    """Return what was set up for FEAT; "" if that is not there."""
     path = _find_text(cope, "fsf", must_be=False)
-    found = _VOXELWISE.search(read_text(path, "The design")) if path is not None else None
+    return "" if path is None else read_text(path, "The design")
+
+
+def _check_covariates(cope: Path, setup: str) -> None:
+    """Refuse regressors with a value for each voxel, in whose place design.mat has one number."""
+    found = _VOXELWISE.search(setup)
     if found is not None:
         raise InputError(
-            f"{path} has {found[1]} regressors with images of their own (fmri(evs_vox)); every "
-            "voxel has the same X here, so that this analysis cannot be fitted."
+            f"The design.fsf of {cope} has {found[1]} regressors with images of their own "
+            "(fmri(evs_vox)); every voxel has the same X here, so that this analysis cannot be "
+            "fitted."
         )
 
 
-def _find_notices(cope: Path) -> list[str]:
-    """Return what FEAT may have done and this does not."""
+def _find_notices(cope: Path, data: Mapping[str, Any]) -> list[str]:
+    """Return what FEAT may have done and this does not, and what is read in the place of what."""
     notices = []
-    if find_map(cope, f"var_{_DATA}") is not None:
+    if isinstance(data["images"], tuple):
+        notices.append(
+            f"{cope} has no {_DATA}; read are the {len(data['images'])} copes that its design.fsf "
+            "names."
+        )
+    if data["analysis_mask"] is None:
+        notices.append(f"{cope} has no mask; every voxel with enough images is analysed.")
+    if _find_any(cope / f"var_{_DATA}") is not None:
         notices.append(
             f"The variances of the level below (var_{_DATA}) are not used: every image counts the "
             "same, as with OLS in FEAT."

@@ -180,7 +180,8 @@ class CommonFields(_Model):
 
     def plain(self) -> dict[str, Any]:
         """Return the fields that have a value, as text and numbers that are read as the same."""
-        data = self.model_dump(mode="json", exclude_none=True)
+        # Not every version of pydantic has a text for fractions.
+        data = self.model_dump(mode="json", exclude_none=True, exclude={"min_percent"})
         if self.min_percent is not None:
             data["min_percent"] = _exact_text(self.min_percent)
         for contrast in data["contrasts"]:

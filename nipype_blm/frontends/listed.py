@@ -226,9 +226,10 @@ def _explain_match(
     if without:
         return Problem(
             "images",
-            "{n} of {n_all} have no row in {source}, by {by}: {without}.  Add their rows, or leave "
-            "them out of {images}.",
+            "{n} of {n_all} {verb} no row in {source}, by {by}: {without}.  Add their rows, or "
+            "leave them out of {images}.",
             n=len(without),
+            verb="has" if len(without) == 1 else "have",
             n_all=count(len(images), "image"),
             source=source,
             by=match.by,
@@ -242,9 +243,10 @@ def _explain_match(
     if several:
         return Problem(
             "images",
-            "{n} of {n_all} have several rows in {source}, by {by}: {several}.  Every image needs "
-            "one row.",
+            "{n} of {n_all} {verb} several rows in {source}, by {by}: {several}.  Every image "
+            "needs one row.",
             n=len(several),
+            verb="has" if len(several) == 1 else "have",
             n_all=count(len(images), "image"),
             source=source,
             by=match.by,

@@ -255,10 +255,7 @@ class _Pattern:
 
     def find_everyone(self, base: Path) -> list[str]:
         """Return all images that have the pattern, whatever the columns say."""
-        try:
-            path = resolve_path(self.everyone, base)
-        except ValueError:
-            return []
+        path = resolve_path(self.everyone, base)
         return [found for found in self._folders.find(str(path)) if is_image_path(Path(found))]
 
     def _fill(self, row: int) -> Iterable[str]:
@@ -361,20 +358,29 @@ class _Folders:
         start = _MAGIC.split(part, maxsplit=1)[0]
         first = bisect_left(names, start)
         last = bisect_left(names, f"{start}\U0010ffff", first)
+        some = names[first:last]
+        if "[" not in part:  # looking for the longest text first is much quicker
+            longest = max(_MAGIC.split(part), key=len)
+            some = [name for name in some if longest in name]
         is_match = _compile_part(part)
         return [
             name
-            for name in names[first:last]
+            for name in some
             if is_match(name) and (start.startswith(".") or not name.startswith("."))
         ]
 
     def _list(self, folder: str) -> list[str]:
         if folder not in self._listed:
-            try:
-                self._listed[folder] = sorted(os.listdir(folder))  # noqa: PTH208
-            except OSError:
-                self._listed[folder] = []
+            self._listed[folder] = list_folder(folder)
         return self._listed[folder]
+
+
+def list_folder(folder: str) -> list[str]:
+    """Return the names in a folder in their order; none if it cannot be read."""
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208
+    except OSError:
+        return []
 
 
 def _compile_part(part: str) -> Callable[[str], object]:
@@ -488,10 +494,7 @@ def _explain_nothing(text: str, found: Sequence[_Found]) -> Problem:
         )
     path = Path(tried.tried)
     folder = next(each for each in path.parents if each.is_dir())
-    try:
-        content = sorted(os.listdir(folder), key=natural_key)  # noqa: PTH208
-    except OSError:
-        content = []
+    content = sorted(list_folder(str(folder)), key=natural_key)
     return Problem(
         "pattern",
         "{pattern} {text} finds 0 of {n} images.  The first that was tried: {reason}.  What is in "

@@ -92,8 +92,10 @@ def select_complete(
     is_out = [any(here[i] for here in missing.values()) for i in range(len(frame))]
     if not any(is_out):
         return observations
+    words = frame.attrs.get("words_for_missing", {})
     found = "; ".join(
         f"{name} in {here.sum()} ({join_some(_shorten_rows(rows, here, source))})"
+        f"{_explain_words(name, words.get(name))}"
         for name, here in missing.items()
         if here.any()
     )
@@ -146,3 +148,11 @@ def _shorten_rows(rows: Sequence[str], here: Iterable[bool], source: str) -> lis
         for row, is_missing in zip(rows, here, strict=True)
         if is_missing
     ]
+
+
+def _explain_words(name: str, words: Sequence[str] | None) -> str:
+    if not words:
+        return ""
+    some = join_some(map(show, words), separator=" and ")
+    verb = "is" if len(words) == 1 else "are"
+    return f", where {some} {verb} taken as missing unless {name} is set to categorical"

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from nipype_blm.errors import InputError, Problem, Problems
 from nipype_blm.formula.contrasts import Explained, explain_contrasts
@@ -26,9 +24,12 @@ from nipype_blm.io.frames import read_frame
 from nipype_blm.model.request import Request, Table
 from nipype_blm.model.study import Study
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def make_formula_request(
-    fields: FormulaFields, origin: Origin, frame: pd.DataFrame | None = None
+    fields: FormulaFields, origin: Origin, frame: "pd.DataFrame | None" = None
 ) -> Request:
     """Read the table, find the images, and write the formula as X and random factors.
 
@@ -95,7 +96,7 @@ def _parse(fields: FormulaFields, model: str, problems: Problems) -> Formula | N
 
 
 def _observe(
-    fields: FormulaFields, origin: Origin, frame: pd.DataFrame | None = None
+    fields: FormulaFields, origin: Origin, frame: "pd.DataFrame | None" = None
 ) -> Observations:
     """Return which rows and images there are, before any row is left out."""
     given = {
@@ -180,6 +181,8 @@ def list_contrasts_of_columns(X: Table, given: Sequence[ContrastFields]) -> Expl
                 "give weights, or a header.",
             )
         )
+    import pandas as pd
+
     formula = parse_formula("0 + " + " + ".join(f"`{name}`" for name in names))
     return list_contrasts(build_design(formula, pd.DataFrame(X.values, columns=names)), given)
 

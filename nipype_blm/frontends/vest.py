@@ -57,7 +57,8 @@ def _find_file(given: Any, base: Path) -> Path | None:
         path = resolve_path(given, base) if may_be_path else None
     except ValueError:  # such as weights, which are no path
         return None
-    return path if path is not None and path.is_file() else None
+    # Without an ending it is the name of a column, whatever files there are.
+    return path if path is not None and path.suffix and path.is_file() else None
 
 
 def _resolve(field: str, given: Any, base: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Nipype interfaces: each stage, one-node models, comparison, images of BIDS, and exports."""
+"""Nipype interfaces: each stage, one-node models, comparisons, images of BIDS, exports."""
 
 from nipype_blm.interfaces.blm import (
     BLM,

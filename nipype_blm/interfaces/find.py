@@ -56,7 +56,8 @@ class FindImages(BLMInterface):
     """Find the images of a BIDS data set, and write a table of them.
 
     `BLM` and `BLMM` take the table.  Runs every time, since Nipype does not look into the data
-    set.  A table in `out_file` is written when it has changed only: nodes behind are cached.
+    set.  With `out_file`, a table that is the same is not written again, and nodes behind it are
+    cached.
 
     Examples
     --------

@@ -107,19 +107,35 @@ def find_vif(X: FloatArray) -> FloatArray:
     """Return the variance inflation factor of each column of a design.
 
     It is 1 / (1 - R²), R² being that of the column on all others (Belsley, Kuh and Welsch,
-    1980, chapter 3); infinite where the column follows from others, NaN of a constant column,
-    beside which others are centred.
+    1980, chapter 3), around the mean if these span a constant, as a column or as one for each
+    level; infinite where the column follows from others, NaN of a constant column.
     """
     is_constant = (X[0] == X).all(axis=0)
-    if (is_constant & (X[0] != 0)).any():
-        X = X - X.mean(axis=0)
     factors = np.full(X.shape[1], np.nan)
-    Z = X[:, ~is_constant] / np.linalg.norm(X[:, ~is_constant], axis=0)
-    if Z.shape[1]:
-        _, sizes, V = np.linalg.svd(Z, full_matrices=False)
-        is_lost = sizes < _LOST * sizes[0]
-        shares = V**2
-        factors[~is_constant] = (shares[~is_lost] / sizes[~is_lost, None] ** 2).sum(axis=0)
-        depends = shares[is_lost].sum(axis=0) > _LOST
-        factors[np.flatnonzero(~is_constant)[depends]] = np.inf
+    if is_constant.all():
+        return factors
+    has_constant = bool((is_constant & (X[0] != 0)).any())
+    Z = X[:, ~is_constant]
+    if has_constant:
+        Z = Z - Z.mean(axis=0)
+    Z = Z / np.linalg.norm(Z, axis=0)
+    P, sizes, Vt = np.linalg.svd(Z, full_matrices=False)
+    is_lost = sizes < _LOST * sizes[0]
+    P, V = P[:, ~is_lost], Vt[~is_lost].T / sizes[~is_lost]
+    found = (V**2).sum(axis=1)
+    if not has_constant:
+        found *= _find_shares(Z, P, V)
+    found[(Vt[is_lost] ** 2).sum(axis=0) > _LOST] = np.inf
+    if len(Z) < Z.shape[1]:  # more columns than rows
+        found[:] = np.inf
+    factors[~is_constant] = found
     return factors
+
+
+def _find_shares(Z: FloatArray, P: FloatArray, V: FloatArray) -> FloatArray:
+    """Return the share around the mean of unit columns whose others span a constant, else 1."""
+    ones = np.full(len(Z), len(Z) ** -0.5)
+    if np.linalg.norm(ones - P @ (P.T @ ones)) > _LOST**0.5:
+        return np.ones(Z.shape[1])
+    is_needed = np.abs(V @ (P.T @ ones)) > _LOST**0.5  # the column itself, for the constant
+    return np.where(is_needed, 1.0, 1 - (Z.T @ ones) ** 2)

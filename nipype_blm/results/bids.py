@@ -17,9 +17,9 @@ from nipype_blm.results.export import (
     ExportedKind,
     ExportedMap,
     make_pattern,
+    publish_export,
     read_volumes,
     select_contrasts,
-    write_export,
 )
 from nipype_blm.results.results import ContrastResults, Results
 
@@ -94,18 +94,18 @@ def export_bids(
         If a contrast is not known, a label is none, or the folder has files of somebody else.
     """
     chosen = select_contrasts(results, contrasts)
-    prefix = _write_entities(find_entities(results) | dict(entities or {}))
+    prefix = _format_entities(find_entities(results) | dict(entities or {}))
     model = _describe_model(results)
     maps = [made for each in MAPS for made in _list_maps(each, results, chosen, prefix, model)]
     texts = {
-        f"group/{prefix}design.tsv": _write_design(results),
+        f"group/{prefix}design.tsv": _format_design(results),
         f"group/{prefix}design.json": _dump(_describe_design(results, model)),
         "dataset_description.json": _dump(_describe_data(results, sources)),
         "README.md": _README,
         ".bidsignore": "/group\n",
     }
     folder = results.folder / DEFAULT_FOLDER if out_dir is None else out_dir
-    return write_export(
+    return publish_export(
         results, folder, "bids", maps, texts, lambda name: bool(_OURS.fullmatch(name)), overwrite
     )
 
@@ -122,7 +122,7 @@ def find_entities(results: Results) -> dict[str, str]:
     return found
 
 
-def _write_entities(entities: Mapping[str, str]) -> str:
+def _format_entities(entities: Mapping[str, str]) -> str:
     unknown = [name for name in entities if name not in ENTITIES]
     if unknown:
         raise InputError(
@@ -213,6 +213,7 @@ def _describe_model(results: Results) -> dict[str, Any]:
     said: dict[str, Any] = {
         "Type": "linear mixed model" if results.factors else "linear model",
         "NumberOfImages": len(results.images),
+        **({} if results.study is None else {"Formula": results.study.formula}),
         "Columns": list(results.column_names),
     }
     if results.factors:
@@ -225,7 +226,7 @@ def _describe_model(results: Results) -> dict[str, Any]:
     return said
 
 
-def _write_design(results: Results) -> str:
+def _format_design(results: Results) -> str:
     # A cell may not be empty, nor have a tab.
     names = [" ".join(name.split()) or "n/a" for name in results.column_names]
     rows = ["\t".join(map(repr, row)) for row in results.X.tolist()]

@@ -94,7 +94,7 @@ def select_contrasts(results: Results, names: Sequence[str] | None) -> list[Cont
     return [each for name, each in known.items() if names is None or name in names]
 
 
-def write_export(
+def publish_export(
     results: Results,
     out_dir: Path,
     target: str,

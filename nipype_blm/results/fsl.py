@@ -17,9 +17,9 @@ from nipype_blm.results.export import (
     ExportedKind,
     ExportedMap,
     make_pattern,
+    publish_export,
     read_volumes,
     select_contrasts,
-    write_export,
 )
 from nipype_blm.results.results import ContrastResults, Results
 
@@ -49,7 +49,7 @@ MAPS = (
     ),
 )
 TEXTS = (
-    *("design.mat", "design.con", "design.fts", "design.grp", "images.tsv", "contrasts.tsv"),
+    *("design.mat", "design.con", "design.fts", "design.grp", "images.tsv", "names.tsv"),
     "stats/dof",
 )
 _OURS = make_pattern(MAPS, TEXTS)
@@ -101,13 +101,13 @@ def export_fsl(
     groups = {"T": [c for c in chosen if not c.is_f], "F": [c for c in chosen if c.is_f]}
     maps = [made for each in MAPS for made in _list_maps(each, results, groups)]
     dof = _find_dof(chosen)
-    texts = _write_designs(results, groups["T"], groups["F"]) | {
+    texts = _format_designs(results, groups["T"], groups["F"]) | {
         "images.tsv": _list_images(results),
-        "contrasts.tsv": _list_contrasts(groups),
+        "names.tsv": _list_names(results, groups),
         "stats/dof": f"{dof}\n",
     }
     folder = results.folder / DEFAULT_FOLDER if out_dir is None else out_dir
-    done = write_export(
+    done = publish_export(
         results, folder, "fsl", maps, texts, lambda name: bool(_OURS.fullmatch(name)), overwrite
     )
     masks = {test: _list_masks(done, test, len(groups[test])) for test in groups}
@@ -169,7 +169,7 @@ def _find_dof(contrasts: Sequence[ContrastResults]) -> int:
     return floor(min(medians))
 
 
-def _write_designs(
+def _format_designs(
     results: Results, t: Sequence[ContrastResults], f: Sequence[ContrastResults]
 ) -> dict[str, str]:
     """Return designs in FSL's format: all rows of F contrasts are T contrasts there."""
@@ -202,14 +202,16 @@ def _list_images(results: Results) -> str:
     return "".join(["image\tvolume\n", *lines])
 
 
-def _list_contrasts(groups: dict[str, list[ContrastResults]]) -> str:
-    """Return which number stands for which contrast, as a table."""
+def _list_names(results: Results, groups: dict[str, list[ContrastResults]]) -> str:
+    """Return which number stands for which column of X, and for which contrast, as a table."""
+    named = {"pe": list(results.column_names)}
+    named |= {test: [each.name for each in group] for test, group in groups.items()}
     lines = [
-        f"{test}\t{number}\t{each.name}\n"
-        for test, group in groups.items()
-        for number, each in enumerate(group, 1)
+        f"{kind}\t{number}\t{' '.join(name.split())}\n"
+        for kind, names in named.items()
+        for number, name in enumerate(names, 1)
     ]
-    return "".join(["test\tnumber\tname\n", *lines])
+    return "".join(["kind\tnumber\tname\n", *lines])
 
 
 def _list_masks(done: Exported, test: str, n_contrasts: int) -> list[Path]:

@@ -39,7 +39,7 @@ from nipype_blm.results.saved import SavedModel, has_model
 
 _NAME = "products_{}.blm"
 _PATTERN = "products*.blm"  # of all files of products, wherever they are
-_SLICE_BYTES = 2**25  # of products that are changed at a time
+_SLICE_BYTES = 2**24  # of products that are changed at a time; three copies of them
 
 
 class EarlierPlaces(NamedTuple):
@@ -160,19 +160,19 @@ def take_products(
         return None
     try:
         change = find_change(origin.design, _select(spec, rows), spec.design.condition)
-        return _change_file(ArrayFile(path), change)
+        return _change_file(ArrayFile(path), change, spec.n_params)
     except (OSError, InputError, NoChangeError):
         return None
 
 
-def _change_file(file: ArrayFile, change: Change) -> dict[str, NDArray[Any]]:
+def _change_file(file: ArrayFile, change: Change, n_params: int) -> dict[str, NDArray[Any]]:
     """Return the arrays of a file with others in the place of Q'y and Z'y."""
     same = ("reference", "YtY", "n_obs", "presence", "zeros")
     arrays = {name: file.read(name) for name in same}
     n_voxels = arrays["YtY"].size
     n_rows = file.shape("QtY")[0] + file.shape("ZtY")[0]
     step = max(1024, _SLICE_BYTES // (8 * n_rows))
-    QtY = np.empty((change.M.shape[1], n_voxels))
+    QtY = np.empty((n_params, n_voxels))
     ZtY = np.empty((change.n_columns, n_voxels))
     for start in range(0, n_voxels, step):
         part = slice(start, min(start + step, n_voxels))
@@ -213,7 +213,8 @@ _WHY = {
     "images": "in each batch some image is gone or was replaced",
     "X": "the columns of {X} are not made of those that it had; what was added to them, or "
     "corrected, is known of no image",
-    "constant": "{X} had an intercept, and has none, or another one",
+    "constant": "without an intercept in {X}, here or there, what was subtracted from the images "
+    "depends on all of them",
     "Z": "their levels in {factors}, or the effects of these, are others",
     "space": "its batches take more memory or disk than there is",
 }
@@ -234,7 +235,9 @@ class Earlier:
     def __init__(self, places: EarlierPlaces, spec: ModelSpec, images: list[ImageEntry]) -> None:
         self._places, self._spec, self._images = places, spec, images
         self._reading = stamp_reading(spec)
-        self._files = sorted(places.products.rglob(_PATTERN))
+        self._files: list[Path] = []
+        with suppress(OSError):  # another's folder
+            self._files = sorted(places.products.rglob(_PATTERN))
         self._origins: dict[str, Origin] = {}  # by their names aside
         for path in self._files:
             origin = read_origin(path, self._reading)
@@ -306,7 +309,7 @@ class Earlier:
             why = self._obstacles.most_common(1)[0][0] if self._obstacles else "space"
         else:
             why = "kept" if all(map(_is_dropped, self._files)) else "reading"
-        template = f"All {{n}} images are read, also {{known}} of an earlier run: {_WHY[why]}."
+        template = f"All {{n}} images are read, also the {{known}} of an earlier run: {_WHY[why]}."
         return Problem("images", template, n=len(self._images), known=len(known))
 
     def find_taken(

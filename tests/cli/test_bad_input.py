@@ -198,9 +198,9 @@ FAULTS = {
         lambda s: change_design(s, categorise),
         ["X.csv", "column 2 (X2): 2 values, 'a' and 'b': categorical"],
     ),
-    "X is FSL's": (
+    "X is FSL's, and empty": (
         lambda s: s.write("X.mat", "/NumWaves 3\n/NumPoints 12\n\n/Matrix\n") and {"X": "X.mat"},
-        ["X ", "X.mat is FSL's VEST format", "Vest2Text"],
+        ["X ", "X.mat has no number behind /Matrix", "write it again"],
     ),
     "Y_files is a pattern": (lambda s: {"Y_files": "s*.nii"}, ["Y_files: ", "is a pattern"]),
     "X is a URL": (lambda s: {"X": "file:///X.csv"}, ["X: 'file:///X.csv'", "is a file URL"]),

@@ -12,7 +12,7 @@ import yaml
 
 from nipype_blm.cli.main import main
 
-COMMANDS = ["fit", "compare", "pool", "compile"]
+COMMANDS = ["fit", "compare", "export", "pool", "compile"]
 ACTIONS = ["pool start", "pool status", "pool stop", "pool run"]
 RUNNING = ["fit", "compare"]  # what runs a workflow
 STAND_ALONE = ["blm", "blmm", "blmm_compare"]
@@ -192,17 +192,25 @@ def bids(study):
 @pytest.mark.parametrize(
     ("source", "kind"),
     [
-        ("X.csv", "is a table or a list"),
-        ("Y.txt", "is a table or a list"),
         ("s00.nii", "is an image"),
-        ("bids", "is a BIDS data set"),
-        (".", "is a folder"),
+        (".", "is a folder, but no BIDS data set"),
     ],
 )
-def test_a_source_that_is_no_configuration_is_told_what_one_is(study, say, bids, source, kind):
+def test_a_source_of_which_no_run_can_be_made_is_told_what_one_is(study, say, source, kind):
     error = refuse(say("fit", source, "results"))
     assert error.startswith(f"error: SOURCE {source} {kind}")
-    assert "expected a configuration, CONFIG.yml, which names the images and a table" in error
+    assert "expected a BIDS data set or a table of covariates, with --formula; or a conf" in error
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(("source", "kind"), [("people.tsv", "a table"), ("bids", "a BIDS data")])
+def test_a_table_or_a_data_set_alone_is_asked_for_a_formula(study, say, bids, source, kind):
+    study.write("people.tsv", "participant_id\tage\nsub-01\t30\n")
+    shutil.copy(study.folder / "people.tsv", bids / "participants.tsv")
+    error = refuse(say("fit", source, "results"))
+    assert f"{source} is {kind}" in error
+    assert "--formula" in error
+    assert "participant_id, age" in error
     assert not Path("results").exists()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import specs
 
+from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.lmm.estimates import MixedOptions
 
 
@@ -40,3 +41,30 @@ def test_batches_cover_every_observation_once(size):
     rows = [np.arange(10)[spec.batch(i)] for i in range(-(-10 // size))]
     assert all(batch.size for batch in rows)
     np.testing.assert_array_equal(np.concatenate(rows), np.arange(10))
+
+
+def test_batches_of_a_study_that_has_grown_end_where_they_did():
+    spec = make_spec(images_per_batch=4, ends=(4, 8, 9, 10))
+    rows = [np.arange(10)[spec.batch(i)] for i in range(spec.n_batches)]
+    assert [batch.tolist() for batch in rows] == [[0, 1, 2, 3], [4, 5, 6, 7], [8], [9]]
+
+
+@pytest.mark.parametrize("ends", [(), (1, 6, 10)])
+def test_every_observation_is_found_in_its_batch(ends):
+    spec = make_spec(images_per_batch=3, ends=ends)
+    for row in range(10):
+        batch = spec.batch(spec.find_batch(row))
+        assert batch.start <= row < batch.stop
+
+
+def test_sorted_observations_take_their_rows_with_them():
+    factor = RandomFactor("f", np.arange(10, dtype=np.int32) // 3, np.arange(10.0)[:, None])
+    spec, order = make_spec(factors=(factor,)), np.arange(10)[::-1]
+    again = spec.sort(order)
+    for name in ("X", "Q", "shift"):
+        expected = getattr(spec.design, name)[::-1]
+        np.testing.assert_array_equal(getattr(again.design, name), expected)
+    np.testing.assert_array_equal(again.design.R, spec.design.R)
+    np.testing.assert_array_equal(again.factors[0].level, factor.level[::-1])
+    np.testing.assert_array_equal(again.factors[0].Z, factor.Z[::-1])
+    assert again.sort(order).X.tolist() == spec.X.tolist()

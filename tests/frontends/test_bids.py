@@ -10,6 +10,7 @@ import pytest
 from nipype_blm.errors import InputError
 from nipype_blm.frontends import blm, options
 from nipype_blm.frontends.bids import find_study
+from nipype_blm.frontends.columns import type_columns
 
 SPACES = ("MNI152NLin2009cAsym", "T1w")
 SUBJECTS = [f"{i:02d}" for i in range(1, 21)]
@@ -186,13 +187,19 @@ def test_time_series_are_refused(shared_tree):
     assert "maps of the first level are needed" in problem
 
 
+def test_time_series_beside_maps_are_left_out_and_said(shared_tree):
+    study = find_study(shared_tree, filters={"description": "preproc"})
+    assert len(study.images) == 20
+    assert study.notices[0].startswith("78 time series fit as well, such as sub-01_ses-1_task-")
+
+
 def test_a_label_that_no_image_has_is_answered_with_those_that_exist(shared_tree):
     problem = error_of(shared_tree, filters=FACES | {"contrast": "face"})
     assert "No image has contrast=face." in problem
-    assert "contrast is: faces (156), houses (156)" in problem
+    assert "In 78 images, contrast is: faces (39), houses (39)." in problem
 
 
-@pytest.mark.parametrize("name", ["spcae", "Space", "space "])
+@pytest.mark.parametrize("name", ["spacee", "Space", "space "])
 def test_an_entity_that_does_not_exist_is_answered_with_the_nearest(shared_tree, name):
     assert "Is it space?" in error_of(shared_tree, filters={name: "T1w"})
 
@@ -235,7 +242,7 @@ def test_the_same_names_in_two_folders_are_said(tree):
     assert "39 observations have several images" in problem
     assert "... and 19 more" in problem
     assert len(find_study(tree, ["again"], FACES).images) == 39
-    assert "there are: again, fmriprep, nilearn" in error_of(tree, ["agian"], FACES)
+    assert "there are: again, fmriprep, nilearn" in error_of(tree, ["agains"], FACES)
 
 
 def test_a_folder_of_derivatives_is_a_data_set_of_its_own(shared_tree):
@@ -350,6 +357,51 @@ def test_a_column_called_as_an_entity_that_varies_gets_the_name_of_its_table(tre
     assert "the column is called participants_session" in "\n".join(study.notices)
 
 
+def test_levels_have_the_order_of_the_sidecar_of_participants(tree):
+    touch(tree, "participants.json", b'{"sex": {"Levels": {"M": "male", "F": "female"}}}')
+    frame = find_study(tree, filters=FACES).frame
+    assert list(type_columns(frame, ["sex"])[0]["sex"].cat.categories) == ["M", "F"]
+    touch(tree, "participants.json", b"{")
+    assert "participants.json cannot be read" in find_study(tree, filters=FACES).notices[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sub-01/sub-01_sessions.tsv", "sub-01_sessions.tsv has no column 'session_id'"),
+        ("sub-01/ses-1/sub-01_ses-1_scans.tsv", "scans.tsv has no column 'filename'"),
+        ("phenotype/iq.tsv", "iq.tsv has no column 'participant_id'"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_left_aside_and_told_who_asks_for_it(tree, name, message):
+    touch((tree / name).parent, (tree / name).name, b"visit\tx\n1\t2\n")
+    study = find_study(tree, filters=FACES)
+    assert f"Left aside: {message}" in "\n".join(study.notices).replace("sub-01_ses-1_", "")
+    with pytest.raises(InputError, match=r"has no column 'x'.*Left aside: "):
+        type_columns(study.frame, ["age", "x"])
+
+
+def test_a_map_of_several_scans_has_what_they_agree_in(tmp_path):
+    for subject in ("1", "2"):
+        sub = f"sub-{subject}"
+        touch(tmp_path / "derivatives" / "x" / sub, f"{sub}_task-a_stat-z_statmap.nii")
+        touch(
+            tmp_path / sub,
+            f"{sub}_scans.tsv",
+            f"filename\tscanner\nfunc/{sub}_task-a_run-1_bold.nii\tA\n"
+            f"func/{sub}_task-a_run-2_bold.nii\t{'AB'[subject == '2']}\n".encode(),
+        )
+    study = find_study(tmp_path)
+    assert list(study.frame["scanner"]) == ["A", ""]
+    assert "1 image comes from several rows of scans.tsv" in "\n".join(study.notices)
+
+
+def test_hidden_folders_and_files_among_derivatives_are_none(tree):
+    touch(tree / "derivatives" / ".trash" / "sub-01", "sub-01_stat-z_statmap.nii")
+    touch(tree / "derivatives", "README")
+    assert len(find_study(tree, filters=FACES).images) == 39
+
+
 def test_a_description_that_is_no_json_is_named(tree):
     touch(tree, "dataset_description.json", b"{")
     assert f"{tree / 'dataset_description.json'} cannot be read as JSON" in error_of(tree)
@@ -372,6 +424,12 @@ def test_a_folder_without_derivatives_is_refused(tmp_path):
     touch(tmp_path / "sub-01" / "anat", "sub-01_T1w.nii.gz")
     assert "has no derivatives" in error_of(tmp_path)
     assert "is no folder" in error_of(tmp_path / "absent")
+
+
+def test_endings_may_be_in_capitals(tmp_path):
+    for subject in SUBJECTS:
+        touch(tmp_path / f"sub-{subject}", f"sub-{subject}_stat-z_statmap.NII.GZ")
+    assert len(find_study(tmp_path).images) == 20
 
 
 def test_maps_of_surfaces_beside_those_of_volumes_are_no_question(tmp_path):

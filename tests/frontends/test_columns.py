@@ -106,13 +106,6 @@ def test_numbers_in_memory_stay_unless_they_are_labels(name, kind, is_number):
     assert list(column) == ([1.0, 2.0, 10.0] if is_number else ["1", "2", "10"])
 
 
-def test_a_site_in_numbers_is_said():
-    column, [notice] = type_one(["1", "2", "3", "1"], name="Site")
-    assert column.dtype == float
-    assert "has the numbers 1, 2, 3 and is taken as numeric" in notice
-    assert not type_one(["1", "2", "3", "1"], name="score")[1]
-
-
 def test_labels_that_differ_in_case_only_are_refused_with_their_counts():
     problem = error_of(["Male", "male", "male", "Female"])
     assert "'Male' (1 row) and 'male' (2 rows) differ in case only" in problem

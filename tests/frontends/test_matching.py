@@ -167,6 +167,12 @@ def test_the_two_files_of_an_image_count_as_one(tmp_path):
     assert names_of(study) == ["1_a.img", "2_a.img"]
 
 
+def test_a_folder_that_does_not_exist_has_no_image(tmp_path):
+    touch(tmp_path, "1/a.nii", "2")
+    study = match_images(frame_of(id=["1", "2", "3"]), "{id}/*.nii", tmp_path, "drop")
+    assert names_of(study) == ["a.nii"]
+
+
 def test_values_are_no_patterns(tmp_path):
     touch(tmp_path, "a_1.nii", "*_1.nii", "[a]_1.nii")
     study = match_images(frame_of(id=["*", "[a]", "a"]), "{id}_?.nii", tmp_path)
@@ -290,7 +296,7 @@ def test_zeros_count_where_labels_differ_in_nothing_else():
     problem = problem_of(
         match_listed, frame_of(id=["1"]), list_paths("sub-01_x.nii", "sub-1_x.nii")
     )
-    assert "1 of 2 images have no row in table.tsv, by id: sub-01_x.nii" in problem
+    assert "1 of 2 images has no row in table.tsv, by id: sub-01_x.nii" in problem
 
 
 def test_subjects_and_sessions_are_matched_together():
@@ -334,9 +340,10 @@ def test_rows_without_a_listed_image_are_left_out_and_said():
 @pytest.mark.parametrize(
     ("ids", "names", "message"),
     [
-        (["1", "2"], ["sub-1.nii", "sub-3.nii"], "1 of 2 images have no row"),
-        (["1", "1"], ["sub-1.nii"], "have several rows in table.tsv, by id: sub-1.nii (line 2"),
+        (["1", "2"], ["sub-1.nii", "sub-3.nii"], "1 of 2 images has no row"),
+        (["1", "1"], ["sub-1.nii"], "has several rows in table.tsv, by id: sub-1.nii (line 2"),
         (["1", "2"], ["sub-1_run-1.nii", "sub-1_run-2.nii"], "Images share rows of table.tsv"),
+        (["s7", "s8", "s9"], ["s7.nii", "s8.nii", "s6.nii"], "1 of 3 images has no row"),
         (["x", "y"], ["1.nii", "2.nii"], "is not known: no column has what is in their names"),
     ],
 )
@@ -379,6 +386,19 @@ def test_missing_values_are_refused_with_where_they_are():
     )
     assert "on_missing='drop'" in problem
     assert select_complete(study, []) is study
+
+
+def test_a_label_that_is_taken_as_missing_is_named():
+    study = study_of(drug=["none", "placebo", "n/a", "Null"])
+    problem = problem_of(select_complete, study, ["drug"])
+    end = "where 'Null' and 'none' are taken as missing unless drug is set to categorical."
+    assert f"drug in 3 (line 2, line 4, line 5), {end}" in problem
+    frame, _ = type_columns(frame_of(drug=["none", "placebo"]), ["drug"], {"drug": "categorical"})
+    assert list(frame["drug"]) == ["none", "placebo"]
+
+
+def test_a_variable_that_no_column_has_is_refused():
+    assert "no column 'b'" in problem_of(select_complete, study_of(age=["1"]), ["age", "b"])
 
 
 def test_rows_with_missing_values_may_be_left_out():

@@ -78,10 +78,6 @@ BINARY = {
     "X.mgh": (nib.MGHImage(X[..., None].astype("f4"), np.eye(4)).to_bytes(), ["is an image"]),
 }
 TEXT = {
-    "design.mat": (VEST, ["FSL's VEST format", "Vest2Text"]),
-    "design.con": (CONTRASTS, ["FSL's VEST format", "Vest2Text"]),
-    "design.fts": (b"/NumWaves\t1\n/NumContrasts\t1\n\n/Matrix\n1\n", ["FSL's VEST format"]),
-    "design.grp": (b"/NumWaves\t1\n/NumPoints\t3\n\n/Matrix\n1\n1\n1\n", ["FSL's VEST format"]),
     "design.fsf": (b"\n# FEAT version number\nset fmri(version) 6.00\n", ["FEAT (.fsf)"]),
     "X.fsgd": (b"GroupDescriptorFile 1\nTitle OSGM\nClass Main\nInput s1 Main 30\n", ["FSGD"]),
     "X.xmat.1D": (b'# <matrix\n# ni_type = "2*double"\n# >\n 1 2\n 1 3\n# </matrix>\n', ["1dcat"]),
@@ -112,6 +108,22 @@ def test_a_format_of_another_program_is_named_with_what_to_do(tmp_path, name, re
     path.write_bytes(content)
     for part in parts:
         assert part in error_of(read, path)
+
+
+VEST_FILES = {
+    "design.mat": VEST,
+    "design.con": CONTRASTS,
+    "design.fts": b"/NumWaves\t1\n/NumContrasts\t1\n\n/Matrix\n1\n",
+    "design.grp": b"/NumWaves\t1\n/NumPoints\t3\n\n/Matrix\n1\n1\n1\n",
+}
+
+
+@pytest.mark.parametrize("name", VEST_FILES)
+def test_a_vest_file_is_named_where_images_are_listed(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(VEST_FILES[name])
+    for part in ("FSL's VEST format", "Vest2Text"):
+        assert part in error_of(read_path_list, path)
 
 
 @pytest.mark.parametrize("name", BINARY)

@@ -113,6 +113,10 @@ def test_a_sidecar_that_is_no_json_is_said(tmp_path):
     assert f"{tmp_path / 'table.json'} cannot be read" in notice
 
 
+def test_a_cell_that_is_far_too_long_is_refused(tmp_path):
+    assert "from line 2 on" in error_of(tmp_path, f"id\tnote\n1\t{'x' * 200_000}\n")
+
+
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read_frame(tmp_path / "absent.tsv", "table")

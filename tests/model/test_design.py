@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nipype_blm.model.design import check_design, has_possible_sizes
+from nipype_blm.model.design import check_design, find_vif, has_possible_sizes
 
 
 def make_design(n=10, p=3):
@@ -78,3 +78,49 @@ def test_several_faults_are_reported_together():
     problems = check_design(X, NAMES, 12)
     assert any("12 images" in problem for problem in problems)
     assert any("(dose)" in problem for problem in problems)
+
+
+def regress_each(X):
+    """Return 1 / (1 - R²) of each column that varies, by a regression on the others."""
+    factors = np.full(X.shape[1], np.nan)
+    for j in np.flatnonzero(np.ptp(X, axis=0)):
+        x, others = X[:, j], np.delete(X, j, axis=1)
+        residual = x - others @ np.linalg.lstsq(others, x, rcond=None)[0]
+        ones = np.ones(len(X))
+        rest = ones - others @ np.linalg.lstsq(others, ones, rcond=None)[0]
+        total = np.sum((x - x.mean()) ** 2) if np.linalg.norm(rest) < 1e-8 else np.sum(x**2)
+        left = np.sum(residual**2)
+        factors[j] = np.inf if left < 1e-18 * np.sum(x**2) else total / left
+    return factors
+
+
+ONES = np.ones((40, 1))
+SITE = np.eye(3)[np.arange(40) % 3]
+AGE = np.random.default_rng(3).normal(40, 5, (40, 1))
+NOISE = np.random.default_rng(4).normal(size=(40, 1))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        (ONES, AGE, AGE + NOISE),
+        (AGE, NOISE),
+        (ONES, SITE[:, 1:], AGE, AGE * SITE[:, 1:]),
+        (SITE, AGE),  # beside all levels, an age is around its mean
+        (ONES, 1e6 * AGE, 1e-6 * NOISE),
+        (ONES, 2000 + 0.01 * AGE, NOISE),
+        (ONES, AGE, 2 * AGE + 3, NOISE),
+        (ONES, SITE, AGE),
+        (ONES, AGE),
+        (ONES,),
+        (ONES, 0 * ONES, AGE, NOISE),
+    ],
+)
+def test_inflation_is_that_of_a_regression_on_the_other_columns(columns):
+    X = np.hstack(columns)
+    np.testing.assert_allclose(find_vif(X), regress_each(X), rtol=1e-6)
+
+
+def test_every_column_of_more_columns_than_rows_follows_from_the_others():
+    X = np.random.default_rng(0).normal(size=(3, 5))
+    assert np.isinf(find_vif(X)).all()

@@ -14,6 +14,7 @@ from nipype_blm.model.planning import (
     BASE_BYTES,
     MOST_NODES,
     Plan,
+    can_keep,
     count_columns_of_rows,
     plan_run,
 )
@@ -381,3 +382,31 @@ def test_the_length_of_jobs_counts_more_than_the_number_of_workers():
     sizes = ALL._replace(n_images=20_000)
     plans = [plan_run(sizes, 2**33, minutes_per_job=1e6, parallel_nodes=n) for n in (1, 50)]
     assert plans[0] == plans[1]
+
+
+@given(any_sizes(), memory, wished, st.lists(st.integers(1, 200), min_size=1, max_size=20))
+def test_batches_that_stay_are_followed_by_those_of_all_other_images(
+    sizes, max_bytes, images, kept
+):
+    assume(sum(kept) <= sizes.n_images)
+    plan = plan_or_discard(sizes, max_bytes, images_per_batch=images, kept=kept)
+    assert plan.batches[: len(kept)] == tuple(kept)
+    assert sum(plan.batches) == sizes.n_images
+    assert min(plan.batches) > 0
+    assert (plan.n_batches, plan.images_per_batch) == (len(plan.batches), max(plan.batches))
+    base = min(BASE_BYTES, max_bytes // 4)
+    assert base + max(plan.products_bytes, plan.block_bytes) <= max_bytes
+
+
+def test_a_batch_that_stays_needs_memory_though_all_others_are_smaller():
+    large = least_memory(ALL, images_per_batch=8, kept=[192])
+    assert large > least_memory(ALL, images_per_batch=8)
+    assert can_keep(ALL, large, 192)
+    assert not can_keep(ALL, large // 2, 192)
+
+
+def test_many_small_batches_of_a_mixed_model_have_a_word_each():
+    mixed = ALL._replace(n_images=400, columns_of_rows=(1, 2, 4, 8, 16, 32, 64, 128, 256, 400))
+    few = plan_run(mixed, 4 * GIB, kept=[400])
+    many = plan_run(mixed, 4 * GIB, kept=[200] + [1] * 200)
+    assert many.block_bytes / many.voxels_per_block > few.block_bytes / few.voxels_per_block
