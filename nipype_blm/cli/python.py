@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 _TABLE = "table.tsv"  # beside inputs.yml, of a table that is in no file
 
 
-class _PythonWords(Words):
-    """Words of those who call `fit`."""
-
-
-WORDS = _PythonWords({"pattern": "images", "analysis_mask": "mask"})
+# Of those who call `fit`.
+WORDS = Words({"pattern": "images", "analysis_mask": "mask"})
 
 
 def fit(
