@@ -27,7 +27,8 @@ test: lint ## lint, then run the tests (PYTEST_ARGS='-n 2' by default)
 test-short: ## run a few tests with PYTHON=python3.13 and its newest libraries, or with OLDEST=1
 	@$(MAKE) --no-print-directory VENV=$(OTHER_VENV) short
 
-short: $(VENV)/.installed-test
+# niworkflows is large, and of use to one test.
+short: $(VENV)/.installed-test $(if $(findstring 3.12,$(PYTHON)),$(VENV)/.installed-niworkflows)
 	$(RUN) -P -m pytest $(PYTEST_ARGS) @tests/short.txt
 
 faults: $(VENV)/.installed-test ## try what clusters do to runs: lost jobs, full disks, ... (as root; 15 minutes)

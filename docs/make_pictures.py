@@ -23,7 +23,7 @@ def draw(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as study:
         make = [sys.executable, DOCS.parent / "examples" / "make_bids.py", "bids"]
         subprocess.run(make, cwd=study, check=True)
-        options = ["--formula", FORMULA, "--stat", "effect", "--quiet"]
+        options = ["--formula", FORMULA, "--contrast", "faces", "--stat", "effect", "--quiet"]
         subprocess.run([fit, "fit", "bids", "results", *options], cwd=study, check=True)
         plot_z_maps(Path(study, "results"), Path(study, "maps.png"))
         # A palette of 192 colours takes half of the space.

@@ -19,8 +19,8 @@ from nipype_blm.workflows import init_fsl_handover_wf
 def init_site_wf(study: Path) -> Workflow:
     """Build the workflow: fit, hand over, find clusters."""
     fit = Node(BLMM(table=study / "subjects.tsv", formula="~ age + (1 | site)"), name="fit")
-    fit.inputs.images = "{subject}.feat/reg_standard/stats/cope1.nii.gz"
-    fit.inputs.contrasts = ["1", "age"]
+    fit.inputs.images = study / "{subject}.feat/reg_standard/stats/cope1.nii.gz"
+    fit.inputs.contrasts = [{"name": "mean", "expression": "emm(1)"}, "age"]
     fit.inputs.out_dir = study / "site_maps"
 
     to_fsl = init_fsl_handover_wf(out_dir=study / "site_fsl", z_threshold=2.3, name="to_fsl")

@@ -4,7 +4,7 @@ Run it where there is a data set `bids`, such as the one that examples/make_bids
 
     python examples/niworkflows_pipeline.py
 
-It needs niworkflows, 1.15 or later, and so Python 3.12 or later.
+It needs niworkflows: `pip install 'nipype_blm[niworkflows]'`, on Python 3.12 or later.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from niworkflows.interfaces.bids import DerivativesDataSink
 
 from nipype_blm.interfaces import BLM, FindImages
 
+FORMULA = "~ age + sex"
 CONTRASTS = ["age", "sex"]  # letters and digits only, as a label of BIDS
 FOLDER = "group/"
 START = "[task-{task}_][space-{space}_]contrast-{contrast}_"
@@ -37,23 +38,16 @@ class StatMapSink(DerivativesDataSink):
     _file_patterns = PATTERNS
 
 
-def init_group_wf(bids_dir: Path, out_dir: Path, formula: str, name: str = "group_wf"):
-    """Build a workflow that fits a formula and sinks the z map of each contrast.
-
-    Parameters
-    ----------
-    bids_dir, out_dir : Path
-    formula : str
-    name : str
-    """
-    workflow = LiterateWorkflow(name=name)
-    workflow.__desc__ = f"A linear model, {formula}, was fitted at every voxel by nipype_blm.\n"
-    find = Node(FindImages(bids=bids_dir), name="find")
+def init_group_wf(study: Path) -> LiterateWorkflow:
+    """Build the workflow: find images, fit, sink the z map of each contrast."""
+    workflow = LiterateWorkflow(name="group_wf", base_dir=study / "niworkflows_work")
+    workflow.__desc__ = f"The linear model {FORMULA} was fitted at every voxel by nipype_blm.\n"
+    find = Node(FindImages(bids=study / "bids"), name="find")
     find.inputs.filters = {"contrast": "faces", "stat": "effect", "session": "1"}
-    fit = Node(BLM(formula=formula, contrasts=CONTRASTS, compress=True), name="fit")
+    fit = Node(BLM(formula=FORMULA, contrasts=CONTRASTS, compress=True), name="fit")
     sink = MapNode(
         StatMapSink(
-            base_directory=out_dir,
+            base_directory=study / "derivatives",
             stat="z",
             suffix="statmap",
             compress=True,
@@ -75,8 +69,6 @@ def init_group_wf(bids_dir: Path, out_dir: Path, formula: str, name: str = "grou
 
 
 if __name__ == "__main__":
-    study = Path.cwd()
-    workflow = init_group_wf(study / "bids", study / "derivatives", "~ age + sex")
-    workflow.base_dir = study / "niworkflows_work"
+    workflow = init_group_wf(Path.cwd())
     workflow.run()
     print(workflow.visit_desc())

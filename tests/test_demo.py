@@ -10,6 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from nipype_blm.frontends.bids import find_study
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -99,3 +101,13 @@ def test_the_pipeline_runs_on_the_images_of_the_demo(demo):
     truth = demo.read("true_effects.nii.gz")[..., 0]
     kept = nib.load(thresholded).get_fdata() != 0
     assert kept[truth != 0].mean() > 0.5 > kept[truth == 0].mean()
+
+
+def test_the_data_set_of_the_readme_has_maps_of_people_who_came_twice_but_for_one(tmp_path):
+    printed = run_example("make_bids.py", "made", cwd=tmp_path)
+    assert "47 images of 24 people" in printed
+    found = find_study(tmp_path / "made", filters={"contrast": "faces"}, own_masks=True)
+    assert len(found.images) == len([mask for mask in found.data_masks if mask]) == 47
+    assert {"age", "sex", "site", "subject", "session"} <= set(found.frame.columns)
+    first = nib.load(found.images[0].path).get_fdata()
+    assert np.array_equal(first != 0, nib.load(found.data_masks[0].path).get_fdata() != 0)

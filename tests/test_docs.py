@@ -26,13 +26,16 @@ from nipype_blm.model.arithmetic import parse_number
 from nipype_blm.results.compare import DECLARED as COMPARISON_MAPS
 from nipype_blm.results.declared import Declaration, select_declared
 from nipype_blm.tasks.options import PoolOptions
-from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_compare_wf
+from nipype_blm.workflows import init_blm_wf, init_blmm_wf
 
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 README = PAGES[0]
-USER_GUIDE, OUTPUTS, METHODS, DESIGN, COMPARE, CLUSTERS = (
+USER_GUIDE, OUTPUTS, METHODS, DESIGN, COMPARE, CLUSTERS, FROM_FMRIPREP, FROM_FEAT = (
     CHECKOUT / "docs" / f"{name}.md"
-    for name in ("user_guide", "outputs", "methods", "design", "compare", "clusters")
+    for name in (
+        *("user_guide", "outputs", "methods", "design", "compare", "clusters"),
+        *("from_fmriprep", "from_feat"),
+    )
 )
 EXAMPLES = {  # in the order of the page
     "README.md": ("pipeline.py", "mixed_pipeline.py", "pool.py"),
@@ -40,7 +43,8 @@ EXAMPLES = {  # in the order of the page
     "docs/from_feat.md": ("feat_pipeline.py",),
 }
 LINEAR, MIXED = list_entries("blm"), list_entries("blmm")
-WORKFLOWS = [init_blm_wf, init_blmm_wf, init_compare_wf]
+GRAPHS = runpy.run_path(str(CHECKOUT / "docs" / "make_graph.py"))
+WORKFLOWS = GRAPHS["WORKFLOWS"]
 
 
 def list_all(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -80,12 +84,45 @@ def study(tmp_path) -> Path:
     return write_study(tmp_path)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES[1:] if p != CLUSTERS], ids=page_id)
-def test_all_snippets_of_a_page_run_one_after_the_other(page, study, monkeypatch):
+OTHER_PAGES = [page for page in PAGES[1:] if page not in (CLUSTERS, FROM_FMRIPREP, FROM_FEAT)]
+
+
+@pytest.mark.parametrize("page", OTHER_PAGES, ids=page_id)
+def test_all_snippets_of_a_page_run_one_after_the_other(page, study):
+    write_tables(study)
+    run_snippets(page, study)
+
+
+def test_the_pipeline_from_bids_leaves_the_maps_of_the_command_in_bids(study):
+    write_tables(study)
+    run_snippets(FROM_FMRIPREP, study)
+    folder = study / "bids" / "derivatives" / "group" / "group"
+    [exported] = folder.glob("task-faces_space-*_contrast-session_stat-z_statmap.nii.gz")
+    z = study / "results" / "contrasts" / "contrast-session_stat-z_statmap.nii"
+    # The command masks each image with its own brain mask; the pipeline leaves it at zeros.
+    complete = nib.load(study / "results" / "blmm_vox_n.nii").get_fdata() == 23
+    assert complete.sum() > 50
+    np.testing.assert_allclose(
+        nib.load(exported).get_fdata()[complete], nib.load(z).get_fdata()[complete], rtol=1e-5
+    )
+
+
+def test_the_pipeline_from_feat_ends_with_the_command_lines_of_fsl(study, monkeypatch):
     write_tables(study)
     for name, value in write_fsl(study).items():
         monkeypatch.setenv(name, value)
-    run_snippets(page, study)
+    run_snippets(FROM_FEAT, study)
+    lines = [line.split() for line in (study / "fsl.log").read_text().splitlines()]
+    stats, mask = study / "site_fsl" / "stats", study / "site_fsl" / "mask.nii.gz"
+    of_smoothness = {"--dlh=0.1250000000", "--volume=120"}
+    of_thresholds = {"--thresh=2.3000000000", "--pthresh=0.0500000000"}
+    for n in (1, 2):
+        z, cope = stats / f"zstat{n}.nii.gz", stats / f"cope{n}.nii.gz"
+        assert np.any(nib.load(z).get_fdata())
+        [smoothest] = [set(words) for words in lines if f"--zstat={z}" in words]
+        assert smoothest == {"smoothest", f"--zstat={z}", f"--mask={mask}"}
+        [cluster] = [set(words) for words in lines if f"--in={z}" in words]
+        assert {"cluster", f"--cope={cope}"} | of_smoothness | of_thresholds <= cluster
 
 
 def test_the_snippets_of_the_readme_write_maps_and_thresholded_z_maps(study):
@@ -375,20 +412,26 @@ def test_the_picture_shows_the_edges_of_the_workflow(init_wf):
     workflow = init_wf()
     picture = CHECKOUT / "docs" / "_static" / f"{workflow.name}.svg"
     assert edges_of_picture(picture) == workflow_edges(workflow)
-    assert f"_static/{picture.name}" in DESIGN.read_text(encoding="utf-8")
+    assert any(f"_static/{picture.name}" in page.read_text(encoding="utf-8") for page in PAGES)
 
 
-@pytest.mark.parametrize("init_wf", WORKFLOWS)
-def test_the_script_draws_the_picture(init_wf, require_command, tmp_path):
+def test_the_picture_of_an_example_shows_its_edges(tmp_path, monkeypatch):
+    (tmp_path / "bids").mkdir()
+    monkeypatch.setitem(GRAPHS["build_example"].__globals__, "STUDY", tmp_path)
+    for name in GRAPHS["list_examples"]():
+        picture = CHECKOUT / "docs" / "_static" / f"{name}.svg"
+        assert edges_of_picture(picture) == workflow_edges(GRAPHS["build_example"](name))
+
+
+def test_the_script_draws_the_picture(require_command, tmp_path):
     require_command("dot", "graphviz")
-    script = runpy.run_path(str(CHECKOUT / "docs" / "make_graph.py"))
-    script["draw_graph"](init_wf(), tmp_path / "graph.svg")
-    assert edges_of_picture(tmp_path / "graph.svg") == workflow_edges(init_wf())
+    GRAPHS["draw_graph"](init_blmm_wf(), tmp_path / "graph.svg")
+    assert edges_of_picture(tmp_path / "graph.svg") == workflow_edges(init_blmm_wf())
 
 
 def test_the_table_of_nodes_names_every_node_and_its_interface():
     rows = read_tables(DESIGN, "Node")
-    named = {"BLM", "BLMM", "CompareModels", "ExportBIDS", "ExportFSL"}
+    named = {"BLM", "BLMM", "CompareModels", "ExportBIDS", "ExportFSL", "FindImages"}
     for column, workflow in enumerate((init_blm_wf(), init_blmm_wf()), 1):
         documented = {unquote(row[0]): unquote(row[column]) for row in rows}
         nodes = {name: workflow.get_node(name) for name in workflow.list_node_names()}

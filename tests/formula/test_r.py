@@ -57,6 +57,7 @@ FIXED = [
     *("sex * group + age:site", "site:group", "sex + site:sex:age", "(sex + site) / age"),
     *("sex * site - site", "(sex * age) - 1", "sex + (age + dose)**3"),
     *("1 + sex - 1 + age", "`my col` * sex", "I(age**2) + age", "I((age - 40) / 10) * site"),
+    "I(-(age / 40)**2) + I((dose / 9)**2**3)",
     *(
         "np.log(dose) * sex",
         "sqrt(dose) + np.exp(I(-dose))",

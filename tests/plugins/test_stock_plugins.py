@@ -184,6 +184,36 @@ def assert_equal_but_rounding(maps: dict[str, Path], others: dict[str, Path]) ->
         assert_allclose(other, one, rtol=1e-12, atol=1e-14 * scale, err_msg=name)
 
 
+FORMULA = """
+import sys
+from pathlib import Path
+from nipype_blm import workflows
+
+study, plugin = Path(sys.argv[1]), sys.argv[2]
+workflow = workflows.init_blmm_wf(out_dir=study / f"{plugin}_formula", max_mem_gb=0.5)
+workflow.inputs.inputnode.table = str(study / "table.tsv")
+workflow.inputs.inputnode.formula = "~ age + (1 | site)"
+workflow.base_dir = study / f"{plugin}_work"
+workflow.config["execution"] = {"poll_sleep_duration": "1", "job_finished_timeout": "60"}
+workflow.run(plugin=plugin)
+"""
+
+
+def test_a_formula_on_slurm_gives_the_maps_of_a_local_run(
+    study: Study, start_program: Callable, slurm: Any
+) -> None:
+    rows = [f"{image}\t{20 + i % 7}\t{'ABC'[i // 4]}" for i, image in enumerate(study.images)]
+    (study.folder / "table.tsv").write_text("\n".join(["image\tage\tsite", *rows]) + "\n")
+    programs = [start_program(FORMULA, str(study.folder), plugin) for plugin in ("Linear", "SLURM")]
+    for program in programs:
+        assert program.wait(TIME_LIMIT) == 0, program.output
+    maps = {
+        plugin: {path.name: path for path in (study.folder / f"{plugin}_formula").rglob("*.nii")}
+        for plugin in ("Linear", "SLURM")
+    }
+    assert_equal_files(maps["SLURM"], maps["Linear"])
+
+
 # -- Faults are told in the words of the user ----------------------------------------------
 
 COMMAND = """
