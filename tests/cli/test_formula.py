@@ -225,6 +225,15 @@ def test_what_is_no_table_in_memory_is_said(data, tmp_path, make, words):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"images": 5}, "a list of paths, or text"), ({"columns": ["age"]}, "valid dictionary")],
+)
+def test_arguments_of_another_type_are_said(data, tmp_path, given, words):
+    with pytest.raises(InputError, match=words):
+        nipype_blm.fit("~ age", data[0] / "visits.tsv", out_dir=tmp_path / "out", **given)
+
+
 def test_own_masks_are_the_masks_of_the_data(data, tmp_path):
     folder, rows = data
     code, _, err = run("fit", folder / "bids", tmp_path, "--formula", "~ age", *OF_IMAGES)
