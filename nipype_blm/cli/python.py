@@ -191,8 +191,9 @@ def _name_copy(request: "Request") -> dict[str, Any]:
     """Return a record that finds all it needs in the copy of the table."""
     assert request.study is not None
     record = dict(request.record) | {"table": _TABLE, "images": "image"}
-    kinds = record.get("columns") or {}
-    record["columns"] = {k: v for k, v in kinds.items() if k in request.study.columns}
+    kinds = record.pop("columns", None) or {}
+    if known := {name: kind for name, kind in kinds.items() if name in request.study.columns}:
+        record["columns"] = known
     if request.data_masks is not None:
         record[blm.WORDS.name("data_masks")] = _MASK
     return record
