@@ -152,7 +152,7 @@ def _make_request(
     levels = {} if frame is None else frame.attrs["levels"]
     kinds = fields.get("columns") or {}
     if isinstance(kinds, Mapping):  # else the check says what is wrong
-        kinds = dict.fromkeys(levels, "categorical") | kinds
+        kinds = dict.fromkeys(levels, "categorical") | dict(kinds)
     given = {
         "formula": formula,
         "table": table if is_file else Path.cwd() / _TABLE,  # which the record names

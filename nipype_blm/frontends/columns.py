@@ -21,7 +21,7 @@ _MISSING_LABELS = frozenset({"", "n/a", "na", "nan"})  # also among labels
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
-_LABEL = re.compile(r"0\d+|\d{16,}")  # a float has no more than 15 digits for certain
+_LABEL = re.compile(r"0\d+|\d{16,}(\.0*)?")  # a float has no more than 15 digits for certain
 _WITH_UNIT = re.compile(r"[<>~=±]*\s*[-+]?\d+([.,]\d+)?\s*([a-zA-Zµ%+°/]+\.?|\+)?")
 _DATE = re.compile(r"\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}")
 _LOGICAL = {"true", "false"}
