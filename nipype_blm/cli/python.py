@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
-from nipype_blm.errors import InputError, Problem, Words
+from nipype_blm.errors import InputError, Problem, Words, show
 from nipype_blm.frontends import blm
 from nipype_blm.frontends.fields import FormulaFields, check_fields
 from nipype_blm.frontends.reading import Origin
@@ -143,11 +143,13 @@ def _make_request(
     """
     listed = None
     if images is not None and not isinstance(images, str | Path):
-        listed = [Path(each).absolute() for each in images]
+        listed = _list_paths(images)
     is_file = table is None or isinstance(table, str | Path)
     frame = None if is_file else _take_frame(table)
     levels = {} if frame is None else frame.attrs["levels"]
-    kinds = dict.fromkeys(levels, "categorical") | dict(fields.get("columns") or {})
+    kinds = fields.get("columns") or {}
+    if isinstance(kinds, Mapping):  # else the check says what is wrong
+        kinds = dict.fromkeys(levels, "categorical") | dict(kinds)
     given = {
         "formula": formula,
         "table": table if is_file else Path.cwd() / _TABLE,  # which the record names
@@ -168,12 +170,27 @@ def _make_request(
     return request, levels
 
 
+def _list_paths(images: Any) -> list[Path]:
+    try:
+        return [Path(each).absolute() for each in images]
+    except TypeError as error:
+        raise InputError(
+            Problem(
+                "images",
+                "{images} is {given}; expected a list of paths, or text: a column, or a pattern "
+                "with columns in braces.",
+                given=show(images),
+            )
+        ) from error
+
+
 def _name_copy(request: "Request") -> dict[str, Any]:
     """Return a record that finds all it needs in the copy of the table."""
     assert request.study is not None
     record = dict(request.record) | {"table": _TABLE, "images": "image"}
-    kinds = record.get("columns") or {}
-    record["columns"] = {k: v for k, v in kinds.items() if k in request.study.columns}
+    kinds = record.pop("columns", None) or {}
+    if known := {name: kind for name, kind in kinds.items() if name in request.study.columns}:
+        record["columns"] = known
     if request.data_masks is not None:
         record[blm.WORDS.name("data_masks")] = _MASK
     return record

@@ -20,7 +20,7 @@ _MISSING_LABELS = frozenset({"", "n/a", "na", "nan"})  # also among labels
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
-_PADDED = re.compile(r"0\d+")
+_LABEL = re.compile(r"0\d+|\d{16,}(\.0*)?")  # a float has no more than 15 digits for certain
 _WITH_UNIT = re.compile(r"[<>~=±]*\s*[-+]?\d+([.,]\d+)?\s*([a-zA-Zµ%+°/]+\.?|\+)?")
 _DATE = re.compile(r"\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}")
 _LOGICAL = {"true", "false"}
@@ -34,8 +34,8 @@ def type_columns(
     """Return the columns that are used, as numbers or as levels.
 
     A column is numeric if all that is not missing are finite numbers.  Whole numbers with zeros
-    before them, such as 01, are labels; and so are the names of subjects, sessions, tasks, runs
-    and other entities of BIDS.  What is not used is not looked at.
+    before them, such as 01, or of more than 15 digits are labels; and so are the names of
+    subjects, sessions, tasks, runs and other entities of BIDS.  What is not used is not looked at.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ class _Column:
         present = [cell for cell in self.cells if cell.casefold() not in missing]
         words = self._list_words(present)
         n_words = sum(cell in words for cell in present)
-        if not words and not any(map(_PADDED.fullmatch, present)):
+        if not words and not any(map(_LABEL.fullmatch, present)):
             return self.make_numbers(notices)
         self._check_case(present)
         if {word.casefold() for word in words} <= _LOGICAL:

@@ -135,7 +135,16 @@ def select_complete(
         if is_out[i]
     ]
     kept = [i for i, out in enumerate(is_out) if not out]
-    return replace(observations.select(kept), excluded=[*observations.excluded, *excluded])
+    notices = [
+        f"{source}: rows are left out because {name} is missing{explained}."
+        for name, here in missing.items()
+        if here.any() and (explained := _explain_words(name, words.get(name)))
+    ]
+    return replace(
+        observations.select(kept),
+        excluded=[*observations.excluded, *excluded],
+        notices=[*observations.notices, *notices],
+    )
 
 
 def _shorten_rows(rows: Sequence[str], here: Iterable[bool], source: str) -> list[str]:

@@ -104,6 +104,7 @@ def _observe(
         raise InputError(
             Problem("table", f"{{table}} or {{bids}} has the rows of the model, but {how} given.")
         )
+    _refuse_idle(fields)
     if fields.bids is not None:
         return find_study(
             fields.bids,
@@ -125,6 +126,28 @@ def _observe(
     if fields.data_masks is not None:
         found = match_masks(found, fields.data_masks, base)
     return found
+
+
+def _refuse_idle(fields: FormulaFields) -> None:
+    """Refuse fields that would choose rows, images or masks, if only the source heard of them."""
+    if fields.bids is not None:
+        source, idle = (
+            "{bids}, whose images and masks are found",
+            ("pattern", "images", "data_masks"),
+        )
+    else:
+        source, idle = (
+            "{table}, whose rows are all taken",
+            ("derivatives", "filters", "participants"),
+        )
+    problems = Problems()
+    for name in idle:
+        if getattr(fields, name):
+            problems.add(name, f"{{{name}}} has no place beside {source}; leave out one of them.")
+    if fields.bids is None and fields.images is not None and fields.pattern is not None:
+        problems.add("images", "{images} and {pattern} both say where images are; leave out one.")
+    if problems:
+        raise InputError(problems)
 
 
 def _complete(fields: FormulaFields, formula: Formula, found: Observations) -> Observations:

@@ -16,6 +16,8 @@ MOST = 2**31 - 1  # of anything that is counted
 _MOST_BYTES = 2**1000  # more than that no float holds
 _LONGEST_FRACTION, _HUGE_EXPONENT = 100, re.compile(r"e[-+]?\d{4}", re.IGNORECASE)
 
+_QUOTED = re.compile(r"""`[^`]*`|"[^"]*"|'[^']*'""")
+
 
 def _resolve(value: Any, info: ValidationInfo) -> Path:
     """Resolve text against the folder of what names it; an absolute path has been."""
@@ -35,7 +37,7 @@ def _resolve_all(value: Any, info: ValidationInfo) -> Any:
 
 def is_mixed_formula(text: Any) -> bool:
     """Return whether a formula has a random part, which alone needs a bar; without reading it."""
-    return isinstance(text, str) and "|" in re.sub(r"`[^`]*`", "", text)
+    return isinstance(text, str) and "|" in _QUOTED.sub("", text)
 
 
 def words_of(info: ValidationInfo) -> Words:

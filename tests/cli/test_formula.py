@@ -225,6 +225,15 @@ def test_what_is_no_table_in_memory_is_said(data, tmp_path, make, words):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"images": 5}, "a list of paths, or text"), ({"columns": ["age"]}, "valid dictionary")],
+)
+def test_arguments_of_another_type_are_said(data, tmp_path, given, words):
+    with pytest.raises(InputError, match=words):
+        nipype_blm.fit("~ age", data[0] / "visits.tsv", out_dir=tmp_path / "out", **given)
+
+
 def test_own_masks_are_the_masks_of_the_data(data, tmp_path):
     folder, rows = data
     code, _, err = run("fit", folder / "bids", tmp_path, "--formula", "~ age", *OF_IMAGES)
@@ -297,6 +306,31 @@ def test_rows_without_an_image_are_refused_or_dropped(data, tmp_path):
     results = nipype_blm.Results(tmp_path / "out")
     assert len(results.images) == len(rows)
     assert len(results.study.excluded) == 1
+
+
+def test_what_would_be_ignored_beside_a_source_is_refused(data, tmp_path):
+    folder, _ = data
+    for source, options in {
+        "visits.tsv": {"--participant-label": "01", "--derivatives": "firstlevel"},
+        "bids": {"--images": "{subject}.nii", "--data-masks": "{subject}_mask.nii"},
+    }.items():
+        for option, value in options.items():
+            code, _, err = run(
+                "fit", folder / source, tmp_path / "out", "--formula", "~ 1", option, value
+            )
+            assert code == 2
+            assert f"error: {option} has no place beside SOURCE" in err
+    with pytest.raises(InputError, match="filters has no place beside table"):
+        nipype_blm.fit(
+            "~ 1", folder / "visits.tsv", out_dir=tmp_path / "out", filters={"task": "faces"}
+        )
+    fields = {"table": str(folder / "visits.tsv"), "formula": "~ 1", "images": "image"}
+    (tmp_path / "both.yml").write_text(yaml.safe_dump(fields | {"Y_files": "images.txt"}))
+    (tmp_path / "images.txt").write_text("a.nii\n")
+    code, _, err = run("fit", tmp_path / "both.yml", tmp_path / "out")
+    assert code == 2
+    assert "error: Y_files and images both say where images are; leave out one." in err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -391,6 +391,14 @@ def test_a_label_that_is_taken_as_missing_is_named():
     assert list(frame["drug"]) == ["none", "placebo"]
 
 
+def test_rows_that_are_left_out_for_a_word_are_told_of():
+    study = study_of(drug=["none", "placebo", "a"], age=["1", "2", "n/a"])
+    assert select_complete(study, ["drug", "age"], "drop").notices == [
+        "table.tsv: rows are left out because drug is missing, where 'none' is taken as missing "
+        "unless drug is set to categorical."
+    ]
+
+
 def test_a_variable_that_no_column_has_is_refused():
     assert "no column 'b'" in problem_of(select_complete, study_of(age=["1"]), ["age", "b"])
 

@@ -2,8 +2,10 @@
 
 import pytest
 
+from nipype_blm.formula.parse import parse_formula
 from nipype_blm.frontends.blm import WORDS
 from nipype_blm.frontends.reading import list_files
+from nipype_blm.frontends.values import is_mixed_formula
 
 
 @pytest.mark.parametrize("name", ["all.nii", "all.nii.gz", "one.IMG", "x.mgz"])
@@ -18,3 +20,16 @@ def test_files_given_one_by_one_are_named_by_their_position(tmp_path):
         (given[0], "entry 1 of Y_files"),
         (given[1], "entry 2 of Y_files"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_mixed"),
+    [
+        ("~ age + (1 | subject)", True),
+        ("~ C(site, Treatment('A|B'))", False),
+        ('~ C(site, Treatment("A|B")) + `x|y`', False),
+        ("~ C(site, Treatment('A|B')) + (1 | `x|y`)", True),
+    ],
+)
+def test_a_bar_within_quotes_makes_no_mixed_model(text, is_mixed):
+    assert is_mixed_formula(text) == is_mixed == parse_formula(text).is_mixed
