@@ -1,20 +1,24 @@
 """`nipype_blm.fit`: a formula and a table, from Python."""
 
 import argparse
+import csv
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
-from nipype_blm.errors import Words
+from nipype_blm.errors import InputError, Problem, Words
 from nipype_blm.frontends import blm
 from nipype_blm.frontends.fields import FormulaFields, check_fields
 from nipype_blm.frontends.reading import Origin
 from nipype_blm.frontends.studies import make_formula_request
 from nipype_blm.frontends.values import is_mixed_formula
 from nipype_blm.io.files import write_if_changed
+from nipype_blm.io.frames import name_columns
 from nipype_blm.results.saved import FOLDER
 
 if TYPE_CHECKING:
@@ -24,13 +28,11 @@ if TYPE_CHECKING:
     from nipype_blm.report.notebook import Results
 
 _TABLE = "table.tsv"  # beside inputs.yml, of a table that is in no file
+_MASK = "data mask"  # the column of masks that is added there
 
 
-class _PythonWords(Words):
-    """Words of those who call `fit`."""
-
-
-WORDS = _PythonWords({"pattern": "images", "analysis_mask": "mask"})
+# Of those who call `fit`.
+WORDS = Words({"pattern": "images", "analysis_mask": "mask"})
 
 
 def fit(
@@ -102,7 +104,7 @@ def fit(
     from nipype_blm.cli.fit import run_request
     from nipype_blm.report.notebook import Results
 
-    request = _make_request(
+    request, levels = _make_request(
         formula,
         table,
         images,
@@ -121,7 +123,7 @@ def fit(
         run_request(request, arguments)
     results = Results(request.out_dir)
     if request.record.get("table") == _TABLE:
-        _write_table(request, (request.out_dir / FOLDER / _TABLE).read_bytes())
+        _write_table(request, levels)
     return results
 
 
@@ -130,68 +132,128 @@ def _make_request(
     table: "DataFrame | Path | str | None",
     images: Sequence[Path | str] | str | None,
     fields: dict[str, Any],
-) -> "Request":
-    """Make a request of what `fit` is given; the record of a table in memory names its copy."""
+) -> "tuple[Request, Mapping[str, Sequence[str]]]":
+    """Make a request of what `fit` is given; the record of a table in memory names its copy.
+
+    Returns
+    -------
+    request : Request
+    levels : mapping of str to sequence of str
+        The categories of the columns of a table in memory, in their order.
+    """
     listed = None
     if images is not None and not isinstance(images, str | Path):
         listed = [Path(each).absolute() for each in images]
     is_file = table is None or isinstance(table, str | Path)
-    frame, kinds = (None, {}) if is_file else _take_frame(table)
+    frame = None if is_file else _take_frame(table)
+    levels = {} if frame is None else frame.attrs["levels"]
+    kinds = dict.fromkeys(levels, "categorical") | dict(fields.get("columns") or {})
     given = {
         "formula": formula,
         "table": table if is_file else Path.cwd() / _TABLE,  # which the record names
         "images": listed,
         "pattern": None if listed is not None else images,
         **fields,
-        "columns": kinds | dict(fields.get("columns") or {}),
+        "columns": kinds,
     }
     model = "blmm" if is_mixed_formula(formula) else "blm"
     checked = check_fields(given, model, WORDS)
     assert isinstance(checked.fields, FormulaFields)
     record = blm.to_yaml(checked.fields)
-    if frame is not None:
-        record |= {"table": _TABLE, "images": "image"}
-    return make_formula_request(
+    request = make_formula_request(
         checked.fields, Origin(model, WORDS, checked.problems, record=record), frame
+    )
+    if frame is not None and request.study is not None:
+        request = replace(request, record=_name_copy(request))
+    return request, levels
+
+
+def _name_copy(request: "Request") -> dict[str, Any]:
+    """Return a record that finds all it needs in the copy of the table."""
+    assert request.study is not None
+    record = dict(request.record) | {"table": _TABLE, "images": "image"}
+    kinds = record.get("columns") or {}
+    record["columns"] = {k: v for k, v in kinds.items() if k in request.study.columns}
+    if request.data_masks is not None:
+        record[blm.WORDS.name("data_masks")] = _MASK
+    return record
+
+
+def _write_table(request: "Request", levels: Mapping[str, Sequence[str]]) -> None:
+    """Write the table that the record names, and the order of levels as BIDS describes it."""
+    text = (request.out_dir / FOLDER / _TABLE).read_text()
+    if request.data_masks is not None:
+        assert request.images is not None
+        pairs = zip(request.images, request.data_masks, strict=True)
+        masks = {str(image.path): "" if mask is None else str(mask.path) for image, mask in pairs}
+        header, *rows = csv.reader(text.splitlines(), delimiter="\t")
+        at = header.index("image")
+        file = io.StringIO()
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerows([[*header, _MASK], *([*row, masks[row[at]]] for row in rows)])
+        text = file.getvalue()
+    sidecar = {
+        name: {"Levels": {level: level for level in ordered}} for name, ordered in levels.items()
+    }
+    write_if_changed(request.out_dir / _TABLE, text.encode())
+    write_if_changed(
+        (request.out_dir / _TABLE).with_suffix(".json"),
+        f"{json.dumps(sidecar, indent=1)}\n".encode(),
     )
 
 
-def _write_table(request: "Request", content: bytes) -> None:
-    """Write the table that the record names, and the order of levels as BIDS describes it."""
-    assert request.study is not None
-    levels = {
-        each.variable: {"Levels": {level: level for level in each.levels}}
-        for each in request.study.codings
-    }
-    write_if_changed(request.out_dir / _TABLE, content)
-    sidecar = Path(request.out_dir / _TABLE).with_suffix(".json")
-    write_if_changed(sidecar, f"{json.dumps(levels, indent=1)}\n".encode())
-
-
-def _take_frame(table: "DataFrame") -> "tuple[DataFrame, dict[str, str]]":
-    """Return a table as one that was read from a file, and the kinds that its columns have.
+def _take_frame(table: Any) -> "DataFrame":
+    """Return a table as one that was read from a file; `attrs` has the levels of its categories.
 
     Whole numbers, also where missing ones have made floats of them, are written without a point.
+    An index that has a name is a column.
+
+    Raises
+    ------
+    InputError
+        If it is no table.
     """
     import pandas as pd
 
-    def write(value: Any) -> str:
-        if pd.isna(value):
-            return ""
-        if isinstance(value, float):  # of NumPy, too
-            return (
-                str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(float(value))
+    if not isinstance(table, pd.DataFrame) or table.columns.nlevels > 1:
+        what = "a table with names of columns of several levels"
+        raise InputError(
+            Problem(
+                "table",
+                "{table} is {what}; expected a DataFrame, with a name for each column and a row "
+                "for each image, or the path of a file.",
+                what=what if isinstance(table, pd.DataFrame) else f"of type {type(table).__name__}",
             )
-        return str(value).strip()
-
-    columns = {str(name): [write(value) for value in table[name]] for name in table.columns}
+        )
+    taken = {str(name) for name in table.columns}
+    index = [table.index.get_level_values(i).to_series() for i in range(table.index.nlevels)]
+    given = [each for each in index if each.name is not None and str(each.name) not in taken]
+    given += [table.iloc[:, i] for i in range(table.shape[1])]
+    names, repeated = name_columns([str(each.name) for each in given])
+    columns = {
+        name: [_write_cell(cell) for cell in each] for name, each in zip(names, given, strict=True)
+    }
     frame = pd.DataFrame(
         columns, index=[f"row {i}" for i in range(1, len(table) + 1)], dtype=object
     )
     levels = {
-        str(name): [write(level) for level in table[name].cat.categories]
-        for name in table.columns
-        if isinstance(table[name].dtype, pd.CategoricalDtype)
+        name: [_write_cell(level) for level in each.cat.categories]
+        for name, each in zip(names, given, strict=True)
+        if isinstance(each.dtype, pd.CategoricalDtype)
     }
-    frame.attrs = {"source": "the table", "levels": levels}
-    return frame, dict.fromkeys(levels, "categorical")
+    frame.attrs = {
+        "source": "the table",
+        "levels": levels,
+        "repeated": dict.fromkeys(repeated, "the table"),
+    }
+    return frame
+
+
+def _write_cell(value: Any) -> str:
+    import pandas as pd
+
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return ""
+    if isinstance(value, float):  # of NumPy, too
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(float(value))
+    return str(value).strip()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from nipype_blm.errors import InputError
+from nipype_blm.io.bids import DESCRIPTION, is_data_set
 
 _CONFIGURATION = (".yml", ".yaml", ".json")
 _TABLE = (".csv", ".tsv", ".txt", ".xls", ".xlsx", ".ods", ".mat", ".con", ".fsf")
@@ -36,22 +37,12 @@ def check_places(source: Path, out: str, is_formula_given: bool = False) -> str:
         raise InputError(f"OUT {folder} is a file; {advice}.")
     source = source.expanduser()
     kind = find_kind(source, is_formula_given)
-    if is_raw_bids(folder):
+    if (folder / DESCRIPTION).is_file() and any(folder.glob("sub-*/")):
         raise InputError(
             f"OUT {folder} is a BIDS data set, among whose images no results belong; choose a "
             f"folder of their own, such as {folder / 'derivatives' / 'nipype_blm'}."
         )
     return kind
-
-
-def is_raw_bids(folder: Path) -> bool:
-    """Return whether a folder is a BIDS data set with folders of subjects."""
-    return (folder / "dataset_description.json").is_file() and any(folder.glob("sub-*/"))
-
-
-def is_bids(folder: Path) -> bool:
-    """Return whether a folder is a BIDS data set, raw or of derivatives."""
-    return (folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/"))
 
 
 def find_kind(source: Path, is_formula_given: bool) -> str:
@@ -67,7 +58,7 @@ def find_kind(source: Path, is_formula_given: bool) -> str:
     fault = None
     if source.is_dir() and (source / "inputs.yml").is_file():
         fault = f"is a folder of results; give {source / 'inputs.yml'} to fit that model again"
-    elif source.is_dir() and is_bids(source):
+    elif source.is_dir() and is_data_set(source):
         return "bids"
     elif source.is_dir() and (source.suffix in _FEAT or any(source.glob("cope*.feat"))):
         return "feat"

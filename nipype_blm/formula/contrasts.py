@@ -27,7 +27,8 @@ from nipype_blm.model.contrasts import Contrast
 
 _MOST_CONTRASTS = 200  # of one expression
 
-Given = Sequence[tuple[str | None, str]]
+# Contrasts of weights, and expressions behind their names.
+Given = Sequence[Contrast | tuple[str | None, str]]
 
 
 class Rows(NamedTuple):
@@ -45,12 +46,7 @@ class Explained(NamedTuple):
     notices: list[Problem]
 
 
-def make_contrasts(design: Design, given: Given | None = None) -> list[Contrast]:
-    """Return contrasts of a design, see `explain_contrasts`."""
-    return explain_contrasts(design, given).contrasts
-
-
-def explain_contrasts(design: Design, given: Given | None = None) -> Explained:
+def make_contrasts(design: Design, given: Given | None = None) -> Explained:
     """Return contrasts of a design, and notices of what they hold for.
 
     An expression is a linear combination of coefficients, such as ``age`` or
@@ -74,8 +70,8 @@ def explain_contrasts(design: Design, given: Given | None = None) -> Explained:
     Parameters
     ----------
     design : Design
-    given : sequence of (str or None, str), optional
-        A name (by default the expression) and an expression for each.
+    given : sequence of Contrast or (str or None, str), optional
+        A name (by default the expression) and an expression for each; or a contrast, which stays.
 
     Raises
     ------
@@ -86,7 +82,11 @@ def explain_contrasts(design: Design, given: Given | None = None) -> Explained:
         return _make_defaults(design)
     problems, contrasts, notices = Problems(), [], []
     coefficients, margins = Coefficients(design), Margins(design)
-    for name, expression in given:
+    for each in given:
+        if isinstance(each, Contrast):
+            contrasts.append(each)
+            continue
+        name, expression = each
         text = " ".join(expression.split())
         maker = _Maker(design, coefficients, margins)
         try:

@@ -34,6 +34,9 @@ from nipype_blm.formula.words import FIELD, join_names, refuse, suggest
 from nipype_blm.model.request import Factor, Table
 from nipype_blm.model.study import Coding
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _CODES = re.compile(
     r"(sex|gender|group|site|scanner|cent(er|re)|diagnosis|dx|hand(edness)?|race|ethnicity|"
     r"arm|treatment|condition|cohort|batch|family(_?id)?)",
@@ -45,9 +48,6 @@ _ROWS_PER_CODE = 3
 # Whole numbers with few values that are measured, as names of columns have it.
 _MEASURED = ("age", "year", "month", "week", "day", "hour", "time", "dose", "score", "count")
 _WIDE = 1_000  # columns of a term, which may be more than there are rows
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,7 +322,7 @@ def _order(bars: Sequence[Bar], bar: Bar) -> int:
 
 def _code_effects(bar: Bar, frame: "pd.DataFrame") -> Table:
     """Return the design of the random effects of a level."""
-    columns, scale = _prepare(bar.effects, frame) if bar.effects.columns else (frame, Scale({}, {}))
+    columns, scale = _prepare(bar.effects, frame)
     coded = code_terms(bar.effects, columns, scale)
     return Table(coded.X, coded.names, source=f"({bar.text})")
 

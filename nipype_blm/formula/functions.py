@@ -185,6 +185,12 @@ def _check_numeric(expr: Expr) -> None:
             sign=expr.operator.lexeme,
             text=show(write(expr)),
         )
+    elif _is_comparison(expr) and (_is_comparison(expr.left) or _is_comparison(expr.right)):
+        raise refuse(
+            "The formula has {text}, with two comparisons in a row; write each in parentheses, "
+            "such as I((x > 1) * (x < 2)).",
+            text=show(write(expr)),
+        )
     elif isinstance(expr, Assign):
         raise refuse(
             "The formula has {text}, a setting that this function does not have; leave it out.",
@@ -195,6 +201,10 @@ def _check_numeric(expr: Expr) -> None:
             _check_numeric(child)
     elif isinstance(expr, Call):
         _check_numeric(expr.args[0])
+
+
+def _is_comparison(expr: Expr) -> bool:
+    return isinstance(expr, Binary) and expr.operator.kind in _COMPARISONS
 
 
 def _check_categorical(call: Call, name: str) -> None:

@@ -66,6 +66,19 @@ class _Scanner(Scanner):
         return text
 
 
+class _Parser(Parser):
+    """Formulae's, with powers as in R and Python: -x**2 is -(x**2), and x**2**3 is x**(2**3)."""
+
+    def multiple_interaction(self) -> Expr:
+        return self.unary()
+
+    def unary(self) -> Expr:
+        if self.match(["PLUS", "MINUS"]):
+            return Unary(self.previous(), self.unary())
+        base = self.call()
+        return Binary(base, self.previous(), self.unary()) if self.match("STAR_STAR") else base
+
+
 def scan(text: str) -> list[Token]:
     """Return the tokens of a formula, without the one that marks the end.
 
@@ -186,7 +199,7 @@ def _check_brackets(tokens: Sequence[Token], text: str) -> None:
 
 def parse(tokens: Sequence[Token], text: str) -> Expr:
     """Return the syntax tree of one side of a formula."""
-    parser = Parser([*tokens, Token("EOF", "")])
+    parser = _Parser([*tokens, Token("EOF", "")])
     try:
         tree = parser.parse()
     except ParseError as error:

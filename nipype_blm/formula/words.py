@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from nipype_blm.errors import InputError, Problem, join_some, shorten
 
 FIELD = "formula"
-_MOST_LISTED = 20
 _LONGEST_NAME = 60  # characters, in a list or of what is searched
 
 
@@ -15,7 +14,7 @@ def refuse(template: str, field: str = FIELD, /, **values: object) -> InputError
     return InputError([Problem(field, template, **values)])
 
 
-def join_names(names: Iterable[str], most: int = _MOST_LISTED) -> str:
+def join_names(names: Iterable[str], most: int = 20) -> str:
     """Return names in one line; of a long list, the first ones and how many more there are."""
     return join_some((shorten(name, _LONGEST_NAME) for name in names), most) or "none"
 

@@ -21,6 +21,7 @@ from nipype_blm.io.bids import (
     PARTS,
     BidsFile,
     index_tree,
+    is_data_set,
     read_description,
     strip_label,
 )
@@ -108,7 +109,7 @@ def _find_folders(bids_dir: Path, derivatives: Sequence[Path | str] | None) -> l
     description = read_description(bids_dir)
     if description.get("DatasetType") == "derivative":
         return [bids_dir]
-    folders = sorted(path for path in parent.glob("*") if _is_data_set(path))
+    folders = sorted(path for path in parent.glob("[!.]*/") if is_data_set(path))
     if folders:
         return folders
     if _has_maps(bids_dir):
@@ -137,12 +138,6 @@ def _find_folder(given: Path | str, parent: Path) -> Path:
             names=join_some(names) or "none",
         )
     )
-
-
-def _is_data_set(path: Path) -> bool:
-    if not path.is_dir() or path.name.startswith("."):
-        return False
-    return (path / "dataset_description.json").is_file() or any(path.glob("sub-*/"))
 
 
 def _has_maps(folder: Path) -> bool:
@@ -297,7 +292,7 @@ def _explain_filter(name: str, wanted: _Filter, files: Sequence[BidsFile]) -> Pr
         given=wanted.given,
         n=count(len(files), "image"),
         name=name,
-        values=_show_counts(Counter(_show_label(name, file) for file in files)),
+        values=show_counts(Counter(_show_label(name, file) for file in files)),
     )
 
 
@@ -309,7 +304,7 @@ def _explain_none(files: Sequence[BidsFile], folders: Sequence[Path]) -> Problem
         "{found}.  For images without names of BIDS, such as con_0001.nii or cope1.nii.gz, give "
         "{table} and {pattern}.",
         folders=join_some(folders),
-        found=_show_counts(counts) or "nothing with names of BIDS",
+        found=show_counts(counts) or "nothing with names of BIDS",
     )
 
 
@@ -318,9 +313,10 @@ def _show_label(name: str, file: BidsFile) -> str:
     return "null" if label is None else label
 
 
-def _show_counts(counts: Mapping[str, int]) -> str:
+def show_counts(counts: Mapping[str, int], most: int = 20) -> str:
+    """Return how often each label comes, such as "T1w (20), T2w (19)"."""
     ordered = sorted(counts.items(), key=lambda item: natural_key(item[0]))
-    return join_some(f"{label} ({n})" for label, n in ordered)
+    return join_some((f"{label} ({n})" for label, n in ordered), most)
 
 
 def _refuse_ambiguous(files: Sequence[BidsFile], wanted: Mapping[str, _Filter]) -> None:
@@ -333,7 +329,7 @@ def _refuse_ambiguous(files: Sequence[BidsFile], wanted: Mapping[str, _Filter]) 
             continue
         counts = Counter(_show_label(name, file) for file in left)
         if len(counts) > 1:
-            lines.append(f"{name}: {_show_counts(counts)}")
+            lines.append(f"{name}: {show_counts(counts)}")
             # What else differs is said of the images that most likely are meant.
             most = min(counts, key=lambda label: (-counts[label], natural_key(label)))
             settings.append(f"{ENTITIES.get(name, name)}={most}")

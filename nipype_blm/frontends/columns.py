@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from nipype_blm.errors import InputError, Problem, Problems, count, join_some, show
 from nipype_blm.io.bids import name_entity
+from nipype_blm.model.study import COLUMN_KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-KINDS = ("categorical", "numeric")
 
 # Compared without case.
 MISSING = frozenset({"", "n/a", "na", "nan", "#n/a", "<na>", "null", "none", ".", "-"})
@@ -71,7 +70,7 @@ def type_columns(
     wanted = list(dict.fromkeys(used))
     for name in dict.fromkeys([*wanted, *kinds]):
         kind = kinds.get(name)
-        if kind is not None and kind not in KINDS:
+        if kind is not None and kind not in COLUMN_KINDS:
             problems.append(_explain_kind(name, kind))
         elif name not in frame.columns:
             problems.append(explain_absence(name, frame))
@@ -101,9 +100,14 @@ def _explain_kind(name: str, kind: str) -> Problem:
     )
 
 
+def name_table(frame: "pd.DataFrame") -> str:
+    """Return what messages call a table."""
+    return str(frame.attrs.get("source", "the table"))
+
+
 def explain_absence(name: str, frame: "pd.DataFrame") -> Problem:
     """Return that a table has no such column, and which it has."""
-    source = frame.attrs.get("source", "the table")
+    source = name_table(frame)
     repeated = frame.attrs.get("repeated", {})
     if name in repeated:
         return Problem(
@@ -160,7 +164,7 @@ class _Column:
         self.name = name
         self.index = frame.index
         self.cells = [str(cell).strip() for cell in given.astype(object).where(given.notna(), "")]
-        self.source = attrs.get("sources", {}).get(name, attrs.get("source", "the table"))
+        self.source = attrs.get("sources", {}).get(name, name_table(frame))
         self.levels = attrs.get("levels", {}).get(name, [])
         self._has_semicolons = attrs.get("separator") == ";"
 

@@ -91,6 +91,8 @@ def normalise_contrasts(value: Any) -> list[dict[str, Any]]:
 def _normalise_one(item: Any, number: int) -> dict[str, Any]:
     if isinstance(item, str) and item.strip() and not _WEIGHTS.fullmatch(item):
         return {"expression": item}
+    if isinstance(item, str) and item.strip() == "1":  # the intercept, as in a formula
+        return {"expression": item}
     if isinstance(item, dict) and len(item) == 1 and "vector" not in item:
         [(key, body)] = item.items()
         if isinstance(body, dict):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nipype_blm.errors import InputError, Problem, Problems
+from nipype_blm.errors import InputError, Problem, Problems, join_some
 from nipype_blm.frontends.blm import WORDS, to_yaml
 from nipype_blm.frontends.fields import check_fields
 from nipype_blm.frontends.reading import Origin, make_request
@@ -18,14 +18,6 @@ _ENDINGS = (".nii.gz", ".nii", ".img", ".img.gz", "")
 _INPUT = re.compile(r'^set feat_files\((\d+)\) "(.*)"', re.MULTILINE)
 _LEFT_OUT = re.compile(r"^set fmri\(copeinput\.\d+\) 0", re.MULTILINE)
 _VOXELWISE = re.compile(r"^set fmri\(evs_vox\) ([1-9]\d*)", re.MULTILINE)
-_MOST_SHOWN = 20
-
-
-def is_feat(folder: Path) -> bool:
-    """Return whether a folder is one of FEAT, of a group or of one image series."""
-    return folder.is_dir() and (
-        (folder / "design.fsf").is_file() or folder.suffix in (".feat", ".gfeat")
-    )
 
 
 def read(folder: Path, out_dir: Path, cope: int | None = None) -> Request:
@@ -90,15 +82,12 @@ def _find_cope(folder: Path, number: int | None) -> Path:
         return folder
     if not copes:
         raise InputError(_explain_absence(folder))
-    shown = ", ".join(map(str, sorted(copes)[:_MOST_SHOWN]))
-    more = f" ... and {len(copes) - _MOST_SHOWN} more" * (len(copes) > _MOST_SHOWN)
+    known = join_some(sorted(copes))
     if number is None and len(copes) > 1:
-        raise InputError(
-            f"{folder} has copes {shown}{more}; choose one, as with --cope {min(copes)}."
-        )
+        raise InputError(f"{folder} has copes {known}; choose one, as with --cope {min(copes)}.")
     chosen = min(copes) if number is None else number
     if chosen not in copes:
-        raise InputError(f"{folder} has no cope{chosen}.feat; it has copes {shown}{more}.")
+        raise InputError(f"{folder} has no cope{chosen}.feat; it has copes {known}.")
     return copes[chosen]
 
 

@@ -40,9 +40,8 @@ from nipype_blm.frontends.values import (
 from nipype_blm.frontends.vest import expand_contrasts
 from nipype_blm.model.random import check_nesting
 from nipype_blm.model.request import DEFAULT_MAX_BYTES, DEFAULT_MINLOG, DEFICIENT, KEEP, MATCH_ROWS
+from nipype_blm.model.study import COLUMN_KINDS, ON_MISSING
 
-COLUMN_KINDS = ("categorical", "numeric")
-ON_MISSING = ("refuse", "drop")
 CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm")
 _LONGEST_NAME = 40  # longer than any field
 _NO_CONTRASTS = [{"name": "none", "vector": [1]}]  # hold the place of what is at fault

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from nipype_blm.model.study import ON_MISSING
+
 
 class Option(NamedTuple):
     """One option of the command line."""
@@ -41,13 +43,13 @@ MODEL = (
         "--on-missing",
         "on_missing",
         "rows with a missing covariate",
-        choices=("refuse", "drop"),
+        choices=ON_MISSING,
     ),
     Option(
         "--on-missing-image",
         "on_missing_image",
         "rows without an image",
-        choices=("refuse", "drop"),
+        choices=ON_MISSING,
     ),
 )
 TABLE = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nipype_blm.data.kinds import look_at
 from nipype_blm.errors import InputError, Problem, count, join_some
-from nipype_blm.frontends.columns import MISSING
+from nipype_blm.frontends.columns import MISSING, name_table
 from nipype_blm.frontends.observations import Observations, name_rows, pick_rows
 from nipype_blm.io.bids import name_entity, split_name, strip_label
 from nipype_blm.model.names import match_names
@@ -63,7 +63,7 @@ def match_listed(frame: "pd.DataFrame", images: Sequence[ListedPath]) -> Observa
         problems.append(problem)
         if any(match.rows):  # names of another kind may agree by chance
             break
-    source = frame.attrs.get("source", "the table")
+    source = name_table(frame)
     raise InputError(
         problems[0]
         if problems
@@ -90,7 +90,7 @@ def _match_volumes(frame: "pd.DataFrame", images: Sequence[ListedPath]) -> Obser
     n_volumes = look_at(images[0].path)[1].n_volumes
     if n_volumes == 1:
         return None
-    source = frame.attrs.get("source", "the table")
+    source = name_table(frame)
     if n_volumes != len(frame):
         raise InputError(
             Problem(
@@ -219,7 +219,7 @@ def _explain_match(
 ) -> Problem | None:
     """Return what hinders that every image has a row of its own."""
     rows = name_rows(frame)
-    source = frame.attrs.get("source", "the table")
+    source = name_table(frame)
     without = [
         image.path.name for image, found in zip(images, match.rows, strict=True) if not found
     ]
@@ -279,7 +279,7 @@ def _sort_rows(match: _Match, frame: "pd.DataFrame", images: Sequence[ListedPath
     ]
     notices = [*frame.attrs.get("notices", ())]
     if excluded:
-        source = frame.attrs.get("source", "the table")
+        source = name_table(frame)
         some = join_some((each.row for each in excluded), 5)
         notices.append(
             f"{len(excluded)} of {count(len(rows), 'row')} of {source} have no image in the list "

@@ -15,14 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nipype_blm.data.kinds import is_image_path, strip_ending
 from nipype_blm.errors import InputError, Problem, Problems, count, join_some, show
-from nipype_blm.frontends.columns import MISSING, explain_absence, natural_key
-from nipype_blm.frontends.listed import IMAGE_COLUMNS, match_listed
-from nipype_blm.frontends.observations import (
-    Observations,
-    name_rows,
-    pick_rows,
-    select_complete,
-)
+from nipype_blm.frontends.columns import MISSING, explain_absence, name_table, natural_key
+from nipype_blm.frontends.listed import IMAGE_COLUMNS
+from nipype_blm.frontends.observations import Observations, name_rows, pick_rows
 from nipype_blm.io.bids import ENTITIES, LONG_NAMES, name_entity, strip_label
 from nipype_blm.io.files import explain_absence as explain_file
 from nipype_blm.io.paths import resolve_path
@@ -31,15 +26,6 @@ from nipype_blm.model.study import Excluded
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = [
-    "Observations",
-    "match_images",
-    "match_listed",
-    "match_masks",
-    "name_rows",
-    "select_complete",
-]
 
 _SPEC = re.compile(r"(0?\d{1,2})?d|\d{0,2}s?")  # such as 02d
 _MAGIC = re.compile(r"[*?[]")
@@ -163,7 +149,7 @@ def _find_image_column(frame: "pd.DataFrame") -> str:
         Problem(
             "pattern",
             template,
-            source=frame.attrs.get("source", "the table"),
+            source=name_table(frame),
             found=join_some(found, separator=" and "),
         )
     )
@@ -303,7 +289,7 @@ def _parse_pattern(text: str, frame: "pd.DataFrame") -> list[_Piece]:
                 "give a column, or a pattern such as maps/{{participant_id}}_cope1.nii.gz.  The "
                 "columns are: {columns}.",
                 text=show(text),
-                source=frame.attrs.get("source", "the table"),
+                source=name_table(frame),
                 columns=join_some(frame.columns),
             )
         )
@@ -456,7 +442,7 @@ def _explain_absent(frame: "pd.DataFrame", found: Sequence[_Found], advice: str)
         "{n} of {n_all} of {source} {verb} no image: {some}.  " + advice,
         n=len(some),
         n_all=count(len(found), "row"),
-        source=frame.attrs.get("source", "the table"),
+        source=name_table(frame),
         verb="has" if len(some) == 1 else "have",
         some=join_some(some, separator="; "),
     )
@@ -520,7 +506,7 @@ def _note_others(
     others = [path for path in given.find_everyone(base) if path not in known]
     if not others:
         return []
-    source = frame.attrs.get("source", "the table")
+    source = name_table(frame)
     some = join_some(sorted(others, key=natural_key), 5)
     verb = "has" if len(others) == 1 else "have"
     return [f"{count(len(others), 'image')} of this pattern {verb} no row in {source}: {some}."]

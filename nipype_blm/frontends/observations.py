@@ -5,15 +5,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nipype_blm.errors import InputError, Problem, count, join_some, show
-from nipype_blm.frontends.columns import explain_absence
+from nipype_blm.frontends.columns import explain_absence, name_table
 from nipype_blm.model.request import ListedPath
 from nipype_blm.model.study import Excluded
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-ON_MISSING = ("refuse", "drop")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +46,7 @@ def pick_rows(frame: "pd.DataFrame", rows: Sequence[int]) -> "pd.DataFrame":
 
 def name_rows(frame: "pd.DataFrame") -> list[str]:
     """Return what messages call each row, such as "line 8 of participants.tsv"."""
-    source = frame.attrs.get("source", "the table")
+    source = name_table(frame)
     return [row if isinstance(row, str) else f"line {row} of {source}" for row in frame.index]
 
 
@@ -72,7 +69,7 @@ def select_complete(
         If values are missing and rows may not be dropped, or if no row is left.
     """
     frame = observations.frame
-    source = frame.attrs.get("source", "the table")
+    source = name_table(frame)
     absent = [name for name in dict.fromkeys(variables) if name not in frame.columns]
     if absent:
         raise InputError([explain_absence(name, frame) for name in absent])

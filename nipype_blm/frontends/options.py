@@ -13,6 +13,7 @@ from nipype_blm.frontends.reading import Origin, make_request
 from nipype_blm.frontends.traits import TraitWords
 from nipype_blm.frontends.values import is_mixed_formula
 from nipype_blm.model.request import Request
+from nipype_blm.model.study import COLUMN_KINDS
 from nipype_blm.units import GIB
 
 
@@ -24,12 +25,6 @@ class OptionWords(TraitWords):
         if field == "columns":
             name, _, kind = str(value).rpartition(": ")
             return f"--{kind} {shlex.quote(name)}"
-        if field == "filters":
-            given = [each.split("=", 1) for each in str(value).split("/")]
-            return " ".join(
-                f"--{name} {label}" if name in ENTITIES else f"--filter {name}={label}"
-                for name, label in given
-            )
         if field == "filters":
             return " ".join(map(_write_filter, str(value).split("/")))
         for option in ALL:
@@ -132,7 +127,7 @@ def _read_options(
         del fields["analysis_mask"]
     if "max_bytes" in fields:
         fields["max_bytes"] = _read_gib(fields["max_bytes"])
-    columns = {name: kind for kind in ("categorical", "numeric") for name in given.get(kind, ())}
+    columns = {name: kind for kind in COLUMN_KINDS for name in given.get(kind, ())}
     if columns:
         fields["columns"] = columns
     if "contrasts" in fields:

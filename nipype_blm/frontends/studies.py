@@ -6,19 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nipype_blm.errors import InputError, Problem, Problems
-from nipype_blm.formula.contrasts import Explained, explain_contrasts
+from nipype_blm.formula.contrasts import Explained, make_contrasts
 from nipype_blm.formula.design import Design, build_design
 from nipype_blm.formula.parse import Formula, parse_formula
 from nipype_blm.frontends.bids import find_study
 from nipype_blm.frontends.columns import type_columns
 from nipype_blm.frontends.fields import ContrastFields, FormulaFields
-from nipype_blm.frontends.matching import (
-    Observations,
-    match_images,
-    match_listed,
-    match_masks,
-    select_complete,
-)
+from nipype_blm.frontends.listed import match_listed
+from nipype_blm.frontends.matching import match_images, match_masks
+from nipype_blm.frontends.observations import Observations, select_complete
 from nipype_blm.frontends.reading import Origin, list_files, make_contrast, request_options
 from nipype_blm.io.frames import read_frame
 from nipype_blm.model.request import Request, Table
@@ -149,19 +145,11 @@ def _build(
 def list_contrasts(design: Design, given: Sequence[ContrastFields]) -> Explained:
     """Return contrasts of a design, those of weights among them; without any, the default ones."""
     if not given:
-        return explain_contrasts(design)
-    problems, contrasts, notices = Problems(), [], []
-    for each in given:
-        if each.expression is None:
-            contrasts.append(make_contrast(each))
-            continue
-        made = problems.attempt(explain_contrasts, design, [(each.name, each.expression)])
-        if made is not None:
-            contrasts += made.contrasts
-            notices += made.notices
-    if problems:
-        raise InputError(problems)
-    return Explained(contrasts, notices)
+        return make_contrasts(design)
+    return make_contrasts(
+        design,
+        [make_contrast(x) if x.expression is None else (x.name, x.expression) for x in given],
+    )
 
 
 def list_contrasts_of_columns(X: Table, given: Sequence[ContrastFields]) -> Explained:

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,9 @@ import yaml
 
 from nipype_blm.errors import InputError, join_some
 from nipype_blm.frontends import blm
-from nipype_blm.frontends.columns import natural_key, type_columns
+from nipype_blm.frontends.bids import show_counts
+from nipype_blm.frontends.columns import type_columns
+from nipype_blm.frontends.listed import IMAGE_COLUMNS
 from nipype_blm.io.bids import index_tree, name_entity
 from nipype_blm.io.frames import read_frame
 
@@ -79,7 +81,7 @@ def _guess_pattern(frame: "pd.DataFrame | None") -> str:
     """Return where images may be: in a column, or in files called after what tells rows apart."""
     columns = [] if frame is None else [str(name) for name in frame.columns]
     for name in columns:
-        if name.casefold() in ("image", "inputfile"):
+        if name.casefold() in IMAGE_COLUMNS:
             return name
     keys = [name for name in columns if name_entity(name) is not None] or columns[:1]
     return f"images/{'_'.join(f'{{{name}}}' for name in keys)}.nii.gz"
@@ -132,10 +134,4 @@ def _describe_images(source: Path) -> Iterator[str]:
                 for name, label in {**file.entities, "suffix": file.suffix}.items():
                     counts.setdefault(name, Counter())[label] += 1
     for name, labels in counts.items():
-        yield from _comment(f"{name}: {join_some(_count_labels(labels), _MOST_LEVELS)}", "  ")
-
-
-def _count_labels(labels: Mapping[str, int]) -> Iterable[str]:
-    return [
-        f"{label} ({n})" for label, n in sorted(labels.items(), key=lambda x: natural_key(x[0]))
-    ]
+        yield from _comment(f"{name}: {show_counts(labels, _MOST_LEVELS)}", "  ")

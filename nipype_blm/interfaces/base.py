@@ -26,10 +26,10 @@ from nipype_blm.core.lmm.estimates import METHODS
 from nipype_blm.errors import InputError, pack_problems, show
 from nipype_blm.frontends.contrasts import normalise_contrasts
 from nipype_blm.frontends.factors import normalise_factors
-from nipype_blm.frontends.fields import COLUMN_KINDS, ON_MISSING
 from nipype_blm.frontends.traits import WORDS, explain_name
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.model.request import DEFAULT_MAX_BYTES, DEFICIENT, MATCH_ROWS
+from nipype_blm.model.study import COLUMN_KINDS, ON_MISSING
 from nipype_blm.results.declared import select_declared
 from nipype_blm.stages.assemble import NOTICES, AssembledMaps
 from nipype_blm.units import GIB

@@ -16,10 +16,10 @@ from nipype.interfaces.base import (
 )
 
 from nipype_blm.frontends.bids import find_study
-from nipype_blm.frontends.fields import ON_MISSING
 from nipype_blm.frontends.observations import Observations
 from nipype_blm.interfaces.base import BLMInterface, InputSpec, warn_of
 from nipype_blm.io.files import write_if_changed
+from nipype_blm.model.study import ON_MISSING
 
 
 class _FindImagesInputSpec(InputSpec):

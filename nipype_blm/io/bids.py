@@ -53,6 +53,7 @@ ENTITIES = {
 LONG_NAMES = {short: name for name, short in ENTITIES.items()}
 # Entities whose labels are numbers, so that 1 and 01 are the same.
 INDEXES = frozenset({"run", "echo", "flip", "inversion", "split", "chunk"})
+DESCRIPTION = "dataset_description.json"
 # What else a file is told by.
 PARTS = ("suffix", "extension", "datatype")
 
@@ -172,6 +173,11 @@ def _list_folder(
             out_files.append((entry.path, entry.name, datatype))
 
 
+def is_data_set(folder: Path) -> bool:
+    """Return whether a folder is a BIDS data set, raw or of derivatives."""
+    return (folder / DESCRIPTION).is_file() or any(folder.glob("sub-*/"))
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """Return what dataset_description.json says of a data set; {} without one.
 
@@ -180,7 +186,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     InputError
         If it is no JSON, or holds no names and values.
     """
-    path = folder / "dataset_description.json"
+    path = folder / DESCRIPTION
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:

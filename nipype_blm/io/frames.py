@@ -66,7 +66,7 @@ def read_frame(path: Path, what: str) -> "pd.DataFrame":
     if found is not None:
         raise InputError(Problem("table", "{source} is {found}.", source=source, found=found))
     header, rows, separator = _split(text, source)
-    names, repeated = _name_columns(header)
+    names, repeated = name_columns(header)
     frame = pd.DataFrame(
         [row.cells for row in rows], index=[row.line for row in rows], columns=names, dtype=object
     )
@@ -207,8 +207,8 @@ def _even_out(header: list[str], rows: list[_Row], source: str) -> tuple[list[st
     return header, rows
 
 
-def _name_columns(header: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return a name for each column, and the names that several have."""
+def name_columns(header: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return a name for each column, such as "age (column 3)", and the names that several have."""
     counts = Counter(name for name in header if name)
     names = [
         f"column {i}" if not name else f"{name} (column {i})" if counts[name] > 1 else name

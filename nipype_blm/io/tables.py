@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.errors import InputError, Problem, shorten, show
+from nipype_blm.errors import InputError, Problem, join_some, shorten, show
 from nipype_blm.io.files import open_input
 from nipype_blm.io.formats import START_SIZE, is_vest, name_binary, name_text
 from nipype_blm.io.paths import resolve_path
@@ -189,7 +189,7 @@ def scan_table(
     if ragged:
         faults.append(
             f"{source} has {n_columns} columns in its first line, but "
-            f"{_join_some(ragged, ', ')}; every line needs as many."
+            f"{join_some(ragged, 10)}; every line needs as many."
         )
     if 2 * len(ragged) > len(lines):  # the first line may be the one that is wrong
         raise InputError(faults)
@@ -197,9 +197,7 @@ def scan_table(
         row_names = None
     column = _find_row_names(header, lines, n_columns, row_names)
     if column is None and row_names is not None and row_names.lower() != "none":
-        columns = (
-            _join_some(list(map(show, header)), ", ") if header else f"{n_columns} and no header"
-        )
+        columns = join_some(map(show, header), 10) if header else f"{n_columns} and no header"
         raise InputError([*faults, _refuse_row_names(row_names, source, columns)])
     kept = [i for i in range(n_columns) if i != column]
     names = [(header[i] if header else "") or f"X{n}" for n, i in enumerate(kept, 1)]
@@ -353,12 +351,6 @@ def _split_lines(text: str, source: str) -> tuple[list[str] | None, list[_Line]]
     return header, table
 
 
-def _join_some(found: list[str], separator: str) -> str:
-    """Return up to ten of what was found, and how many more there are."""
-    more = f" and {len(found) - 10} more" if len(found) > 10 else ""
-    return separator.join(found[:10]) + more
-
-
 def _has_text(cells: list[str]) -> bool:
     return any(_to_number(cell) is None for cell in cells)
 
@@ -462,7 +454,7 @@ def read_labels(path: Path, what: str) -> list[str]:
     if faults:
         raise InputError(
             f"{source} must hold one label a line, and none may be missing; "
-            f"found {_join_some(faults, '; ')}."
+            f"found {join_some(faults, 10, '; ')}."
         )
     return [cells[0] for cells in rows]
 

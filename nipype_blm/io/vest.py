@@ -8,11 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.errors import InputError, show
+from nipype_blm.errors import InputError, join_some, show
 
 _NAME = re.compile(r"/ContrastName(\d+)\s+(.*)")
 _COUNT = re.compile(r"/(NumWaves|NumPoints|NumContrasts)\s+(\S+)")
-_MOST_LINES = 10  # that are named
 # What the rows of each kind of file are called.
 _ROWS = {"mat": "NumPoints", "grp": "NumPoints", "con": "NumContrasts", "fts": "NumContrasts"}
 
@@ -111,7 +110,7 @@ def _read_rows(
     if ragged:
         raise InputError(
             f"{source} needs {n_columns} numbers in every line of its matrix; there are "
-            f"{_join(ragged)}."
+            f"{join_some(ragged)}."
         )
     values = np.array([[_to_number(cell) for cell in cells] for _, cells in rows])
     bad = [
@@ -120,7 +119,7 @@ def _read_rows(
         if not np.isfinite(row).all()
     ]
     if bad:
-        raise InputError(f"{source} must hold finite numbers only; it has {_join(bad)}.")
+        raise InputError(f"{source} must hold finite numbers only; it has {join_some(bad)}.")
     return values
 
 
@@ -129,11 +128,6 @@ def _to_number(cell: str) -> float:
         return float(cell.replace("_", "x"))  # Python reads 1_0 as 10
     except ValueError:
         return math.nan
-
-
-def _join(found: Sequence[str]) -> str:
-    more = len(found) - _MOST_LINES
-    return ", ".join(found[:_MOST_LINES]) + f" and {more} more" * (more > 0)
 
 
 def format_vest(values: FloatArray, kind: str, names: Sequence[str] = ()) -> str:

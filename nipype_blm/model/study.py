@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+COLUMN_KINDS = ("categorical", "numeric")
+ON_MISSING = ("refuse", "drop")  # what becomes of rows without a value, or without an image
+
 
 class Excluded(NamedTuple):
     """An observation that was left out, and why."""

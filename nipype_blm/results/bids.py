@@ -105,9 +105,7 @@ def export_bids(
         ".bidsignore": "/group\n",
     }
     folder = results.folder / DEFAULT_FOLDER if out_dir is None else out_dir
-    return publish_export(
-        results, folder, "bids", maps, texts, lambda name: bool(_OURS.fullmatch(name)), overwrite
-    )
+    return publish_export(results, folder, "bids", maps, texts, _OURS, overwrite)
 
 
 def find_entities(results: Results) -> dict[str, str]:

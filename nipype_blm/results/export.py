@@ -13,7 +13,7 @@ from nipype_blm import __version__
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.data.kinds import name_map
 from nipype_blm.data.maps import MapInfo
-from nipype_blm.errors import InputError, show
+from nipype_blm.errors import InputError, join_some, show
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.publish import Claim, list_published, publish
 from nipype_blm.results.maps import fits_single
@@ -88,7 +88,7 @@ def select_contrasts(results: Results, names: Sequence[str] | None) -> list[Cont
     unknown = [name for name in names or () if name not in known]
     if unknown:
         raise InputError(
-            f"{', '.join(map(show, unknown[:20]))} is no contrast of {results.folder}; it has "
+            f"{join_some(map(show, unknown))} is no contrast of {results.folder}; it has "
             f"{', '.join(known)}."
         )
     return [each for name, each in known.items() if names is None or name in names]
@@ -100,7 +100,7 @@ def publish_export(
     target: str,
     maps: Sequence[ExportedMap],
     texts: Mapping[str, str],
-    is_ours: Callable[[str], bool],
+    ours: re.Pattern[str],
     overwrite: bool = False,
 ) -> Exported:
     """Write the files of an export, all at once; those of an earlier one are replaced.
@@ -115,8 +115,8 @@ def publish_export(
     maps : sequence of ExportedMap
     texts : mapping of str to str
         The content of each other file, by its name below the folder.
-    is_ours : callable
-        Whether a name below the folder could be that of a file of such an export.
+    ours : pattern
+        Of names below the folder that could be those of files of such an export.
     overwrite : bool
         Replace also the export of other results.
 
@@ -125,6 +125,10 @@ def publish_export(
     InputError
         If the folder has files of somebody else, or the export of other results.
     """
+
+    def is_ours(name: str) -> bool:
+        return ours.fullmatch(name) is not None
+
     out_dir = out_dir.absolute()
     names = {each.info.name: name_map(results.space, each.info.name, True) for each in maps}
     _check_folder(out_dir, is_ours, [*names.values(), *texts])

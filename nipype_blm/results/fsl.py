@@ -107,9 +107,7 @@ def export_fsl(
         "stats/dof": f"{dof}\n",
     }
     folder = results.folder / DEFAULT_FOLDER if out_dir is None else out_dir
-    done = publish_export(
-        results, folder, "fsl", maps, texts, lambda name: bool(_OURS.fullmatch(name)), overwrite
-    )
+    done = publish_export(results, folder, "fsl", maps, texts, _OURS, overwrite)
     masks = {test: _list_masks(done, test, len(groups[test])) for test in groups}
     names = {test: [each.name for each in group] for test, group in groups.items()}
     outputs = {name: paths for name, paths in done.outputs.items() if name}

@@ -28,7 +28,7 @@ from nipype_blm.core.rebase import (
     select_design,
 )
 from nipype_blm.data.kinds import pack_space
-from nipype_blm.data.manifest import ImageEntry, parse_manifest, read_manifest
+from nipype_blm.data.manifest import ImageEntry, parse_manifest
 from nipype_blm.data.spec import NUMERICS, ModelSpec
 from nipype_blm.data.specfile import read_model
 from nipype_blm.errors import InputError, Problem
@@ -98,7 +98,10 @@ def describe_origin(
     return arrays, {"reading": stamp_reading(spec), "factors": names}
 
 
-def read_origin(path: Path, reading: str) -> Origin | None:
+Parse = Callable[[bytes, Path], list[ImageEntry]]
+
+
+def read_origin(path: Path, reading: str, parse: Parse = parse_manifest) -> Origin | None:
     """Return what products were made of; None without them, or if images were read otherwise."""
     try:
         file = ArrayFile(path)
@@ -109,7 +112,7 @@ def read_origin(path: Path, reading: str) -> Origin | None:
             for i, name in enumerate(file.meta["factors"])
         )
         design = BatchDesign(file.read("origin/Q"), file.read("origin/shift"), factors)
-        images = parse_manifest(file.read("origin/images").tobytes(), path)
+        images = parse(file.read("origin/images").tobytes(), path)
         return Origin(path, file.stamp, images, design)
     except (OSError, InputError, KeyError):  # damaged, or of an earlier version
         return None
@@ -239,11 +242,12 @@ class Earlier:
         with suppress(OSError):  # another's folder
             self._files = sorted(places.products.rglob(_PATTERN))
         self._origins: dict[str, Origin] = {}  # by their names aside
+        parse = _parse_once()
         for path in self._files:
-            origin = read_origin(path, self._reading)
+            origin = read_origin(path, self._reading, parse)
             if origin is not None:
                 self._origins[_name_aside(origin.images, self._reading)] = origin
-        self._last = _read_plan(places.plan) if self._files else None
+        self._last = _read_plan(places.plan, parse) if self._files else None
         self._obstacles: Counter[str] = Counter()  # images of the batches that they hold up
 
     def choose_batches(self, n_batches: int, can_keep: Callable[[int], bool]) -> Batches | None:
@@ -410,12 +414,24 @@ def _drop_smallest(kept: list[NDArray[np.intp]], most: int) -> list[NDArray[np.i
     return [kept[i] for i in sorted(largest)]
 
 
-def _read_plan(folder: Path) -> _LastPlan | None:
+def _parse_once() -> Parse:
+    """Return a function that parses each manifest once: products and plan have the same."""
+    known: dict[bytes, list[ImageEntry]] = {}
+
+    def parse(content: bytes, path: Path) -> list[ImageEntry]:
+        if content not in known:
+            known[content] = parse_manifest(content, path)
+        return known[content]
+
+    return parse
+
+
+def _read_plan(folder: Path, parse: Parse) -> _LastPlan | None:
     """Return the last plan; None if there is none, or it was not written to its end."""
     try:
         _, spec = read_model(folder / "model.blm")
-        names = (f"batch_{i:04d}.tsv" for i in range(spec.n_batches))
-        batches = [read_manifest(folder / name) for name in names]
+        paths = [folder / f"batch_{i:04d}.tsv" for i in range(spec.n_batches)]
+        batches = [parse(path.read_bytes(), path) for path in paths]
     except (OSError, InputError, KeyError, TypeError):  # the last two: of an earlier version
         return None
     images = [image for batch in batches for image in batch]

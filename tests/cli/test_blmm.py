@@ -434,7 +434,7 @@ def test_check_names_the_random_factors_and_writes_nothing(mixed, contents_of):
     before = contents_of(study.folder)
     result = study.command(config, "--check")
     assert result.code == 0
-    assert "Random factor subject: 8 levels, 1 effects of each" in result.out
+    assert "Random factor subject: 8 levels, 1 effect of each; " in result.out
     assert "Random factor site: 4 levels" in result.out
     assert contents_of(study.folder) == before
 

@@ -176,6 +176,55 @@ def test_inputs_yml_of_a_data_frame_fits_it_again(data, tmp_path):
     assert code == 0, err
 
 
+def test_a_data_frame_may_have_an_index_masks_and_columns_of_any_kind(data, tmp_path):
+    folder, rows = data
+    frame = pd.read_csv(folder / "visits.tsv", sep="\t", dtype={"subject": str})
+    frame["unused"] = pd.Categorical(frame["site"])
+    frame["lists"] = [[1.0, 2.0]] * len(frame)
+    for i, row in enumerate(rows):
+        inside = np.ones((5, 6, 4), "u1")
+        inside.flat[i] = 0
+        path = tmp_path / f"inside_{row.subject}_{row.session}.nii"
+        nib.save(nib.Nifti1Image(inside, nib.load(row.image).affine), path)
+    masks = f"{tmp_path}/inside_{{subject}}_{{session}}.nii"
+    first = nipype_blm.fit(
+        "~ age + site",
+        frame.set_index(["subject", "session"]),
+        out_dir=tmp_path / "first",
+        data_masks=masks,
+        columns={"lists": "categorical"},
+        quiet=True,
+    )
+    assert [Path(each.mask).name for each in first.images] == [
+        masks.rpartition("/")[2].format(**found)
+        for image in first.images
+        for found in (
+            {"subject": r.subject, "session": r.session}
+            for r in rows
+            if str(r.image) == image.image
+        )
+    ]
+    code, _, err = run("fit", first.folder / "inputs.yml", tmp_path / "again")
+    assert code == 0, err
+    assert read_maps(tmp_path / "again") == read_maps(first.folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda frame: frame["age"], "of type Series; expected a DataFrame"),
+        (lambda frame: frame.to_dict("list"), "of type dict; expected a DataFrame"),
+        (lambda frame: pd.concat({"a": frame}, axis=1), "columns of several levels"),
+        (lambda frame: pd.concat([frame, frame[["age"]]], axis=1), "several columns called 'age'"),
+    ],
+)
+def test_what_is_no_table_in_memory_is_said(data, tmp_path, make, words):
+    frame = pd.read_csv(data[0] / "visits.tsv", sep="\t", dtype={"subject": str})
+    with pytest.raises(InputError, match=words):
+        nipype_blm.fit("~ age", make(frame), out_dir=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_own_masks_are_the_masks_of_the_data(data, tmp_path):
     folder, rows = data
     code, _, err = run("fit", folder / "bids", tmp_path, "--formula", "~ age", *OF_IMAGES)

@@ -274,8 +274,11 @@ def test_check_shows_columns_contrasts_and_pairs(study):
     result = study.run("--check", match_rows="by_name", contrasts=contrasts)
     lines = [line.split() for line in result.out.splitlines()]
     ages = [f"{x:g}" for x in (study.X[:, 2].min(), study.X[:, 2].max())]
-    assert ["2", "group", "0", "1", "2"] in lines
-    assert ["3", "age", *ages, "12"] in lines
+    r = np.corrcoef(study.X[:, 1:].T)[0, 1]
+    vif = f"{1 / (1 - r**2):.3g}"  # the same for both, of two columns
+    assert ["2", "group", "0", "1", "2", vif] in lines
+    assert ["3", "age", *ages, "12", vif] in lines
+    assert ["rank", "3", "of", "3", "columns"] in lines
     assert "age (T):  -0.5*group + 1*age" in result.out
     assert "any (F):  1*group\n            -1*one + 2.5*age\n" in result.out
     pairs = [line for line in lines if line and line[0].startswith("sub-")]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nipype_blm.errors import InputError
-from nipype_blm.formula.contrasts import explain_contrasts, make_contrasts
+from nipype_blm.formula.contrasts import make_contrasts
 from nipype_blm.formula.design import Design, build_design
 from nipype_blm.formula.parse import parse_formula
 from nipype_blm.model.contrasts import Contrast, check_contrasts
@@ -37,7 +37,7 @@ def build(text: str) -> Design:
 
 
 def make_one(design: Design, expression: str) -> Contrast:
-    [contrast] = make_contrasts(design, [(None, expression)])
+    [contrast] = make_contrasts(design, [(None, expression)]).contrasts
     return contrast
 
 
@@ -137,7 +137,7 @@ def test_several_coefficients_are_tested_together(text, expression, columns):
 def test_names_are_given_ones_or_else_the_expressions():
     design = build("age + site")
     given = [("Age", "age"), (None, " 2 *\n age"), ("m", "emm(site)"), (None, "pairs(site)")]
-    names = [contrast.name for contrast in make_contrasts(design, given)]
+    names = [contrast.name for contrast in make_contrasts(design, given).contrasts]
     assert names == [
         *("Age", "2 * age"),
         *("m emm(site[a])", "m emm(site[b])", "m emm(site[c])"),
@@ -189,7 +189,7 @@ def test_marginal_means_are_means_over_the_grid_of_all_levels(text, expression, 
 
 def test_marginal_means_can_be_calculated_with():
     design = build("site * sex")
-    means = make_contrasts(design, [(None, "emm(site)")])
+    means = make_contrasts(design, [(None, "emm(site)")]).contrasts
     contrast = make_one(design, "emm(site[b]) - (emm(site[a]) + emm(site[c])) / 2")
     expected = means[1].matrix - (means[0].matrix + means[2].matrix) / 2
     np.testing.assert_allclose(contrast.matrix, expected, atol=1e-14)
@@ -240,7 +240,7 @@ def test_main_effects_do_not_depend_on_the_coding():
 )
 def test_by_default_each_term_is_tested(text, names):
     design = build(text)
-    explained = explain_contrasts(design)
+    explained = make_contrasts(design)
     assert [contrast.name for contrast in explained.contrasts] == names
     assert bool(explained.notices) is not design.is_hierarchical
     assert not check_contrasts(explained.contrasts, len(design.X.names))
@@ -264,7 +264,7 @@ def test_by_default_each_term_is_tested(text, names):
     ],
 )
 def test_where_a_part_of_an_interaction_holds_is_noted(text, expression, where):
-    notices = explain_contrasts(build(text), [(None, expression)]).notices
+    notices = make_contrasts(build(text), [(None, expression)]).notices
     assert len(notices) == (where is not None)
     assert all(f"holds where {where}" in notice for notice in notices)
 
@@ -369,7 +369,7 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=15).map("".join))
 def test_any_text_is_a_contrast_or_one_fault(text):
     try:
-        contrasts = make_contrasts(DESIGN, [("name", text)])
+        contrasts = make_contrasts(DESIGN, [("name", text)]).contrasts
     except InputError as error:
         [_] = error.problems
     else:
@@ -397,5 +397,5 @@ def test_any_formula_has_contrasts_by_default_that_can_be_used(start, text):
         return
     assert np.isfinite(design.X.values).all()
     assert len(set(design.X.names)) == design.X.values.shape[1]
-    contrasts = make_contrasts(design)
+    contrasts = make_contrasts(design).contrasts
     assert not check_contrasts(contrasts, design.X.values.shape[1])

@@ -56,6 +56,23 @@ def test_columns_are_named_as_formulae_names_them(text, names):
     assert build(text).X.names == names
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I(-age**2)", lambda age: -(age**2)),
+        ("I((-age)**2)", lambda age: age**2),
+        ("{1 - -age**2}", lambda age: 1 + age**2),
+        ("I((age / 90)**2**3)", lambda age: (age / 90) ** 8),
+        ("I(2**-(age / 9) * 3)", lambda age: 3 / 2 ** (age / 9)),
+        ("I(90 - age - 1)", lambda age: 89 - age),
+        ("I(age / 2 / 3)", lambda age: age / 6),
+    ],
+)
+def test_arithmetic_has_the_order_of_r_and_python(text, expected):
+    age = make_frame()["age"].to_numpy()
+    np.testing.assert_allclose(build(text).X.values[:, 1], expected(age), rtol=1e-12)
+
+
 def test_the_first_category_is_the_reference_whatever_the_alphabet_says():
     [coding] = build("site * age").codings
     assert coding.levels == ["2", "10", "New York"]

@@ -186,6 +186,8 @@ REFUSED = {
     "I('a')": "has no column",
     "center(bs(x, df=4))": "a term of its own",
     "I(C(x))": "a term of its own",
+    "I(1 < a < 2)": "each in parentheses",
+    "I(1 < (a < 2) == b)": "each in parentheses",
     "I(a | b)": "+ - * / **",
     "I(a ~ b)": "more than one name",
     "a:b:c:d:e:f:g:h:i": "8 is the most",

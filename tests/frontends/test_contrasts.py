@@ -129,6 +129,7 @@ def test_a_contrast_without_a_name_is_called_by_its_number():
 def test_text_is_an_expression_that_names_itself():
     given = normalise_contrasts("age")
     assert given == normalise_contrasts(["age"]) == [{"expression": "age"}]
+    assert normalise_contrasts(["1", "age"])[0] == {"expression": "1"}  # the intercept
 
 
 @pytest.mark.parametrize("given", ["[1 0]", 5, [[1, 0]], [" "], ["1 0"]])

@@ -12,7 +12,7 @@ from nipype_blm.cli.blm import main
 from nipype_blm.cli.fit import run_request
 from nipype_blm.cli.main import main as fit
 from nipype_blm.errors import InputError
-from nipype_blm.frontends.feat import is_feat, read
+from nipype_blm.frontends.feat import read
 from nipype_blm.frontends.record import write_inputs
 from nipype_blm.io.vest import format_vest
 from nipype_blm.results.results import Results
@@ -225,13 +225,11 @@ def test_a_first_level_analysis_is_told_from_one_of_a_group(tmp_path):
     text = refuse(folder, tmp_path / "out")
     assert "is FEAT's analysis of one image series, not of a group; give the .gfeat" in text
     assert "whose Y_files lists a cope of each" in text
-    assert is_feat(folder)
 
 
 def test_a_folder_that_is_no_analysis_or_not_all_of_one_is_refused(gfeat, tmp_path):
     out = tmp_path / "out"
     assert "has no cope1.feat or the like" in refuse(tmp_path, out)
-    assert not is_feat(tmp_path)
     assert "is not a folder; expected a group analysis of FEAT" in refuse(tmp_path / "no", out)
     for folder in (gfeat, gfeat / "cope1.feat"):
         (folder / "design.con").unlink()

@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 
 from nipype_blm.errors import InputError
 from nipype_blm.frontends.columns import type_columns
-from nipype_blm.frontends.matching import (
-    Observations,
-    _compile_part,
-    match_images,
-    match_listed,
-    match_masks,
-    name_rows,
-    select_complete,
-)
+from nipype_blm.frontends.listed import match_listed
+from nipype_blm.frontends.matching import _compile_part, match_images, match_masks
+from nipype_blm.frontends.observations import Observations, name_rows, select_complete
 from nipype_blm.io.frames import read_frame
 from nipype_blm.model.request import ListedPath
 

@@ -9,7 +9,7 @@ import pytest
 from nipype_blm.errors import InputError
 from nipype_blm.frontends.bids import find_study
 from nipype_blm.frontends.columns import type_columns
-from nipype_blm.frontends.matching import select_complete
+from nipype_blm.frontends.observations import select_complete
 
 SUBJECTS = [f"{i:02d}" for i in range(1, 7)]
 AGES = [21.0, 22.0, 23.0, 24.0, 25.0, 26.0]
