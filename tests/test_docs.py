@@ -127,7 +127,8 @@ def test_the_pipeline_from_feat_ends_with_the_command_lines_of_fsl(study, monkey
 
 def test_the_snippets_of_the_readme_write_maps_and_thresholded_z_maps(study):
     run_snippets(README, study)
-    assert (study / "results" / "blm_vox_conF.nii").is_file()
+    assert (study / "results" / "blmm_vox_conT_swedf.nii").is_file()
+    assert (study / "linear_results" / "blm_vox_conF.nii").is_file()
     assert (study / "mixed_results" / "blmm_vox_conT_swedf.nii").is_file()
     assert (study / "slopes" / "blmm_vox_Chi2lp.nii").is_file()
     assert (study / "maps" / "blm_vox_beta.nii").is_file()
