@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nipype_blm.model.request import Request
     from nipype_blm.report.notebook import Results
 
-_TABLE = "table.tsv"  # beside inputs.yml, of a table that is in no file
+_TABLE = "inputs_table.tsv"  # beside inputs.yml, of a table that is in no file
 _MASK = "data mask"  # the column of masks that is added there
 
 
@@ -198,7 +198,7 @@ def _name_copy(request: "Request") -> dict[str, Any]:
 
 def _write_table(request: "Request", levels: Mapping[str, Sequence[str]]) -> None:
     """Write the table that the record names, and the order of levels as BIDS describes it."""
-    text = (request.out_dir / FOLDER / _TABLE).read_text()
+    text = (request.out_dir / FOLDER / "table.tsv").read_text()
     if request.data_masks is not None:
         assert request.images is not None
         pairs = zip(request.images, request.data_masks, strict=True)

@@ -15,6 +15,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from nipype_blm.errors import InputError
 from nipype_blm.frontends.bids import find_study
 from nipype_blm.frontends.observations import Observations
 from nipype_blm.interfaces.base import BLMInterface, InputSpec, warn_of
@@ -85,6 +86,7 @@ class FindImages(BLMInterface):
         warn_of(notices)
         out_file = inputs.out_file if isdefined(inputs.out_file) else "images.tsv"
         table = Path(runtime.cwd, out_file).resolve()
+        _check_free(table)
         table.parent.mkdir(parents=True, exist_ok=True)
         write_if_changed(table, _write_table(found).encode())
         levels = found.frame.attrs.get("levels", {})
@@ -96,6 +98,21 @@ class FindImages(BLMInterface):
             "notices": notices,
         }
         return runtime
+
+
+def _check_free(table: Path) -> None:
+    """Refuse to replace what is no table of images, such as the covariates of a study."""
+    if not (table.exists() or table.with_suffix(".json").exists()):
+        return
+    header = ""
+    if table.is_file():
+        with table.open(encoding="utf-8", errors="replace") as file:
+            header = file.readline(100_000)
+    if "image" not in header.rstrip("\n").split("\t"):
+        raise InputError(
+            f"out_file {table} would replace a file, there or as .json beside it, that is no "
+            "table of images; give another name."
+        )
 
 
 def _write_table(found: Observations) -> str:

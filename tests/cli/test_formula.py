@@ -15,7 +15,7 @@ from bids_study import SPACE, write_data_set, write_table
 import nipype_blm
 from nipype_blm.cli import bids_app, blmm, main
 from nipype_blm.errors import InputError
-from nipype_blm.interfaces import BLM, BLMM
+from nipype_blm.interfaces import BLM, BLMM, FindImages
 from nipype_blm.workflows import init_blmm_wf
 
 FORMULA = "~ age + session + site + (1 | subject)"
@@ -168,6 +168,7 @@ def test_inputs_yml_of_a_data_frame_fits_it_again(data, tmp_path):
     frame = pd.read_csv(folder / "visits.tsv", sep="\t", dtype={"subject": str})
     frame["site"] = pd.Categorical(frame["site"], ["C", "B", "A"])
     first = nipype_blm.fit(FORMULA, frame, out_dir=tmp_path / "first", quiet=True)
+    assert not (first.folder / "table.tsv").exists()  # which may be the user's
     assert first.column_names[-2:] == ("site[B]", "site[A]")  # in the order of the categories
     code, _, err = run("fit", first.folder / "inputs.yml", tmp_path / "again")
     assert code == 0, err
@@ -306,6 +307,22 @@ def test_rows_without_an_image_are_refused_or_dropped(data, tmp_path):
     results = nipype_blm.Results(tmp_path / "out")
     assert len(results.images) == len(rows)
     assert len(results.study.excluded) == 1
+
+
+def test_a_table_of_images_replaces_none_but_its_like(data, tmp_path):
+    find = FindImages(bids=data[0] / "bids", filters={"contrast": "faces", "stat": "effect"})
+    find.inputs.out_file = tmp_path / "images.tsv"
+    table = Path(find.run().outputs.table)
+    written = table.read_bytes()
+    assert find.run().outputs.table == str(table)
+    assert table.read_bytes() == written
+    for name, content in {"people.tsv": "subject\tage\n01\t7\n", "levels.json": "{}"}.items():
+        (tmp_path / name).write_text(content)
+        find.inputs.out_file = (tmp_path / name).with_suffix(".tsv")
+        with pytest.raises(InputError, match="no table of images; give another name"):
+            find.run()
+        assert (tmp_path / name).read_text() == content
+    assert not (tmp_path / "levels.tsv").exists()
 
 
 def test_what_would_be_ignored_beside_a_source_is_refused(data, tmp_path):
