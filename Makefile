@@ -28,10 +28,8 @@ test-short: ## run a few tests with PYTHON=python3.13 and its newest libraries, 
 	@$(MAKE) --no-print-directory VENV=$(OTHER_VENV) short
 
 # niworkflows is large, and of use to one test, which runs on one Python.
-WITH_NIWORKFLOWS := $(findstring 3.12,$(PYTHON))
-
-short: $(VENV)/.installed-test $(if $(WITH_NIWORKFLOWS),$(VENV)/.installed-niworkflows)
-	$(RUN) -P -m pytest $(PYTEST_ARGS) @tests/short.txt $(if $(WITH_NIWORKFLOWS),tests/workflows/test_niworkflows.py)
+short: $(VENV)/.installed-test $(if $(findstring 3.12,$(PYTHON)),$(VENV)/.installed-niworkflows)
+	$(RUN) -P -m pytest $(PYTEST_ARGS) @tests/short.txt
 
 faults: $(VENV)/.installed-test ## try what clusters do to runs: lost jobs, full disks, ... (as root; 15 minutes)
 	cd tests && $(abspath $(RUN)) -m faults

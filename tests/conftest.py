@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -69,14 +68,6 @@ def as_ordinary_user(require_command: Callable[[str, str], str]) -> list[str]:
         return []
     rights = "--bounding-set=-dac_override,-dac_read_search"
     return [require_command("setpriv", "util-linux"), rights]
-
-
-# No skip is allowed; `make short` installs it on the Python on which its test is to run.
-collect_ignore = (
-    ["workflows/test_niworkflows.py"]
-    if os.environ.get("NIPYPE_BLM_NO_SKIPS") == "1" and find_spec("niworkflows") is None
-    else []
-)
 
 
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

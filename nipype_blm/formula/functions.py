@@ -25,10 +25,9 @@ _NUMERIC = {*_PLAIN_NUMERIC, *_MATHS, *(f"np.{name}" for name in _MATHS)}
 _BASES: dict[str, tuple[str, ...]] = {
     "bs": ("df", "degree", "lower_bound", "upper_bound"),
     "cr": ("df", "lower_bound", "upper_bound"),
-    "cc": ("df", "lower_bound", "upper_bound"),
     "poly": ("degree", "raw"),
 }
-_BY_NAME = {"bs", "cr", "cc"}  # ... where constants after the first are given by name
+_BY_NAME = {"bs", "cr"}  # ... where constants after the first are given by name
 _CATEGORICAL: dict[str, tuple[str, ...]] = {"C": ("contrast",), "T": ("ref",), "S": ("omit",)}
 _CODINGS: dict[str, tuple[str, ...]] = {"Treatment": ("reference",), "Sum": ("omit",)}
 _ARITHMETIC = ("PLUS", "MINUS", "STAR", "SLASH", "STAR_STAR")
@@ -61,7 +60,7 @@ _INSTEAD = {
     "diag": "write (1 + t || subject) for random effects without correlation",
     "ar1": "correlations over time are not possible; write (1 + t | subject)",
     "cs": "write (1 | subject)",
-    **dict.fromkeys(("s", "te", "ti", "t2", "hsgp", "gp", "lo", "tp"), _SPLINE),
+    **dict.fromkeys(("s", "te", "ti", "t2", "hsgp", "gp", "lo", "tp", "cc"), _SPLINE),
     **dict.fromkeys(("ns", "rcs", "nsp"), "write cr({x}, df=4) for a natural spline"),
     **dict.fromkeys(("prop", "p", "proportion", "cbind"), _RESPONSE),
     **dict.fromkeys(("binary", "B", "ifelse"), 'write I({x} == "level")'),
