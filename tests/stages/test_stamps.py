@@ -143,7 +143,9 @@ def test_stamps_of_different_things_differ(tmp_path):
         ),
         *(
             stamps.maps_stamp(*given)
-            for given in itertools.product(("r", "s"), ("c", "d"), (".nii", ".nii.gz"), ("x", "y"))
+            for given in itertools.product(
+                ("r", "s"), ("c", "d"), ("", "t"), (".nii", ".nii.gz"), ("x", "y")
+            )
         ),
     ]
     assert len(set(found)) == len(found)
