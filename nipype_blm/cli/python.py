@@ -1,9 +1,6 @@
 """`nipype_blm.fit`: a formula and a table, from Python."""
 
 import argparse
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +14,7 @@ from nipype_blm.frontends.fields import FormulaFields, check_fields
 from nipype_blm.frontends.reading import Origin
 from nipype_blm.frontends.studies import make_formula_request
 from nipype_blm.frontends.values import is_mixed_formula
-from nipype_blm.io.files import write_if_changed
-from nipype_blm.io.frames import name_columns
-from nipype_blm.results.saved import FOLDER
+from nipype_blm.io.frames import name_columns, write_frame
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -123,7 +118,8 @@ def fit(
         run_request(request, arguments)
     results = Results(request.out_dir)
     if request.record.get("table") == _TABLE:
-        _write_table(request, levels)
+        assert results.study is not None
+        _write_copy(request, results.study.columns, levels)
     return results
 
 
@@ -196,27 +192,17 @@ def _name_copy(request: "Request") -> dict[str, Any]:
     return record
 
 
-def _write_table(request: "Request", levels: Mapping[str, Sequence[str]]) -> None:
-    """Write the table that the record names, and the order of levels as BIDS describes it."""
-    text = (request.out_dir / FOLDER / "table.tsv").read_text()
+def _write_copy(
+    request: "Request", columns: Mapping[str, Sequence[Any]], levels: Mapping[str, Sequence[str]]
+) -> None:
+    """Write the table that the record names, with the mask of each image, if there are any."""
+    masks = {}
     if request.data_masks is not None:
         assert request.images is not None
         pairs = zip(request.images, request.data_masks, strict=True)
-        masks = {str(image.path): "" if mask is None else str(mask.path) for image, mask in pairs}
-        header, *rows = csv.reader(text.splitlines(), delimiter="\t")
-        at = header.index("image")
-        file = io.StringIO()
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerows([[*header, _MASK], *([*row, masks[row[at]]] for row in rows)])
-        text = file.getvalue()
-    sidecar = {
-        name: {"Levels": {level: level for level in ordered}} for name, ordered in levels.items()
-    }
-    write_if_changed(request.out_dir / _TABLE, text.encode())
-    write_if_changed(
-        (request.out_dir / _TABLE).with_suffix(".json"),
-        f"{json.dumps(sidecar, indent=1)}\n".encode(),
-    )
+        of_images = {str(image.path): mask and mask.path for image, mask in pairs}
+        masks[_MASK] = [of_images[image] for image in columns["image"]]
+    write_frame(request.out_dir / _TABLE, {**columns, **masks}, levels)
 
 
 def _take_frame(table: Any) -> "DataFrame":

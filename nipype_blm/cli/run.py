@@ -61,14 +61,13 @@ def tidy(request: Request, keep: str) -> None:
     The workflow itself has emptied those of images.  `hold_folders` removes a folder that is left
     empty.
     """
-    checkpoints = EarlierPlaces.of_workflow(
-        request.workflow_folder
-    ).aside  # of plans that were given up
+    # Checkpoints and products of plans that were given up.
+    aside = EarlierPlaces.of_workflow(request.workflow_folder).aside
     unneeded = {
         "nothing": [request.workflow_folder],
         # Statistics are made again in no time; a new contrast needs others.
-        "contrasts": [request.workflow_folder / "contrasts", checkpoints],
-        "all": [checkpoints],
+        "contrasts": [request.workflow_folder / "contrasts", aside],
+        "all": [aside],
     }
     for folder in unneeded[keep]:
         shutil.rmtree(folder, ignore_errors=True)

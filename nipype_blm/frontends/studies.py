@@ -95,12 +95,8 @@ def _observe(
     fields: FormulaFields, origin: Origin, frame: "pd.DataFrame | None" = None
 ) -> Observations:
     """Return which rows and images there are, before any row is left out."""
-    given = {
-        "{bids}": fields.bids is not None,
-        "{table}": fields.table is not None,
-    }
-    if sum(given.values()) != 1:
-        how = "none of both was" if not any(given.values()) else "both were"
+    if (fields.bids is None) == (fields.table is None):
+        how = "none of both was" if fields.bids is None else "both were"
         raise InputError(
             Problem("table", f"{{table}} or {{bids}} has the rows of the model, but {how} given.")
         )

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
-from nipype_blm.interfaces.base import BLMInterface, InputSpec, overwrite_trait
+from nipype_blm.interfaces.base import BLMInterface, InputSpec, defined_traits, overwrite_trait
 from nipype_blm.results import bids, fsl
 from nipype_blm.results.export import ExportedKind
 
@@ -87,12 +87,12 @@ class ExportFSL(BLMInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.results.results import Results
 
-        inputs = self.inputs
+        given = defined_traits(self.inputs)
         done = fsl.export_fsl(
-            Results(inputs.results_dir),
-            _choose_folder(runtime, inputs.out_dir, fsl.DEFAULT_FOLDER),
-            inputs.contrasts if isdefined(inputs.contrasts) else None,
-            inputs.overwrite,
+            Results(given["results_dir"]),
+            Path(runtime.cwd, given.get("out_dir", fsl.DEFAULT_FOLDER)).resolve(),
+            given.get("contrasts"),
+            given["overwrite"],
         )
         self._results = _list_outputs(fsl.MAPS, done.outputs) | {
             "out_dir": str(done.out_dir),
@@ -130,15 +130,14 @@ class ExportBIDS(BLMInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.results.results import Results
 
-        inputs = self.inputs
-        given = {name: getattr(inputs, name) for name in bids.ENTITIES}
+        given = defined_traits(self.inputs)
         done = bids.export_bids(
-            Results(inputs.results_dir),
-            _choose_folder(runtime, inputs.out_dir, bids.DEFAULT_FOLDER),
-            inputs.contrasts if isdefined(inputs.contrasts) else None,
-            {name: label for name, label in given.items() if isdefined(label)},
-            inputs.sources if isdefined(inputs.sources) else (),
-            inputs.overwrite,
+            Results(given["results_dir"]),
+            Path(runtime.cwd, given.get("out_dir", bids.DEFAULT_FOLDER)).resolve(),
+            given.get("contrasts"),
+            {name: given[name] for name in bids.ENTITIES if name in given},
+            given.get("sources", ()),
+            given["overwrite"],
         )
         [design] = [path for name, path in done.files.items() if name.endswith("design.tsv")]
         self._results = _list_outputs(bids.MAPS, done.outputs) | {
@@ -146,10 +145,6 @@ class ExportBIDS(BLMInterface):
             "design_file": str(design),
         }
         return runtime
-
-
-def _choose_folder(runtime: Any, given: Any, default: str) -> Path:
-    return Path(runtime.cwd, given if isdefined(given) else default).resolve()
 
 
 def _list_outputs(

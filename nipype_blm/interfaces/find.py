@@ -1,25 +1,15 @@
 """The images of a BIDS data set, with what its tables say of each, as a table for a model."""
 
-import csv
-import io
-import json
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import (
-    Directory,
-    File,
-    InputMultiObject,
-    TraitedSpec,
-    isdefined,
-    traits,
-)
+from nipype.interfaces.base import Directory, File, InputMultiObject, TraitedSpec, traits
 
 from nipype_blm.errors import InputError
 from nipype_blm.frontends.bids import find_study
 from nipype_blm.frontends.observations import Observations
-from nipype_blm.interfaces.base import BLMInterface, InputSpec, warn_of
-from nipype_blm.io.files import write_if_changed
+from nipype_blm.interfaces.base import BLMInterface, InputSpec, defined_traits, warn_of
+from nipype_blm.io.frames import write_frame
 from nipype_blm.model.study import ON_MISSING
 
 
@@ -73,25 +63,21 @@ class FindImages(BLMInterface):
     _always_run = True
 
     def _run_interface(self, runtime: Any) -> Any:
-        inputs = self.inputs
+        given = defined_traits(self.inputs)
         found = find_study(
-            Path(inputs.bids).absolute(),
-            inputs.derivatives if isdefined(inputs.derivatives) else None,
-            inputs.filters if isdefined(inputs.filters) else None,
-            inputs.participants if isdefined(inputs.participants) else None,
+            Path(given["bids"]).absolute(),
+            given.get("derivatives"),
+            given.get("filters"),
+            given.get("participants"),
             own_masks=True,
-            on_missing_image=inputs.on_missing_image,
+            on_missing_image=given["on_missing_image"],
         )
         notices = list(map(str, found.notices))
         warn_of(notices)
-        out_file = inputs.out_file if isdefined(inputs.out_file) else "images.tsv"
-        table = Path(runtime.cwd, out_file).resolve()
+        table = Path(runtime.cwd, given.get("out_file", "images.tsv")).resolve()
         _check_free(table)
         table.parent.mkdir(parents=True, exist_ok=True)
-        write_if_changed(table, _write_table(found).encode())
-        levels = found.frame.attrs.get("levels", {})
-        described = {name: {"Levels": dict.fromkeys(each, "")} for name, each in levels.items()}
-        write_if_changed(table.with_suffix(".json"), f"{json.dumps(described)}\n".encode())
+        write_frame(table, _list_columns(found), found.frame.attrs.get("levels", {}))
         self._results = {
             "table": str(table),
             "images": [str(each.path) for each in found.images],
@@ -115,15 +101,10 @@ def _check_free(table: Path) -> None:
         )
 
 
-def _write_table(found: Observations) -> str:
-    """Return the table as tab-separated text, n/a for what is missing."""
+def _list_columns(found: Observations) -> dict[str, list[Any]]:
+    """Return the columns of the table, with the paths of images and, if all have one, of masks."""
     columns = {str(name): found.frame[name].tolist() for name in found.frame.columns}
     columns["image"] = [each.path for each in found.images]
     if found.data_masks is not None and None not in found.data_masks:
         columns["mask"] = [each.path for each in found.data_masks if each is not None]
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(columns)
-    for row in zip(*columns.values(), strict=True):
-        writer.writerow(["n/a" if cell is None or cell != cell else cell for cell in row])
-    return text.getvalue()
+    return columns

@@ -1,6 +1,7 @@
-"""Read a table of any columns, with names above them: covariates, labels, paths of images."""
+"""Tables of any columns, with names above them: covariates, labels, paths of images."""
 
 import csv
+import io
 import json
 import re
 from collections import Counter
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nipype_blm.errors import InputError, Problem, join_some, show
+from nipype_blm.io.files import write_if_changed
 from nipype_blm.io.formats import name_text
 from nipype_blm.io.tables import read_text
 
@@ -82,6 +84,32 @@ def read_frame(path: Path, what: str) -> "pd.DataFrame":
         "notices": notices,
     }
     return frame
+
+
+def write_frame(
+    path: Path, columns: Mapping[str, Sequence[Any]], levels: Mapping[str, Sequence[str]]
+) -> None:
+    """Write a table as `read_frame` reads it, and the order of levels beside it, as BIDS has it.
+
+    What is there with the same content keeps its time.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in .tsv; the levels go to .json.
+    columns : mapping of str to sequence
+        Cells by the names of columns; None and NaN are missing.
+    levels : mapping of str to sequence of str
+        Of categorical columns.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow(["n/a" if cell is None or cell != cell else cell for cell in row])
+    sidecar = {name: {"Levels": {each: each for each in order}} for name, order in levels.items()}
+    write_if_changed(path, text.getvalue().encode())
+    write_if_changed(path.with_suffix(".json"), f"{json.dumps(sidecar, indent=1)}\n".encode())
 
 
 def _split(text: str, source: str) -> tuple[list[str], list[_Row], str]:

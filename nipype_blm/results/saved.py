@@ -224,7 +224,8 @@ def _tabulate_factor(model: FittedModel, number: int) -> _Table:
 def _tabulate_study(study: Study) -> _Table:
     columns = [(name, "A column of the table.") for name in study.columns]
     cells = [map(_write_cell, column) for column in study.columns.values()]
-    return _Table(_TABLES_OF_FORMULAS[_TABLE], columns, [list(row) for row in zip(*cells)])  # noqa: B905
+    rows = [list(row) for row in zip(*cells, strict=True)]
+    return _Table(_TABLES_OF_FORMULAS[_TABLE], columns, rows)
 
 
 def _write_cell(value: str | float) -> str | float:
