@@ -265,7 +265,6 @@ def _run_alone(request: "Request", arguments: argparse.Namespace) -> int:
 
 
 def _run(request: "Request", arguments: argparse.Namespace) -> int:
-    from nipype_blm.cli.check import describe_study
     from nipype_blm.cli.plugins import choose_runner
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.cli.run import (
@@ -281,6 +280,8 @@ def _run(request: "Request", arguments: argparse.Namespace) -> int:
     run = _prepare(request, arguments)
     quiet = arguments.quiet or request.quiet
     if run.study is not None and not quiet:
+        from nipype_blm.cli.check import describe_study
+
         print(describe_study(run), flush=True)
     keep = _choose_kept(request, arguments)
     if is_written_for(request.out_dir / "inputs.yml", request.record) and is_done(run, request):

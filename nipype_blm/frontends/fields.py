@@ -48,7 +48,10 @@ _NO_CONTRASTS = [{"name": "none", "vector": [1]}]  # hold the place of what is a
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    # Of the kinds of models, a run builds the validators of one: that which it uses.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True
+    )
 
 
 class ContrastFields(_Model):

@@ -1,16 +1,16 @@
 """The images of a BIDS data set, with what its tables say of each, as a table for a model."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import Directory, File, InputMultiObject, TraitedSpec, traits
 
 from nipype_blm.errors import InputError
-from nipype_blm.frontends.bids import find_study
-from nipype_blm.frontends.observations import Observations
 from nipype_blm.interfaces.base import BLMInterface, InputSpec, defined_traits, warn_of
-from nipype_blm.io.frames import write_frame
 from nipype_blm.model.study import ON_MISSING
+
+if TYPE_CHECKING:
+    from nipype_blm.frontends.observations import Observations
 
 
 class _FindImagesInputSpec(InputSpec):
@@ -63,6 +63,10 @@ class FindImages(BLMInterface):
     _always_run = True
 
     def _run_interface(self, runtime: Any) -> Any:
+        # Every node of any workflow imports this module; these take their time.
+        from nipype_blm.frontends.bids import find_study
+        from nipype_blm.io.frames import write_frame
+
         given = defined_traits(self.inputs)
         found = find_study(
             Path(given["bids"]).absolute(),
@@ -101,7 +105,7 @@ def _check_free(table: Path) -> None:
         )
 
 
-def _list_columns(found: Observations) -> dict[str, list[Any]]:
+def _list_columns(found: "Observations") -> dict[str, list[Any]]:
     """Return the columns of the table, with the paths of images and, if all have one, of masks."""
     columns = {str(name): found.frame[name].tolist() for name in found.frame.columns}
     columns["image"] = [each.path for each in found.images]
