@@ -136,7 +136,10 @@ def run_request(request: "Request", arguments: argparse.Namespace) -> int:
         say_notices(request.notices, request.words)
         if arguments.check or arguments.graph is not None:
             return _check(request, arguments)
-        return _run_alone(request, arguments)
+        code = _run_alone(request, arguments)
+        if code == OK and request.inference is not None:
+            return _infer(request, arguments)
+        return code
 
 
 def load_config(path: Path, model: str | None = "blm", out: str | None = None) -> "Request":
@@ -262,6 +265,25 @@ def _run_alone(request: "Request", arguments: argparse.Namespace) -> int:
     folders = {out_dir: request.out_dir, work_dir: request.work_folder}
     with hold_folders(folders, private={work_dir}):
         return _run(request, arguments)
+
+
+def _infer(request: "Request", arguments: argparse.Namespace) -> int:
+    """Correct the maps that are there now."""
+    from nipype_blm.cli.infer import Running, infer
+
+    assert request.inference is not None
+    running = Running(
+        n_procs=request.n_threads,
+        max_bytes=request.max_bytes,
+        cluster=request.cluster,
+        n_workers=request.n_workers,
+        plugin=arguments.plugin,
+        plugin_args=arguments.plugin_args,
+        pool=arguments.pool,
+        keep=_choose_kept(request, arguments) == "all",
+        quiet=arguments.quiet or request.quiet,
+    )
+    return infer(request.out_dir, request.inference, running)
 
 
 def _run(request: "Request", arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from nipype_blm.cli.compare import add_compare
 from nipype_blm.cli.compile import add_compile
 from nipype_blm.cli.export import add_export
 from nipype_blm.cli.fit import add_fit
+from nipype_blm.cli.infer import add_infer
 from nipype_blm.cli.init import add_init
 from nipype_blm.cli.pool import add_pool
 from nipype_blm.cli.study import take_filters
@@ -19,6 +20,7 @@ _EXAMPLES = (
     'fit bids results --formula "~ age + (1 | subject)" --space MNI152NLin6Asym',
     "fit study.yml results --check",
     "fit study.yml results",
+    "infer results --n 5000",
     "compare intercept slope comparison",
     "export results --to fsl",
     "pool start --pool pool.json --n-workers 4",
@@ -44,7 +46,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
     parser.set_defaults(interrupted=GOES_ON)
     tools = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_fit, add_init, add_compare, add_export, add_pool, add_compile):
+    for add in (add_fit, add_init, add_infer, add_compare, add_export, add_pool, add_compile):
         add(tools)
     return parser
 

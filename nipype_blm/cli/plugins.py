@@ -98,9 +98,25 @@ def choose_runner(
 
 
 def choose_node_runner(
-    name: str, args_file: Path | None, pool: Path | None, folder: Path
+    name: str,
+    args_file: Path | None,
+    pool: Path | None,
+    folder: Path,
+    defaults: Mapping[str, Any] | None = None,
+    callback: NodeCallback | None = None,
 ) -> Runner:
-    """Return what runs a workflow in a folder that needs little of everything.
+    """Return what runs a workflow that is no model's, in a folder.
+
+    Parameters
+    ----------
+    name, args_file, pool
+        As of `choose_runner`.
+    folder : Path
+        Of the workflow.
+    defaults : mapping, optional
+        Arguments of ``Dask`` where the user gives none.
+    callback : callable, optional
+        Called as (node, status) when a node starts or ends.
 
     Raises
     ------
@@ -108,10 +124,12 @@ def choose_node_runner(
         If the plugin or an argument of it is not known.
     """
     given = _read_given(args_file, pool)
-    if name.lower() == DASK.lower():
-        return Runner(_make_dask_plugin(given), 1, 1.0)
     if name == LINEAR and given:
         raise _refuse_arguments(args_file)
+    if callback is not None:
+        given["status_callback"] = callback
+    if name.lower() == DASK.lower():
+        return Runner(_make_dask_plugin(dict(defaults or {}) | given), 1, 1.0)
     return Runner(_make_stock_plugin(name, given, folder), 1, 1.0)
 
 

@@ -17,11 +17,19 @@ from nipype_blm.progress import ANNOUNCE, COMPILING, describe_compiling, listeni
 from nipype_blm.signals import is_interrupted
 
 if TYPE_CHECKING:
+    from nipype_blm.stages.inference import InferenceRemains
     from nipype_blm.stages.remains import Remains
 
-_LABELS = {"images": "reading images", "voxels": "fitting voxels"}
-_EARLIER = {"images": "read", "voxels": "fitted"}
-_OF_NODES = {"products": "images", "estimates": "voxels"}
+_LABELS = {
+    "images": "reading images",
+    "voxels": "fitting voxels",
+    "resamplings": "resampling",
+}
+_EARLIER = {"images": "read", "voxels": "fitted", "resamplings": "done"}
+_OF_NODES = {
+    **{"products": "images", "estimates": "voxels"},
+    **{"tiles": "images", "scores": "voxels", "nulls": "resamplings"},
+}
 _NARROWEST = 50  # columns that a bar and its numbers need
 
 # Called as (node, status), with "start", "end" or "exception".
@@ -81,7 +89,7 @@ class _Amount:
 class _Progress:
     """What is known of a run; subclasses show it."""
 
-    def __init__(self, work: "Remains | None") -> None:
+    def __init__(self, work: "Remains | InferenceRemains | None") -> None:
         self.nodes = _Nodes()
         self._work = work
         self._compiled: set[str] = set()
@@ -91,6 +99,8 @@ class _Progress:
             blocks = work.find_blocks()
             if blocks:
                 self._add("voxels", _Amount(work.count_voxels(), blocks))
+            if work.n_resamplings:
+                self._add("resamplings", _Amount(work.n_resamplings, set()))
 
     def _add(self, what: str, amount: _Amount) -> None:
         self.amounts[what] = amount
@@ -101,7 +111,7 @@ class _Progress:
         if is_interrupted():
             return
         self.nodes.note(status)
-        name = re.fullmatch(r"_?(products|estimates)(\d*)", str(getattr(node, "name", "")))
+        name = re.fullmatch(rf"_?({'|'.join(_OF_NODES)})(\d*)", str(getattr(node, "name", "")))
         if name and status == "end":
             what, number = _OF_NODES[name[1]], name[2]
             self._find(what)
@@ -145,7 +155,7 @@ class _Progress:
 class _Lines(_Progress):
     """Prints a line for each tenth that is done, and for each node that has ended."""
 
-    def __init__(self, work: "Remains | None") -> None:
+    def __init__(self, work: "Remains | InferenceRemains | None") -> None:
         self._tenths: Counter[str] = Counter()
         super().__init__(work)
 
@@ -182,7 +192,7 @@ class _Display(Progress):
 class _Bars(_Progress):
     """Draws a bar for what is done."""
 
-    def __init__(self, work: "Remains | None", display: _Display) -> None:
+    def __init__(self, work: "Remains | InferenceRemains | None", display: _Display) -> None:
         self._display = display
         self._tasks: dict[str, Any] = {}
         super().__init__(work)
@@ -202,13 +212,15 @@ class _Bars(_Progress):
 
 
 @contextmanager
-def show_progress(work: "Remains | None" = None, quiet: bool = False) -> Iterator[NodeCallback]:
+def show_progress(
+    work: "Remains | InferenceRemains | None" = None, quiet: bool = False
+) -> Iterator[NodeCallback]:
     """Show how many images are read, voxels fitted and nodes run while the context lasts.
 
     Parameters
     ----------
-    work : Remains, optional
-        Images and voxels to be done.
+    work : Remains or InferenceRemains, optional
+        Images, voxels and resamplings to be done.
     quiet : bool
         Show nothing.
 

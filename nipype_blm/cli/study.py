@@ -43,7 +43,7 @@ def _add_option(group: Any, option: Option) -> None:
     elif option.choices is not None:
         how = {"choices": option.choices}
     elif option.several:
-        how |= {"nargs": "+", "action": "extend"}
+        how |= {"nargs": "*" if option.may_be_alone else "+", "action": "extend"}
     elif option.many:
         how |= {"action": "append"}
     group.add_argument(option.flag, help=option.help, **how)

@@ -59,6 +59,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "zero_is_missing": "zero_is_missing",
         "deficient": "deficient",
         "two_sided": "two_sided",
+        "inference": "inference",
         "work_dir": "work_dir",
         "keep": "keep",
         "compress": "compress",

@@ -28,6 +28,7 @@ from nipype_blm.frontends.values import (
     FilePath,
     FilePaths,
     Filters,
+    Inference,
     Number,
     Pattern,
     Share,
@@ -151,6 +152,11 @@ class CommonFields(_Model):
         description="Intermediate files that stay when a run has ended well: contrasts (default), "
         "the estimates, so that new contrasts fit nothing; all, also what a replaced image "
         "needs; or nothing.",
+    )
+    inference: Inference = Field(
+        None,
+        description="Correct p for the number of voxels once the maps are there: true, or options "
+        "of `nipype-blm infer`, such as {n: 5000, summaries: [voxel, tfce]}.",
     )
     compress: bool = Field(False, description="Write .nii.gz instead of .nii.")
     overwrite: bool = Field(
@@ -445,7 +451,7 @@ def _explain(fault: Any, kind: type[BaseModel], words: Words) -> Problem:
         case "extra_forbidden":
             parent = ENTRIES[field] if entries else kind
             return _explain_unknown(fault["loc"], where, parent, words)
-    return Problem(field, f"{where}: {{fault}}.", fault=_describe(fault), entry=_end(entries))
+    return Problem(field, f"{where}: {{fault}}.", fault=describe_fault(fault), entry=_end(entries))
 
 
 def _explain_misplaced(field: str, kind: type[BaseModel]) -> str:
@@ -472,8 +478,8 @@ _EXPECTED: dict[str, Callable[[Any], str]] = {
 }
 
 
-def _describe(fault: Any) -> str:
-    """Return what was given, and what was expected."""
+def describe_fault(fault: Any) -> str:
+    """Return what was given, and what was expected, of one of pydantic's errors."""
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"]).rstrip(".")
     expected = _EXPECTED.get(fault["type"])

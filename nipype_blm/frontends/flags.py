@@ -16,6 +16,7 @@ class Option(NamedTuple):
     metavar: str = ""
     many: bool = False  # whether it may be given again
     several: bool = False  # whether it may be followed by several values
+    may_be_alone: bool = False  # whether none needs to follow
     choices: Sequence[str] | None = None
 
 
@@ -103,6 +104,15 @@ SETTINGS = (
         "deficient",
         "if columns of X depend on each other",
         choices=("refuse", "estimable"),
+    ),
+    Option(
+        "--inference",
+        "inference",
+        "then correct p as `nipype-blm infer` does; its options as NAME=VALUE, such as n=5000 "
+        "summaries=voxel,tfce",
+        metavar="NAME=VALUE",
+        several=True,
+        may_be_alone=True,
     ),
     Option("--compress", "compress", "write .nii.gz", value=True),
     Option("--overwrite", "overwrite", "replace the maps of another model", value=True),

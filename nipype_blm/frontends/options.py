@@ -1,7 +1,7 @@
 """The options of commands that take a formula: the command line's names of fields."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,9 @@ def _read_options(
     for option in ALL:
         name = option.flag.lstrip("-")
         if name in given and option.field != "columns":
-            fields[option.field] = given[name]
+            fields[option.field] = (
+                _read_settings(option.flag, given[name]) if option.may_be_alone else given[name]
+            )
     if fields.get("analysis_mask") == "auto":
         del fields["analysis_mask"]
     if "max_bytes" in fields:
@@ -145,6 +147,18 @@ def _read_options(
     elif filters:
         fields["filters"] = filters
     return fields, problems
+
+
+def _read_settings(flag: str, given: Sequence[str]) -> dict[str, str]:
+    """Return options that were given as NAME=VALUE."""
+    odd = [text for text in given if "=" not in text]
+    if odd:
+        raise InputError(
+            f"{flag} {odd[0]} was given; expected NAME=VALUE, such as {flag} n=5000 "
+            "summaries=voxel,tfce; or nothing behind it."
+        )
+    pairs = (text.split("=", 1) for text in given)
+    return {name.replace("-", "_"): value for name, value in pairs}
 
 
 def split_name(text: str) -> str | dict[str, str]:

@@ -90,6 +90,10 @@ def request_options(fields: CommonFields, origin: Origin) -> dict[str, Any]:
             n_starts=fields.n_starts,
         )
         options["with_resms"] = fields.with_resms
+    if fields.inference is not None:
+        from nipype_blm.frontends.inference import make_inference_options
+
+        options["inference"] = make_inference_options(fields.inference, str)
     return options | {"words": origin.words, "record": origin.record}
 
 

@@ -13,6 +13,7 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.errors import Words
 from nipype_blm.model.contrasts import Contrast
+from nipype_blm.model.inference import InferenceOptions
 from nipype_blm.model.study import Study
 
 DEFICIENT = ("refuse", "estimable")
@@ -98,6 +99,7 @@ class Request:
     two_sided: bool = False  # p of T contrasts
     minlog: float = DEFAULT_MINLOG  # in the place of infinite log p
     compress: bool = False
+    inference: InferenceOptions | None = None  # of the maps, when they are there
 
     # Where.
     work_dir: Path | None = None

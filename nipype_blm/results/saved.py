@@ -368,6 +368,7 @@ class SavedModel:
             )
         if stamp != fingerprint(_dump(data)):
             raise self._damaged(path)
+        self.stamp: str = stamp  # fingerprint of the model as fitted, with its images
         return data
 
     def _check_presence(self) -> None:

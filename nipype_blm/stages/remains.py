@@ -22,6 +22,8 @@ class Remains:
         Of all batches, and of all blocks.
     """
 
+    n_resamplings: Sequence[int] = ()
+
     def __init__(
         self, run: PreparedRun, products_files: Sequence[Path], estimates_files: Sequence[Path]
     ) -> None:

@@ -1,0 +1,280 @@
+"""``nipype-blm infer``: correct p for the number of voxels, by resampling."""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nipype_blm.cli.command import (
+    EXIT_CODES,
+    GOES_ON,
+    OK,
+    RunError,
+    add_running_options,
+    check_running_options,
+    describe,
+    faults_in,
+    say_notices,
+)
+from nipype_blm.cli.terminal import escape_name
+from nipype_blm.errors import Words
+from nipype_blm.units import GIB
+
+if TYPE_CHECKING:
+    from nipype_blm.model.inference import InferenceOptions
+    from nipype_blm.stages.inference import PreparedInference
+
+_DESCRIPTION = (
+    "Correct the p of contrasts for the number of voxels, in the results of blm, blmm or fit: "
+    "family-wise by resampling (largest voxel, clusters, TFCE), and false discovery rates. "
+    "Images may lack data at some voxels; in a mixed model whole independent groups are flipped."
+)
+_EXAMPLES = (
+    "results",
+    "results --n 5000 --contrast age --summaries voxel tfce",
+    "results --resampling permute --blocks site.grp --exchange within",
+    "results --atlas atlas.nii.gz --atlas-names atlas.tsv",
+)
+_WORK = Path("work", "inference")  # in OUT
+_WORKFLOW = Path("work", "inference_wf")
+# Flags, and what argparse is told of them; each is a field of an inference.
+_OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("--n", {"metavar": "N", "help": "resamplings, the data being the first; default 1000"}),
+    (
+        "--resampling",
+        {
+            "metavar": "NAME",
+            "help": "flip_scores (default); or, of a linear model, permute or flip_data",
+        },
+    ),
+    (
+        "--summaries",
+        {
+            "metavar": "NAME",
+            "nargs": "+",
+            "help": "what is corrected: voxel, extent, mass, tfce; default: all",
+        },
+    ),
+    (
+        "--cluster-z",
+        {"metavar": "Z", "help": "z above which voxels form clusters; default: of --cluster-p"},
+    ),
+    (
+        "--cluster-p",
+        {"metavar": "P", "help": "one-sided p below which they do; default 0.001"},
+    ),
+    ("--sides", {"metavar": "SIDES", "help": "two (default), or one: positive effects of T"}),
+    (
+        "--joint",
+        {"action": "store_true", "default": None, "help": "correct across contrasts, too"},
+    ),
+    ("--neighbours", {"metavar": "N", "help": "voxels that touch one: 6, 18 or 26 (default)"}),
+    (
+        "--blocks",
+        {
+            "metavar": "WHAT",
+            "help": "images that are exchanged as one, or among themselves: a column of the table "
+            "of the formula, or a file of labels, such as a .grp of FSL",
+        },
+    ),
+    (
+        "--exchange",
+        {
+            "metavar": "HOW",
+            "help": "with permute and --blocks: within blocks (default), whole blocks, or both",
+        },
+    ),
+    ("--seed", {"metavar": "SEED", "help": "of the resamplings; default 0"}),
+    (
+        "--no-tail",
+        {
+            "dest": "tail",
+            "action": "store_false",
+            "default": None,
+            "help": "no p below 1 / N, from a fitted tail of the null distribution",
+        },
+    ),
+    ("--fdr", {"metavar": "NAME", "help": "bh (Benjamini-Hochberg, default) or by"}),
+    ("--atlas", {"metavar": "FILE", "help": "image of labels, which name peaks"}),
+    ("--atlas-names", {"metavar": "FILE", "help": "table of their names: columns index, name"}),
+    ("--distance-mm", {"metavar": "MM", "help": "least distance between peaks; default 8"}),
+)
+
+
+class _InferenceWords(Words):
+    """Words of those who give options."""
+
+    def name(self, field: str) -> str:
+        return {"max_bytes": "--max-mem-gb"}.get(field, f"--{field.replace('_', '-')}")
+
+    def setting(self, field: str, value: Any) -> str:
+        return f"{self.name(field)} {value}"
+
+    def memory(self, n_bytes: int) -> str:
+        return f"{n_bytes / GIB:.3g} GiB"
+
+    def budget(self, n_bytes: int) -> str:
+        return f"{n_bytes / GIB:.3g}"
+
+
+WORDS = _InferenceWords()
+
+
+def add_infer(tools: Any) -> None:
+    """Add the command ``infer`` to those of ``nipype-blm``."""
+    parser = tools.add_parser("infer", help="correct p for the number of voxels, by resampling")
+    describe(parser, _DESCRIPTION, _EXAMPLES, EXIT_CODES)
+    parser.add_argument("results", type=Path, metavar="OUT", help="folder of results of a run")
+    parser.add_argument(
+        "--contrast",
+        dest="contrasts",
+        action="append",
+        metavar="NAME",
+        help="only this contrast; may be given several times",
+    )
+    for flag, how in _OPTIONS:
+        parser.add_argument(flag, **how)
+    parser.add_argument("--n-procs", type=int, metavar="N", help="threads; default: all cores")
+    parser.add_argument(
+        "--max-mem-gb", type=float, default=4.0, metavar="GIB", help="memory to use; default 4"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the intermediate files in OUT/work"
+    )
+    add_running_options(parser, "check what can be checked, and say how small p can become")
+    parser.set_defaults(action=_act, interrupted=GOES_ON)
+
+
+class Running(NamedTuple):
+    """How an inference runs."""
+
+    n_procs: int | None = None  # threads; None: all cores
+    max_bytes: int = 2**32
+    cluster: str = "local"
+    n_workers: int | None = None
+    plugin: str | None = None
+    plugin_args: Path | None = None
+    pool: Path | None = None
+    keep: bool = False
+    quiet: bool = False
+
+    @property
+    def is_in_nodes(self) -> bool:
+        """Whether Nipype runs the stages; else they run in this process."""
+        return self.plugin is not None or self.plugin_args is not None or self.cluster != "local"
+
+
+def _act(arguments: argparse.Namespace) -> int:
+    from nipype_blm.frontends.inference import make_inference_options
+
+    fields = ["contrasts"] + [
+        how.get("dest", flag.lstrip("-").replace("-", "_")) for flag, how in _OPTIONS
+    ]
+    with faults_in(WORDS):
+        check_running_options(arguments)
+        given = {field: getattr(arguments, field) for field in fields}
+        options = make_inference_options(given, WORDS.name)
+        running = Running(
+            n_procs=arguments.n_procs,
+            max_bytes=int(arguments.max_mem_gb * GIB),
+            plugin=arguments.plugin,
+            plugin_args=arguments.plugin_args,
+            pool=arguments.pool,
+            keep=arguments.keep,
+            quiet=arguments.quiet,
+        )
+        if arguments.graph is not None:
+            _draw(arguments)
+        if arguments.check or arguments.graph is not None:
+            _prepare(arguments.results, options, running)
+            return OK
+        return infer(arguments.results, options, running)
+
+
+def _draw(arguments: argparse.Namespace) -> None:
+    from nipype_blm.cli.graph import draw_graph
+    from nipype_blm.workflows import init_inference_wf
+
+    draw_graph(init_inference_wf(), arguments.graph)
+    if not arguments.quiet:
+        print(f"The workflow is drawn in {arguments.graph}")
+
+
+def _prepare(
+    results_dir: Path, options: "InferenceOptions", running: Running
+) -> "PreparedInference":
+    """Check an inference; say what it will do, and what is no fault of it."""
+    from nipype_blm.cli.plugins import count_cores
+    from nipype_blm.stages.inference import prepare_inference
+
+    n_nodes = (running.n_workers or count_cores()) if running.is_in_nodes else 1
+    prepared = prepare_inference(results_dir.absolute(), options, running.max_bytes, n_nodes)
+    say_notices(prepared.notices, WORDS)
+    if not running.quiet:
+        print(prepared.describe(), flush=True)
+    return prepared
+
+
+def infer(results_dir: Path, options: "InferenceOptions", running: Running) -> int:
+    """Correct the contrasts of a folder of results; return the exit code."""
+    from nipype_blm.cli.plugins import count_cores
+    from nipype_blm.cli.progress import show_progress
+    from nipype_blm.io.lock import hold_folders
+    from nipype_blm.stages.inference import InferenceRemains, run_inference
+
+    prepared = _prepare(results_dir, options, running)
+    folder = prepared.results.folder
+    n_threads = min(running.n_procs or count_cores(), count_cores())
+    folders = {"OUT": folder, "OUT/work": folder / "work"}
+    with hold_folders(folders, private={"OUT/work"}):
+        remains = None if running.quiet else InferenceRemains(prepared)
+        with show_progress(remains, running.quiet) as note_node:
+            if running.is_in_nodes:
+                _run_nodes(prepared, running, note_node)
+            else:
+                run_inference(prepared, folder / _WORK, n_threads, running.keep)
+    if not running.quiet:
+        _report(folder)
+    return OK
+
+
+def _run_nodes(prepared: "PreparedInference", running: Running, note_node: Any) -> None:
+    """Run the stages as nodes, with a plugin of Nipype."""
+    from nipype_blm.cli.plugins import DASK, LINEAR, choose_node_runner
+    from nipype_blm.cli.run import Places, raise_or_describe, run_workflow
+    from nipype_blm.interfaces.inference import write_inference_plan
+    from nipype_blm.workflows.inference import connect_inference, hold_inference_plan
+
+    folder = prepared.results.folder
+    places = Places(folder, folder / "work", folder / _WORKFLOW)
+    is_cluster = running.plugin is None and running.cluster != "local"
+    runner = choose_node_runner(
+        DASK if is_cluster else running.plugin or LINEAR,
+        running.plugin_args,
+        running.pool,
+        places.workflow_folder,
+        {"cluster": running.cluster, "n_workers": running.n_workers or 10} if is_cluster else {},
+        note_node,
+    )
+    places.workflow_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    outputs = write_inference_plan(prepared, places.workflow_folder / "plan_files")
+    mem_gb = running.max_bytes / GIB
+    plan = hold_inference_plan(**outputs)
+    workflow = connect_inference(plan, runner.n_procs, mem_gb, places.workflow_folder.name)
+    workflow.get_node("correct").inputs.results_dir = str(folder)
+    try:
+        run_workflow(workflow, places, runner)
+    except Exception as error:
+        raise RunError(raise_or_describe(error, places, running.plugin)) from error
+    if not running.keep:
+        shutil.rmtree(places.workflow_folder, ignore_errors=True)
+
+
+def _report(folder: Path) -> None:
+    """Say what came out."""
+    from nipype_blm.report.inference import summarise_inference
+    from nipype_blm.results.inferred import Inferred
+
+    inferred = Inferred(folder)
+    print(summarise_inference(inferred, escape_name))
+    print(f"Maps, clusters and null distributions are in {inferred.folder}")

@@ -1,0 +1,311 @@
+"""Corrected inference on results of a model: one interface for each stage, and one for all."""
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import Directory, File, TraitedSpec, traits
+
+from nipype_blm.interfaces.base import BLMInterface, InputSpec, defined_traits, warn_of
+from nipype_blm.model.inference import CORRECTIONS, EXCHANGES, NEIGHBOURS, SIDES
+from nipype_blm.model.request import DEFAULT_MAX_BYTES
+from nipype_blm.units import GIB
+
+# What the stages share, beside the options.
+_RUNNING = ("results_dir", "max_mem_gb", "n_procs", "plan_dir", "parallel_nodes", "work_dir")
+
+
+def _threads() -> Any:
+    return traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="threads to use")
+
+
+class InferenceInputSpec(InputSpec):
+    """What is asked of an inference."""
+
+    results_dir = Directory(
+        exists=True, mandatory=True, desc="out_dir of a model: results of blm or blmm"
+    )
+    contrasts = traits.List(traits.Str, desc="names of contrasts; default: all")
+    resampling = traits.Str(
+        desc="flip_scores (default), or, of a linear model, permute or flip_data"
+    )
+    n = traits.Range(low=2, desc="resamplings, the data being the first; default 1000")
+    seed = traits.Range(low=0, desc="of the resamplings; default 0")
+    summaries = traits.List(
+        traits.Str, desc="what is corrected: voxel, extent, mass, tfce; default: all"
+    )
+    cluster_z = traits.Float(desc="z above which voxels form clusters; default: that of cluster_p")
+    cluster_p = traits.Float(desc="one-sided p below which voxels form clusters; default 0.001")
+    sides = traits.Enum(*SIDES, desc="sides of T tests: two (default), or one")
+    joint = traits.Bool(False, usedefault=True, desc="correct across all these contrasts, too")
+    neighbours = traits.Enum(26, *NEIGHBOURS, desc="voxels that touch another one")
+    blocks = traits.Str(
+        desc="images that are exchanged together: a column of the table of the formula, or a file"
+    )
+    exchange = traits.Enum(*EXCHANGES, desc="with permute and blocks: what is permuted")
+    tail = traits.Bool(True, usedefault=True, desc="fit the tail of the null distribution")
+    fdr = traits.Enum(*CORRECTIONS, desc="false discovery rate: Benjamini-Hochberg, or -Yekutieli")
+    atlas = File(desc="image of labels, which name peaks")
+    atlas_names = File(desc="table of the names of its labels")
+    distance_mm = traits.Float(desc="least distance between peaks of a cluster; default 8")
+    max_mem_gb = traits.Range(
+        low=0.0,
+        value=DEFAULT_MAX_BYTES / GIB,
+        usedefault=True,
+        nohash=True,
+        desc="memory to use, in GiB",
+    )
+
+
+def _prepare(inputs: Any, parallel_nodes: int = 1) -> Any:
+    """Check an inference; tell what is no fault of it."""
+    from nipype_blm.frontends.inference import make_inference_options
+    from nipype_blm.stages.inference import prepare_inference
+
+    given = defined_traits(inputs)
+    options = {name: value for name, value in given.items() if name not in _RUNNING}
+    prepared = prepare_inference(
+        Path(given["results_dir"]).absolute(),
+        make_inference_options(options, str),
+        int(given["max_mem_gb"] * GIB),
+        parallel_nodes,
+    )
+    warn_of(prepared.notices)
+    return prepared
+
+
+class _PlanInferenceInputSpec(InferenceInputSpec):
+    plan_dir = traits.Str(
+        ".",
+        usedefault=True,
+        nohash=True,
+        desc="folder for the plan, relative to the working directory",
+    )
+    parallel_nodes = traits.Range(low=1, value=1, usedefault=True, nohash=True)
+
+
+class _PlanInferenceOutputSpec(TraitedSpec):
+    model_file = File(exists=True, desc="the model as it was fitted")
+    batch_files = traits.List(File(exists=True), desc="the images of each batch")
+    resampled_file = File(exists=True, desc="what is resampled, and how")
+    blocks = traits.List(traits.Int, desc="numbers of the voxel blocks")
+    starts = traits.List(traits.Int, desc="first resampling of each task")
+    stops = traits.List(traits.Int, desc="that behind the last")
+    n = traits.Int(desc="resamplings in all")
+    options = traits.Dict(traits.Str, traits.Any, desc="how results are corrected")
+
+
+# Every output; a node that has a plan hands on the same.
+PLAN_OUTPUTS = tuple(_PlanInferenceOutputSpec().copyable_trait_names())
+
+
+def write_inference_plan(prepared: Any, folder: Path) -> dict[str, Any]:
+    """Write the plan of an inference; return the outputs of `PlanInference`."""
+    files = prepared.write(folder)
+    return {
+        "model_file": str(files.model_file),
+        "batch_files": [str(path) for path in files.batch_files],
+        "resampled_file": str(files.resampled_file),
+        "blocks": files.blocks,
+        "starts": files.starts,
+        "stops": files.stops,
+        "n": files.n,
+        "options": prepared.options.pack(),
+    }
+
+
+class PlanInference(BLMInterface):
+    """Check what is asked of an inference, and cut its work into pieces.
+
+    Runs every time, since Nipype does not look into the folder of results.
+    """
+
+    input_spec = _PlanInferenceInputSpec
+    output_spec = _PlanInferenceOutputSpec
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        prepared = _prepare(self.inputs, self.inputs.parallel_nodes)
+        folder = Path(runtime.cwd, self.inputs.plan_dir).resolve()
+        self._results = write_inference_plan(prepared, folder)
+        return runtime
+
+
+class _StageInputSpec(InputSpec):
+    model_file = File(exists=True, mandatory=True, desc="the model as it was fitted")
+    n_procs = _threads()
+
+
+class _StageOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="what was computed")
+
+
+class _ComputeTilesInputSpec(_StageInputSpec):
+    batch_file = File(exists=True, mandatory=True, desc="the images of a batch")
+
+
+class ComputeTiles(BLMInterface):
+    """Read the images of a batch and write their values, to be read by voxel."""
+
+    input_spec = _ComputeTilesInputSpec
+    output_spec = _StageOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.stages.tiles import compute_tiles
+
+        out_file = Path(runtime.cwd, "tiles.blm")
+        compute_tiles(self.inputs.model_file, self.inputs.batch_file, out_file, self.inputs.n_procs)
+        self._results["out_file"] = str(out_file)
+        return runtime
+
+
+class _ComputeScoresInputSpec(_StageInputSpec):
+    resampled_file = File(exists=True, mandatory=True, desc="what is resampled")
+    batch_files = traits.List(File(exists=True), mandatory=True, desc="the images of each batch")
+    tile_files = traits.List(File(exists=True), mandatory=True, desc="their values")
+    block = traits.Int(mandatory=True, desc="number of the voxel block")
+
+
+class ComputeScores(BLMInterface):
+    """Fit the null model of each contrast at a block of voxels."""
+
+    input_spec = _ComputeScoresInputSpec
+    output_spec = _StageOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.stages.resampling import compute_scores
+
+        given, out_file = self.inputs, Path(runtime.cwd, "scores.blm")
+        files = (given.model_file, given.resampled_file, given.batch_files, given.tile_files)
+        compute_scores(*files, given.block, out_file, given.n_procs)
+        self._results["out_file"] = str(out_file)
+        return runtime
+
+
+class _ComputeNullsInputSpec(_StageInputSpec):
+    resampled_file = File(exists=True, mandatory=True, desc="what is resampled")
+    scores_files = traits.List(File(exists=True), mandatory=True, desc="scores of all blocks")
+    start = traits.Int(mandatory=True, desc="number of the first resampling")
+    stop = traits.Int(mandatory=True, desc="number behind the last")
+
+
+class ComputeNulls(BLMInterface):
+    """Resample: the largest value of each summary, for each resampling."""
+
+    input_spec = _ComputeNullsInputSpec
+    output_spec = _StageOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.stages.resampling import compute_nulls
+
+        given, out_file = self.inputs, Path(runtime.cwd, "nulls.blm")
+        files = (given.model_file, given.resampled_file, given.scores_files)
+        compute_nulls(*files, given.start, given.stop, out_file, given.n_procs)
+        self._results["out_file"] = str(out_file)
+        return runtime
+
+
+class _InferredOutputSpec(TraitedSpec):
+    out_dir = Directory(exists=True, desc="folder of the inference, in that of the results")
+    zscore_maps = traits.List(File(exists=True), desc="z that was resampled, of each contrast")
+    cluster_tables = traits.List(File(exists=True), desc="clusters and peaks of each contrast")
+    null_files = traits.List(File(exists=True), desc="null distributions of each contrast")
+    corrected_maps = traits.List(
+        traits.List(File(exists=True)),
+        desc="family-wise corrected p of each contrast: a map for each summary",
+    )
+    q_maps = traits.List(File(exists=True), desc="false discovery rates, of each contrast")
+    summaries = traits.List(traits.Str, desc="what was corrected, in the order of corrected_maps")
+    n = traits.Int(desc="resamplings, the data being the first")
+
+
+OUTPUTS = tuple(_InferredOutputSpec().copyable_trait_names())
+
+
+def _list_outputs(done: Any) -> dict[str, Any]:
+    """Return what `write_corrected` has written as outputs."""
+    return {
+        "out_dir": str(done.folder),
+        "zscore_maps": list(map(str, done.z)),
+        "cluster_tables": list(map(str, done.clusters)),
+        "null_files": list(map(str, done.nulls)),
+        "corrected_maps": [list(map(str, paths)) for paths in done.p],
+        "q_maps": list(map(str, done.q)),
+        "summaries": list(done.summaries),
+        "n": done.n,
+    }
+
+
+class _CorrectMapsInputSpec(_StageInputSpec):
+    results_dir = Directory(exists=True, mandatory=True, desc="results of blm or blmm")
+    resampled_file = File(exists=True, mandatory=True, desc="what is resampled")
+    scores_files = traits.List(File(exists=True), mandatory=True, desc="scores of all blocks")
+    nulls_files = traits.List(File(exists=True), mandatory=True, desc="of all tasks")
+    starts = traits.List(traits.Int, mandatory=True, desc="first resampling of each task")
+    stops = traits.List(traits.Int, mandatory=True, desc="that behind the last")
+    n = traits.Int(mandatory=True, desc="resamplings in all")
+    options = traits.Dict(mandatory=True, desc="how results are corrected")
+
+
+class CorrectMaps(BLMInterface):
+    """Correct p by the null distributions; write maps, clusters and what was resampled.
+
+    Runs every time; files that are the same are not written again.
+    """
+
+    input_spec = _CorrectMapsInputSpec
+    output_spec = _InferredOutputSpec
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.model.inference import InferenceOptions
+        from nipype_blm.stages.corrected import write_corrected
+
+        given = self.inputs
+        done = write_corrected(
+            Path(given.results_dir),
+            given.model_file,
+            given.resampled_file,
+            given.scores_files,
+            given.nulls_files,
+            list(zip(given.starts, given.stops, strict=True)),
+            given.n,
+            InferenceOptions.unpack(given.options),
+            given.n_procs,
+        )
+        self._results = _list_outputs(done)
+        return runtime
+
+
+class _ResampleMapsInputSpec(InferenceInputSpec):
+    n_procs = _threads()
+    work_dir = Directory(
+        nohash=True, desc="folder for intermediate files, from which a run goes on; it is emptied"
+    )
+
+
+class ResampleMaps(BLMInterface):
+    """Correct the p of contrasts for the number of voxels, by resampling; all stages in one node.
+
+    Works on the folder of results of a linear or mixed model; see `init_inference_wf` for the same
+    in nodes.
+
+    Examples
+    --------
+    >>> from nipype_blm.interfaces.inference import ResampleMaps
+    >>> resample = ResampleMaps(n=5000, summaries=["voxel", "tfce"])
+    >>> resample.inputs.results_dir = "results"  # doctest: +SKIP
+    >>> tables = resample.run().outputs.cluster_tables  # doctest: +SKIP
+    """
+
+    input_spec = _ResampleMapsInputSpec
+    output_spec = _InferredOutputSpec
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.stages.inference import run_inference
+
+        prepared = _prepare(self.inputs)
+        given = defined_traits(self.inputs)
+        work_dir = Path(runtime.cwd, given.get("work_dir", "inference_work")).resolve()
+        self._results = _list_outputs(run_inference(prepared, work_dir, given["n_procs"]))
+        return runtime

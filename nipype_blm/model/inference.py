@@ -1,0 +1,163 @@
+"""What is asked of corrected inference, in one vocabulary; how its work is cut into pieces."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from nipype_blm.errors import InputError, Problem
+
+PANEL = 64  # resamplings that are multiplied at once: the bits of none depend on the others
+PER_TASK = 4 * PANEL  # resamplings of one task, which it takes seconds to minutes to do
+MOST_TASKS = 200
+FEWEST_IMAGES, MOST_IMAGES = 64, 1024  # of a batch, if there are more than one
+ROWS = 32  # images that are read together
+FEWEST_GROUPS = 5
+FEW_GROUPS = 12  # fewer are worth a notice
+SIDES = ("two", "one")
+CORRECTIONS = ("bh", "by")
+NEIGHBOURS = (6, 18, 26)
+EXCHANGES = ("within", "whole", "both")
+# What an inference reads at a voxel, and holds, for each image: the value, its deviation and score.
+_BYTES_PER_VALUE = 40
+_BASE_BYTES = 2**28
+_BLOCK_BYTES = 2**27
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How p-values are corrected for the number of voxels; messages name its fields.
+
+    What is None is chosen by the program, or not asked for.
+    """
+
+    contrasts: tuple[str, ...] | None = None  # names; None: all
+    resampling: str = "flip_scores"  # one of core.resampling's
+    n: int = 1000  # resamplings, the observed data among them
+    seed: int = 0
+    summaries: tuple[str, ...] | None = None  # of core.clusters; None: all
+    cluster_z: float | None = None  # height that forms clusters; None: from cluster_p
+    cluster_p: float = 0.001  # one-sided
+    sides: str = "two"  # one of SIDES, of T contrasts
+    joint: bool = False  # correct across all contrasts, too
+    neighbours: int = 26  # of a voxel
+    blocks: str | None = None  # a column of the table, or a file: the block of each image
+    exchange: str = "within"  # one of EXCHANGES: what is permuted where there are blocks
+    tail: bool = True  # fit the tail of the null distribution below what counting can tell
+    fdr: str = "bh"  # one of CORRECTIONS
+    atlas: Path | None = None  # labels of the peaks
+    atlas_names: Path | None = None
+    distance_mm: float = 8.0  # between peaks of one cluster
+
+    def pack(self) -> dict[str, Any]:
+        """Return what JSON can hold, without what was not given."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {
+            name: str(value)
+            if isinstance(value, Path)
+            else list(value)
+            if isinstance(value, tuple)
+            else value
+            for name, value in values.items()
+            if value is not None
+        }
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any]) -> Self:
+        """Return the options that were packed."""
+        given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        paths = {name: Path(given[name]) for name in ("atlas", "atlas_names") if name in given}
+        return cls(**(given | paths))
+
+    @property
+    def height(self) -> float:
+        """The z that forms clusters."""
+        from scipy.special import ndtri
+
+        return float(-ndtri(self.cluster_p)) if self.cluster_z is None else self.cluster_z
+
+
+def plan_ranges(n: int, n_done: int = 0) -> list[tuple[int, int]]:
+    """Return the numbers of the resamplings of each task, first and behind the last.
+
+    Parameters
+    ----------
+    n : int
+        Resamplings asked for.
+    n_done : int
+        Those of an earlier run.
+    """
+    per_task = max(PER_TASK, -(-n // (MOST_TASKS * PANEL)) * PANEL)
+    # Whole panels: one that was not complete is done again.
+    first = n_done // PANEL * PANEL if n_done < n else n
+    return [(start, min(start + per_task, n)) for start in range(first, n, per_task)]
+
+
+def plan_batch(n_obs: int, n_nodes: int) -> int:
+    """Return the images of a batch that one node reads."""
+    batch = min(MOST_IMAGES, -(-n_obs // max(1, min(n_nodes, n_obs // FEWEST_IMAGES or 1))))
+    return -(-batch // ROWS) * ROWS if batch < n_obs else batch
+
+
+def plan_block(n_obs: int, n_params: int, n_voxels: int, max_bytes: int, n_nodes: int) -> int:
+    """Return the voxels of a block, of which each needs its values and its scores in memory.
+
+    Raises
+    ------
+    InputError
+        If memory does not hold a few.
+    """
+    usable = max_bytes - min(_BASE_BYTES, max_bytes // 4)
+    per_voxel = n_obs * (_BYTES_PER_VALUE + 4 * n_params)
+    most = usable // per_voxel
+    if most < PANEL:
+        raise InputError(
+            Problem(
+                "max_bytes",
+                "{max_bytes} is {given:memory}, too little for the values of {n_obs} images at a "
+                "few voxels; the least that works is {least:budget}.",
+                given=max_bytes,
+                n_obs=n_obs,
+                least=2 * PANEL * per_voxel + _BASE_BYTES,
+            )
+        )
+    block = min(most, max(1024, _BLOCK_BYTES // per_voxel), -(-n_voxels // max(1, n_nodes)))
+    return int(-(-n_voxels // -(-n_voxels // max(1, block))))
+
+
+def check_groups(n_groups: int, sizes: Sequence[int], factors: Sequence[str]) -> list[Problem]:
+    """Return why groups of images cannot be flipped, if they are too few.
+
+    Parameters
+    ----------
+    n_groups : int
+        Independent sets of images.
+    sizes : sequence of int
+        Images of each.
+    factors : sequence of str
+        Names of the random factors.
+    """
+    if n_groups >= FEWEST_GROUPS:
+        return []
+    reason = "the images"
+    way_out = "With so few images, no test by resampling can be trusted."
+    if factors:
+        joined = " and ".join(factors)
+        reason = f"images that share a level of {joined}, or are linked by others that do,"
+        way_out = (
+            "Where the factor with few levels is one of several (a site, a scanner), give it as a "
+            "column of the table among the fixed effects instead; crossed factors leave no "
+            "independent groups, and p of the maps, FDR and random-field p stay valid."
+        )
+    return [
+        Problem(
+            "resampling",
+            "{reason} fall into {n} independent groups ({sizes} images), expected {least} or more, "
+            "since groups are what {resampling} exchanges. {way_out}",
+            reason=reason,
+            n=n_groups,
+            sizes=", ".join(map(str, sorted(sizes, reverse=True)[:6])),
+            least=FEWEST_GROUPS,
+            way_out=way_out,
+        )
+    ]

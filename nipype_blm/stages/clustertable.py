@@ -1,0 +1,123 @@
+"""The table of the clusters of a contrast: where they are, how large, and how sure."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from nipype_blm.core.clusters.graph import Graph
+from nipype_blm.core.clusters.tables import make_table
+from nipype_blm.core.linalg import FloatArray
+from nipype_blm.results.results import ContrastResults
+
+_COLUMNS = {
+    "cluster": "Number of the cluster: those of positive z first, the largest of a sign first.",
+    "peak": "Number of the peak in its cluster, from 1: the highest.",
+    "x": "Coordinate of the peak in the space of the images, mm.",
+    "y": "Coordinate of the peak, mm.",
+    "z": "Coordinate of the peak, mm.",
+    "label": "Name of the peak in the atlas.",
+    "size_voxels": "Voxels of the cluster.",
+    "size_mm3": "Volume of the cluster, cubic mm.",
+    "mass": "Sum over the cluster of |z| less the height that forms clusters.",
+    "peak_z": "z at the peak.",
+    "effect": "Effect of a T contrast at the peak, y per unit of the contrast.",
+    "lower": "Lower limit of its 95 % confidence interval, for this voxel by itself.",
+    "upper": "Upper limit of its 95 % confidence interval.",
+    "n": "Images with data at the peak.",
+}
+_OF_SUMMARY = "Family-wise corrected p at the peak: {words}."
+_OTHERS = {"q": "False discovery rate q at the peak."}
+
+
+class ClusterRows(NamedTuple):
+    """The rows of a table, and what its columns are."""
+
+    columns: Mapping[str, str]
+    rows: Sequence[Sequence[Any]]
+    details: Mapping[str, Any]
+
+    def write(self, stem: Path) -> None:
+        """Write STEM.tsv, and what it holds to STEM.json."""
+        text = io.StringIO()
+        writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([_write_cell(cell) for cell in row] for row in self.rows)
+        stem.with_name(f"{stem.name}.tsv").write_text(text.getvalue(), encoding="utf-8")
+        described = dict(self.details) | {
+            name: {"Description": words} for name, words in self.columns.items()
+        }
+        stem.with_name(f"{stem.name}.json").write_text(json.dumps(described, indent=1) + "\n")
+
+
+def _write_cell(cell: Any) -> Any:
+    if isinstance(cell, float):
+        return "n/a" if np.isnan(cell) else f"{cell:.6g}"
+    return cell
+
+
+def tabulate_clusters(
+    z: FloatArray,
+    graph: Graph,
+    height: float,
+    two_sided: bool,
+    coordinates: FloatArray,
+    voxel_mm3: float,
+    distance_mm: float,
+    at_voxels: Mapping[str, FloatArray],
+    words: Mapping[str, str],
+    labels: Sequence[str] | None = None,
+) -> ClusterRows:
+    """Return a row for each peak of each cluster.
+
+    Parameters
+    ----------
+    z : array of shape (n,)
+        At the voxels that were tested.
+    graph : Graph
+        Of these voxels.
+    height : float
+        z that forms clusters.
+    coordinates : array of shape (n, 3)
+        mm.
+    at_voxels : mapping of str to array of shape (n,)
+        Further columns, with what each voxel has; of `_COLUMNS`, `words` and `_OTHERS`.
+    words : mapping of str to str
+        What columns of p are.
+    labels : sequence of str, optional
+        Of each voxel.
+    """
+    table = make_table(z, graph, height, coordinates, distance_mm, two_sided=two_sided)
+    known = _COLUMNS | dict(words) | _OTHERS
+    leave_out = {"label"} if labels is None else set()
+    fixed = ("cluster", "peak", "x", "y", "z", "label", "size_voxels", "size_mm3", "mass", "peak_z")
+    names = [name for name in fixed if name not in leave_out] + list(at_voxels)
+    rows = []
+    for number, cluster in enumerate(table.clusters, 1):
+        for place, peak in enumerate((cluster.peak, *cluster.sub_peaks), 1):
+            found: dict[str, Any] = {
+                "cluster": number,
+                "peak": place,
+                **dict(zip("xyz", map(float, coordinates[peak.feature]), strict=True)),
+                "label": "" if labels is None else labels[peak.feature],
+                "size_voxels": cluster.size,
+                "size_mm3": float(cluster.size * voxel_mm3),
+                "mass": cluster.mass,
+                "peak_z": peak.z,
+            }
+            found |= {name: float(values[peak.feature]) for name, values in at_voxels.items()}
+            rows.append([found[name] for name in names])
+    return ClusterRows({name: known[name] for name in names}, rows, {"ClusterFormingZ": height})
+
+
+def find_limits(contrast: ContrastResults) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the effect of a T contrast and its 95 % limits at the voxels of the result."""
+    effect, variance = contrast.vector("effect"), contrast.vector("variance")
+    half = stdtrit(contrast.vector("dof"), 0.975) * np.sqrt(variance)
+    return effect, effect - half, effect + half

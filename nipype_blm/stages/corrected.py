@@ -1,0 +1,390 @@
+"""Correct p by null distributions, and write what is found beside the results."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_ndtr
+
+from nipype_blm.core.clusters.fdr import compute_q, correct_bonferroni
+from nipype_blm.core.clusters.graph import Graph, select
+from nipype_blm.core.clusters.nulls import ExtendedP, extend_p
+from nipype_blm.core.clusters.summaries import SUMMARIES, spread_summaries
+from nipype_blm.core.clusters.tails import fit_tail
+from nipype_blm.core.linalg import FloatArray
+from nipype_blm.core.threads import Threads
+from nipype_blm.data.kinds import find_map, name_map
+from nipype_blm.data.maps import MapInfo
+from nipype_blm.data.spec import ModelSpec
+from nipype_blm.data.specfile import read_model
+from nipype_blm.io.arrayfile import ArrayFile, fingerprint
+from nipype_blm.io.publish import Claim, publish
+from nipype_blm.io.versions import read_versions
+from nipype_blm.model.inference import InferenceOptions
+from nipype_blm.results.inferred import (
+    FILE,
+    FOLDER,
+    KINDS,
+    is_inferred_name,
+    load_nulls,
+    name_inferred,
+    read_description,
+)
+from nipype_blm.results.results import ContrastResults, Results
+from nipype_blm.stages.clustertable import ClusterRows, find_limits, tabulate_clusters
+from nipype_blm.stages.resampling import (
+    DEGENERATE,
+    Resampled,
+    ScoreFiles,
+    find_graph,
+    read_resampled,
+)
+
+JOINT = "joint"  # behind the name of a summary that was corrected across contrasts
+
+
+class Corrected(NamedTuple):
+    """What an inference has written; lists have an entry for each contrast."""
+
+    folder: Path
+    z: list[Path]
+    p: list[list[Path]]  # of each summary
+    q: list[Path]
+    clusters: list[Path]
+    nulls: list[Path]
+    summaries: tuple[str, ...]
+    n: int
+
+    @classmethod
+    def of_folder(cls, results_dir: Path) -> "Corrected":
+        """Return what there is."""
+        folder = results_dir / FOLDER
+        found = read_description(folder)
+        assert found is not None
+        labels = [each["Label"] for each in found["Contrasts"]]
+        summaries = tuple(found["Summaries"])
+
+        def find(kind: str, label: str, name: str) -> Path:
+            path = find_map(folder, name_inferred(kind, label, name))
+            assert path is not None
+            return path
+
+        return cls(
+            folder,
+            [find("z", label, found["Resampling"]) for label in labels],
+            [[find("p", label, name) for name in summaries] for label in labels],
+            [find("q", label, found["Fdr"]) for label in labels],
+            [folder / f"contrast-{label}_clusters.tsv" for label in labels],
+            [folder / f"contrast-{label}_nulls.npy" for label in labels],
+            summaries,
+            int(found["Resamplings"]),
+        )
+
+
+class Found(NamedTuple):
+    """What is found of one contrast."""
+
+    contrast: ContrastResults
+    is_tested: NDArray[np.bool_]  # (n_voxels,), of the analysis
+    z: FloatArray  # (n_tested,)
+    spread: Mapping[str, FloatArray]  # by summary, at the voxels that were tested
+    p: Mapping[str, ExtendedP]  # corrected; behind JOINT across all contrasts
+    nulls: FloatArray  # (n_summaries, n)
+    n_degenerate: int
+
+
+def write_corrected(
+    results_dir: Path,
+    model_file: Path | str,
+    resampled_file: Path | str,
+    scores_files: Sequence[Path | str],
+    nulls_files: Sequence[Path | str],
+    ranges: Sequence[tuple[int, int]],
+    n: int,
+    options: InferenceOptions,
+    n_threads: int = 1,
+) -> Corrected:
+    """Write corrected maps, clusters and null distributions to `FOLDER` in the results.
+
+    Parameters
+    ----------
+    scores_files : sequence of paths
+        Of all blocks.
+    nulls_files : sequence of paths
+        Of all `ranges` of resamplings; what is before them is taken from an earlier inference.
+    n : int
+        Resamplings in all.
+    """
+    results = Results(results_dir)
+    _, spec = read_model(model_file)
+    what = read_resampled(resampled_file)
+    nulls, n_degenerate = _read_nulls(results, what, nulls_files, ranges, n)
+    files = ScoreFiles(spec, what, scores_files)
+    graph = find_graph(spec, what.neighbours)
+    joint = np.max(nulls, axis=0) if options.joint and len(nulls) > 1 else None
+    with Threads(n_threads) as threads:
+        found = [
+            _correct(results, spec, what, files, graph, i, nulls[i], joint, options, threads)
+            for i in range(len(what.names))
+        ]
+    found = [each._replace(n_degenerate=k) for each, k in zip(found, n_degenerate, strict=True)]
+    folder = results.folder / FOLDER
+    described = _describe(results, what, found, n, options)
+    stamp = fingerprint(json.dumps(described), results.stamp)
+    claim = Claim("inference", results.folder)
+    write = partial(_write, results, spec, what, graph, found, options, described)
+    publish(folder, stamp, claim, write, is_inferred_name)
+    return Corrected.of_folder(results.folder)
+
+
+def _read_nulls(
+    results: Results,
+    what: Resampled,
+    nulls_files: Sequence[Path | str],
+    ranges: Sequence[tuple[int, int]],
+    n: int,
+) -> tuple[list[FloatArray], list[int]]:
+    """Return the peaks of each contrast, (n_summaries, n), and how often nothing was left."""
+    first = ranges[0][0] if ranges else n
+    done = read_description(results.folder / FOLDER) if first else None
+    nulls, counts = [], []
+    for number, label in enumerate(what.labels):
+        parts, degenerate = [], 0
+        if done is not None:
+            parts.append(load_nulls(results.folder / FOLDER, label)[:, :first])
+            degenerate = int(done["Contrasts"][number]["Degenerate"])
+        for path, (start, stop) in zip(nulls_files, ranges, strict=True):
+            file = ArrayFile(path, what.range_stamp(start, stop))
+            parts.append(np.array([file.read(f"{number}/{name}") for name in what.summaries]))
+            degenerate += int(file.read(f"{number}/{DEGENERATE}").sum())
+        nulls.append(np.concatenate(parts, axis=1)[:, :n])
+        counts.append(degenerate)
+    return nulls, counts
+
+
+def _correct(
+    results: Results,
+    spec: ModelSpec,
+    what: Resampled,
+    files: ScoreFiles,
+    graph: Graph,
+    number: int,
+    nulls: FloatArray,
+    joint: FloatArray | None,
+    options: InferenceOptions,
+    threads: Threads,
+) -> Found:
+    contrast = results.contrasts[what.names[number]]
+    is_tested = files.read_m(number) > 0
+    z = files.resample(number, range(1), threads)[0][0].astype(float)
+    names = list(what.summaries)
+    two_sided = what.is_two_sided(number)
+    of_map = spread_summaries(z, select(graph, is_tested), names, two_sided, what.options)
+    spread = dict(zip(names, of_map, strict=True))
+    with_tail = options.tail and not what.exhaustive
+    p = {}
+    for i, name in enumerate(names):
+        p[name] = _extend(spread[name], nulls[i], with_tail)
+        if joint is not None:
+            p[f"{name}{JOINT}"] = _extend(spread[name], joint[i], with_tail)
+    return Found(contrast, is_tested, z, spread, p, nulls, 0)
+
+
+def _extend(spread: FloatArray, null: FloatArray, with_tail: bool) -> ExtendedP:
+    tail = fit_tail(null) if with_tail else None
+    return extend_p(spread, null, tail, has_identity=True)
+
+
+def find_log_p(contrast: ContrastResults, two_sided: bool) -> FloatArray:
+    """Return ln p of the maps of a contrast at the voxels of the result; NaN where not tested."""
+    z = contrast.vector("z")
+    log_p = log_ndtr(-np.abs(z)) + np.log(2) if two_sided else log_ndtr(-z)
+    if contrast.has_gaps:
+        log_p[contrast.vector("estimable") == 0] = np.nan
+    return np.minimum(log_p, 0.0)
+
+
+def _describe(
+    results: Results,
+    what: Resampled,
+    found: Sequence[Found],
+    n: int,
+    options: InferenceOptions,
+) -> dict[str, Any]:
+    """Return what the file beside the maps says."""
+    return {
+        "Description": "Contrasts of the results in the folder above, corrected for the number of "
+        "voxels. Resampling 0 is the data.",
+        "Model": results.stamp,
+        "Resampling": what.resampling,
+        "Resamplings": n,
+        "Exhaustive": what.exhaustive,
+        "Seed": what.seed,
+        "Groups": what.exchange.n_groups,
+        "Summaries": list(what.summaries),
+        "ClusterFormingZ": what.height,
+        "Neighbours": what.neighbours,
+        "Fdr": options.fdr,
+        "LeastP": 1 / n,
+        "NullsFingerprint": what.nulls_stamp,
+        "Options": options.pack(),
+        "Contrasts": [
+            {
+                "Name": each.contrast.name,
+                "Label": each.contrast.label,
+                "Tail": "two-sided" if what.is_two_sided(i) else "upper",
+                "VoxelsTested": int(each.is_tested.sum()),
+                "Degenerate": each.n_degenerate,
+                "LargestZ": float(np.abs(each.z).max(initial=0.0)),
+                "LeastCorrectedP": {
+                    name: float(values.p.min(initial=1.0)) for name, values in each.p.items()
+                },
+            }
+            for i, each in enumerate(found)
+        ],
+        "Versions": read_versions(),
+    }
+
+
+def _write(
+    results: Results,
+    spec: ModelSpec,
+    what: Resampled,
+    graph: Graph,
+    found: Sequence[Found],
+    options: InferenceOptions,
+    described: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Write all files of an inference to an empty folder."""
+    (folder / FILE).write_text(json.dumps(described, indent=1) + "\n")
+    for i, each in enumerate(found):
+        two_sided = what.is_two_sided(i)
+        write_map = partial(_write_map, spec, folder, each)
+        tail = "two-sided" if two_sided else "upper tail"
+        about = f"{each.contrast.name}, {tail}"
+        write_map("z", what.resampling, f"{KINDS['z'].words}: {about}", each.z)
+        for name, values in each.p.items():
+            words = SUMMARIES[name.removesuffix(JOINT)].words
+            details = {
+                "Summary": words,
+                "Resamplings": described["Resamplings"],
+                "LeastCounted": described["LeastP"],
+                "VoxelsFromTail": int(values.from_tail.sum()),
+                "AcrossContrasts": name.endswith(JOINT),
+            }
+            p = values.p
+            write_map("p", name, f"{KINDS['p'].words} ({words}): {about}", p, details)
+            text = f"{KINDS['log10p'].words} ({words}): {about}"
+            write_map("log10p", name, text, -np.log10(p), details)
+        if "tfce" in each.spread:
+            signed = np.copysign(each.spread["tfce"], each.z)
+            write_map("tfce", "", f"{KINDS['tfce'].words}: {about}", signed)
+        _write_uncorrected(results, folder, each, two_sided, options.fdr)
+        _write_nulls(folder, each, what)
+        table = _tabulate(spec, what, graph, each, two_sided, options)
+        table.write(folder / f"contrast-{each.contrast.label}_clusters")
+
+
+def _tabulate(
+    spec: ModelSpec,
+    what: Resampled,
+    graph: Graph,
+    found: Found,
+    two_sided: bool,
+    options: InferenceOptions,
+) -> ClusterRows:
+    """Return the table of the clusters of a contrast."""
+    contrast, tested = found.contrast, found.is_tested
+
+    def take(vector: FloatArray) -> FloatArray:
+        """Return what voxels of the result have at those that were tested."""
+        of_analysis = np.zeros(spec.n_voxels)
+        of_analysis[spec.allowed] = vector
+        return of_analysis[tested]
+
+    at_voxels: dict[str, FloatArray] = {}
+    if not contrast.is_f:
+        names = ("effect", "lower", "upper")
+        at_voxels |= dict(zip(names, map(take, find_limits(contrast)), strict=True))
+    at_voxels["n"] = take(contrast.results.vector("n"))
+    at_voxels |= {f"p_{name}": values.p for name, values in found.p.items()}
+    log_p = find_log_p(contrast, two_sided)
+    at_voxels["q"] = take(np.exp(np.nan_to_num(compute_q(log_p, options.fdr))))
+    words = {
+        f"p_{name}": f"Family-wise corrected p at the peak: {SUMMARIES[name.removesuffix(JOINT)].words}"
+        f"{', across all contrasts' * name.endswith(JOINT)}."
+        for name in found.p
+    }
+    coordinates = spec.space.coordinates[tested]
+    labels = None
+    if options.atlas is not None:
+        labels = read_atlas(options.atlas, options.atlas_names).name(coordinates)
+    return tabulate_clusters(
+        found.z,
+        select(graph, tested),
+        what.height,
+        two_sided,
+        coordinates,
+        spec.space.feature_mm3,
+        options.distance_mm,
+        at_voxels,
+        words,
+        labels,
+    )
+
+
+def _write_map(
+    spec: ModelSpec,
+    folder: Path,
+    found: Found,
+    kind: str,
+    name: str,
+    words: str,
+    values: FloatArray,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a map of the voxels that were tested, 0 elsewhere."""
+    vector = np.zeros(spec.n_voxels)
+    vector[found.is_tested] = values
+    file = name_inferred(kind, found.contrast.label, name)
+    info = MapInfo(file, words, KINDS[kind].intent, details=dict(details or {}))
+    spec.space.write(folder / name_map(spec.space, file, False), info, [vector], np.dtype("f4"))
+
+
+def _write_uncorrected(
+    results: Results, folder: Path, found: Found, two_sided: bool, method: str
+) -> None:
+    """Write what follows from the p of the maps alone: q, and Bonferroni's p."""
+    log_p = find_log_p(found.contrast, two_sided)
+    label = found.contrast.label
+    tests = int((~np.isnan(log_p)).sum())
+    for kind, name, log_values in (
+        ("q", method, compute_q(log_p, method)),
+        ("p", "bonferroni", correct_bonferroni(log_p)),
+    ):
+        file = name_inferred(kind, label, name)
+        words = f"{KINDS[kind].words} ({name}) of the p of the maps: {found.contrast.name}"
+        info = MapInfo(file, words, KINDS[kind].intent, details={"Tests": tests})
+        values = np.nan_to_num(np.exp(log_values))
+        path = folder / name_map(results.space, file, False)
+        results.space.write(path, info, [values], np.dtype("f4"))
+
+
+def _write_nulls(folder: Path, found: Found, what: Resampled) -> None:
+    stem = f"contrast-{found.contrast.label}_nulls"
+    np.save(folder / f"{stem}.npy", found.nulls)
+    described = {
+        "Description": "The largest value of each summary (row) in each resampling (column); the "
+        "first column is that of the data.",
+        "Summaries": list(what.summaries),
+        "Resamplings": found.nulls.shape[1],
+        "Seed": what.seed,
+        "Exhaustive": what.exhaustive,
+        "Degenerate": found.n_degenerate,
+    }
+    (folder / f"{stem}.json").write_text(json.dumps(described, indent=1) + "\n")

@@ -1,0 +1,354 @@
+"""Corrected inference on a folder of results: plan it, and run it in one process."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core.clusters.summaries import SUMMARIES
+from nipype_blm.core.resampling.declared import RESAMPLINGS, Exchange
+from nipype_blm.core.resampling.exchange import find_kinds
+from nipype_blm.core.resampling.groups import find_groups
+from nipype_blm.errors import InputError, Problem, join_some, show
+from nipype_blm.io.arrayfile import fingerprint, is_whole
+from nipype_blm.io.tables import read_labels
+from nipype_blm.model.inference import (
+    FEW_GROUPS,
+    InferenceOptions,
+    check_groups,
+    plan_batch,
+    plan_block,
+    plan_ranges,
+)
+from nipype_blm.results.export import select_contrasts
+from nipype_blm.results.inferred import FOLDER, find_done
+from nipype_blm.results.results import ContrastResults, Results
+from nipype_blm.stages.corrected import Corrected, write_corrected
+from nipype_blm.stages.reopened import Pieces, Reopened, reopen
+from nipype_blm.stages.resampling import (
+    Resampled,
+    compute_nulls,
+    compute_scores,
+    write_resampled,
+)
+from nipype_blm.stages.tiles import compute_tiles, tile_stamp
+from nipype_blm.tasks.runner import run_tasks
+from nipype_blm.tasks.task import Task
+
+_JOURNAL = "journal.jsonl"
+
+
+class InferenceFiles(NamedTuple):
+    """What planning leaves for the stages that follow."""
+
+    model_file: Path
+    batch_files: list[Path]
+    resampled_file: Path
+    blocks: list[int]
+    starts: list[int]  # of the resamplings of each task: the first number
+    stops: list[int]  # and that behind the last
+    n: int  # resamplings, with those that are done
+
+
+@dataclass(frozen=True)
+class PreparedInference:
+    """An inference that has been checked and can start."""
+
+    options: InferenceOptions
+    reopened: Reopened
+    what: Resampled
+    n: int  # resamplings: all that there are, where they are fewer than asked for
+    n_distinct: int  # resamplings that differ
+    n_done: int  # of an earlier run, that are taken over
+    notices: list[str]
+
+    @property
+    def results(self) -> Results:
+        """The folder of results."""
+        return self.reopened.results
+
+    @property
+    def least_p(self) -> float:
+        """The least corrected p that can come out."""
+        return 1 / self.n
+
+    def describe(self) -> str:
+        """Return what is going to be done, and the least p that can come out."""
+        what = self.what
+        exchanged = f"{what.exchange.n_groups} groups of images"
+        how = "all" if what.exhaustive else f"{self.n:,} of the"
+        many = f"{self.n_distinct:,}" if self.n_distinct < 10**9 else "more than 10^9"
+        done = f", {self.n_done:,} of them done" if self.n_done else ""
+        return (
+            f"{what.resampling} of {exchanged}: {how} {many} resamplings that differ{done}. The "
+            f"least p that counting can give is {self.least_p:.3g}"
+            f"{'; below it a tail is fitted' if self.options.tail and not what.exhaustive else ''}."
+        )
+
+    @cached_property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The resamplings of each task."""
+        return plan_ranges(self.n, self.n_done)
+
+    def write(self, folder: Path) -> InferenceFiles:
+        """Write the plan."""
+        folder.mkdir(parents=True, exist_ok=True)
+        model_file, batch_files = self.reopened.write(folder)
+        resampled_file = write_resampled(folder / "resampled.blm", self.what)
+        blocks = list(range(self.reopened.spec.n_blocks))
+        starts, stops = map(list, zip(*self.ranges, strict=True)) if self.ranges else ([], [])
+        return InferenceFiles(
+            model_file, batch_files, resampled_file, blocks, starts, stops, self.n
+        )
+
+
+def prepare_inference(
+    results_dir: Path,
+    options: InferenceOptions,
+    max_bytes: int,
+    parallel_nodes: int = 1,
+) -> PreparedInference:
+    """Check all that can be checked before any value is read.
+
+    Raises
+    ------
+    InputError
+        With all faults together.
+    """
+    results = Results(results_dir)
+    contrasts = select_contrasts(results, options.contrasts)
+    exchange = _find_exchange(results, options)
+    _check(results, options, exchange)
+    method = RESAMPLINGS[options.resampling]
+    two_sided = options.sides == "two" and not all(each.is_f for each in contrasts)
+    n_distinct = method.count(exchange, two_sided)
+    n = min(options.n, n_distinct)
+    n_obs, n_params = results.X.shape
+    n_voxels = int(np.count_nonzero(results.array("status")))
+    pieces = Pieces(
+        plan_batch(n_obs, parallel_nodes),
+        plan_block(n_obs, n_params, n_voxels, max_bytes, parallel_nodes),
+    )
+    reopened = reopen(results, pieces)
+    what = Resampled(
+        resampling=options.resampling,
+        names=tuple(each.name for each in contrasts),
+        labels=tuple(each.label for each in contrasts),
+        is_f=tuple(each.is_f for each in contrasts),
+        exhaustive=options.n >= n_distinct,
+        two_sided=two_sided,
+        seed=options.seed,
+        summaries=options.summaries or tuple(SUMMARIES),
+        height=options.height,
+        neighbours=options.neighbours,
+        matrices=tuple(each.weights for each in contrasts),
+        exchange=exchange,
+        stamp=_stamp(reopened, contrasts, options, exchange),
+    )
+    n_done = find_done(results.folder / FOLDER, what.nulls_stamp)
+    notices = _find_notices(results, options, exchange, n, n_distinct)
+    return PreparedInference(options, reopened, what, n, n_distinct, min(n_done, n), notices)
+
+
+def _stamp(
+    reopened: Reopened,
+    contrasts: Sequence[ContrastResults],
+    options: InferenceOptions,
+    exchange: Exchange,
+) -> str:
+    """Return the fingerprint of all that scores depend on."""
+    weights = repr([(each.name, each.is_f, each.weights.tolist()) for each in contrasts])
+    group = exchange.group.tobytes()
+    how = repr((options.resampling, exchange.within, exchange.whole))
+    return fingerprint(reopened.stamp, weights, group, how)
+
+
+def _find_exchange(results: Results, options: InferenceOptions) -> Exchange:
+    """Return which images are exchanged."""
+    n_obs = len(results.X)
+    kind = find_kinds(results.X)
+    blocks = None if options.blocks is None else _read_blocks(results, options.blocks)
+    if options.resampling == "permute":
+        if blocks is None:
+            return Exchange(n_obs, np.arange(n_obs, dtype=np.int32), kind=kind)
+        within, whole = (options.exchange in (each, "both") for each in ("within", "whole"))
+        return Exchange(n_obs, blocks, within, whole, kind)
+    return Exchange(n_obs, find_groups(n_obs, results.factors, blocks))
+
+
+def _read_blocks(results: Results, blocks: str) -> NDArray[np.int32]:
+    """Return the block of each image: of a column of the table, or of a file."""
+    study = results.study
+    if study is not None and blocks in study.columns:
+        labels = [str(value) for value in study.columns[blocks]]
+    else:
+        path = Path(blocks).expanduser()
+        if not path.is_file():
+            columns = f"columns: {join_some(study.columns)}" if study is not None else "no table"
+            raise InputError(
+                Problem(
+                    "blocks",
+                    "{blocks} {given} is no file, and no column of the table of the formula "
+                    "({columns}).",
+                    given=show(blocks),
+                    columns=columns,
+                )
+            )
+        labels = read_labels(path, "blocks")
+        if len(labels) != len(results.images):
+            raise InputError(
+                Problem(
+                    "blocks",
+                    "{blocks} {path} has {n} labels, expected {n_images}: one for each line of "
+                    "{table}, in its order.",
+                    path=path,
+                    n=len(labels),
+                    n_images=len(results.images),
+                    table=results.folder / "model" / "images.tsv",
+                )
+            )
+    return np.unique(labels, return_inverse=True)[1].reshape(-1).astype(np.int32)
+
+
+def _check(results: Results, options: InferenceOptions, exchange: Exchange) -> None:
+    """Raise InputError if this model cannot be resampled so."""
+    problems: list[Problem] = []
+    method = RESAMPLINGS[options.resampling]
+    if results.model not in method.models:
+        problems.append(
+            Problem(
+                "resampling",
+                "{resampling} is {given}, which would have to exchange images that depend on each "
+                "other; a mixed model is resampled by {resampling=flip_scores}.",
+                given=options.resampling,
+            )
+        )
+    if options.resampling == "permute":
+        if options.blocks is None and len(results.images) < 5:
+            problems += check_groups(len(results.images), [1] * len(results.images), ())
+    else:
+        sizes = np.bincount(exchange.group)
+        names = [factor.name for factor in results.factors]
+        problems += check_groups(len(sizes), sizes.tolist(), names)
+    if problems:
+        raise InputError(problems)
+
+
+def _find_notices(
+    results: Results, options: InferenceOptions, exchange: Exchange, n: int, n_distinct: int
+) -> list[str]:
+    notices = []
+    if exchange.n_groups < FEW_GROUPS and options.resampling != "permute":
+        notices.append(
+            f"There are only {exchange.n_groups} independent groups of images: the least p that "
+            f"can come out is {1 / n_distinct:.3g}, and tests have little power."
+        )
+    if n < options.n:
+        notices.append(
+            f"There are only {n:,} resamplings that differ, fewer than {options.n:,}: each is "
+            "taken once, and p is exact."
+        )
+    return notices
+
+
+def run_inference(
+    prepared: PreparedInference, work_dir: Path, n_threads: int = 1, keep: bool = False
+) -> Corrected:
+    """Do all stages in this process; intermediate files are in `work_dir` and go at the end."""
+    files = prepared.write(work_dir)
+    do = partial(run_tasks, journal=work_dir / _JOURNAL, is_whole=is_whole)
+    tiles = do(list_tiles(prepared, files, work_dir, n_threads))
+    scores = do(list_scores(prepared, files, tiles, work_dir, n_threads))
+    nulls = do(list_nulls(prepared, files, scores, work_dir, n_threads))
+    done = write_corrected(
+        prepared.results.folder,
+        files.model_file,
+        files.resampled_file,
+        scores,
+        nulls,
+        list(zip(files.starts, files.stops, strict=True)),
+        files.n,
+        prepared.options,
+        n_threads,
+    )
+    if not keep:
+        shutil.rmtree(work_dir, ignore_errors=True)
+    return done
+
+
+def list_tiles(
+    prepared: PreparedInference, files: InferenceFiles, folder: Path, n_threads: int
+) -> list[Task]:
+    """Return the tasks that read the images, one for each batch."""
+    tasks = []
+    for number, batch in enumerate(files.batch_files):
+        out_file = folder / f"tiles_{number:04d}.blm"
+        stamp = tile_stamp(prepared.reopened.spec, batch.read_bytes())
+        arguments = (files.model_file, batch, out_file, n_threads)
+        tasks.append(Task(compute_tiles, arguments, out_file, stamp))
+    return tasks
+
+
+def list_scores(
+    prepared: PreparedInference,
+    files: InferenceFiles,
+    tiles: Sequence[Path],
+    folder: Path,
+    n_threads: int,
+) -> list[Task]:
+    """Return the tasks that fit null models, one for each block."""
+    inputs = (files.model_file, files.resampled_file, files.batch_files, tiles)
+    tasks = []
+    for block in files.blocks:
+        out_file = folder / f"scores_{block:04d}.blm"
+        arguments = (*inputs, block, out_file, n_threads)
+        stamp = prepared.what.scores_stamp(block)
+        tasks.append(Task(compute_scores, arguments, out_file, stamp))
+    return tasks
+
+
+def list_nulls(
+    prepared: PreparedInference,
+    files: InferenceFiles,
+    scores: Sequence[Path],
+    folder: Path,
+    n_threads: int,
+) -> list[Task]:
+    """Return the tasks that resample, one for each range of numbers."""
+    inputs = (files.model_file, files.resampled_file, scores)
+    tasks = []
+    for start, stop in zip(files.starts, files.stops, strict=True):
+        out_file = folder / f"nulls_{start:07d}.blm"
+        arguments = (*inputs, start, stop, out_file, n_threads)
+        stamp = prepared.what.range_stamp(start, stop)
+        tasks.append(Task(compute_nulls, arguments, out_file, stamp))
+    return tasks
+
+
+class InferenceRemains:
+    """What there is to be done of an inference, part by part; see `Remains`."""
+
+    def __init__(self, prepared: PreparedInference) -> None:
+        spec = prepared.reopened.spec
+        batches, blocks = range(spec.n_batches), range(spec.n_blocks)
+        self.n_images = [len(range(*spec.batch(i).indices(spec.n_obs))) for i in batches]
+        self._n_voxels = [len(range(*spec.block(i).indices(spec.n_voxels))) for i in blocks]
+        n_contrasts = len(prepared.what.names)
+        self.n_resamplings = [n_contrasts * (stop - start) for start, stop in prepared.ranges]
+
+    def find_batches(self) -> set[int]:
+        """Return the batches that need not be read again: none is known of."""
+        return set()
+
+    def find_blocks(self) -> set[int]:
+        """Return the blocks that need not be fitted again: none is known of."""
+        return set()
+
+    def count_voxels(self) -> list[int]:
+        """Return the voxels of each block."""
+        return self._n_voxels
