@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nipype.interfaces.base import isdefined
 from nipype.pipeline.engine import MapNode, Node
 
 from nipype_blm.io.arrayfile import is_empty, is_whole
@@ -56,19 +57,32 @@ class FileMapNode(MapNode):
             # A node that is not cached replaces its file, whatever that is like.
             if not self._is_checked and all(node.is_cached()):
                 _remove_damaged(Path(node.output_dir()).glob("*.blm"), may_be_empty)
-                _load_outputs(node)
+                if not _has_tiles(node, _load_outputs(node)):
+                    _find_record(node).unlink(missing_ok=True)
             yield number, node
 
     def _has_all_files(self) -> bool:
         """Return whether all files are whole; one that is not is removed, to be made again."""
         outputs = _load_outputs(self)
         files: list[Any] = [] if outputs is None else outputs.out_file
-        return bool(files) and not _remove_damaged([Path(path) for path in files])
+        is_whole = bool(files) and not _remove_damaged([Path(path) for path in files])
+        return is_whole and _has_tiles(self, outputs)
 
 
 def _find_record(node: Node) -> Path:
     """Return the file in which Nipype keeps the outputs of a node."""
     return Path(node.output_dir(), f"result_{node.name}.pklz")
+
+
+def _has_tiles(node: Node, outputs: Any) -> bool:
+    """Return whether tiles are whole that a node is to keep; one that is not is removed."""
+    if outputs is None or getattr(node.inputs, "keep_tiles", False) is not True:
+        return True
+    found = outputs.tiles_file
+    if not isdefined(found):  # it ran without
+        return False
+    files = found if isinstance(found, list) else [found]
+    return all(map(isdefined, files)) and not _remove_damaged([Path(path) for path in files])
 
 
 def _load_outputs(node: Node) -> Any:

@@ -48,8 +48,9 @@ class Parameters:
         Write the complete configuration, inputs.yml, beside the maps.
     keep : str
         Intermediate files that stay when the maps are there: ``all``, so that a replaced image
-        repeats its batch, and of a study that has grown only new images are read; or
-        ``contrasts``, what new contrasts need, so that any other change reads all images again.
+        repeats its batch, and of a study that has grown only new images are read; ``contrasts``,
+        what new contrasts need, so that any other change reads all images again; or ``tiles``,
+        all and the values of the images by voxel, so that another design reads those.
     row_names : str, optional
         Header or number of the column of the design that names the rows; ``none``: every column
         is a regressor.

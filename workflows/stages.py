@@ -16,7 +16,7 @@ from nipype_blm.interfaces.blm import (
     FitModel,
     PlanBLM,
 )
-from nipype_blm.model.request import CHECKPOINTS, PLAN_FOLDER, PRODUCTS_FOLDER
+from nipype_blm.model.request import CHECKPOINTS, PLAN_FOLDER, PRODUCTS_FOLDER, TILES_FOLDER
 
 from .nodes import FileMapNode, FreshNode
 from .parameters import Parameters
@@ -67,7 +67,12 @@ def connect_stages(
     resources: dict[str, Any] = {"n_procs": n_procs, "mem_gb": mem_gb}
     products = FileMapNode(
         # Beside the folders of all batches, which are emptied, too.
-        ComputeProducts(n_procs=n_procs, checkpoint_dir=f"../../{CHECKPOINTS}"),
+        ComputeProducts(
+            n_procs=n_procs,
+            checkpoint_dir=f"../../{CHECKPOINTS}",
+            tiles_dir=f"../../../{TILES_FOLDER}",
+            keep_tiles=parameters.keep == "tiles",
+        ),
         iterfield=["batch_file"],
         name=PRODUCTS_FOLDER,
         **resources,
@@ -111,6 +116,8 @@ def connect_stages(
         workflow.connect(plan, "inputs_file", assemble, "inputs_file")
     if parameters.keep == "contrasts":
         workflow.connect(products, "out_file", assemble, "products_files")
+    if parameters.keep == "tiles":
+        workflow.connect(products, "tiles_file", assemble, "tiles_files")
     return workflow
 
 

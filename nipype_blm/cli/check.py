@@ -23,7 +23,7 @@ def describe_run(run: PreparedRun, keep: str) -> str:
     """Return what would be fitted, how the work would be cut up, and what is kept in the end."""
     plan, spec = run.plan, run.spec
     contrasts = run.contrasts.contrasts
-    kept = {"all": plan.disk_bytes, "contrasts": plan.kept_bytes, "nothing": 0}[keep]
+    kept = {"contrasts": plan.kept_bytes, "nothing": 0}.get(keep, plan.disk_bytes)
     return "\n".join(
         [
             f"{spec.n_obs} images, {spec.n_params} columns of X, {spec.n_voxels} voxels, "
@@ -79,7 +79,7 @@ def _describe_coding(coding: Coding) -> tuple[str, ...]:
 
 def _describe_taken(run: PreparedRun) -> list[str]:
     """Return how many images are read, if an earlier run has read some."""
-    n = run.taken.n_images
+    n = max(run.taken.n_images, run.n_in_tiles)
     return [f"{run.spec.n_obs - n} images are read, {n} are taken from the last run."] if n else []
 
 

@@ -297,7 +297,8 @@ def _run(request: "Request", arguments: argparse.Namespace) -> int:
         run_workflow,
     )
     from nipype_blm.frontends.record import is_written_for
-    from nipype_blm.stages.plan import is_done
+    from nipype_blm.stages.growth import EarlierPlaces
+    from nipype_blm.stages.plan import has_tiles, is_done
 
     run = _prepare(request, arguments)
     quiet = arguments.quiet or request.quiet
@@ -306,7 +307,10 @@ def _run(request: "Request", arguments: argparse.Namespace) -> int:
 
         print(describe_study(run), flush=True)
     keep = _choose_kept(request, arguments)
-    if is_written_for(request.out_dir / "inputs.yml", request.record) and is_done(run, request):
+    tiles = EarlierPlaces.of_workflow(request.workflow_folder).tiles
+    is_complete = keep != "tiles" or has_tiles(run, tiles)
+    is_recorded = is_written_for(request.out_dir / "inputs.yml", request.record)
+    if is_complete and is_recorded and is_done(run, request):
         if not quiet:
             print("Nothing to do: all maps are there, and nothing has changed since.")
         return _end(request, run, quiet, keep)

@@ -62,12 +62,13 @@ def tidy(request: Request, keep: str) -> None:
     empty.
     """
     # Checkpoints and products of plans that were given up.
-    aside = EarlierPlaces.of_workflow(request.workflow_folder).aside
+    places = EarlierPlaces.of_workflow(request.workflow_folder)
     unneeded = {
         "nothing": [request.workflow_folder],
         # Statistics are made again in no time; a new contrast needs others.
-        "contrasts": [request.workflow_folder / "contrasts", aside],
-        "all": [aside],
+        "contrasts": [request.workflow_folder / "contrasts", places.aside, places.tiles],
+        "all": [places.aside],
+        "tiles": [places.aside],
     }
     for folder in unneeded[keep]:
         shutil.rmtree(folder, ignore_errors=True)
@@ -102,7 +103,7 @@ def build_workflow(
         # The command itself tells of a result without any voxel, below what it has counted.
         allow_empty=True,
         copy_inputs=bool(request.record) and not is_own,
-        keep="contrasts" if keep == "contrasts" else "all",
+        keep="all" if keep == "nothing" else keep,
         name=request.workflow_folder.name,
     )
     outputs = {}

@@ -151,7 +151,8 @@ class CommonFields(_Model):
         "contrasts",
         description="Intermediate files that stay when a run has ended well: contrasts (default), "
         "the estimates, so that new contrasts fit nothing; all, also what a replaced image "
-        "needs; or nothing.",
+        "needs; tiles, all and the values of the images by voxel, so that another model of them "
+        "reads no images; or nothing.",
     )
     inference: Inference = Field(
         None,

@@ -118,7 +118,10 @@ SETTINGS = (
     Option("--overwrite", "overwrite", "replace the maps of another model", value=True),
     Option("--work-dir", "work_dir", "folder for intermediate files", metavar="DIR"),
     Option(
-        "--keep", "keep", "intermediate files that stay", choices=("contrasts", "all", "nothing")
+        "--keep",
+        "keep",
+        "intermediate files that stay",
+        choices=("contrasts", "all", "tiles", "nothing"),
     ),
     Option("--n-procs", "n_threads", "threads to use; default: all cores", metavar="N"),
     Option("--max-mem-gb", "max_bytes", "memory to use, in GiB; default 4", metavar="GIB"),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nipype_blm.model.request import Request
     from nipype_blm.stages.plan import PreparedRun
 
-KEPT = ("all", "contrasts")  # nothing: Nipype needs what is in the folders of its nodes
+KEPT = ("all", "contrasts", "tiles")  # nothing: Nipype needs what is in the folders of its nodes
 
 
 def _threads() -> Any:
@@ -79,8 +79,8 @@ class PlanBLMInputSpec(ModelInputSpec):
         *KEPT,
         usedefault=True,
         nohash=True,
-        desc="intermediate files that stay, to be recorded in inputs.yml: all; or contrasts, what "
-        "new contrasts need",
+        desc="intermediate files that stay, to be recorded in inputs.yml: all; contrasts, what "
+        "new contrasts need; or tiles, all and the values of the images by voxel",
     )
 
 
@@ -171,11 +171,18 @@ class _ComputeProductsInputSpec(InputSpec):
         desc="folder, relative to the working directory, for what has been read so far; outside "
         "of it, it outlives a node that is interrupted, and the next one goes on from there",
     )
+    tiles_dir = traits.Str(
+        nohash=True,
+        desc="folder, relative to the working directory, for the values of images by voxel; "
+        "values that are there are not read from images",
+    )
+    keep_tiles = traits.Bool(nohash=True, desc="write the values of the images to tiles_dir")
     n_procs = _threads()
 
 
 class _ComputeProductsOutputSpec(TraitedSpec):
     out_file = File(exists=True, desc="products of the batch at every voxel")
+    tiles_file = File(desc="values of its images at every voxel, if they are to be kept")
 
 
 class ComputeProducts(BLMInterface):
@@ -186,6 +193,7 @@ class ComputeProducts(BLMInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.stages.products import compute_products
+        from nipype_blm.stages.tiles import find_tile
 
         n_threads = self.inputs.n_procs
         if isdefined(self.inputs.max_threads):
@@ -194,9 +202,14 @@ class ComputeProducts(BLMInterface):
         if isdefined(self.inputs.checkpoint_dir):
             folder = Path(runtime.cwd, self.inputs.checkpoint_dir).resolve()
             checkpoint = folder / f"{Path(self.inputs.batch_file).stem}.blm"
-        compute_products(
-            self.inputs.model_file, self.inputs.batch_file, out_file, n_threads, checkpoint
-        )
+        batch, tiles_dir, tiles_file = Path(self.inputs.batch_file), None, None
+        if isdefined(self.inputs.tiles_dir):
+            tiles_dir = Path(runtime.cwd, self.inputs.tiles_dir).resolve()
+        if tiles_dir is not None and isdefined(self.inputs.keep_tiles) and self.inputs.keep_tiles:
+            tiles_file = find_tile(self.inputs.model_file, batch, tiles_dir)
+            self._results["tiles_file"] = str(tiles_file)
+        model = self.inputs.model_file
+        compute_products(model, batch, out_file, n_threads, checkpoint, tiles_dir, tiles_file)
         self._results["out_file"] = str(out_file)
         return runtime
 
@@ -290,6 +303,12 @@ class _AssembleMapsInputSpec(InputSpec):
         desc="products of each batch, to be emptied when the maps are there; all images are read "
         "again if their estimates have to be made anew",
     )
+    tiles_files = traits.List(
+        File(),
+        nohash=True,
+        desc="values of the images of each batch; others beside them, of earlier runs, are removed "
+        "when the maps are there",
+    )
     fingerprint = _fingerprint()
     model_id = traits.Str(
         mandatory=True, desc="fingerprint of the model and its contrasts, however it is planned"
@@ -322,6 +341,7 @@ class AssembleMaps(BLMInterface):
         from nipype_blm.io.publish import Claim
         from nipype_blm.stages.assemble import assemble_maps, check_fitted
         from nipype_blm.stages.products import empty_products
+        from nipype_blm.stages.tiles import remove_others
 
         out_dir = _find_out_dir(self.inputs, runtime, self.folder)
         work_dir = Path(self.inputs.model_file).parent  # that of the plan, which knew it before
@@ -342,6 +362,8 @@ class AssembleMaps(BLMInterface):
             check_fitted(maps.n_fitted, maps.status_file, maps.notices)
         if isdefined(self.inputs.products_files) and maps.n_fitted:
             empty_products(self.inputs.products_files, self.inputs.estimates_files)
+        if isdefined(self.inputs.tiles_files) and maps.n_fitted:
+            remove_others([Path(path) for path in self.inputs.tiles_files])
         self._results = maps_as_outputs(maps, out_dir)
         return runtime
 
@@ -355,6 +377,14 @@ class BLMInputSpec(ModelInputSpec):
         desc="folder for intermediate files, which stay in it, of one model each: a run with more "
         "images, or with other contrasts, goes on from them; outside of the folder of a node, "
         "which Nipype empties; default: the working directory, where they are removed in the end",
+    )
+    keep = traits.Enum(
+        "all",
+        "tiles",
+        usedefault=True,
+        nohash=True,
+        desc="what stays in work_dir: all; or tiles, also the values of the images by voxel, from "
+        "which a run with another design reads them",
     )
     n_procs = _threads()
 
@@ -439,10 +469,12 @@ class BLM(BLMInterface):
         from nipype_blm.stages.run import WORK_FOLDER, run_model, work_folder
 
         out_dir = _find_out_dir(self.inputs, runtime, self._model)
-        request = read(defined_traits(self.inputs), self._model, out_dir=str(out_dir))
-        given, parent, places = self.inputs.work_dir, Path(runtime.cwd), None
-        if isdefined(given):
-            parent = Path(runtime.cwd, given).resolve()
+        kept = {"keep": self.inputs.keep} if isdefined(self.inputs.work_dir) else {}
+        given = defined_traits(self.inputs)
+        request = read(given, self._model, out_dir=str(out_dir), **kept)
+        work, parent, places = self.inputs.work_dir, Path(runtime.cwd), None
+        if isdefined(work):
+            parent = Path(runtime.cwd, work).resolve()
             places = EarlierPlaces.of_work_folder(parent / WORK_FOLDER)
         run = prepare_run(request, work_folder=parent, places=places)
         check_out_dir(run, request, parent)
@@ -450,7 +482,7 @@ class BLM(BLMInterface):
         warn_of(run.notices)
         n_threads = run.plan.threads(self.inputs.n_procs, request.max_bytes)
         parent.mkdir(parents=True, exist_ok=True)
-        with work_folder(parent, isdefined(given)) as work_dir, self._noting_interrupt():
+        with work_folder(parent, isdefined(work)) as work_dir, self._noting_interrupt():
             inputs_file = write_inputs(work_dir / "inputs.yml", request.record)
             maps = run_model(
                 run, work_dir, out_dir, claim, n_threads, request.compress, inputs_file

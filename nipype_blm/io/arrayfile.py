@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ _CHUNK = 2**13
 _PIECE = 2**18  # of whole chunks; stays in the processor's cache while it is checked and copied
 _CHECKSUM = np.dtype("<u4")
 _MADE = "made"
+_RESERVED = 2**10  # for a header that is written last
 
 
 def fingerprint(*parts: str | bytes) -> str:
@@ -59,19 +60,29 @@ def write_arrays(
 
 def pack_arrays(stamp: str, arrays: Mapping[str, NDArray[Any]], meta: Any) -> Iterator[Any]:
     """Return the contents of a file of arrays, piece by piece."""
-    layout, offset = {}, 0
-    for name, array in arrays.items():
-        layout[name] = [array.dtype.newbyteorder("<").str, list(array.shape), offset]
-        offset = _align(offset + array.nbytes)
-    header = {"format": FORMAT, "stamp": stamp, "meta": meta, "arrays": layout}
-    line = json.dumps(header).encode() + b"\n"
-    line = line.rjust(_align(len(line)))
+    line = _format_header(stamp, meta, _lay_out(arrays))
     yield line
     checksums = _Checksums()
     for piece in _pack_values(arrays):
         checksums.add(piece)
         yield piece
-    yield np.array([*checksums.finish(), crc32(line)], _CHECKSUM).tobytes()
+    yield checksums.pack(line)
+
+
+def _lay_out(arrays: Mapping[str, NDArray[Any]], offset: int = 0) -> dict[str, Any]:
+    """Return type, shape and place of each array."""
+    layout = {}
+    for name, array in arrays.items():
+        layout[name] = [array.dtype.newbyteorder("<").str, list(array.shape), offset]
+        offset = _align(offset + array.nbytes)
+    return layout
+
+
+def _format_header(stamp: str, meta: Any, layout: Mapping[str, Any], size: int = 0) -> bytes:
+    """Return the first line of a file, of at least `size` bytes."""
+    header = {"format": FORMAT, "stamp": stamp, "meta": meta, "arrays": layout}
+    line = json.dumps(header).encode() + b"\n"
+    return line.rjust(max(_align(len(line)), size))
 
 
 def _pack_values(arrays: Mapping[str, NDArray[Any]]) -> Iterator[memoryview]:
@@ -106,6 +117,52 @@ class _Checksums:
     def finish(self) -> list[int]:
         """Return the checksums of all chunks."""
         return [*self._complete, crc32(self._rest)] if self._rest else self._complete
+
+    def pack(self, line: bytes) -> bytes:
+        """Return the end of a file with this first line."""
+        return np.array([*self.finish(), crc32(line)], _CHECKSUM).tobytes()
+
+
+class ArrayStream:
+    """Writes one array of bytes piece by piece, and then others, to a new file.
+
+    Parameters
+    ----------
+    file : binary file
+        Empty, and open for writing.
+    name : str
+        Of the array of bytes.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self._name = file, name
+        self._checksums = _Checksums()
+        self._size = 0
+        file.write(bytes(_RESERVED))
+
+    def add(self, data: bytes) -> int:
+        """Append to the array of bytes; return where in it they begin."""
+        start = self._size
+        self._write(memoryview(data))
+        return start
+
+    def finish(self, stamp: str, arrays: Mapping[str, NDArray[Any]], meta: Any = None) -> None:
+        """Write all else; see `write_arrays`."""
+        layout = {self._name: ["|u1", [self._size], 0], **_lay_out(arrays, _align(self._size))}
+        line = _format_header(stamp, meta, layout, _RESERVED)
+        if len(line) > _RESERVED:
+            raise ValueError(f"A header of {len(line)} bytes has no room.")
+        self._write(memoryview(bytes(_align(self._size) - self._size)))
+        for piece in _pack_values(arrays):
+            self._write(piece)
+        self._file.write(self._checksums.pack(line))
+        self._file.seek(0)
+        self._file.write(line)
+
+    def _write(self, data: memoryview) -> None:
+        self._checksums.add(data)
+        self._file.write(data)
+        self._size += len(data)
 
 
 def _align(n: int) -> int:

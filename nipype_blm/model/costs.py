@@ -44,6 +44,7 @@ class Sizes(NamedTuple):
     contrast_rows: tuple[int, ...]  # rows of each contrast
     with_cov: bool
     is_compressed: bool = True  # whether there are images in gzip format
+    with_tiles: bool = False  # whether the values of all images are written by voxel
     # Of a mixed model only.
     columns_of_rows: tuple[int, ...] = ()  # as `count_columns_of_rows` returns it
     n_variances: int = 0  # entries of vech(D) of all factors

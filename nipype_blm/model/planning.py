@@ -49,6 +49,7 @@ class Plan(NamedTuple):
     disk_bytes: int  # intermediate files
     kept_bytes: int  # those that new contrasts need
     map_bytes: int  # results, uncompressed
+    tiles_bytes: int = 0  # values of all images by voxel; in `disk_bytes`, too
     batches: tuple[int, ...] = ()  # images of each
 
     def threads(self, wanted: int, max_bytes: int) -> int:
@@ -145,6 +146,7 @@ def plan_run(
         kept_bytes=sizes.n_voxels * _estimates_bytes_per_voxel(sizes)
         + (n_blocks + 1) * _zeros_bytes(sizes),
         map_bytes=_map_bytes(sizes),
+        tiles_bytes=_tiles_bytes(sizes),
         batches=batches,
     )
 
@@ -392,7 +394,14 @@ def _disk_bytes(sizes: Sizes, batches: Sequence[int], n_blocks: int, parallel_no
     lists = sizes.n_images * (LISTED_BYTES + 8 * (sizes.n_params + 1 + 2 * sizes.n_variances))
     statistics = sum(8 * (q + q * q + 3 + sizes.is_mixed) + 1 for q in sizes.contrast_rows)
     per_voxel = products + max(_estimates_bytes_per_voxel(sizes) + statistics, checkpoints)
-    return sizes.n_voxels * per_voxel + (n_blocks + 1) * _zeros_bytes(sizes) + lists
+    others = (n_blocks + 1) * _zeros_bytes(sizes) + lists + _tiles_bytes(sizes)
+    return sizes.n_voxels * per_voxel + others
+
+
+def _tiles_bytes(sizes: Sizes) -> int:
+    """Return the size of the values of all images by voxel, if they cannot be compressed."""
+    per_image = sizes.n_voxels * sizes.staged_itemsize + LISTED_BYTES
+    return sizes.n_images * per_image if sizes.with_tiles else 0
 
 
 def _map_bytes(sizes: Sizes) -> int:

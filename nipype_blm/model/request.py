@@ -17,7 +17,7 @@ from nipype_blm.model.inference import InferenceOptions
 from nipype_blm.model.study import Study
 
 DEFICIENT = ("refuse", "estimable")
-KEEP = ("contrasts", "all", "nothing")
+KEEP = ("contrasts", "all", "tiles", "nothing")
 MATCH_ROWS = ("check", "by_name", "by_order")
 DEFAULT_MAX_BYTES = 2**32
 DEFAULT_MINLOG = -323.3062153431158
@@ -26,6 +26,7 @@ DEFAULT_WORKERS = 10
 PLAN_FOLDER = "plan_files"
 PRODUCTS_FOLDER = "products"
 CHECKPOINTS = "checkpoints"  # in the latter: of batches that are being read
+TILES_FOLDER = "tiles"
 
 
 class ListedPath(NamedTuple):
@@ -135,6 +136,11 @@ class Request:
     def model(self) -> str:
         """``blm`` or ``blmm``, with which the names of maps begin."""
         return "blmm" if self.is_mixed else "blm"
+
+    @property
+    def with_tiles(self) -> bool:
+        """Whether the values of all images are written by voxel, too."""
+        return self.keep == "tiles"
 
     @property
     def parallel_nodes(self) -> int:

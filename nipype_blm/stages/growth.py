@@ -34,7 +34,7 @@ from nipype_blm.data.specfile import read_model
 from nipype_blm.errors import InputError, Problem
 from nipype_blm.io.arrayfile import ArrayFile, fingerprint
 from nipype_blm.model.planning import MOST_NODES
-from nipype_blm.model.request import CHECKPOINTS, PLAN_FOLDER, PRODUCTS_FOLDER
+from nipype_blm.model.request import CHECKPOINTS, PLAN_FOLDER, PRODUCTS_FOLDER, TILES_FOLDER
 from nipype_blm.results.saved import SavedModel, has_model
 
 _NAME = "products_{}.blm"
@@ -50,17 +50,19 @@ class EarlierPlaces(NamedTuple):
     plan: Path
     products: Path  # the folder below which they are
     aside: Path  # no node empties it
+    tiles: Path  # nor this
 
     @classmethod
     def of_workflow(cls, folder: Path) -> "EarlierPlaces":
         """Return the places of a workflow with this folder."""
         products = folder / PRODUCTS_FOLDER
-        return cls(folder / PLAN_FOLDER, products, products / CHECKPOINTS)
+        aside = products / CHECKPOINTS
+        return cls(folder / PLAN_FOLDER, products, aside, folder / TILES_FOLDER)
 
     @classmethod
     def of_work_folder(cls, folder: Path) -> "EarlierPlaces":
         """Return the places of a run in one process."""
-        return cls(folder, folder, folder / CHECKPOINTS)
+        return cls(folder, folder, folder / CHECKPOINTS, folder / TILES_FOLDER)
 
 
 class Origin(NamedTuple):
@@ -139,13 +141,13 @@ def _key(image: ImageEntry) -> Key:
     return str(image.image), image.volume, str(image.mask), image.mask_volume
 
 
-def _content(image: ImageEntry) -> Key:
-    """Return what its values depend on: that the files are the same, too."""
+def identify(image: ImageEntry) -> Key:
+    """Return what the values of an observation depend on: that the files are the same, too."""
     return *_key(image), image.state, image.mask_state
 
 
 def _name_aside(images: Iterable[ImageEntry], reading: str) -> str:
-    return _NAME.format(fingerprint(reading, repr([_content(each) for each in images])))
+    return _NAME.format(fingerprint(reading, repr([identify(each) for each in images])))
 
 
 def take_products(
@@ -158,7 +160,7 @@ def take_products(
     reading = stamp_reading(spec)
     path = folder / _name_aside(images, reading)
     origin = read_origin(path, reading) if path.exists() else None
-    if origin is None or [*map(_content, origin.images)] != [*map(_content, images)]:
+    if origin is None or [*map(identify, origin.images)] != [*map(identify, images)]:
         return None
     try:
         change = find_change(origin.design, _select(spec, rows), spec.design.condition)
@@ -235,7 +237,7 @@ class Earlier:
     """
 
     def __init__(self, places: EarlierPlaces, spec: ModelSpec, images: list[ImageEntry]) -> None:
-        self._places, self._spec, self._images = places, spec, images
+        self.places, self._spec, self._images = places, spec, images
         self._reading = stamp_reading(spec)
         self._files: list[Path] = []
         with suppress(OSError):  # another's folder
@@ -274,7 +276,7 @@ class Earlier:
 
     def _list_kept(self, n_batches: int, can_keep: Callable[[int], bool]) -> list[NDArray[np.intp]]:
         """Return the observations of all batches whose products can be used."""
-        rows = _Rows(self._images, _content)
+        rows = _Rows(self._images, identify)
         kept = []
         for origin in sorted(self._origins.values(), key=lambda each: each.images[0].row):
             found = rows.find(origin.images)

@@ -44,6 +44,7 @@ from nipype_blm.stages.images import (
 )
 from nipype_blm.stages.notices import Pair, find_notices, list_pairs
 from nipype_blm.stages.rows import ModelRows, check_masks, check_rows, name_images, sort_rows
+from nipype_blm.stages.tiles import Stored, name_tile, stamp_tile
 
 
 class Stamps(NamedTuple):
@@ -107,6 +108,21 @@ class PreparedRun:
         if self.earlier is None:
             return Taken(0, {})
         return self.earlier.find_taken(self.spec, self.images, lambda: self.stamps.batches)
+
+    @cached_property
+    def tile_names(self) -> list[str]:
+        """The name of the tile of each batch."""
+        batches = (self.images[self.spec.batch(i)] for i in range(self.spec.n_batches))
+        return [name_tile(stamp_tile(self.spec, images)) for images in batches]
+
+    @cached_property
+    def n_in_tiles(self) -> int:
+        """How many images need not be read because an earlier run has left their values."""
+        if self.earlier is None:
+            return 0
+        stored = Stored(self.spec, self.earlier.places.tiles)
+        batches = [self.images[self.spec.batch(i)] for i in range(self.spec.n_batches)]
+        return sum(len(images) for images in batches if stored.find(images) is not None)
 
     @cached_property
     def model_id(self) -> str:
@@ -238,7 +254,8 @@ def _go_on(
             plan = None
         if plan is not None and has_room(plan):
             return _regroup(run, spec, plan, batches.order)
-    notice = earlier.explain(request.out_dir)
+    all_read = run.n_in_tiles < len(run.images)
+    notice = earlier.explain(request.out_dir) if all_read else None
     return replace(run, notices=[*run.notices, *([notice] if notice else [])])
 
 
@@ -376,6 +393,7 @@ def _measure(request: Request, design: _Design, images: FoundImages, n_voxels: i
         contrast_rows=tuple(len(c.matrix) for c in request.contrasts),
         with_cov=request.with_cov,
         is_compressed=has_compressed(images),
+        with_tiles=request.with_tiles,
         columns_of_rows=count_columns_of_rows(design.factors) if design.factors else (),
         n_variances=sum(factor.n_entries for factor in design.factors),
     )
@@ -410,6 +428,11 @@ def is_done(run: PreparedRun, request: Request) -> bool:
     tests, study = run.packed_contrasts[0], run.packed_study[0]
     stamp = maps_stamp(run.stamps.run, tests, study, ending, declared)
     return is_published(request.out_dir, stamp, partial(is_result_name, model=run.spec.model))
+
+
+def has_tiles(run: PreparedRun, folder: Path) -> bool:
+    """Return whether a folder has the tiles of all batches."""
+    return all((folder / name).is_file() for name in run.tile_names)
 
 
 def check_out_dir(run: PreparedRun, request: Request, work_dir: Path) -> None:

@@ -1,8 +1,7 @@
 """Reduce the images of a batch to products: each image is read once."""
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,27 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.factors import select_rows
-from nipype_blm.core.products import ProductAccumulator
-from nipype_blm.core.threads import ONE_THREAD, Threads
-from nipype_blm.core.voxels import ValueCounts
+from nipype_blm.core.products import WORD, ProductAccumulator, Products
+from nipype_blm.core.threads import TILE, Threads
 from nipype_blm.data.libraries import quiet_libraries
-from nipype_blm.data.manifest import (
-    ImageEntry,
-    check_unchanged,
-    must_be_read_in_order,
-    parse_manifest,
-)
+from nipype_blm.data.manifest import ImageEntry, parse_manifest
 from nipype_blm.data.spec import ModelSpec
 from nipype_blm.data.specfile import read_model
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import empty, write_arrays
 from nipype_blm.io.stamps import batch_stamp
+from nipype_blm.io.tilefile import CHUNK_VOXELS, TileWriter
 from nipype_blm.progress import advance
 from nipype_blm.stages.checkpoints import Checkpoint, remove_checkpoint
 from nipype_blm.stages.compiling import READING_S, announcing_compilation
 from nipype_blm.stages.growth import describe_origin, remove_aside, take_products
-
-_logger = logging.getLogger(__name__)
+from nipype_blm.stages.loading import ImageLoader, make_counts, warn_of_infinite
+from nipype_blm.stages.tiles import BatchTile, StoredRows, find_stored
 
 
 @quiet_libraries()
@@ -41,6 +35,8 @@ def compute_products(
     out_file: Path,
     n_threads: int = 1,
     checkpoint_file: Path | None = None,
+    tiles_dir: Path | None = None,
+    tiles_file: Path | None = None,
 ) -> Path:
     """Read the images of a batch and write their products, or take them from an earlier run.
 
@@ -55,6 +51,11 @@ def compute_products(
         Where what has been read is saved now and then and when this is interrupted, and what
         is there goes on; it is removed at the end.  Beside it are the products of an earlier run
         that were put aside.
+    tiles_dir : Path, optional
+        Where tiles may lie; values that are there are not read from images.
+    tiles_file : Path, optional
+        Where the values are written, unless they are there.  Then nothing is saved meanwhile: the
+        values of the images before would be missing.
 
     Raises
     ------
@@ -66,11 +67,16 @@ def compute_products(
     images = parse_manifest(listed, Path(batch_file))
     rows = slice(images[0].row, images[-1].row + 1)
     stamp = batch_stamp(stamp, listed)
+    tile = None if tiles_file is None else BatchTile(spec, images, tiles_file)
+    if tile is not None and tile.is_there:
+        tile = None
     arrays = None
-    if checkpoint_file is not None:
+    if checkpoint_file is not None and tile is None:
         arrays = take_products(spec, images, rows, checkpoint_file.parent)
+    if arrays is None and tiles_dir is not None:
+        arrays = _take_values(spec, images, rows, n_threads, tiles_dir, tile)
     if arrays is None:
-        arrays = _read_products(spec, images, rows, stamp, n_threads, checkpoint_file)
+        arrays = _read_products(spec, images, rows, stamp, n_threads, checkpoint_file, tile)
     else:
         advance("images", len(images))
     origin, meta = describe_origin(spec, listed, rows)
@@ -88,24 +94,105 @@ def _read_products(
     stamp: str,
     n_threads: int,
     checkpoint_file: Path | None,
+    tile: BatchTile | None,
 ) -> dict[str, NDArray[Any]]:
     """Return the arrays of a batch, from its images."""
-    accumulator = ProductAccumulator(
-        spec.design.Q[rows],
-        spec.design.shift[rows],
-        spec.n_voxels,
-        select_rows(spec.factors, rows) if spec.factors else None,
-    )
-    counts = np.zeros((len(images), len(ValueCounts._fields)), np.int64)
-    checkpoint = Checkpoint(checkpoint_file, stamp, accumulator, counts)
+    accumulator = _make_accumulator(spec, rows, spec.n_voxels)
+    counts = make_counts(len(images))
+    checkpoint = Checkpoint(checkpoint_file if tile is None else None, stamp, accumulator, counts)
+    writing = nullcontext() if tile is None else tile.write(counts)
     compiling = announcing_compilation("reads images", READING_S)
-    with Threads(n_threads) as threads, compiling, checkpoint.saving():
-        _ImageLoader(spec, images, counts).feed(accumulator, checkpoint, threads)
-    _, infinite, zeros = counts.T
-    for row in np.flatnonzero(infinite):
-        text = "%s has %d values that are infinite or beyond 1e40, taken as missing."
-        _logger.warning(text, images[row].image, infinite[row])
-    return accumulator.finish()._asdict() | {"zeros": zeros.astype(np.int32)}
+    with Threads(n_threads) as threads, compiling, checkpoint.saving(), writing as writer:
+
+        def add(values: NDArray[Any], rows: range) -> None:
+            with checkpoint.adding():
+                accumulator.add(values, counts[rows, 0], threads)
+            if writer is not None:
+                writer.add(values, threads)
+
+        ImageLoader(spec, images, counts).feed(add, threads, checkpoint.restore())
+    warn_of_infinite(images, counts)
+    return _list_arrays(accumulator.finish(), counts)
+
+
+def _take_values(
+    spec: ModelSpec,
+    images: list[ImageEntry],
+    rows: slice,
+    n_threads: int,
+    tiles_dir: Path,
+    tile: BatchTile | None,
+) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays of a batch from tiles; None if they have not all of its images, whole."""
+    stored = find_stored(spec, images, tiles_dir)
+    if stored is None:
+        return None
+    compiling = announcing_compilation("reads images", READING_S)
+    with suppress(OSError, InputError), Threads(n_threads) as threads, compiling:
+        counts = stored.read_counts()
+        with nullcontext() if tile is None else tile.write(counts) as writer:
+            products = _reduce(spec, rows, stored, counts, writer, threads)
+        warn_of_infinite(images, counts)
+        return _list_arrays(products, counts)
+    return None
+
+
+def _reduce(
+    spec: ModelSpec,
+    rows: slice,
+    stored: StoredRows,
+    counts: NDArray[np.int64],
+    writer: TileWriter | None,
+    threads: Threads,
+) -> Products:
+    """Return the products of values that are read by voxel; bit for bit those of the images."""
+    missing = np.ascontiguousarray(counts[:, 0])
+    products = _make_accumulator(spec, rows, spec.n_voxels).finish()
+    step = _choose_step(spec, len(counts), writer is not None)
+    for first in range(0, spec.n_voxels, step):
+        last = min(first + step, spec.n_voxels)
+        values = stored.read(slice(first, last), threads)
+        reduce = partial(_reduce_voxels, spec, rows, values, missing, first, products)
+        threads.split(reduce, last - first)
+        if writer is not None:
+            writer.add_voxels(first, values, threads)
+    return products
+
+
+def _reduce_voxels(
+    spec: ModelSpec,
+    rows: slice,
+    values: NDArray[Any],
+    missing: NDArray[np.int64],
+    first: int,
+    products: Products,
+    start: int,
+    stop: int,
+) -> None:
+    """Write the products of some columns of `values`, the first of which is voxel `first`."""
+    part = _make_accumulator(spec, rows, stop - start)
+    for top in range(0, len(values), WORD):
+        some = slice(top, top + WORD)
+        part.add(np.ascontiguousarray(values[some, start:stop]), missing[some])
+    arrays: tuple[Any, ...] = products
+    for array, found in zip(arrays, part.finish(), strict=True):
+        array[..., first + start : first + stop] = found
+
+
+def _choose_step(spec: ModelSpec, n_rows: int, whole_chunks: bool) -> int:
+    """Return how many voxels of all rows take as much memory as a chunk of images."""
+    step = spec.rows_per_chunk * spec.n_voxels // n_rows
+    unit = CHUNK_VOXELS if whole_chunks or step > CHUNK_VOXELS else TILE
+    return max(step // unit, 1) * unit
+
+
+def _make_accumulator(spec: ModelSpec, rows: slice, n_voxels: int) -> ProductAccumulator:
+    random = select_rows(spec.factors, rows) if spec.factors else None
+    return ProductAccumulator(spec.design.Q[rows], spec.design.shift[rows], n_voxels, random)
+
+
+def _list_arrays(products: Products, counts: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    return products._asdict() | {"zeros": counts[:, 2].astype(np.int32)}
 
 
 def empty_products(
@@ -116,74 +203,3 @@ def empty_products(
     with suppress(OSError):  # the maps are there, which is what counts
         for path in products_files:
             empty(Path(path), made)
-
-
-class _ImageLoader:
-    """Stages chunks of images; all threads read one, then all of them reduce it."""
-
-    def __init__(
-        self, spec: ModelSpec, images: list[ImageEntry], counts: NDArray[np.int64]
-    ) -> None:
-        self._images = images
-        self._counts = counts  # the `ValueCounts` of each image in a row
-        self._problems: dict[int, InputError] = {}  # by row, what is wrong with its image
-        self._reader = spec.space.make_reader(spec.threshold, spec.zero_is_missing)
-        self._mask_reader = spec.space.make_reader()
-        self._values = np.empty((spec.rows_per_chunk, spec.n_voxels), spec.staged_dtype)
-        self._in_order = must_be_read_in_order(images)
-
-    def feed(
-        self, accumulator: ProductAccumulator, checkpoint: Checkpoint, threads: Threads
-    ) -> None:
-        """Add all images to the products, but for those that a checkpoint has."""
-        n_images, chunk = len(self._images), len(self._values)
-        readers = ONE_THREAD if self._in_order else threads
-        n_restored = checkpoint.restore()
-        self._check(range(n_restored), threads)
-        advance("images", n_restored)
-        for first in range(n_restored, n_images, chunk):
-            rows = range(first, min(first + chunk, n_images))
-            self._check(rows, readers)
-            self._run(readers, [partial(self._load, row, row - first) for row in rows])
-            self._check(rows, readers)
-            with checkpoint.adding():
-                accumulator.add(self._values[: len(rows)], self._counts[rows, 0], threads)
-            advance("images", len(rows))
-
-    def _check(self, rows: range, threads: Threads) -> None:
-        """See whether images and masks are still those that were planned for.
-
-        Before and after they are read, so that none is replaced meanwhile; once for all volumes
-        of a file.
-        """
-        files = {self._images[row].files: row for row in reversed(rows)}
-        self._run(threads, [partial(self._check_file, row) for row in files.values()])
-
-    def _run(self, threads: Threads, tasks: list[Callable[[], None]]) -> None:
-        """Do all tasks, and raise what was wrong with any image."""
-        threads.run(tasks)
-        if self._problems:
-            found = dict(sorted(self._problems.items()))
-            texts = [f"{self._images[row].where}: {error}" for row, error in found.items()]
-            raise InputError(texts) from next(iter(found.values()))
-
-    @contextmanager
-    def _noting(self, row: int) -> Iterator[None]:
-        """Note what is wrong with an image."""
-        try:
-            yield
-        except InputError as error:
-            self._problems[row] = error
-
-    def _check_file(self, row: int) -> None:
-        with self._noting(row):
-            check_unchanged(self._images[row])
-
-    def _load(self, row: int, slot: int) -> None:
-        """Read one image into a slot, and count its missing values and so on."""
-        image, out = self._images[row], self._values[slot]
-        with self._noting(row):
-            inside = np.empty(0 if image.mask is None else out.size)  # float64: any mask's values
-            if image.mask is not None:
-                self._mask_reader.read(image.mask, image.mask_volume, inside)
-            self._counts[row] = self._reader.read(image.image, image.volume, out, inside)

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from nipype_blm.stages.growth import EarlierPlaces
 from nipype_blm.stages.plan import PlanFiles, PreparedRun, write_plan
 from nipype_blm.stages.products import compute_products
 from nipype_blm.stages.statistics import compute_statistics
+from nipype_blm.stages.tiles import remove_others
 from nipype_blm.tasks.runner import run_tasks
 from nipype_blm.tasks.task import Task
 
@@ -46,10 +47,12 @@ def run_model(
     """
     plan = write_plan(run, work_dir, EarlierPlaces.of_work_folder(work_dir).aside)
     do = partial(run_tasks, journal=work_dir / _JOURNAL, is_whole=is_whole)
-    products = do(list_products(run, plan, work_dir, n_threads))
+    tiles = _find_tiles(run, work_dir)
+    has_all = partial(_has_products, tiles=tiles)
+    products = do(list_products(run, plan, work_dir, n_threads), is_whole=has_all)
     estimates = do(list_estimates(run, plan, products, work_dir, n_threads))
     statistics = do(list_statistics(run, plan, estimates, work_dir, n_threads))
-    return assemble_maps(
+    maps = assemble_maps(
         plan.model_file,
         plan.contrasts_file,
         plan.batch_files,
@@ -62,18 +65,42 @@ def run_model(
         inputs_file,
         plan.study_file,
     )
+    remove_others(list(tiles.values()))
+    return maps
 
 
 def list_products(run: PreparedRun, plan: PlanFiles, folder: Path, n_threads: int) -> list[Task]:
     """Return the tasks that read the images, one for each batch."""
     n_bytes = run.plan.node_bytes(n_threads)
     tasks = []
+    tiles, tiles_dir = _find_tiles(run, folder), EarlierPlaces.of_work_folder(folder).tiles
     for number, (batch, stamp) in enumerate(zip(plan.batch_files, run.stamps.batches, strict=True)):
-        out_file = folder / f"products_{number:04d}.blm"
+        out_file = _name_products(folder, number)
         checkpoint = EarlierPlaces.of_work_folder(folder).aside / f"{batch.stem}.blm"
-        arguments = (plan.model_file, batch, out_file, n_threads, checkpoint)
+        arguments = (
+            *(plan.model_file, batch, out_file, n_threads),
+            *(checkpoint, tiles_dir, tiles.get(out_file)),
+        )
         tasks.append(Task(compute_products, arguments, out_file, stamp, n_bytes))
     return tasks
+
+
+def _name_products(folder: Path, number: int) -> Path:
+    return folder / f"products_{number:04d}.blm"
+
+
+def _find_tiles(run: PreparedRun, folder: Path) -> dict[Path, Path]:
+    """Return where the tile of each file of products goes, if they are to be kept."""
+    if not run.plan.tiles_bytes:
+        return {}
+    names = enumerate(run.tile_names)
+    tiles_dir = EarlierPlaces.of_work_folder(folder).tiles
+    return {_name_products(folder, number): tiles_dir / name for number, name in names}
+
+
+def _has_products(path: Path, tiles: Mapping[Path, Path]) -> bool:
+    """Return whether products are whole, and so is the tile that belongs to them."""
+    return is_whole(path) and (path not in tiles or is_whole(tiles[path]))
 
 
 def list_estimates(

@@ -56,7 +56,7 @@ def test_an_interrupted_run_says_so_writes_no_map_and_is_resumed(study, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("nipype_blm.stages.products.advance", interrupt)  # in the middle of a node
+        patch.setattr("nipype_blm.stages.loading.advance", interrupt)  # in the middle of a node
         result = study.run()
     assert result.code == 130
     assert "goes on" in result.err

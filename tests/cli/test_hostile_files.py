@@ -344,7 +344,7 @@ def test_a_4d_file_that_is_replaced_is_noticed(study, name, when, monkeypatch):
     if when == "before":
         replace()
     else:  # as soon as the first chunk is read
-        monkeypatch.setattr("nipype_blm.stages.products.advance", replace)
+        monkeypatch.setattr("nipype_blm.stages.loading.advance", replace)
     with pytest.raises(InputError, match="has changed since the run was planned") as error:
         compute_products(files.model_file, files.batch_files[0], study.folder / "products.blm")
     assert len(error.value.problems) == 1

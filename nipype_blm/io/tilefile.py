@@ -1,0 +1,259 @@
+"""Rows of values by voxel, compressed: a block of voxels, or a few rows, are read on their own.
+
+A tile is a file of arrays: one of bytes, which has the values chunk by chunk, each of up to 32 rows
+and `CHUNK_VOXELS` voxels; and those that tell where each chunk lies.  A chunk is compressed by
+Blosc: bytes of the same significance stand side by side, and then LZ4.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core.products import WORD
+from nipype_blm.core.threads import ONE_THREAD, TILE, Threads
+from nipype_blm.errors import InputError
+from nipype_blm.io.arrayfile import ArrayFile, ArrayStream
+from nipype_blm.io.files import replacing
+
+CHUNK_VOXELS = 16 * TILE
+ALL = slice(None)
+_CHUNKS = "chunks"
+_KIND = "tiles"
+_LEVEL = 5  # of 9; LZ4 is as fast with any of them
+_CHUNKS_AT_ONCE = 8  # compressed before they are written
+_RUN_BYTES = 2**22  # read at once, of chunks that follow each other
+
+
+class TileWriter:
+    """Writes the rows of a tile, which appears under its name only when complete.
+
+    Rows come in order (`add`), or all of them a chunk of voxels at a time (`add_voxels`).
+
+    Parameters
+    ----------
+    path : Path
+    stamp : str
+        Fingerprint of everything that the values depend on.
+    n_rows, n_voxels : int
+    dtype : dtype
+        float32 or float64.
+    arrays : mapping of arrays, optional
+        What is to be known of the rows; read when the context ends.
+    meta : mapping, optional
+        JSON values.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        stamp: str,
+        n_rows: int,
+        n_voxels: int,
+        dtype: Any,
+        arrays: Mapping[str, NDArray[Any]] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._path, self._stamp = path, stamp
+        self._shape, self._dtype = (n_rows, n_voxels), np.dtype(dtype)
+        self._arrays, self._meta = arrays or {}, dict(meta or {})
+        self._blocks = _cut(n_voxels, CHUNK_VOXELS)
+        self._groups: list[slice] = []  # the rows of chunks, in order
+        self._places: dict[tuple[int, int], tuple[int, int]] = {}  # start and size
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "TileWriter":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = ArrayStream(self._stack.enter_context(replacing(self._path)), _CHUNKS)
+        self._stack.push(self._finish)
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
+
+    def add(self, values: NDArray[Any], threads: Threads = ONE_THREAD) -> None:
+        """Add the next rows, no more than 32: array of shape (k, n_voxels), NaN where missing."""
+        start = self._groups[-1].stop if self._groups else 0
+        self._groups.append(slice(start, start + len(values)))
+        group = len(self._groups) - 1
+        places = [(group, block) for block in range(len(self._blocks))]
+        self._write(places, [values[:, voxels] for voxels in self._blocks], threads)
+
+    def add_voxels(self, start: int, values: NDArray[Any], threads: Threads = ONE_THREAD) -> None:
+        """Add all rows of the voxels from `start` on, (n_rows, n): whole chunks, or the last."""
+        self._groups = _cut(self._shape[0], WORD)
+        blocks = _cut(values.shape[1], CHUNK_VOXELS)
+        first = start // CHUNK_VOXELS
+        places = [(g, first + b) for b in range(len(blocks)) for g in range(len(self._groups))]
+        parts = [values[rows, voxels] for voxels in blocks for rows in self._groups]
+        self._write(places, parts, threads)
+
+    def _write(
+        self, places: Sequence[tuple[int, int]], parts: Sequence[NDArray[Any]], threads: Threads
+    ) -> None:
+        """Compress and append chunks."""
+        step = _CHUNKS_AT_ONCE * threads.n
+        for first in range(0, len(parts), step):
+            some = parts[first : first + step]
+            packed = [b""] * len(some)
+            threads.run([partial(self._compress, part, packed, i) for i, part in enumerate(some)])
+            for place, data in zip(places[first : first + step], packed, strict=True):
+                self._places[place] = self._stream.add(data), len(data)
+
+    def _compress(self, values: NDArray[Any], out: list[bytes], number: int) -> None:
+        with _blosc() as blosc:
+            data = np.ascontiguousarray(values, self._dtype)
+            out[number] = blosc.compress(data, b"lz4", _LEVEL, blosc.SHUFFLE)
+
+    def _finish(
+        self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            return
+        n_groups, n_blocks = len(self._groups), len(self._blocks)
+        n_added = self._groups[-1].stop if self._groups else 0
+        if n_added != self._shape[0] or len(self._places) != n_groups * n_blocks:
+            raise ValueError(f"Of {self._shape[0]} rows of {self._path}, {n_added} were written.")
+        places = [self._places[g, b] for g in range(n_groups) for b in range(n_blocks)]
+        index = np.array(places, np.int64).reshape(n_groups, n_blocks, 2)
+        edges = np.array([0, *(rows.stop for rows in self._groups)], np.int64)
+        own = {"tile/index": index, "tile/edges": edges}
+        meta = {"kind": _KIND, "n_voxels": self._shape[1], "dtype": self._dtype.name}
+        self._stream.finish(self._stamp, {**own, **self._arrays}, meta | self._meta)
+
+
+class _Chunk(NamedTuple):
+    """Where a chunk lies in the file, and what it has."""
+
+    start: int
+    size: int
+    group: int
+    block: int
+
+
+class TileFile:
+    """Reads the values of a tile.
+
+    Parameters
+    ----------
+    path : Path
+    stamp : str, optional
+        The fingerprint that the file must have.
+
+    Raises
+    ------
+    InputError
+        If the file is no tile, is damaged, or was made from other input.  Damage to values is
+        found when they are read.
+    """
+
+    def __init__(self, path: Path | str, stamp: str | None = None) -> None:
+        self.file = ArrayFile(path, stamp)
+        meta = self.file.meta
+        if not isinstance(meta, dict) or meta.get("kind") != _KIND:
+            raise InputError(f"{path} has no values of images; run again, which makes it anew.")
+        self.n_voxels: int = meta["n_voxels"]
+        self.dtype = np.dtype(meta["dtype"])
+        self._index = self.file.read("tile/index")
+        self._edges = self.file.read("tile/edges")
+        self.n_rows = int(self._edges[-1])
+
+    def read(
+        self,
+        columns: slice = ALL,
+        rows: slice | NDArray[np.intp] = ALL,
+        threads: Threads = ONE_THREAD,
+    ) -> NDArray[Any]:
+        """Return the values of a range of voxels, in all rows or in some.
+
+        Parameters
+        ----------
+        columns : slice
+            Voxels; without a step.
+        rows : slice or integer array
+            In any order.
+
+        Returns
+        -------
+        values : array of shape (n_rows, n_columns)
+            NaN where missing.
+
+        Raises
+        ------
+        InputError
+            If what is read is damaged.
+        """
+        wanted = np.arange(self.n_rows)[rows]
+        start, stop, _ = columns.indices(self.n_voxels)
+        out = np.empty((wanted.size, max(stop - start, 0)), self.dtype)
+        if out.size:
+            fill = partial(self._fill, out, wanted, start)
+            threads.run([partial(fill, run) for run in self._find_runs(wanted, start, stop)])
+        return out
+
+    def _find_runs(self, rows: NDArray[np.intp], start: int, stop: int) -> list[list[_Chunk]]:
+        """Return the chunks with the values wanted; those that follow each other are together."""
+        groups = np.unique(np.searchsorted(self._edges, rows, side="right") - 1).tolist()
+        blocks = range(start // CHUNK_VOXELS, -(-stop // CHUNK_VOXELS))
+        runs: list[list[_Chunk]] = []
+        places = [(*self._index[g, b].tolist(), g, b) for g in groups for b in blocks]
+        for chunk in map(_Chunk._make, sorted(places)):
+            last = runs[-1] if runs else []
+            is_next = last and last[-1].start + last[-1].size == chunk.start
+            if is_next and chunk.start + chunk.size - last[0].start <= _RUN_BYTES:
+                last.append(chunk)
+            else:
+                runs.append([chunk])
+        return runs
+
+    def _fill(
+        self, out: NDArray[Any], rows: NDArray[np.intp], start: int, run: list[_Chunk]
+    ) -> None:
+        """Read a run of chunks, and copy what is wanted of them."""
+        first = run[0].start
+        data = self.file.read(_CHUNKS, slice(first, run[-1].start + run[-1].size)).data
+        for chunk in run:
+            top, bottom = self._edges[chunk.group : chunk.group + 2].tolist()
+            left = chunk.block * CHUNK_VOXELS
+            right = min(left + CHUNK_VOXELS, self.n_voxels)
+            values = np.empty((bottom - top, right - left), self.dtype)
+            self._decompress(data[chunk.start - first :][: chunk.size], values)
+            targets = np.flatnonzero((rows >= top) & (rows < bottom))
+            begin, end = max(left, start), min(right, start + out.shape[1])
+            part = values[:, begin - left : end - left]
+            out[targets, begin - start : end - start] = part[rows[targets] - top]
+
+    def _decompress(self, data: memoryview, out: NDArray[Any]) -> None:
+        try:
+            with _blosc() as blosc:
+                blosc.decompress(data, out)
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"{self.file.path} is damaged ({error}); run again.") from error
+
+
+def _cut(n: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+@contextmanager
+def _blosc() -> Iterator[Any]:
+    """Give Blosc, as it is in one thread of its own.
+
+    In the main thread it would start others, that nobody has counted.
+    """
+    from numcodecs import blosc  # 0.07 s, which most runs can do without
+
+    if threading.current_thread() is not threading.main_thread():
+        yield blosc
+        return
+    before, blosc.use_threads = blosc.use_threads, False
+    try:
+        yield blosc
+    finally:
+        blosc.use_threads = before
