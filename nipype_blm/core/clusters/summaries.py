@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nipype_blm.core.clusters.graph import Graph
 from nipype_blm.core.clusters.tfce import compute_tfce
-from nipype_blm.core.clusters.tree import Tree, Workspace, find_roots, grow_tree
+from nipype_blm.core.clusters.tree import LARGEST, Tree, Workspace, find_roots, grow_tree
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.threads import ONE_THREAD, Threads
 
@@ -46,7 +46,7 @@ _VOXEL = Summary(
     words="the value itself",
     floor=lambda options: np.inf,
     peak=lambda tree, options: tree.top,
-    spread=lambda tree, options: tree.values.astype(np.float64),
+    spread=lambda tree, options: np.clip(tree.values, -LARGEST, LARGEST).astype(np.float64),
 )
 
 
@@ -54,7 +54,7 @@ _VOXEL = Summary(
 
 
 def _peak_extent(tree: Tree, options: SummaryOptions) -> float:
-    k = np.count_nonzero(tree.heights > options.height)
+    k = tree.count_above(options.height)
     is_whole = tree.parent[:k] >= k  # what is below does not belong to the cluster
     return float(tree.sizes[:k][is_whole].max(initial=0))
 
@@ -169,7 +169,7 @@ def summarise_many(
     peaks = np.empty((len(names), n_maps))
 
     def summarise_panels(first: int) -> None:
-        workspace = Workspace(graph.n_features)
+        workspace = Workspace(graph)
         for start in range(first * _PANEL, n_maps, threads.n * _PANEL):
             panel = np.ascontiguousarray(z[:, start : start + _PANEL].T, np.float32)
             for i, one in enumerate(panel, start):
