@@ -52,7 +52,7 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         {
             "metavar": "NAME",
             "nargs": "+",
-            "help": "what is corrected: voxel, extent, mass, tfce; default: all",
+            "help": "what is corrected: voxel, cluster, mass, tfce; default: all",
         },
     ),
     (

@@ -100,7 +100,7 @@ class _Progress:
             if blocks:
                 self._add("voxels", _Amount(work.count_voxels(), blocks))
             if work.n_resamplings:
-                self._add("resamplings", _Amount(work.n_resamplings, set()))
+                self._add("resamplings", _Amount(list(work.n_resamplings), set()))
 
     def _add(self, what: str, amount: _Amount) -> None:
         self.amounts[what] = amount

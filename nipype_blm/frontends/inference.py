@@ -55,7 +55,7 @@ class InferenceFields(BaseModel):
     seed: CountOrNone = Field(0, description="Of the resamplings; default 0.")
     summaries: Annotated[tuple[_Summary, ...], Field(min_length=1)] | None = Field(
         None,
-        description="What is corrected: voxel (the maximum), extent and mass of clusters, tfce; "
+        description="What is corrected: voxel (the maximum), cluster (extent), mass, tfce; "
         "default: all.",
     )
     cluster_z: Annotated[float, above_zero("a positive z, such as 3.1")] | None = Field(

@@ -31,7 +31,7 @@ class InferenceInputSpec(InputSpec):
     n = traits.Range(low=2, desc="resamplings, the data being the first; default 1000")
     seed = traits.Range(low=0, desc="of the resamplings; default 0")
     summaries = traits.List(
-        traits.Str, desc="what is corrected: voxel, extent, mass, tfce; default: all"
+        traits.Str, desc="what is corrected: voxel, cluster, mass, tfce; default: all"
     )
     cluster_z = traits.Float(desc="z above which voxels form clusters; default: that of cluster_p")
     cluster_p = traits.Float(desc="one-sided p below which voxels form clusters; default 0.001")

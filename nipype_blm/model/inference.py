@@ -65,9 +65,11 @@ class InferenceOptions:
     @classmethod
     def unpack(cls, values: Mapping[str, Any]) -> Self:
         """Return the options that were packed."""
-        given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        paths = {name: Path(given[name]) for name in ("atlas", "atlas_names") if name in given}
-        return cls(**(given | paths))
+        given: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
+        }
+        given |= {name: Path(given[name]) for name in ("atlas", "atlas_names") if name in given}
+        return cls(**given)
 
     @property
     def height(self) -> float:

@@ -9,7 +9,7 @@ from nipype_blm.core._jit import telling_of_compilation
 from nipype_blm.progress import COMPILING, describe_compiling, find_listener
 
 # Seconds of one core of an AMD EPYC, of 2026-11-29.
-READING_S, FITTING_S, MIXED_S, TESTING_S = 3, 8, 30, 4
+READING_S, FITTING_S, MIXED_S, TESTING_S, RESAMPLING_S = 3, 8, 30, 4, 40
 
 _logger = logging.getLogger(__name__)
 

@@ -35,6 +35,7 @@ from nipype_blm.results.inferred import (
     read_description,
 )
 from nipype_blm.results.results import ContrastResults, Results
+from nipype_blm.results.atlas import read_atlas
 from nipype_blm.stages.clustertable import ClusterRows, find_limits, tabulate_clusters
 from nipype_blm.stages.resampling import (
     DEGENERATE,
@@ -75,7 +76,7 @@ class Corrected(NamedTuple):
 
         return cls(
             folder,
-            [find("z", label, found["Resampling"]) for label in labels],
+            [find("z", label, _label(found["Resampling"])) for label in labels],
             [[find("p", label, name) for name in summaries] for label in labels],
             [find("q", label, found["Fdr"]) for label in labels],
             [folder / f"contrast-{label}_clusters.tsv" for label in labels],
@@ -267,7 +268,7 @@ def _write(
         write_map = partial(_write_map, spec, folder, each)
         tail = "two-sided" if two_sided else "upper tail"
         about = f"{each.contrast.name}, {tail}"
-        write_map("z", what.resampling, f"{KINDS['z'].words}: {about}", each.z)
+        write_map("z", _label(what.resampling), f"{KINDS['z'].words}: {about}", each.z)
         for name, values in each.p.items():
             words = SUMMARIES[name.removesuffix(JOINT)].words
             details = {
@@ -288,6 +289,11 @@ def _write(
         _write_nulls(folder, each, what)
         table = _tabulate(spec, what, graph, each, two_sided, options)
         table.write(folder / f"contrast-{each.contrast.label}_clusters")
+
+
+def _label(resampling: str) -> str:
+    """Return the name of a resampling as labels are written, in which there is no underscore."""
+    return resampling.replace("_", "")
 
 
 def _tabulate(

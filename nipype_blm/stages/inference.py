@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.clusters.summaries import SUMMARIES
-from nipype_blm.core.resampling.declared import RESAMPLINGS, Exchange
-from nipype_blm.core.resampling.exchange import find_kinds
+from nipype_blm.core.resampling.declared import RESAMPLINGS
+from nipype_blm.core.resampling.exchange import Exchange, find_kinds
 from nipype_blm.core.resampling.groups import find_groups
 from nipype_blm.errors import InputError, Problem, join_some, show
 from nipype_blm.io.arrayfile import fingerprint, is_whole
@@ -112,8 +112,21 @@ def prepare_inference(
     options: InferenceOptions,
     max_bytes: int,
     parallel_nodes: int = 1,
+    pieces: Pieces | None = None,
 ) -> PreparedInference:
     """Check all that can be checked before any value is read.
+
+    Parameters
+    ----------
+    results_dir : Path
+        Folder of results.
+    options : InferenceOptions
+    max_bytes : int
+        Memory of one process.
+    parallel_nodes : int
+        Nodes that run at the same time.
+    pieces : Pieces, optional
+        How the work is cut; planned if not given.
 
     Raises
     ------
@@ -130,7 +143,7 @@ def prepare_inference(
     n = min(options.n, n_distinct)
     n_obs, n_params = results.X.shape
     n_voxels = int(np.count_nonzero(results.array("status")))
-    pieces = Pieces(
+    pieces = pieces or Pieces(
         plan_batch(n_obs, parallel_nodes),
         plan_block(n_obs, n_params, n_voxels, max_bytes, parallel_nodes),
     )

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_ndtr, ndtri_exp
 
 from nipype_blm.core.clusters.graph import Graph, make_graph, select
 from nipype_blm.core.clusters.summaries import SummaryOptions, summarise_many
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.core.resampling.declared import RESAMPLINGS, Exchange, RandomPart, Resampling
+from nipype_blm.core.resampling.declared import RESAMPLINGS, Resampling
+from nipype_blm.core.resampling.exchange import Exchange
+from nipype_blm.core.resampling.flipping import Resampled as ResampledShares
+from nipype_blm.core.resampling.flips import RandomPart
 from nipype_blm.core.resampling.hypotheses import make_hypothesis
 from nipype_blm.core.resampling.normal import find_peaks, share_to_z
 from nipype_blm.core.threads import Threads
@@ -21,7 +25,7 @@ from nipype_blm.io.arrayfile import ArrayFile, fingerprint, write_arrays
 from nipype_blm.model.inference import PANEL
 from nipype_blm.progress import advance
 from nipype_blm.stages.compiling import RESAMPLING_S, announcing_compilation
-from nipype_blm.stages.tiles import read_tiles
+from nipype_blm.stages.tiles import Tiles
 
 _MAPS_BYTES = 2**28  # of resampled maps that are held at a time
 DEGENERATE = "degenerate"  # counts of resamplings that say nothing, beside the summaries
@@ -102,7 +106,9 @@ def read_resampled(path: Path | str) -> Resampled:
     group = file.read("group")
     exchange = Exchange(group.size, group, meta.pop("within"), meta.pop("whole"), kind)
     matrices = tuple(file.read(f"{i}/matrix") for i in range(len(meta["names"])))
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in meta.items()}
+    values: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in meta.items()
+    }
     return Resampled(**values, matrices=matrices, exchange=exchange, stamp=file.stamp)
 
 
@@ -131,21 +137,22 @@ def compute_scores(
     _, spec = read_model(model_file)
     what = read_resampled(resampled_file)
     columns = spec.block(block)
-    Y = read_tiles(spec, batch_files, tile_files, columns)
     random = None if spec.options is None else RandomPart(spec.factors, spec.options)
     arrays: dict[str, NDArray[Any]] = {}
     with Threads(n_threads) as threads, announcing_compilation("resamples", RESAMPLING_S):
+        Y = Tiles(spec, batch_files, tile_files).read(columns, threads)
         for number, matrix in enumerate(what.matrices):
             scores = what.method.prepare(
                 Y,
                 make_hypothesis(spec.X, matrix),
-                what.exchange,
+                what.exchange.group,
+                what.exchange.n_groups,
                 random,
                 spec.minimum_n,
                 spec.allowed[columns],
                 threads,
             )
-            arrays |= {f"{number}/{name}": array for name, array in scores.items()}
+            arrays |= {f"{number}/{name}": array for name, array in scores._asdict().items()}
     advance("voxels", columns.stop - columns.start)
     return write_arrays(out_file, what.scores_stamp(block), arrays)
 
@@ -163,59 +170,63 @@ class ScoreFiles:
         """Return m of a contrast at all voxels: 0 where it cannot be resampled."""
         return np.concatenate([file.read(f"{number}/m") for file in self._files])
 
-    def blocks(self, number: int) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
-        """Yield the voxels of each block, and the scores of a contrast there."""
+    def _resample_blocks(
+        self, number: int, numbers: range, threads: Threads
+    ) -> Iterator[tuple[slice, NDArray[np.int32], ResampledShares]]:
+        """Yield the voxels of each block, m, and the shares of some resamplings there."""
+        method, weights = self._what.method, self._what.draw(numbers)
         prefix = f"{number}/"
         for block, file in enumerate(self._files):
             names = [name for name in file.names if name.startswith(prefix)]
-            scores = {name.removeprefix(prefix): file.read(name) for name in names}
-            yield self._spec.block(block), scores
+            arrays = {name.removeprefix(prefix): file.read(name) for name in names}
+            found = method.compute(method.scores(**arrays), weights, threads)
+            yield self._spec.block(block), arrays["m"], found
+
+    def _find_q(self, number: int) -> int:
+        return make_hypothesis(self._spec.X, self._what.matrices[number]).q
 
     def resample(
         self, number: int, numbers: range, threads: Threads
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the maps of some resamplings, at the voxels that have any.
+        """Return the maps of some resamplings, at the voxels that are tested.
 
         Returns
         -------
         z : array of shape (n_maps, n_tested)
         n_degenerate : array of shape (n_maps,)
         """
-        what = self._what
-        weights = what.draw(numbers)
         is_tested = self.read_m(number) > 0
         place = np.cumsum(is_tested) - 1
         z = np.empty((len(numbers), int(is_tested.sum())), np.float32)
         n_degenerate = np.zeros(len(numbers), np.int64)
-        q = make_hypothesis(self._spec.X, what.matrices[number]).q
-        for columns, scores in self.blocks(number):
+        q, is_f = self._find_q(number), self._what.is_f[number]
+        for columns, m, found in self._resample_blocks(number, numbers, threads):
+            n_degenerate += found.n_degenerate
             kept = is_tested[columns]
-            if not kept.any():
-                continue
-            share, degenerate = what.method.compute(scores, weights, threads)
-            n_degenerate += degenerate
-            found = share_to_z(share, scores["m"], q, what.is_f[number], threads)
-            start = place[columns][kept][0]
-            z[:, start : start + int(kept.sum())] = found[kept].T
-        return z, n_degenerate
+            if kept.any():
+                of_block = share_to_z(found.share, m, q, found.share, threads)[kept]
+                start = place[columns][kept][0]
+                z[:, start : start + len(of_block)] = of_block.T
+        return (_take_upper(z) if is_f and q == 1 else z), n_degenerate
 
     def find_peaks(
         self, number: int, numbers: range, threads: Threads
     ) -> tuple[FloatArray, NDArray[np.int64]]:
         """Return the largest z of some resamplings, (n_maps,), without their maps."""
-        what = self._what
-        weights = what.draw(numbers)
-        peaks = np.full(len(numbers), -np.inf)
+        peaks = np.full(len(numbers), -np.inf, np.float32)
         n_degenerate = np.zeros(len(numbers), np.int64)
-        q = make_hypothesis(self._spec.X, what.matrices[number]).q
-        for _, scores in self.blocks(number):
-            share, degenerate = what.method.compute(scores, weights, threads)
-            n_degenerate += degenerate
-            of_block = find_peaks(
-                share, scores["m"], q, what.is_f[number], what.is_two_sided(number)
-            )
-            np.maximum(peaks, of_block, out=peaks)
-        return peaks, n_degenerate
+        q, is_f = self._find_q(number), self._what.is_f[number]
+        two_sided = self._what.is_two_sided(number) or (is_f and q == 1)
+        for _, m, found in self._resample_blocks(number, numbers, threads):
+            n_degenerate += found.n_degenerate
+            np.maximum(peaks, find_peaks(found.share, m, q, two_sided), out=peaks)
+        return (_take_upper(peaks) if is_f and q == 1 else peaks).astype(float), n_degenerate
+
+
+def _take_upper(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the normal deviates of F = T^2 of those of T."""
+    log_p = np.log(2) + log_ndtr(-np.abs(z.astype(float)))
+    return np.asarray(-ndtri_exp(np.minimum(log_p, 0.0)), np.float32)
 
 
 def find_graph(spec: ModelSpec, neighbours: int) -> Graph:
