@@ -126,6 +126,8 @@ def find_dependent_columns(X: FloatArray) -> list[tuple[int, list[int]]]:
     _, R = np.linalg.qr(X / _lengths(X))  # the columns of R have the geometry of X's
 
     def is_full_rank(columns: list[int]) -> bool:
+        if not columns:
+            return True
         values = np.linalg.svd(R[:, columns], compute_uv=False)
         return bool(len(columns) <= n_obs and values[-1] > tolerance * values[0])
 

@@ -1,0 +1,1 @@
+"""Resampling at voxels: what may be exchanged, statistics of each resampling, their deviates."""

@@ -1,0 +1,285 @@
+"""Statistics of flips at a block of voxels: sums of scores with signs, and their share.
+
+Signs come five groups at a time: at a tile of voxels the 32 sums that five signs can make are
+tabulated once, and each flip adds one of them.  Every sum is taken by itself and in one order,
+with no matrix product, so that it has the same bits whatever voxels and flips are near it.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.core._jit import exact_kernel, inline, routine
+from nipype_blm.core.linalg import FloatArray
+from nipype_blm.core.threads import ONE_THREAD, Threads
+
+Float32 = NDArray[np.float32]
+
+LANES = 32  # voxels side by side
+BITS = 5  # groups of one table
+AT_ONCE = 4  # tables, which fill a half of the first-level cache
+PANEL = 256  # flips whose sums stay in the caches
+_N_SUMS = 1 << BITS
+# Variance of a flipped score, as a share of that of the score itself, below which the statistic
+# is 0 / 0, and below which single precision has lost digits of it.
+DEGENERATE = 1e-6
+CANCELLED = 1e-2
+_ONE, _CANCELLED = np.float32(1), np.float32(CANCELLED)
+
+
+class Resampled(NamedTuple):
+    """Statistics of some resamplings at a block of voxels."""
+
+    # (n_voxels, n_resamplings), the share of the null sum of squares that the tested columns
+    # explain, with the sign of the effect where there is one column; 0 where nothing is tested.
+    share: Float32
+    n_degenerate: NDArray[np.int64]  # (n_resamplings,), voxels with no variance left: share 0
+
+
+def encode_signs(signs: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Return where each flip stands in the table of every few groups; (n_tables, n_flips)."""
+    n_flips, n_groups = signs.shape
+    n_tables = -(-n_groups // (BITS * AT_ONCE)) * AT_ONCE
+    minus = np.zeros((n_flips, n_tables * BITS), np.uint8)
+    minus[:, :n_groups] = signs < 0
+    places = minus.reshape(n_flips, n_tables, BITS) @ (1 << np.arange(BITS)).astype(np.uint8)
+    return np.ascontiguousarray(places.T)
+
+
+def compute_shares(
+    score: Float32,
+    leak: Float32,
+    common: FloatArray,
+    voxel: NDArray[np.int32],
+    n_voxels: int,
+    signs: NDArray[np.int8],
+    threads: Threads = ONE_THREAD,
+) -> Resampled:
+    """Return the statistics of flips.
+
+    Parameters
+    ----------
+    score : array of shape (q, n_groups, n_tested)
+        Whitened scores s_j, divided by the root of the null sum of squares.
+    leak : array of shape (q * p0 or p0, n_groups, n_own)
+        W_j of the last n_own voxels, a row of W after the other; of flipped data, w_j.
+    common : array of shape (q, p0, n_groups)
+        W_j of the other voxels.
+    voxel : array of shape (n_tested,)
+        Row of the result.
+    n_voxels : int
+    signs : array of shape (n_flips, n_groups)
+    threads : Threads
+
+    Notes
+    -----
+    For S = sum_j f_j s_j and W = sum_j f_j W_j the share is S' (I - W W')^-1 S; of flipped data
+    S'S / (1 - w'w).
+    """
+    n_flips, (q, _, n_tested) = len(signs), score.shape
+    n_shared = n_tested - leak.shape[2]
+    share = np.zeros((n_voxels, n_flips), np.float32)
+    precision, is_degenerate = _invert_common(common, signs)
+    counts = [n_shared * is_degenerate.astype(np.int64)]
+    is_scalar = q == 1 or leak.shape[0] != q * common.shape[1]
+
+    def flip(start: int, stop: int) -> None:
+        count = np.zeros(n_flips, np.int64)
+        for first in range(0, n_flips, PANEL):
+            panel = slice(first, first + PANEL)
+            part = signs[panel]
+            _flip(
+                start,
+                stop,
+                score,
+                leak,
+                precision[panel],
+                is_scalar,
+                part,
+                encode_signs(part),
+                voxel,
+                share[:, panel],
+                count[panel],
+            )
+        counts.append(count)  # of a range of voxels, as several may run at once
+
+    threads.split(flip, n_tested)
+    return Resampled(share, np.sum(counts, axis=0, dtype=np.int64))
+
+
+def _invert_common(
+    common: FloatArray, signs: NDArray[np.int8]
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Return (I - W W')^-1 of each flip where W is the same for all voxels; 0 if degenerate."""
+    q, p0, n_groups = common.shape
+    W = np.zeros((len(signs), q, p0))
+    for j in range(n_groups):
+        W += signs[:, j, None, None] * common[:, :, j]
+    variance = np.eye(q) - (W[:, :, None] * W[:, None]).sum(axis=-1)
+    is_degenerate = np.linalg.eigvalsh(variance)[:, 0] < DEGENERATE
+    variance[is_degenerate] = np.eye(q)
+    precision = np.linalg.inv(variance)
+    precision[is_degenerate] = 0
+    return precision, is_degenerate
+
+
+@routine
+def _tabulate(values: Any, first: int, column: int, width: int, row: Any, table: Any) -> None:
+    """Write the sums of a few groups with all signs, at `width` voxels from `column` on."""
+    for t in range(LANES):
+        table[0, t] = np.float32(0.0)
+    size = 1
+    for g in range(first, min(first + BITS, values.shape[0])):
+        source = values[g]
+        for t in range(width):
+            row[t] = source[column + t]
+        for k in range(size):
+            plus, minus = table[k], table[k + size]
+            for t in range(LANES):
+                total = plus[t]
+                minus[t] = total - row[t]
+                plus[t] = total + row[t]
+        size *= 2
+
+
+@routine
+def _add_tables(tables: Any, codes: Any, first: int, total: Any) -> None:
+    """Add one sum of each table to the total of every flip."""
+    a, b, c, d = tables[0], tables[1], tables[2], tables[3]
+    places_a, places_b = codes[first], codes[first + 1]
+    places_c, places_d = codes[first + 2], codes[first + 3]
+    for f in range(total.shape[0]):
+        ka, kb, kc, kd = a[places_a[f]], b[places_b[f]], c[places_c[f]], d[places_d[f]]
+        out = total[f]
+        for t in range(LANES):
+            out[t] += (ka[t] + kb[t]) + (kc[t] + kd[t])
+
+
+@inline
+def _sum_own(leak: Any, signs: Any, f: int, column: int, W: Any) -> None:
+    """Sum W of one voxel and flip in double precision."""
+    for k in range(leak.shape[0]):
+        total = 0.0
+        for j in range(leak.shape[1]):
+            total += np.float64(signs[f, j]) * np.float64(leak[k, j, column])
+        W[k] = total
+
+
+@inline
+def _variance_of(W: Any, q: int, variance: Any) -> float:
+    """Write the Cholesky factor of I - W W', W by rows; return its least pivot."""
+    p0 = W.size // q
+    least = 1.0
+    for a in range(q):
+        for b in range(a + 1):
+            x = 1.0 if a == b else 0.0
+            for k in range(p0):
+                x -= W[a * p0 + k] * W[b * p0 + k]
+            for k in range(b):
+                x -= variance[a, k] * variance[b, k]
+            if a == b:
+                least = min(least, x)
+                variance[a, a] = np.sqrt(max(x, DEGENERATE))
+            else:
+                variance[a, b] = x / variance[b, b]
+    return least
+
+
+@inline
+def _length_through(factor: Any, S: Any) -> float:
+    """Return |L^-1 S|^2, in the place of S."""
+    total = 0.0
+    for a in range(S.size):
+        for k in range(a):
+            S[a] -= factor[a, k] * S[k]
+        S[a] /= factor[a, a]
+        total += S[a] * S[a]
+    return total
+
+
+@exact_kernel
+def _flip(  # noqa: C901 - one pass over the sums of a tile while they are in the cache
+    start: int,
+    stop: int,
+    score: Any,
+    leak: Any,
+    precision: Any,
+    is_scalar: bool,
+    signs: Any,
+    codes: Any,
+    voxel: Any,
+    share: Any,
+    n_degenerate: Any,
+) -> None:
+    q, n_tested = score.shape[0], score.shape[2]
+    n_flips, n_own, r = len(signs), leak.shape[2], leak.shape[0]
+    n_shared = n_tested - n_own
+    tables = np.zeros((AT_ONCE, _N_SUMS, LANES), np.float32)
+    row = np.zeros(LANES, np.float32)
+    sums = np.empty((q + r, n_flips, LANES), np.float32)
+    S, W, factor = np.empty(q), np.empty(r), np.empty((q, q))
+    first = start
+    while first < stop:
+        is_shared = first < n_shared
+        last = min(first + LANES, min(stop, n_shared) if is_shared else stop)
+        width = last - first
+        for k in range(q if is_shared else q + r):
+            values = score[k] if k < q else leak[k - q]
+            column = first if k < q else first - n_shared
+            total = sums[k]
+            total[:] = np.float32(0.0)
+            for c in range(0, codes.shape[0], AT_ONCE):
+                for i in range(AT_ONCE):
+                    _tabulate(values, (c + i) * BITS, column, width, row, tables[i])
+                _add_tables(tables, codes, c, total)
+        for t in range(width):
+            out = share[voxel[first + t]]
+            for f in range(n_flips):
+                if q == 1 and is_shared:
+                    x = sums[0, f, t]
+                    explained = x * x * np.float32(precision[f, 0, 0])
+                elif is_shared:
+                    y = 0.0
+                    for a in range(q):
+                        for b in range(q):
+                            y += (
+                                np.float64(sums[a, f, t])
+                                * precision[f, a, b]
+                                * np.float64(sums[b, f, t])
+                            )
+                    explained = np.float32(y)
+                elif is_scalar:
+                    variance = _ONE
+                    for k in range(q, q + r):
+                        variance -= sums[k, f, t] * sums[k, f, t]
+                    if variance < _CANCELLED:
+                        _sum_own(leak, signs, f, first + t - n_shared, W)
+                        exact = 1.0
+                        for k in range(r):
+                            exact -= W[k] * W[k]
+                        variance = np.float32(exact)
+                    explained = np.float32(0.0)
+                    for k in range(q):
+                        explained += sums[k, f, t] * sums[k, f, t]
+                    explained /= variance
+                    if variance < np.float32(DEGENERATE):
+                        n_degenerate[f] += 1
+                        explained = np.float32(0.0)
+                else:
+                    for k in range(r):
+                        W[k] = sums[q + k, f, t]
+                    least = _variance_of(W, q, factor)
+                    if least < CANCELLED:
+                        _sum_own(leak, signs, f, first + t - n_shared, W)
+                        least = _variance_of(W, q, factor)
+                    for k in range(q):
+                        S[k] = sums[k, f, t]
+                    explained = np.float32(_length_through(factor, S))
+                    if least < DEGENERATE:
+                        n_degenerate[f] += 1
+                        explained = np.float32(0.0)
+                explained = min(explained, _ONE)
+                is_negative = q == 1 and sums[0, f, t] < np.float32(0.0)
+                out[f] = -explained if is_negative else explained
+        first = last
