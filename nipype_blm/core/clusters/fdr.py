@@ -1,5 +1,6 @@
 """False discovery rate and Bonferroni's correction, of logarithms of p: nothing underflows."""
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -57,8 +58,8 @@ def compute_q(log_p: ArrayLike, method: Method = "bh") -> FloatArray:
 def correct_bonferroni(log_p: ArrayLike) -> FloatArray:
     """Return the natural logarithm of p times the number of tests, at most 0; NaN is no test."""
     log_p = _check(log_p)
-    n_tests = np.count_nonzero(~np.isnan(log_p))
-    return np.minimum(log_p + np.log(max(1, n_tests)), 0.0)
+    n_tests = int(np.count_nonzero(~np.isnan(log_p)))
+    return np.asarray(np.minimum(log_p + math.log(max(1, n_tests)), 0.0))
 
 
 def _check(log_p: ArrayLike) -> FloatArray:

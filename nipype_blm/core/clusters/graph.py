@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Graph(NamedTuple):
-    """The neighbours of each feature; those of feature i are ``neighbour[start[i]:start[i + 1]]``."""
+    """The neighbours of each feature i: ``neighbour[start[i]:start[i + 1]]``."""
 
     start: NDArray[np.int64]  # (n + 1,)
     neighbour: NDArray[np.int32]  # (n_touching,), each pair twice

@@ -30,6 +30,9 @@ class SummaryOptions(NamedTuple):
     H: float = 2.0  # TFCE: weight of height
 
 
+DEFAULTS = SummaryOptions()
+
+
 class Summary(NamedTuple):
     """How a map is summarised, one side of it: high values count."""
 
@@ -92,7 +95,7 @@ def spread_summaries(
     graph: Graph,
     names: Sequence[str],
     two_sided: bool = True,
-    options: SummaryOptions = SummaryOptions(),
+    options: SummaryOptions = DEFAULTS,
 ) -> FloatArray:
     """Return the summaries of one map at each feature, to be compared with peaks.
 
@@ -125,7 +128,7 @@ def summarise(
     graph: Graph,
     names: Sequence[str],
     two_sided: bool = True,
-    options: SummaryOptions = SummaryOptions(),
+    options: SummaryOptions = DEFAULTS,
     workspace: Workspace | None = None,
 ) -> FloatArray:
     """Return the peaks of one map, (n_summaries,): the largest of `spread_summaries`.
@@ -147,7 +150,7 @@ def summarise_many(
     graph: Graph,
     names: Sequence[str],
     two_sided: bool = True,
-    options: SummaryOptions = SummaryOptions(),
+    options: SummaryOptions = DEFAULTS,
     threads: Threads = ONE_THREAD,
 ) -> FloatArray:
     """Return the peaks of many maps.
