@@ -14,7 +14,7 @@ from nipype_blm.core.clusters.fdr import compute_q, correct_bonferroni
 from nipype_blm.core.clusters.graph import Graph, select
 from nipype_blm.core.clusters.nulls import ExtendedP, extend_p
 from nipype_blm.core.clusters.summaries import SUMMARIES, spread_summaries
-from nipype_blm.core.clusters.tails import fit_tail
+from nipype_blm.core.clusters.tail import fit_tail
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.threads import Threads
 from nipype_blm.data.kinds import find_map, name_map
