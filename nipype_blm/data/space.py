@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nipype_blm.core.voxels import ValueCounts
 from nipype_blm.data.manifest import ImageEntry
 from nipype_blm.data.maps import MapInfo
+from nipype_blm.errors import InputError, join_some, show
 from nipype_blm.io.files import FileState
 
 if TYPE_CHECKING:
@@ -95,8 +96,26 @@ class Space(Protocol):
     def describe_difference(self, other: "Space") -> str | None:
         """Say in words how another space differs from this one, or None."""
 
-    def find_neighbours(self) -> "csr_array":
-        """Return which features touch: a symmetric Boolean (n_features, n_features) array."""
+    @property
+    def neighbourhoods(self) -> tuple[int, ...]:
+        """How many neighbours a feature can be asked to have, the default first.
+
+        Empty where there is one answer: the edges of a mesh.
+        """
+
+    def find_neighbours(self, n_neighbours: int | None = None) -> "csr_array":
+        """Return which features touch: a symmetric Boolean (n_features, n_features) array.
+
+        Parameters
+        ----------
+        n_neighbours : int, optional
+            One of `neighbourhoods`.
+
+        Raises
+        ------
+        InputError
+            If it is none of them; see `check_neighbourhood`.
+        """
 
     # What a saved model keeps.
 
@@ -110,6 +129,26 @@ class Space(Protocol):
     @classmethod
     def of_file(cls, path: Path, inside: NDArray[np.bool_] | None = None) -> Self:
         """Return the space of a file: all its values, or those inside a mask."""
+
+
+def check_neighbourhood(space: Space, n_neighbours: int | None) -> int:
+    """Return how many neighbours a feature has that is asked to have `n_neighbours`.
+
+    0 stands for the one answer that a space has; None asks for the default.
+    """
+    known = space.neighbourhoods
+    if n_neighbours is None:
+        return known[0] if known else 0
+    if n_neighbours in known:
+        return n_neighbours
+    if not known:
+        raise InputError(
+            f"{show(n_neighbours)} neighbours are asked for, but a {type(space).__name__} itself "
+            "says which features touch: leave the number out."
+        )
+    raise InputError(
+        f"{show(n_neighbours)} neighbours are asked for, expected {join_some(sorted(known))}."
+    )
 
 
 class Header(Protocol):

@@ -24,7 +24,7 @@ from nipype_blm.data.headers import (
 )
 from nipype_blm.data.images import ImageReader
 from nipype_blm.data.maps import MapInfo, write_sidecar
-from nipype_blm.data.space import Arrays, Options, Space
+from nipype_blm.data.space import Arrays, Options, Space, check_neighbourhood
 from nipype_blm.io.files import naming
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _LARGEST_NIFTI1 = 2**15 - 1
 # Coordinates in which neighbours differ, at most.
-_MOST_DIFFERENT = {6: 1, 18: 2, 26: 3}
+_MOST_DIFFERENT = {26: 3, 18: 2, 6: 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,36 +108,45 @@ class VolumeSpace:
             difference = f"its mask has {n_others} voxels more and lacks {n_missing} others"
         return difference
 
-    def find_neighbours(self, n_neighbours: int = 26) -> "csr_array":
+    @property
+    def neighbourhoods(self) -> tuple[int, ...]:
+        """How many neighbours a voxel has in each sense of the word: by corners, edges, faces."""
+        return tuple(_MOST_DIFFERENT)
+
+    def find_neighbours(self, n_neighbours: int | None = None) -> "csr_array":
         """Return which voxels of the mask touch.
 
         Parameters
         ----------
-        n_neighbours : 6, 18 or 26
-            Whether voxels touch by their faces, also by edges, or also by corners.
+        n_neighbours : 6, 18 or 26, optional
+            Whether voxels touch by their faces, also by edges, or also by corners (the default).
 
         Returns
         -------
         neighbours : sparse Boolean array of shape (n_features, n_features)
             Symmetric; no voxel is its own neighbour.
         """
-        from scipy.sparse import coo_array
+        from scipy.sparse import csr_array
 
+        most_different = _MOST_DIFFERENT[check_neighbourhood(self, n_neighbours)]
         # The number of each voxel in a grid with a border; -1 there and outside of the mask.
         x, y, z = (n + 2 for n in self.shape)
         padded = np.zeros((x, y, z), bool, order="F")
         padded[1:-1, 1:-1, 1:-1] = self.mask.reshape(self.shape, order="F")
         here = np.flatnonzero(padded.ravel(order="F"))
-        number = np.arange(here.size, dtype=np.int32)
         numbers = np.full(padded.size, -1, np.int32)
-        numbers[here] = number
-        pairs = []
-        for dx, dy, dz in _list_steps(_MOST_DIFFERENT[n_neighbours]):
-            there = numbers[here + (dx + x * (dy + y * dz))]
-            pairs.append((number[there >= 0], there[there >= 0]))
-        rows, columns = np.concatenate(pairs, axis=1)
-        touches = np.ones(rows.size, bool)
-        return coo_array((touches, (rows, columns)), (here.size, here.size)).tocsr()
+        numbers[here] = np.arange(here.size, dtype=np.int32)
+        steps = sorted(dx + x * (dy + y * dz) for dx, dy, dz in _list_steps(most_different))
+        there = np.empty((here.size, len(steps)), np.int32)
+        for i, step in enumerate(steps):  # ascending, as the numbers are
+            there[:, i] = numbers[here + step]
+        touches = there >= 0
+        columns = there[touches]
+        # Without this SciPy takes 8 bytes for each number.
+        dtype = np.int32 if columns.size < 2**31 else np.int64
+        start = np.append(0, np.cumsum(np.count_nonzero(touches, axis=1))).astype(dtype)
+        shape = (here.size, here.size)
+        return csr_array((np.ones(columns.size, bool), columns, start), shape)
 
     def pack(self) -> tuple[Arrays, Options]:
         """Return mask and template, and the shape."""

@@ -28,6 +28,7 @@ from nipype_blm.data.kinds import (
 from nipype_blm.data.maps import MapInfo, read_sidecar
 from nipype_blm.data.space import Space
 from nipype_blm.data.volumes import VolumeSpace
+from nipype_blm.errors import InputError
 
 SHAPE = (5, 4, 3)
 AFFINE = np.array([[-2, 0, 0, 90], [0, 2, 0.5, -126], [0, 0, 3, -72], [0, 0, 0, 1.0]])
@@ -220,6 +221,15 @@ def test_neighbours_are_those_that_touch_in_both_directions(sample):
     positions = np.flatnonzero(sample.inside)
     expected = [[sample.are_neighbours(one, other) for other in positions] for one in positions]
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_number_of_neighbours_that_a_space_has_not_is_refused(sample):
+    known = sample.space.neighbourhoods
+    default = sample.space.find_neighbours()
+    if known:
+        assert (default != sample.space.find_neighbours(known[0])).nnz == 0
+    with pytest.raises(InputError, match="7 neighbours are asked for"):
+        sample.space.find_neighbours(7)
 
 
 # ------------------------------------------------------------------------------- volumes

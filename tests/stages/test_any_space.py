@@ -17,7 +17,7 @@ from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.voxels import find_runs, gather
 from nipype_blm.data import kinds
 from nipype_blm.data.maps import MapInfo, write_sidecar
-from nipype_blm.data.space import NO_MASK, Kind
+from nipype_blm.data.space import NO_MASK, Kind, check_neighbourhood
 from nipype_blm.errors import InputError
 from nipype_blm.io.publish import Claim
 from nipype_blm.model.request import Request
@@ -79,8 +79,13 @@ class VectorSpace(NamedTuple):
         same = np.array_equal(self.inside, other.inside)
         return None if same else f"its values are not those {self.inside.size}"
 
-    def find_neighbours(self):
+    @property
+    def neighbourhoods(self):
+        return ()
+
+    def find_neighbours(self, n_neighbours=None):
         """Values that follow one another touch."""
+        check_neighbourhood(self, n_neighbours)
         steps = np.arange(self.inside.size)
         touch = np.abs(steps[:, None] - steps) == 1
         return csr_array(touch[np.ix_(self.inside, self.inside)])
