@@ -128,22 +128,31 @@ def fit_present(y: Any, Q: Any, factor: Any, work: Any, gamma: Any, spare: Any, 
     rank, _ = cholesky_semidefinite(factor, p, NOISE, work)
     rss = 0.0
     for _ in range(2):  # the second time takes away what rounding left of a large mean
-        work[0, :] = 0.0
-        for i in range(n_obs):
-            if y[i] == y[i]:
-                for a in range(p):
-                    work[0, a] += Q[i, a] * out[i]
-        solve_lower_semidefinite(factor, work[0], p, spare)
-        solve_lower_transposed_semidefinite(factor, spare, p, work[1])
-        rss = 0.0
-        for a in range(p):
-            gamma[a] += work[1, a]
-        for i in range(n_obs):
-            if y[i] == y[i]:
-                for a in range(p):
-                    out[i] -= Q[i, a] * work[1, a]
-                rss += out[i] * out[i]
+        rss = _improve(y, Q, factor, work, gamma, spare, out)
     return n, rank, rss
+
+
+@routine
+def _improve(y: Any, Q: Any, factor: Any, work: Any, gamma: Any, spare: Any, out: Any) -> float:
+    """Take from residuals what Q explains of them, and add it to gamma; return the RSS."""
+    n_obs, p = Q.shape
+    product, change = work[0], work[1]
+    product[:] = 0.0
+    for i in range(n_obs):
+        if y[i] == y[i]:
+            for a in range(p):
+                product[a] += Q[i, a] * out[i]
+    solve_lower_semidefinite(factor, product, p, spare)
+    solve_lower_transposed_semidefinite(factor, spare, p, change)
+    for a in range(p):
+        gamma[a] += change[a]
+    rss = 0.0
+    for i in range(n_obs):
+        if y[i] == y[i]:
+            for a in range(p):
+                out[i] -= Q[i, a] * change[a]
+            rss += out[i] * out[i]
+    return rss
 
 
 @kernel
