@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,9 +16,6 @@ from nipype_blm.cli.terminal import Unfailing, steady_streams
 from nipype_blm.progress import ANNOUNCE, COMPILING, describe_compiling, listening
 from nipype_blm.signals import is_interrupted
 
-if TYPE_CHECKING:
-    from nipype_blm.stages.remains import Remains
-
 _LABELS = {"images": "reading images", "voxels": "fitting voxels"}
 _EARLIER = {"images": "read", "voxels": "fitted"}
 _OF_NODES = {"products": "images", "estimates": "voxels"}
@@ -26,6 +23,21 @@ _NARROWEST = 50  # columns that a bar and its numbers need
 
 # Called as (node, status), with "start", "end" or "exception".
 NodeCallback = Callable[[Any, str], None]
+
+
+class Work(Protocol):
+    """Images and voxels to be done, such as `stages.remains.Remains`."""
+
+    n_images: list[int]  # of each batch
+
+    def find_batches(self) -> set[int]:
+        """Return the batches that are done already."""
+
+    def find_blocks(self) -> set[int]:
+        """Return the blocks that are done already."""
+
+    def count_voxels(self) -> list[int]:
+        """Return the voxels of each block."""
 
 
 class _Nodes:
@@ -81,7 +93,7 @@ class _Amount:
 class _Progress:
     """What is known of a run; subclasses show it."""
 
-    def __init__(self, work: "Remains | None") -> None:
+    def __init__(self, work: Work | None) -> None:
         self.nodes = _Nodes()
         self._work = work
         self._compiled: set[str] = set()
@@ -145,7 +157,7 @@ class _Progress:
 class _Lines(_Progress):
     """Prints a line for each tenth that is done, and for each node that has ended."""
 
-    def __init__(self, work: "Remains | None") -> None:
+    def __init__(self, work: Work | None) -> None:
         self._tenths: Counter[str] = Counter()
         super().__init__(work)
 
@@ -182,7 +194,7 @@ class _Display(Progress):
 class _Bars(_Progress):
     """Draws a bar for what is done."""
 
-    def __init__(self, work: "Remains | None", display: _Display) -> None:
+    def __init__(self, work: Work | None, display: _Display) -> None:
         self._display = display
         self._tasks: dict[str, Any] = {}
         super().__init__(work)
@@ -202,12 +214,12 @@ class _Bars(_Progress):
 
 
 @contextmanager
-def show_progress(work: "Remains | None" = None, quiet: bool = False) -> Iterator[NodeCallback]:
+def show_progress(work: Work | None = None, quiet: bool = False) -> Iterator[NodeCallback]:
     """Show how many images are read, voxels fitted and nodes run while the context lasts.
 
     Parameters
     ----------
-    work : Remains, optional
+    work : Work, optional
         Images and voxels to be done.
     quiet : bool
         Show nothing.
