@@ -28,7 +28,7 @@ class _DiagnoseInputSpec(InputSpec):
         nohash=True,
         desc="memory to use, in GiB",
     )
-    num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads to use")
+    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="threads to use")
     overwrite = overwrite_trait()
 
 
@@ -81,7 +81,7 @@ class Diagnose(BLMInterface):
             Path(given["results_dir"]),
             Path(runtime.cwd, given.get("out_dir", DEFAULT_FOLDER)).resolve(),
             given.get("save", ()),
-            given["num_threads"],
+            given["n_procs"],
             int(given["max_mem_gb"] * GIB),
             given["overwrite"],
         )
