@@ -264,14 +264,11 @@ def _judge(
         least = measure.least or 4 / n_obs
         away = measure_outlyingness(np.where(has_values, values, np.nan), measure.sign, least)
         scores = np.maximum(scores, away)
-        median = float(np.median(values[known])) if (known := _find_known(values)).any() else 0.0
+        known = ~np.isnan(values)
+        median = float(np.median(values[known])) if known.any() else 0.0
         for i in np.flatnonzero((away > OUTLYING) & has_values):
             reasons[i].append(measure.words(float(values[i]), median))
     return scores, reasons
-
-
-def _find_known(values: FloatArray) -> Any:
-    return ~np.isnan(values)
 
 
 def list_levels(results: Results, images: ImageSums, sums: LevelSums) -> list[LevelRow]:

@@ -100,14 +100,11 @@ def compute_diagnostics(
     arrays |= {f"images/{name}": each for name, each in sums._asdict().items()}
     arrays |= {"infinite": infinite, "residualSD": found.sigma}
     arrays["residualSkewness"] = compute_skewness(found.residual)
-    arrays["leverage"] = np.stack([np.nanmean(found.leverage, axis=1), _find_largest(found)])
+    leverage = [average(found.leverage, axis=1) for average in (np.nanmean, np.nanmax)]
+    arrays["leverage"] = np.stack(leverage)
     arrays |= _keep(Y, found, save, choose_dtype(results))
     advance("voxels", len(Y))
     return write_arrays(out_file, stamp_of(results, block, save), arrays, [block.start, block.stop])
-
-
-def _find_largest(found: Residuals) -> FloatArray:
-    return np.asarray(np.nanmax(found.leverage, axis=1))
 
 
 def _select_voxels(results: Results, block: slice) -> NDArray[np.bool_]:

@@ -29,6 +29,29 @@ class ReadBlock(Protocol):
         """Return values of shape (n_obs, n_columns), NaN where missing; may be infinite."""
 
 
+def select_fitted(
+    results: Results, positions: NDArray[np.int64], read_columns: ReadBlock
+) -> ReadBlock:
+    """Return what gives values at voxels of the result, from those of a whole analysis mask.
+
+    Parameters
+    ----------
+    results : Results
+    positions : array of shape (n_voxels,)
+        Of the voxels of the analysis mask in file order, as `Space.positions`.
+    read_columns : callable
+        Gives values at a slice of these, with the images in the order of `Results.images`.
+    """
+    column = np.searchsorted(positions, results.space.positions)
+
+    def read_block(columns: slice) -> NDArray[Any]:
+        chosen = column[columns]
+        first, stop = int(chosen[0]), int(chosen[-1]) + 1
+        return np.asarray(read_columns(slice(first, stop))[:, chosen - first])
+
+    return read_block
+
+
 class ImageValues:
     """The values of all images at the voxels of a result, while the context lasts.
 
