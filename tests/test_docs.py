@@ -432,7 +432,7 @@ def test_the_script_draws_the_picture(require_command, tmp_path):
 
 def test_the_table_of_nodes_names_every_node_and_its_interface():
     rows = read_tables(DESIGN, "Node")
-    named = {"BLM", "BLMM", "CompareModels", "ExportBIDS", "ExportFSL", "FindImages"}
+    named = {"BLM", "BLMM", "CompareModels", "Diagnose", "ExportBIDS", "ExportFSL", "FindImages"}
     for column, workflow in enumerate((init_blm_wf(), init_blmm_wf()), 1):
         documented = {unquote(row[0]): unquote(row[column]) for row in rows}
         nodes = {name: workflow.get_node(name) for name in workflow.list_node_names()}

@@ -8,6 +8,7 @@ from nipype_blm import __version__
 from nipype_blm.cli.command import EXIT_CODES, GOES_ON, describe, report_errors, run_process
 from nipype_blm.cli.compare import add_compare
 from nipype_blm.cli.compile import add_compile
+from nipype_blm.cli.diagnose import add_diagnose
 from nipype_blm.cli.export import add_export
 from nipype_blm.cli.fit import add_fit
 from nipype_blm.cli.infer import add_infer
@@ -22,6 +23,7 @@ _EXAMPLES = (
     "fit study.yml results",
     "infer results --n 5000",
     "compare intercept slope comparison",
+    "diagnose results",
     "export results --to fsl",
     "pool start --pool pool.json --n-workers 4",
     "fit study.yml results --pool pool.json",
@@ -46,7 +48,10 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
     parser.set_defaults(interrupted=GOES_ON)
     tools = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_fit, add_init, add_infer, add_compare, add_export, add_pool, add_compile):
+    for add in (
+        *(add_fit, add_init, add_infer, add_diagnose, add_compare, add_export, add_pool),
+        add_compile,
+    ):
         add(tools)
     return parser
 

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,10 +15,6 @@ from rich.text import Text
 from nipype_blm.cli.terminal import Unfailing, steady_streams
 from nipype_blm.progress import ANNOUNCE, COMPILING, describe_compiling, listening
 from nipype_blm.signals import is_interrupted
-
-if TYPE_CHECKING:
-    from nipype_blm.stages.inference import InferenceRemains
-    from nipype_blm.stages.remains import Remains
 
 _LABELS = {
     "images": "reading images",
@@ -34,6 +30,22 @@ _NARROWEST = 50  # columns that a bar and its numbers need
 
 # Called as (node, status), with "start", "end" or "exception".
 NodeCallback = Callable[[Any, str], None]
+
+
+class Work(Protocol):
+    """Images, voxels and resamplings to be done, such as `stages.remains.Remains`."""
+
+    n_images: list[int]  # of each batch
+    n_resamplings: list[int]  # of each task, of all contrasts together
+
+    def find_batches(self) -> set[int]:
+        """Return the batches that are done already."""
+
+    def find_blocks(self) -> set[int]:
+        """Return the blocks that are done already."""
+
+    def count_voxels(self) -> list[int]:
+        """Return the voxels of each block."""
 
 
 class _Nodes:
@@ -89,7 +101,7 @@ class _Amount:
 class _Progress:
     """What is known of a run; subclasses show it."""
 
-    def __init__(self, work: "Remains | InferenceRemains | None") -> None:
+    def __init__(self, work: Work | None) -> None:
         self.nodes = _Nodes()
         self._work = work
         self._compiled: set[str] = set()
@@ -100,7 +112,7 @@ class _Progress:
             if blocks:
                 self._add("voxels", _Amount(work.count_voxels(), blocks))
             if work.n_resamplings:
-                self._add("resamplings", _Amount(list(work.n_resamplings), set()))
+                self._add("resamplings", _Amount(work.n_resamplings, set()))
 
     def _add(self, what: str, amount: _Amount) -> None:
         self.amounts[what] = amount
@@ -155,7 +167,7 @@ class _Progress:
 class _Lines(_Progress):
     """Prints a line for each tenth that is done, and for each node that has ended."""
 
-    def __init__(self, work: "Remains | InferenceRemains | None") -> None:
+    def __init__(self, work: Work | None) -> None:
         self._tenths: Counter[str] = Counter()
         super().__init__(work)
 
@@ -192,7 +204,7 @@ class _Display(Progress):
 class _Bars(_Progress):
     """Draws a bar for what is done."""
 
-    def __init__(self, work: "Remains | InferenceRemains | None", display: _Display) -> None:
+    def __init__(self, work: Work | None, display: _Display) -> None:
         self._display = display
         self._tasks: dict[str, Any] = {}
         super().__init__(work)
@@ -212,14 +224,12 @@ class _Bars(_Progress):
 
 
 @contextmanager
-def show_progress(
-    work: "Remains | InferenceRemains | None" = None, quiet: bool = False
-) -> Iterator[NodeCallback]:
+def show_progress(work: Work | None = None, quiet: bool = False) -> Iterator[NodeCallback]:
     """Show how many images are read, voxels fitted and nodes run while the context lasts.
 
     Parameters
     ----------
-    work : Remains or InferenceRemains, optional
+    work : Work, optional
         Images, voxels and resamplings to be done.
     quiet : bool
         Show nothing.

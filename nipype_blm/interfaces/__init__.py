@@ -1,4 +1,4 @@
-"""Nipype interfaces: each stage, one-node models, comparisons, images of BIDS, exports."""
+"""Nipype interfaces: stages, one-node models, comparisons, diagnostics, images of BIDS, exports."""
 
 from nipype_blm.interfaces.blm import (
     BLM,
@@ -10,6 +10,7 @@ from nipype_blm.interfaces.blm import (
 )
 from nipype_blm.interfaces.blmm import BLMM, AssembleMixedMaps, PlanBLMM
 from nipype_blm.interfaces.compare import CompareModels
+from nipype_blm.interfaces.diagnose import Diagnose
 from nipype_blm.interfaces.export import ExportBIDS, ExportFSL
 from nipype_blm.interfaces.find import FindImages
 
@@ -21,6 +22,7 @@ __all__ = [
     "CompareModels",
     "ComputeContrasts",
     "ComputeProducts",
+    "Diagnose",
     "ExportBIDS",
     "ExportFSL",
     "FindImages",

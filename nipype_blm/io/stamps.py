@@ -33,3 +33,8 @@ def maps_stamp(run: str, contrasts: str, study: str, ending: str, declared: str)
     Also of what maps are called, and which there are.
     """
     return fingerprint(run, contrasts, study, ending, declared)
+
+
+def diagnostics_stamp(model: bytes, columns: slice, save: Iterable[str]) -> str:
+    """Return the fingerprint of the diagnostics of some voxels of a saved model."""
+    return fingerprint(model, f"{columns.start}:{columns.stop}", *save)

@@ -22,12 +22,11 @@ class Remains:
         Of all batches, and of all blocks.
     """
 
-    n_resamplings: Sequence[int] = ()
-
     def __init__(
         self, run: PreparedRun, products_files: Sequence[Path], estimates_files: Sequence[Path]
     ) -> None:
         self._spec = run.spec
+        self.n_resamplings: list[int] = []
         self._products = list(zip(products_files, run.stamps.batches, strict=True))
         self._estimates = list(zip(estimates_files, run.stamps.blocks, strict=True))
         self.n_images = [

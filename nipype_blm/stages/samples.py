@@ -11,6 +11,7 @@ from nipype_blm.data.samples import DOUBLE, SINGLE, write_sample_images
 from nipype_blm.io.publish import Claim
 from nipype_blm.model.contrasts import Contrast
 from nipype_blm.model.request import Factor, ListedPath, Request, Table
+from nipype_blm.stages.diagnostics import diagnose
 from nipype_blm.stages.plan import prepare_run
 from nipype_blm.stages.run import run_model
 
@@ -26,10 +27,11 @@ class Sample(NamedTuple):
     types: Sequence[str]  # of its images
     X: Sequence[str] = ("one", "age", "half", "rare")
     factors: Sequence[tuple[str, Sequence[str], bool]] = ()  # name, effects, whether correlated
+    is_diagnosed: bool = False  # whether it is also told what the model leaves
 
 
 SAMPLES = (
-    Sample("a linear model, images of single precision", SINGLE),
+    Sample("a linear model, images of single precision", SINGLE, is_diagnosed=True),
     Sample("a linear model, images of double precision", DOUBLE),
     Sample("a linear model of a mean", SINGLE, ["one"]),
     Sample("a mixed model with random intercepts", SINGLE, factors=[("subject", ["one"], True)]),
@@ -44,6 +46,7 @@ SAMPLES = (
         "a mixed model with two factors",
         SINGLE,
         factors=[("subject", ["one"], True), ("site", ["one"], True)],
+        is_diagnosed=True,
     ),
 )
 
@@ -54,6 +57,8 @@ def fit_sample(sample: Sample, folder: Path) -> None:
     work_dir = folder / "work"
     work_dir.mkdir()
     run_model(run, work_dir, folder / "out", Claim(run.model_id, work_dir))
+    if sample.is_diagnosed:
+        diagnose(folder / "out")
 
 
 def _ask(sample: Sample, folder: Path) -> Request:

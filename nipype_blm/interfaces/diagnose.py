@@ -1,0 +1,98 @@
+"""What a finished model leaves: images that stand out, residuals, standardised effects."""
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import Directory, File, TraitedSpec, traits
+
+from nipype_blm.interfaces.base import BLMInterface, InputSpec, defined_traits, overwrite_trait
+from nipype_blm.model.request import DEFAULT_MAX_BYTES
+from nipype_blm.results.diagnostics import ALL_MAPS, DEFAULT_FOLDER, SAVED
+from nipype_blm.units import GIB
+
+
+class _DiagnoseInputSpec(InputSpec):
+    results_dir = Directory(
+        exists=True, mandatory=True, desc="out_dir of a model: results of blm or blmm"
+    )
+    out_dir = Directory(desc="folder for the files; default: diagnostics in the working directory")
+    save = traits.List(
+        traits.Enum(*SAVED),
+        desc="maps of each image (residuals, standardised_residuals, fitted) or of each level of a "
+        "random factor (blups)",
+    )
+    max_mem_gb = traits.Range(
+        low=0.0,
+        value=DEFAULT_MAX_BYTES / GIB,
+        usedefault=True,
+        nohash=True,
+        desc="memory to use, in GiB",
+    )
+    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="threads to use")
+    overwrite = overwrite_trait()
+
+
+class _DiagnoseOutputSpec(TraitedSpec):
+    out_dir = Directory(exists=True, desc="folder of all maps and tables")
+    images_file = File(exists=True, desc="table of the images, the worst first")
+    levels_file = File(exists=True, desc="table of the levels of random factors; of blmm")
+    outlying = traits.List(traits.Str, desc="images that stand out, the worst first")
+    se_ratio = traits.Dict(
+        traits.Str,
+        traits.Float,
+        desc="of blmm: median over voxels of the standard error of each contrast over that of "
+        "least squares",
+    )
+
+
+for _kind in ALL_MAPS:
+    _is_one = _kind.of == "run"
+    _DiagnoseOutputSpec.add_class_trait(
+        _kind.output,
+        File(exists=True, desc=_kind.words)
+        if _is_one
+        else traits.List(File(exists=True), desc=_kind.words),
+    )
+
+
+class Diagnose(BLMInterface):
+    """Write what the model of a folder of results leaves, from its images.
+
+    Runs every time, since Nipype does not look into the folder; files that are the same are not
+    written again.
+
+    Examples
+    --------
+    >>> from nipype_blm.interfaces.diagnose import Diagnose
+    >>> diagnose = Diagnose(save=["residuals"])
+    >>> diagnose.inputs.results_dir = "results"  # doctest: +SKIP
+    >>> worst = diagnose.run().outputs.outlying  # doctest: +SKIP
+    """
+
+    input_spec = _DiagnoseInputSpec
+    output_spec = _DiagnoseOutputSpec
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.stages.diagnostics import diagnose
+
+        given = defined_traits(self.inputs)
+        done = diagnose(
+            Path(given["results_dir"]),
+            Path(runtime.cwd, given.get("out_dir", DEFAULT_FOLDER)).resolve(),
+            given.get("save", ()),
+            given["n_procs"],
+            int(given["max_mem_gb"] * GIB),
+            given["overwrite"],
+        )
+        lists = {name: [str(path) for path in paths] for name, paths in done.outputs.items()}
+        ones = {each.output for each in ALL_MAPS if each.of == "run"}
+        self._results = {k: v[0] if k in ones else v for k, v in lists.items()} | {
+            "out_dir": str(done.out_dir),
+            "images_file": str(done.files["images.tsv"]),
+            "outlying": [row.image for row in done.outlying],
+            "se_ratio": done.se_ratio,
+        }
+        if "levels.tsv" in done.files:
+            self._results["levels_file"] = str(done.files["levels.tsv"])
+        return runtime

@@ -1,0 +1,346 @@
+"""Diagnostics of folders of results: files and tables against the images themselves."""
+
+import csv
+import itertools
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from oracles import dense
+from snippets import write_study
+
+import nipype_blm
+from nipype_blm.cli.blm import main as fit
+from nipype_blm.cli.main import main
+from nipype_blm.errors import InputError
+from nipype_blm.interfaces import Diagnose
+from nipype_blm.results.diagnostics import SAVED
+from nipype_blm.stages.diagnostics import (
+    compute_diagnostics,
+    diagnose,
+    gather_diagnostics,
+    plan_blocks,
+)
+from nipype_blm.stages.observations import ImageValues, select_fitted
+
+CONFIGURATION = """\
+Y_files: images.txt
+X: design.csv
+outdir: {model}
+contrasts:
+  - c1: {{name: age, vector: [0, 1, 0]}}
+  - c2: {{name: any, vector: [[0, 1, 0], [0, 0, 1]]}}
+"""
+MIXED = """\
+Z:
+  - f1: {name: person, factor: person.txt, design: random.csv}
+"""
+OF_IMAGES = ["residuals", "standardised_residuals", "fitted"]
+NOISY, EMPTY, INFINITE, ODD = 4, 7, 11, 13  # what is wrong with some images
+
+
+def spoil(folder):
+    """Make some images stand out, and take some voxels from all."""
+    rng = np.random.default_rng(1)
+    changes = {
+        NOISY: lambda values: values + 8 * rng.standard_normal(values.shape),
+        EMPTY: lambda values: 0 * values,
+        INFINITE: lambda values: np.where(np.arange(5) == 2, np.inf, values),
+        ODD: lambda values: values + 30,
+    }
+    for i in range(20):
+        path = folder / f"images/sub-{i:02d}.nii.gz"
+        image = nib.load(path)
+        values = changes.get(i, np.array)(image.get_fdata()).astype(np.float32)
+        values[0, 0] = values[3, 3] = 0
+        nib.save(nib.Nifti1Image(values, image.affine), path)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Folder of images, some of which stand out, and of results of both models."""
+    folder = write_study(tmp_path_factory.mktemp("study"))
+    spoil(folder)
+    for model, more in (("blm", ""), ("blmm", MIXED)):
+        path = folder / f"{model}.yml"
+        path.write_text(CONFIGURATION.format(model=model) + more)
+        assert fit(["--quiet", str(path)], model) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(study, tmp_path_factory):
+    """Diagnostics of both models with all that can be saved, which nobody changes."""
+    folder = tmp_path_factory.mktemp("diagnostics")
+    save = {"blm": OF_IMAGES, "blmm": list(SAVED)}
+    return {model: diagnose(study / model, folder / model, save[model]) for model in save}
+
+
+@pytest.fixture(scope="module")
+def values(study):
+    """The images at the voxels of the linear model, NaN where missing."""
+    results = nipype_blm.Results(study / "blm")
+    Y = [nib.load(each.image).get_fdata()[results.mask] for each in results.images]
+    Y = np.array(Y)
+    Y[(Y == 0) | np.isinf(Y)] = np.nan
+    return Y
+
+
+def read(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+def read_rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def solve(y, X):
+    beta = np.linalg.lstsq(X, y, rcond=None)[0]
+    h = np.einsum("ij,ji->i", X, np.linalg.pinv(X))
+    r = y - X @ beta
+    sigma = np.sqrt(r @ r / (len(y) - X.shape[1]))
+    return r, h, sigma
+
+
+def test_maps_of_a_linear_model_are_those_of_least_squares(study, found, values):
+    results, outputs = nipype_blm.Results(study / "blm"), found["blm"].outputs
+    saved = [outputs[f"{name}_maps"] for name in ("residual", "standardised_residual", "fitted")]
+    saved = [[read(path)[results.mask] for path in paths] for paths in saved]
+    sd, leverage = (
+        read(outputs[name][0])[results.mask] for name in ("residual_sd_map", "leverage_map")
+    )
+    for v in range(0, values.shape[1], 13):
+        present = ~np.isnan(values[:, v])
+        r, h, sigma = solve(values[present, v], results.X[present])
+        expected = np.full((3, len(values)), np.nan)
+        expected[:, present] = r, r / (sigma * np.sqrt(1 - h)), values[present, v] - r
+        got = np.array([[volume[v] for volume in volumes] for volumes in saved])
+        assert_allclose(got, expected, rtol=1e-5, atol=1e-5)  # single precision, values of 100
+        assert_allclose(sd[v], sigma, rtol=1e-6)
+        assert_allclose(leverage[v], [h.mean(), h.max()], rtol=1e-6)
+    assert_allclose(sd**2, results.vector("resms"), rtol=1e-6)
+
+
+def test_effects_of_a_linear_model_have_limits_around_them(study, found):
+    results, outputs = nipype_blm.Results(study / "blm"), found["blm"].outputs
+    [d] = outputs["cohens_d_maps"]
+    d = read(d)[results.mask]
+    age = results.contrasts["age"]
+    assert_allclose(d[:, 0], age.vector("effect") / np.sqrt(results.vector("resms")), rtol=1e-5)
+    r2 = [read(path)[results.mask] for path in outputs["partial_r2_maps"]]
+    any_effect = results.vector("conR2")
+    assert_allclose(r2[1][:, 0], any_effect, rtol=1e-5)
+    for value, lower, upper in (each.T for each in (d, *r2)):
+        assert (lower < upper).all()
+        assert (lower < value).all()
+    assert outputs["cohens_d_maps"][0].name == "contrast-age_stat-cohensD_statmap.nii.gz"
+    said = json.loads(
+        outputs["cohens_d_maps"][0].with_name("contrast-age_stat-cohensD_statmap.json").read_text()
+    )
+    assert said["Volumes"] == ["estimate", "lower 95% limit", "upper 95% limit"]
+
+
+def test_maps_of_a_mixed_model_are_those_of_the_dense_formulas(study, found):
+    results, outputs = nipype_blm.Results(study / "blmm"), found["blmm"].outputs
+    [factor] = results.factors
+    Y = np.array([nib.load(each.image).get_fdata()[results.mask] for each in results.images])
+    Y[(Y == 0) | np.isinf(Y)] = np.nan
+    D = results.array("D")[results.mask]
+    residuals = [read(path)[results.mask] for path in outputs["residual_maps"]]
+    blups = [read(path)[results.mask] for path in outputs["blup_maps"]]
+    ratio = read(outputs["se_ratio_maps"][0])[results.mask]
+    assert len(blups) == factor.n_levels
+    for v in range(0, Y.shape[1], 29):
+        present = ~np.isnan(Y[:, v])
+        y, X = Y[present, v], results.X[present]
+        block = np.array([[D[v, 0], D[v, 1]], [D[v, 1], D[v, 2]]])
+        level, Z = factor.level[present], factor.Z[present]
+        one = dense.criterion(y, X, [factor._replace(level=level, Z=Z)], [block])
+        same = level[:, None] == level
+        V = np.eye(len(y)) + same * (Z @ block @ Z.T)
+        weighted = np.linalg.solve(V, y - X @ one.beta)
+        for i in range(factor.n_levels):
+            b = block @ (Z * (level == i)[:, None]).T @ weighted
+            assert_allclose(blups[i][v], b, rtol=1e-4, atol=1e-4 * np.sqrt(one.sigma2))
+        got = [volume[v] for volume in np.array(residuals)[present]]
+        assert_allclose(got, weighted, atol=1e-4 * np.sqrt(one.sigma2))  # y - X beta - Z b
+        rss = np.linalg.lstsq(X, y, rcond=None)[1][0]
+        ols = rss / (len(y) - 3) * np.linalg.inv(X.T @ X)
+        assert_allclose(ratio[v], one.std_error[1] / np.sqrt(ols[1, 1]), rtol=1e-4)
+    assert_allclose(found["blmm"].se_ratio["age"], np.median(ratio), rtol=1e-6)
+
+
+def test_the_table_of_images_says_which_stand_out_and_why(study, found, values):
+    rows = read_rows(found["blm"].files["images.tsv"])
+    assert len(rows) == 20
+    names = [int(row["image"][-9:-7]) for row in rows]
+    by_name = dict(zip(names, rows, strict=True))
+    assert names[0] == EMPTY
+    assert "no value at any voxel" in by_name[EMPTY]["reason"]
+    assert by_name[EMPTY]["mean_abs_standardised_residual"] == "n/a"
+    assert "large residuals" in by_name[NOISY]["reason"] + by_name[ODD]["reason"]
+    assert "beyond 1e40" in by_name[INFINITE]["reason"]
+    assert by_name[INFINITE]["non_finite"] == str(6 * 7 - 2)
+    reasons = {name for name, row in by_name.items() if row["reason"] != "n/a"}
+    assert {NOISY, EMPTY, INFINITE, ODD} <= reasons
+    assert len(reasons) < 8
+    scores = [float(row["outlyingness"]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    for name, row in by_name.items():
+        assert int(row["missing"]) == np.isnan(values[name]).sum()
+    described = json.loads(found["blm"].files["images.json"].read_text())
+    assert set(rows[0]) <= set(described)
+
+
+def test_the_table_of_levels_has_each_effect(study, found):
+    rows = read_rows(found["blmm"].files["levels.tsv"])
+    assert [(row["level"], row["effect"]) for row in rows[:3]] == [
+        ("sub-0", "one"),
+        ("sub-0", "age"),
+        ("sub-1", "one"),
+    ]
+    assert {row["images"] for row in rows} == {"4"}
+    mask = nipype_blm.Results(study / "blmm").mask
+    missing = np.isnan([volume[mask] for volume in map(read, found["blmm"].outputs["fitted_maps"])])
+    assert_allclose(float(rows[0]["share_missing"]), missing[:4].mean(), rtol=1e-5)
+    first = read(found["blmm"].outputs["blup_maps"][0])[mask]
+    has_images = ~missing[:4].all(axis=0)
+    expected = np.abs(first[has_images, 0]).mean()
+    assert_allclose(float(rows[0]["mean_abs_blup"]), expected, rtol=1e-5)
+    assert "levels.tsv" not in found["blm"].files
+
+
+@pytest.mark.parametrize("model", ["blm", "blmm"])
+def test_blocks_and_threads_make_no_difference(study, found, tmp_path, model):
+    results = nipype_blm.Results(study / model)
+    n = results.n_fitted
+    files = []
+    with ImageValues(results, tmp_path, 1, n_threads=2) as values:  # no memory: through a file
+        for i, block in enumerate([slice(0, 1), slice(1, 90), slice(90, n)]):
+            file = tmp_path / f"{i}.blm"
+            files.append(compute_diagnostics(results.folder, values, block, file, 2, OF_IMAGES))
+        counts = values.non_finite.tolist()
+    done = gather_diagnostics(results.folder, files, tmp_path / "out", OF_IMAGES, 2, counts)
+    for name in ("residual_maps", "leverage_map", "skewness_map"):
+        for one, other in zip(done.outputs[name], found[model].outputs[name], strict=True):
+            assert one.read_bytes() == other.read_bytes()
+    tables = [sorted(row[:1] + row[3:] for row in each.images) for each in (done, found[model])]
+    for one, other in zip(*tables, strict=True):
+        assert one[0] == other[0]
+        # Scores are quotients of small differences, whose sums have another order.
+        assert_allclose(np.array(one[1:], float), np.array(other[1:], float), rtol=1e-9)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".nipype_blm_")]
+
+
+def test_values_may_come_from_a_larger_mask(study):
+    results = nipype_blm.Results(study / "blm")
+    positions = np.arange(1, results.inside.size)
+    assert not results.inside.all()
+    whole = np.array([nib.load(each.image).get_fdata().ravel("F") for each in results.images])
+    read_block = select_fitted(results, positions, lambda columns: whole[:, 1:][:, columns])
+    chosen = results.space.positions[3:40]
+    assert (np.diff(chosen) > 1).any()
+    assert_array_equal(read_block(slice(3, 40)), whole[:, chosen])
+
+
+def test_blocks_that_do_not_follow_each_other_are_refused(study, tmp_path):
+    results = nipype_blm.Results(study / "blm")
+    with ImageValues(results, tmp_path, 2**30) as values:
+        block = slice(0, 50)
+        file = compute_diagnostics(results.folder, values, block, tmp_path / "a.blm")
+        with pytest.raises(InputError, match="50 of the"):
+            gather_diagnostics(results.folder, [file], tmp_path / "out")
+        with pytest.raises(InputError, match="does not have the next voxels"):
+            gather_diagnostics(results.folder, [file, file], tmp_path / "out")
+        with pytest.raises(InputError, match="with other things saved"):
+            gather_diagnostics(results.folder, [file], tmp_path / "out", ["fitted"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_that_the_model_was_not_fitted_to_are_refused(study, tmp_path):
+    folder = study / "blm"
+
+    def read_block(columns):
+        return np.ones((20, columns.stop - columns.start))
+
+    with pytest.raises(InputError, match="the images are not those that were fitted"):
+        compute_diagnostics(folder, read_block, slice(0, 9), tmp_path / "a.blm")
+    with pytest.raises(InputError, match=r"shape \(3, 9\) were given; expected \(20, 9\)"):
+        compute_diagnostics(folder, lambda _: np.ones((3, 9)), slice(0, 9), tmp_path / "a.blm")
+
+
+def test_images_that_have_changed_or_gone_are_refused_by_name(study, tmp_path):
+    copy = shutil.copytree(study, tmp_path / "copy")
+    # The copy's results name the images of the study; its own are others.
+    record = copy / "blm" / "model" / "images.tsv"
+    assert str(study) in record.read_text()
+    moved = study / "images" / "sub-03.nii.gz"
+    moved.rename(tmp_path / "elsewhere.nii.gz")
+    try:
+        with pytest.raises(InputError, match=r"image 4 of .*sub-03.nii.gz cannot be read any more"):
+            diagnose(study / "blm", tmp_path / "out")
+    finally:
+        (tmp_path / "elsewhere.nii.gz").rename(moved)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_saved_is_refused(study, tmp_path):
+    with pytest.raises(InputError, match="'residual' cannot be saved; expected some of residuals"):
+        diagnose(study / "blm", tmp_path / "out", ["residual"])
+    with pytest.raises(InputError, match="has no random effects: leave out blups"):
+        diagnose(study / "blm", tmp_path / "out", ["blups"])
+
+
+def test_files_of_somebody_else_stay_and_those_of_an_earlier_run_are_replaced(study, tmp_path):
+    out_dir = tmp_path / "out"
+    out_dir.mkdir()
+    (out_dir / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"such as notes.txt"):
+        diagnose(study / "blm", out_dir)
+    (out_dir / "notes.txt").unlink()
+    diagnose(study / "blm", out_dir, ["fitted"])
+    assert (out_dir / "fitted" / "image-01_desc-fitted_map.nii.gz").exists()
+    diagnose(study / "blm", out_dir)
+    assert not list(out_dir.glob("fitted/*"))
+    assert (out_dir / "desc-leverage_map.nii.gz").exists()
+
+
+def test_blocks_keep_to_the_memory(study):
+    results = nipype_blm.Results(study / "blmm")
+    n_bytes = 20 * 16 * 8 * 10  # of ten voxels with 20 images, at least
+    blocks = plan_blocks(results, n_bytes)
+    assert blocks[0].start == 0
+    assert blocks[-1].stop == results.n_fitted
+    assert all(a.stop == b.start for a, b in itertools.pairwise(blocks))
+    assert max(block.stop - block.start for block in blocks) <= 10
+    assert len(plan_blocks(results, 2**40)) == 1
+
+
+def test_the_command_names_the_images_that_stand_out(study, capsys, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(study / "blmm", folder, ignore=shutil.ignore_patterns("work"))
+    assert main(["diagnose", str(folder), "--save", "blups, fitted"]) == 0
+    said, progress = capsys.readouterr()
+    assert f"sub-{EMPTY:02d}.nii.gz: no value at any voxel of the result" in said
+    assert "images of 20 stand out" in said or "image of 20" in said
+    assert "Contrast age: standard errors are" in said
+    assert f"The maps and tables are in {folder / 'diagnostics'}" in said
+    assert "reading images: 20 of 20" in progress
+    assert len(list(folder.glob("diagnostics/blups/*_desc-blup_map.nii.gz"))) == 5
+    assert main(["diagnose", str(folder), "--save", "blup"]) == 2
+    assert "error: 'blup' cannot be saved" in capsys.readouterr().err
+    nipype_blm.Results(folder)  # which is as it was
+
+
+def test_the_node_has_each_file_as_an_output(study, found, tmp_path):
+    node = Diagnose(results_dir=study / "blmm", save=["blups"], max_mem_gb=0.5)
+    outputs = node.run(cwd=tmp_path).outputs
+    assert outputs.out_dir == str(tmp_path / "diagnostics")
+    assert_array_equal(read(outputs.leverage_map), read(found["blmm"].outputs["leverage_map"][0]))
+    assert len(outputs.blup_maps) == len(outputs.blup_covariance_maps) == 5
+    assert outputs.se_ratio == found["blmm"].se_ratio
+    assert outputs.outlying[0].endswith(f"sub-{EMPTY:02d}.nii.gz")
