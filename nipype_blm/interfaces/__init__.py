@@ -10,7 +10,7 @@ from nipype_blm.interfaces.blm import (
 )
 from nipype_blm.interfaces.blmm import BLMM, AssembleMixedMaps, PlanBLMM
 from nipype_blm.interfaces.compare import CompareModels
-from nipype_blm.interfaces.export import ExportBIDS, ExportFSL
+from nipype_blm.interfaces.export import ExportBIDS, ExportFSL, ExportSPM
 from nipype_blm.interfaces.find import FindImages
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "ComputeProducts",
     "ExportBIDS",
     "ExportFSL",
+    "ExportSPM",
     "FindImages",
     "FitModel",
     "PlanBLM",
