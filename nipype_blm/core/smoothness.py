@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.core._jit import kernel
+from nipype_blm.core._jit import inline, kernel
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.threads import ONE_THREAD, Threads
 
@@ -29,14 +29,14 @@ class Cells(NamedTuple):
 
 
 class ResidualSums(NamedTuple):
-    """Sums over images of products of residuals, at the images that have a whole cell."""
+    """Sums over images of products of residuals at the corners of cells, 0 where missing."""
 
     products: FloatArray  # (n_cells, 10)
-    n_images: NDArray[np.int32]  # (n_cells,)
+    n_images: NDArray[np.int32]  # (n_cells,), with data at the voxel itself
 
 
 class Smoothness(NamedTuple):
-    """How smooth standardised residuals are, as SPM says it."""
+    """How smooth residuals are, as SPM says it."""
 
     fwhm: FloatArray  # (3,), voxels; 1 along an axis of one voxel
     resel_counts: FloatArray  # (4,), of the mask: R of 0, 1, 2, 3 dimensions
@@ -93,23 +93,27 @@ def add_residuals(
         Changed in place.
     cells : Cells
     residuals : array of shape (n_voxels,)
-        Standardised, so that their squares add up; NaN where the image has no data.
+        NaN where the image has no data.
     threads : Threads
     """
     threads.split(lambda a, b: _add(*sums, cells.corners, residuals, a, b), len(cells.corners))
 
 
+@inline
+def _fill(value: float) -> float:
+    """Return 0 for what is missing."""
+    return 0.0 if np.isnan(value) else value
+
+
 @kernel
 def _add(products: Any, n_images: Any, corners: Any, residuals: Any, start: int, stop: int) -> None:
-    """Add products of the values at the corners of cells, where none is missing."""
+    """Add products of the values at the corners of cells."""
     for i in range(start, stop):
-        v = residuals[corners[i, 0]]
-        x = residuals[corners[i, 1]]
-        y = residuals[corners[i, 2]]
-        z = residuals[corners[i, 3]]
-        if np.isnan(v) or np.isnan(x) or np.isnan(y) or np.isnan(z):
-            continue
-        n_images[i] += 1
+        v = _fill(residuals[corners[i, 0]])
+        x = _fill(residuals[corners[i, 1]])
+        y = _fill(residuals[corners[i, 2]])
+        z = _fill(residuals[corners[i, 3]])
+        n_images[i] += not np.isnan(residuals[corners[i, 0]])
         row = products[i]
         row[0] += v * v
         row[1] += v * x
@@ -140,18 +144,21 @@ def compute_smoothness(
     inside : Boolean array of shape (x, y, z)
         The mask.
     least_images : int
-        Cells with fewer images are left out.
+        Voxels with fewer images are left out.
 
     Notes
     -----
     With u the residuals of a voxel divided by their norm, the matrix of the products of
     differences of u between neighbours estimates the covariance of the derivatives of the
-    component fields ([1]_, [2]_).  Norms, differences and products are over the images that have
-    data at the voxel and at the next ones along all axes, so that each matrix has one set of
-    images and is positive semi-definite.  Where nothing is missing this is what SPM computes.
-    Resels per voxel are the root of its determinant over (4 ln 2)^D, D being the number of axes.
-    FWHM are such that their product is the reciprocal of the mean of resels per voxel, and their
-    reciprocals are in the ratio of the means of the roots of the diagonal.
+    component fields ([1]_, [2]_).  Resels per voxel are the root of its determinant over
+    (4 ln 2)^D, D being the number of axes.  FWHM are such that their product is the reciprocal of
+    the mean of resels per voxel, and their reciprocals are in the ratio of the means of the roots
+    of the diagonal.  Where nothing is missing this is what SPM computes.
+
+    Residuals that are missing are 0 in u.  Then the product of u of two voxels falls with the
+    share of the images that they have in common, as the correlation of their statistics does.
+    With differences over the common images alone, which are as smooth as the images, statistics
+    would seem smoother than they are, and twice too many would pass a corrected threshold.
 
     References
     ----------
@@ -188,7 +195,8 @@ def _compute_resels(products: FloatArray, axes: tuple[int, ...]) -> tuple[FloatA
             covariance[:, i, j] = (
                 correlate(a + 1, b + 1) - correlate(a + 1, 0) - correlate(0, b + 1) + 1
             )
-    determinant = np.maximum(np.linalg.det(covariance), 0)
+    with np.errstate(invalid="ignore"):
+        determinant = np.maximum(np.linalg.det(covariance), 0)
     diagonal = np.maximum(covariance[:, range(len(axes)), range(len(axes))], 0)
     return np.sqrt(determinant / _4_LOG_2 ** len(axes)), np.sqrt(diagonal / _4_LOG_2)
 
