@@ -1,4 +1,4 @@
-"""``nipype-blm export``: results in the names and formats of FSL, or of nilearn and BIDS."""
+"""``nipype-blm export``: results in the names of FSL, of SPM, or of nilearn and BIDS."""
 
 import argparse
 from collections.abc import Mapping
@@ -10,15 +10,16 @@ from nipype_blm.errors import InputError
 
 _DESCRIPTION = (
     "Write results once more, in the names and formats of others: fsl, as flameo leaves them "
-    "(stats/cope1.nii.gz, design.mat, ...); or bids, as nilearn names them "
+    "(stats/cope1.nii.gz, design.mat, ...); spm, with SPM.mat (spmT_0001.nii, ...), for which all "
+    "images are read for their smoothness; or bids, as nilearn names them "
     "(group/contrast-age_stat-z_statmap.nii.gz, ...)."
 )
-TARGETS = ("fsl", "bids")
+TARGETS = ("fsl", "spm", "bids")
 
 
 def add_export(tools: Any) -> None:
     """Add the command ``export`` to those of ``nipype-blm``."""
-    parser = tools.add_parser("export", help="write results in the names of FSL or of BIDS")
+    parser = tools.add_parser("export", help="write results in the names of FSL, SPM or BIDS")
     examples = [
         "results --to fsl",
         "results --to bids derivatives/age --task nback",
@@ -31,8 +32,8 @@ def add_export(tools: Any) -> None:
         required=True,
         nargs="+",
         metavar=("TARGET", "DIR"),
-        help="fsl or bids; and a folder for the files, that is empty or of an earlier export; "
-        "default: OUT/fsl or OUT/bids",
+        help="fsl, spm or bids; and a folder for the files, that is empty or of an earlier export; "
+        "default: OUT/fsl, OUT/spm or OUT/bids",
     )
     parser.add_argument(
         "--contrast",
@@ -66,18 +67,22 @@ def _act(arguments: argparse.Namespace) -> int:
     target, *folders = arguments.to
     if target not in TARGETS or len(folders) > 1:
         raise InputError(
-            f"--to {' '.join(arguments.to)} was given; expected fsl or bids, and one folder at "
-            "most, as in: nipype-blm export OUT --to fsl DIR"
+            f"--to {' '.join(arguments.to)} was given; expected fsl, spm or bids, and one folder "
+            "at most, as in: nipype-blm export OUT --to fsl DIR"
         )
     folder = Path(folders[0]) if folders else None
     entities = {
         name: label for name in ("task", "space") if (label := getattr(arguments, name)) is not None
     }
-    if target == "fsl" and (entities or arguments.source):
-        raise InputError("--task, --space and --source are of --to bids; FSL has no such names.")
+    if target != "bids" and (entities or arguments.source):
+        raise InputError(
+            f"--task, --space and --source are of --to bids; {target.upper()} has no such names."
+        )
     results = Results(arguments.out)
     if target == "fsl":
         folder = _export_fsl(results, folder, arguments)
+    elif target == "spm":
+        folder = _export_spm(results, folder, arguments)
     else:
         folder = _export_bids(results, folder, arguments, entities)
     if not arguments.quiet:
@@ -93,6 +98,19 @@ def _export_fsl(results: Any, folder: Path | None, arguments: argparse.Namespace
         for test, names in (("T", done.t_names), ("F", done.f_names)):
             for number, name in enumerate(names, 1):
                 print(f"{test} contrast {number}: {name}")
+    return done.out_dir
+
+
+def _export_spm(results: Any, folder: Path | None, arguments: argparse.Namespace) -> Path:
+    from nipype_blm.results.spm import export_spm
+    from nipype_blm.stages.smoothness import describe_smoothness, estimate_smoothness
+
+    smoothness = estimate_smoothness(results)
+    done = export_spm(results, smoothness, folder, arguments.contrast, arguments.overwrite)
+    if not arguments.quiet:
+        for number, name in enumerate(done.names, 1):
+            print(f"{'T' if number in done.t_numbers else 'F'} contrast {number}: {name}")
+        print(f"{describe_smoothness(results, smoothness)}; {done.erdf} degrees of freedom")
     return done.out_dir
 
 

@@ -1,4 +1,4 @@
-"""Nipype interfaces: stages, one-node models, comparisons, diagnostics, images of BIDS, exports."""
+"""Nipype interfaces: each stage, one-node models, inference, diagnostics, comparisons, exports."""
 
 from nipype_blm.interfaces.blm import (
     BLM,
@@ -11,8 +11,16 @@ from nipype_blm.interfaces.blm import (
 from nipype_blm.interfaces.blmm import BLMM, AssembleMixedMaps, PlanBLMM
 from nipype_blm.interfaces.compare import CompareModels
 from nipype_blm.interfaces.diagnose import Diagnose
-from nipype_blm.interfaces.export import ExportBIDS, ExportFSL
+from nipype_blm.interfaces.export import ExportBIDS, ExportFSL, ExportSPM
 from nipype_blm.interfaces.find import FindImages
+from nipype_blm.interfaces.inference import (
+    ComputeNulls,
+    ComputeScores,
+    ComputeTiles,
+    CorrectMaps,
+    PlanInference,
+    ResampleMaps,
+)
 
 __all__ = [
     "BLM",
@@ -21,12 +29,19 @@ __all__ = [
     "AssembleMixedMaps",
     "CompareModels",
     "ComputeContrasts",
+    "ComputeNulls",
     "ComputeProducts",
+    "ComputeScores",
+    "ComputeTiles",
+    "CorrectMaps",
     "Diagnose",
     "ExportBIDS",
     "ExportFSL",
+    "ExportSPM",
     "FindImages",
     "FitModel",
     "PlanBLM",
     "PlanBLMM",
+    "PlanInference",
+    "ResampleMaps",
 ]

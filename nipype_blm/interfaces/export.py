@@ -1,4 +1,4 @@
-"""Results in the names of FSL, or of nilearn and BIDS."""
+"""Results in the names of FSL, of SPM, or of nilearn and BIDS."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
 from nipype_blm.interfaces.base import BLMInterface, InputSpec, defined_traits, overwrite_trait
-from nipype_blm.results import bids, fsl
+from nipype_blm.results import bids, fsl, spm
 from nipype_blm.results.export import ExportedKind
 
 
@@ -20,6 +20,10 @@ class _ExportInputSpec(InputSpec):
 
 class _ExportFSLInputSpec(_ExportInputSpec):
     out_dir = Directory(desc="folder for the files; default: fsl in the working directory")
+
+
+class _ExportSPMInputSpec(_ExportInputSpec):
+    out_dir = Directory(desc="folder for the files; default: spm in the working directory")
 
 
 class _ExportBIDSInputSpec(_ExportInputSpec):
@@ -54,6 +58,24 @@ class _ExportFSLOutputSpec(TraitedSpec):
 _add_maps(_ExportFSLOutputSpec, fsl.MAPS)
 # Every output; a builder connects them all.
 FSL_OUTPUTS = tuple(_ExportFSLOutputSpec().copyable_trait_names())
+
+
+class _ExportSPMOutputSpec(TraitedSpec):
+    out_dir = Directory(exists=True, desc="folder of all files")
+    spm_mat_file = File(exists=True, desc="SPM.mat")
+    mask_file = File(exists=True, desc="voxels in the result")
+    residual_image = File(exists=True, desc="residual mean squares, ResMS")
+    rpv_image = File(exists=True, desc="resels per voxel, RPV")
+    names = traits.List(traits.Str, desc="names of the contrasts in SPM.mat")
+    t_numbers = traits.List(traits.Int, desc="numbers of T contrasts in SPM.mat, from 1")
+    f_numbers = traits.List(traits.Int, desc="numbers of F contrasts in SPM.mat, from 1")
+    erdf = traits.Int(desc="error degrees of freedom of all T and F maps")
+    fwhm = traits.List(traits.Float, desc="smoothness along each axis, in voxels")
+    resel_counts = traits.List(traits.Float, desc="resels in 0, 1, 2 and 3 dimensions")
+
+
+_add_maps(_ExportSPMOutputSpec, spm.MAPS)
+SPM_OUTPUTS = tuple(_ExportSPMOutputSpec().copyable_trait_names())
 
 
 class _ExportBIDSOutputSpec(TraitedSpec):
@@ -109,6 +131,52 @@ class ExportFSL(BLMInterface):
         return runtime
 
 
+class ExportSPM(BLMInterface):
+    """Write results as SPM leaves them, with SPM.mat; reads the images for their smoothness.
+
+    ``beta_images`` has an entry for each column of X, ``dof_images`` for each contrast,
+    ``con_images`` and ``spmT_images`` for each T contrast, ``ess_images`` and ``spmF_images`` for
+    each F contrast.  Runs every time, as `ExportFSL`.
+
+    Examples
+    --------
+    >>> from nipype_blm.interfaces.export import ExportSPM
+    >>> export = ExportSPM(contrasts=["age"])
+    >>> export.inputs.results_dir = "results"  # doctest: +SKIP
+    >>> spm_mat_file = export.run().outputs.spm_mat_file  # doctest: +SKIP
+    """
+
+    input_spec = _ExportSPMInputSpec
+    output_spec = _ExportSPMOutputSpec
+    _always_run = True
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.results.results import Results
+        from nipype_blm.stages.smoothness import estimate_smoothness
+
+        given = defined_traits(self.inputs)
+        results = Results(given["results_dir"])
+        smoothness = estimate_smoothness(results)
+        done = spm.export_spm(
+            results,
+            smoothness,
+            Path(runtime.cwd, given.get("out_dir", spm.DEFAULT_FOLDER)).resolve(),
+            given.get("contrasts"),
+            given["overwrite"],
+        )
+        self._results = _list_outputs(spm.MAPS, done.outputs) | {
+            "out_dir": str(done.out_dir),
+            "spm_mat_file": str(done.mat_file),
+            "names": done.names,
+            "t_numbers": done.t_numbers,
+            "f_numbers": done.f_numbers,
+            "erdf": done.erdf,
+            "fwhm": smoothness.fwhm.tolist(),
+            "resel_counts": smoothness.resel_counts.tolist(),
+        }
+        return runtime
+
+
 class ExportBIDS(BLMInterface):
     """Write results as a BIDS derivative, in the names of nilearn.
 
@@ -150,8 +218,10 @@ class ExportBIDS(BLMInterface):
 def _list_outputs(
     kinds: tuple[ExportedKind, ...], outputs: dict[str, list[Path]]
 ) -> dict[str, Any]:
-    """Return maps as lists of text; that of the run is one."""
+    """Return maps as lists of text; those of the run are one each."""
     found: dict[str, Any] = {each.output: [] for each in kinds if each.output}
     found |= {name: list(map(str, paths)) for name, paths in outputs.items()}
-    [found["mask_file"]] = found["mask_file"]
+    for each in kinds:
+        if each.output and each.of == "run":
+            [found[each.output]] = found[each.output]
     return found

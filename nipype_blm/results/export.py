@@ -42,15 +42,17 @@ class ExportedMap:
     read: Callable[[], Sequence[FloatArray]]  # its volumes, at the voxels of the result
     dtype: np.dtype[Any]
     output: str = ""
+    outside: float = 0  # at voxels that are not in the result
 
     def convert(self) -> list[NDArray[Any]]:
         """Return the volumes in the type of the file."""
         volumes = self.read()
         if self.dtype == np.float32:
             has_units = self.info.intent == "estimate"
-            if not all(fits_single(values, has_units) for values in volumes):
+            known = (np.where(np.isnan(values), 0, values) for values in volumes)
+            if not all(fits_single(values, has_units) for values in known):
                 raise InputError(
-                    f"{self.source} does not fit into single precision, in which FSL computes; "
+                    f"{self.source} does not fit into single precision, in which exports are; "
                     "multiply the images by a number that brings their values near 1, and run "
                     "the model again."
                 )
@@ -62,7 +64,7 @@ class Exported(NamedTuple):
 
     out_dir: Path
     outputs: dict[str, list[Path]]  # by the names of outputs of interfaces
-    files: dict[str, Path]  # texts, by their names below the folder
+    files: dict[str, Path]  # other files, by their names below the folder
 
 
 def list_volumes(owner: Results | ContrastResults, kind: str) -> list[str]:
@@ -99,9 +101,10 @@ def publish_export(
     out_dir: Path,
     target: str,
     maps: Sequence[ExportedMap],
-    texts: Mapping[str, str],
+    texts: Mapping[str, str | bytes],
     ours: re.Pattern[str],
     overwrite: bool = False,
+    compress: bool = True,
 ) -> Exported:
     """Write the files of an export, all at once; those of an earlier one are replaced.
 
@@ -113,12 +116,14 @@ def publish_export(
     target : str
         Whose names the files have.
     maps : sequence of ExportedMap
-    texts : mapping of str to str
+    texts : mapping of str to str or bytes
         The content of each other file, by its name below the folder.
     ours : pattern
         Of names below the folder that could be those of files of such an export.
     overwrite : bool
         Replace also the export of other results.
+    compress : bool
+        Compress the maps.
 
     Raises
     ------
@@ -130,17 +135,17 @@ def publish_export(
         return ours.fullmatch(name) is not None
 
     out_dir = out_dir.absolute()
-    names = {each.info.name: name_map(results.space, each.info.name, True) for each in maps}
+    names = {each.info.name: name_map(results.space, each.info.name, compress) for each in maps}
     _check_folder(out_dir, is_ours, [*names.values(), *texts])
     claim = Claim(fingerprint("export", target, str(results.folder)), results.folder, overwrite)
 
     def write(folder: Path) -> None:
         for each in maps:
-            path = folder / names[each.info.name]
-            results.space.write(path, each.info, each.convert(), each.dtype)
+            _write_map(results, folder / names[each.info.name], each)
         for name, text in texts.items():
+            content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+            (folder / name).write_bytes(content)
 
     publish(out_dir, _stamp(results, target, maps, texts), claim, write, is_ours)
     outputs: dict[str, list[Path]] = {}
@@ -149,8 +154,19 @@ def publish_export(
     return Exported(out_dir, outputs, {name: out_dir / name for name in texts})
 
 
+def _write_map(results: Results, path: Path, exported: ExportedMap) -> None:
+    """Write a map; also what is outside of the result, unless that is 0."""
+    volumes = exported.convert()
+    if exported.outside == 0:
+        results.space.write(path, exported.info, volumes, exported.dtype)
+        return
+    whole = np.full((len(volumes), results.inside.size), exported.outside, exported.dtype)
+    whole[:, results.inside] = volumes
+    results.whole_space.write(path, exported.info, whole, exported.dtype)
+
+
 def _stamp(
-    results: Results, target: str, maps: Sequence[ExportedMap], texts: Mapping[str, str]
+    results: Results, target: str, maps: Sequence[ExportedMap], texts: Mapping[str, str | bytes]
 ) -> str:
     """Return a fingerprint of all that the files are made from."""
     parts = [target, __version__, str(results.folder), repr(sorted(texts.items()))]
