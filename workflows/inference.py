@@ -105,11 +105,13 @@ def connect_inference(plan: Node, n_procs: int, mem_gb: float, name: str) -> Wor
     workflow.connect(
         [
             (plan, tiles, [("model_file", "model_file"), ("batch_files", "batch_file")]),
+            (plan, tiles, [("kept", "kept")]),
             (plan, scores, [*shared, ("batch_files", "batch_files"), ("blocks", "block")]),
             (tiles, scores, [("out_file", "tile_files")]),
             (plan, nulls, [*shared, ("starts", "start"), ("stops", "stop")]),
             (scores, nulls, [("out_file", "scores_files")]),
-            (plan, correct, [*shared, *same]),
+            (plan, correct, [*shared, *same, ("batch_files", "batch_files")]),
+            (tiles, correct, [("out_file", "tile_files")]),
             (scores, correct, [("out_file", "scores_files")]),
             (nulls, correct, [("out_file", "nulls_files")]),
             (correct, outputnode, [(each, each) for each in OUTPUTS]),

@@ -137,9 +137,7 @@ def run_request(request: "Request", arguments: argparse.Namespace) -> int:
         if arguments.check or arguments.graph is not None:
             return _check(request, arguments)
         code = _run_alone(request, arguments)
-        if code == OK and request.inference is not None:
-            return _infer(request, arguments)
-        return code
+        return code if request.inference is None else _infer(request, arguments)
 
 
 def load_config(path: Path, model: str | None = "blm", out: str | None = None) -> "Request":
@@ -268,10 +266,13 @@ def _run_alone(request: "Request", arguments: argparse.Namespace) -> int:
 
 
 def _infer(request: "Request", arguments: argparse.Namespace) -> int:
-    """Correct the maps that are there now."""
+    """Correct the maps that are there now; remove what was kept for that."""
     from nipype_blm.cli.infer import Running, infer
+    from nipype_blm.cli.run import tidy
+    from nipype_blm.stages.growth import EarlierPlaces
 
     assert request.inference is not None
+    keep = _choose_kept(request, arguments)
     running = Running(
         n_procs=request.n_threads,
         max_bytes=request.max_bytes,
@@ -280,10 +281,13 @@ def _infer(request: "Request", arguments: argparse.Namespace) -> int:
         plugin=arguments.plugin,
         plugin_args=arguments.plugin_args,
         pool=arguments.pool,
-        keep=_choose_kept(request, arguments) == "all",
+        keep=keep == "all",
         quiet=arguments.quiet or request.quiet,
     )
-    return infer(request.out_dir, request.inference, running)
+    tiles = EarlierPlaces.of_workflow(request.workflow_folder).tiles
+    code = infer(request.out_dir, request.inference, running, tiles)
+    tidy(request, keep)
+    return code
 
 
 def _run(request: "Request", arguments: argparse.Namespace) -> int:
@@ -325,7 +329,9 @@ def _run(request: "Request", arguments: argparse.Namespace) -> int:
                 find_logs(request) / "workers",
                 arguments.pool,
             )
-            workflow = build_workflow(request, keep, run, runner)
+            # What reads the values again afterwards needs no image.
+            kept = keep if request.inference is None else "tiles"
+            workflow = build_workflow(request, kept, run, runner)
             run_workflow(workflow, request, runner)
     except Exception as error:
         raise RunError(raise_or_describe(error, request, arguments.plugin)) from error
@@ -337,7 +343,8 @@ def _end(request: "Request", run: "PreparedRun", quiet: bool, keep: str) -> int:
     from nipype_blm.cli.run import tidy
 
     _report(request, run.spec.model, quiet)
-    tidy(request, keep)
+    if request.inference is None:
+        tidy(request, keep)
     return OK
 
 

@@ -201,28 +201,41 @@ def _draw(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(
-    results_dir: Path, options: "InferenceOptions", running: Running
+    results_dir: Path, options: "InferenceOptions", running: Running, kept: Path | None = None
 ) -> "PreparedInference":
     """Check an inference; say what it will do, and what is no fault of it."""
     from nipype_blm.cli.plugins import count_cores
     from nipype_blm.stages.inference import prepare_inference
 
     n_nodes = (running.n_workers or count_cores()) if running.is_in_nodes else 1
-    prepared = prepare_inference(results_dir.absolute(), options, running.max_bytes, n_nodes)
+    prepared = prepare_inference(
+        results_dir.absolute(), options, running.max_bytes, n_nodes, kept=kept
+    )
     say_notices(prepared.notices, WORDS)
     if not running.quiet:
         print(prepared.describe(), flush=True)
     return prepared
 
 
-def infer(results_dir: Path, options: "InferenceOptions", running: Running) -> int:
-    """Correct the contrasts of a folder of results; return the exit code."""
+def infer(
+    results_dir: Path,
+    options: "InferenceOptions",
+    running: Running,
+    kept: Path | None = None,
+) -> int:
+    """Correct the contrasts of a folder of results; return the exit code.
+
+    Parameters
+    ----------
+    kept : Path, optional
+        Folder of tiles that a run has kept; default: where a command leaves them.
+    """
     from nipype_blm.cli.plugins import count_cores
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.io.lock import hold_folders
     from nipype_blm.stages.inference import InferenceRemains, run_inference
 
-    prepared = _prepare(results_dir, options, running)
+    prepared = _prepare(results_dir, options, running, kept)
     folder = prepared.results.folder
     n_threads = min(running.n_procs or count_cores(), count_cores())
     folders = {"OUT": folder, "OUT/work": folder / "work"}

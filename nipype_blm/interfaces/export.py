@@ -152,11 +152,13 @@ class ExportSPM(BLMInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.results.results import Results
+        from nipype_blm.stages.reopened import open_values
         from nipype_blm.stages.smoothness import estimate_smoothness
 
         given = defined_traits(self.inputs)
         results = Results(given["results_dir"])
-        smoothness = estimate_smoothness(results)
+        with open_values(results) as values:
+            smoothness = estimate_smoothness(results, values)
         done = spm.export_spm(
             results,
             smoothness,

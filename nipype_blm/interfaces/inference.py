@@ -92,6 +92,7 @@ class _PlanInferenceOutputSpec(TraitedSpec):
     stops = traits.List(traits.Int, desc="that behind the last")
     n = traits.Int(desc="resamplings in all")
     options = traits.Dict(traits.Str, traits.Any, desc="how results are corrected")
+    kept = traits.Str(desc="folder of tiles that a run may have kept")
 
 
 # Every output; a node that has a plan hands on the same.
@@ -110,6 +111,7 @@ def write_inference_plan(prepared: Any, folder: Path) -> dict[str, Any]:
         "stops": files.stops,
         "n": files.n,
         "options": prepared.options.pack(),
+        "kept": str(prepared.reopened.kept),
     }
 
 
@@ -141,6 +143,7 @@ class _StageOutputSpec(TraitedSpec):
 
 class _ComputeTilesInputSpec(_StageInputSpec):
     batch_file = File(exists=True, mandatory=True, desc="the images of a batch")
+    kept = traits.Str(desc="folder of tiles that a run has kept", nohash=True)
 
 
 class ComputeTiles(BLMInterface):
@@ -153,7 +156,9 @@ class ComputeTiles(BLMInterface):
         from nipype_blm.stages.tiles import compute_tiles
 
         out_file = Path(runtime.cwd, "tiles.blm")
-        compute_tiles(self.inputs.model_file, self.inputs.batch_file, out_file, self.inputs.n_procs)
+        given = defined_traits(self.inputs)
+        files = (given["model_file"], given["batch_file"], out_file)
+        compute_tiles(*files, given["n_procs"], given.get("kept"))
         self._results["out_file"] = str(out_file)
         return runtime
 
@@ -240,6 +245,8 @@ class _CorrectMapsInputSpec(_StageInputSpec):
     resampled_file = File(exists=True, mandatory=True, desc="what is resampled")
     scores_files = traits.List(File(exists=True), mandatory=True, desc="scores of all blocks")
     nulls_files = traits.List(File(exists=True), mandatory=True, desc="of all tasks")
+    batch_files = traits.List(File(exists=True), mandatory=True, desc="the images of each batch")
+    tile_files = traits.List(File(exists=True), mandatory=True, desc="their values")
     starts = traits.List(traits.Int, mandatory=True, desc="first resampling of each task")
     stops = traits.List(traits.Int, mandatory=True, desc="that behind the last")
     n = traits.Int(mandatory=True, desc="resamplings in all")
@@ -270,6 +277,8 @@ class CorrectMaps(BLMInterface):
             list(zip(given.starts, given.stops, strict=True)),
             given.n,
             InferenceOptions.unpack(given.options),
+            given.batch_files,
+            given.tile_files,
             given.n_procs,
         )
         self._results = _list_outputs(done)

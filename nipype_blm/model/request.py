@@ -140,7 +140,7 @@ class Request:
     @property
     def with_tiles(self) -> bool:
         """Whether the values of all images are written by voxel, too."""
-        return self.keep == "tiles"
+        return self.keep == "tiles" or self.inference is not None
 
     @property
     def parallel_nodes(self) -> int:

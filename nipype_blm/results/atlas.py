@@ -1,2 +1,5 @@
 """stub"""
-def read_atlas(*a): raise NotImplementedError
+
+
+def read_atlas(*a):
+    raise NotImplementedError

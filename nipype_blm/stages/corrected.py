@@ -25,6 +25,7 @@ from nipype_blm.io.arrayfile import ArrayFile, fingerprint
 from nipype_blm.io.publish import Claim, publish
 from nipype_blm.io.versions import read_versions
 from nipype_blm.model.inference import InferenceOptions
+from nipype_blm.results.atlas import read_atlas
 from nipype_blm.results.inferred import (
     FILE,
     FOLDER,
@@ -35,8 +36,9 @@ from nipype_blm.results.inferred import (
     read_description,
 )
 from nipype_blm.results.results import ContrastResults, Results
-from nipype_blm.results.atlas import read_atlas
 from nipype_blm.stages.clustertable import ClusterRows, find_limits, tabulate_clusters
+from nipype_blm.stages.fields import FieldTheory, find_field_theory
+from nipype_blm.stages.reopened import Values
 from nipype_blm.stages.resampling import (
     DEGENERATE,
     Resampled,
@@ -44,7 +46,12 @@ from nipype_blm.stages.resampling import (
     find_graph,
     read_resampled,
 )
+from nipype_blm.stages.tiles import Tiles
 
+_OF_FIELDS = {
+    "p_field": "Family-wise corrected p at the peak by random fields.",
+    "p_clusterfield": "Family-wise corrected p of the extent of the cluster by random fields.",
+}
 JOINT = "joint"  # behind the name of a summary that was corrected across contrasts
 
 
@@ -107,6 +114,8 @@ def write_corrected(
     ranges: Sequence[tuple[int, int]],
     n: int,
     options: InferenceOptions,
+    batch_files: Sequence[Path | str],
+    tile_files: Sequence[Path | str],
     n_threads: int = 1,
 ) -> Corrected:
     """Write corrected maps, clusters and null distributions to `FOLDER` in the results.
@@ -119,6 +128,8 @@ def write_corrected(
         Of all `ranges` of resamplings; what is before them is taken from an earlier inference.
     n : int
         Resamplings in all.
+    batch_files, tile_files : sequences of paths
+        The images, and their values.
     """
     results = Results(results_dir)
     _, spec = read_model(model_file)
@@ -127,6 +138,8 @@ def write_corrected(
     files = ScoreFiles(spec, what, scores_files)
     graph = find_graph(spec, what.neighbours)
     joint = np.max(nulls, axis=0) if options.joint and len(nulls) > 1 else None
+    values = Values(spec, Tiles(spec, batch_files, tile_files))
+    field = find_field_theory(results, values, n_threads)
     with Threads(n_threads) as threads:
         found = [
             _correct(results, spec, what, files, graph, i, nulls[i], joint, options, threads)
@@ -134,10 +147,10 @@ def write_corrected(
         ]
     found = [each._replace(n_degenerate=k) for each, k in zip(found, n_degenerate, strict=True)]
     folder = results.folder / FOLDER
-    described = _describe(results, what, found, n, options)
+    described = _describe(results, what, found, n, options, field)
     stamp = fingerprint(json.dumps(described), results.stamp)
     claim = Claim("inference", results.folder)
-    write = partial(_write, results, spec, what, graph, found, options, described)
+    write = partial(_write, results, spec, what, graph, found, options, described, field)
     publish(folder, stamp, claim, write, is_inferred_name)
     return Corrected.of_folder(results.folder)
 
@@ -215,6 +228,7 @@ def _describe(
     found: Sequence[Found],
     n: int,
     options: InferenceOptions,
+    field: FieldTheory | str,
 ) -> dict[str, Any]:
     """Return what the file beside the maps says."""
     return {
@@ -232,6 +246,7 @@ def _describe(
         "Fdr": options.fdr,
         "LeastP": 1 / n,
         "NullsFingerprint": what.nulls_stamp,
+        "RandomField": field if isinstance(field, str) else field.describe(),
         "Options": options.pack(),
         "Contrasts": [
             {
@@ -259,6 +274,7 @@ def _write(
     found: Sequence[Found],
     options: InferenceOptions,
     described: Mapping[str, Any],
+    field: FieldTheory | str,
     folder: Path,
 ) -> None:
     """Write all files of an inference to an empty folder."""
@@ -287,7 +303,10 @@ def _write(
             write_map("tfce", "", f"{KINDS['tfce'].words}: {about}", signed)
         _write_uncorrected(results, folder, each, two_sided, options.fdr)
         _write_nulls(folder, each, what)
-        table = _tabulate(spec, what, graph, each, two_sided, options)
+        if isinstance(field, FieldTheory):
+            p = field.correct_voxels(each.z, two_sided)
+            write_map("p", "field", f"{KINDS['p'].words} (random fields): {about}", p)
+        table = _tabulate(spec, what, graph, each, two_sided, options, field)
         table.write(folder / f"contrast-{each.contrast.label}_clusters")
 
 
@@ -303,6 +322,7 @@ def _tabulate(
     found: Found,
     two_sided: bool,
     options: InferenceOptions,
+    field: FieldTheory | str,
 ) -> ClusterRows:
     """Return the table of the clusters of a contrast."""
     contrast, tested = found.contrast, found.is_tested
@@ -319,13 +339,21 @@ def _tabulate(
         at_voxels |= dict(zip(names, map(take, find_limits(contrast)), strict=True))
     at_voxels["n"] = take(contrast.results.vector("n"))
     at_voxels |= {f"p_{name}": values.p for name, values in found.p.items()}
+    if isinstance(field, FieldTheory):
+        at_voxels["p_field"] = field.correct_voxels(found.z, two_sided)
+        if "cluster" in found.spread:
+            at_voxels["p_clusterfield"] = field.correct_clusters(
+                found.spread["cluster"], what.height, two_sided
+            )
     log_p = find_log_p(contrast, two_sided)
     at_voxels["q"] = take(np.exp(np.nan_to_num(compute_q(log_p, options.fdr))))
     words = {
-        f"p_{name}": f"Family-wise corrected p at the peak: {SUMMARIES[name.removesuffix(JOINT)].words}"
+        f"p_{name}": "Family-wise corrected p at the peak: "
+        f"{SUMMARIES[name.removesuffix(JOINT)].words}"
         f"{', across all contrasts' * name.endswith(JOINT)}."
         for name in found.p
     }
+    words |= _OF_FIELDS
     coordinates = spec.space.coordinates[tested]
     labels = None
     if options.atlas is not None:

@@ -49,9 +49,12 @@ from nipype_blm.stages.diagnosed import (
     list_saved,
     stamp_of,
 )
-from nipype_blm.stages.observations import ImageValues, ReadBlock
+from nipype_blm.stages.reopened import open_values
 
 Arrays = dict[str, NDArray[Any]]
+# Gives the values of all images at a slice of the voxels of the result: (n_obs, n_columns), NaN
+# where missing.
+ReadBlock = Callable[[slice], NDArray[Any]]
 
 
 def compute_diagnostics(
@@ -293,7 +296,7 @@ def diagnose(
     results_dir, out_dir, save, n_threads, overwrite
         As for `gather_diagnostics`.
     max_bytes : int
-        Memory to use; the values of the images go into a file, if they need more than half of it.
+        Memory to use.
 
     Raises
     ------
@@ -308,12 +311,12 @@ def diagnose(
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".nipype_blm_", dir=out_dir.parent) as name:
         folder, files = Path(name), []
-        with ImageValues(results, folder, max_bytes // 2, n_threads) as values:
+        with open_values(results, n_threads, folder) as values:
             for i, block in enumerate(plan_blocks(results, max_bytes // 2, save)):
                 out_file = folder / f"block{i}.blm"
-                args = results.folder, values, block, out_file, n_threads, save
+                args = results.folder, values.read, block, out_file, n_threads, save
                 files.append(compute_diagnostics(*args))
-            non_finite = values.non_finite.tolist()
+            non_finite = values.infinite.tolist()
         return gather_diagnostics(
             results.folder, files, out_dir, save, n_threads, non_finite, overwrite
         )

@@ -455,10 +455,10 @@ def put_aside(sources: Mapping[str, Path], folder: Path) -> None:
     for name, source in sources.items():
         if source != folder / name:
             with suppress(OSError):  # what is not there is read
-                _link(source, folder / name)
+                link(source, folder / name)
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
     """Make a file appear under a second name, also if it was another's before."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")

@@ -113,6 +113,7 @@ def prepare_inference(
     max_bytes: int,
     parallel_nodes: int = 1,
     pieces: Pieces | None = None,
+    kept: Path | None = None,
 ) -> PreparedInference:
     """Check all that can be checked before any value is read.
 
@@ -127,6 +128,8 @@ def prepare_inference(
         Nodes that run at the same time.
     pieces : Pieces, optional
         How the work is cut; planned if not given.
+    kept : Path, optional
+        Folder of tiles that a run has kept; default: where a command leaves them.
 
     Raises
     ------
@@ -147,7 +150,7 @@ def prepare_inference(
         plan_batch(n_obs, parallel_nodes),
         plan_block(n_obs, n_params, n_voxels, max_bytes, parallel_nodes),
     )
-    reopened = reopen(results, pieces)
+    reopened = reopen(results, pieces, kept)
     what = Resampled(
         resampling=options.resampling,
         names=tuple(each.name for each in contrasts),
@@ -287,6 +290,8 @@ def run_inference(
         list(zip(files.starts, files.stops, strict=True)),
         files.n,
         prepared.options,
+        files.batch_files,
+        tiles,
         n_threads,
     )
     if not keep:
@@ -302,7 +307,7 @@ def list_tiles(
     for number, batch in enumerate(files.batch_files):
         out_file = folder / f"tiles_{number:04d}.blm"
         stamp = tile_stamp(prepared.reopened.spec, batch.read_bytes())
-        arguments = (files.model_file, batch, out_file, n_threads)
+        arguments = (files.model_file, batch, out_file, n_threads, prepared.reopened.kept)
         tasks.append(Task(compute_tiles, arguments, out_file, stamp))
     return tasks
 

@@ -1,10 +1,13 @@
 """The model of a folder of results once more, to read the values of its images again."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import factorise_design
 from nipype_blm.core.lmm.estimates import MixedOptions
+from nipype_blm.core.voxels import ValueCounts
 from nipype_blm.data.kinds import find_kind, look_at, open_space
 from nipype_blm.data.manifest import ImageEntry, format_manifest
 from nipype_blm.data.space import Header
@@ -22,9 +26,12 @@ from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import FileState, write_if_changed
 from nipype_blm.results.results import Results
 from nipype_blm.results.saved import SavedImage
+from nipype_blm.stages.growth import EarlierPlaces
+from nipype_blm.stages.tiles import Tiles, compute_tiles, find_ends
 
 _HEADER_THREADS = 8
 _ROWS_PER_CHUNK = 32
+_IMAGES_PER_BATCH = 1024
 _MOST_REPORTED = 20
 # Of options that models and results have in common.
 _SAME = ("minimum_n", "zero_is_missing", "deficient")
@@ -37,6 +44,7 @@ class Reopened:
     results: Results
     spec: ModelSpec  # its mask is that of the analysis, `allowed` the voxels of the result
     images: list[ImageEntry]
+    kept: Path  # folder of tiles, if a run has left any
 
     @property
     def manifests(self) -> list[str]:
@@ -47,7 +55,7 @@ class Reopened:
     @cached_property
     def stamp(self) -> str:
         """Fingerprint of the model and all images, however they are cut."""
-        spec = replace(self.spec, images_per_batch=0, voxels_per_block=0, rows_per_chunk=0)
+        spec = replace(self.spec, images_per_batch=0, voxels_per_block=0, rows_per_chunk=0, ends=())
         return fingerprint(pack_model(spec)[0], repr(self.results.images))
 
     def write(self, folder: Path) -> tuple[Path, list[Path]]:
@@ -67,7 +75,78 @@ class Pieces(NamedTuple):
     voxels_per_block: int
 
 
-def reopen(results: Results, sizes: Pieces) -> Reopened:
+class Values:
+    """The values of all images of a folder of results, by voxel or by image.
+
+    Voxels are those of the analysis mask, and images in the order of `Results.images`.
+    """
+
+    def __init__(self, spec: ModelSpec, tiles: Tiles) -> None:
+        self.spec, self._tiles = spec, tiles
+        self._place = np.flatnonzero(self.spec.allowed)
+
+    def read(self, columns: slice) -> NDArray[np.floating]:
+        """Return the values at some voxels of the result, (n_obs, n_columns), NaN where missing."""
+        places = self._place[columns]
+        if not places.size:
+            return np.empty((self.spec.n_obs, 0), self.spec.staged_dtype)
+        first, stop = int(places[0]), int(places[-1]) + 1
+        return self._tiles.read(slice(first, stop))[:, places - first]
+
+    def iterate(self) -> Iterator[NDArray[np.floating]]:
+        """Yield each image at the voxels of the result, (n_voxels,), NaN where missing."""
+        for batch in range(self.spec.n_batches):
+            n_rows = len(range(*self.spec.batch(batch).indices(self.spec.n_obs)))
+            for first in range(0, n_rows, _ROWS_PER_CHUNK):
+                rows = slice(first, min(first + _ROWS_PER_CHUNK, n_rows))
+                yield from self._tiles.read_rows(batch, rows)[:, self._place]
+
+    @property
+    def infinite(self) -> NDArray[np.int64]:
+        """How many infinite values each image has, in the analysis mask."""
+        return ValueCounts(*self._tiles.read_counts().T).infinite
+
+
+@contextmanager
+def open_values(
+    results: Results, n_threads: int = 1, parent: Path | None = None, kept: Path | None = None
+) -> Iterator[Values]:
+    """Give the values of all images, each of which is read once, unless a run has kept them.
+
+    Parameters
+    ----------
+    results : Results
+    n_threads : int
+    parent : Path, optional
+        Folder for a temporary one, as large as the images; default: that of the results, if it can
+        be written, or else the system's.
+    kept : Path, optional
+        Folder of tiles; default: where a command leaves them in the folder of results.
+
+    Raises
+    ------
+    InputError
+        If an image is gone, has changed since the model was fitted, or is damaged.
+    """
+    if parent is None and os.access(results.folder, os.W_OK):
+        parent = results.folder
+    with TemporaryDirectory(prefix=".nipype_blm_", dir=parent) as name:
+        sizes = Pieces(min(len(results.images), _IMAGES_PER_BATCH), results.n_fitted)
+        reopened = reopen(results, sizes, kept)
+        model_file, batch_files = reopened.write(Path(name))
+        tiles = []
+        for number, batch in enumerate(batch_files):
+            out_file = Path(name, f"tiles_{number:04d}.blm")
+            tiles.append(compute_tiles(model_file, batch, out_file, n_threads, reopened.kept))
+        yield Values(reopened.spec, Tiles(reopened.spec, batch_files, tiles))
+
+
+def find_kept(results: Results) -> Path:
+    """Return where a command leaves the tiles of a model in the folder of its results."""
+    return EarlierPlaces.of_workflow(results.folder / "work" / f"{results.model}_wf").tiles
+
+
+def reopen(results: Results, sizes: Pieces, kept: Path | None = None) -> Reopened:
     """Return the model of a folder of results, once its images have been looked at.
 
     Raises
@@ -75,6 +154,7 @@ def reopen(results: Results, sizes: Pieces) -> Reopened:
     InputError
         If images are gone, or have changed since the model was fitted; all of them together.
     """
+    kept = find_kept(results) if kept is None else kept
     found = _look_at_all(results.images)
     entries = [_make_entry(row, image, found) for row, image in enumerate(results.images)]
     first = entries[0].image
@@ -87,7 +167,9 @@ def reopen(results: Results, sizes: Pieces) -> Reopened:
         raise InputError(f"{first} and the maps of {results.folder} differ: {difference}.")
     itemsize = 4 if all(header.fits_float32 for _, header in headers) else 8
     mask = np.asarray(results.array("status") != 0).ravel(order="F")
-    return Reopened(results, _make_spec(results, first, mask, itemsize, sizes), entries)
+    spec = _make_spec(results, first, mask, itemsize, sizes)
+    ends = find_ends(spec, entries, kept)
+    return Reopened(results, replace(spec, ends=ends), entries, kept)
 
 
 def _make_spec(

@@ -1,7 +1,6 @@
-"""Estimate how smooth the residuals of a finished run are: reads each image once."""
+"""Estimate how smooth the residuals of a finished run are."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +16,14 @@ from nipype_blm.core.smoothness import (
 from nipype_blm.core.threads import Threads
 from nipype_blm.data.lattices import find_lattice
 from nipype_blm.data.libraries import quiet_libraries
-from nipype_blm.data.manifest import ImageEntry, check_unchanged
 from nipype_blm.errors import InputError
-from nipype_blm.io.files import FileState
-from nipype_blm.progress import advance
 from nipype_blm.results.results import Results
-from nipype_blm.results.saved import SavedImage
 from nipype_blm.stages.compiling import READING_S, announcing_compilation
+from nipype_blm.stages.reopened import Values
 
 
 @quiet_libraries()
-def estimate_smoothness(results: Results, n_threads: int = 1) -> Smoothness:
+def estimate_smoothness(results: Results, values: Values, n_threads: int = 1) -> Smoothness:
     """Return FWHM, resels and resels per voxel of the residuals of a run.
 
     Residuals are y - X beta, in a mixed model too: what random effects explain is a part of them.
@@ -37,15 +33,17 @@ def estimate_smoothness(results: Results, n_threads: int = 1) -> Smoothness:
     Parameters
     ----------
     results : Results
-        Of volumes; the images have to be where they were.
+        Of volumes.
+    values : Values
+        Of its images.
     n_threads : int
-        Threads that compute; images are read one at a time.
+        Threads that compute.
 
     Raises
     ------
     InputError
-        If the results are not of volumes, an image is gone or has changed, columns of X depend on
-        each other, or no voxel and its neighbours have enough images.
+        If the results are not of volumes, columns of X depend on each other, or no voxel and its
+        neighbours have enough images.
 
     Notes
     -----
@@ -62,9 +60,8 @@ def estimate_smoothness(results: Results, n_threads: int = 1) -> Smoothness:
     cells = find_cells(inside)
     sums = make_sums(cells)
     with Threads(n_threads) as threads, announcing_compilation("reads images", READING_S):
-        for residuals in _iterate_residuals(results):
+        for residuals in _iterate_residuals(results, values):
             add_residuals(sums, cells, residuals, threads)
-            advance("images", 1)
     least = n_params + len(cells.axes) + 1
     found = compute_smoothness(sums, cells, inside, least)
     if found is None:
@@ -83,48 +80,16 @@ def describe_smoothness(results: Results, smoothness: Smoothness) -> str:
     return f"Smoothness: FWHM {axes} mm; {smoothness.resel_counts[3]:.1f} resels"
 
 
-def _iterate_residuals(results: Results) -> Iterator[FloatArray]:
+def _iterate_residuals(results: Results, values: Values) -> Iterator[FloatArray]:
     """Yield y - X beta of each image, NaN where it has no data."""
-    X, space = results.X, results.space
-    numbers = range(X.shape[1])
+    numbers = range(results.X.shape[1])
     beta = results.read_volumes("beta", results.inside, numbers, np.dtype(float))
     # Where X has a lower rank at the images that are there, beta has zeros for what is unknown.
     beta[:, _find_deficient(results)] = np.nan
-    options = results.options
-    threshold = -np.inf if options["threshold"] is None else options["threshold"]
-    reader = space.make_reader(threshold, options["zero_is_missing"])
-    mask_reader = space.make_reader()
-    values, inside = np.empty(space.n_features), np.empty(space.n_features)
-    for row, image in zip(X, _list_entries(results.images), strict=True):
-        try:
-            check_unchanged(image)
-            if image.mask is not None:
-                mask_reader.read(image.mask, image.mask_volume, inside)
-            reader.read(image.image, image.volume, values, *([inside] * (image.mask is not None)))
-        except InputError as error:
-            raise InputError(
-                f"Smoothness is estimated from the images themselves: {error}"
-            ) from error
-        yield values - row @ beta
+    for row, image in zip(results.X, values.iterate(), strict=True):
+        yield image - row @ beta
 
 
 def _find_deficient(results: Results) -> NDArray[np.bool_]:
     rank = results.vector("n") - results.vector("edf")
     return np.asarray(rank < results.X.shape[1])
-
-
-def _list_entries(images: Sequence[SavedImage]) -> list[ImageEntry]:
-    """Return the images of a saved model as they were planned for."""
-    return [
-        ImageEntry(
-            row,
-            Path(image.image),
-            image.volume,
-            FileState(image.size, image.mtime_ns, ""),
-            image.image,
-            None if image.mask is None else Path(image.mask),
-            image.mask_volume,
-            FileState(image.mask_size, image.mask_mtime_ns, ""),
-        )
-        for row, image in enumerate(images)
-    ]

@@ -21,8 +21,9 @@ from nipype_blm.data.specfile import read_model
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import fingerprint, is_whole
 from nipype_blm.io.tilefile import TileFile, TileWriter
+from nipype_blm.progress import advance
 from nipype_blm.stages.compiling import READING_S, announcing_compilation
-from nipype_blm.stages.growth import identify, stamp_reading
+from nipype_blm.stages.growth import identify, link, stamp_reading
 from nipype_blm.stages.loading import ImageLoader, make_counts, warn_of_infinite
 
 _NAME = "tiles_{}.blm"
@@ -127,7 +128,11 @@ class BatchTile:
 
 @quiet_libraries()
 def compute_tiles(
-    model_file: Path | str, batch_file: Path | str, out_file: Path, n_threads: int = 1
+    model_file: Path | str,
+    batch_file: Path | str,
+    out_file: Path,
+    n_threads: int = 1,
+    kept: Path | str | None = None,
 ) -> Path:
     """Read the images of a batch and write their tile, and nothing else, unless it is there.
 
@@ -138,6 +143,8 @@ def compute_tiles(
     out_file : Path
     n_threads : int
         Threads that read and compress.
+    kept : path, optional
+        Folder of tiles that a run has kept: one of the same images is taken as it is.
 
     Raises
     ------
@@ -148,6 +155,10 @@ def compute_tiles(
     images = parse_manifest(Path(batch_file).read_bytes(), Path(batch_file))
     tile = BatchTile(spec, images, out_file)
     if tile.is_there:
+        return out_file
+    if kept is not None and BatchTile(spec, images, Path(kept) / name_tile(tile.stamp)).is_there:
+        link(Path(kept) / name_tile(tile.stamp), out_file)
+        advance("images", len(images))
         return out_file
     counts = make_counts(len(images))
     compiling = announcing_compilation("reads images", READING_S)
@@ -245,6 +256,10 @@ class Stored:
                 return StoredRows(parts, wanted.size, self._spec.staged_dtype)
         return None
 
+    def list_open(self) -> list[tuple[TileFile, dict[bytes, int]]]:
+        """Return all tiles that can be used, and the row of each image in it."""
+        return [each for name in self._paths if (each := self._open(name)) is not None]
+
     def _open(self, name: str) -> tuple[TileFile, dict[bytes, int]] | None:
         """Return a tile and the row of each image; None if it cannot be used."""
         if name not in self._files:
@@ -255,6 +270,23 @@ class Stored:
                     known = file.file.read(_IMAGES).reshape(-1).view("S32").tolist()
                     self._files[name] = file, {each: row for row, each in enumerate(known)}
         return self._files[name]
+
+
+def find_ends(spec: ModelSpec, images: Sequence[ImageEntry], folder: Path) -> tuple[int, ...]:
+    """Return where batches end that the tiles in a folder have as a whole; none if they do not."""
+    stored, wanted = Stored(spec, folder), _identify_all(images)
+    sizes = {}
+    for file, numbers in stored.list_open():
+        first = min(numbers, key=lambda each: numbers[each], default=b"")
+        sizes[first] = file.n_rows, list(numbers)
+    ends, row = [], 0
+    while row < wanted.size:
+        n_rows, known = sizes.get(wanted[row], (0, []))
+        if not n_rows or known != wanted[row : row + n_rows].tolist():
+            return ()
+        row += n_rows
+        ends.append(row)
+    return tuple(ends)
 
 
 class Tiles:
@@ -287,6 +319,14 @@ class Tiles:
         for number, file in enumerate(self._files):
             out[self._spec.batch(number)] = file.read(columns, threads=threads)
         return out
+
+    def read_rows(self, batch: int, rows: slice) -> NDArray[np.floating]:
+        """Return the values of some images of a batch: array of shape (n_rows, n_voxels)."""
+        return self._files[batch].read(rows=rows)
+
+    def read_counts(self) -> NDArray[np.int64]:
+        """Return the `ValueCounts` of each image."""
+        return np.concatenate([file.file.read(_COUNTS) for file in self._files])
 
 
 def read_tiles(
