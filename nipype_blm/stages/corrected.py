@@ -12,9 +12,8 @@ from scipy.special import log_ndtr
 
 from nipype_blm.core.clusters.fdr import compute_q, correct_bonferroni
 from nipype_blm.core.clusters.graph import Graph, select
-from nipype_blm.core.clusters.nulls import ExtendedP, extend_p
+from nipype_blm.core.clusters.nulls import ExtendedP, extend_p, fit_tail
 from nipype_blm.core.clusters.summaries import SUMMARIES, spread_summaries
-from nipype_blm.core.clusters.tail import fit_tail
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.threads import Threads
 from nipype_blm.data.kinds import find_map, name_map
@@ -209,7 +208,7 @@ def _correct(
 
 
 def _extend(spread: FloatArray, null: FloatArray, with_tail: bool) -> ExtendedP:
-    tail = fit_tail(null) if with_tail else None
+    tail = fit_tail(null, has_identity=True) if with_tail else None
     return extend_p(spread, null, tail, has_identity=True)
 
 

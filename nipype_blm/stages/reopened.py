@@ -104,7 +104,8 @@ class Values:
     @property
     def infinite(self) -> NDArray[np.int64]:
         """How many infinite values each image has, in the analysis mask."""
-        return ValueCounts(*self._tiles.read_counts().T).infinite
+        column = ValueCounts._fields.index("infinite")
+        return self._tiles.read_counts()[:, column]
 
 
 @contextmanager
