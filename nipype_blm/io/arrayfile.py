@@ -220,6 +220,10 @@ class ArrayFile:
         """Return the shape of an array."""
         return tuple(self._find(name)[1])
 
+    def find_start(self, name: str) -> int:
+        """Return where in the file an array begins, for those who have checksums of their own."""
+        return self._start + int(self._find(name)[2])
+
     def _find(self, name: str) -> Any:
         """Return type, shape and place of an array."""
         if self.made:

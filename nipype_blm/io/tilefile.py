@@ -15,19 +15,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng.zlib_ng import crc32
 
 from nipype_blm.core.products import WORD
 from nipype_blm.core.threads import ONE_THREAD, TILE, Threads
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import ArrayFile, ArrayStream
-from nipype_blm.io.files import replacing
+from nipype_blm.io.files import read_into, replacing
 
 CHUNK_VOXELS = 16 * TILE
 ALL = slice(None)
 _CHUNKS = "chunks"
-_KIND = "tiles"
+_KIND = "tiles 1"
 _LEVEL = 5  # of 9; LZ4 is as fast with any of them
-_CHUNKS_AT_ONCE = 8  # compressed before they are written
+_CHUNKS_AT_ONCE = 2  # of each thread, compressed before they are written
 _RUN_BYTES = 2**22  # read at once, of chunks that follow each other
 
 
@@ -65,7 +66,7 @@ class TileWriter:
         self._arrays, self._meta = arrays or {}, dict(meta or {})
         self._blocks = _cut(n_voxels, CHUNK_VOXELS)
         self._groups: list[slice] = []  # the rows of chunks, in order
-        self._places: dict[tuple[int, int], tuple[int, int]] = {}  # start and size
+        self._places: dict[tuple[int, int], tuple[int, int, int]] = {}  # as a `_Chunk` begins
         self._stack = ExitStack()
 
     def __enter__(self) -> "TileWriter":
@@ -104,7 +105,7 @@ class TileWriter:
             packed = [b""] * len(some)
             threads.run([partial(self._compress, part, packed, i) for i, part in enumerate(some)])
             for place, data in zip(places[first : first + step], packed, strict=True):
-                self._places[place] = self._stream.add(data), len(data)
+                self._places[place] = self._stream.add(data), len(data), crc32(data)
 
     def _compress(self, values: NDArray[Any], out: list[bytes], number: int) -> None:
         with _blosc() as blosc:
@@ -121,7 +122,7 @@ class TileWriter:
         if n_added != self._shape[0] or len(self._places) != n_groups * n_blocks:
             raise ValueError(f"Of {self._shape[0]} rows of {self._path}, {n_added} were written.")
         places = [self._places[g, b] for g in range(n_groups) for b in range(n_blocks)]
-        index = np.array(places, np.int64).reshape(n_groups, n_blocks, 2)
+        index = np.array(places, np.int64).reshape(n_groups, n_blocks, 3)
         edges = np.array([0, *(rows.stop for rows in self._groups)], np.int64)
         own = {"tile/index": index, "tile/edges": edges}
         meta = {"kind": _KIND, "n_voxels": self._shape[1], "dtype": self._dtype.name}
@@ -133,6 +134,7 @@ class _Chunk(NamedTuple):
 
     start: int
     size: int
+    checksum: int
     group: int
     block: int
 
@@ -162,6 +164,8 @@ class TileFile:
         self.dtype = np.dtype(meta["dtype"])
         self._index = self.file.read("tile/index")
         self._edges = self.file.read("tile/edges")
+        self._start = self.file.find_start(_CHUNKS)
+        self._local = threading.local()
         self.n_rows = int(self._edges[-1])
 
     def read(
@@ -197,9 +201,16 @@ class TileFile:
             threads.run([partial(fill, run) for run in self._find_runs(wanted, start, stop)])
         return out
 
+    def count_rows(self, rows: NDArray[np.intp]) -> int:
+        """Return how many rows are decompressed where some are wanted."""
+        return int(np.diff(self._edges)[self._find_groups(rows)].sum())
+
+    def _find_groups(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        return np.unique(np.searchsorted(self._edges, rows, side="right") - 1)
+
     def _find_runs(self, rows: NDArray[np.intp], start: int, stop: int) -> list[list[_Chunk]]:
         """Return the chunks with the values wanted; those that follow each other are together."""
-        groups = np.unique(np.searchsorted(self._edges, rows, side="right") - 1).tolist()
+        groups = self._find_groups(rows).tolist()
         blocks = range(start // CHUNK_VOXELS, -(-stop // CHUNK_VOXELS))
         runs: list[list[_Chunk]] = []
         places = [(*self._index[g, b].tolist(), g, b) for g in groups for b in blocks]
@@ -216,25 +227,62 @@ class TileFile:
         self, out: NDArray[Any], rows: NDArray[np.intp], start: int, run: list[_Chunk]
     ) -> None:
         """Read a run of chunks, and copy what is wanted of them."""
-        first = run[0].start
-        data = self.file.read(_CHUNKS, slice(first, run[-1].start + run[-1].size)).data
+        data = self._read_run(run)
         for chunk in run:
             top, bottom = self._edges[chunk.group : chunk.group + 2].tolist()
             left = chunk.block * CHUNK_VOXELS
-            right = min(left + CHUNK_VOXELS, self.n_voxels)
-            values = np.empty((bottom - top, right - left), self.dtype)
-            self._decompress(data[chunk.start - first :][: chunk.size], values)
+            shape = bottom - top, min(CHUNK_VOXELS, self.n_voxels - left)
+            begin, end = max(left, start), min(left + shape[1], start + out.shape[1])
             targets = np.flatnonzero((rows >= top) & (rows < bottom))
-            begin, end = max(left, start), min(right, start + out.shape[1])
-            part = values[:, begin - left : end - left]
-            out[targets, begin - start : end - start] = part[rows[targets] - top]
+            to, of = _as_slice(targets), _as_slice(rows[targets] - top)
+            columns = slice(begin - start, end - start)
+            target = out[to, columns] if isinstance(to, slice) and isinstance(of, slice) else None
+            if target is not None and target.shape == shape and target.flags.c_contiguous:
+                self._decompress(data, run[0].start, chunk, target)
+                continue
+            values = self._take_buffer("values", shape[0] * shape[1], self.dtype).reshape(shape)
+            self._decompress(data, run[0].start, chunk, values)
+            out[to, columns] = values[of, begin - left : end - left]
 
-    def _decompress(self, data: memoryview, out: NDArray[Any]) -> None:
+    def _read_run(self, run: list[_Chunk]) -> memoryview:
+        """Return the bytes of chunks that follow each other; the next run overwrites them."""
+        size = run[-1].start + run[-1].size - run[0].start
+        data = self._take_buffer("bytes", size, np.dtype(np.uint8)).data
+        with self.file.path.open("rb", buffering=0) as file:
+            file.seek(self._start + run[0].start)
+            if read_into(file, data) < size:
+                raise self._report_damage("it has been cut short")
+        return data
+
+    def _take_buffer(self, name: str, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return memory of this thread, which the next call with the name returns, too."""
+        buffer = getattr(self._local, name, None)
+        if buffer is None or buffer.size < size:
+            buffer = np.empty(size, dtype)
+            setattr(self._local, name, buffer)
+        found: NDArray[Any] = buffer[:size]
+        return found
+
+    def _decompress(self, data: memoryview, start: int, chunk: _Chunk, out: NDArray[Any]) -> None:
+        packed = data[chunk.start - start :][: chunk.size]
+        if crc32(packed) != chunk.checksum:
+            raise self._report_damage("values in it have changed")
         try:
             with _blosc() as blosc:
-                blosc.decompress(data, out)
+                blosc.decompress(packed, out)
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"{self.file.path} is damaged ({error}); run again.") from error
+            raise self._report_damage(str(error)) from error
+
+    def _report_damage(self, reason: str) -> InputError:
+        path = self.file.path
+        return InputError(f"{path} is damaged ({reason}); run again, which makes it anew.")
+
+
+def _as_slice(numbers: NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    """Return numbers that follow each other as a slice, which copies nothing."""
+    if numbers.size and np.array_equal(numbers, np.arange(numbers[0], numbers[0] + numbers.size)):
+        return slice(int(numbers[0]), int(numbers[0]) + numbers.size)
+    return numbers
 
 
 def _cut(n: int, size: int) -> list[slice]:

@@ -27,6 +27,8 @@ from nipype_blm.stages.growth import describe_origin, remove_aside, take_product
 from nipype_blm.stages.loading import ImageLoader, make_counts, warn_of_infinite
 from nipype_blm.stages.tiles import BatchTile, StoredRows, find_stored
 
+_VALUES_BYTES = 2**24  # read from tiles at once
+
 
 @quiet_libraries()
 def compute_products(
@@ -125,13 +127,15 @@ def _take_values(
 ) -> dict[str, NDArray[Any]] | None:
     """Return the arrays of a batch from tiles; None if they have not all of its images, whole."""
     stored = find_stored(spec, images, tiles_dir)
-    if stored is None:
+    step = _choose_step(spec, len(images))
+    # A chunk is written at one stroke, which takes all of its rows.
+    if stored is None or (tile is not None and step < min(CHUNK_VOXELS, spec.n_voxels)):
         return None
     compiling = announcing_compilation("reads images", READING_S)
     with suppress(OSError, InputError), Threads(n_threads) as threads, compiling:
         counts = stored.read_counts()
         with nullcontext() if tile is None else tile.write(counts) as writer:
-            products = _reduce(spec, rows, stored, counts, writer, threads)
+            products = _reduce(spec, rows, stored, counts, step, writer, threads)
         warn_of_infinite(images, counts)
         return _list_arrays(products, counts)
     return None
@@ -142,13 +146,13 @@ def _reduce(
     rows: slice,
     stored: StoredRows,
     counts: NDArray[np.int64],
+    step: int,
     writer: TileWriter | None,
     threads: Threads,
 ) -> Products:
     """Return the products of values that are read by voxel; bit for bit those of the images."""
     missing = np.ascontiguousarray(counts[:, 0])
     products = _make_accumulator(spec, rows, spec.n_voxels).finish()
-    step = _choose_step(spec, len(counts), writer is not None)
     for first in range(0, spec.n_voxels, step):
         last = min(first + step, spec.n_voxels)
         values = stored.read(slice(first, last), threads)
@@ -179,11 +183,14 @@ def _reduce_voxels(
         array[..., first + start : first + stop] = found
 
 
-def _choose_step(spec: ModelSpec, n_rows: int, whole_chunks: bool) -> int:
-    """Return how many voxels of all rows take as much memory as a chunk of images."""
-    step = spec.rows_per_chunk * spec.n_voxels // n_rows
-    unit = CHUNK_VOXELS if whole_chunks or step > CHUNK_VOXELS else TILE
-    return max(step // unit, 1) * unit
+def _choose_step(spec: ModelSpec, n_rows: int) -> int:
+    """Return of how many voxels the values of all rows are read at once.
+
+    They take no more memory than images that are staged, or little: a chunk of a tile, or a part.
+    """
+    itemsize = np.dtype(spec.staged_dtype).itemsize
+    most = max(spec.rows_per_chunk * spec.n_voxels, _VALUES_BYTES // itemsize) // n_rows
+    return CHUNK_VOXELS if most >= CHUNK_VOXELS else max(most // TILE, 1) * TILE
 
 
 def _make_accumulator(spec: ModelSpec, rows: slice, n_voxels: int) -> ProductAccumulator:

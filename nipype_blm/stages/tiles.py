@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nipype_blm.core.products import WORD
 from nipype_blm.core.threads import ONE_THREAD, Threads
 from nipype_blm.data.libraries import quiet_libraries
 from nipype_blm.data.manifest import ImageEntry, parse_manifest
@@ -28,6 +29,9 @@ from nipype_blm.stages.loading import ImageLoader, make_counts, warn_of_infinite
 
 _NAME = "tiles_{}.blm"
 _PATTERN = "tiles_*.blm"
+# Rows decompressed for each one wanted, from which on images are read as fast: they take 5 ms each
+# at 2 mm, compressed, and rows of tiles 0.5 ms.
+_MOST_ROWS = 8
 _IMAGES, _COUNTS = "rows/images", "rows/counts"
 
 # -- What a tile is of, and where it lies ----------------------------------------------------------
@@ -236,7 +240,7 @@ class Stored:
         self._files: dict[str, tuple[TileFile, dict[bytes, int]] | None] = {}  # by name
 
     def find(self, images: Sequence[ImageEntry]) -> StoredRows | None:
-        """Return the values of images; None if any is not there."""
+        """Return the values of images; None if any is not there, or they are all over the tiles."""
         if not self._paths:
             return None
         wanted = _identify_all(images)
@@ -253,8 +257,12 @@ class Stored:
                 parts.append(_Part(file, found[found >= 0], missing[found >= 0]))
                 missing = missing[found < 0]
             if not missing.size:
-                return StoredRows(parts, wanted.size, self._spec.staged_dtype)
-        return None
+                break
+        n_rows = sum(part.file.count_rows(part.rows) for part in parts)
+        # A part of a tile's last chunk may be all that is wanted.
+        if missing.size or n_rows > max(_MOST_ROWS * wanted.size, WORD):
+            return None
+        return StoredRows(parts, wanted.size, self._spec.staged_dtype)
 
     def list_open(self) -> list[tuple[TileFile, dict[bytes, int]]]:
         """Return all tiles that can be used, and the row of each image in it."""

@@ -131,17 +131,20 @@ def test_no_thread_is_started_that_nobody_has_counted(tmp_path):
 
 def test_a_tile_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "a.blm"
-    with (
-        pytest.raises(KeyboardInterrupt),
-        TileWriter(path, "stamp", N_ROWS, N_VOXELS, "float32") as writer,
-    ):
-        writer.add(VALUES[:32])
-        raise KeyboardInterrupt
-    with (
-        pytest.raises(ValueError, match="Of 70 rows"),
-        TileWriter(path, "stamp", N_ROWS, N_VOXELS, "float32") as writer,
-    ):
-        writer.add(VALUES[:32])
+
+    def write_half() -> None:
+        with TileWriter(path, "stamp", N_ROWS, N_VOXELS, "float32") as writer:
+            writer.add(VALUES[:32])
+
+    def interrupt() -> None:
+        with TileWriter(path, "stamp", N_ROWS, N_VOXELS, "float32") as writer:
+            writer.add(VALUES[:32])
+            raise KeyboardInterrupt
+
+    with pytest.raises(ValueError, match="Of 70 rows"):
+        write_half()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
     assert list(tmp_path.iterdir()) == []
 
 

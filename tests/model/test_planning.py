@@ -410,3 +410,12 @@ def test_many_small_batches_of_a_mixed_model_have_a_word_each():
     few = plan_run(mixed, 4 * GIB, kept=[400])
     many = plan_run(mixed, 4 * GIB, kept=[200] + [1] * 200)
     assert many.block_bytes / many.voxels_per_block > few.block_bytes / few.voxels_per_block
+
+
+def test_disk_for_values_by_voxel_is_planned_and_nothing_else_changes():
+    plain, with_tiles = (plan_run(ALL._replace(with_tiles=w), GIB) for w in (False, True))
+    assert plain.tiles_bytes == 0
+    values = ALL.n_images * ALL.n_voxels * ALL.staged_itemsize
+    assert values < with_tiles.tiles_bytes < 1.05 * values
+    changes = {"disk_bytes": plain.disk_bytes + with_tiles.tiles_bytes}
+    assert with_tiles == plain._replace(tiles_bytes=with_tiles.tiles_bytes, **changes)

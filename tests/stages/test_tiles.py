@@ -14,6 +14,7 @@ from nipype_blm.data.manifest import parse_manifest
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import ArrayFile, is_whole
 from nipype_blm.io.tilefile import TileFile
+from nipype_blm.stages import products
 from nipype_blm.stages.plan import PlanFiles, PreparedRun, write_plan
 from nipype_blm.stages.products import compute_products
 from nipype_blm.stages.tiles import (
@@ -150,6 +151,32 @@ def test_other_batches_and_another_order_read_the_same_tiles(prepare, tmp_path, 
     now = read_tiles(run.spec, found.files.batch_files, found.tile_files, columns)
     finite = np.where(np.isfinite(values), values, np.nan)
     assert_array_equal(now, flat(finite)[order])
+
+
+def test_little_memory_reads_parts_of_chunks(prepare, tmp_path, reading, monkeypatch):
+    """What has to be written besides would not fit, so that images are read."""
+    monkeypatch.setattr(products, "_VALUES_BYTES", 1)
+    monkeypatch.setattr(products, "TILE", 5)
+    values, tiles = make_values(), tmp_path / "t"
+    Stage(prepare(values, X, images_per_batch=33), tmp_path / "a", tiles)
+    run = prepare(values, X[:, ::2] ** 2, images_per_batch=33)
+    expected = Stage(run, tmp_path / "fresh", tmp_path / "none", keep=False)
+    reading.clear()
+    assert_same_products(Stage(run, tmp_path / "b", tiles, keep=False), expected)
+    assert reading == []
+    Stage(prepare(values, X, images_per_batch=20), tmp_path / "c", tiles)
+    assert len(reading) == N_OBS
+
+
+def test_rows_all_over_large_tiles_are_read_from_images(prepare, tmp_path, reading):
+    """A row costs as much as all others of its chunk."""
+    values, tiles = make_values(), tmp_path / "t"
+    Stage(prepare(values, X, images_per_batch=70), tmp_path / "a", tiles)
+    run = prepare(values, X, images_per_batch=70)
+    images = run.images
+    assert Stored(run.spec, tiles).find(images[:1]) is not None
+    assert Stored(run.spec, tiles).find([images[i] for i in (0, 1, 2, 3, 4, 40, 41, 68, 69)])
+    assert Stored(run.spec, tiles).find([images[0], images[40], images[69]]) is None
 
 
 def test_an_image_that_is_new_or_replaced_is_read_with_its_batch(prepare, tmp_path, reading):
