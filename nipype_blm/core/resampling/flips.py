@@ -13,7 +13,7 @@ from nipype_blm.core.ols import screen_voxels
 from nipype_blm.core.products import WORD, ProductAccumulator
 from nipype_blm.core.resampling.flipping import Float32, Resampled, compute_shares
 from nipype_blm.core.resampling.hypotheses import Hypothesis
-from nipype_blm.core.resampling.scores import Layout, arrange_groups, compute_scores
+from nipype_blm.core.resampling.scores import Layout, arrange_groups, compute_scores, take_tiles
 from nipype_blm.core.status import is_fitted
 from nipype_blm.core.threads import ONE_THREAD, Threads
 
@@ -130,22 +130,22 @@ def _compute(
     status, D = status.copy(), np.ascontiguousarray(D)
 
     def compute(start: int, stop: int) -> None:
-        compute_scores(
-            start,
-            stop,
-            Y,
-            voxels,
-            design,
-            q,
-            *layout,
-            D,
-            of_data,
-            n_shared,
-            score,
-            leak,
-            m,
-            status,
-        )
+        for first, last, tile in take_tiles(Y, voxels, start, stop):
+            compute_scores(
+                first,
+                last,
+                tile,
+                design,
+                q,
+                *layout,
+                D,
+                of_data,
+                n_shared,
+                score,
+                leak,
+                m,
+                status,
+            )
 
     threads.split(compute, n)
     return status, m, score, leak

@@ -12,8 +12,10 @@ from nipype_blm.core.resampling.flipping import Float32
 from nipype_blm.core.tails import compute_f_tails, compute_t_tails
 from nipype_blm.core.threads import ONE_THREAD, Threads
 
-# Steps of y = sqrt(-m ln(1 - u)), in which z of a T is nearly linear, and where they end.
-STEP = 0.008
+# Steps of y = sqrt(-m ln(1 - u)), in which z of a T is nearly linear, that of an F less so, and
+# where they end.
+T_STEP = 1 / 32
+F_STEP = 1 / 128
 LARGEST = 48.0
 # z of an F goes to minus infinity with y: below y^2 = 1 there are steps within each octave of
 # y^2, down to 2^-OCTAVES.
@@ -94,7 +96,8 @@ def find_peaks(share: Float32, m: NDArray[np.int32], q: int, two_sided: bool) ->
 def _tabulate(m: int, q: int) -> _Table:
     """Return z where y goes in steps, as far as shares or z's of use go."""
     end = min(LARGEST, np.sqrt(-m * np.log1p(-ALMOST_ALL)))
-    steps = np.arange(int(end / STEP) + 3) * STEP
+    step = T_STEP if q == 1 else F_STEP
+    steps = np.arange(int(end / step) + 3) * step
     if q == 1:
         return _Table(
             compute_t_tails(np.sqrt((m - 1) * np.expm1(steps**2 / m)), m - 1).z, np.empty(0)
@@ -103,7 +106,7 @@ def _tabulate(m: int, q: int) -> _Table:
     octave, part = np.divmod(places, PER_OCTAVE)
     squares = np.ldexp(1 + part / PER_OCTAVE, octave - OCTAVES)
     below = compute_f_tails((m - q) / q * np.expm1(squares / m), q, m - q).z
-    steps[0] = STEP / 2  # not used, and finite
+    steps[0] = step / 2  # not used, and finite
     above = compute_f_tails((m - q) / q * np.expm1(steps**2 / m), q, m - q).z
     return _Table(above, below)
 
@@ -128,6 +131,7 @@ def _log(w: float) -> float:
 @kernel
 def _transform(share: Any, z: Any, rows: Any, m: float, steps: Any, octaves: Any) -> None:
     last = steps.size - 2
+    per_unit = 1.0 / T_STEP if octaves.size == 0 else 1.0 / F_STEP
     for r in rows:
         source, out = share[r], z[r]
         for f in range(source.size):
@@ -140,7 +144,7 @@ def _transform(share: Any, z: Any, rows: Any, m: float, steps: Any, octaves: Any
                 place = ((bits >> 52) - 1023 + OCTAVES) * PER_OCTAVE + k
                 low, high, part = octaves[place], octaves[place + 1], cells - k
             else:
-                y = np.sqrt(max(square, 0.0)) * (1.0 / STEP)
+                y = np.sqrt(max(square, 0.0)) * per_unit
                 k = min(int(y), last)
                 low, high, part = steps[k], steps[k + 1], y - k
             x = low + (high - low) * part
