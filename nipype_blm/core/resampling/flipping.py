@@ -19,7 +19,7 @@ Float32 = NDArray[np.float32]
 LANES = 32  # voxels side by side
 BITS = 5  # groups of one table
 AT_ONCE = 4  # tables, which fill a half of the first-level cache
-PANEL = 256  # flips whose sums stay in the caches
+PANEL = 512  # flips whose sums stay in the caches
 _N_SUMS = 1 << BITS
 # Variance of a flipped score, as a share of that of the score itself, below which the statistic
 # is 0 / 0, and below which single precision has lost digits of it.

@@ -76,6 +76,7 @@ def prepare_scores(
     """
     n_obs, n_voxels = Y.shape
     q, p0 = hypothesis.q, hypothesis.X0.shape[1]
+    layout = arrange_groups(group, n_groups, random.factors if random else ())
     n_present = np.zeros(n_voxels, np.int32)
     for row in Y:
         n_present += row == row
@@ -88,7 +89,6 @@ def prepare_scores(
     order = np.argsort(own, kind="stable")
     order = order[is_fitted(status[order])].astype(np.int32)
     n_shared = int(np.count_nonzero(~own[order]))
-    layout = arrange_groups(group, n_groups, random.factors if random else ())
     design = np.concatenate([hypothesis.X0, hypothesis.x], axis=1)
     outcome, m, score, leak = _compute(
         Y, order, n_shared, D[:, order], status[order], design, q, layout, of_data, threads

@@ -248,6 +248,29 @@ def test_flips_of_one_sample_are_those_of_the_data():
     assert_array_equal(*shares)
 
 
+@pytest.mark.parametrize("kind", ["flip_scores", "flip_data"])
+def test_exhaustive_flips_give_the_p_of_all_flips(kind):
+    Y, hypothesis = (
+        make_Y(7, 6),
+        make_hypothesis(np.column_stack([np.ones(7), np.arange(7)]), [0, 1]),
+    )
+    group, resampling = np.arange(7, dtype=np.int32), RESAMPLINGS[kind]
+    exchange = Exchange(7, group)
+    count = resampling.count(exchange, True)
+    assert resampling.is_exhaustive(exchange, count, True)
+    signs = resampling.draw(exchange, 0, range(count), True, True)
+    share = abs(resampling.compute(prepare(Y, hypothesis, kind=kind), signs).share)
+    oracle = getattr(resampled, kind)
+    flips = [np.array(f) for f in itertools.product([1, -1], repeat=7)]
+    for v, y in enumerate(Y.T):
+        if np.isnan(y).sum() > 2:
+            continue
+        everything = np.array([abs(oracle(y, *hypothesis, f)) for f in flips])
+        # Ties, of f and -f at least, are equal but for rounding.
+        expected = np.mean(everything > everything[0] - 1e-5)
+        assert np.mean(share[v] > share[v, 0] - 1e-5) == expected
+
+
 def test_a_level_in_several_groups_is_refused():
     level = np.repeat(np.arange(6), 4).astype(np.int32)
     part = RandomPart(make_factors("intercept", level), MixedOptions())

@@ -1,5 +1,7 @@
 """Freedman-Lane against least squares, one voxel and permutation at a time."""
 
+import itertools
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -8,7 +10,7 @@ from oracles import resampled
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.core.resampling.declared import RESAMPLINGS
-from nipype_blm.core.resampling.exchange import Exchange
+from nipype_blm.core.resampling.exchange import Exchange, find_kinds
 from nipype_blm.core.resampling.flips import RandomPart
 from nipype_blm.core.resampling.hypotheses import make_hypothesis
 from nipype_blm.core.threads import Threads
@@ -54,6 +56,23 @@ def test_bits_depend_on_voxel_and_permutation_alone():
         for numbers in (slice(0, 1), slice(1, 90)):
             share = PERMUTE.compute(scores, orders[numbers]).share
             assert_array_equal(share, whole[part, numbers])
+
+
+def test_exhaustive_permutations_give_the_p_of_all_orders():
+    rng, labels = np.random.default_rng(3), np.array([0, 0, 0, 0, 1, 1.0])
+    X, Y = np.column_stack([np.ones(6), labels]), rng.normal(size=(6, 3))
+    Y[1, 0] = np.nan
+    hypothesis, group = make_hypothesis(X, [0, 1]), np.arange(6, dtype=np.int32)
+    exchange = Exchange(6, group, kind=find_kinds(X))
+    count = PERMUTE.count(exchange, True)
+    assert count == 15
+    orders = PERMUTE.draw(exchange, 0, range(count), True, True)
+    share = abs(PERMUTE.compute(PERMUTE.prepare(Y, hypothesis, group, 6), orders).share)
+    everything = [np.array(order) for order in itertools.permutations(range(6))]
+    for v, y in enumerate(Y.T):
+        found = np.array([abs(resampled.permute(y, *hypothesis, order)) for order in everything])
+        # Ties are equal but for rounding.
+        assert np.mean(share[v] > share[v, 0] - 1e-5) == np.mean(found > found[0] - 1e-5)
 
 
 def test_a_permutation_that_gives_all_images_present_one_label_counts_and_says_nothing():
