@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.core._jit import inline, kernel, routine
+from nipype_blm.core._jit import exact_kernel, exact_routine, inline, kernel
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.resampling.flipping import Float32
 from nipype_blm.core.tails import compute_f_tails, compute_t_tails
@@ -125,7 +125,7 @@ def _log(w: float) -> float:
     return exponent * 0.6931471805599453 + 2.0 * s * series
 
 
-@routine
+@exact_routine
 def _measure(share: Any, m: float, squares: Any) -> None:
     """Write y^2 = -m ln(1 - u)."""
     for f in range(share.size):
@@ -133,7 +133,7 @@ def _measure(share: Any, m: float, squares: Any) -> None:
         squares[f] = max(-m * _log(1.0 - u), 0.0)
 
 
-@kernel
+@exact_kernel
 def _transform(share: Any, z: Any, rows: Any, m: float, steps: Any, octaves: Any) -> None:
     last = steps.size - 2
     per_unit = 1.0 / T_STEP if octaves.size == 0 else 1.0 / F_STEP
