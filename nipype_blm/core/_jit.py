@@ -45,6 +45,13 @@ def routine(function: Callable[P, R]) -> Callable[P, R]:
     return compiled
 
 
+def exact_routine(function: Callable[P, R]) -> Callable[P, R]:
+    """Do as `routine`, with every operation rounded by itself, as NumPy does."""
+    options = OPTIONS | NO_WRAPPERS | {"_nrt": False, "fastmath": False}
+    compiled: Callable[P, R] = numba.njit(**options)(function)
+    return compiled
+
+
 def allocating_routine(function: Callable[P, R]) -> Callable[P, R]:
     """Do as `routine` for a function that makes arrays."""
     compiled: Callable[P, R] = numba.njit(**OPTIONS | NO_WRAPPERS)(function)

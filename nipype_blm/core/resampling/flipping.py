@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.core._jit import exact_kernel, inline, routine
+from nipype_blm.core._jit import exact_kernel, exact_routine, inline
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.threads import ONE_THREAD, Threads
 
@@ -19,7 +19,7 @@ Float32 = NDArray[np.float32]
 LANES = 32  # voxels side by side
 BITS = 5  # groups of one table
 AT_ONCE = 4  # tables, which fill a half of the first-level cache
-PANEL = 256  # flips whose sums stay in the caches
+PANEL = 512  # flips whose sums stay in the caches
 _N_SUMS = 1 << BITS
 # Variance of a flipped score, as a share of that of the score itself, below which the statistic
 # is 0 / 0, and below which single precision has lost digits of it.
@@ -124,7 +124,7 @@ def _invert_common(
     return precision, is_degenerate
 
 
-@routine
+@exact_routine
 def _tabulate(values: Any, first: int, column: int, width: int, row: Any, table: Any) -> None:
     """Write the sums of a few groups with all signs, at `width` voxels from `column` on."""
     for t in range(LANES):
@@ -143,7 +143,7 @@ def _tabulate(values: Any, first: int, column: int, width: int, row: Any, table:
         size *= 2
 
 
-@routine
+@exact_routine
 def _add_tables(tables: Any, codes: Any, first: int, total: Any) -> None:
     """Add one sum of each table to the total of every flip."""
     a, b, c, d = tables[0], tables[1], tables[2], tables[3]
@@ -167,7 +167,7 @@ def _sum_own(leak: Any, signs: Any, f: int, column: int, W: Any) -> None:
 
 
 @inline
-def _variance_of(W: Any, q: int, variance: Any) -> float:
+def _factorise_variance(W: Any, q: int, variance: Any) -> float:
     """Write the Cholesky factor of I - W W', W by rows; return its least pivot."""
     p0 = W.size // q
     least = 1.0
@@ -198,8 +198,91 @@ def _length_through(factor: Any, S: Any) -> float:
     return total
 
 
+@exact_routine
+def _share_one(sums: Any, t: int, precision: Any, out: Any) -> None:
+    """Write shares of one column of x, its variance known."""
+    for f in range(out.size):
+        x = sums[0, f, t]
+        share = abs(x) * x * np.float32(precision[f, 0, 0])
+        out[f] = max(min(share, _ONE), -_ONE)
+
+
+@exact_routine
+def _share_several(sums: Any, t: int, q: int, precision: Any, out: Any) -> None:
+    """Write shares of several columns of x, their variance known."""
+    for f in range(out.size):
+        total = 0.0
+        for a in range(q):
+            for b in range(q):
+                product = np.float64(sums[a, f, t]) * np.float64(sums[b, f, t])
+                total += product * precision[f, a, b]
+        out[f] = np.float32(min(total, 1.0))
+
+
+@exact_routine
+def _share_scalar(
+    sums: Any,
+    t: int,
+    q: int,
+    leak: Any,
+    column: int,
+    signs: Any,
+    W: Any,
+    n_degenerate: Any,
+    out: Any,
+) -> None:
+    """Write shares where the variance is one number, of this voxel."""
+    for f in range(out.size):
+        variance, explained = _ONE, np.float32(0.0)
+        for k in range(q, q + W.size):
+            variance -= sums[k, f, t] * sums[k, f, t]
+        for k in range(q):
+            explained += sums[k, f, t] * sums[k, f, t]
+        if variance < _CANCELLED:
+            _sum_own(leak, signs, f, column, W)
+            exact = 1.0
+            for k in range(W.size):
+                exact -= W[k] * W[k]
+            variance = np.float32(exact)
+            if exact < DEGENERATE:
+                n_degenerate[f] += 1
+                explained, variance = np.float32(0.0), _ONE
+        share = min(explained / variance, _ONE)
+        out[f] = -share if q == 1 and sums[0, f, t] < np.float32(0.0) else share
+
+
+@exact_routine
+def _share_matrix(
+    sums: Any,
+    t: int,
+    q: int,
+    leak: Any,
+    column: int,
+    signs: Any,
+    W: Any,
+    S: Any,
+    factor: Any,
+    n_degenerate: Any,
+    out: Any,
+) -> None:
+    """Write shares where the variance is a matrix, of this voxel."""
+    for f in range(out.size):
+        for k in range(W.size):
+            W[k] = sums[q + k, f, t]
+        least = _factorise_variance(W, q, factor)
+        if least < CANCELLED:
+            _sum_own(leak, signs, f, column, W)
+            least = _factorise_variance(W, q, factor)
+        for k in range(q):
+            S[k] = sums[k, f, t]
+        out[f] = np.float32(min(_length_through(factor, S), 1.0))
+        if least < DEGENERATE:
+            n_degenerate[f] += 1
+            out[f] = np.float32(0.0)
+
+
 @exact_kernel
-def _flip(  # noqa: C901 - one pass over the sums of a tile while they are in the cache
+def _flip(
     start: int,
     stop: int,
     score: Any,
@@ -217,69 +300,28 @@ def _flip(  # noqa: C901 - one pass over the sums of a tile while they are in th
     n_shared = n_tested - n_own
     tables = np.zeros((AT_ONCE, _N_SUMS, LANES), np.float32)
     row = np.zeros(LANES, np.float32)
-    sums = np.empty((q + r, n_flips, LANES), np.float32)
+    sums = np.zeros((q + r, n_flips, LANES), np.float32)
     S, W, factor = np.empty(q), np.empty(r), np.empty((q, q))
     first = start
     while first < stop:
         is_shared = first < n_shared
         last = min(first + LANES, min(stop, n_shared) if is_shared else stop)
-        width = last - first
         for k in range(q if is_shared else q + r):
             values = score[k] if k < q else leak[k - q]
             column = first if k < q else first - n_shared
-            total = sums[k]
-            total[:] = np.float32(0.0)
+            sums[k] = np.float32(0.0)
             for c in range(0, codes.shape[0], AT_ONCE):
                 for i in range(AT_ONCE):
-                    _tabulate(values, (c + i) * BITS, column, width, row, tables[i])
-                _add_tables(tables, codes, c, total)
-        for t in range(width):
-            out = share[voxel[first + t]]
-            for f in range(n_flips):
-                if q == 1 and is_shared:
-                    x = sums[0, f, t]
-                    explained = x * x * np.float32(precision[f, 0, 0])
-                elif is_shared:
-                    y = 0.0
-                    for a in range(q):
-                        for b in range(q):
-                            y += (
-                                np.float64(sums[a, f, t])
-                                * precision[f, a, b]
-                                * np.float64(sums[b, f, t])
-                            )
-                    explained = np.float32(y)
-                elif is_scalar:
-                    variance = _ONE
-                    for k in range(q, q + r):
-                        variance -= sums[k, f, t] * sums[k, f, t]
-                    if variance < _CANCELLED:
-                        _sum_own(leak, signs, f, first + t - n_shared, W)
-                        exact = 1.0
-                        for k in range(r):
-                            exact -= W[k] * W[k]
-                        variance = np.float32(exact)
-                    explained = np.float32(0.0)
-                    for k in range(q):
-                        explained += sums[k, f, t] * sums[k, f, t]
-                    explained /= variance
-                    if variance < np.float32(DEGENERATE):
-                        n_degenerate[f] += 1
-                        explained = np.float32(0.0)
-                else:
-                    for k in range(r):
-                        W[k] = sums[q + k, f, t]
-                    least = _variance_of(W, q, factor)
-                    if least < CANCELLED:
-                        _sum_own(leak, signs, f, first + t - n_shared, W)
-                        least = _variance_of(W, q, factor)
-                    for k in range(q):
-                        S[k] = sums[k, f, t]
-                    explained = np.float32(_length_through(factor, S))
-                    if least < DEGENERATE:
-                        n_degenerate[f] += 1
-                        explained = np.float32(0.0)
-                explained = min(explained, _ONE)
-                is_negative = q == 1 and sums[0, f, t] < np.float32(0.0)
-                out[f] = -explained if is_negative else explained
+                    _tabulate(values, (c + i) * BITS, column, last - first, row, tables[i])
+                _add_tables(tables, codes, c, sums[k])
+        for t in range(last - first):
+            out, own = share[voxel[first + t]], first + t - n_shared
+            if is_shared and q == 1:
+                _share_one(sums, t, precision, out)
+            elif is_shared:
+                _share_several(sums, t, q, precision, out)
+            elif is_scalar:
+                _share_scalar(sums, t, q, leak, own, signs, W, n_degenerate, out)
+            else:
+                _share_matrix(sums, t, q, leak, own, signs, W, S, factor, n_degenerate, out)
         first = last

@@ -13,7 +13,7 @@ from nipype_blm.core.ols import screen_voxels
 from nipype_blm.core.products import WORD, ProductAccumulator
 from nipype_blm.core.resampling.flipping import Float32, Resampled, compute_shares
 from nipype_blm.core.resampling.hypotheses import Hypothesis
-from nipype_blm.core.resampling.scores import Layout, arrange_groups, compute_scores
+from nipype_blm.core.resampling.scores import Layout, arrange_groups, compute_scores, take_tiles
 from nipype_blm.core.status import is_fitted
 from nipype_blm.core.threads import ONE_THREAD, Threads
 
@@ -76,6 +76,7 @@ def prepare_scores(
     """
     n_obs, n_voxels = Y.shape
     q, p0 = hypothesis.q, hypothesis.X0.shape[1]
+    layout = arrange_groups(group, n_groups, random.factors if random else ())
     n_present = np.zeros(n_voxels, np.int32)
     for row in Y:
         n_present += row == row
@@ -88,7 +89,6 @@ def prepare_scores(
     order = np.argsort(own, kind="stable")
     order = order[is_fitted(status[order])].astype(np.int32)
     n_shared = int(np.count_nonzero(~own[order]))
-    layout = arrange_groups(group, n_groups, random.factors if random else ())
     design = np.concatenate([hypothesis.X0, hypothesis.x], axis=1)
     outcome, m, score, leak = _compute(
         Y, order, n_shared, D[:, order], status[order], design, q, layout, of_data, threads
@@ -130,22 +130,22 @@ def _compute(
     status, D = status.copy(), np.ascontiguousarray(D)
 
     def compute(start: int, stop: int) -> None:
-        compute_scores(
-            start,
-            stop,
-            Y,
-            voxels,
-            design,
-            q,
-            *layout,
-            D,
-            of_data,
-            n_shared,
-            score,
-            leak,
-            m,
-            status,
-        )
+        for first, last, tile in take_tiles(Y, voxels, start, stop):
+            compute_scores(
+                first,
+                last,
+                tile,
+                design,
+                q,
+                *layout,
+                D,
+                of_data,
+                n_shared,
+                score,
+                leak,
+                m,
+                status,
+            )
 
     threads.split(compute, n)
     return status, m, score, leak

@@ -1,6 +1,7 @@
 """Which images belong together: the independent groups whose signs are flipped."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +30,7 @@ def find_groups(
     -------
     integer array of shape (n_obs,)
     """
-    labels = [np.asarray(factor.level) for factor in factors]
+    labels: list[NDArray[Any]] = [np.asarray(factor.level) for factor in factors]
     if blocks is not None:
         labels.append(np.unique(np.asarray(blocks), return_inverse=True)[1].reshape(-1))
     rows, columns, offset = [], [], n_obs

@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.core._jit import inline, kernel
+from nipype_blm.core._jit import exact_kernel, exact_routine, inline, kernel
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.resampling.flipping import Float32
 from nipype_blm.core.tails import compute_f_tails, compute_t_tails
 from nipype_blm.core.threads import ONE_THREAD, Threads
 
-# Steps of y = sqrt(-m ln(1 - u)), in which z of a T is nearly linear, and where they end.
-STEP = 0.008
+# Steps of y = sqrt(-m ln(1 - u)), in which z of a T is nearly linear, that of an F less so, and
+# where they end.
+T_STEP = 1 / 32
+F_STEP = 1 / 128
 LARGEST = 48.0
 # z of an F goes to minus infinity with y: below y^2 = 1 there are steps within each octave of
 # y^2, down to 2^-OCTAVES.
@@ -94,7 +96,8 @@ def find_peaks(share: Float32, m: NDArray[np.int32], q: int, two_sided: bool) ->
 def _tabulate(m: int, q: int) -> _Table:
     """Return z where y goes in steps, as far as shares or z's of use go."""
     end = min(LARGEST, np.sqrt(-m * np.log1p(-ALMOST_ALL)))
-    steps = np.arange(int(end / STEP) + 3) * STEP
+    step = T_STEP if q == 1 else F_STEP
+    steps = np.arange(int(end / step) + 3) * step
     if q == 1:
         return _Table(
             compute_t_tails(np.sqrt((m - 1) * np.expm1(steps**2 / m)), m - 1).z, np.empty(0)
@@ -103,36 +106,43 @@ def _tabulate(m: int, q: int) -> _Table:
     octave, part = np.divmod(places, PER_OCTAVE)
     squares = np.ldexp(1 + part / PER_OCTAVE, octave - OCTAVES)
     below = compute_f_tails((m - q) / q * np.expm1(squares / m), q, m - q).z
-    steps[0] = STEP / 2  # not used, and finite
+    steps[0] = step / 2  # not used, and finite
     above = compute_f_tails((m - q) / q * np.expm1(steps**2 / m), q, m - q).z
     return _Table(above, below)
 
 
 @inline
 def _log(w: float) -> float:
-    """Return ln w for w in (0, 1], to 1e-10 of itself."""
+    """Return ln w for w in (0, 1], to 1e-10 of itself, without a branch."""
     bits = np.float64(w).view(np.int64)
-    exponent = (bits >> 52) - 1023
-    x = np.int64((bits & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000).view(np.float64)
-    if x > 1.4142135623730951:
-        x *= 0.5
-        exponent += 1
+    # From sqrt(1/2) up to sqrt(2): the bits of the former are taken away.
+    exponent = (bits - 0x3FE6A09E667F3BCD) >> 52
+    x = np.int64(bits - (exponent << 52)).view(np.float64)
     s = (x - 1.0) / (x + 1.0)
     s2 = s * s
     series = 1 / 7 + s2 * (1 / 9 + s2 * (1 / 11 + s2 * (1 / 13)))
-    return exponent * 0.6931471805599453 + 2.0 * s * (
-        1.0 + s2 * (1 / 3 + s2 * (1 / 5 + s2 * series))
-    )
+    series = 1.0 + s2 * (1 / 3 + s2 * (1 / 5 + s2 * series))
+    return exponent * 0.6931471805599453 + 2.0 * s * series
 
 
-@kernel
+@exact_routine
+def _measure(share: Any, m: float, squares: Any) -> None:
+    """Write y^2 = -m ln(1 - u)."""
+    for f in range(share.size):
+        u = min(abs(np.float64(share[f])), ALMOST_ALL)
+        squares[f] = max(-m * _log(1.0 - u), 0.0)
+
+
+@exact_kernel
 def _transform(share: Any, z: Any, rows: Any, m: float, steps: Any, octaves: Any) -> None:
     last = steps.size - 2
+    per_unit = 1.0 / T_STEP if octaves.size == 0 else 1.0 / F_STEP
+    squares = np.empty(share.shape[1])
     for r in rows:
         source, out = share[r], z[r]
+        _measure(source, m, squares)
         for f in range(source.size):
-            u = np.float64(source[f])
-            square = -m * _log(1.0 - min(abs(u), ALMOST_ALL))
+            square = squares[f]
             if octaves.size > 0 and square < 1.0:
                 bits = np.float64(max(square, 2.0**-OCTAVES)).view(np.int64)
                 cells = np.float64((bits & 0xFFFFFFFFFFFFF) * (PER_OCTAVE * 2.0**-52))
@@ -140,11 +150,11 @@ def _transform(share: Any, z: Any, rows: Any, m: float, steps: Any, octaves: Any
                 place = ((bits >> 52) - 1023 + OCTAVES) * PER_OCTAVE + k
                 low, high, part = octaves[place], octaves[place + 1], cells - k
             else:
-                y = np.sqrt(max(square, 0.0)) * (1.0 / STEP)
+                y = np.sqrt(square) * per_unit
                 k = min(int(y), last)
                 low, high, part = steps[k], steps[k + 1], y - k
             x = low + (high - low) * part
-            out[f] = np.float32(-x if u < 0.0 else x)
+            out[f] = np.float32(-x if source[f] < 0.0 else x)
 
 
 @kernel

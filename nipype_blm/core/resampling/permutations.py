@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.core._jit import exact_kernel, kernel
+from nipype_blm.core._jit import exact_kernel, exact_routine, kernel
 from nipype_blm.core.linalg import RANK_TOLERANCE, FloatArray
 from nipype_blm.core.ols import screen_voxels
 from nipype_blm.core.resampling.flipping import DEGENERATE, Float32, Resampled
 from nipype_blm.core.resampling.hypotheses import Hypothesis
-from nipype_blm.core.resampling.scores import load_voxel
+from nipype_blm.core.resampling.scores import load_voxel, take_tiles
 from nipype_blm.core.status import is_fitted
 from nipype_blm.core.threads import ONE_THREAD, Threads
 
@@ -62,7 +62,8 @@ def prepare_permutations(
     m = np.zeros(n_voxels, np.int32)
 
     def reduce(start: int, stop: int) -> None:
-        _reduce(start, stop, Y, voxel, X, hypothesis.q, residual, m, status)
+        for first, last, tile in take_tiles(Y, voxel, start, stop):
+            _reduce(first, last, tile, voxel, X, hypothesis.q, residual, m, status)
 
     threads.split(reduce, voxel.size)
     kept = m[voxel] > 0
@@ -80,7 +81,7 @@ def prepare_permutations(
 def _reduce(
     start: int,
     stop: int,
-    Y: Any,
+    tile: Any,
     voxels: Any,
     X: Any,
     q: int,
@@ -93,7 +94,7 @@ def _reduce(
     order = np.arange(n_obs)
     for t in range(start, stop):
         v = voxels[t]
-        n, rank, outcome = load_voxel(Y, v, order, X, q, U, rows, work)
+        n, rank, outcome = load_voxel(tile[t - start], order, X, q, U, rows, work)
         status[v] = outcome
         if outcome >= 10:
             continue
@@ -145,8 +146,77 @@ def compute_permutations(
     return Resampled(share, np.sum(counts, axis=0, dtype=np.int64))
 
 
+@exact_routine
+def _project(e: Any, X: Any, z: Any) -> None:
+    """Write X'e of the images present, for every permutation."""
+    for a in range(len(z)):
+        for f in range(LANES):
+            z[a, f] = 0.0
+    for i in range(e.size):
+        if e[i] == e[i]:
+            for a in range(len(z)):
+                row, out = X[i, a], z[a]
+                for f in range(LANES):
+                    out[f] += e[i] * row[f]
+
+
+@exact_routine
+def _sum_products(  # noqa: C901 - nothing but loops
+    e: Any, X: Any, from_missing: bool, gram: Any
+) -> None:
+    """Write the packed X'X of the images present, from whichever images are fewer.
+
+    X'X of all images is the identity.
+    """
+    p = X.shape[1]
+    for k in range(len(gram)):
+        for f in range(LANES):
+            gram[k, f] = 0.0
+    if from_missing:
+        for a in range(p):
+            for f in range(LANES):
+                gram[a * (a + 3) // 2, f] = 1.0
+    weight = -1.0 if from_missing else 1.0
+    for i in range(e.size):
+        if (e[i] != e[i]) == from_missing:
+            position = 0
+            for a in range(p):
+                for b in range(a + 1):
+                    left, right, out = X[i, a], X[i, b], gram[position]
+                    for f in range(LANES):
+                        out[f] += weight * left[f] * right[f]
+                    position += 1
+
+
+@exact_routine
+def _solve(  # noqa: C901 - nothing but loops
+    L: Any, p0: int, inverse: Any, z: Any
+) -> None:
+    """Factorise packed X'X, and write L^-1 z in the place of z; 0 where there is no pivot."""
+    for a in range(len(z)):
+        first = a * (a + 1) // 2
+        for b in range(a + 1):
+            out = L[first + b]
+            for k in range(b):
+                left, right = L[first + k], L[b * (b + 1) // 2 + k]
+                for f in range(LANES):
+                    out[f] -= left[f] * right[f]
+            if a > b:
+                for f in range(LANES):
+                    out[f] *= inverse[b, f]
+        tolerance, pivot = RANK_TOLERANCE if a < p0 else DEGENERATE, L[first + a]
+        for f in range(LANES):
+            inverse[a, f] = 1.0 / np.sqrt(pivot[f]) if pivot[f] > tolerance else 0.0
+        for k in range(a):
+            left, before = L[first + k], z[k]
+            for f in range(LANES):
+                z[a, f] -= left[f] * before[f]
+        for f in range(LANES):
+            z[a, f] *= inverse[a, f]
+
+
 @exact_kernel
-def _permute(  # noqa: C901 - one pass over a voxel, permutations side by side
+def _permute(
     start: int,
     stop: int,
     residual: Any,
@@ -159,77 +229,28 @@ def _permute(  # noqa: C901 - one pass over a voxel, permutations side by side
     n_obs, p = X.shape[:2]
     p0 = p - q
     e = np.empty(n_obs)
-    z = np.empty((p, LANES))
+    z, inverse = np.empty((p, LANES)), np.empty((p, LANES))
     L = np.empty((p * (p + 1) // 2, LANES))
-    inverse = np.empty((p, LANES))
-    null, explained = np.empty(LANES), np.empty(LANES)
     for t in range(start, stop):
         n_missing = 0
         for i in range(n_obs):
             e[i] = residual[i, t]
             n_missing += e[i] != e[i]
-        z[:] = 0.0
-        for i in range(n_obs):
-            if e[i] != e[i]:
-                continue
-            for a in range(p):
-                row, out = X[i, a], z[a]
-                for f in range(LANES):
-                    out[f] += e[i] * row[f]
+        _project(e, X, z)
+        inverse[:] = 1.0
         if n_missing > 0:
-            from_missing = 2 * n_missing < n_obs
-            L[:] = 0.0
-            if from_missing:
-                for a in range(p):
-                    L[a * (a + 3) // 2] = 1.0
-            weight = -1.0 if from_missing else 1.0
-            for i in range(n_obs):
-                if (e[i] != e[i]) != from_missing:
-                    continue
-                position = 0
-                for a in range(p):
-                    for b in range(a + 1):
-                        left, right, out = X[i, a], X[i, b], L[position]
-                        for f in range(LANES):
-                            out[f] += weight * left[f] * right[f]
-                        position += 1
-            for a in range(p):
-                for b in range(a + 1):
-                    out = L[a * (a + 1) // 2 + b]
-                    for k in range(b):
-                        left, right = L[a * (a + 1) // 2 + k], L[b * (b + 1) // 2 + k]
-                        for f in range(LANES):
-                            out[f] -= left[f] * right[f]
-                    if a > b:
-                        for f in range(LANES):
-                            out[f] *= inverse[b, f]
-                    else:
-                        tolerance = RANK_TOLERANCE if a < p0 else DEGENERATE
-                        for f in range(LANES):
-                            is_any = out[f] > tolerance
-                            inverse[a, f] = 1.0 / np.sqrt(out[f]) if is_any else 0.0
-                for k in range(a):
-                    left, before, out = L[a * (a + 1) // 2 + k], z[k], z[a]
-                    for f in range(LANES):
-                        out[f] -= left[f] * before[f]
-                for f in range(LANES):
-                    z[a, f] *= inverse[a, f]
-        null[:] = 1.0
-        explained[:] = 0.0
-        for a in range(p0):
-            for f in range(LANES):
-                null[f] -= z[a, f] * z[a, f]
-        for a in range(p0, p):
-            for f in range(LANES):
-                explained[f] += z[a, f] * z[a, f]
+            _sum_products(e, X, 2 * n_missing < n_obs, L)
+            _solve(L, p0, inverse, z)
         out = share[voxel[t]]
-        for f in range(len(n_degenerate)):
-            is_degenerate = null[f] < DEGENERATE
-            if n_missing > 0:
-                for a in range(p0, p):
-                    is_degenerate |= inverse[a, f] == 0.0
-            if is_degenerate:
+        for f in range(n_degenerate.size):
+            null, explained, is_degenerate = 1.0, 0.0, False
+            for a in range(p0):
+                null -= z[a, f] * z[a, f]
+            for a in range(p0, p):
+                explained += z[a, f] * z[a, f]
+                is_degenerate |= inverse[a, f] == 0.0
+            if is_degenerate or null < DEGENERATE:
                 n_degenerate[f] += 1
                 continue
-            u = min(explained[f] / null[f], 1.0)
-            out[f] = np.float32(-u if q == 1 and z[p0, f] < 0.0 else u)
+            u = np.float32(min(explained / null, 1.0))
+            out[f] = -u if q == 1 and z[p0, f] < 0.0 else u

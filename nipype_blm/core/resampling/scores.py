@@ -1,6 +1,6 @@
 """Scores of groups of images at every voxel, and what of them X0 takes back when signs flip."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import RANK_TOLERANCE, FloatArray
 from nipype_blm.core.ols import NOISE, ZERO_VARIANCE
 from nipype_blm.core.status import VoxelStatus
+from nipype_blm.core.threads import TILE
 
 # A sum of squares below this fraction of y'y, for each image, is rounding.
 ROUNDING = 1e-28
@@ -68,36 +69,47 @@ def arrange_groups(
     return Layout(order, first, Z, column, start, width)
 
 
+def take_tiles(
+    Y: NDArray[Any], voxels: NDArray[np.int32], start: int, stop: int
+) -> Iterator[tuple[int, int, FloatArray]]:
+    """Yield ranges of `voxels` and their values (n, n_obs), a few at a time."""
+    for first in range(start, stop, TILE):
+        last = min(first + TILE, stop)
+        yield first, last, np.ascontiguousarray(Y[:, voxels[first:last]].T, float)
+
+
 @routine
-def _orthogonalise(U: Any, k: int, n: int) -> float:
-    """Make column k of U orthogonal to those before it; return its squared length."""
-    u = U[k]
+def _square(u: Any, n: int) -> float:
+    total = 0.0
+    for i in range(n):
+        total += u[i] * u[i]
+    return total
+
+
+@routine
+def _remove(U: Any, first: int, last: int, u: Any, n: int) -> None:
+    """Take from u its part along some orthonormal rows of U, twice for what rounding leaves."""
     for _ in range(2):
-        for i in range(k):
-            other = U[i]
+        for k in range(first, last):
+            row = U[k]
             dot = 0.0
-            for a in range(n):
-                dot += other[a] * u[a]
-            for a in range(n):
-                u[a] -= dot * other[a]
-    square = 0.0
-    for a in range(n):
-        square += u[a] * u[a]
-    return square
+            for i in range(n):
+                dot += row[i] * u[i]
+            for i in range(n):
+                u[i] -= dot * row[i]
 
 
 @routine
 def _normalise(U: Any, k: int, n: int) -> bool:
-    """Make column k a unit vector orthogonal to those before it, or 0; say whether it is any."""
+    """Make row k a unit vector orthogonal to those before it, or 0; say whether it is any."""
     u = U[k]
-    before = 0.0
-    for a in range(n):
-        before += u[a] * u[a]
-    square = _orthogonalise(U, k, n)
+    before = _square(u, n)
+    _remove(U, 0, k, u, n)
+    square = _square(u, n)
     is_any = square > max(RANK_TOLERANCE * before, NOISE)
     scale = 1.0 / np.sqrt(square) if is_any else 0.0
-    for a in range(n):
-        u[a] *= scale
+    for i in range(n):
+        u[i] *= scale
     return is_any
 
 
@@ -177,6 +189,16 @@ def _reduce_group(U: Any, low: int, high: int, G: Any) -> None:
 
 
 @routine
+def _add_row(weights: Any, place: Any, U: Any, i: int, K: Any, H: Any) -> None:
+    """Add a row of T = Z Lambda to T'T and T'U."""
+    for a in range(weights.size):
+        for b in range(weights.size):
+            K[place[a], place[b]] += weights[a] * weights[b]
+        for b in range(len(U)):
+            H[place[a], b] += weights[a] * U[b, i]
+
+
+@routine
 def _remove_effects(
     U: Any,
     low: int,
@@ -194,22 +216,17 @@ def _remove_effects(
 ) -> None:
     """Take from U'U of a group what its random effects take: G becomes U'V^-1 U.
 
-    V^-1 = I - T (I + T'T)^-1 T' with T = Z Lambda.
+    V^-1 = I - T (I + T'T)^-1 T' with T = Z Lambda, which takes a singular D.
     """
-    c, n_effects = len(U), Z.shape[1]
+    c = len(U)
     for a in range(width):
         for b in range(width):
             K[a, b] = 1.0 if a == b else 0.0
         for b in range(c):
             H[a, b] = 0.0
     for i in range(low, high):
-        place = column[rows[i]]
         _weight_row(Z[rows[i]], start, Lambda, weights)
-        for a in range(n_effects):
-            for b in range(n_effects):
-                K[place[a], place[b]] += weights[a] * weights[b]
-            for b in range(c):
-                H[place[a], b] += weights[a] * U[b, i]
+        _add_row(weights, column[rows[i]], U, i, K, H)
     _factorise(K, width, 0.0)
     _solve_lower(K, width, H, c)
     for a in range(c):
@@ -218,44 +235,39 @@ def _remove_effects(
             for k in range(width):
                 x += H[k, a] * H[k, b]
             G[a, b] -= x
-            G[b, a] = G[a, b]
+            if a != b:
+                G[b, a] = G[a, b]
 
 
 @routine
-def _has_residual(U: Any, p: int, q: int, n: int, smallest: float, r: Any) -> bool:
-    """Say whether x leaves any of y beyond rounding; the last row of U is y less X0's part."""
-    for i in range(n):
-        r[i] = U[p + q, i]
-    for _ in range(2):
-        for k in range(p, p + q):
-            dot = 0.0
-            for i in range(n):
-                dot += U[k, i] * r[i]
-            for i in range(n):
-                r[i] -= dot * U[k, i]
-    square = 0.0
-    for i in range(n):
-        square += r[i] * r[i]
-    return square > smallest
+def _load_rows(y: Any, order: Any, X: Any, U: Any, rows: Any) -> int:
+    """Write the rows of X and of y present into the columns of U; return how many there are."""
+    n, p = 0, X.shape[1]
+    for i in range(order.size):
+        if y[order[i]] == y[order[i]]:
+            rows[n] = i
+            for k in range(p):
+                U[k, n] = X[order[i], k]
+            U[p, n] = y[order[i]]
+            n += 1
+    return n
 
 
 @routine
-def load_voxel(Y: Any, v: int, order: Any, X: Any, q: int, U: Any, rows: Any, residual: Any) -> Any:
+def load_voxel(y: Any, order: Any, X: Any, q: int, U: Any, rows: Any, residual: Any) -> Any:
     """Write an orthonormal design and y less X0's part, on the images present.
 
     Parameters
     ----------
-    Y : array of shape (n_obs, n_voxels)
+    y : array of shape (n_obs,)
         NaN where missing.
-    v : int
-        Column of Y.
     order : integer array of shape (n_obs,)
         In which images are taken.
     X : array of shape (n_obs, p0 + q)
         X0, then x.
     q : int
     U : array of shape (p0 + q + 1, n_obs)
-        Receives X0, x and y; 0 for what depends on columns before it.
+        Receives X0, x and y; 0 for what depends on rows before it.
     rows : integer array of shape (n_obs,)
         Receives the places in `order` of the images present.
     residual : array of shape (n_obs,)
@@ -267,48 +279,87 @@ def load_voxel(Y: Any, v: int, order: Any, X: Any, q: int, U: Any, rows: Any, re
         Images present, rank of X0 there, and what keeps the voxel from being tested.
     """
     p = X.shape[1] - q
-    n, rank, is_estimable = 0, 0, True
-    for i in range(order.size):
-        y = np.float64(Y[order[i], v])
-        if y == y:
-            rows[n] = i
-            U[p + q, n] = y
-            n += 1
-    for k in range(p + q):
-        for i in range(n):
-            U[k, i] = X[order[rows[i]], k]
+    n = _load_rows(y, order, X, U, rows)
+    rank, n_tested = 0, 0
     for k in range(p):
         rank += 1 if _normalise(U, k, n) else 0
     for k in range(p, p + q):
-        is_estimable &= _normalise(U, k, n)
+        n_tested += 1 if _normalise(U, k, n) else 0
     if n - rank - q <= 1:
         return n, rank, _TOO_FEW
-    if not is_estimable:
+    if n_tested < q:
         return n, rank, _NOT_ESTIMABLE
-    y = U[p + q]
-    around_first, square = 0.0, 0.0
+    u = U[p + q]
     for i in range(n):
-        around_first += (y[i] - y[0]) ** 2
-        square += y[i] * y[i]
-    for _ in range(2):
+        residual[i] = u[i] - u[0]
+    smallest = max(ZERO_VARIANCE * _square(residual, n), ROUNDING * n * _square(u, n))
+    _remove(U, 0, p, u, n)
+    for i in range(n):
+        residual[i] = u[i]
+    _remove(U, p, p + q, residual, n)
+    is_fitted_exactly = not _square(residual, n) > smallest
+    return n, rank, _ZERO_VARIANCE if is_fitted_exactly else _FITTED
+
+
+@routine
+def _standardise(total: Any, p: int, q: int, A: Any, B: Any, M: Any) -> float:
+    """Write what all groups have in common; return the null sum of squares r'V^-1 r.
+
+    With X0'V^-1 X0 = A A': B = (A A')^-1 X0'V^-1 [x, y], and M M' = xt'V^-1 xt.
+    """
+    for a in range(p):
+        for b in range(p):
+            A[a, b] = total[a, b]
+        for b in range(q + 1):
+            B[a, b] = total[a, p + b]
+    _factorise(A, p, RANK_TOLERANCE)
+    _solve_lower(A, p, B, q + 1)
+    null_square = total[p + q, p + q]
+    for k in range(p):
+        null_square -= B[k, q] * B[k, q]
+    for a in range(q):
+        for b in range(q):
+            M[a, b] = total[p + a, p + b]
+            for k in range(p):
+                M[a, b] -= B[k, a] * B[k, b]
+    _solve_transposed(A, p, B, q + 1)
+    _factorise(M, q, RANK_TOLERANCE)
+    return null_square
+
+
+@routine
+def _score_group(G: Any, p: int, q: int, B: Any, M: Any, C: Any, S: Any) -> None:
+    """Write C = xt'V^-1 X0 and S = M^-1 xt'V^-1 r of a group."""
+    for a in range(q):
         for k in range(p):
-            dot = 0.0
-            for i in range(n):
-                dot += U[k, i] * y[i]
-            for i in range(n):
-                y[i] -= dot * U[k, i]
-    smallest = max(ZERO_VARIANCE * around_first, ROUNDING * n * square)
-    if not _has_residual(U, p, q, n, smallest, residual):
-        return n, rank, _ZERO_VARIANCE
-    return n, rank, _FITTED
+            x = G[p + a, k]
+            for b in range(p):
+                x -= B[b, a] * G[b, k]
+            C[a, k] = x
+        x = G[p + a, p + q]
+        for b in range(p):
+            x -= B[b, a] * G[b, p + q] + C[a, b] * B[b, q]
+        S[a, 0] = x
+    _solve_lower(M, q, S, 1)
+
+
+@routine
+def _leak_group(C: Any, p: int, q: int, A: Any, M: Any) -> None:
+    """Write W = M^-1 C A'^-1 in the place of C."""
+    for a in range(q):
+        for k in range(p):
+            x = C[a, k]
+            for b in range(k):
+                x -= C[a, b] * A[k, b]
+            C[a, k] = x / A[k, k] if A[k, k] > 0.0 else 0.0
+    _solve_lower(M, q, C, p)
 
 
 @kernel
 def compute_scores(  # noqa: C901 - one pass over the images of a voxel
     start: int,
     stop: int,
-    Y: Any,
-    voxels: Any,
+    tile: Any,
     X: Any,
     q: int,
     order: Any,
@@ -330,11 +381,9 @@ def compute_scores(  # noqa: C901 - one pass over the images of a voxel
     Parameters
     ----------
     start, stop : int
-        Range of `voxels`.
-    Y : array of shape (n_obs, n_voxels)
-        NaN where missing.
-    voxels : integer array of shape (n,)
-        Columns of Y.
+        Range of the voxels.
+    tile : array of shape (stop - start, n_obs)
+        Their values, NaN where missing.
     X : array of shape (n_obs, p0 + q)
         Orthonormal X0, then x.
     order, first, Z, column, factor_start, width
@@ -353,7 +402,6 @@ def compute_scores(  # noqa: C901 - one pass over the images of a voxel
     c, n_groups, n_effects = p + q + 1, first.size - 1, Z.shape[1]
     is_mixed = len(D) > 0
     U, rows, residual = np.empty((c, n_obs)), np.empty(n_obs, np.int64), np.empty(n_obs)
-    edge = np.empty(n_groups + 1, np.int64)
     G, total = np.empty((n_groups, c, c)), np.empty((c, c))
     A, B, C, M = np.empty((p, p)), np.empty((p, q + 1)), np.empty((q, p)), np.empty((q, q))
     S, weights, Lambda = np.empty((q, 1)), np.empty(n_effects), np.zeros((n_effects, n_effects))
@@ -362,29 +410,26 @@ def compute_scores(  # noqa: C901 - one pass over the images of a voxel
         largest = max(largest, width[j])
     K, H = np.empty((largest, largest)), np.empty((largest, c))
     for t in range(start, stop):
-        n, rank, outcome = load_voxel(Y, voxels[t], order, X, q, U, rows, residual)
-        if status[t] < 10:
-            status[t] = max(status[t], outcome)
+        n, rank, outcome = load_voxel(tile[t - start], order, X, q, U, rows, residual)
+        if status[t] < 10 and outcome != _FITTED:
+            status[t] = outcome
         if status[t] >= 10:
             continue
-        position = 0
-        for j in range(n_groups):
-            edge[j] = position
-            while position < n and rows[position] < first[j + 1]:
-                position += 1
-        edge[n_groups] = n
-        for i in range(n):
-            rows[i] = order[rows[i]]
         if is_mixed:
             _factorise_effects(D, t, factor_start, Lambda)
         total[:] = 0.0
+        high = 0
         for j in range(n_groups):
-            _reduce_group(U, edge[j], edge[j + 1], G[j])
+            low = high
+            while high < n and rows[high] < first[j + 1]:
+                rows[high] = order[rows[high]]
+                high += 1
+            _reduce_group(U, low, high, G[j])
             if is_mixed:
                 _remove_effects(
                     U,
-                    edge[j],
-                    edge[j + 1],
+                    low,
+                    high,
                     rows,
                     Z,
                     column,
@@ -397,58 +442,27 @@ def compute_scores(  # noqa: C901 - one pass over the images of a voxel
                     G[j],
                 )
             total += G[j]
-        # [B, gamma] = (X0'V^-1 X0)^-1 X0'V^-1 [x, y], L the factor A of the first.
-        A[:] = total[:p, :p]
-        B[:] = total[:p, p:]
-        _factorise(A, p, RANK_TOLERANCE)
-        _solve_lower(A, p, B, q + 1)
-        null_square = total[p + q, p + q]
-        for k in range(p):
-            null_square -= B[k, q] * B[k, q]
-        for a in range(q):
-            for b in range(q):
-                x = total[p + a, p + b]
-                for k in range(p):
-                    x -= B[k, a] * B[k, b]
-                M[a, b] = x
-        _solve_transposed(A, p, B, q + 1)
-        _factorise(M, q, RANK_TOLERANCE)
+        null_square = _standardise(total, p, q, A, B, M)
         for a in range(q):
             if not M[a, a] > 0.0:
                 status[t] = _NOT_ESTIMABLE
         if not null_square > 0.0:
             status[t] = _ZERO_VARIANCE
-        m[t] = n - rank if status[t] < 10 else 0
-        scale = 1.0 / np.sqrt(null_square) if null_square > 0.0 else 0.0
+        if status[t] >= 10:
+            continue
+        m[t] = n - rank
+        scale = 1.0 / np.sqrt(null_square)
         for j in range(n_groups):
-            g = G[j]
-            for a in range(q):
-                for k in range(p):
-                    x = g[p + a, k]
-                    for b in range(p):
-                        x -= B[b, a] * g[b, k]
-                    C[a, k] = x
-                x = g[p + a, p + q]
-                for b in range(p):
-                    x -= B[b, a] * g[b, p + q] + C[a, b] * B[b, q]
-                S[a, 0] = x
-            _solve_lower(M, q, S, 1)
+            _score_group(G[j], p, q, B, M, C, S)
             for a in range(q):
                 score[a, j, t] = np.float32(S[a, 0] * scale)
             if t < n_shared:
                 continue
             if of_data:
                 for k in range(p):
-                    leak[k, j, t - n_shared] = np.float32(g[k, p + q] * scale)
+                    leak[k, j, t - n_shared] = np.float32(G[j, k, p + q] * scale)
                 continue
-            # W = M^-1 C L'^-1: rows of C are solved with L, columns with M.
-            for a in range(q):
-                for k in range(p):
-                    x = C[a, k]
-                    for b in range(k):
-                        x -= C[a, b] * A[k, b]
-                    C[a, k] = x / A[k, k] if A[k, k] > 0.0 else 0.0
-            _solve_lower(M, q, C, p)
+            _leak_group(C, p, q, A, M)
             for a in range(q):
                 for k in range(p):
                     leak[a * p + k, j, t - n_shared] = np.float32(C[a, k])
