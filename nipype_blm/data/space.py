@@ -96,6 +96,13 @@ class Space(Protocol):
     def describe_difference(self, other: "Space") -> str | None:
         """Say in words how another space differs from this one, or None."""
 
+    def find_coordinates(self) -> NDArray[np.float64]:
+        """Return where the features are, in mm: an (n_features, 3) array."""
+
+    @property
+    def feature_size(self) -> float:
+        """How large a feature is, in mm3; NaN where they have no size in common."""
+
     @property
     def neighbourhoods(self) -> tuple[int, ...]:
         """How many neighbours a feature can be asked to have, the default first.

@@ -108,6 +108,17 @@ class VolumeSpace:
             difference = f"its mask has {n_others} voxels more and lacks {n_missing} others"
         return difference
 
+    def find_coordinates(self) -> NDArray[np.float64]:
+        """Return where the centres of the voxels of the mask are, in mm: (n_features, 3)."""
+        voxels = np.unravel_index(self.positions, self.shape, order="F")
+        affine = self.grid.affine
+        return np.transpose(voxels) @ affine[:3, :3].T + affine[:3, 3]
+
+    @property
+    def feature_size(self) -> float:
+        """How large a voxel is, in mm3."""
+        return float(abs(np.linalg.det(self.grid.affine[:3, :3])))
+
     @property
     def neighbourhoods(self) -> tuple[int, ...]:
         """How many neighbours a voxel has in each sense of the word: by corners, edges, faces."""

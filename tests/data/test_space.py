@@ -252,6 +252,17 @@ def test_a_voxel_inside_a_full_cube_has_all_its_neighbours(n_neighbours):
     assert graph.sum(axis=1)[13] == n_neighbours
 
 
+def test_voxels_have_places_and_a_size_in_mm():
+    affine = np.array([[-3.0, 0, 0, 9], [0, 2, 0.5, -4], [0, 0, 4, 1], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(np.zeros((4, 3, 2), np.float32), affine)
+    template = bytes(image.header.binaryblock)
+    mask = np.arange(24) % 5 < 3
+    space = VolumeSpace((4, 3, 2), template, mask)
+    voxels = np.argwhere(np.ones((2, 3, 4)))[mask][:, ::-1]
+    np.testing.assert_allclose(space.find_coordinates(), nib.affines.apply_affine(affine, voxels))
+    assert space.feature_size == pytest.approx(24.0)
+
+
 def test_voxels_at_opposite_faces_do_not_touch():
     """Though one follows the other in the file."""
     graph = VolumeSpace((3, 2, 1), b"", np.ones(6, bool)).find_neighbours(6)

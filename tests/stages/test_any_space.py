@@ -79,6 +79,13 @@ class VectorSpace(NamedTuple):
         same = np.array_equal(self.inside, other.inside)
         return None if same else f"its values are not those {self.inside.size}"
 
+    def find_coordinates(self):
+        return np.column_stack(3 * [np.flatnonzero(self.inside).astype(float)])
+
+    @property
+    def feature_size(self):
+        return np.nan
+
     @property
     def neighbourhoods(self):
         return ()

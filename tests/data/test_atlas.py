@@ -1,0 +1,94 @@
+"""Names of places: any grid, tables of BIDS and FSL, and what is no atlas."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nipype_blm.data.atlas import read_atlas, read_names
+from nipype_blm.errors import InputError
+
+AFFINE = np.array([[-3.0, 0, 0, 9], [0, 2, 0.5, -4], [0, 0, 4, 1], [0, 0, 0, 1]])
+VOXELS = [(0, 0, 0), (1, 2, 0), (3, 3, 2)]
+
+
+@pytest.fixture
+def image(tmp_path):
+    def write(values: np.ndarray, name: str = "atlas.nii.gz"):
+        nib.Nifti1Image(values, AFFINE).to_filename(tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def labels():
+    values = np.zeros((4, 4, 3), np.int16)
+    values[VOXELS[1]], values[VOXELS[2]] = 7, 201
+    return values
+
+
+def to_mm(voxels) -> np.ndarray:
+    return np.asarray(voxels, float) @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+
+
+@pytest.mark.parametrize("dtype", ["i2", "u1", "f4", "f8"])
+def test_a_place_has_the_name_of_the_nearest_voxel(tmp_path, image, labels, dtype):
+    table = tmp_path / "atlas_dseg.tsv"
+    table.write_text("index\tname\tcolor\n0\tnothing\t#000\n7\tleft cuneus\t#f00\n")
+    atlas = read_atlas(image(labels.astype(dtype)), table)
+    near = to_mm(np.add(VOXELS, [0.4, -0.4, 0.3]))
+    assert atlas.find_names(near) == ["nothing", "left cuneus", "201"]
+    assert read_atlas(image(labels)).find_names(to_mm(VOXELS)) == ["", "7", "201"]
+
+
+def test_a_place_outside_or_nowhere_has_no_name(image, labels):
+    atlas = read_atlas(image(labels + 1))
+    places = to_mm([(-0.6, 0, 0), (0, 0, 2.6), (-0.4, 0, 2.4), (0, 1e30, 0), (np.nan, 0, 0)])
+    assert atlas.find_names(places) == ["", "", "1", "", ""]
+    assert atlas.find_names(np.empty((0, 3))) == []
+
+
+@pytest.mark.parametrize("text", ["name,index\nA,1\nB,2.0\n", "Index;Name;x\n1;A;0\n2;B;0\n"])
+def test_tables_of_any_separator_and_order_are_read(tmp_path, text):
+    (tmp_path / "names.csv").write_text(text)
+    assert read_names(tmp_path / "names.csv", "names") == {1: "A", 2: "B"}
+
+
+@pytest.mark.parametrize(("kind", "first"), [("Label", 0), ("Probabilistic", 1)])
+def test_labels_of_fsl_count_from_one_if_they_are_the_most_probable(tmp_path, kind, first):
+    path = tmp_path / "atlas.xml"
+    path.write_text(
+        f"<atlas><header><name>H</name><type>{kind}</type></header><data>"
+        '<label index="0" x="1" y="2" z="3">Frontal Pole</label>'
+        '<label index="1" x="1" y="2" z="3">Insula &amp; more</label></data></atlas>'
+    )
+    assert read_names(path, "names") == {first: "Frontal Pole", first + 1: "Insula & more"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.tsv", "label\tname\n1\tA\n", "no column index; it has label, name"),
+        ("a.tsv", "index\tname\n1\tA\n1\tB\n", "gives label 1 two names, 'A' and 'B'"),
+        ("a.tsv", "index\tname\n1\tA\nx\tB\n", "the index 'x', expected a whole number"),
+        ("a.tsv", "index\tname\n1.5\tA\n2\tB\n", "the index '1.5', expected a whole number"),
+        ("a.xml", "<atlas>", "is no XML"),
+        ("a.xml", "<atlas></atlas>", "has no <label>"),
+        ("a.xml", "<atlas><label>A</label></atlas>", "the index '', expected a whole number"),
+    ],
+)
+def test_what_names_no_labels_is_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_names(tmp_path / name, "names of atlas")
+
+
+def test_what_is_no_image_of_labels_is_refused(tmp_path, image, labels):
+    with pytest.raises(InputError, match=r"no image of labels: it has the value 3\.5"):
+        read_atlas(image(labels / np.float32(2)))
+    with pytest.raises(InputError, match="has 2 volumes, expected one of labels"):
+        read_atlas(image(np.stack([labels, labels], axis=-1)))
+    with pytest.raises(InputError, match="has no label"):
+        read_atlas(image(0 * labels))
+    with pytest.raises(InputError, match="nowhere"):
+        read_atlas(tmp_path / "nowhere.nii")
