@@ -169,7 +169,9 @@ def _stamp(
     results: Results, target: str, maps: Sequence[ExportedMap], texts: Mapping[str, str | bytes]
 ) -> str:
     """Return a fingerprint of all that the files are made from."""
-    parts = [target, __version__, str(results.folder), repr(sorted(texts.items()))]
+    contents = {name: t if isinstance(t, bytes) else repr(t) for name, t in texts.items()}
+    others = sorted((name, fingerprint(content)) for name, content in contents.items())
+    parts = [target, __version__, str(results.folder), repr(others)]
     for each in maps:
         state = each.source.stat()
         parts.append(repr((each.info, str(each.dtype), state.st_size, state.st_mtime_ns)))

@@ -44,7 +44,9 @@ MAT = "SPM.mat"
 TEXTS = (MAT,)
 _OURS = make_pattern(MAPS, TEXTS)
 DEFAULT_FOLDER = "spm"  # in that of the results
-_LARGEST = 1e30  # as far as SPM's single precision goes with squares that it can hold
+_LARGEST = 1e30  # of T and F, well inside single precision
+# Squares of small units leave single precision.
+_TYPES = {"mask": "uint8", "resms": "float64", "resels": "float64", "explained": "float64"}
 
 _DESCRIPTIONS = {
     "mask": "spm_spm:resultant analysis mask",
@@ -53,6 +55,7 @@ _DESCRIPTIONS = {
     "resels": "spm_spm: resels per voxel",
     "effect": "Contrast {i}: {name}",
     "explained": "ESS contrast {i}: {name}",
+    "stat": "SPM{{{test}}} - contrast {i}: {name}",
     "dof": "Error degrees of freedom of contrast {i}: {name}",
 }
 
@@ -149,8 +152,9 @@ def _list_maps(
         for i, contrast in enumerate(contrasts, 1):
             if declared.of in ("any", "F" if contrast.is_f else "T"):
                 read = partial(_READERS[declared.kind], contrast, erdf)
-                test = f"SPM{{F_[{len(contrast.weights)}.0,{erdf}.0]}}"
-                test = test if contrast.is_f else f"SPM{{T_[{erdf}.0]}}"
+                test = (
+                    f"F_[{len(contrast.weights)}.0,{erdf}.0]" if contrast.is_f else f"T_[{erdf}.0]"
+                )
                 yield _make_map(declared, contrast.path("stat"), read, i, contrast.name, test)
 
 
@@ -162,19 +166,13 @@ def _make_map(
     name: str,
     test: str,
 ) -> ExportedMap:
-    words = _DESCRIPTIONS.get(declared.kind, f"{test} - contrast {i}: {name}")
     number = f"{i:04d}"
-    info = MapInfo(
-        declared.file.format(n=number),
-        words.format(n=number, i=i, name=name) if declared.kind in _DESCRIPTIONS else words,
-        has_sidecar=False,  # SPM knows none
-    )
-    types = {"mask": "uint8", "resms": "float64", "resels": "float64"}
+    words = _DESCRIPTIONS[declared.kind].format(n=number, i=i, name=name, test=test)
     return ExportedMap(
-        info,
+        MapInfo(declared.file.format(n=number), words, has_sidecar=False),  # SPM knows none
         source,
         lambda: [read()],
-        np.dtype(types.get(declared.kind, "float32")),
+        np.dtype(_TYPES.get(declared.kind, "float32")),
         declared.output,
         0.0 if declared.kind in ("mask", "stat") else np.nan,
     )
@@ -183,8 +181,7 @@ def _make_map(
 def _read_stat(contrast: ContrastResults, erdf: int) -> FloatArray:
     """Return T or F with the degrees of freedom that SPM takes them to have."""
     stat, dof = contrast.vector("stat"), contrast.vector("dof")
-    stat[stat == 0] = 0
-    dof[stat == 0] = erdf  # also where the contrast is not estimable
+    dof[stat == 0] = erdf  # where the contrast is not estimable there are none
     if contrast.is_f:
         return np.minimum(convert_f(stat, len(contrast.weights), dof, erdf), _LARGEST)
     return np.clip(convert_t(stat, dof, erdf), -_LARGEST, _LARGEST)

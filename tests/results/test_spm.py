@@ -186,7 +186,7 @@ def test_the_other_maps_have_the_values_of_ours(results, exported):
     )
     assert_array_equal(read(done.out_dir / "ResMS.nii")[mask], resms[mask])
     ess = read(done.out_dir / "ess_0002.nii")[mask]
-    assert_allclose(ess, 2 * (resms * results.contrasts[ANY].array("stat"))[mask], rtol=1e-6)
+    assert_allclose(ess, 2.0 * (resms * results.contrasts[ANY].array("stat"))[mask], rtol=1e-6)
     for number, name in enumerate((AGE, ANY), 1):
         dof = read(done.out_dir / f"dof_{number:04d}.nii")[mask]
         assert_array_equal(dof, results.contrasts[name].array("dof")[mask].astype("f4"))
