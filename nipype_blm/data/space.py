@@ -62,14 +62,6 @@ class Space(Protocol):
     def positions(self) -> NDArray[np.int64]:
         """Which of the values in a file the features are, ascending, of shape (n_features,)."""
 
-    @property
-    def coordinates(self) -> NDArray[np.float64]:
-        """Where the features lie, (n_features, 3), mm."""
-
-    @property
-    def feature_mm3(self) -> float:
-        """Size of a feature, cubic mm in a volume."""
-
     def make_reader(self, threshold: float = -np.inf, zero_is_missing: bool = True) -> Reader:
         """Return what reads observations; values below `threshold` are missing."""
 

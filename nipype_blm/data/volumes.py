@@ -67,17 +67,6 @@ class VolumeSpace:
         """Shape and affine."""
         return header_of_template(self.template, self.shape)
 
-    @property
-    def coordinates(self) -> NDArray[np.float64]:
-        """Where the voxels of the mask lie in the space of the images, (n_features, 3), mm."""
-        voxels = np.transpose(np.unravel_index(self.positions, self.shape, order="F"))
-        return np.asarray(nib.affines.apply_affine(self.grid.affine, voxels), float)
-
-    @property
-    def feature_mm3(self) -> float:
-        """Volume of a voxel."""
-        return float(abs(np.linalg.det(self.grid.affine[:3, :3])))
-
     def make_reader(self, threshold: float = -np.inf, zero_is_missing: bool = True) -> ImageReader:
         """Return what reads the voxels of the mask from images on the grid."""
         return ImageReader(self.grid, *find_runs(self.mask), threshold, zero_is_missing)

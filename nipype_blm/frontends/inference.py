@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nipype_blm.core.clusters.summaries import SUMMARIES
 from nipype_blm.core.resampling.declared import RESAMPLINGS
-from nipype_blm.errors import InputError, Problem, shorten, show
+from nipype_blm.errors import InputError, Problem, shorten
 from nipype_blm.frontends.fields import describe_fault, find_nearest
 from nipype_blm.frontends.values import (
     Count,
@@ -22,17 +22,9 @@ from nipype_blm.frontends.values import (
 from nipype_blm.model.inference import (
     CORRECTIONS,
     EXCHANGES,
-    NEIGHBOURS,
     SIDES,
     InferenceOptions,
 )
-
-
-def _read_neighbours(value: Any) -> int:
-    if str(value) not in map(str, NEIGHBOURS):
-        raise ValueError(f"{show(value)} was given; choose one of 6, 18, 26")
-    return int(value)
-
 
 _Resampling = Annotated[str, one_of(tuple(RESAMPLINGS), "is no resampling")]
 _Summary = Annotated[str, one_of(tuple(SUMMARIES), "is no summary")]
@@ -68,8 +60,8 @@ class InferenceFields(BaseModel):
         "two", description="Sides of T tests: two (default), or one, of positive effects."
     )
     joint: bool = Field(False, description="Correct across all these contrasts, too.")
-    neighbours: Annotated[int, BeforeValidator(_read_neighbours)] = Field(
-        26, description="Voxels that touch another one: 6, 18 or 26 (default)."
+    neighbours: Count | None = Field(
+        None, description="Voxels that touch another one: 6, 18 or 26 (default)."
     )
     blocks: Text | None = Field(
         None,

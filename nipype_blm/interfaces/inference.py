@@ -6,7 +6,7 @@ from typing import Any
 from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
 from nipype_blm.interfaces.base import BLMInterface, InputSpec, defined_traits, warn_of
-from nipype_blm.model.inference import CORRECTIONS, EXCHANGES, NEIGHBOURS, SIDES
+from nipype_blm.model.inference import CORRECTIONS, EXCHANGES, SIDES
 from nipype_blm.model.request import DEFAULT_MAX_BYTES
 from nipype_blm.units import GIB
 
@@ -37,7 +37,7 @@ class InferenceInputSpec(InputSpec):
     cluster_p = traits.Float(desc="one-sided p below which voxels form clusters; default 0.001")
     sides = traits.Enum(*SIDES, desc="sides of T tests: two (default), or one")
     joint = traits.Bool(False, usedefault=True, desc="correct across all these contrasts, too")
-    neighbours = traits.Enum(26, *NEIGHBOURS, desc="voxels that touch another one")
+    neighbours = traits.Int(desc="voxels that touch another one: 6, 18 or 26 (default)")
     blocks = traits.Str(
         desc="images that are exchanged together: a column of the table of the formula, or a file"
     )

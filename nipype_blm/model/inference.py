@@ -16,7 +16,6 @@ FEWEST_GROUPS = 5
 FEW_GROUPS = 12  # fewer are worth a notice
 SIDES = ("two", "one")
 CORRECTIONS = ("bh", "by")
-NEIGHBOURS = (6, 18, 26)
 EXCHANGES = ("within", "whole", "both")
 # What an inference reads at a voxel, and holds, for each image: the value, its deviation and score.
 _BYTES_PER_VALUE = 40
@@ -40,7 +39,7 @@ class InferenceOptions:
     cluster_p: float = 0.001  # one-sided
     sides: str = "two"  # one of SIDES, of T contrasts
     joint: bool = False  # correct across all contrasts, too
-    neighbours: int = 26  # of a voxel
+    neighbours: int | None = None  # of a voxel; None: as the space of the images has them
     blocks: str | None = None  # a column of the table, or a file: the block of each image
     exchange: str = "within"  # one of EXCHANGES: what is permuted where there are blocks
     tail: bool = True  # fit the tail of the null distribution below what counting can tell

@@ -16,6 +16,7 @@ from nipype_blm.core.clusters.nulls import ExtendedP, extend_p, fit_tail
 from nipype_blm.core.clusters.summaries import SUMMARIES, spread_summaries
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.threads import Threads
+from nipype_blm.data.atlas import read_atlas
 from nipype_blm.data.kinds import find_map, name_map
 from nipype_blm.data.maps import MapInfo
 from nipype_blm.data.spec import ModelSpec
@@ -24,7 +25,6 @@ from nipype_blm.io.arrayfile import ArrayFile, fingerprint
 from nipype_blm.io.publish import Claim, publish
 from nipype_blm.io.versions import read_versions
 from nipype_blm.model.inference import InferenceOptions
-from nipype_blm.results.atlas import read_atlas
 from nipype_blm.results.inferred import (
     FILE,
     FOLDER,
@@ -353,17 +353,17 @@ def _tabulate(
         for name in found.p
     }
     words |= _OF_FIELDS
-    coordinates = spec.space.coordinates[tested]
+    coordinates = spec.space.find_coordinates()[tested]
     labels = None
     if options.atlas is not None:
-        labels = read_atlas(options.atlas, options.atlas_names).name(coordinates)
+        labels = read_atlas(options.atlas, options.atlas_names).find_names(coordinates)
     return tabulate_clusters(
         found.z,
         select(graph, tested),
         what.height,
         two_sided,
         coordinates,
-        spec.space.feature_mm3,
+        spec.space.feature_size,
         options.distance_mm,
         at_voxels,
         words,

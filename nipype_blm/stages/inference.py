@@ -14,6 +14,7 @@ from nipype_blm.core.clusters.summaries import SUMMARIES
 from nipype_blm.core.resampling.declared import RESAMPLINGS
 from nipype_blm.core.resampling.exchange import Exchange, find_kinds
 from nipype_blm.core.resampling.groups import find_groups
+from nipype_blm.data.space import check_neighbourhood
 from nipype_blm.errors import InputError, Problem, join_some, show
 from nipype_blm.io.arrayfile import fingerprint, is_whole
 from nipype_blm.io.tables import read_labels
@@ -161,7 +162,7 @@ def prepare_inference(
         seed=options.seed,
         summaries=options.summaries or tuple(SUMMARIES),
         height=options.height,
-        neighbours=options.neighbours,
+        neighbours=check_neighbourhood(reopened.spec.space, options.neighbours),
         matrices=tuple(each.weights for each in contrasts),
         exchange=exchange,
         stamp=_stamp(reopened, contrasts, options, exchange),

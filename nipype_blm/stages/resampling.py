@@ -231,7 +231,7 @@ def _take_upper(z: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def find_graph(spec: ModelSpec, neighbours: int) -> Graph:
     """Return which voxels of the analysis touch."""
-    return make_graph(spec.space.find_neighbours(neighbours))
+    return make_graph(spec.space.find_neighbours(neighbours or None))
 
 
 def compute_nulls(

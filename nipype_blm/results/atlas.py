@@ -1,5 +1,0 @@
-"""stub"""
-
-
-def read_atlas(*a):
-    raise NotImplementedError
