@@ -137,7 +137,7 @@ def compute_scores(
     _, spec = read_model(model_file)
     what = read_resampled(resampled_file)
     columns = spec.block(block)
-    random = None if spec.options is None else RandomPart(spec.factors, spec.options)
+    random = None if spec.options is None else RandomPart(list(spec.factors), spec.options)
     arrays: dict[str, NDArray[Any]] = {}
     with Threads(n_threads) as threads, announcing_compilation("resamples", RESAMPLING_S):
         Y = Tiles(spec, batch_files, tile_files).read(columns, threads)
