@@ -7,6 +7,7 @@ image is written beside its values.
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -227,44 +228,57 @@ class Stored:
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
         self._spec = spec
         self._reading = stamp_reading(spec)
-        self._paths = {path.name: path for path in list_tiles(folder)}
-        self._files: dict[str, tuple[TileFile, dict[bytes, int]] | None] = {}  # by name
+        self._folder = folder
+        self._names = {path.name for path in list_tiles(folder)}
+        self._files: dict[str, TileFile] = {}  # by name, that rows may be taken from
 
     def find(self, images: Sequence[ImageEntry]) -> StoredRows | None:
         """Return the values of images; None if any is not there, or they are all over the tiles."""
-        if not self._paths:
+        if not self._names:
             return None
         wanted = _identify_all(images)
-        own = name_tile(_stamp(self._reading, self._spec.staged_dtype, wanted))
-        missing = np.arange(wanted.size)
-        parts = []
-        for name in sorted(self._paths, key=lambda each: each != own):
-            opened = self._open(name)
-            if opened is None:
-                continue
-            file, numbers = opened
-            found = np.array([numbers.get(each, -1) for each in wanted[missing].tolist()], np.intp)
-            if (found >= 0).any():
-                parts.append(_Part(file, found[found >= 0], missing[found >= 0]))
-                missing = missing[found < 0]
-            if not missing.size:
-                break
+        parts = self._find_own(wanted) or self._find_parts(wanted)
         n_rows = sum(part.file.count_rows(part.rows) for part in parts)
         # A part of a tile's last chunk may be all that is wanted.
-        if missing.size or n_rows > max(_MOST_ROWS * wanted.size, WORD):
+        if not parts or n_rows > max(_MOST_ROWS * wanted.size, WORD):
             return None
         return StoredRows(parts, wanted.size, self._spec.staged_dtype)
 
-    def _open(self, name: str) -> tuple[TileFile, dict[bytes, int]] | None:
-        """Return a tile and the row of each image; None if it cannot be used."""
-        if name not in self._files:
-            self._files[name] = None
+    def _find_own(self, wanted: NDArray[np.bytes_]) -> list[_Part]:
+        """Return the tile that has the images wanted, in their order, and no others."""
+        stamp = _stamp(self._reading, self._spec.staged_dtype, wanted)
+        if name_tile(stamp) in self._names:
+            with suppress(OSError, InputError):
+                rows = np.arange(wanted.size)
+                return [_Part(TileFile(self._folder / name_tile(stamp), stamp), rows, rows)]
+        return []
+
+    def _find_parts(self, wanted: NDArray[np.bytes_]) -> list[_Part]:
+        """Return the tiles that have the images wanted, and their rows; none if one is missing."""
+        places = [self._places.get(each) for each in wanted.tolist()]
+        by_name: dict[str, list[tuple[int, int]]] = {}
+        for target, place in enumerate(places):
+            if place is None:
+                return []
+            by_name.setdefault(place[0], []).append((place[1], target))
+        parts = []
+        for name, pairs in by_name.items():
+            rows, targets = np.array(pairs, np.intp).T
+            parts.append(_Part(self._files[name], rows, targets))
+        return parts
+
+    @cached_property
+    def _places(self) -> dict[bytes, tuple[str, int]]:
+        """The tile and the row of each image."""
+        places: dict[bytes, tuple[str, int]] = {}
+        for name in sorted(self._names):
             with suppress(OSError, InputError, KeyError):
-                file = TileFile(self._paths[name])
+                file = TileFile(self._folder / name)
                 if file.file.meta.get("reading") == self._reading:
                     known = file.file.read(_IMAGES).reshape(-1).view("S32").tolist()
-                    self._files[name] = file, {each: row for row, each in enumerate(known)}
-        return self._files[name]
+                    self._files[name] = file
+                    places |= {each: (name, row) for row, each in enumerate(known)}
+        return places
 
 
 class Tiles:
