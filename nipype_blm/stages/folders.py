@@ -8,7 +8,7 @@ from nipype_blm.data.kinds import glob_maps
 from nipype_blm.data.manifest import ImageEntry
 from nipype_blm.errors import Problem
 from nipype_blm.model.planning import Plan
-from nipype_blm.model.request import Request
+from nipype_blm.model.request import TILES_FOLDER, Request
 from nipype_blm.private import find_existing, find_obstacle
 from nipype_blm.results.maps import is_map_name, is_result_name
 from nipype_blm.results.saved import find_foreign
@@ -97,7 +97,10 @@ def check_disk(plan: Plan, out_dir: Path, work_folder: Path) -> list[str]:
         required = sum(sizes)
         free = shutil.disk_usage(find_existing(folders[0])).free
         if required > free and work_folder in folders:
-            states = [path.stat() for path in work_folder.rglob("*.blm")]
+            files = work_folder.rglob("*.blm")
+            # Tiles that are not to be kept are no more replaced, but removed in the end.
+            tiles = TILES_FOLDER if not plan.tiles_bytes else ""
+            states = [path.stat() for path in files if path.parent.name != tiles]
             free += sum(found.st_size // found.st_nlink for found in states)  # a file once
         if required > free:
             problems.append(

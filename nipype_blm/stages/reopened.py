@@ -27,7 +27,7 @@ from nipype_blm.io.files import FileState, write_if_changed
 from nipype_blm.results.results import Results
 from nipype_blm.results.saved import SavedImage
 from nipype_blm.stages.growth import EarlierPlaces
-from nipype_blm.stages.tiles import Tiles, compute_tiles, find_ends
+from nipype_blm.stages.tiles import Stored, Tiles, compute_tiles
 
 _HEADER_THREADS = 8
 _ROWS_PER_CHUNK = 32
@@ -169,7 +169,7 @@ def reopen(results: Results, sizes: Pieces, kept: Path | None = None) -> Reopene
     itemsize = 4 if all(header.fits_float32 for _, header in headers) else 8
     mask = np.asarray(results.array("status") != 0).ravel(order="F")
     spec = _make_spec(results, first, mask, itemsize, sizes)
-    ends = find_ends(spec, entries, kept)
+    ends = Stored(spec, kept).find_ends(entries)
     return Reopened(results, replace(spec, ends=ends), entries, kept)
 
 

@@ -7,6 +7,7 @@ image is written beside its values.
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,7 +116,9 @@ class BatchTile:
     @property
     def is_there(self) -> bool:
         """Whether it is there and whole."""
-        return is_whole(self._path) and TileFile(self._path).file.stamp == self.stamp
+        with suppress(OSError, InputError):  # of another version, say
+            return is_whole(self._path) and bool(TileFile(self._path, self.stamp).n_rows)
+        return False
 
     def write(self, counts: NDArray[np.int64]) -> TileWriter:
         """Return what writes it; `counts` are those of its images when all are there."""
@@ -236,65 +239,71 @@ class Stored:
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
         self._spec = spec
         self._reading = stamp_reading(spec)
-        self._paths = {path.name: path for path in list_tiles(folder)}
-        self._files: dict[str, tuple[TileFile, dict[bytes, int]] | None] = {}  # by name
+        self._folder = folder
+        self._names = {path.name for path in list_tiles(folder)}
+        self._files: dict[str, TileFile] = {}  # by name, that rows may be taken from
 
     def find(self, images: Sequence[ImageEntry]) -> StoredRows | None:
         """Return the values of images; None if any is not there, or they are all over the tiles."""
-        if not self._paths:
+        if not self._names:
             return None
         wanted = _identify_all(images)
-        own = name_tile(_stamp(self._reading, self._spec.staged_dtype, wanted))
-        missing = np.arange(wanted.size)
-        parts = []
-        for name in sorted(self._paths, key=lambda each: each != own):
-            opened = self._open(name)
-            if opened is None:
-                continue
-            file, numbers = opened
-            found = np.array([numbers.get(each, -1) for each in wanted[missing].tolist()], np.intp)
-            if (found >= 0).any():
-                parts.append(_Part(file, found[found >= 0], missing[found >= 0]))
-                missing = missing[found < 0]
-            if not missing.size:
-                break
+        parts = self._find_own(wanted) or self._find_parts(wanted)
         n_rows = sum(part.file.count_rows(part.rows) for part in parts)
         # A part of a tile's last chunk may be all that is wanted.
-        if missing.size or n_rows > max(_MOST_ROWS * wanted.size, WORD):
+        if not parts or n_rows > max(_MOST_ROWS * wanted.size, WORD):
             return None
         return StoredRows(parts, wanted.size, self._spec.staged_dtype)
 
-    def list_open(self) -> list[tuple[TileFile, dict[bytes, int]]]:
-        """Return all tiles that can be used, and the row of each image in it."""
-        return [each for name in self._paths if (each := self._open(name)) is not None]
+    def find_ends(self, images: Sequence[ImageEntry]) -> tuple[int, ...]:
+        """Return where batches end that tiles have as they are; none if the tiles do not fit."""
+        places = [self._places.get(each) for each in _identify_all(images).tolist()]
+        ends: list[int] = []
+        row = 0
+        while row < len(places):
+            name = (places[row] or ("", 0))[0]
+            n_rows = self._files[name].n_rows if name else 0
+            if not n_rows or places[row : row + n_rows] != [(name, i) for i in range(n_rows)]:
+                return ()
+            row += n_rows
+            ends.append(row)
+        return tuple(ends)
 
-    def _open(self, name: str) -> tuple[TileFile, dict[bytes, int]] | None:
-        """Return a tile and the row of each image; None if it cannot be used."""
-        if name not in self._files:
-            self._files[name] = None
+    def _find_own(self, wanted: NDArray[np.bytes_]) -> list[_Part]:
+        """Return the tile that has the images wanted, in their order, and no others."""
+        stamp = _stamp(self._reading, self._spec.staged_dtype, wanted)
+        if name_tile(stamp) in self._names:
+            with suppress(OSError, InputError):
+                rows = np.arange(wanted.size)
+                return [_Part(TileFile(self._folder / name_tile(stamp), stamp), rows, rows)]
+        return []
+
+    def _find_parts(self, wanted: NDArray[np.bytes_]) -> list[_Part]:
+        """Return the tiles that have the images wanted, and their rows; none if one is missing."""
+        places = [self._places.get(each) for each in wanted.tolist()]
+        by_name: dict[str, list[tuple[int, int]]] = {}
+        for target, place in enumerate(places):
+            if place is None:
+                return []
+            by_name.setdefault(place[0], []).append((place[1], target))
+        parts = []
+        for name, pairs in by_name.items():
+            rows, targets = np.array(pairs, np.intp).T
+            parts.append(_Part(self._files[name], rows, targets))
+        return parts
+
+    @cached_property
+    def _places(self) -> dict[bytes, tuple[str, int]]:
+        """The tile and the row of each image."""
+        places: dict[bytes, tuple[str, int]] = {}
+        for name in sorted(self._names):
             with suppress(OSError, InputError, KeyError):
-                file = TileFile(self._paths[name])
+                file = TileFile(self._folder / name)
                 if file.file.meta.get("reading") == self._reading:
                     known = file.file.read(_IMAGES).reshape(-1).view("S32").tolist()
-                    self._files[name] = file, {each: row for row, each in enumerate(known)}
-        return self._files[name]
-
-
-def find_ends(spec: ModelSpec, images: Sequence[ImageEntry], folder: Path) -> tuple[int, ...]:
-    """Return where batches end that the tiles in a folder have as a whole; none if they do not."""
-    stored, wanted = Stored(spec, folder), _identify_all(images)
-    sizes = {}
-    for file, numbers in stored.list_open():
-        first = min(numbers, key=lambda each: numbers[each], default=b"")
-        sizes[first] = file.n_rows, list(numbers)
-    ends, row = [], 0
-    while row < wanted.size:
-        n_rows, known = sizes.get(wanted[row], (0, []))
-        if not n_rows or known != wanted[row : row + n_rows].tolist():
-            return ()
-        row += n_rows
-        ends.append(row)
-    return tuple(ends)
+                    self._files[name] = file
+                    places |= {each: (name, row) for row, each in enumerate(known)}
+        return places
 
 
 class Tiles:
