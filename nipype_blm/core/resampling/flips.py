@@ -13,7 +13,8 @@ from nipype_blm.core.ols import screen_voxels
 from nipype_blm.core.products import WORD, ProductAccumulator
 from nipype_blm.core.resampling.flipping import Float32, Resampled, compute_shares
 from nipype_blm.core.resampling.hypotheses import Hypothesis
-from nipype_blm.core.resampling.scores import Layout, arrange_groups, compute_scores, take_tiles
+from nipype_blm.core.resampling.present import take_tiles
+from nipype_blm.core.resampling.scores import Layout, arrange_groups, compute_scores
 from nipype_blm.core.status import is_fitted
 from nipype_blm.core.threads import ONE_THREAD, Threads
 
