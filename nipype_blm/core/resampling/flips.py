@@ -84,11 +84,11 @@ def prepare_scores(
     status = screen_voxels(n_present, minimum_n, allowed)
     D = np.empty((0, n_voxels))
     if random is not None:
-        status, D = _fit_null(Y, n_present, hypothesis.X0, random, minimum_n, allowed, threads)
+        status, D = fit_null(Y, n_present, hypothesis.X0, random, minimum_n, allowed, threads)
     own = np.full(n_voxels, p0 > 0 and (of_data or random is not None)) | (n_present < n_obs)
     own &= p0 > 0
-    order = np.argsort(own, kind="stable")
-    order = order[is_fitted(status[order])].astype(np.int32)
+    ranked = np.argsort(own, kind="stable").astype(np.int32)
+    order = ranked[is_fitted(status[ranked])]
     n_shared = int(np.count_nonzero(~own[order]))
     design = np.concatenate([hypothesis.X0, hypothesis.x], axis=1)
     outcome, m, score, leak = _compute(
@@ -96,7 +96,8 @@ def prepare_scores(
     )
     common = np.zeros((q, p0, n_groups))
     products = hypothesis.x.T[:, None] * hypothesis.X0.T
-    np.add.at(common, (slice(None), slice(None), group), products)
+    for i, j in enumerate(group):
+        common[:, :, j] += products[:, :, i]
     status[order] = outcome
     all_m = np.zeros(n_voxels, np.int32)
     all_m[order] = m
@@ -152,14 +153,14 @@ def _compute(
     return status, m, score, leak
 
 
-def _fit_null(
+def fit_null(
     Y: NDArray[Any],
     n_present: NDArray[np.int32],
     X0: FloatArray,
     random: RandomPart,
-    minimum_n: int,
-    allowed: NDArray[np.bool_] | None,
-    threads: Threads,
+    minimum_n: int = 0,
+    allowed: NDArray[np.bool_] | None = None,
+    threads: Threads = ONE_THREAD,
 ) -> tuple[NDArray[np.uint8], FloatArray]:
     """Return status and vech(D) (n_entries, n_voxels) of the fit without the tested columns."""
     design = factorise_design(X0)

@@ -214,7 +214,7 @@ def _standardise(total: Any, p: int, q: int, A: Any, B: Any, M: Any) -> float:
                 M[a, b] -= B[k, a] * B[k, b]
     _solve_transposed(A, p, B, q + 1)
     _factorise(M, q, RANK_TOLERANCE)
-    return null_square
+    return float(null_square)
 
 
 @routine
