@@ -13,7 +13,8 @@ from nipype_blm.core.ols import screen_voxels
 from nipype_blm.core.products import WORD, ProductAccumulator
 from nipype_blm.core.resampling.flipping import Float32, Resampled, compute_shares
 from nipype_blm.core.resampling.hypotheses import Hypothesis
-from nipype_blm.core.resampling.scores import Layout, arrange_groups, compute_scores, take_tiles
+from nipype_blm.core.resampling.present import take_tiles
+from nipype_blm.core.resampling.scores import Layout, arrange_groups, compute_scores
 from nipype_blm.core.status import is_fitted
 from nipype_blm.core.threads import ONE_THREAD, Threads
 
@@ -83,11 +84,11 @@ def prepare_scores(
     status = screen_voxels(n_present, minimum_n, allowed)
     D = np.empty((0, n_voxels))
     if random is not None:
-        status, D = _fit_null(Y, n_present, hypothesis.X0, random, minimum_n, allowed, threads)
+        status, D = fit_null(Y, n_present, hypothesis.X0, random, minimum_n, allowed, threads)
     own = np.full(n_voxels, p0 > 0 and (of_data or random is not None)) | (n_present < n_obs)
     own &= p0 > 0
-    order = np.argsort(own, kind="stable")
-    order = order[is_fitted(status[order])].astype(np.int32)
+    ranked = np.argsort(own, kind="stable").astype(np.int32)
+    order = ranked[is_fitted(status[ranked])]
     n_shared = int(np.count_nonzero(~own[order]))
     design = np.concatenate([hypothesis.X0, hypothesis.x], axis=1)
     outcome, m, score, leak = _compute(
@@ -95,7 +96,8 @@ def prepare_scores(
     )
     common = np.zeros((q, p0, n_groups))
     products = hypothesis.x.T[:, None] * hypothesis.X0.T
-    np.add.at(common, (slice(None), slice(None), group), products)
+    for i, j in enumerate(group):
+        common[:, :, j] += products[:, :, i]
     status[order] = outcome
     all_m = np.zeros(n_voxels, np.int32)
     all_m[order] = m
@@ -151,14 +153,14 @@ def _compute(
     return status, m, score, leak
 
 
-def _fit_null(
+def fit_null(
     Y: NDArray[Any],
     n_present: NDArray[np.int32],
     X0: FloatArray,
     random: RandomPart,
-    minimum_n: int,
-    allowed: NDArray[np.bool_] | None,
-    threads: Threads,
+    minimum_n: int = 0,
+    allowed: NDArray[np.bool_] | None = None,
+    threads: Threads = ONE_THREAD,
 ) -> tuple[NDArray[np.uint8], FloatArray]:
     """Return status and vech(D) (n_entries, n_voxels) of the fit without the tested columns."""
     design = factorise_design(X0)

@@ -14,7 +14,7 @@ from nipype_blm.core.linalg import RANK_TOLERANCE, FloatArray
 from nipype_blm.core.ols import screen_voxels
 from nipype_blm.core.resampling.flipping import DEGENERATE, Float32, Resampled
 from nipype_blm.core.resampling.hypotheses import Hypothesis
-from nipype_blm.core.resampling.scores import load_voxel, take_tiles
+from nipype_blm.core.resampling.present import load_voxel, take_tiles
 from nipype_blm.core.status import is_fitted
 from nipype_blm.core.threads import ONE_THREAD, Threads
 

@@ -1,6 +1,6 @@
 """Scores of groups of images at every voxel, and what of them X0 takes back when signs flip."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,19 +9,15 @@ from numpy.typing import NDArray
 from nipype_blm.core._jit import inline, kernel, routine
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import RANK_TOLERANCE, FloatArray
-from nipype_blm.core.ols import NOISE, ZERO_VARIANCE
-from nipype_blm.core.status import VoxelStatus
-from nipype_blm.core.threads import TILE
+from nipype_blm.core.resampling.present import (
+    FITTED,
+    NOT_ESTIMABLE,
+    ZERO_VARIANCE_STATUS,
+    load_voxel,
+)
 
-# A sum of squares below this fraction of y'y, for each image, is rounding.
-ROUNDING = 1e-28
 # What is left of an element of the diagonal of D, as a fraction of it, that counts as 0.
 ZERO = 1e-13
-
-_FITTED = int(VoxelStatus.FITTED)
-_TOO_FEW = int(VoxelStatus.TOO_FEW)
-_ZERO_VARIANCE = int(VoxelStatus.ZERO_VARIANCE)
-_NOT_ESTIMABLE = int(VoxelStatus.RANK_DEFICIENT)
 
 
 class Layout(NamedTuple):
@@ -67,50 +63,6 @@ def arrange_groups(
         width += np.bincount(owner, minlength=n_groups) * sizes[k]
     Z = np.concatenate([np.empty((n_obs, 0)), *(np.asarray(f.Z, float) for f in factors)], axis=1)
     return Layout(order, first, Z, column, start, width)
-
-
-def take_tiles(
-    Y: NDArray[Any], voxels: NDArray[np.int32], start: int, stop: int
-) -> Iterator[tuple[int, int, FloatArray]]:
-    """Yield ranges of `voxels` and their values (n, n_obs), a few at a time."""
-    for first in range(start, stop, TILE):
-        last = min(first + TILE, stop)
-        yield first, last, np.ascontiguousarray(Y[:, voxels[first:last]].T, float)
-
-
-@routine
-def _square(u: Any, n: int) -> float:
-    total = 0.0
-    for i in range(n):
-        total += u[i] * u[i]
-    return total
-
-
-@routine
-def _remove(U: Any, first: int, last: int, u: Any, n: int) -> None:
-    """Take from u its part along some orthonormal rows of U, twice for what rounding leaves."""
-    for _ in range(2):
-        for k in range(first, last):
-            row = U[k]
-            dot = 0.0
-            for i in range(n):
-                dot += row[i] * u[i]
-            for i in range(n):
-                u[i] -= dot * row[i]
-
-
-@routine
-def _normalise(U: Any, k: int, n: int) -> bool:
-    """Make row k a unit vector orthogonal to those before it, or 0; say whether it is any."""
-    u = U[k]
-    before = _square(u, n)
-    _remove(U, 0, k, u, n)
-    square = _square(u, n)
-    is_any = square > max(RANK_TOLERANCE * before, NOISE)
-    scale = 1.0 / np.sqrt(square) if is_any else 0.0
-    for i in range(n):
-        u[i] *= scale
-    return is_any
 
 
 @routine
@@ -240,68 +192,6 @@ def _remove_effects(
 
 
 @routine
-def _load_rows(y: Any, order: Any, X: Any, U: Any, rows: Any) -> int:
-    """Write the rows of X and of y present into the columns of U; return how many there are."""
-    n, p = 0, X.shape[1]
-    for i in range(order.size):
-        if y[order[i]] == y[order[i]]:
-            rows[n] = i
-            for k in range(p):
-                U[k, n] = X[order[i], k]
-            U[p, n] = y[order[i]]
-            n += 1
-    return n
-
-
-@routine
-def load_voxel(y: Any, order: Any, X: Any, q: int, U: Any, rows: Any, residual: Any) -> Any:
-    """Write an orthonormal design and y less X0's part, on the images present.
-
-    Parameters
-    ----------
-    y : array of shape (n_obs,)
-        NaN where missing.
-    order : integer array of shape (n_obs,)
-        In which images are taken.
-    X : array of shape (n_obs, p0 + q)
-        X0, then x.
-    q : int
-    U : array of shape (p0 + q + 1, n_obs)
-        Receives X0, x and y; 0 for what depends on rows before it.
-    rows : integer array of shape (n_obs,)
-        Receives the places in `order` of the images present.
-    residual : array of shape (n_obs,)
-        Overwritten.
-
-    Returns
-    -------
-    n, rank, status
-        Images present, rank of X0 there, and what keeps the voxel from being tested.
-    """
-    p = X.shape[1] - q
-    n = _load_rows(y, order, X, U, rows)
-    rank, n_tested = 0, 0
-    for k in range(p):
-        rank += 1 if _normalise(U, k, n) else 0
-    for k in range(p, p + q):
-        n_tested += 1 if _normalise(U, k, n) else 0
-    if n - rank - q <= 1:
-        return n, rank, _TOO_FEW
-    if n_tested < q:
-        return n, rank, _NOT_ESTIMABLE
-    u = U[p + q]
-    for i in range(n):
-        residual[i] = u[i] - u[0]
-    smallest = max(ZERO_VARIANCE * _square(residual, n), ROUNDING * n * _square(u, n))
-    _remove(U, 0, p, u, n)
-    for i in range(n):
-        residual[i] = u[i]
-    _remove(U, p, p + q, residual, n)
-    is_fitted_exactly = not _square(residual, n) > smallest
-    return n, rank, _ZERO_VARIANCE if is_fitted_exactly else _FITTED
-
-
-@routine
 def _standardise(total: Any, p: int, q: int, A: Any, B: Any, M: Any) -> float:
     """Write what all groups have in common; return the null sum of squares r'V^-1 r.
 
@@ -324,7 +214,7 @@ def _standardise(total: Any, p: int, q: int, A: Any, B: Any, M: Any) -> float:
                 M[a, b] -= B[k, a] * B[k, b]
     _solve_transposed(A, p, B, q + 1)
     _factorise(M, q, RANK_TOLERANCE)
-    return null_square
+    return float(null_square)
 
 
 @routine
@@ -411,7 +301,7 @@ def compute_scores(  # noqa: C901 - one pass over the images of a voxel
     K, H = np.empty((largest, largest)), np.empty((largest, c))
     for t in range(start, stop):
         n, rank, outcome = load_voxel(tile[t - start], order, X, q, U, rows, residual)
-        if status[t] < 10 and outcome != _FITTED:
+        if status[t] < 10 and outcome != FITTED:
             status[t] = outcome
         if status[t] >= 10:
             continue
@@ -445,9 +335,9 @@ def compute_scores(  # noqa: C901 - one pass over the images of a voxel
         null_square = _standardise(total, p, q, A, B, M)
         for a in range(q):
             if not M[a, a] > 0.0:
-                status[t] = _NOT_ESTIMABLE
+                status[t] = NOT_ESTIMABLE
         if not null_square > 0.0:
-            status[t] = _ZERO_VARIANCE
+            status[t] = ZERO_VARIANCE_STATUS
         if status[t] >= 10:
             continue
         m[t] = n - rank

@@ -8,13 +8,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from oracles import resampled
 from scipy import special
 
-from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import factorise_design
-from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.core.resampling.declared import RESAMPLINGS
 from nipype_blm.core.resampling.exchange import Exchange, draw_flips
-from nipype_blm.core.resampling.flips import FlipScores, RandomPart
-from nipype_blm.core.resampling.groups import find_groups
+from nipype_blm.core.resampling.flips import FlipScores
 from nipype_blm.core.resampling.hypotheses import Hypothesis, make_hypothesis
 from nipype_blm.core.resampling.normal import share_to_z
 from nipype_blm.core.status import VoxelStatus, is_fitted
@@ -82,80 +79,6 @@ def test_the_first_share_is_the_statistic_of_the_fit():
         t = beta[2] / np.sqrt(np.linalg.inv(X[on].T @ X[on])[2, 2] * rss[0] / dof)
         expected = np.sign(t) * -special.ndtri(special.stdtr(dof, -abs(t)))
         assert_allclose(z[v], expected, atol=2e-5)  # as far as `share_to_z` is right
-
-
-def make_factors(structure: str, level: np.ndarray) -> list[RandomFactor]:
-    n_obs = level.size
-    one, time = np.ones((n_obs, 1)), np.random.default_rng(3).normal(size=(n_obs, 1))
-    factors = {
-        "intercept": [RandomFactor("subject", level, one)],
-        "slope": [RandomFactor("subject", level, np.hstack([one, time]))],
-        "nested": [
-            RandomFactor("visit", np.arange(n_obs, dtype=np.int32) // 2, one),
-            RandomFactor("subject", level, one),
-        ],
-    }
-    return factors[structure]
-
-
-@pytest.mark.parametrize(
-    ("structure", "contrasts", "reml"),
-    [("intercept", CONTRASTS, True), ("intercept", ["T"], False), ("nested", ["F"], True)],
-)
-def test_shares_of_a_mixed_model_are_those_of_generalised_least_squares(
-    fit_mixed, structure, contrasts, reml
-):
-    rng = np.random.default_rng(5)
-    level = np.repeat(np.arange(8), [4, 6, 4, 4, 6, 4, 4, 4]).astype(np.int32)
-    factors, X = make_factors(structure, level), make_X(level.size)
-    Y = make_Y(level.size, 4) + 2 * rng.normal(size=(8, 4))[level]
-    group, part = find_groups(level.size, factors), RandomPart(factors, MixedOptions(reml=reml))
-    assert_array_equal(group, level)
-    signs = draw(group, 12)
-    for contrast in contrasts:
-        hypothesis = make_hypothesis(X, CONTRASTS[contrast])
-        scores = prepare(Y, hypothesis, group, random=part)
-        null = fit_mixed(Y, hypothesis.X0, factors, reml=reml)
-        share = RESAMPLINGS["flip_scores"].compute(scores, signs).share
-        V = [resampled.make_covariance(factors, null.blocks(v)) for v in range(4)]
-        expected = [
-            [resampled.flip_scores(Y[:, v], *hypothesis, f[group], V[v]) for f in signs]
-            for v in range(4)
-        ]
-        assert_allclose(share, expected, atol=ATOL)
-
-
-def test_a_singular_D_of_a_slope_is_no_obstacle():
-    """Scores of given D; the kernel is run without a fit, which is another's matter."""
-    from nipype_blm.core.resampling.flips import _compute
-    from nipype_blm.core.resampling.scores import arrange_groups
-
-    level = np.repeat(np.arange(6), 4).astype(np.int32)
-    factors, Y = make_factors("slope", level), make_Y(24, 3)
-    hypothesis = make_hypothesis(make_X(24), CONTRASTS["T"])
-    D = np.array([[2.0, -1.0, 0.5], [0, 0, 0], [1e4, 1, 0.3]]).T  # vech; singular, zero, huge
-    design = np.column_stack([hypothesis.X0, hypothesis.x])
-    status = np.full(3, VoxelStatus.FITTED, np.uint8)
-    status, m, score, leak = _compute(
-        Y,
-        np.arange(3),
-        0,
-        D,
-        status,
-        design,
-        1,
-        arrange_groups(level, 6, factors),
-        False,
-        Threads(),
-    )
-    scores = FlipScores(m, status, np.arange(3, dtype=np.int32), score, np.zeros((1, 3, 6)), leak)
-    signs = draw(level, 8)
-    share = RESAMPLINGS["flip_scores"].compute(scores, signs).share
-    for v in range(3):
-        a, b, c = D[:, v]
-        V = resampled.make_covariance(factors, [np.array([[a, b], [b, c]])])
-        expected = [resampled.flip_scores(Y[:, v], *hypothesis, f[level], V) for f in signs]
-        assert_allclose(share[v], expected, atol=ATOL)
 
 
 def test_bits_depend_on_voxel_and_flip_alone():
@@ -269,14 +192,6 @@ def test_exhaustive_flips_give_the_p_of_all_flips(kind):
         # Ties, of f and -f at least, are equal but for rounding.
         expected = np.mean(everything > everything[0] - 1e-5)
         assert np.mean(share[v] > share[v, 0] - 1e-5) == expected
-
-
-def test_a_level_in_several_groups_is_refused():
-    level = np.repeat(np.arange(6), 4).astype(np.int32)
-    part = RandomPart(make_factors("intercept", level), MixedOptions())
-    hypothesis = make_hypothesis(make_X(24), CONTRASTS["T"])
-    with pytest.raises(ValueError, match="several groups"):
-        prepare(make_Y(), hypothesis, np.arange(24, dtype=np.int32), random=part)
 
 
 def test_a_design_without_columns_has_rank_zero():
