@@ -53,7 +53,7 @@ $(VENV)/.installed-%: setup.cfg pyproject.toml $(if $(OLDEST),$(VENV)/oldest.txt
 
 # Of each library, the lower bound is the only version that is allowed.
 $(VENV)/oldest.txt: setup.cfg | $(VENV)/bin/pip
-	sed -n 's/^    \([a-z0-9-]*\)>=\([0-9.]*\)\(,<[0-9.]*\)\{0,1\}$$/\1==\2/p' setup.cfg >$@
+	sed -n 's/^    \([a-z0-9-]*\)>=\([0-9.]*\)\(,<[0-9.]*\)\{0,1\}\(;.*\)\{0,1\}$$/\1==\2/p' setup.cfg >$@
 
 # bin/pip is the last file that venv writes; bin/python stays behind when venv fails.
 $(VENV)/bin/pip:

@@ -31,8 +31,8 @@ def make_graph(neighbours: "csr_array") -> Graph:
     """
     if neighbours.shape[0] != neighbours.shape[1]:
         raise ValueError(f"neighbours are of n by n features, not {neighbours.shape}")
-    start = np.ascontiguousarray(neighbours.indptr, np.int64)
-    return Graph(start, np.ascontiguousarray(neighbours.indices, np.int32))
+    start = np.require(neighbours.indptr, np.int64, ["C", "W"])
+    return Graph(start, np.require(neighbours.indices, np.int32, ["C", "W"]))
 
 
 def select(graph: Graph, keep: NDArray[np.bool_]) -> Graph:

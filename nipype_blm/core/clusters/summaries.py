@@ -80,7 +80,30 @@ _TFCE = Summary(
 )
 
 
-SUMMARIES = {"voxel": _VOXEL, "extent": _EXTENT, "tfce": _TFCE}
+# ------------------------------------------------------------------- mass of clusters
+
+
+def _weigh(tree: Tree, roots: NDArray[np.int32], options: SummaryOptions) -> FloatArray:
+    excess = tree.heights[: roots.size].astype(np.float64) - options.height
+    return np.asarray(np.bincount(roots, weights=excess), np.float64)
+
+
+def _spread_mass(tree: Tree, options: SummaryOptions) -> FloatArray:
+    roots = find_roots(tree, options.height)
+    return _spread(tree, _weigh(tree, roots, options), roots)
+
+
+_MASS = Summary(
+    words="sum over the cluster of what is above the height",
+    floor=lambda options: options.height,
+    peak=lambda tree, options: float(
+        _weigh(tree, find_roots(tree, options.height), options).max(initial=0)
+    ),
+    spread=_spread_mass,
+)
+
+
+SUMMARIES = {"voxel": _VOXEL, "extent": _EXTENT, "tfce": _TFCE, "mass": _MASS}
 
 
 def _spread(tree: Tree, values: NDArray[np.generic], roots: NDArray[np.int32]) -> FloatArray:

@@ -33,7 +33,7 @@ class Tree(NamedTuple):
 
     def count_above(self, height: float) -> int:
         """Return how many features, the first ones of the tree, are above a height."""
-        return int(np.count_nonzero(self.heights > np.float32(height)))
+        return int(np.count_nonzero(self.heights > np.float32(_check_height(height))))
 
     def put(self, values: NDArray[Any]) -> FloatArray:
         """Return a map, (n,), of values in the order of the tree, (m,); 0 at other features."""
@@ -107,15 +107,16 @@ def grow_tree(
     .. [2] R. E. Tarjan and J. van Leeuwen (1984). Worst-case analysis of set union algorithms.
        Journal of the ACM 31, 245-281.
     """
-    heights = np.ascontiguousarray(values, np.float32)
+    heights = np.require(values, np.float32, ["C", "W"])  # kernels are compiled for no other
     if heights.shape != (graph.n_features,):
         raise ValueError(f"values of shape {heights.shape}, the graph has {graph.n_features}")
     work = Workspace(graph) if workspace is None else workspace
     bits = heights.view(np.uint32)
-    lowest = np.float32(min(max(floor, 0.0), LARGEST)).view(np.uint32)
+    lowest = np.float32(min(_check_height(floor), LARGEST)).view(np.uint32)
     top, m = _sort_above(heights, bits, lowest, work.keys, work.order, work.counts)
     order, parent, sizes = work.order[1, :m], work.parent[:m], work.sizes[:m]
-    _grow(order, graph, work.rank, work.basins, work.start, work.meets, parent, sizes)
+    if m:  # maxima alone need no tree
+        _grow(order, graph, work.rank, work.basins, work.start, work.meets, parent, sizes)
     return Tree(heights, top, order, work.keys[1, :m].view(np.float32), parent, sizes)
 
 
@@ -131,6 +132,12 @@ def find_roots(tree: Tree, height: float) -> NDArray[np.int32]:
     roots = np.empty(k, np.int32)
     _find_roots(tree.parent[:k], roots)
     return roots
+
+
+def _check_height(height: float) -> float:
+    if not height >= 0:
+        raise ValueError(f"the height is {height}, expected 0 or more: clusters have one sign")
+    return height
 
 
 @kernel

@@ -59,13 +59,13 @@ EXACT = norm.isf(-np.expm1(np.log1p(-P) / 1000))
 
 def test_tails_of_500_maxima_have_the_true_p_on_average():
     found = []
-    for seed in range(200):
+    for seed in range(100):
         null = draw_maxima(500, seed)
         found.append(extend_p(EXACT, null, fit_tail(null)).p)
     bias = np.mean(found, axis=0) / P
-    # The mean of 200 has an error of 1.3 % at 0.05 and of about 6 % at 0.001.  The shape, which
+    # The mean of 100 has an error of 2 % at 0.05 and of about 8 % at 0.001.  The shape, which
     # is -0.1 here, is drawn to 0, which makes p too large, never too small.
-    assert (bias > 0.94).all()
+    assert (bias > 0.92).all()
     assert (bias[:2] < 1.15).all()
     assert (bias < 1.6).all()
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.ndimage import generate_binary_structure, label
 
 from nipype_blm.core.clusters.graph import make_graph
@@ -64,6 +65,20 @@ def test_extents_are_those_of_scipy(height):
         z[:, 0], graph, ["extent"], two_sided=False, options=SummaryOptions(height)
     )
     np.testing.assert_array_equal(spread, extent[labels].T[mask.T])
+
+
+@pytest.mark.parametrize("height", [0.5, 1.2, 2.5])
+def test_masses_are_sums_of_scipy(height):
+    z, mask, graph = make_maps(1)
+    volume = np.zeros(mask.shape)
+    volume.T[mask.T] = z[:, 0]
+    labels, n = label(volume > height, generate_binary_structure(3, 2))
+    mass = np.append(0.0, ndimage.sum_labels(volume - height, labels, np.arange(1, n + 1)))
+    (spread,) = spread_summaries(
+        z[:, 0], graph, ["mass"], two_sided=False, options=SummaryOptions(height)
+    )
+    # Sums of at most a few hundred values, in another order.
+    np.testing.assert_allclose(spread, mass[labels].T[mask.T], rtol=1e-12)
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])

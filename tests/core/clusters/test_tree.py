@@ -88,6 +88,15 @@ def test_selected_features_touch_as_they_did(case):
         np.testing.assert_array_equal(np.sort(one), np.sort(other))
 
 
+@pytest.mark.parametrize("height", [-0.1, np.nan])
+def test_a_height_below_0_is_refused(height):
+    line = make_graph(csr_array(np.eye(3, k=1) + np.eye(3, k=-1)))
+    with pytest.raises(ValueError, match="expected 0 or more"):
+        grow_tree([1.0, 2.0, 3.0], line, height)
+    with pytest.raises(ValueError, match="expected 0 or more"):
+        find_roots(grow_tree([1.0, 2.0, 3.0], line), height)
+
+
 def test_a_map_of_other_features_is_refused():
     graph = make_graph(csr_array((3, 3), dtype=bool))
     with pytest.raises(ValueError, match=r"\(4,\), the graph has 3"):
@@ -96,3 +105,10 @@ def test_a_map_of_other_features_is_refused():
         select(graph, np.ones(4, bool))
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         make_graph(csr_array((2, 3), dtype=bool))
+
+
+def test_values_that_may_not_be_changed_are_taken(case):
+    values = case.values.copy()
+    values.flags.writeable = False
+    expected = grow_tree(case.values, case.graph)
+    np.testing.assert_array_equal(grow_tree(values, case.graph).parent, expected.parent)
