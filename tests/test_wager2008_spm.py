@@ -12,8 +12,8 @@ import nipype_blm
 from nipype_blm.cli.blm import main
 from nipype_blm.stages.smoothness import estimate_smoothness
 
-# SPM 12 r7771: spm_est_smoothness of the standardised residuals of the model below, whose images
-# got an empty voxel more at each side, so that none of the mask lies at the border.
+# SPM 12 r7771, by oracles/smoothness.m: of the standardised residuals of the model below, whose
+# images got an empty voxel more at each side, so that none of the mask lies at the border.
 FWHM = [4.039043421, 4.076006864, 3.229986531]
 R = [1, 33.86079931, 373.5859622, 1323.440033]
 # The same images as they are: voxels with a whole cell, if differences across the border are 0.

@@ -103,7 +103,7 @@ def _iterate_residuals(results: Results) -> Iterator[FloatArray]:
             reader.read(image.image, image.volume, values, *([inside] * (image.mask is not None)))
         except InputError as error:
             raise InputError(
-                f"Smoothness is estimated from the images themselves: {error}"
+                f"Smoothness is estimated from the images, which have to be as they were: {error}"
             ) from error
         yield values - row @ beta
 
