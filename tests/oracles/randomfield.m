@@ -1,5 +1,4 @@
 % Numbers of SPM for tests of random fields; needs SPM 12 for Octave (github.com/spm/spm12):
-%   octave-cli --eval "addpath('SPM12')" randomfield.m > spm_randomfield.tsv
 %   octave-cli --path SPM12 randomfield.m > randomfield.tsv
 volumes = {[1 33.8607993 373.585962 1323.44003], [-3 5.5 2.25 0.75], [2 12 40 0], [1 7 0 0]};
 cases = {'Z', [1 Inf], [1.5 2.3 3.09 4 5.5 8]; ...

@@ -565,8 +565,8 @@ def test_the_command_writes_below_the_results_or_where_it_is_told(folder, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (["--to", "spm"], "--to spm was given; expected fsl or bids"),
-        (["--to", "fsl", "a", "b"], "expected fsl or bids, and one folder at most"),
+        (["--to", "afni"], "--to afni was given; expected fsl, spm or bids"),
+        (["--to", "fsl", "a", "b"], "expected fsl, spm or bids, and one folder at most"),
         (["--to", "fsl", "--task", "x"], "--task, --space and --source are of --to bids"),
         (["--to", "fsl", "--contrast", "x"], "'x' is no contrast of"),
     ],

@@ -368,8 +368,9 @@ def test_the_interface_has_typed_lists(fits, tmp_path):
 MATLAB = """\
 #!/bin/sh
 script=pyscript_threshold.m
+[ -f $script ] || { echo "NIPYPE path:/spm|name:SPM12|release:7771"; exit; }
 stat=$(sed -n "s/^stat_filename = '\\(.*\\)';/\\1/p" $script)
-grep "^con_index\\|^cluster_forming_thr = 0\\|^thresDesc" $script >> "$CALLS"
+grep -o "con_index = .;\\|^cluster_forming_thr = 0.*\\|^thresDesc.*" $script >> "$CALLS"
 for end in _thr _pre_topo_thr; do cp "$stat" "$(basename "$stat" .nii)$end.nii"; done
 echo "activation_forced = 0"
 echo "pre_topo_n_clusters = 4"
