@@ -6,6 +6,8 @@ PYTEST_ARGS ?= -n 2
 VENV := .venv
 OTHER_VENV := $(VENV)/$(notdir $(PYTHON))$(if $(OLDEST),-oldest)
 RUN := $(VENV)/bin/python
+# Two builds at once would write into the same nipype_blm.egg-info.
+ALONE := $(if $(shell command -v flock),flock setup.cfg)
 PIP := $(RUN) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -48,7 +50,7 @@ clean: ## remove .venv and everything that was built
 # later changes of the checkout from the other.
 $(VENV)/.installed-%: setup.cfg pyproject.toml $(if $(OLDEST),$(VENV)/oldest.txt) | $(VENV)/bin/pip
 	@echo 'Installing nipype_blm[$*] into $(VENV); the first time takes a few minutes.'
-	$(PIP) install --quiet --editable '.[$*]' $(if $(OLDEST),--constraint $(VENV)/oldest.txt)
+	$(ALONE) $(PIP) install --quiet --editable '.[$*]' $(if $(OLDEST),--constraint $(VENV)/oldest.txt)
 	@touch $@
 
 # Of each library, the lower bound is the only version that is allowed.

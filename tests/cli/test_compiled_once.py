@@ -4,11 +4,14 @@ Kernels see whole arrays and a range.  Another memory layout would not only be c
 could also round differently.
 """
 
+import functools
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -45,12 +48,6 @@ def write_study(folder: Path, model: str) -> None:
     (folder / "study.yml").write_text(yaml.safe_dump(config))
 
 
-def run(folder: Path, model: str, **settings: Any) -> set[str]:
-    """Run the study in a new process; return the kernels that are in its cache then."""
-    run_command(folder, model, **settings)
-    return {path.name for path in (folder / "cache").rglob("*.nbc")}
-
-
 def run_command(folder: Path, model: str, *options: str, **settings: Any) -> list[str]:
     """Run the study in a new process; return what it says."""
     config = yaml.safe_load((folder / "study.yml").read_text())
@@ -64,51 +61,98 @@ def run_command(folder: Path, model: str, *options: str, **settings: Any) -> lis
     return done.stderr.splitlines()
 
 
+def list_compiled(folder: Path) -> set[str]:
+    """Return the kernels in the cache of a study."""
+    return {path.name for path in (folder / "cache").rglob("*.nbc")}
+
+
+def list_announced(said: list[str]) -> list[str]:
+    return [line for line in said if "compiling" in line]
+
+
+class First(NamedTuple):
+    """The first run of a model: its study, with the cache that was new, and what it said."""
+
+    folder: Path
+    said: list[str]
+
+
+@pytest.fixture(scope="module")
+def first_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], First]:
+    """Function that returns the first run of a model, which compiles: once for all tests."""
+
+    @functools.cache
+    def run_first(model: str) -> First:
+        folder = tmp_path_factory.mktemp(model)
+        write_study(folder, model)
+        return First(folder, run_command(folder, model))
+
+    return run_first
+
+
+@pytest.fixture
+def copy_first(first_runs: Callable[[str], First], tmp_path: Path) -> Callable[[str], Path]:
+    """Function that returns a copy of the study and cache of a first run."""
+
+    def copy(model: str) -> Path:
+        return shutil.copytree(first_runs(model).folder, tmp_path / model)
+
+    return copy
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: there is one thread")
 @pytest.mark.parametrize("model", ["blm", "blmm"])
-def test_another_number_of_threads_compiles_nothing(tmp_path: Path, model: str) -> None:
-    write_study(tmp_path, model)
-    compiled = run(tmp_path, model)
+def test_another_number_of_threads_compiles_nothing(
+    copy_first: Callable[[str], Path], model: str
+) -> None:
+    folder = copy_first(model)
+    compiled = list_compiled(folder)
     assert compiled
-    assert run(tmp_path, model, numNodes=2, outdir="out2") == compiled
+    assert not list_announced(run_command(folder, model, numNodes=2, outdir="out2"))
+    assert list_compiled(folder) == compiled
 
 
-def test_a_single_voxel_compiles_no_other_statistics(tmp_path: Path) -> None:
-    write_study(tmp_path, "blmm")
-    compiled = run(tmp_path, "blmm")
+def test_a_single_voxel_compiles_no_other_statistics(copy_first: Callable[[str], Path]) -> None:
+    folder = copy_first("blmm")
+    compiled = list_compiled(folder)
     inside = np.zeros(SHAPE, np.int16)
     inside[4, 4, 4] = 1
-    nib.Nifti1Image(inside, np.eye(4)).to_filename(tmp_path / "one.nii")
-    new = run(tmp_path, "blmm", analysis_mask="one.nii", outdir="alone") - compiled
+    nib.Nifti1Image(inside, np.eye(4)).to_filename(folder / "one.nii")
+    run_command(folder, "blmm", analysis_mask="one.nii", outdir="alone")
+    new = list_compiled(folder) - compiled
     # Reading copies values, and a mask of one run may have another layout: nothing is rounded.
     assert not [name for name in new if not name.startswith("voxels.gather")]
 
 
-@pytest.mark.parametrize(
-    ("model", "options", "seconds"),
-    [
-        ("blm", [], 8),
-        ("blmm", [], 30),
-        ("blm", ["--plugin", "MultiProc"], 8),
-        ("blm", ["--plugin", "Dask"], 8),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
-)
-def test_what_is_compiled_is_announced_only_if_it_is(
-    tmp_path: Path, model: str, options: list[str], seconds: int
-) -> None:
-    """Otherwise a first run stands still for half a minute, and nobody knows why.
-
-    In the process of the command, and in others.
-    """
-    write_study(tmp_path, model)
+def list_announcements(fitting_s: int) -> list[str]:
+    """Return what is said where a run compiles something for each of its parts."""
     end = "once for this machine and version: about"
-    announced = [
+    return [
         f"compiling what reads images, {end} 3 s",
-        f"compiling what fits voxels, {end} {seconds} s",
+        f"compiling what fits voxels, {end} {fitting_s} s",
         f"compiling what tests contrasts, {end} 4 s",
     ]
-    said = run_command(tmp_path, model, *options)
-    assert [line for line in said if "compiling" in line] == announced
-    again = run_command(tmp_path, model, *options, outdir="again")
-    assert not [line for line in again if "compiling" in line]
+
+
+@pytest.mark.parametrize(("model", "seconds"), [("blm", 8), ("blmm", 30)])
+def test_what_is_compiled_is_announced(
+    first_runs: Callable[[str], First], model: str, seconds: int
+) -> None:
+    """Otherwise a first run stands still for half a minute, and nobody knows why."""
+    assert list_announced(first_runs(model).said) == list_announcements(seconds)
+
+
+@pytest.mark.parametrize("plugin", ["MultiProc", "Dask"])
+def test_what_other_processes_compile_is_announced_only_if_it_is(
+    copy_first: Callable[[str], Path], plugin: str
+) -> None:
+    """A kernel of each part is taken away: all of them would take as long as a first run."""
+    folder, options = copy_first("blm"), ("--plugin", plugin)
+    for kernel in ("products._accumulate", "ols._covariance", "contrasts._variance"):
+        found = list((folder / "cache").rglob(f"{kernel}-*"))
+        assert found
+        for path in found:
+            path.unlink()
+    said = run_command(folder, "blm", *options, outdir="parts")
+    assert list_announced(said) == list_announcements(8)
+    assert not list_announced(run_command(folder, "blm", *options, outdir="again"))

@@ -21,7 +21,7 @@ from nipype_blm.tasks.pools import Pool, open_pool
 from nipype_blm.tasks.walltime import SECONDS, EndBeforeJob, JobTimes, note_times
 
 WALLTIME_S = 18  # of which a worker needs some to start
-HALF_S = 7
+LONG_S = 1000  # of which the start of a worker is nothing, however slow the machine
 
 
 @pytest.fixture
@@ -48,9 +48,25 @@ def sleep(x: int, folder: str, seconds: float) -> int:
     return x
 
 
-def run(folder: Path, n: int, seconds: float, **arguments: Any) -> list[str]:
+def spend(x: int, folder: str, seconds: float) -> int:
+    """Have the worker find that this took some seconds of its job."""
+    import os
+    import time
+    from pathlib import Path
+
+    from distributed import get_worker
+
+    Path(folder, f"{x}-{os.getpid()}-{time.monotonic_ns()}.started").touch()
+    end = get_worker().plugins["nipype-blm-end-before-job"]
+    end._job = type(end._job)(*(moment - seconds for moment in end._job))
+    end._start -= seconds
+    end._began -= seconds
+    return x
+
+
+def run(folder: Path, n: int, seconds: float, function: Any = sleep, **arguments: Any) -> list[str]:
     """Run nodes that take some seconds; return which were started, in order."""
-    node = MapNode(Function(function=sleep), "x", "sleep")
+    node = MapNode(Function(function=function), "x", "sleep")
     node.inputs.x = list(range(n))
     node.inputs.folder, node.inputs.seconds = str(folder), seconds
     workflow = Workflow("wf", base_dir=str(folder))
@@ -64,11 +80,11 @@ def list_starts(folder: Path) -> list[str]:
     return sorted(path.name.split("-")[0] for path in folder.glob("*.started"))
 
 
-def test_nodes_half_as_long_as_the_walltime_are_started_once_each(
-    tmp_path: Path, jobs_that_end: None
-) -> None:
+def test_nodes_half_as_long_as_the_walltime_are_started_once_each(tmp_path: Path) -> None:
     """No worker takes a node that it could not finish; it ends in peace, and is replaced."""
-    assert run(tmp_path, 4, HALF_S, n_workers=2) == ["0", "1", "2", "3"]
+    assert BATCH_SYSTEMS["local"].cluster_class  # whose defaults are there from then on
+    with dask.config.set({"jobqueue.local.worker-extra-args": ["--walltime", LONG_S]}):
+        assert run(tmp_path, 4, LONG_S / 2, spend, n_workers=2) == ["0", "1", "2", "3"]
     logs = (path.read_text() for path in (tmp_path / "wf" / "dask_logs").glob("*.log"))
     assert sum(log.count("Reason: nipype-blm-end-before-job") for log in logs) >= 2
 

@@ -1,6 +1,7 @@
 """The workflow of a Big Linear Model, run through Nipype's cache."""
 
 import gzip
+import itertools
 import json
 import os
 from pathlib import Path
@@ -290,10 +291,15 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(
-    ("damage", "plugin"),
-    [*((damage, "Linear") for damage in DAMAGE), ("cut", "MultiProc"), ("middle", "MultiProc")],
+    ("name", "damage", "plugin"),
+    [
+        *itertools.product(["products", "estimates", "statistics"], DAMAGE, ["Linear"]),
+        # In other processes the same code finds the damage.
+        ("products", "middle", "MultiProc"),
+        ("estimates", "cut", "MultiProc"),
+        ("statistics", "middle", "MultiProc"),
+    ],
 )
-@pytest.mark.parametrize("name", ["products", "estimates", "statistics"])
 def test_an_intermediate_file_that_was_lost_or_damaged_is_computed_again(
     study, same_maps, name: str, damage: str, plugin: str
 ) -> None:

@@ -34,21 +34,24 @@ def make_study(closeness: float, slope: bool) -> tuple[np.ndarray, np.ndarray, R
 def compute_f(
     y: np.ndarray, X: np.ndarray, factor: RandomFactor, D: np.ndarray, L: np.ndarray, reml: bool
 ) -> float:
-    """Return F at the relative covariances D, in 50 digits."""
-    present = ~np.isnan(y)
-    level, Z = factor.level[present], factor.Z[present]
+    """Return F at the relative covariances D, in 50 digits.
+
+    V has a block for each level; F takes X and y only as the products A' V^-1 A of A = [X y].
+    """
+    present, n_params = ~np.isnan(y), X.shape[1]
+    n_obs = present.sum()
     with mpmath.workdps(50):
-        y, X, Z, D, L = (mpmath.matrix(a.tolist()) for a in (y[present], X[present], Z, D, L))
-        V = Z * D * Z.T
-        for i in range(V.rows):
-            for j in range(V.rows):
-                V[i, j] = (V[i, j] if level[i] == level[j] else 0) + (i == j)
-        inverse = V**-1
-        C = (X.T * inverse * X) ** -1
-        beta = C * X.T * inverse * y
-        residual = y - X * beta
-        dof = X.rows - (X.cols if reml else 0)
-        sigma2 = (residual.T * inverse * residual)[0] / dof
+        D, L = (mpmath.matrix(a.tolist()) for a in (D, L))
+        products = mpmath.zeros(n_params + 1)
+        for j in np.unique(factor.level[present]):
+            rows = present & (factor.level == j)
+            A = mpmath.matrix(np.column_stack([X, y])[rows].tolist())
+            Z = mpmath.matrix(factor.Z[rows].tolist())
+            products += A.T * (Z * D * Z.T + mpmath.eye(Z.rows)) ** -1 * A
+        C = products[:n_params, :n_params] ** -1
+        beta = C * products[:n_params, n_params]
+        rss = products[n_params, n_params] - (products[n_params, :n_params] * beta)[0]
+        sigma2 = rss / int(n_obs - (n_params if reml else 0))
         effect = L * beta
         return float((effect.T * (L * C * L.T) ** -1 * effect)[0] / (L.rows * sigma2))
 
