@@ -67,7 +67,7 @@ def measure_case(maps: Maps, fwhm: float, n_neighbours: int, repeats: int) -> di
         "neighbours": n_neighbours,
         "graph_ms": round(1e3 * (time.process_time() - start)),
     }
-    for names in (["voxel"], ["extent"], ["tfce"], ["voxel", "extent", "tfce"]):
+    for names in (["voxel"], ["cluster"], ["tfce"], ["voxel", "cluster", "tfce"]):
         ms = measure(lambda names=names: summarise_many(maps.z, graph, names), N_MAPS, repeats)
         row["all" if len(names) > 1 else names[0]] = round(ms, 1)
     peer = tfce.tfce(maps.volumes, connectivity=n_neighbours)[..., 0]

@@ -3,10 +3,9 @@
 import itertools
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from scipy import ndimage, stats
 
 from nipype_blm import Results
@@ -72,8 +71,8 @@ def list_files(inferred: Inferred) -> dict[str, bytes]:
     return found
 
 
-def find_t(y: np.ndarray, x: np.ndarray, X0: np.ndarray) -> float:
-    """Return t of x beside X0 at the images that are there, by least squares."""
+def find_z(y: np.ndarray, x: np.ndarray, X0: np.ndarray) -> float:
+    """Return z of x beside X0 at the images that are there, by least squares."""
     here = np.isfinite(y)
     X = np.column_stack([x, X0])[here]
     beta, rss, rank, _ = np.linalg.lstsq(X, y[here], rcond=None)
@@ -97,9 +96,11 @@ def test_peaks_of_all_flips_are_those_of_least_squares_with_flipped_regressors(f
             rest = np.full(n_obs, np.nan)
             rest[here] = x[here] - X0[here] @ np.linalg.lstsq(X0[here], x[here], rcond=None)[0]
             flipped = f * rest
-            left = flipped[here] - X0[here] @ np.linalg.lstsq(X0[here], flipped[here], rcond=None)[0]
+            left = (
+                flipped[here] - X0[here] @ np.linalg.lstsq(X0[here], flipped[here], rcond=None)[0]
+            )
             if left @ left > 1e-6 * rest[here] @ rest[here]:
-                largest = max(largest, abs(find_t(y, flipped, X0)))
+                largest = max(largest, abs(find_z(y, flipped, X0)))
         expected.append(largest)
     assert inferred.n == 2 ** (n_obs - 1)
     assert inferred.description["Exhaustive"]

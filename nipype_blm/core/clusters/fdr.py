@@ -1,17 +1,14 @@
 """False discovery rate and Bonferroni's correction, of logarithms of p: nothing underflows."""
 
 import math
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from nipype_blm.core.linalg import FloatArray
 
-Method = Literal["bh", "by"]
 
-
-def compute_q(log_p: ArrayLike, method: Method = "bh") -> FloatArray:
+def compute_q(log_p: ArrayLike, method: str = "bh") -> FloatArray:
     """Return the natural logarithm of q: the least rate of false discoveries that finds a test.
 
     Parameters

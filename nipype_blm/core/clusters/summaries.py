@@ -103,7 +103,7 @@ _MASS = Summary(
 )
 
 
-SUMMARIES = {"voxel": _VOXEL, "extent": _EXTENT, "tfce": _TFCE, "mass": _MASS}
+SUMMARIES = {"voxel": _VOXEL, "cluster": _EXTENT, "tfce": _TFCE, "mass": _MASS}
 
 
 def _spread(tree: Tree, values: NDArray[np.generic], roots: NDArray[np.int32]) -> FloatArray:

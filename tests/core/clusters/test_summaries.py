@@ -62,7 +62,7 @@ def test_extents_are_those_of_scipy(height):
     extent = np.bincount(labels.ravel(), minlength=n + 1)
     extent[0] = 0
     (spread,) = spread_summaries(
-        z[:, 0], graph, ["extent"], two_sided=False, options=SummaryOptions(height)
+        z[:, 0], graph, ["cluster"], two_sided=False, options=SummaryOptions(height)
     )
     np.testing.assert_array_equal(spread, extent[labels].T[mask.T])
 
