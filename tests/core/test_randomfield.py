@@ -41,7 +41,7 @@ def test_p_of_voxels_and_clusters_equal_those_of_spm(cases):
         assert_allclose(p, row["p"], rtol=1e-9, atol=10 * of_spm)
         p = compute_voxel_p(field, height, counts, N_VOXELS)
         assert_allclose(p, row["p_or_bonferroni"], rtol=1e-9, atol=N_VOXELS * of_spm)
-        tails = compute_cluster_p(field, height, row["cluster"], counts)
+        tails = compute_cluster_p(field, height, row["extent"], counts)
         assert_allclose(tails.n_expected, row["n_clusters"], rtol=1e-9, atol=10 * of_spm)
         if row["p_or_bonferroni"] > 1e-4:  # where 1 less the lower tail has digits
             assert_allclose(tails.mean_extent, row["mean_extent"], rtol=1e-5)
