@@ -1,0 +1,130 @@
+"""Corrected inference by the command, in a configuration, in nodes: the same files."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from nipype.pipeline.engine import Workflow
+from snippets import write_study
+
+from nipype_blm.cli.main import main
+from nipype_blm.interfaces import ResampleMaps
+from nipype_blm.workflows import init_blm_wf, init_inference_wf
+
+CONFIGURATION = """\
+Y_files: images.txt
+X: design.csv
+outdir: results
+contrasts:
+  - c1: {name: age, vector: [0, 1, 0]}
+  - c2: {name: both, vector: [[0, 1, 0], [0, 0, 1]]}
+"""
+OPTIONS = {"n": 80, "summaries": ["voxel", "tfce"], "seed": 3}
+WORDS = ["--n", "80", "--summaries", "voxel", "tfce", "--seed", "3"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that was fitted, and whose contrasts were corrected by the command."""
+    folder = write_study(tmp_path_factory.mktemp("study"))
+    (folder / "study.yml").write_text(CONFIGURATION)
+    assert main(["fit", str(folder / "study.yml"), str(folder / "results"), "--quiet"]) == 0
+    assert main(["infer", str(folder / "results"), *WORDS, "--quiet"]) == 0
+    return folder
+
+
+def read_files(results: Path) -> dict[str, bytes]:
+    found = {
+        path.name: path.read_bytes() for path in sorted((results / "inference").glob("contrast-*"))
+    }
+    assert len(found) > 30
+    return found
+
+
+def copy_results(study: Path, tmp_path: Path) -> Path:
+    """Return results without inference, that belong to a test alone."""
+    copied = tmp_path / "results"
+    shutil.copytree(study / "results", copied, ignore=shutil.ignore_patterns("inference", "work"))
+    return copied
+
+
+def test_a_configuration_asks_for_the_same_and_leaves_no_values_of_images(
+    study, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(study)
+    asked = "inference: {n: 80, summaries: [voxel, tfce], seed: 3}\n"
+    (study / "asking.yml").write_text(CONFIGURATION + asked)
+    assert main(["fit", "asking.yml", str(tmp_path / "out")]) == 0
+    assert read_files(tmp_path / "out") == read_files(study / "results")
+    assert "80 of the" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("tiles_*"))
+    again = ["fit", "asking.yml", str(tmp_path / "out"), "--quiet"]
+    assert main(again) == 0  # nothing is fitted, and what was resampled stays
+
+
+def test_a_node_and_a_workflow_make_the_files_of_the_command(study, tmp_path):
+    of_node = copy_results(study, tmp_path)
+    node = ResampleMaps(results_dir=str(of_node), **OPTIONS)
+    found = node.run(cwd=tmp_path).outputs
+    assert read_files(of_node) == read_files(study / "results")
+    assert [Path(path).name for path in found.cluster_tables] == [
+        "contrast-age_clusters.tsv",
+        "contrast-both_clusters.tsv",
+    ]
+    fit = init_blm_wf(name="fit", out_dir=tmp_path / "of_workflow")
+    fit.inputs.inputnode.trait_set(
+        in_files=[str(study / "images.txt")],
+        design_file=str(study / "design.csv"),
+        contrasts=[
+            {"name": "age", "vector": [0, 1, 0]},
+            {"name": "both", "vector": [[0, 1, 0], [0, 0, 1]]},
+        ],
+    )
+    infer = init_inference_wf(name="infer", **OPTIONS)
+    group = Workflow(name="group", base_dir=str(tmp_path / "work_of_group"))
+    group.connect(fit, "outputnode.out_dir", infer, "inputnode.results_dir")
+    group.run()
+    assert read_files(tmp_path / "of_workflow") == read_files(study / "results")
+
+
+def test_nodes_of_the_command_and_more_resamplings_go_on_from_those_that_are_there(study, tmp_path):
+    results = copy_results(study, tmp_path)
+    few = ["infer", str(results), *WORDS, "--quiet", "--plugin", "MultiProc"]
+    few[few.index("80")] = "30"
+    assert main(few) == 0
+    assert main(["infer", str(results), *WORDS, "--quiet"]) == 0
+    assert read_files(results) == read_files(study / "results")
+
+
+def test_a_check_says_how_small_p_can_become_and_writes_nothing(study, tmp_path, capsys):
+    results = copy_results(study, tmp_path)
+    before = sorted(results.rglob("*"))
+    assert main(["infer", str(results), "--n", "250", "--check"]) == 0
+    assert "0.004" in capsys.readouterr().out
+    assert sorted(results.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--summaries", "vox"], "--summaries: 'vox' is no summary; choose one of voxel, cluster"),
+        (["--n", "many"], "--n: 'many' was given; expected a whole number"),
+        (["--contrast", "agee"], "'agee' is no contrast"),
+        (["--neighbours", "7"], "expected 6, 18, 26"),
+        (["--blocks", "site"], "is no file, and no column"),
+        (["--max-mem-gb", "1e-5"], "the least that works is"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_one_line_before_anything_starts(
+    study, tmp_path, capsys, words, message
+):
+    results = copy_results(study, tmp_path)
+    assert main(["infer", str(results), *words]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert message in line
+    assert not (results / "inference").exists()
+
+
+def test_a_folder_without_results_is_refused(tmp_path, capsys):
+    assert main(["infer", str(tmp_path)]) == 2
+    assert "expected the outdir of a run" in capsys.readouterr().err
