@@ -36,7 +36,7 @@ from nipype_blm.results.inferred import (
 )
 from nipype_blm.results.results import ContrastResults, Results
 from nipype_blm.stages.clustertable import ClusterRows, find_limits, tabulate_clusters
-from nipype_blm.stages.fields import FieldTheory, find_field_theory
+from nipype_blm.stages.fields import ContrastField, FieldTheory, find_field_theory
 from nipype_blm.stages.reopened import Values
 from nipype_blm.stages.resampling import (
     DEGENERATE,
@@ -302,10 +302,13 @@ def _write(
             write_map("tfce", "", f"{KINDS['tfce'].words}: {about}", signed)
         _write_uncorrected(results, folder, each, two_sided, options.fdr)
         _write_nulls(folder, each, what)
+        of_contrast = None
         if isinstance(field, FieldTheory):
-            p = field.correct_voxels(each.z, two_sided)
+            of_contrast = field.find_field(each.contrast, two_sided)
+        if of_contrast is not None:
+            p = _take(spec, each.is_tested, of_contrast.correct_voxels())
             write_map("p", "field", f"{KINDS['p'].words} (random fields): {about}", p)
-        table = _tabulate(spec, what, graph, each, two_sided, options, field)
+        table = _tabulate(spec, what, graph, each, two_sided, options, of_contrast)
         table.write(folder / f"contrast-{each.contrast.label}_clusters")
 
 
@@ -321,29 +324,22 @@ def _tabulate(
     found: Found,
     two_sided: bool,
     options: InferenceOptions,
-    field: FieldTheory | str,
+    field: ContrastField | None,
 ) -> ClusterRows:
     """Return the table of the clusters of a contrast."""
     contrast, tested = found.contrast, found.is_tested
-
-    def take(vector: FloatArray) -> FloatArray:
-        """Return what voxels of the result have at those that were tested."""
-        of_analysis = np.zeros(spec.n_voxels)
-        of_analysis[spec.allowed] = vector
-        return of_analysis[tested]
-
+    take = partial(_take, spec, tested)
     at_voxels: dict[str, FloatArray] = {}
     if not contrast.is_f:
         names = ("effect", "lower", "upper")
         at_voxels |= dict(zip(names, map(take, find_limits(contrast)), strict=True))
     at_voxels["n"] = take(contrast.results.vector("n"))
     at_voxels |= {f"p_{name}": values.p for name, values in found.p.items()}
-    if isinstance(field, FieldTheory):
-        at_voxels["p_field"] = field.correct_voxels(found.z, two_sided)
+    if field is not None:
+        at_voxels["p_field"] = take(field.correct_voxels())
         if "cluster" in found.spread:
-            at_voxels["p_clusterfield"] = field.correct_clusters(
-                found.spread["cluster"], what.height, two_sided
-            )
+            sizes = found.spread["cluster"]
+            at_voxels["p_clusterfield"] = field.correct_clusters(sizes, what.height)
     log_p = find_log_p(contrast, two_sided)
     at_voxels["q"] = take(np.exp(np.nan_to_num(compute_q(log_p, options.fdr))))
     words = {
@@ -369,6 +365,13 @@ def _tabulate(
         words,
         labels,
     )
+
+
+def _take(spec: ModelSpec, tested: NDArray[np.bool_], vector: FloatArray) -> FloatArray:
+    """Return what voxels of the result have at those that were tested."""
+    of_analysis = np.zeros(spec.n_voxels)
+    of_analysis[spec.allowed] = vector
+    return of_analysis[tested]
 
 
 def _write_map(
