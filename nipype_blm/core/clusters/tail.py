@@ -10,7 +10,7 @@ from nipype_blm.core.linalg import FloatArray
 _SHARES = (0.25, 0.2, 0.15, 0.1, 0.075, 0.05)
 _FEWEST = 50
 # A shape is drawn to 0 as if so many peaks more had said that: of 500 resamplings, 125 are fitted,
-# and their own shape has an error of 0.1, which alone makes p = 0.001 anything from 0 to 0.004.
+# and their own shape has an error of 0.1, with which many tails end too early.
 _PRIOR = 100
 # The fit is rejected if the statistic of fewer than a twentieth of simulated samples is larger.
 _N_SIMULATED = 199
