@@ -41,7 +41,8 @@ def summarise_diagnostics(found: Diagnostics, show: Callable[[str], str] = str) 
         How names are to be shown.
     """
     worst = found.outlying
-    lines = [f"{count(len(worst), 'image')} of {len(found.images)} stand out"]
+    verb = "stands" if len(worst) == 1 else "stand"
+    lines = [f"{count(len(worst), 'image')} of {len(found.images)} {verb} out"]
     for row in worst[:_MOST_SHOWN]:
         volume = f", volume {row.volume}" if row.volume else ""
         lines.append(f"  {show(row.image)}{volume}: {row.reason}")

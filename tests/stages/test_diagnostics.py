@@ -326,7 +326,7 @@ def test_the_command_names_the_images_that_stand_out(study, capsys, tmp_path):
     assert main(["diagnose", str(folder), "--save", "blups, fitted"]) == 0
     said, progress = capsys.readouterr()
     assert f"sub-{EMPTY:02d}.nii.gz: no value at any voxel of the result" in said
-    assert "images of 20 stand out" in said or "image of 20" in said
+    assert "images of 20 stand out\n" in said
     assert "Contrast age: standard errors are" in said
     assert f"The maps and tables are in {folder / 'diagnostics'}" in said
     assert "reading images: 20 of 20" in progress

@@ -31,7 +31,6 @@ from nipype_blm.core.threads import ONE_THREAD, Threads
 
 # A pivot of D below this fraction of its diagonal entry is rounding of a map in single precision.
 _ROUNDING = 1e-6
-_LARGEST_LOOP = 16  # columns of a matrix from which on LAPACK is quicker than plain loops
 
 
 class MixedResiduals(NamedTuple):
@@ -60,6 +59,8 @@ class _Layout(NamedTuple):
     level_group: NDArray[np.int64]  # (n_levels,)
     level: NDArray[np.int64]  # (n_obs, n_factors), number among the levels of all factors
     n_effects: NDArray[np.int64]  # (n_factors,)
+    root_size: int  # most effects of a factor
+    largest: int  # most columns of a group
 
 
 def compute_mixed_residuals(
@@ -174,6 +175,8 @@ def _make_layout(factors: Sequence[RandomFactor]) -> _Layout:
         level_group,
         level,
         n_effects,
+        int(n_effects.max()),
+        int(size.max()),
     )
 
 
@@ -195,32 +198,37 @@ def _root(D: Any, offset: int, q: int, out: Any) -> None:
             out[i, j] = x / out[j, j] if is_positive else 0.0
 
 
-@allocating_routine
-def _invert(A: Any, k: int) -> None:
-    """Replace a positive definite matrix by its inverse."""
-    if k > _LARGEST_LOOP:
-        A[:, :] = np.linalg.inv(A)
-        return
-    for j in range(k):  # Cholesky factor, then its inverse, in the lower triangle
-        for i in range(j, k):
+@routine
+def _invert(A: Any, k: int, X: Any) -> None:
+    """Replace a positive definite matrix by its inverse X'X, X that of its Cholesky factor.
+
+    Not by LAPACK, whose errors take Numba longer to compile than all the rest.
+    """
+    for i in range(k):
+        for j in range(i + 1):
             x = A[i, j]
             for m in range(j):
                 x -= A[i, m] * A[j, m]
             A[i, j] = np.sqrt(x) if i == j else x / A[j, j]
-    for j in range(k):
-        A[j, j] = 1.0 / A[j, j]
-        for i in range(j + 1, k):
-            x = 0.0
-            for m in range(j, i):
-                x -= A[i, m] * A[m, j]
-            A[i, j] = x / A[i, i]
-    for i in range(k):  # L^-1' L^-1; row i is not needed any more
+    for i in range(k):
+        for j in range(i):
+            X[i, j] = 0.0
+        for m in range(i):
+            for j in range(m + 1):
+                X[i, j] -= A[i, m] * X[m, j]
+        X[i, i] = 1.0
         for j in range(i + 1):
-            x = 0.0
-            for m in range(i, k):
-                x += A[m, i] * A[m, j]
-            A[i, j] = x
-            A[j, i] = x
+            X[i, j] /= A[i, i]
+    for i in range(k):
+        for j in range(i + 1):
+            A[i, j] = 0.0
+    for m in range(k):
+        for i in range(m + 1):
+            for j in range(i + 1):
+                A[i, j] += X[m, i] * X[m, j]
+    for i in range(k):
+        for j in range(i):
+            A[j, i] = A[i, j]
 
 
 class _Work(NamedTuple):
@@ -229,6 +237,7 @@ class _Work(NamedTuple):
     root: FloatArray  # (n_factors, most effects, most effects), Lambda of each factor
     W: FloatArray  # (n_obs, n_terms), rows of Z Lambda
     M: FloatArray  # (sum of squares of the sizes of groups,), the inverse of W'W + I
+    X: FloatArray  # (size of the largest group, the same)
     S: FloatArray  # (n_columns, n_params), M^-1 W'Q
     G: FloatArray  # (packed,), factor of Q'V^-1 Q
     u: FloatArray  # (n_columns,)
@@ -263,12 +272,13 @@ def _compute_mixed(
     se_ratio: Any,
 ) -> None:
     (n_obs, p), n_columns = Q.shape, layout.start[-1]
-    q = layout.n_effects.max()
+    q, largest = layout.root_size, layout.largest
     packed = p * (p + 1) // 2
     w = _Work(
         np.zeros((layout.n_effects.size, q, q)),
         np.empty(layout.value.shape),
         np.empty(layout.place[-1]),
+        np.empty((largest, largest)),
         np.empty((n_columns, p)),
         np.empty(packed),
         np.empty(n_columns),
@@ -343,7 +353,7 @@ def _factorise(y: Any, Q: Any, layout: Any, w: Any) -> None:
         M = w.M[layout.place[c] : layout.place[c + 1]].reshape(k, k)
         for i in range(k):
             M[i, i] += 1.0
-        _invert(M, k)
+        _invert(M, k, w.X)
         for a in range(p):  # G less Q'W M^-1 W'Q; columns of S become those of M^-1 W'Q
             for i in range(k):
                 x = 0.0

@@ -24,7 +24,7 @@ def make_factors(kind):
         "slopes": [(subject, slope, True)],
         "nested": [(subject, slope, False), (site, ones, True)],
         "crossed": [(subject, slope, True), (np.arange(N) % 5, ones, True)],
-        # More columns in a group than plain loops take.
+        # Many columns in one group.
         "large": [(np.arange(N) // 2, ones, True), (np.arange(N) % 7, ones, True)],
     }
     return [
