@@ -143,12 +143,15 @@ class ImageValues:
             counts: ValueCounts = reader.read(entry.image, entry.volume, row, inside)
             self._values[entry.row] = row
             self.non_finite[entry.row] = counts.infinite
-            advance("images", 1)
 
         compiling = announcing_compilation("reads images", READING_S)
         with Threads(self._n_threads) as threads, compiling:
             readers = ONE_THREAD if must_be_read_in_order(self._images) else threads
-            self._run(readers, [(entry, partial(load, entry)) for entry in self._images])
+            step = 4 * self._n_threads  # listeners hear of what this thread tells
+            for first in range(0, len(self._images), step):
+                entries = self._images[first : first + step]
+                self._run(readers, [(entry, partial(load, entry)) for entry in entries])
+                advance("images", len(entries))
 
     def _run(
         self, threads: Threads, tasks: Sequence[tuple[ImageEntry, Callable[[], None]]]
