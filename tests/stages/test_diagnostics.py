@@ -17,7 +17,7 @@ import nipype_blm
 from nipype_blm.cli.blm import main as fit
 from nipype_blm.cli.main import main
 from nipype_blm.errors import InputError
-from nipype_blm.interfaces import Diagnose
+from nipype_blm.interfaces import BLM, Diagnose
 from nipype_blm.results.diagnostics import SAVED
 from nipype_blm.stages.diagnostics import (
     compute_diagnostics,
@@ -349,3 +349,24 @@ def test_the_node_has_each_file_as_an_output(study, found, tmp_path):
     assert len(outputs.blup_maps) == len(outputs.blup_covariance_maps) == 5
     assert outputs.se_ratio == found["blmm"].se_ratio
     assert outputs.outlying[0].endswith(f"sub-{EMPTY:02d}.nii.gz")
+
+
+def test_volumes_masks_and_thresholds_are_read_as_for_the_model(study, tmp_path):
+    images = [nib.load(study / f"images/sub-{i:02d}.nii.gz") for i in range(20)]
+    volumes = np.stack([image.get_fdata(dtype=np.float32) for image in images], axis=-1)
+    nib.save(nib.Nifti1Image(volumes, images[0].affine), tmp_path / "all.nii.gz")
+    rng = np.random.default_rng(2)
+    masks = []
+    for i in range(20):
+        inside = (rng.random(volumes.shape[:3]) < 0.9).astype(np.uint8)
+        masks.append(str(tmp_path / f"mask{i}.nii"))
+        nib.save(nib.Nifti1Image(inside, images[0].affine), masks[-1])
+    node = BLM(in_files=str(tmp_path / "all.nii.gz"), design_file=str(study / "design.csv"))
+    node.inputs.trait_set(data_mask_files=masks, data_mask_thresh=99.0, zero_is_missing=False)
+    node.inputs.contrasts = [{"name": "age", "vector": [0, 1, 0]}]
+    results = nipype_blm.Results(node.run(cwd=tmp_path).outputs.out_dir)
+    done = diagnose(results.folder)
+    sd = read(done.outputs["residual_sd_map"][0])
+    assert_allclose(sd**2, results.array("resms"), rtol=1e-5)  # maps in single precision
+    assert done.out_dir == results.folder / "diagnostics"
+    assert {row.volume for row in done.images} == set(range(20))
