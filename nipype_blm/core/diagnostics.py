@@ -1,13 +1,15 @@
 """What residuals say of images, of levels and of the model: sums that add over blocks of voxels."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.core.residuals import Residuals
+
+if TYPE_CHECKING:
+    from nipype_blm.core.residuals import Residuals
 
 LARGE = 3.0  # a standardised residual beyond it counts as large
 # A measure stands out beyond the median by so many standard deviations, these being 1.4826 times
@@ -88,7 +90,7 @@ def compute_skewness(residual: FloatArray) -> FloatArray:
     return divide(third, second**1.5)
 
 
-def sum_images(Y: FloatArray, found: Residuals) -> ImageSums:
+def sum_images(Y: FloatArray, found: "Residuals") -> ImageSums:
     """Return the sums of each image over the voxels of a block.
 
     Parameters

@@ -17,7 +17,7 @@ import nipype_blm
 from nipype_blm.cli.blm import main as fit
 from nipype_blm.cli.main import main
 from nipype_blm.errors import InputError
-from nipype_blm.interfaces import Diagnose
+from nipype_blm.interfaces import BLM, Diagnose
 from nipype_blm.results.diagnostics import SAVED
 from nipype_blm.stages.diagnostics import (
     compute_diagnostics,
@@ -25,7 +25,7 @@ from nipype_blm.stages.diagnostics import (
     gather_diagnostics,
     plan_blocks,
 )
-from nipype_blm.stages.observations import ImageValues, select_fitted
+from nipype_blm.stages.reopened import open_values
 
 CONFIGURATION = """\
 Y_files: images.txt
@@ -221,11 +221,11 @@ def test_blocks_and_threads_make_no_difference(study, found, tmp_path, model):
     results = nipype_blm.Results(study / model)
     n = results.n_fitted
     files = []
-    with ImageValues(results, tmp_path, 1, n_threads=2) as values:  # no memory: through a file
+    with open_values(results, 2, tmp_path) as values:
         for i, block in enumerate([slice(0, 1), slice(1, 90), slice(90, n)]):
             file = tmp_path / f"{i}.blm"
-            files.append(compute_diagnostics(results.folder, values, block, file, 2, OF_IMAGES))
-        counts = values.non_finite.tolist()
+            files.append(compute_diagnostics(results.folder, values.read, block, file, 2, OF_IMAGES))
+        counts = values.infinite.tolist()
     done = gather_diagnostics(results.folder, files, tmp_path / "out", OF_IMAGES, 2, counts)
     for name in ("residual_maps", "leverage_map", "skewness_map"):
         for one, other in zip(done.outputs[name], found[model].outputs[name], strict=True):
@@ -238,22 +238,23 @@ def test_blocks_and_threads_make_no_difference(study, found, tmp_path, model):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".nipype_blm_")]
 
 
-def test_values_may_come_from_a_larger_mask(study):
+def test_values_are_those_of_the_voxels_of_the_result(study, tmp_path):
     results = nipype_blm.Results(study / "blm")
-    positions = np.arange(1, results.inside.size)
     assert not results.inside.all()
     whole = np.array([nib.load(each.image).get_fdata().ravel("F") for each in results.images])
-    read_block = select_fitted(results, positions, lambda columns: whole[:, 1:][:, columns])
-    chosen = results.space.positions[3:40]
+    whole[~np.isfinite(whole) | (whole == 0)] = np.nan
+    chosen = results.space.positions
     assert (np.diff(chosen) > 1).any()
-    assert_array_equal(read_block(slice(3, 40)), whole[:, chosen])
+    with open_values(results, parent=tmp_path) as values:
+        assert_array_equal(values.read(slice(3, 40)), whole[:, chosen[3:40]])
+        assert_array_equal(np.array(list(values.iterate())), whole[:, chosen])
 
 
 def test_blocks_that_do_not_follow_each_other_are_refused(study, tmp_path):
     results = nipype_blm.Results(study / "blm")
-    with ImageValues(results, tmp_path, 2**30) as values:
+    with open_values(results, parent=tmp_path) as values:
         block = slice(0, 50)
-        file = compute_diagnostics(results.folder, values, block, tmp_path / "a.blm")
+        file = compute_diagnostics(results.folder, values.read, block, tmp_path / "a.blm")
         with pytest.raises(InputError, match="50 of the"):
             gather_diagnostics(results.folder, [file], tmp_path / "out")
         with pytest.raises(InputError, match="does not have the next voxels"):
@@ -349,3 +350,24 @@ def test_the_node_has_each_file_as_an_output(study, found, tmp_path):
     assert len(outputs.blup_maps) == len(outputs.blup_covariance_maps) == 5
     assert outputs.se_ratio == found["blmm"].se_ratio
     assert outputs.outlying[0].endswith(f"sub-{EMPTY:02d}.nii.gz")
+
+
+def test_volumes_masks_and_thresholds_are_read_as_for_the_model(study, tmp_path):
+    images = [nib.load(study / f"images/sub-{i:02d}.nii.gz") for i in range(20)]
+    volumes = np.stack([image.get_fdata(dtype=np.float32) for image in images], axis=-1)
+    nib.save(nib.Nifti1Image(volumes, images[0].affine), tmp_path / "all.nii.gz")
+    rng = np.random.default_rng(2)
+    masks = []
+    for i in range(20):
+        inside = (rng.random(volumes.shape[:3]) < 0.9).astype(np.uint8)
+        masks.append(str(tmp_path / f"mask{i}.nii"))
+        nib.save(nib.Nifti1Image(inside, images[0].affine), masks[-1])
+    node = BLM(in_files=str(tmp_path / "all.nii.gz"), design_file=str(study / "design.csv"))
+    node.inputs.trait_set(data_mask_files=masks, data_mask_thresh=99.0, zero_is_missing=False)
+    node.inputs.contrasts = [{"name": "age", "vector": [0, 1, 0]}]
+    results = nipype_blm.Results(node.run(cwd=tmp_path).outputs.out_dir)
+    done = diagnose(results.folder)
+    sd = read(done.outputs["residual_sd_map"][0])
+    assert_allclose(sd**2, results.array("resms"), rtol=1e-5)  # maps in single precision
+    assert done.out_dir == results.folder / "diagnostics"
+    assert {row.volume for row in done.images} == set(range(20))
