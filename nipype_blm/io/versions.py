@@ -1,9 +1,12 @@
 """The versions of everything that computes."""
 
+import functools
 import importlib.metadata
 import platform
 
 from nipype_blm import __version__
+
+_find_version = functools.cache(importlib.metadata.version)  # which parses a file of each package
 
 
 def read_versions() -> dict[str, str]:
@@ -12,5 +15,5 @@ def read_versions() -> dict[str, str]:
     return {
         "nipype_blm": __version__,
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in libraries},
+        **{name: _find_version(name) for name in libraries},
     }

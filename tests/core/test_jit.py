@@ -1,14 +1,15 @@
 """The cache of compiled kernels: damage, folders that cannot be used, changes of the package."""
 
+import atexit
+import functools
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked import Forker
 
 import nipype_blm
 
@@ -74,13 +75,19 @@ def cache(made: tuple[Path, Path], tmp_path: Path) -> Path:
 
 def run(project: Path, program: str = USE, **variables: str | Path | None) -> str:
     """Run a program in a new process; a variable that is None is not set."""
-    environment = os.environ | {"PYTHONPATH": project, "PYTHONDONTWRITEBYTECODE": "1"} | variables
+    environment = os.environ | variables
     environment = {name: str(value) for name, value in environment.items() if value is not None}
-    command = [sys.executable, "-c", program]
-    # Not in the checkout: "-c" would import the package from there.
-    result = subprocess.run(command, env=environment, cwd=project, capture_output=True, text=True)
+    result = fork_with_numba().run(program, project, environment)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
+
+
+@functools.cache
+def fork_with_numba() -> Forker:
+    """Return what runs programs in processes that have used Numba, and nothing of ours."""
+    forker = Forker("import numba; numba.njit(lambda x: x)(1.0)")
+    atexit.register(forker.close)
+    return forker
 
 
 def use(project: Path, **variables: str | Path | None) -> Path:
