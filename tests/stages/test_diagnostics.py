@@ -224,7 +224,8 @@ def test_blocks_and_threads_make_no_difference(study, found, tmp_path, model):
     with open_values(results, 2, tmp_path) as values:
         for i, block in enumerate([slice(0, 1), slice(1, 90), slice(90, n)]):
             file = tmp_path / f"{i}.blm"
-            files.append(compute_diagnostics(results.folder, values.read, block, file, 2, OF_IMAGES))
+            arguments = results.folder, values.read, block, file, 2, OF_IMAGES
+            files.append(compute_diagnostics(*arguments))
         counts = values.infinite.tolist()
     done = gather_diagnostics(results.folder, files, tmp_path / "out", OF_IMAGES, 2, counts)
     for name in ("residual_maps", "leverage_map", "skewness_map"):
