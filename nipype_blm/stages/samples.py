@@ -10,8 +10,10 @@ from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.data.samples import DOUBLE, SINGLE, write_sample_images
 from nipype_blm.io.publish import Claim
 from nipype_blm.model.contrasts import Contrast
-from nipype_blm.model.request import Factor, ListedPath, Request, Table
+from nipype_blm.model.inference import InferenceOptions
+from nipype_blm.model.request import DEFAULT_MAX_BYTES, Factor, ListedPath, Request, Table
 from nipype_blm.stages.diagnostics import diagnose
+from nipype_blm.stages.inference import prepare_inference, run_inference
 from nipype_blm.stages.plan import prepare_run
 from nipype_blm.stages.run import run_model
 
@@ -28,14 +30,34 @@ class Sample(NamedTuple):
     X: Sequence[str] = ("one", "age", "half", "rare")
     factors: Sequence[tuple[str, Sequence[str], bool]] = ()  # name, effects, whether correlated
     is_diagnosed: bool = False  # whether it is also told what the model leaves
+    resamplings: Sequence[str] = ()  # by which its p are corrected
 
 
 SAMPLES = (
-    Sample("a linear model, images of single precision", SINGLE, is_diagnosed=True),
-    Sample("a linear model, images of double precision", DOUBLE),
+    Sample(
+        "a linear model, images of single precision",
+        SINGLE,
+        is_diagnosed=True,
+        resamplings=("flip_scores", "permute", "flip_data"),
+    ),
+    Sample(
+        "a linear model, images of double precision",
+        DOUBLE,
+        resamplings=("flip_scores", "permute", "flip_data"),
+    ),
     Sample("a linear model of a mean", SINGLE, ["one"]),
-    Sample("a mixed model with random intercepts", SINGLE, factors=[("subject", ["one"], True)]),
-    Sample("a mixed model with random slopes", DOUBLE, factors=[("subject", ["one", "age"], True)]),
+    Sample(
+        "a mixed model with random intercepts",
+        SINGLE,
+        factors=[("subject", ["one"], True)],
+        resamplings=["flip_scores"],
+    ),
+    Sample(
+        "a mixed model with random slopes",
+        DOUBLE,
+        factors=[("subject", ["one", "age"], True)],
+        resamplings=["flip_scores"],
+    ),
     Sample(
         "a mixed model with uncorrelated slopes",
         SINGLE,
@@ -59,6 +81,9 @@ def fit_sample(sample: Sample, folder: Path) -> None:
     run_model(run, work_dir, folder / "out", Claim(run.model_id, work_dir))
     if sample.is_diagnosed:
         diagnose(folder / "out")
+    for resampling in sample.resamplings:
+        options = InferenceOptions(resampling=resampling, n=2)
+        run_inference(prepare_inference(folder / "out", options, DEFAULT_MAX_BYTES), work_dir)
 
 
 def _ask(sample: Sample, folder: Path) -> Request:
