@@ -99,8 +99,9 @@ def compute_shares(
                 part,
                 encode_signs(part),
                 voxel,
-                share[:, panel],
-                count[panel],
+                first,
+                share,
+                count,
             )
         counts.append(count)  # of a range of voxels, as several may run at once
 
@@ -292,6 +293,7 @@ def _flip(
     signs: Any,
     codes: Any,
     voxel: Any,
+    first_flip: int,
     share: Any,
     n_degenerate: Any,
 ) -> None:
@@ -302,6 +304,7 @@ def _flip(
     row = np.zeros(LANES, np.float32)
     sums = np.zeros((q + r, n_flips, LANES), np.float32)
     S, W, factor = np.empty(q), np.empty(r), np.empty((q, q))
+    count = n_degenerate[first_flip : first_flip + n_flips]
     first = start
     while first < stop:
         is_shared = first < n_shared
@@ -315,13 +318,14 @@ def _flip(
                     _tabulate(values, (c + i) * BITS, column, last - first, row, tables[i])
                 _add_tables(tables, codes, c, sums[k])
         for t in range(last - first):
-            out, own = share[voxel[first + t]], first + t - n_shared
+            own = first + t - n_shared
+            out = share[voxel[first + t], first_flip : first_flip + n_flips]
             if is_shared and q == 1:
                 _share_one(sums, t, precision, out)
             elif is_shared:
                 _share_several(sums, t, q, precision, out)
             elif is_scalar:
-                _share_scalar(sums, t, q, leak, own, signs, W, n_degenerate, out)
+                _share_scalar(sums, t, q, leak, own, signs, W, count, out)
             else:
-                _share_matrix(sums, t, q, leak, own, signs, W, S, factor, n_degenerate, out)
+                _share_matrix(sums, t, q, leak, own, signs, W, S, factor, count, out)
         first = last

@@ -129,7 +129,6 @@ def compute_permutations(
             part = weights[first : first + LANES]
             X = np.zeros((n_obs, p, LANES))
             X[:, :, : len(part)] = scores.X[part].transpose(1, 2, 0)
-            panel = slice(first, first + len(part))
             _permute(
                 start,
                 stop,
@@ -137,8 +136,10 @@ def compute_permutations(
                 X,
                 q,
                 scores.voxel,
-                share[:, panel],
-                count[panel],
+                first,
+                len(part),
+                share,
+                count,
             )
         counts.append(count)
 
@@ -223,6 +224,8 @@ def _permute(
     X: Any,
     q: int,
     voxel: Any,
+    first: int,
+    n_here: int,
     share: Any,
     n_degenerate: Any,
 ) -> None:
@@ -242,7 +245,7 @@ def _permute(
             _sum_products(e, X, 2 * n_missing < n_obs, L)
             _solve(L, p0, inverse, z)
         out = share[voxel[t]]
-        for f in range(n_degenerate.size):
+        for f in range(n_here):
             null, explained, is_degenerate = 1.0, 0.0, False
             for a in range(p0):
                 null -= z[a, f] * z[a, f]
@@ -250,7 +253,7 @@ def _permute(
                 explained += z[a, f] * z[a, f]
                 is_degenerate |= inverse[a, f] == 0.0
             if is_degenerate or null < DEGENERATE:
-                n_degenerate[f] += 1
+                n_degenerate[first + f] += 1
                 continue
             u = np.float32(min(explained / null, 1.0))
-            out[f] = -u if q == 1 and z[p0, f] < 0.0 else u
+            out[first + f] = -u if q == 1 and z[p0, f] < 0.0 else u
