@@ -42,11 +42,34 @@ def demo(tmp_path_factory) -> Demo:
     return Demo(folder / "demo", printed)
 
 
-def test_the_folder_is_demo_where_it_was_started_or_the_one_given(demo, tmp_path):
+def run_few(folder: Path) -> None:
+    """Run the demo of few images, which is quick, in the folder `elsewhere` in another one."""
+    text = (EXAMPLES / "demo.py").read_text().replace("N_IMAGES = 60", "N_IMAGES = 8")
+    (folder / "few.py").write_text(text)
+    run_example(str(folder / "few.py"), str(folder / "elsewhere"), cwd=folder)
+    assert len(list((folder / "elsewhere" / "images").iterdir())) == 8
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory) -> Path:
+    """The folder that was given to the demo of few images."""
+    folder = tmp_path_factory.mktemp("few")
+    run_few(folder)
+    return folder / "elsewhere"
+
+
+def test_the_folder_is_demo_where_it_was_started_or_the_one_given(demo, elsewhere):
     assert (demo.folder / "results" / "blm_vox_beta.nii").is_file()
-    run_example("demo.py", str(tmp_path / "elsewhere"), cwd=tmp_path)
-    assert (tmp_path / "elsewhere" / "z_maps.png").is_file()
-    assert not (tmp_path / "demo").exists()
+    assert (elsewhere / "z_maps.png").is_file()
+    assert not (elsewhere.parent / "demo").exists()
+
+
+def test_a_second_run_gives_the_same_maps(elsewhere):
+    maps = sorted((elsewhere / "results").glob("blm_vox_*.nii"))
+    before = [path.read_bytes() for path in maps]
+    run_few(elsewhere.parent)
+    assert maps
+    assert [path.read_bytes() for path in maps] == before
 
 
 def test_every_image_has_a_mask_of_its_own(demo):
@@ -85,14 +108,6 @@ def test_the_summary_names_effects_maps_and_picture(demo):
     assert f"The maps are in {demo.folder / 'results'}" in demo.printed
     assert str(demo.folder / "z_maps.png") in demo.printed
     assert (demo.folder / "z_maps.png").read_bytes().startswith(PNG_SIGNATURE)
-
-
-def test_a_second_run_gives_the_same_maps(demo):
-    maps = sorted((demo.folder / "results").glob("blm_vox_*.nii"))
-    before = [path.read_bytes() for path in maps]
-    run_example("demo.py", cwd=demo.folder.parent)
-    assert maps
-    assert [path.read_bytes() for path in maps] == before
 
 
 def test_the_pipeline_runs_on_the_images_of_the_demo(demo):
