@@ -142,8 +142,8 @@ def prepare_inference(
     exchange = _find_exchange(results, options)
     _check(results, options, exchange)
     method = RESAMPLINGS[options.resampling]
-    two_sided = options.sides == "two" and not all(each.is_f for each in contrasts)
-    n_distinct = method.count(exchange, two_sided)
+    ignores_sign = options.sides == "two" or all(each.is_f for each in contrasts)
+    n_distinct = method.count(exchange, ignores_sign)
     n = min(options.n, n_distinct)
     n_obs, n_params = results.X.shape
     n_voxels = int(np.count_nonzero(results.array("status")))
@@ -158,7 +158,7 @@ def prepare_inference(
         labels=tuple(each.label for each in contrasts),
         is_f=tuple(each.is_f for each in contrasts),
         exhaustive=options.n >= n_distinct,
-        two_sided=two_sided,
+        sides=options.sides,
         seed=options.seed,
         summaries=options.summaries or tuple(SUMMARIES),
         height=options.height,

@@ -40,7 +40,7 @@ class Resampled:
     labels: tuple[str, ...]
     is_f: tuple[bool, ...]
     exhaustive: bool
-    two_sided: bool
+    sides: str  # of T: two or one
     seed: int
     summaries: tuple[str, ...]
     height: float
@@ -61,17 +61,24 @@ class Resampled:
 
     def is_two_sided(self, number: int) -> bool:
         """Return whether both sides of a contrast count."""
-        return self.two_sided and not self.is_f[number]
+        return self.sides == "two" and not self.is_f[number]
+
+    @property
+    def ignores_sign(self) -> bool:
+        """Return whether a flip and its opposite are one: of all T both sides count, or all are F."""
+        return self.sides == "two" or all(self.is_f)
 
     @property
     def nulls_stamp(self) -> str:
         """Fingerprint of a null distribution, however many resamplings it has."""
-        how = (self.seed, self.exhaustive, self.two_sided, self.summaries, self.height)
+        how = (self.seed, self.exhaustive, self.sides, self.summaries, self.height)
         return fingerprint(self.stamp, repr((*how, self.neighbours)))
 
     def draw(self, numbers: range) -> NDArray[Any]:
         """Return the weights of the resamplings with these numbers."""
-        return self.method.draw(self.exchange, self.seed, numbers, self.exhaustive, self.two_sided)
+        return self.method.draw(
+            self.exchange, self.seed, numbers, self.exhaustive, self.ignores_sign
+        )
 
     def scores_stamp(self, block: int) -> str:
         """Return the fingerprint of the scores of a block."""
