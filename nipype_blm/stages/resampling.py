@@ -65,7 +65,7 @@ class Resampled:
 
     @property
     def ignores_sign(self) -> bool:
-        """Return whether a flip and its opposite are one: of all T both sides count, or all are F."""
+        """Whether a flip and its opposite are one: both sides of T count, or there is no T."""
         return self.sides == "two" or all(self.is_f)
 
     @property
