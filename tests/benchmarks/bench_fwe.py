@@ -1,8 +1,9 @@
 """How often is something found where nothing is there?
 
 Family-wise error at a nominal 5 % of the largest voxel, of extent and mass of clusters and of TFCE,
-and how often a false discovery rate of 5 % finds anything, on simulated data: designs, random factors, errors that are not normal, voxels that are missing, few groups.  A rate is
-within limits if a rate of 5 % would be as far off in at least 1 in 1,000 tries.
+and how often a false discovery rate of 5 % finds anything, on simulated data: designs, random
+factors, errors that are not normal, voxels that are missing, few groups.  A rate is within limits
+if a rate of 5 % would be as far off in at least 1 in 1,000 tries.
 """
 
 import time
