@@ -45,8 +45,8 @@ class InferenceFields(BaseModel):
         1000, description="Resamplings, the observed data being the first; default 1000."
     )
     seed: CountOrNone = Field(0, description="Of the resamplings; default 0.")
-    summaries: Annotated[tuple[_Summary, ...], Field(min_length=1)] | None = Field(
-        None,
+    summaries: tuple[_Summary, ...] = Field(
+        (),
         description="What is corrected: voxel (the maximum), cluster (extent), mass, tfce; "
         "default: all.",
     )
