@@ -186,7 +186,7 @@ def find_peaks(
 
 def make_path(n_voxels: int) -> Graph:
     """Return voxels in a row."""
-    ones = np.ones(n_voxels - 1, bool)
+    ones = np.ones(n_voxels - 1)
     return make_graph(diags_array([ones, ones], offsets=[1, -1]).tocsr())
 
 
