@@ -100,6 +100,33 @@ def plan_batch(n_obs: int, n_nodes: int) -> int:
     return -(-batch // ROWS) * ROWS if batch < n_obs else batch
 
 
+def predict_disk(
+    n_obs: int,
+    itemsize: int,
+    n_voxels: int,
+    n_incomplete: int,
+    n_params: int,
+    n_groups: int,
+    n_rows: int,
+) -> int:
+    """Return the bytes of intermediate files: values of all images, and scores.
+
+    Parameters
+    ----------
+    n_obs, itemsize, n_voxels : int
+        Images, bytes of a value, voxels.
+    n_incomplete : int
+        Voxels that need more than one score of each group: some image is missing, or the model is
+        mixed.
+    n_params, n_groups : int
+        Columns of X, and what is exchanged.
+    n_rows : int
+        Of all contrasts together.
+    """
+    scores = 4 * n_groups * (n_voxels + n_incomplete * (n_params - 1))
+    return n_obs * n_voxels * itemsize + n_rows * scores
+
+
 def plan_block(n_obs: int, n_params: int, n_voxels: int, max_bytes: int, n_nodes: int) -> int:
     """Return the voxels of a block, of which each needs its values and its scores in memory.
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from nipype_blm.data.kinds import glob_maps
@@ -87,7 +88,26 @@ def check_disk(plan: Plan, out_dir: Path, work_folder: Path) -> list[str]:
     Intermediate files of an earlier run count as free, because new ones take their place; its
     maps do not, because they stay until the new ones are complete.
     """
+    # Tiles that are not to be kept are no more replaced, but removed in the end.
+    stays = TILES_FOLDER if not plan.tiles_bytes else ""
     needs = [(work_folder, plan.disk_bytes), (out_dir, plan.map_bytes)]
+    return find_shortages(needs, work_folder, stays)
+
+
+def find_shortages(
+    needs: Sequence[tuple[Path, int]], work_folder: Path, stays: str = ""
+) -> list[str]:
+    """Return which disks have too little space.
+
+    Parameters
+    ----------
+    needs : sequence of (Path, int)
+        Folders, and the bytes that go there.
+    work_folder : Path
+        Its intermediate files are replaced.
+    stays : str
+        Name of a folder in there whose files are not.
+    """
     disks: dict[int, list[tuple[Path, int]]] = {}
     for folder, size in needs:
         disks.setdefault(find_existing(folder).stat().st_dev, []).append((folder, size))
@@ -98,9 +118,7 @@ def check_disk(plan: Plan, out_dir: Path, work_folder: Path) -> list[str]:
         free = shutil.disk_usage(find_existing(folders[0])).free
         if required > free and work_folder in folders:
             files = work_folder.rglob("*.blm")
-            # Tiles that are not to be kept are no more replaced, but removed in the end.
-            tiles = TILES_FOLDER if not plan.tiles_bytes else ""
-            states = [path.stat() for path in files if path.parent.name != tiles]
+            states = [path.stat() for path in files if path.parent.name != stays]
             free += sum(found.st_size // found.st_nlink for found in states)  # a file once
         if required > free:
             problems.append(

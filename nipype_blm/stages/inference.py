@@ -25,11 +25,13 @@ from nipype_blm.model.inference import (
     plan_batch,
     plan_block,
     plan_ranges,
+    predict_disk,
 )
 from nipype_blm.results.export import select_contrasts
 from nipype_blm.results.inferred import FOLDER, find_done
 from nipype_blm.results.results import ContrastResults, Results
 from nipype_blm.stages.corrected import Corrected, write_corrected
+from nipype_blm.stages.folders import find_shortages
 from nipype_blm.stages.reopened import Pieces, Reopened, reopen
 from nipype_blm.stages.resampling import (
     Resampled,
@@ -78,6 +80,21 @@ class PreparedInference:
         """The least corrected p that can come out."""
         return 1 / self.n
 
+    @cached_property
+    def disk_bytes(self) -> int:
+        """Bytes of intermediate files."""
+        spec, what = self.reopened.spec, self.what
+        incomplete = int(np.count_nonzero(self.results.vector("n") < spec.n_obs))
+        return predict_disk(
+            spec.n_obs,
+            np.dtype(spec.staged_dtype).itemsize,
+            self.results.n_fitted,
+            self.results.n_fitted if spec.options is not None else incomplete,
+            spec.n_params,
+            what.exchange.n_groups,
+            sum(len(matrix) for matrix in what.matrices),
+        )
+
     def describe(self) -> str:
         """Return what is going to be done, and the least p that can come out."""
         what = self.what
@@ -85,10 +102,12 @@ class PreparedInference:
         how = "all" if what.exhaustive else f"{self.n:,} of the"
         many = f"{self.n_distinct:,}" if self.n_distinct < 10**9 else "more than 10^9"
         done = f", {self.n_done:,} of them done" if self.n_done else ""
+        has_tail = self.options.tail and not what.exhaustive
         return (
             f"{what.resampling} of {exchanged}: {how} {many} resamplings that differ{done}. The "
             f"least p that counting can give is {self.least_p:.3g}"
-            f"{'; below it a tail is fitted' if self.options.tail and not what.exhaustive else ''}."
+            f"{'; below it a tail is fitted' if has_tail else ''}. "
+            f"Intermediate files take up to {self.disk_bytes / 1e6:,.0f} MB."
         )
 
     @cached_property
@@ -169,7 +188,13 @@ def prepare_inference(
     )
     n_done = find_done(results.folder / FOLDER, what.nulls_stamp)
     notices = _find_notices(results, options, exchange, n, n_distinct)
-    return PreparedInference(options, reopened, what, n, n_distinct, min(n_done, n), notices)
+    done = min(n_done, n)
+    prepared = PreparedInference(options, reopened, what, n, n_distinct, done, notices)
+    work = results.folder / "work"
+    shortages = find_shortages([(work, prepared.disk_bytes)], work)
+    if shortages:
+        raise InputError(shortages)
+    return prepared
 
 
 def _stamp(
