@@ -220,3 +220,38 @@ def test_the_inference_of_an_earlier_fit_is_not_taken_for_that_of_this_one(fit, 
     fit(values + 1, X)
     with pytest.raises(InputError, match="earlier fit"):
         Inferred(Results(out))
+
+
+def test_permutations_without_missing_data_are_those_of_nilearn(fit):
+    from nilearn.mass_univariate import permuted_ols
+
+    n_obs, n = 20, 2000
+    values, X = make_values(n_obs), make_design(n_obs)
+    values = np.where(np.isnan(values), 5.0, values).astype(np.float32)
+    inferred = infer(
+        fit(values, X),
+        contrasts=("group",),
+        resampling="permute",
+        n=n,
+        summaries=("voxel",),
+        tail=False,
+    )
+    [contrast] = inferred.contrasts.values()
+    mask = inferred.results.mask
+    found = permuted_ols(
+        X[:, 1],
+        values[:, mask],
+        X[:, [2]],
+        model_intercept=True,
+        n_perm=n,
+        random_state=5,
+        output_type="dict",
+        verbose=0,
+    )
+    p, expected = contrast.array("p", "voxel")[mask], 10 ** -found["logp_max_t"][0]
+    # Both count in `n` permutations of their own: four standard errors of their difference.
+    allowed = 4 * np.sqrt(2 * expected * (1 - expected) / n) + 2 / n
+    assert (np.abs(p - expected) <= allowed).all()
+    assert p.min() < 0.05 < 0.5 < p.max()
+    t = contrast.contrast.array("t")[mask]
+    assert_allclose(t, found["t"][0], rtol=1e-4)
