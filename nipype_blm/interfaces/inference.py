@@ -80,7 +80,9 @@ class _PlanInferenceInputSpec(InferenceInputSpec):
         nohash=True,
         desc="folder for the plan, relative to the working directory",
     )
-    parallel_nodes = traits.Range(low=1, value=1, usedefault=True, nohash=True)
+    parallel_nodes = traits.Range(
+        low=1, value=1, usedefault=True, nohash=True, desc="nodes that run at the same time"
+    )
 
 
 class _PlanInferenceOutputSpec(TraitedSpec):
