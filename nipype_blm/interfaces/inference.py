@@ -1,7 +1,7 @@
 """Corrected inference on results of a model: one interface for each stage, and one for all."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
@@ -10,7 +10,11 @@ from nipype_blm.model.inference import CORRECTIONS, EXCHANGES, SIDES
 from nipype_blm.model.request import DEFAULT_MAX_BYTES
 from nipype_blm.units import GIB
 
-# What the stages share, beside the options.
+if TYPE_CHECKING:
+    from nipype_blm.results.inferred import Inferred
+    from nipype_blm.stages.inference import PreparedInference
+
+# Inputs that are no options of an inference.
 _RUNNING = ("results_dir", "max_mem_gb", "n_procs", "plan_dir", "parallel_nodes", "work_dir")
 
 
@@ -56,7 +60,7 @@ class InferenceInputSpec(InputSpec):
     )
 
 
-def _prepare(inputs: Any, parallel_nodes: int = 1) -> Any:
+def _prepare(inputs: Any, parallel_nodes: int = 1) -> "PreparedInference":
     """Check an inference; tell what is no fault of it."""
     from nipype_blm.frontends.inference import make_inference_options
     from nipype_blm.stages.inference import prepare_inference
@@ -101,7 +105,7 @@ class _PlanInferenceOutputSpec(TraitedSpec):
 PLAN_OUTPUTS = tuple(_PlanInferenceOutputSpec().copyable_trait_names())
 
 
-def write_inference_plan(prepared: Any, folder: Path) -> dict[str, Any]:
+def write_inference_plan(prepared: "PreparedInference", folder: Path) -> dict[str, Any]:
     """Write the plan of an inference; return the outputs of `PlanInference`."""
     files = prepared.write(folder)
     return {
@@ -228,17 +232,18 @@ class _InferredOutputSpec(TraitedSpec):
 OUTPUTS = tuple(_InferredOutputSpec().copyable_trait_names())
 
 
-def _list_outputs(done: Any) -> dict[str, Any]:
-    """Return what `write_corrected` has written as outputs."""
+def _list_outputs(inferred: "Inferred") -> dict[str, Any]:
+    """Return an inference as outputs."""
+    contrasts, summaries = inferred.contrasts.values(), inferred.summaries
     return {
-        "out_dir": str(done.folder),
-        "zscore_maps": list(map(str, done.z)),
-        "cluster_tables": list(map(str, done.clusters)),
-        "null_files": list(map(str, done.nulls)),
-        "corrected_maps": [list(map(str, paths)) for paths in done.p],
-        "q_maps": list(map(str, done.q)),
-        "summaries": list(done.summaries),
-        "n": done.n,
+        "out_dir": str(inferred.folder),
+        "zscore_maps": [str(each.path("z")) for each in contrasts],
+        "cluster_tables": [str(each.clusters_file) for each in contrasts],
+        "null_files": [str(each.nulls_file) for each in contrasts],
+        "corrected_maps": [[str(each.path("p", name)) for name in summaries] for each in contrasts],
+        "q_maps": [str(each.path("q")) for each in contrasts],
+        "summaries": summaries,
+        "n": inferred.n,
     }
 
 

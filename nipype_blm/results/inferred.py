@@ -28,16 +28,15 @@ class InferredKind(NamedTuple):
     intent: str  # as nibabel calls it
 
 
-# Of each summary there is p, by counting or by the tail, as it is and as -log10.
-P = InferredKind("desc-{name}FWE_stat-p_statmap", "Family-wise corrected p", "p value")
-LOG10_P = InferredKind(
-    "desc-{name}FWE_stat-log10p_statmap", "-log10 of the family-wise corrected p", "log10 p value"
-)
 KINDS = {
     "z": InferredKind("desc-{name}_stat-z_statmap", "z that is resampled", "z score"),
     "tfce": InferredKind("stat-tfce_statmap", "Threshold-free cluster enhancement of z", "none"),
-    "p": P,
-    "log10p": LOG10_P,
+    # Of each summary, by counting or by the tail.
+    "p": InferredKind("desc-{name}FWE_stat-p_statmap", "Family-wise corrected p", "p value"),
+    "log10p": InferredKind(
+        "desc-{name}FWE_stat-log10p_statmap",
+        *("-log10 of the family-wise corrected p", "log10 p value"),
+    ),
     "q": InferredKind("desc-{name}_stat-q_statmap", "False discovery rate q", "none"),
 }
 _OTHER_FILES = ("clusters.tsv", "clusters.json", "nulls.npy", "nulls.json")
@@ -49,8 +48,18 @@ _OURS = re.compile(
 
 
 def name_inferred(kind: str, label: str, name: str = "") -> str:
-    """Return the name of a map of a contrast, without its ending."""
-    return f"contrast-{label}_{KINDS[kind].file.format(name=name)}"
+    """Return the name of a map of a contrast, without its ending; labels have no underscore."""
+    return f"contrast-{label}_{KINDS[kind].file.format(name=name.replace('_', ''))}"
+
+
+def name_clusters(label: str) -> str:
+    """Return the name of the table of the clusters of a contrast, without its ending."""
+    return f"contrast-{label}_clusters"
+
+
+def name_nulls(label: str) -> str:
+    """Return the name of the null distributions of a contrast, without its ending."""
+    return f"contrast-{label}_nulls"
 
 
 def is_inferred_name(name: str) -> bool:
@@ -81,7 +90,7 @@ def find_done(folder: Path, stamp: str) -> int:
 
 def load_nulls(folder: Path, label: str) -> FloatArray:
     """Return the peaks of all resamplings, (n_summaries, n); the first is that of the data."""
-    path = folder / f"contrast-{label}_nulls.npy"
+    path = folder / f"{name_nulls(label)}.npy"
     try:
         found: FloatArray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -148,8 +157,18 @@ class InferredContrast:
     description: dict[str, Any]  # what is known of it as a whole
 
     def path(self, kind: str, name: str = "") -> Path:
-        """Return the file of a map: of z, tfce, p, log10p or q, and of a summary or method."""
-        wanted = name_inferred(kind, self.contrast.label, name)
+        """Return the file of a map.
+
+        Parameters
+        ----------
+        kind : str
+            One of `KINDS`.
+        name : str, optional
+            Of p and log10p the summary, as voxel, or voxeljoint; or bonferroni, or field.
+        """
+        known = self.inferred.description
+        usual = {"z": known["Resampling"], "q": known["Fdr"]}
+        wanted = name_inferred(kind, self.contrast.label, name or usual.get(kind, ""))
         found = find_map(self.inferred.folder, wanted)
         if found is None:
             raise InputError(f"{self.inferred.folder} has no {wanted}.")
@@ -164,6 +183,16 @@ class InferredContrast:
         return np.asarray(load_map(self.path(kind, name)))
 
     @property
+    def nulls_file(self) -> Path:
+        """The file of `nulls`."""
+        return self.inferred.folder / f"{name_nulls(self.contrast.label)}.npy"
+
+    @property
+    def clusters_file(self) -> Path:
+        """The file of `clusters`."""
+        return self.inferred.folder / f"{name_clusters(self.contrast.label)}.tsv"
+
+    @property
     def nulls(self) -> dict[str, FloatArray]:
         """The peaks of all resamplings, by summary; the first is that of the data."""
         found = load_nulls(self.inferred.folder, self.contrast.label)
@@ -172,6 +201,5 @@ class InferredContrast:
     @property
     def clusters(self) -> list[dict[str, str]]:
         """The table of clusters and their peaks, by the names of its columns."""
-        path = self.inferred.folder / f"contrast-{self.contrast.label}_clusters.tsv"
-        with path.open(encoding="utf-8", newline="") as file:
+        with self.clusters_file.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file, delimiter="\t"))

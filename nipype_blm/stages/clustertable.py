@@ -31,7 +31,6 @@ _COLUMNS = {
     "upper": "Upper limit of its 95 % confidence interval.",
     "n": "Images with data at the peak.",
 }
-_OF_SUMMARY = "Family-wise corrected p at the peak: {words}."
 _OTHERS = {"q": "False discovery rate q at the peak."}
 
 

@@ -17,7 +17,7 @@ from nipype_blm.core.clusters.summaries import SUMMARIES, spread_summaries
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.threads import Threads
 from nipype_blm.data.atlas import read_atlas
-from nipype_blm.data.kinds import find_map, name_map
+from nipype_blm.data.kinds import name_map
 from nipype_blm.data.maps import MapInfo
 from nipype_blm.data.spec import ModelSpec
 from nipype_blm.data.specfile import read_model
@@ -29,9 +29,12 @@ from nipype_blm.results.inferred import (
     FILE,
     FOLDER,
     KINDS,
+    Inferred,
     is_inferred_name,
     load_nulls,
+    name_clusters,
     name_inferred,
+    name_nulls,
     read_description,
 )
 from nipype_blm.results.results import ContrastResults, Results
@@ -52,44 +55,6 @@ _OF_FIELDS = {
     "p_clusterfield": "Family-wise corrected p of the extent of the cluster by random fields.",
 }
 JOINT = "joint"  # behind the name of a summary that was corrected across contrasts
-
-
-class Corrected(NamedTuple):
-    """What an inference has written; lists have an entry for each contrast."""
-
-    folder: Path
-    z: list[Path]
-    p: list[list[Path]]  # of each summary
-    q: list[Path]
-    clusters: list[Path]
-    nulls: list[Path]
-    summaries: tuple[str, ...]
-    n: int
-
-    @classmethod
-    def of_folder(cls, results_dir: Path) -> "Corrected":
-        """Return what there is."""
-        folder = results_dir / FOLDER
-        found = read_description(folder)
-        assert found is not None
-        labels = [each["Label"] for each in found["Contrasts"]]
-        summaries = tuple(found["Summaries"])
-
-        def find(kind: str, label: str, name: str) -> Path:
-            path = find_map(folder, name_inferred(kind, label, name))
-            assert path is not None
-            return path
-
-        return cls(
-            folder,
-            [find("z", label, _label(found["Resampling"])) for label in labels],
-            [[find("p", label, name) for name in summaries] for label in labels],
-            [find("q", label, found["Fdr"]) for label in labels],
-            [folder / f"contrast-{label}_clusters.tsv" for label in labels],
-            [folder / f"contrast-{label}_nulls.npy" for label in labels],
-            summaries,
-            int(found["Resamplings"]),
-        )
 
 
 class Found(NamedTuple):
@@ -116,7 +81,7 @@ def write_corrected(
     batch_files: Sequence[Path | str],
     tile_files: Sequence[Path | str],
     n_threads: int = 1,
-) -> Corrected:
+) -> Inferred:
     """Write corrected maps, clusters and null distributions to `FOLDER` in the results.
 
     Parameters
@@ -141,17 +106,16 @@ def write_corrected(
     field = find_field_theory(results, values, n_threads)
     with Threads(n_threads) as threads:
         found = [
-            _correct(results, spec, what, files, graph, i, nulls[i], joint, options, threads)
-            for i in range(len(what.names))
+            _correct(results, what, files, graph, i, nulls[i], n, joint, options, threads)
+            for i, n in enumerate(n_degenerate)
         ]
-    found = [each._replace(n_degenerate=k) for each, k in zip(found, n_degenerate, strict=True)]
     folder = results.folder / FOLDER
     described = _describe(results, what, found, n, options, field)
     stamp = fingerprint(json.dumps(described), results.stamp)
     claim = Claim("inference", results.folder)
     write = partial(_write, results, spec, what, graph, found, options, described, field)
     publish(folder, stamp, claim, write, is_inferred_name)
-    return Corrected.of_folder(results.folder)
+    return Inferred(results)
 
 
 def _read_nulls(
@@ -181,12 +145,12 @@ def _read_nulls(
 
 def _correct(
     results: Results,
-    spec: ModelSpec,
     what: Resampled,
     files: ScoreFiles,
     graph: Graph,
     number: int,
     nulls: FloatArray,
+    n_degenerate: int,
     joint: FloatArray | None,
     options: InferenceOptions,
     threads: Threads,
@@ -204,7 +168,7 @@ def _correct(
         p[name] = _extend(spread[name], nulls[i], with_tail)
         if joint is not None:
             p[f"{name}{JOINT}"] = _extend(spread[name], joint[i], with_tail)
-    return Found(contrast, is_tested, z, spread, p, nulls, 0)
+    return Found(contrast, is_tested, z, spread, p, nulls, n_degenerate)
 
 
 def _extend(spread: FloatArray, null: FloatArray, with_tail: bool) -> ExtendedP:
@@ -283,7 +247,7 @@ def _write(
         write_map = partial(_write_map, spec, folder, each)
         tail = "two-sided" if two_sided else "upper tail"
         about = f"{each.contrast.name}, {tail}"
-        write_map("z", _label(what.resampling), f"{KINDS['z'].words}: {about}", each.z)
+        write_map("z", what.resampling, f"{KINDS['z'].words}: {about}", each.z)
         for name, values in each.p.items():
             words = SUMMARIES[name.removesuffix(JOINT)].words
             details = {
@@ -309,12 +273,7 @@ def _write(
             p = _take(spec, each.is_tested, of_contrast.correct_voxels())
             write_map("p", "field", f"{KINDS['p'].words} (random fields): {about}", p)
         table = _tabulate(spec, what, graph, each, two_sided, options, of_contrast)
-        table.write(folder / f"contrast-{each.contrast.label}_clusters")
-
-
-def _label(resampling: str) -> str:
-    """Return the name of a resampling as labels are written, in which there is no underscore."""
-    return resampling.replace("_", "")
+        table.write(folder / name_clusters(each.contrast.label))
 
 
 def _tabulate(
@@ -412,7 +371,7 @@ def _write_uncorrected(
 
 
 def _write_nulls(folder: Path, found: Found, what: Resampled) -> None:
-    stem = f"contrast-{found.contrast.label}_nulls"
+    stem = name_nulls(found.contrast.label)
     np.save(folder / f"{stem}.npy", found.nulls)
     described = {
         "Description": "The largest value of each summary (row) in each resampling (column); the "

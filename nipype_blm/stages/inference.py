@@ -28,9 +28,9 @@ from nipype_blm.model.inference import (
     predict_disk,
 )
 from nipype_blm.results.export import select_contrasts
-from nipype_blm.results.inferred import FOLDER, find_done
+from nipype_blm.results.inferred import FOLDER, Inferred, find_done
 from nipype_blm.results.results import ContrastResults, Results
-from nipype_blm.stages.corrected import Corrected, write_corrected
+from nipype_blm.stages.corrected import write_corrected
 from nipype_blm.stages.folders import find_shortages
 from nipype_blm.stages.reopened import Pieces, Reopened, reopen
 from nipype_blm.stages.resampling import (
@@ -102,11 +102,11 @@ class PreparedInference:
         how = "all" if what.exhaustive else f"{self.n:,} of the"
         many = f"{self.n_distinct:,}" if self.n_distinct < 10**9 else "more than 10^9"
         done = f", {self.n_done:,} of them done" if self.n_done else ""
-        has_tail = self.options.tail and not what.exhaustive
+        with_tail = self.options.tail and not what.exhaustive
+        tail = "; a fitted tail may give less" if with_tail else ""
         return (
             f"{what.resampling} of {exchanged}: {how} {many} resamplings that differ{done}. The "
-            f"least p that counting can give is {self.least_p:.3g}"
-            f"{'; below it a tail is fitted' if has_tail else ''}. "
+            f"least p that counting can give is {self.least_p:.3g}{tail}. "
             f"Intermediate files take up to {self.disk_bytes / 1e6:,.0f} MB."
         )
 
@@ -187,7 +187,7 @@ def prepare_inference(
         stamp=_stamp(reopened, contrasts, options, exchange),
     )
     n_done = find_done(results.folder / FOLDER, what.nulls_stamp)
-    notices = _find_notices(results, options, exchange, n, n_distinct)
+    notices = _find_notices(options, exchange, n, n_distinct)
     done = min(n_done, n)
     prepared = PreparedInference(options, reopened, what, n, n_distinct, done, notices)
     work = results.folder / "work"
@@ -271,7 +271,7 @@ def _check(results: Results, options: InferenceOptions, exchange: Exchange) -> N
             )
         )
     if options.resampling == "permute":
-        if options.blocks is None and len(results.images) < 5:
+        if options.blocks is None:
             problems += check_groups(len(results.images), [1] * len(results.images), ())
     else:
         sizes = np.bincount(exchange.group)
@@ -282,7 +282,7 @@ def _check(results: Results, options: InferenceOptions, exchange: Exchange) -> N
 
 
 def _find_notices(
-    results: Results, options: InferenceOptions, exchange: Exchange, n: int, n_distinct: int
+    options: InferenceOptions, exchange: Exchange, n: int, n_distinct: int
 ) -> list[str]:
     notices = []
     if exchange.n_groups < FEW_GROUPS and options.resampling != "permute":
@@ -300,7 +300,7 @@ def _find_notices(
 
 def run_inference(
     prepared: PreparedInference, work_dir: Path, n_threads: int = 1, keep: bool = False
-) -> Corrected:
+) -> Inferred:
     """Do all stages in this process; intermediate files are in `work_dir` and go at the end."""
     files = prepared.write(work_dir)
     do = partial(run_tasks, journal=work_dir / _JOURNAL, is_whole=is_whole)

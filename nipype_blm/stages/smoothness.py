@@ -59,7 +59,7 @@ def estimate_smoothness(results: Results, values: Values, n_threads: int = 1) ->
         )
     cells = find_cells(inside)
     sums = make_sums(cells)
-    with Threads(n_threads) as threads, announcing_compilation("reads images", READING_S):
+    with Threads(n_threads) as threads, announcing_compilation("estimates smoothness", READING_S):
         for residuals in _iterate_residuals(results, values):
             add_residuals(sums, cells, residuals, threads)
     least = n_params + len(cells.axes) + 1

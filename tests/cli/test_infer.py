@@ -9,6 +9,7 @@ from snippets import write_study
 
 from nipype_blm.cli.main import main
 from nipype_blm.interfaces import ResampleMaps
+from nipype_blm.results.inferred import Inferred
 from nipype_blm.workflows import init_blm_wf, init_inference_wf
 
 CONFIGURATION = """\
@@ -60,6 +61,15 @@ def test_a_configuration_asks_for_the_same_and_leaves_no_values_of_images(
     assert not list(tmp_path.rglob("tiles_*"))
     again = ["fit", "asking.yml", str(tmp_path / "out"), "--quiet"]
     assert main(again) == 0  # nothing is fitted, and what was resampled stays
+
+
+def test_a_height_below_that_of_random_fields_is_reported(study, tmp_path, capsys):
+    results = copy_results(study, tmp_path)
+    words = ["--n", "20", "--contrast", "age", "--summaries", "cluster", "--cluster-z", "1.5"]
+    assert main(["infer", str(results), *words]) == 0
+    assert "least corrected p: cluster" in capsys.readouterr().out
+    [row, *_] = Inferred(results).contrasts["age"].clusters
+    assert row["p_clusterfield"] == "n/a"
 
 
 def test_a_node_and_a_workflow_make_the_files_of_the_command(study, tmp_path):
