@@ -14,6 +14,8 @@ from nipype_blm.interfaces.inference import (
     CorrectMaps,
     PlanInference,
 )
+from nipype_blm.model.request import DEFAULT_MAX_BYTES
+from nipype_blm.units import GIB
 
 from .nodes import FileMapNode, FreshNode
 
@@ -21,7 +23,7 @@ from .nodes import FileMapNode, FreshNode
 def init_inference_wf(
     *,
     n_procs: int = 1,
-    max_mem_gb: float = 4.0,
+    max_mem_gb: float = DEFAULT_MAX_BYTES / GIB,
     parallel_nodes: int = 1,
     name: str = "inference_wf",
     **options: Any,
@@ -32,8 +34,8 @@ def init_inference_wf(
         .. image:: _static/inference_wf.svg
 
     Images are read once, in batches, unless the model has kept their values; null models are
-    fitted in blocks of voxels; resamplings are done in batches.  More of them go on from those that
-    are there.
+    fitted in blocks of voxels; resamplings are done some hundreds at a time, and go on from those
+    that are there.
 
     Parameters
     ----------

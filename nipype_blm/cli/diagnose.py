@@ -46,33 +46,16 @@ def add_diagnose(tools: Any) -> None:
     parser.set_defaults(action=_act, interrupted="The same command begins again.")
 
 
-class _Work:
-    """Images and voxels to be done, as the display of progress asks for them."""
-
-    def __init__(self, n_images: int, n_voxels: int) -> None:
-        self.n_images, self._n_voxels = [n_images], n_voxels
-        self.n_resamplings: list[int] = []
-
-    def find_batches(self) -> set[int]:
-        return set()
-
-    def find_blocks(self) -> set[int]:
-        return set()
-
-    def count_voxels(self) -> list[int]:
-        return [self._n_voxels]
-
-
 def _act(arguments: argparse.Namespace) -> int:
     from nipype_blm.cli.plugins import count_cores
-    from nipype_blm.cli.progress import show_progress
+    from nipype_blm.cli.progress import NewWork, show_progress
     from nipype_blm.report.summary import summarise_diagnostics
     from nipype_blm.results.results import Results
     from nipype_blm.stages.diagnostics import diagnose
 
     results = Results(arguments.out)
     save = [name.strip() for name in arguments.save.split(",") if name.strip()]
-    work = _Work(len(results.images), results.n_fitted)
+    work = NewWork([len(results.images)], [results.n_fitted])
     with show_progress(work, arguments.quiet):
         found = diagnose(
             results.folder,

@@ -21,6 +21,7 @@ from nipype_blm.errors import Words
 from nipype_blm.units import GIB
 
 if TYPE_CHECKING:
+    from nipype_blm.cli.progress import NewWork
     from nipype_blm.model.inference import InferenceOptions
     from nipype_blm.stages.inference import PreparedInference
 
@@ -148,8 +149,8 @@ def add_infer(tools: Any) -> None:
 class Running(NamedTuple):
     """How an inference runs."""
 
-    n_procs: int | None = None  # threads; None: all cores
-    max_bytes: int = 2**32
+    n_procs: int | None  # threads; None: all cores
+    max_bytes: int
     cluster: str = "local"
     n_workers: int | None = None
     plugin: str | None = None
@@ -233,22 +234,33 @@ def infer(
     from nipype_blm.cli.plugins import count_cores
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.io.lock import hold_folders
-    from nipype_blm.stages.inference import InferenceRemains, run_inference
+    from nipype_blm.stages.inference import run_inference
 
     prepared = _prepare(results_dir, options, running, kept)
     folder = prepared.results.folder
     n_threads = min(running.n_procs or count_cores(), count_cores())
     folders = {"OUT": folder, "OUT/work": folder / "work"}
-    with hold_folders(folders, private={"OUT/work"}):
-        remains = None if running.quiet else InferenceRemains(prepared)
-        with show_progress(remains, running.quiet) as note_node:
-            if running.is_in_nodes:
-                _run_nodes(prepared, running, note_node)
-            else:
-                run_inference(prepared, folder / _WORK, n_threads, running.keep)
+    progress = show_progress(_measure(prepared), running.quiet)
+    with hold_folders(folders, private={"OUT/work"}), progress as note_node:
+        if running.is_in_nodes:
+            _run_nodes(prepared, running, note_node)
+        else:
+            run_inference(prepared, folder / _WORK, n_threads, running.keep)
     if not running.quiet:
         _report(folder)
     return OK
+
+
+def _measure(prepared: "PreparedInference") -> "NewWork":
+    """Return how much is to be done."""
+    from nipype_blm.cli.progress import NewWork
+
+    spec, n_contrasts = prepared.reopened.spec, len(prepared.what.names)
+    return NewWork(
+        [len(range(spec.n_obs)[spec.batch(i)]) for i in range(spec.n_batches)],
+        [len(range(spec.n_voxels)[spec.block(i)]) for i in range(spec.n_blocks)],
+        [n_contrasts * (stop - start) for start, stop in prepared.ranges],
+    )
 
 
 def _run_nodes(prepared: "PreparedInference", running: Running, note_node: Any) -> None:

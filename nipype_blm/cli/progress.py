@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -46,6 +47,27 @@ class Work(Protocol):
 
     def count_voxels(self) -> list[int]:
         """Return the voxels of each block."""
+
+
+@dataclass
+class NewWork:
+    """`Work` of which nothing is known to be done already."""
+
+    n_images: list[int]
+    n_voxels: list[int]  # of each block
+    n_resamplings: list[int] = field(default_factory=list)
+
+    def find_batches(self) -> set[int]:
+        """Return no batch."""
+        return set()
+
+    def find_blocks(self) -> set[int]:
+        """Return no block."""
+        return set()
+
+    def count_voxels(self) -> list[int]:
+        """Return the voxels of each block."""
+        return self.n_voxels
 
 
 class _Nodes:

@@ -173,6 +173,27 @@ def allow_empty_trait() -> Any:
     )
 
 
+def threads_trait() -> Any:
+    """Return the trait of all interfaces that compute."""
+    return traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="threads to use")
+
+
+def memory_trait() -> Any:
+    """Return the trait of all interfaces that cut their work to the memory that there is."""
+    return traits.Range(
+        low=0.0,
+        value=DEFAULT_MAX_BYTES / GIB,
+        usedefault=True,
+        nohash=True,
+        desc="memory to use, in GiB",
+    )
+
+
+def results_trait() -> Any:
+    """Return the trait of all interfaces that go on from the results of a model."""
+    return Directory(exists=True, mandatory=True, desc="out_dir of a model: results of blm or blmm")
+
+
 class ModelInputSpec(InputSpec):
     """What the traits of all models share."""
 
@@ -236,13 +257,7 @@ class ModelInputSpec(InputSpec):
     two_sided = traits.Bool(False, usedefault=True, desc="two-sided p-values of T contrasts")
     minlog = traits.Float(desc="infinite -log10 p become |minlog| or -|minlog|")
     output_cov = traits.Bool(True, usedefault=True, desc="write the covariances of beta")
-    max_mem_gb = traits.Range(
-        low=0.0,
-        value=DEFAULT_MAX_BYTES / GIB,
-        usedefault=True,
-        nohash=True,
-        desc="memory to use, in GiB",
-    )
+    max_mem_gb = memory_trait()
     images_per_batch = traits.Int(desc="images read by one node; planned if not given")
     voxels_per_block = traits.Int(desc="voxels fitted by one node; planned if not given")
     max_blocks = traits.Int(desc="most voxel blocks, memory permitting")

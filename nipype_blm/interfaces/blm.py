@@ -20,6 +20,7 @@ from nipype_blm.interfaces.base import (
     defined_traits,
     maps_as_outputs,
     overwrite_trait,
+    threads_trait,
     warn_of,
 )
 from nipype_blm.model.request import PLAN_FOLDER
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
     from nipype_blm.stages.plan import PreparedRun
 
 KEPT = ("all", "contrasts", "tiles")  # nothing: Nipype needs what is in the folders of its nodes
-
-
-def _threads() -> Any:
-    return traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="threads to use")
 
 
 def _find_out_dir(inputs: Any, runtime: Any, default: str) -> Path:
@@ -177,7 +174,7 @@ class _ComputeProductsInputSpec(InputSpec):
         "values that are there are not read from images",
     )
     keep_tiles = traits.Bool(nohash=True, desc="write the values of the images to tiles_dir")
-    n_procs = _threads()
+    n_procs = threads_trait()
 
 
 class _ComputeProductsOutputSpec(TraitedSpec):
@@ -218,7 +215,7 @@ class _BlockInputSpec(InputSpec):
     model_file = File(exists=True, mandatory=True, desc="the model without its contrasts")
     fingerprint = _fingerprint()
     block = traits.Int(mandatory=True, desc="number of the voxel block")
-    n_procs = _threads()
+    n_procs = threads_trait()
 
 
 class _FitInputSpec(_BlockInputSpec):
@@ -386,7 +383,7 @@ class BLMInputSpec(ModelInputSpec):
         desc="what stays in work_dir: all; or tiles, also the values of the images by voxel, from "
         "which a run with another design reads them",
     )
-    n_procs = _threads()
+    n_procs = threads_trait()
 
     def _get_sorteddict(
         self,

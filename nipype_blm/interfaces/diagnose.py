@@ -5,30 +5,29 @@ from typing import Any
 
 from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
-from nipype_blm.interfaces.base import BLMInterface, InputSpec, defined_traits, overwrite_trait
-from nipype_blm.model.request import DEFAULT_MAX_BYTES
+from nipype_blm.interfaces.base import (
+    BLMInterface,
+    InputSpec,
+    defined_traits,
+    memory_trait,
+    overwrite_trait,
+    results_trait,
+    threads_trait,
+)
 from nipype_blm.results.diagnostics import ALL_MAPS, DEFAULT_FOLDER, SAVED
 from nipype_blm.units import GIB
 
 
 class _DiagnoseInputSpec(InputSpec):
-    results_dir = Directory(
-        exists=True, mandatory=True, desc="out_dir of a model: results of blm or blmm"
-    )
+    results_dir = results_trait()
     out_dir = Directory(desc="folder for the files; default: diagnostics in the working directory")
     save = traits.List(
         traits.Enum(*SAVED),
         desc="maps of each image (residuals, standardised_residuals, fitted) or of each level of a "
         "random factor (blups)",
     )
-    max_mem_gb = traits.Range(
-        low=0.0,
-        value=DEFAULT_MAX_BYTES / GIB,
-        usedefault=True,
-        nohash=True,
-        desc="memory to use, in GiB",
-    )
-    n_procs = traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="threads to use")
+    max_mem_gb = memory_trait()
+    n_procs = threads_trait()
     overwrite = overwrite_trait()
 
 

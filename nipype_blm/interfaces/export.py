@@ -5,15 +5,19 @@ from typing import Any
 
 from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
-from nipype_blm.interfaces.base import BLMInterface, InputSpec, defined_traits, overwrite_trait
+from nipype_blm.interfaces.base import (
+    BLMInterface,
+    InputSpec,
+    defined_traits,
+    overwrite_trait,
+    results_trait,
+)
 from nipype_blm.results import bids, fsl, spm
 from nipype_blm.results.export import ExportedKind
 
 
 class _ExportInputSpec(InputSpec):
-    results_dir = Directory(
-        exists=True, mandatory=True, desc="out_dir of a model: results of blm or blmm"
-    )
+    results_dir = results_trait()
     contrasts = traits.List(traits.Str, desc="names of contrasts; default: all")
     overwrite = overwrite_trait()
 

@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
-from nipype_blm.interfaces.base import BLMInterface, InputSpec, defined_traits, warn_of
+from nipype_blm.interfaces.base import (
+    BLMInterface,
+    InputSpec,
+    defined_traits,
+    memory_trait,
+    results_trait,
+    threads_trait,
+    warn_of,
+)
 from nipype_blm.model.inference import CORRECTIONS, EXCHANGES, SIDES
-from nipype_blm.model.request import DEFAULT_MAX_BYTES
 from nipype_blm.units import GIB
 
 if TYPE_CHECKING:
@@ -18,16 +25,10 @@ if TYPE_CHECKING:
 _RUNNING = ("results_dir", "max_mem_gb", "n_procs", "plan_dir", "parallel_nodes", "work_dir")
 
 
-def _threads() -> Any:
-    return traits.Range(low=1, value=1, usedefault=True, nohash=True, desc="threads to use")
-
-
 class InferenceInputSpec(InputSpec):
     """What is asked of an inference."""
 
-    results_dir = Directory(
-        exists=True, mandatory=True, desc="out_dir of a model: results of blm or blmm"
-    )
+    results_dir = results_trait()
     contrasts = traits.List(traits.Str, desc="names of contrasts; default: all")
     resampling = traits.Str(
         desc="flip_scores (default), or, of a linear model, permute or flip_data"
@@ -51,13 +52,7 @@ class InferenceInputSpec(InputSpec):
     atlas = File(desc="image of labels, which name peaks")
     atlas_names = File(desc="table of the names of its labels")
     distance_mm = traits.Float(desc="least distance between peaks of a cluster; default 8")
-    max_mem_gb = traits.Range(
-        low=0.0,
-        value=DEFAULT_MAX_BYTES / GIB,
-        usedefault=True,
-        nohash=True,
-        desc="memory to use, in GiB",
-    )
+    max_mem_gb = memory_trait()
 
 
 def _prepare(inputs: Any, parallel_nodes: int = 1) -> "PreparedInference":
@@ -140,7 +135,7 @@ class PlanInference(BLMInterface):
 
 class _StageInputSpec(InputSpec):
     model_file = File(exists=True, mandatory=True, desc="the model as it was fitted")
-    n_procs = _threads()
+    n_procs = threads_trait()
 
 
 class _StageOutputSpec(TraitedSpec):
@@ -248,7 +243,7 @@ def _list_outputs(inferred: "Inferred") -> dict[str, Any]:
 
 
 class _CorrectMapsInputSpec(_StageInputSpec):
-    results_dir = Directory(exists=True, mandatory=True, desc="results of blm or blmm")
+    results_dir = results_trait()
     resampled_file = File(exists=True, mandatory=True, desc="what is resampled")
     scores_files = traits.List(File(exists=True), mandatory=True, desc="scores of all blocks")
     nulls_files = traits.List(File(exists=True), mandatory=True, desc="of all tasks")
@@ -293,7 +288,7 @@ class CorrectMaps(BLMInterface):
 
 
 class _ResampleMapsInputSpec(InferenceInputSpec):
-    n_procs = _threads()
+    n_procs = threads_trait()
     work_dir = Directory(
         nohash=True, desc="folder for intermediate files, from which a run goes on; it is emptied"
     )

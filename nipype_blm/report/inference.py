@@ -30,7 +30,7 @@ def _list_clusters(contrast: InferredContrast, summaries: list[str]) -> list[str
         p = {name: float(row[f"p_{name}"]) for name in summaries}
         if row["peak"] == "1" and min(p.values()) <= _LEVEL:
             where = f"{row['x']}, {row['y']}, {row['z']} mm"
-            label = f" ({row['label']})" if row.get("label") else ""
+            label = f" ({row['label']})" if row.get("label", "n/a") != "n/a" else ""
             found.append(
                 f"  cluster {row['cluster']}, {row['size_voxels']} voxels, peak z "
                 f"{float(row['peak_z']):.2f} at {where}{label}: {_write_p(p)}"

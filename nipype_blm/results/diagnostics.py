@@ -1,15 +1,11 @@
 """Diagnostics of a folder of results: which maps and tables there are, and what they say."""
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nipype_blm import __version__
 from nipype_blm.core.diagnostics import (
     LARGE,
     OUTLYING,
@@ -20,6 +16,7 @@ from nipype_blm.core.diagnostics import (
 )
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError, join_some, show
+from nipype_blm.io.described import format_described
 from nipype_blm.results.export import ExportedKind, make_pattern
 from nipype_blm.results.results import Results
 
@@ -294,32 +291,12 @@ def list_levels(results: Results, images: ImageSums, sums: LevelSums) -> list[Le
 
 def format_images(rows: Sequence[ImageRow]) -> dict[str, str]:
     """Return the table of the images and its description, by the names of their files."""
-    return _format("images", "The images, the worst first.", _IMAGES, rows)
+    return format_described("images", "The images, the worst first.", _IMAGES, rows)
 
 
 def format_levels(rows: Sequence[LevelRow]) -> dict[str, str]:
     """Return the table of the levels and its description, by the names of their files."""
-    return _format("levels", "The random effects of each level.", _LEVELS, rows)
-
-
-def _format(
-    name: str, words: str, columns: Mapping[str, str], rows: Iterable[Sequence[Any]]
-) -> dict[str, str]:
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_write_cell(cell) for cell in row] for row in rows)
-    described: dict[str, Any] = {key: {"Description": said} for key, said in columns.items()}
-    made_by = {"Name": "nipype_blm", "Version": __version__}
-    sidecar = {"Description": words, **described, "GeneratedBy": made_by}
-    return {f"{name}.tsv": text.getvalue(), f"{name}.json": f"{json.dumps(sidecar, indent=2)}\n"}
-
-
-def _write_cell(cell: Any) -> Any:
-    """Return a cell as BIDS has it: n/a where there is nothing, few digits."""
-    if cell is None or cell == "" or cell != cell:
-        return "n/a"
-    return f"{cell:.6g}" if isinstance(cell, float) else cell
+    return format_described("levels", "The random effects of each level.", _LEVELS, rows)
 
 
 class Diagnostics(NamedTuple):

@@ -1,11 +1,7 @@
 """The table of the clusters of a contrast: where they are, how large, and how sure."""
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
@@ -13,8 +9,10 @@ from scipy.special import stdtrit
 from nipype_blm.core.clusters.graph import Graph
 from nipype_blm.core.clusters.tables import make_table
 from nipype_blm.core.linalg import FloatArray
+from nipype_blm.io.described import format_described
 from nipype_blm.results.results import ContrastResults
 
+_WORDS = "The clusters of a contrast and their peaks."
 _COLUMNS = {
     "cluster": "Number of the cluster: those of positive z first, the largest of a sign first.",
     "peak": "Number of the peak in its cluster, from 1: the highest.",
@@ -34,33 +32,8 @@ _COLUMNS = {
 _OTHERS = {"q": "False discovery rate q at the peak."}
 
 
-class ClusterRows(NamedTuple):
-    """The rows of a table, and what its columns are."""
-
-    columns: Mapping[str, str]
-    rows: Sequence[Sequence[Any]]
-    details: Mapping[str, Any]
-
-    def write(self, stem: Path) -> None:
-        """Write STEM.tsv, and what it holds to STEM.json."""
-        text = io.StringIO()
-        writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows([_write_cell(cell) for cell in row] for row in self.rows)
-        stem.with_name(f"{stem.name}.tsv").write_text(text.getvalue(), encoding="utf-8")
-        described = dict(self.details) | {
-            name: {"Description": words} for name, words in self.columns.items()
-        }
-        stem.with_name(f"{stem.name}.json").write_text(json.dumps(described, indent=1) + "\n")
-
-
-def _write_cell(cell: Any) -> Any:
-    if isinstance(cell, float):
-        return "n/a" if np.isnan(cell) else f"{cell:.6g}"
-    return cell
-
-
 def tabulate_clusters(
+    name: str,
     z: FloatArray,
     graph: Graph,
     height: float,
@@ -71,11 +44,12 @@ def tabulate_clusters(
     at_voxels: Mapping[str, FloatArray],
     words: Mapping[str, str],
     labels: Sequence[str] | None = None,
-) -> ClusterRows:
-    """Return a row for each peak of each cluster.
+) -> dict[str, str]:
+    """Return the texts of NAME.tsv, with a row for each peak of each cluster, and of NAME.json.
 
     Parameters
     ----------
+    name : str
     z : array of shape (n,)
         At the voxels that were tested.
     graph : Graph
@@ -111,7 +85,8 @@ def tabulate_clusters(
             }
             found |= {name: float(values[peak.feature]) for name, values in at_voxels.items()}
             rows.append([found[name] for name in names])
-    return ClusterRows({name: known[name] for name in names}, rows, {"ClusterFormingZ": height})
+    columns = {column: known[column] for column in names}
+    return format_described(name, _WORDS, columns, rows, {"ClusterFormingZ": height})
 
 
 def find_limits(contrast: ContrastResults) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -38,7 +38,7 @@ from nipype_blm.results.inferred import (
     read_description,
 )
 from nipype_blm.results.results import ContrastResults, Results
-from nipype_blm.stages.clustertable import ClusterRows, find_limits, tabulate_clusters
+from nipype_blm.stages.clustertable import find_limits, tabulate_clusters
 from nipype_blm.stages.fields import ContrastField, FieldTheory, find_field_theory
 from nipype_blm.stages.reopened import Values
 from nipype_blm.stages.resampling import (
@@ -272,8 +272,9 @@ def _write(
         if of_contrast is not None:
             p = _take(spec, each.is_tested, of_contrast.correct_voxels())
             write_map("p", "field", f"{KINDS['p'].words} (random fields): {about}", p)
-        table = _tabulate(spec, what, graph, each, two_sided, options, of_contrast)
-        table.write(folder / name_clusters(each.contrast.label))
+        texts = _tabulate(spec, what, graph, each, two_sided, options, of_contrast)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def _tabulate(
@@ -284,8 +285,8 @@ def _tabulate(
     two_sided: bool,
     options: InferenceOptions,
     field: ContrastField | None,
-) -> ClusterRows:
-    """Return the table of the clusters of a contrast."""
+) -> dict[str, str]:
+    """Return the table of the clusters of a contrast, and what describes it."""
     contrast, tested = found.contrast, found.is_tested
     take = partial(_take, spec, tested)
     at_voxels: dict[str, FloatArray] = {}
@@ -313,6 +314,7 @@ def _tabulate(
     if options.atlas is not None:
         labels = read_atlas(options.atlas, options.atlas_names).find_names(coordinates)
     return tabulate_clusters(
+        name_clusters(contrast.label),
         found.z,
         select(graph, tested),
         what.height,

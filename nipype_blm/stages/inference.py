@@ -372,27 +372,3 @@ def list_nulls(
         stamp = prepared.what.range_stamp(start, stop)
         tasks.append(Task(compute_nulls, arguments, out_file, stamp))
     return tasks
-
-
-class InferenceRemains:
-    """What there is to be done of an inference, part by part; see `Remains`."""
-
-    def __init__(self, prepared: PreparedInference) -> None:
-        spec = prepared.reopened.spec
-        batches, blocks = range(spec.n_batches), range(spec.n_blocks)
-        self.n_images = [len(range(*spec.batch(i).indices(spec.n_obs))) for i in batches]
-        self._n_voxels = [len(range(*spec.block(i).indices(spec.n_voxels))) for i in blocks]
-        n_contrasts = len(prepared.what.names)
-        self.n_resamplings = [n_contrasts * (stop - start) for start, stop in prepared.ranges]
-
-    def find_batches(self) -> set[int]:
-        """Return the batches that need not be read again: none is known of."""
-        return set()
-
-    def find_blocks(self) -> set[int]:
-        """Return the blocks that need not be fitted again: none is known of."""
-        return set()
-
-    def count_voxels(self) -> list[int]:
-        """Return the voxels of each block."""
-        return self._n_voxels

@@ -24,6 +24,7 @@ from nipype_blm.data.specfile import pack_model
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import FileState, write_if_changed
+from nipype_blm.model.inference import plan_batch
 from nipype_blm.results.results import Results
 from nipype_blm.results.saved import SavedImage
 from nipype_blm.stages.growth import EarlierPlaces
@@ -31,7 +32,6 @@ from nipype_blm.stages.tiles import Stored, Tiles, compute_tiles
 
 _HEADER_THREADS = 8
 _ROWS_PER_CHUNK = 32
-_IMAGES_PER_BATCH = 1024
 _MOST_REPORTED = 20
 # Of options that models and results have in common.
 _SAME = ("minimum_n", "zero_is_missing", "deficient")
@@ -132,8 +132,8 @@ def open_values(
     if parent is None and os.access(results.folder, os.W_OK):
         parent = results.folder
     with TemporaryDirectory(prefix=".nipype_blm_", dir=parent) as name:
-        sizes = Pieces(min(len(results.images), _IMAGES_PER_BATCH), results.n_fitted)
-        reopened = reopen(results, sizes, kept)
+        pieces = Pieces(plan_batch(len(results.images), 1), results.n_fitted)
+        reopened = reopen(results, pieces, kept)
         model_file, batch_files = reopened.write(Path(name))
         tiles = []
         for number, batch in enumerate(batch_files):
@@ -147,7 +147,7 @@ def find_kept(results: Results) -> Path:
     return EarlierPlaces.of_workflow(results.folder / "work" / f"{results.model}_wf").tiles
 
 
-def reopen(results: Results, sizes: Pieces, kept: Path | None = None) -> Reopened:
+def reopen(results: Results, pieces: Pieces, kept: Path | None = None) -> Reopened:
     """Return the model of a folder of results, once its images have been looked at.
 
     Raises
@@ -168,13 +168,13 @@ def reopen(results: Results, sizes: Pieces, kept: Path | None = None) -> Reopene
         raise InputError(f"{first} and the maps of {results.folder} differ: {difference}.")
     itemsize = 4 if all(header.fits_float32 for _, header in headers) else 8
     mask = np.asarray(results.array("status") != 0).ravel(order="F")
-    spec = _make_spec(results, first, mask, itemsize, sizes)
+    spec = _make_spec(results, first, mask, itemsize, pieces)
     ends = Stored(spec, kept).find_ends(entries)
     return Reopened(results, replace(spec, ends=ends), entries, kept)
 
 
 def _make_spec(
-    results: Results, image: Path, mask: NDArray[np.bool_], itemsize: int, sizes: Pieces
+    results: Results, image: Path, mask: NDArray[np.bool_], itemsize: int, pieces: Pieces
 ) -> ModelSpec:
     options = results.options
     threshold = options["threshold"]
@@ -188,9 +188,9 @@ def _make_spec(
         staged_dtype=f"float{8 * itemsize}",
         map_dtype=str(results.dtype("llh")),
         with_cov=False,
-        images_per_batch=sizes.images_per_batch,
-        voxels_per_block=sizes.voxels_per_block,
-        rows_per_chunk=min(_ROWS_PER_CHUNK, sizes.images_per_batch),
+        images_per_batch=pieces.images_per_batch,
+        voxels_per_block=pieces.voxels_per_block,
+        rows_per_chunk=min(_ROWS_PER_CHUNK, pieces.images_per_batch),
         factors=results.factors,
         effect_names=results.effect_names,
         level_names=results.level_names,
