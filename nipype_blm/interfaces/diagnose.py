@@ -14,6 +14,7 @@ from nipype_blm.interfaces.base import (
     results_trait,
     threads_trait,
 )
+from nipype_blm.interfaces.maps import add_maps, list_maps
 from nipype_blm.results.diagnostics import ALL_MAPS, DEFAULT_FOLDER, SAVED
 from nipype_blm.units import GIB
 
@@ -44,14 +45,7 @@ class _DiagnoseOutputSpec(TraitedSpec):
     )
 
 
-for _kind in ALL_MAPS:
-    _is_one = _kind.of == "run"
-    _DiagnoseOutputSpec.add_class_trait(
-        _kind.output,
-        File(exists=True, desc=_kind.words)
-        if _is_one
-        else traits.List(File(exists=True), desc=_kind.words),
-    )
+add_maps(_DiagnoseOutputSpec, ALL_MAPS)
 
 
 class Diagnose(BLMInterface):
@@ -84,9 +78,7 @@ class Diagnose(BLMInterface):
             int(given["max_mem_gb"] * GIB),
             given["overwrite"],
         )
-        lists = {name: [str(path) for path in paths] for name, paths in done.outputs.items()}
-        ones = {each.output for each in ALL_MAPS if each.of == "run"}
-        self._results = {k: v[0] if k in ones else v for k, v in lists.items()} | {
+        self._results = list_maps(ALL_MAPS, done.outputs) | {
             "out_dir": str(done.out_dir),
             "images_file": str(done.files["images.tsv"]),
             "outlying": [row.image for row in done.outlying],

@@ -12,8 +12,8 @@ from nipype_blm.interfaces.base import (
     overwrite_trait,
     results_trait,
 )
+from nipype_blm.interfaces.maps import add_maps, list_maps
 from nipype_blm.results import bids, fsl, spm
-from nipype_blm.results.export import ExportedKind
 
 
 class _ExportInputSpec(InputSpec):
@@ -37,17 +37,9 @@ class _ExportBIDSInputSpec(_ExportInputSpec):
     sources = traits.List(traits.Str, desc="URLs of the data sets that the images are of")
 
 
-def _add_maps(spec: type[TraitedSpec], kinds: tuple[ExportedKind, ...]) -> None:
-    """Give outputs a list for each kind of map."""
-    for each in kinds:
-        if each.output and each.of != "run":
-            spec.add_class_trait(each.output, traits.List(File(exists=True), desc=each.words))
-
-
 class _ExportFSLOutputSpec(TraitedSpec):
     out_dir = Directory(exists=True, desc="folder of the designs and of stats")
     stats_dir = Directory(exists=True, desc="folder of the maps")
-    mask_file = File(exists=True, desc="voxels in the result")
     t_masks = traits.List(File(exists=True), desc="where each T contrast is estimable")
     f_masks = traits.List(File(exists=True), desc="where each F contrast is estimable")
     t_names = traits.List(traits.Str, desc="names of the T contrasts, in their order")
@@ -59,7 +51,7 @@ class _ExportFSLOutputSpec(TraitedSpec):
     design_grp = File(exists=True, desc="one group of one variance")
 
 
-_add_maps(_ExportFSLOutputSpec, fsl.MAPS)
+add_maps(_ExportFSLOutputSpec, fsl.MAPS)
 # Every output; a builder connects them all.
 FSL_OUTPUTS = tuple(_ExportFSLOutputSpec().copyable_trait_names())
 
@@ -67,9 +59,6 @@ FSL_OUTPUTS = tuple(_ExportFSLOutputSpec().copyable_trait_names())
 class _ExportSPMOutputSpec(TraitedSpec):
     out_dir = Directory(exists=True, desc="folder of all files")
     spm_mat_file = File(exists=True, desc="SPM.mat")
-    mask_file = File(exists=True, desc="voxels in the result")
-    residual_image = File(exists=True, desc="residual mean squares, ResMS")
-    rpv_image = File(exists=True, desc="resels per voxel, RPV")
     names = traits.List(traits.Str, desc="names of the contrasts in SPM.mat")
     t_numbers = traits.List(traits.Int, desc="numbers of T contrasts in SPM.mat, from 1")
     f_numbers = traits.List(traits.Int, desc="numbers of F contrasts in SPM.mat, from 1")
@@ -78,17 +67,16 @@ class _ExportSPMOutputSpec(TraitedSpec):
     resel_counts = traits.List(traits.Float, desc="resels in 0, 1, 2 and 3 dimensions")
 
 
-_add_maps(_ExportSPMOutputSpec, spm.MAPS)
+add_maps(_ExportSPMOutputSpec, spm.MAPS)
 SPM_OUTPUTS = tuple(_ExportSPMOutputSpec().copyable_trait_names())
 
 
 class _ExportBIDSOutputSpec(TraitedSpec):
     out_dir = Directory(exists=True, desc="the BIDS derivative")
-    mask_file = File(exists=True, desc="voxels in the result")
     design_file = File(exists=True, desc="X, as a table")
 
 
-_add_maps(_ExportBIDSOutputSpec, bids.MAPS)
+add_maps(_ExportBIDSOutputSpec, bids.MAPS)
 
 
 class ExportFSL(BLMInterface):
@@ -120,7 +108,7 @@ class ExportFSL(BLMInterface):
             given.get("contrasts"),
             given["overwrite"],
         )
-        self._results = _list_outputs(fsl.MAPS, done.outputs) | {
+        self._results = list_maps(fsl.MAPS, done.outputs) | {
             "out_dir": str(done.out_dir),
             "stats_dir": str(done.out_dir / "stats"),
             "t_masks": list(map(str, done.t_masks)),
@@ -170,7 +158,7 @@ class ExportSPM(BLMInterface):
             given.get("contrasts"),
             given["overwrite"],
         )
-        self._results = _list_outputs(spm.MAPS, done.outputs) | {
+        self._results = list_maps(spm.MAPS, done.outputs) | {
             "out_dir": str(done.out_dir),
             "spm_mat_file": str(done.mat_file),
             "names": done.names,
@@ -214,20 +202,8 @@ class ExportBIDS(BLMInterface):
             given["overwrite"],
         )
         [design] = [path for name, path in done.files.items() if name.endswith("design.tsv")]
-        self._results = _list_outputs(bids.MAPS, done.outputs) | {
+        self._results = list_maps(bids.MAPS, done.outputs) | {
             "out_dir": str(done.out_dir),
             "design_file": str(design),
         }
         return runtime
-
-
-def _list_outputs(
-    kinds: tuple[ExportedKind, ...], outputs: dict[str, list[Path]]
-) -> dict[str, Any]:
-    """Return maps as lists of text; those of the run are one each."""
-    found: dict[str, Any] = {each.output: [] for each in kinds if each.output}
-    found |= {name: list(map(str, paths)) for name, paths in outputs.items()}
-    for each in kinds:
-        if each.output and each.of == "run":
-            [found[each.output]] = found[each.output]
-    return found

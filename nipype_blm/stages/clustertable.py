@@ -28,8 +28,10 @@ _COLUMNS = {
     "lower": "Lower limit of its 95 % confidence interval, for this voxel by itself.",
     "upper": "Upper limit of its 95 % confidence interval.",
     "n": "Images with data at the peak.",
+    "p_field": "Family-wise corrected p at the peak by random fields.",
+    "p_clusterfield": "Family-wise corrected p of the extent of the cluster by random fields.",
+    "q": "False discovery rate q at the peak.",
 }
-_OTHERS = {"q": "False discovery rate q at the peak."}
 
 
 def tabulate_clusters(
@@ -59,14 +61,14 @@ def tabulate_clusters(
     coordinates : array of shape (n, 3)
         mm.
     at_voxels : mapping of str to array of shape (n,)
-        Further columns, with what each voxel has; of `_COLUMNS`, `words` and `_OTHERS`.
+        Further columns, with what each voxel has; of `_COLUMNS` and `words`.
     words : mapping of str to str
-        What columns of p are.
+        What columns of p by resampling are.
     labels : sequence of str, optional
         Of each voxel.
     """
     table = make_table(z, graph, height, coordinates, distance_mm, two_sided=two_sided)
-    known = _COLUMNS | dict(words) | _OTHERS
+    known = _COLUMNS | dict(words)
     leave_out = {"label"} if labels is None else set()
     fixed = ("cluster", "peak", "x", "y", "z", "label", "size_voxels", "size_mm3", "mass", "peak_z")
     names = [name for name in fixed if name not in leave_out] + list(at_voxels)

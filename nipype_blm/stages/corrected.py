@@ -50,10 +50,6 @@ from nipype_blm.stages.resampling import (
 )
 from nipype_blm.stages.tiles import Tiles
 
-_OF_FIELDS = {
-    "p_field": "Family-wise corrected p at the peak by random fields.",
-    "p_clusterfield": "Family-wise corrected p of the extent of the cluster by random fields.",
-}
 JOINT = "joint"  # behind the name of a summary that was corrected across contrasts
 
 
@@ -308,7 +304,6 @@ def _tabulate(
         f"{', across all contrasts' * name.endswith(JOINT)}."
         for name in found.p
     }
-    words |= _OF_FIELDS
     coordinates = spec.space.find_coordinates()[tested]
     labels = None
     if options.atlas is not None:

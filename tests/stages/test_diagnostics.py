@@ -281,14 +281,14 @@ def test_images_that_have_changed_or_gone_are_refused_by_name(study, tmp_path):
     moved = study / "images" / "sub-03.nii.gz"
     moved.rename(tmp_path / "elsewhere.nii.gz")
     try:
-        with pytest.raises(InputError, match=r"image 4 of .*sub-03.nii.gz cannot be read any more"):
+        with pytest.raises(InputError, match=r"sub-03.nii.gz does not exist"):
             diagnose(study / "blm", tmp_path / "out")
     finally:
         (tmp_path / "elsewhere.nii.gz").rename(moved)
     state = moved.stat()
     os.utime(moved, ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
     try:
-        with pytest.raises(InputError, match=r"image 4 of .*sub-03.nii.gz has changed"):
+        with pytest.raises(InputError, match=r"sub-03.nii.gz has changed"):
             diagnose(study / "blm", tmp_path / "out")
     finally:
         os.utime(moved, ns=(state.st_atime_ns, state.st_mtime_ns))
