@@ -102,12 +102,14 @@ def _export_fsl(results: Any, folder: Path | None, arguments: argparse.Namespace
 
 
 def _export_spm(results: Any, folder: Path | None, arguments: argparse.Namespace) -> Path:
+    from nipype_blm.cli.plugins import count_cores
     from nipype_blm.results.spm import export_spm
     from nipype_blm.stages.reopened import open_values
     from nipype_blm.stages.smoothness import describe_smoothness, estimate_smoothness
 
-    with open_values(results) as values:
-        smoothness = estimate_smoothness(results, values)
+    n_threads = count_cores()
+    with open_values(results, n_threads) as values:
+        smoothness = estimate_smoothness(results, values, n_threads)
     done = export_spm(results, smoothness, folder, arguments.contrast, arguments.overwrite)
     if not arguments.quiet:
         for number, name in enumerate(done.names, 1):
