@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from nipype_blm.core.clusters.summaries import SUMMARIES
 from nipype_blm.core.resampling.declared import RESAMPLINGS
@@ -30,6 +30,13 @@ _Resampling = Annotated[str, one_of(tuple(RESAMPLINGS), "is no resampling")]
 _Summary = Annotated[str, one_of(tuple(SUMMARIES), "is no summary")]
 
 
+def _check_some(names: tuple[str, ...]) -> tuple[str, ...]:
+    # After the names: a limit of the length is told of each name that is wrong, too.
+    if not names:
+        raise ValueError(f"none was given; choose some of {', '.join(SUMMARIES)}")
+    return names
+
+
 class InferenceFields(BaseModel):
     """How p-values are corrected."""
 
@@ -45,7 +52,7 @@ class InferenceFields(BaseModel):
         1000, description="Resamplings, the observed data being the first; default 1000."
     )
     seed: CountOrNone = Field(0, description="Of the resamplings; default 0.")
-    summaries: Annotated[tuple[_Summary, ...], Field(min_length=1)] | None = Field(
+    summaries: Annotated[tuple[_Summary, ...], AfterValidator(_check_some)] | None = Field(
         None,
         description="What is corrected: voxel (the maximum), cluster (extent), mass, tfce; "
         "default: all.",
@@ -111,12 +118,33 @@ def make_inference_options(
     values = {field: value for field, value in given.items() if value is not None}
     summaries = values.get("summaries")
     if isinstance(summaries, str):
-        values["summaries"] = summaries.replace(",", " ").split()
+        summaries = [summaries]
+    if isinstance(summaries, list):
+        words = [str(each).replace(",", " ").split() for each in summaries]
+        values["summaries"] = list(dict.fromkeys(word for some in words for word in some))
     try:
         fields = InferenceFields.model_validate(values, context={"base": base or Path.cwd()})
     except ValidationError as error:
         raise InputError([_explain(fault, name) for fault in error.errors()]) from error
+    _check_atlas(fields, name)
     return InferenceOptions(**dict(fields))
+
+
+def _check_atlas(fields: InferenceFields, name: Callable[[str], str]) -> None:
+    """Read what names peaks now, rather than when all else is done."""
+    from nipype_blm.data.atlas import read_atlas
+
+    if fields.atlas is not None:
+        read_atlas(fields.atlas, fields.atlas_names, name("atlas"))
+    elif fields.atlas_names is not None:
+        raise InputError(
+            Problem(
+                None,
+                "{names} was given without {atlas}, whose labels it names.",
+                names=name("atlas_names"),
+                atlas=name("atlas"),
+            )
+        )
 
 
 def _explain(fault: Any, name: Callable[[str], str]) -> Problem:

@@ -1,6 +1,6 @@
 """What an inference found, for the terminal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nipype_blm.results.inferred import Inferred, InferredContrast
 
@@ -22,21 +22,28 @@ def summarise_inference(inferred: Inferred, write_name: Callable[[str], str] = s
 def _summarise(name: str, contrast: InferredContrast) -> list[str]:
     described = contrast.description
     least = ", ".join(f"{s} {p:.3g}" for s, p in described["LeastCorrectedP"].items())
-    found = [row for row in contrast.clusters if row["peak"] == "1" and _find_p(row) <= _LEVEL]
+    names = list(described["LeastCorrectedP"])
+    found = [
+        row
+        for row in contrast.clusters
+        if row["peak"] == "1" and min(_read_p(row, names)) <= _LEVEL
+    ]
     lines = [f"{name} ({described['Tail']}): least corrected p: {least}."]
     if not found:
         return [*lines, f"  no cluster or voxel with corrected p <= {_LEVEL}"]
     for row in found[:_MOST_PEAKS]:
         where = f"{row['x']}, {row['y']}, {row['z']} mm"
         label = f" {row['label']}" if row.get("label") else ""
+        pairs = zip(names, _read_p(row, names), strict=True)
+        p = ", ".join(f"{name} {value:.3g}" for name, value in pairs)
         lines.append(
             f"  cluster {row['cluster']} at {where}{label}: z {row['peak_z']}, "
-            f"{row['size_voxels']} voxels, p {_find_p(row):.3g}"
+            f"{row['size_voxels']} voxels, p: {p}"
         )
     more = len(found) - _MOST_PEAKS
     return lines + ([f"  ... and {more} more clusters"] if more > 0 else [])
 
 
-def _find_p(row: dict[str, str]) -> float:
-    """Return the least of the corrected p of a cluster."""
-    return min(float(row[name]) for name in row if name.startswith("p_"))
+def _read_p(row: dict[str, str], names: Sequence[str]) -> list[float]:
+    """Return the corrected p of a peak by resampling; p of random fields is another claim."""
+    return [float(row[f"p_{name}"]) for name in names]

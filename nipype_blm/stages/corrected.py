@@ -21,6 +21,7 @@ from nipype_blm.data.kinds import find_map, name_map
 from nipype_blm.data.maps import MapInfo
 from nipype_blm.data.spec import ModelSpec
 from nipype_blm.data.specfile import read_model
+from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import ArrayFile, fingerprint
 from nipype_blm.io.publish import Claim, publish
 from nipype_blm.io.versions import read_versions
@@ -164,6 +165,11 @@ def _read_nulls(
     """Return the peaks of each contrast, (n_summaries, n), and how often nothing was left."""
     first = ranges[0][0] if ranges else n
     done = read_description(results.folder / FOLDER) if first else None
+    if first and (done is None or done.get("NullsFingerprint") != what.nulls_stamp):
+        raise InputError(
+            f"{results.folder / FOLDER} has been replaced by another inference since this one "
+            "began, which was to go on from there; run it again."
+        )
     nulls, counts = [], []
     for number, label in enumerate(what.labels):
         parts, degenerate = [], 0
@@ -254,7 +260,7 @@ def _describe(
                 "Tail": "two-sided" if what.is_two_sided(i) else "upper",
                 "VoxelsTested": int(each.is_tested.sum()),
                 "Degenerate": each.n_degenerate,
-                "LargestZ": float(np.abs(each.z).max(initial=0.0)),
+                "LargestZ": _find_largest(each.z, what.is_two_sided(i)),
                 "LeastCorrectedP": {
                     name: float(values.p.min(initial=1.0)) for name, values in each.p.items()
                 },
@@ -263,6 +269,12 @@ def _describe(
         ],
         "Versions": read_versions(),
     }
+
+
+def _find_largest(z: FloatArray, two_sided: bool) -> float:
+    """Return the largest z of the sides that count; 0 without a voxel."""
+    counted = np.abs(z) if two_sided else z
+    return float(counted.max()) if counted.size else 0.0
 
 
 def _write(
@@ -384,8 +396,10 @@ def _write_map(
     values: FloatArray,
     details: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a map of the voxels that were tested, 0 elsewhere."""
+    """Write a map of the voxels that were tested: elsewhere 0, and p is 1 within the result."""
     vector = np.zeros(spec.n_voxels)
+    if kind == "p":
+        vector[spec.allowed] = 1.0
     vector[found.is_tested] = values
     file = name_inferred(kind, found.contrast.label, name)
     info = MapInfo(file, words, KINDS[kind].intent, details=dict(details or {}))
@@ -406,7 +420,7 @@ def _write_uncorrected(
         file = name_inferred(kind, label, name)
         words = f"{KINDS[kind].words} ({name}) of the p of the maps: {found.contrast.name}"
         info = MapInfo(file, words, KINDS[kind].intent, details={"Tests": tests})
-        values = np.nan_to_num(np.exp(log_values))
+        values = np.nan_to_num(np.exp(log_values), nan=1.0)
         path = folder / name_map(results.space, file, False)
         results.space.write(path, info, [values], np.dtype("f4"))
 

@@ -14,6 +14,7 @@ from nipype_blm.core.clusters.summaries import SUMMARIES
 from nipype_blm.core.resampling.declared import RESAMPLINGS
 from nipype_blm.core.resampling.exchange import Exchange, find_kinds
 from nipype_blm.core.resampling.groups import find_groups
+from nipype_blm.core.resampling.hypotheses import make_hypothesis
 from nipype_blm.data.space import check_neighbourhood
 from nipype_blm.errors import InputError, Problem, join_some, show
 from nipype_blm.io.arrayfile import fingerprint, is_whole
@@ -42,6 +43,7 @@ from nipype_blm.tasks.runner import run_tasks
 from nipype_blm.tasks.task import Task
 
 _JOURNAL = "journal.jsonl"
+_HAS_MEAN = 1e-6  # share of the length of a column
 
 
 class InferenceFiles(NamedTuple):
@@ -169,6 +171,8 @@ def prepare_inference(
     )
     n_done = find_done(results.folder / FOLDER, what.nulls_stamp)
     notices = _find_notices(results, options, exchange, n, n_distinct)
+    if options.resampling == "permute":
+        notices += _find_means(results, contrasts)
     return PreparedInference(options, reopened, what, n, n_distinct, min(n_done, n), notices)
 
 
@@ -245,13 +249,33 @@ def _check(results: Results, options: InferenceOptions, exchange: Exchange) -> N
                 given=options.resampling,
             )
         )
+    if options.exchange != "within" and (options.blocks is None or options.resampling != "permute"):
+        problems.append(
+            Problem(
+                "exchange",
+                "{exchange} {given} says how {blocks} are permuted, and is of no use without them "
+                "and {resampling=permute}.",
+                given=options.exchange,
+            )
+        )
     if options.resampling == "permute":
         if options.blocks is None and len(results.images) < 5:
             problems += check_groups(len(results.images), [1] * len(results.images), ())
+        elif method.count(exchange, True) == 1:
+            problems.append(
+                Problem(
+                    "resampling",
+                    "{resampling} is {given}, which changes nothing here: all images that "
+                    "may change places have the same row of X, as where there is nothing but an "
+                    "intercept; {resampling=flip_scores} flips signs.",
+                    given=options.resampling,
+                )
+            )
     else:
         sizes = np.bincount(exchange.group)
         names = [factor.name for factor in results.factors]
-        problems += check_groups(len(sizes), sizes.tolist(), names)
+        has_blocks = options.blocks is not None
+        problems += check_groups(len(sizes), sizes.tolist(), names, has_blocks)
     if problems:
         raise InputError(problems)
 
@@ -271,6 +295,24 @@ def _find_notices(
             "taken once, and p is exact."
         )
     return notices
+
+
+def _find_means(results: Results, contrasts: Sequence[ContrastResults]) -> list[str]:
+    """Return a notice of the contrasts that no permutation can test."""
+    hypotheses = [make_hypothesis(results.X, each.weights) for each in contrasts]
+    # Orthogonal to X0, x has a mean only if X0 does not take it.
+    found = [
+        each.name
+        for each, (x, _) in zip(contrasts, hypotheses, strict=True)
+        if (np.abs(x.mean(axis=0)) * np.sqrt(len(x)) > _HAS_MEAN).any()
+    ]
+    if not found:
+        return []
+    return [
+        f"The mean of all images, which no permutation changes, is part of {join_some(found)}: "
+        "such a contrast has little or no power, and takes that of others if they are corrected "
+        "jointly. flip_scores has that power; or choose other contrasts."
+    ]
 
 
 def run_inference(
@@ -326,7 +368,7 @@ def list_scores(
     for block in files.blocks:
         out_file = folder / f"scores_{block:04d}.blm"
         arguments = (*inputs, block, out_file, n_threads)
-        stamp = prepared.what.scores_stamp(block)
+        stamp = prepared.what.scores_stamp(prepared.reopened.spec.block(block))
         tasks.append(Task(compute_scores, arguments, out_file, stamp))
     return tasks
 

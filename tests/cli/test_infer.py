@@ -9,6 +9,8 @@ from snippets import write_study
 
 from nipype_blm.cli.main import main
 from nipype_blm.interfaces import ResampleMaps
+from nipype_blm.report.inference import summarise_inference
+from nipype_blm.results.inferred import Inferred
 from nipype_blm.workflows import init_blm_wf, init_inference_wf
 
 CONFIGURATION = """\
@@ -112,17 +114,30 @@ def test_a_check_says_how_small_p_can_become_and_writes_nothing(study, tmp_path,
         (["--contrast", "agee"], "'agee' is no contrast"),
         (["--neighbours", "7"], "expected 6, 18, 26"),
         (["--blocks", "site"], "is no file, and no column"),
+        (["--atlas", "images/sub-00.nii.gz"], "is no image of labels"),
         (["--max-mem-gb", "1e-5"], "the least that works is"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_one_line_before_anything_starts(
-    study, tmp_path, capsys, words, message
+    study, tmp_path, capsys, monkeypatch, words, message
 ):
+    monkeypatch.chdir(study)
     results = copy_results(study, tmp_path)
     assert main(["infer", str(results), *words]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert message in line
     assert not (results / "inference").exists()
+
+
+def test_a_summary_shows_corrected_p_by_resampling_and_no_other(study):
+    inferred = Inferred(study / "results")
+    lines = [line for line in summarise_inference(inferred).splitlines() if "cluster 1" in line]
+    assert len(lines) == len(inferred.contrasts)
+    for line, contrast in zip(lines, inferred.contrasts.values(), strict=True):
+        row = contrast.clusters[0]
+        assert float(row["p_field"]) < inferred.description["LeastP"]
+        p = (f"{float(row[f'p_{name}']):.3g}" for name in ("voxel", "tfce"))
+        assert line.endswith("p: voxel {}, tfce {}".format(*p))
 
 
 def test_a_folder_without_results_is_refused(tmp_path, capsys):
