@@ -73,10 +73,13 @@ def find_done(folder: Path, stamp: str) -> int:
     if found is None or found.get("NullsFingerprint") != stamp:
         return 0
     try:
-        sizes = [load_nulls(folder, each["Label"]).shape[1] for each in found["Contrasts"]]
+        nulls = [load_nulls(folder, each["Label"]) for each in found["Contrasts"]]
+        n_summaries = len(found["Summaries"])
     except (InputError, KeyError, TypeError):
         return 0
-    return min(sizes, default=0)
+    if any(len(each) != n_summaries or np.isnan(each).any() for each in nulls):
+        return 0
+    return min((each.shape[1] for each in nulls), default=0)
 
 
 def load_nulls(folder: Path, label: str) -> FloatArray:

@@ -8,21 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nipype_blm.core.clusters.summaries import SUMMARIES
 from nipype_blm.core.resampling.declared import RESAMPLINGS
-from nipype_blm.core.resampling.exchange import Exchange, find_kinds
-from nipype_blm.core.resampling.groups import find_groups
-from nipype_blm.core.resampling.hypotheses import make_hypothesis
+from nipype_blm.core.resampling.exchange import Exchange
 from nipype_blm.data.space import check_neighbourhood
-from nipype_blm.errors import InputError, Problem, join_some, show
 from nipype_blm.io.arrayfile import fingerprint, is_whole
-from nipype_blm.io.tables import read_labels
 from nipype_blm.model.inference import (
-    FEW_GROUPS,
     InferenceOptions,
-    check_groups,
     plan_batch,
     plan_block,
     plan_ranges,
@@ -31,6 +24,13 @@ from nipype_blm.results.export import select_contrasts
 from nipype_blm.results.inferred import FOLDER, find_done
 from nipype_blm.results.results import ContrastResults, Results
 from nipype_blm.stages.corrected import Corrected, write_corrected
+from nipype_blm.stages.exchanging import (
+    Tested,
+    check_exchange,
+    find_exchange,
+    find_means,
+    find_notices,
+)
 from nipype_blm.stages.reopened import Pieces, Reopened, reopen
 from nipype_blm.stages.resampling import (
     Resampled,
@@ -43,7 +43,6 @@ from nipype_blm.tasks.runner import run_tasks
 from nipype_blm.tasks.task import Task
 
 _JOURNAL = "journal.jsonl"
-_HAS_MEAN = 1e-6  # share of the length of a column
 
 
 class InferenceFiles(NamedTuple):
@@ -141,8 +140,9 @@ def prepare_inference(
     """
     results = Results(results_dir)
     contrasts = select_contrasts(results, options.contrasts)
-    exchange = _find_exchange(results, options)
-    _check(results, options, exchange)
+    tested = Tested.of_results(results)
+    exchange = find_exchange(tested, options)
+    check_exchange(tested, options, exchange)
     method = RESAMPLINGS[options.resampling]
     ignores_sign = options.sides == "two" or all(each.is_f for each in contrasts)
     n_distinct = method.count(exchange, ignores_sign)
@@ -170,9 +170,9 @@ def prepare_inference(
         stamp=_stamp(reopened, contrasts, options, exchange),
     )
     n_done = find_done(results.folder / FOLDER, what.nulls_stamp)
-    notices = _find_notices(results, options, exchange, n, n_distinct)
+    notices = find_notices(options, exchange, n, n_distinct)
     if options.resampling == "permute":
-        notices += _find_means(results, contrasts)
+        notices += find_means(results.X, {each.name: each.weights for each in contrasts})
     return PreparedInference(options, reopened, what, n, n_distinct, min(n_done, n), notices)
 
 
@@ -187,132 +187,6 @@ def _stamp(
     group = exchange.group.tobytes()
     how = repr((options.resampling, exchange.within, exchange.whole))
     return fingerprint(reopened.stamp, weights, group, how)
-
-
-def _find_exchange(results: Results, options: InferenceOptions) -> Exchange:
-    """Return which images are exchanged."""
-    n_obs = len(results.X)
-    kind = find_kinds(results.X)
-    blocks = None if options.blocks is None else _read_blocks(results, options.blocks)
-    if options.resampling == "permute":
-        if blocks is None:
-            return Exchange(n_obs, np.arange(n_obs, dtype=np.int32), kind=kind)
-        within, whole = (options.exchange in (each, "both") for each in ("within", "whole"))
-        return Exchange(n_obs, blocks, within, whole, kind)
-    return Exchange(n_obs, find_groups(n_obs, results.factors, blocks))
-
-
-def _read_blocks(results: Results, blocks: str) -> NDArray[np.int32]:
-    """Return the block of each image: of a column of the table, or of a file."""
-    study = results.study
-    if study is not None and blocks in study.columns:
-        labels = [str(value) for value in study.columns[blocks]]
-    else:
-        path = Path(blocks).expanduser()
-        if not path.is_file():
-            columns = f"columns: {join_some(study.columns)}" if study is not None else "no table"
-            raise InputError(
-                Problem(
-                    "blocks",
-                    "{blocks} {given} is no file, and no column of the table of the formula "
-                    "({columns}).",
-                    given=show(blocks),
-                    columns=columns,
-                )
-            )
-        labels = read_labels(path, "blocks")
-        if len(labels) != len(results.images):
-            raise InputError(
-                Problem(
-                    "blocks",
-                    "{blocks} {path} has {n} labels, expected {n_images}: one for each line of "
-                    "{table}, in its order.",
-                    path=path,
-                    n=len(labels),
-                    n_images=len(results.images),
-                    table=results.folder / "model" / "images.tsv",
-                )
-            )
-    return np.unique(labels, return_inverse=True)[1].reshape(-1).astype(np.int32)
-
-
-def _check(results: Results, options: InferenceOptions, exchange: Exchange) -> None:
-    """Raise InputError if this model cannot be resampled so."""
-    problems: list[Problem] = []
-    method = RESAMPLINGS[options.resampling]
-    if results.model not in method.models:
-        problems.append(
-            Problem(
-                "resampling",
-                "{resampling} is {given}, which would have to exchange images that depend on each "
-                "other; a mixed model is resampled by {resampling=flip_scores}.",
-                given=options.resampling,
-            )
-        )
-    if options.exchange != "within" and (options.blocks is None or options.resampling != "permute"):
-        problems.append(
-            Problem(
-                "exchange",
-                "{exchange} {given} says how {blocks} are permuted, and is of no use without them "
-                "and {resampling=permute}.",
-                given=options.exchange,
-            )
-        )
-    if options.resampling == "permute":
-        if options.blocks is None and len(results.images) < 5:
-            problems += check_groups(len(results.images), [1] * len(results.images), ())
-        elif method.count(exchange, True) == 1:
-            problems.append(
-                Problem(
-                    "resampling",
-                    "{resampling} is {given}, which changes nothing here: all images that "
-                    "may change places have the same row of X, as where there is nothing but an "
-                    "intercept; {resampling=flip_scores} flips signs.",
-                    given=options.resampling,
-                )
-            )
-    else:
-        sizes = np.bincount(exchange.group)
-        names = [factor.name for factor in results.factors]
-        has_blocks = options.blocks is not None
-        problems += check_groups(len(sizes), sizes.tolist(), names, has_blocks)
-    if problems:
-        raise InputError(problems)
-
-
-def _find_notices(
-    results: Results, options: InferenceOptions, exchange: Exchange, n: int, n_distinct: int
-) -> list[str]:
-    notices = []
-    if exchange.n_groups < FEW_GROUPS and options.resampling != "permute":
-        notices.append(
-            f"There are only {exchange.n_groups} independent groups of images: the least p that "
-            f"can come out is {1 / n_distinct:.3g}, and tests have little power."
-        )
-    if n < options.n:
-        notices.append(
-            f"There are only {n:,} resamplings that differ, fewer than {options.n:,}: each is "
-            "taken once, and p is exact."
-        )
-    return notices
-
-
-def _find_means(results: Results, contrasts: Sequence[ContrastResults]) -> list[str]:
-    """Return a notice of the contrasts that no permutation can test."""
-    hypotheses = [make_hypothesis(results.X, each.weights) for each in contrasts]
-    # Orthogonal to X0, x has a mean only if X0 does not take it.
-    found = [
-        each.name
-        for each, (x, _) in zip(contrasts, hypotheses, strict=True)
-        if (np.abs(x.mean(axis=0)) * np.sqrt(len(x)) > _HAS_MEAN).any()
-    ]
-    if not found:
-        return []
-    return [
-        f"The mean of all images, which no permutation changes, is part of {join_some(found)}: "
-        "such a contrast has little or no power, and takes that of others if they are corrected "
-        "jointly. flip_scores has that power; or choose other contrasts."
-    ]
 
 
 def run_inference(

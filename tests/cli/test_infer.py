@@ -129,6 +129,26 @@ def test_what_cannot_be_used_is_said_in_one_line_before_anything_starts(
     assert not (results / "inference").exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("{contrasts: nobody}", "'nobody' is no contrast that the inference could correct"),
+        ("{blocks: site}", "is no file, and no column"),
+        ("{neighbours: 7}", "expected 6, 18, 26"),
+        ("{exchange: whole}", "is of no use"),
+    ],
+)
+def test_what_the_inference_would_refuse_is_said_before_the_fit(
+    study, tmp_path, monkeypatch, capsys, asked, message
+):
+    monkeypatch.chdir(study)
+    (study / "wrong.yml").write_text(f"{CONFIGURATION}inference: {asked}\n")
+    for words in (["--check"], []):
+        assert main(["fit", "wrong.yml", str(tmp_path / "out"), "--quiet", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_summary_shows_corrected_p_by_resampling_and_no_other(study):
     inferred = Inferred(study / "results")
     lines = [line for line in summarise_inference(inferred).splitlines() if "cluster 1" in line]

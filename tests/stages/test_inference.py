@@ -158,7 +158,7 @@ def test_p_and_q_are_1_where_a_voxel_of_the_result_is_not_tested(fit):
     inferred = infer(out, contrasts=("group",), n=20)
     [contrast] = inferred.contrasts.values()
     assert inferred.results.mask[5, 4, 3]
-    assert not contrast.contrast.estimable[5, 4, 3]
+    assert not contrast.contrast.mask[5, 4, 3]
     for kind, name in (("p", "voxel"), ("p", "tfce"), ("p", "bonferroni"), ("q", "bh")):
         assert contrast.array(kind, name)[5, 4, 3] == 1
         assert (contrast.array(kind, name)[~inferred.results.mask] == 0).all()
