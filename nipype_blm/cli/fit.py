@@ -357,12 +357,19 @@ def _end(request: "Request", run: "PreparedRun", quiet: bool, keep: str) -> int:
 def _report(request: "Request", model: str, quiet: bool) -> None:
     """Say what came out, whichever plugin ran the nodes."""
     from nipype_blm.report.summary import summarise_run
+    from nipype_blm.results.inferred import is_of_earlier_fit
     from nipype_blm.results.results import Results
     from nipype_blm.stages.assemble import check_fitted
 
     results = Results(request.out_dir)
     if not quiet:
         print(summarise_run(results, map(escape_name, results.contrasts)))
+    if request.inference is None and is_of_earlier_fit(results):
+        folder = escape_name(str(results.folder))
+        say(
+            f"notice: {folder}/inference is that of an earlier fit; "
+            f"`nipype-blm infer {folder}` makes it again."
+        )
     if not request.allow_empty:
         try:
             check_fitted(results.n_fitted, Path(f"{model}_vox_status"), results.notices)

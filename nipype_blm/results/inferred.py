@@ -67,6 +67,12 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "Contrasts" in found else None
 
 
+def is_of_earlier_fit(results: Results) -> bool:
+    """Return whether a folder of results has the inference of another fit than its maps."""
+    found = read_description(results.folder / FOLDER)
+    return found is not None and found.get("Model") != results.stamp
+
+
 def find_done(folder: Path, stamp: str) -> int:
     """Return how many resamplings with this fingerprint a folder has the peaks of."""
     found = read_description(folder)

@@ -205,17 +205,18 @@ def _correct(
     of_map = spread_summaries(z, select(graph, is_tested), names, two_sided, what.options)
     spread = dict(zip(names, of_map, strict=True))
     with_tail = options.tail and not what.exhaustive
+    least = 1 / what.n_distinct
     p = {}
     for i, name in enumerate(names):
-        p[name] = _extend(spread[name], nulls[i], with_tail)
+        p[name] = _extend(spread[name], nulls[i], with_tail, least)
         if joint is not None:
-            p[f"{name}{JOINT}"] = _extend(spread[name], joint[i], with_tail)
+            p[f"{name}{JOINT}"] = _extend(spread[name], joint[i], with_tail, least)
     return Found(contrast, is_tested, z, spread, p, nulls, 0)
 
 
-def _extend(spread: FloatArray, null: FloatArray, with_tail: bool) -> ExtendedP:
+def _extend(spread: FloatArray, null: FloatArray, with_tail: bool, least: float) -> ExtendedP:
     tail = fit_tail(null, has_identity=True) if with_tail else None
-    return extend_p(spread, null, tail, has_identity=True)
+    return extend_p(spread, null, tail, has_identity=True, least=least)
 
 
 def find_log_p(contrast: ContrastResults, two_sided: bool) -> FloatArray:

@@ -154,8 +154,8 @@ def find_notices(
     notices = []
     if exchange.n_groups < FEW_GROUPS and options.resampling != "permute":
         notices.append(
-            f"There are only {exchange.n_groups} independent groups of images: the least p that "
-            f"can come out is {1 / n_distinct:.3g}, and tests have little power."
+            f"There are only {exchange.n_groups} independent groups of images: even all of their "
+            f"resamplings give no p below {1 / n_distinct:.3g}, and tests have little power."
         )
     if n < options.n:
         notices.append(

@@ -69,6 +69,11 @@ class Resampled:
         return self.sides == "two" or all(self.is_f)
 
     @property
+    def n_distinct(self) -> int:
+        """How many resamplings differ."""
+        return self.method.count(self.exchange, self.ignores_sign)
+
+    @property
     def nulls_stamp(self) -> str:
         """Fingerprint of a null distribution, however many resamplings it has."""
         how = (self.seed, self.exhaustive, self.sides, self.summaries, self.height)

@@ -62,6 +62,10 @@ def test_a_configuration_asks_for_the_same_and_leaves_no_values_of_images(
     assert not list(tmp_path.rglob("tiles_*"))
     again = ["fit", "asking.yml", str(tmp_path / "out"), "--quiet"]
     assert main(again) == 0  # nothing is fitted, and what was resampled stays
+    (study / "other.yml").write_text(f"{CONFIGURATION}Missingness: {{MinN: 12}}\n")
+    capsys.readouterr()
+    assert main(["fit", "other.yml", str(tmp_path / "out"), "--quiet"]) == 0
+    assert "inference is that of an earlier fit" in capsys.readouterr().err
 
 
 def test_a_node_and_a_workflow_make_the_files_of_the_command(study, tmp_path):
