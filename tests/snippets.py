@@ -1,20 +1,25 @@
 """The snippets of README and docs, and the study that they speak of."""
 
+import atexit
 import configparser
+import functools
 import os
 import re
 import shlex
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from bids_study import write_data_set
+from forked import Forker
 
 CHECKOUT = Path(__file__).parents[1]
+Run = Callable[[list[str], Path], None]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -111,7 +116,48 @@ def run(command: list[str], folder: Path) -> None:
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
 
 
-def run_line(line: str, folder: Path) -> None:
+def read_config() -> configparser.ConfigParser:
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    return config
+
+
+def run_command(command: list[str], folder: Path) -> None:
+    """Run a command of ours as users do."""
+    run([str(Path(sysconfig.get_path("scripts"), command[0])), *command[1:]], folder)
+
+
+def fork_command(command: list[str], folder: Path) -> None:
+    """Run a command of ours in a process that need not import everything first.
+
+    The commands of README, and those that start pools, run as users run them.
+    """
+    scripts = read_config()["options.entry_points"]["console_scripts"].split("\n")
+    [entry] = [line.partition(" = ")[2] for line in scripts if line.startswith(f"{command[0]} = ")]
+    module, function = entry.split(":")
+    program = f"import sys; from {module} import {function}; sys.argv = {command!r}; "
+    done = _fork_with_all().run(f"{program}sys.exit({function}())", folder, os.environ)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+
+
+_ALL = """
+import importlib, pkgutil
+import nipype_blm, nipype_blm.workflows, numba
+for module in pkgutil.walk_packages(nipype_blm.__path__, "nipype_blm."):
+    if "__main__" not in module.name:
+        importlib.import_module(module.name)
+numba.njit(lambda x: x)(1.0)
+"""
+
+
+@functools.cache
+def _fork_with_all() -> Forker:
+    forker = Forker(_ALL)
+    atexit.register(forker.close)
+    return forker
+
+
+def run_line(line: str, folder: Path, run_command: Run = run_command) -> None:
     """Run one line of a shell; what installs, or makes a larger data set, is not run."""
     words = shlex.split(line, comments=True)
     match words:
@@ -122,21 +168,20 @@ def run_line(line: str, folder: Path) -> None:
         case ["pip", "install", "."]:
             return
         case ["pip", "install", what]:
-            config = configparser.ConfigParser(interpolation=None)
-            config.read(CHECKOUT / "setup.cfg")
-            assert what.removeprefix(".[").removesuffix("]") in config["options.extras_require"]
+            extras = read_config()["options.extras_require"]
+            assert what.removeprefix(".[").removesuffix("]") in extras
         case ["python", "examples/make_bids.py", name]:
             write_data_set(folder / name)  # with the same names, and smaller
         case [
-            "blm" | "blmm" | "blmm_compare" | "nipype-blm" | "nipype-blm-bids" as command,
-            *arguments,
+            "blm" | "blmm" | "blmm_compare" | "nipype-blm" | "nipype-blm-bids",
+            *_,
         ]:
-            run([str(Path(sysconfig.get_path("scripts"), command)), *arguments], folder)
+            run_command(words, folder)
         case _:
             pytest.fail(f"no rule for the command {line!r}")
 
 
-def run_snippet(language: str, text: str, folder: Path) -> None:
+def run_snippet(language: str, text: str, folder: Path, run_command: Run = run_command) -> None:
     if language == "yaml":
         name = re.match(r"# (\w+\.yml)\n", text)
         assert name, "the first line of a configuration names its file"
@@ -147,12 +192,12 @@ def run_snippet(language: str, text: str, folder: Path) -> None:
     else:
         assert language == "bash", f"no rule for snippets in {language!r}"
         for line in text.splitlines():
-            run_line(line, folder)
+            run_line(line, folder, run_command)
 
 
-def run_snippets(page: Path, folder: Path) -> None:
+def run_snippets(page: Path, folder: Path, run_command: Run = run_command) -> None:
     text = page.read_text(encoding="utf-8")
     snippets = FENCED.findall(text)
     assert text.count("\n```") == 2 * len(snippets)
     for language, snippet in snippets:
-        run_snippet(language, snippet, folder)
+        run_snippet(language, snippet, folder, run_command)

@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 import yaml
 from nipype.pipeline.engine import Workflow
-from snippets import CHECKOUT, FENCED, run_snippets, write_fsl, write_study, write_tables
+from snippets import (
+    CHECKOUT,
+    FENCED,
+    fork_command,
+    run_snippets,
+    write_fsl,
+    write_study,
+    write_tables,
+)
 
 from nipype_blm import interfaces
 from nipype_blm.core.status import VoxelStatus
@@ -26,7 +34,7 @@ from nipype_blm.model.arithmetic import parse_number
 from nipype_blm.results.compare import DECLARED as COMPARISON_MAPS
 from nipype_blm.results.declared import Declaration, select_declared
 from nipype_blm.tasks.options import PoolOptions
-from nipype_blm.workflows import init_blm_wf, init_blmm_wf
+from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_inference_wf
 
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 README = PAGES[0]
@@ -90,12 +98,12 @@ OTHER_PAGES = [page for page in PAGES[1:] if page not in (CLUSTERS, FROM_FMRIPRE
 @pytest.mark.parametrize("page", OTHER_PAGES, ids=page_id)
 def test_all_snippets_of_a_page_run_one_after_the_other(page, study):
     write_tables(study)
-    run_snippets(page, study)
+    run_snippets(page, study, fork_command)
 
 
 def test_the_pipeline_from_bids_leaves_the_maps_of_the_command_in_bids(study):
     write_tables(study)
-    run_snippets(FROM_FMRIPREP, study)
+    run_snippets(FROM_FMRIPREP, study, fork_command)
     folder = study / "bids" / "derivatives" / "group" / "group"
     [exported] = folder.glob("task-faces_space-*_contrast-session_stat-z_statmap.nii.gz")
     z = study / "results" / "contrasts" / "contrast-session_stat-z_statmap.nii"
@@ -111,7 +119,7 @@ def test_the_pipeline_from_feat_ends_with_the_command_lines_of_fsl(study, monkey
     write_tables(study)
     for name, value in write_fsl(study).items():
         monkeypatch.setenv(name, value)
-    run_snippets(FROM_FEAT, study)
+    run_snippets(FROM_FEAT, study, fork_command)
     lines = [line.split() for line in (study / "fsl.log").read_text().splitlines()]
     stats, mask = study / "site_fsl" / "stats", study / "site_fsl" / "mask.nii.gz"
     of_smoothness = {"--dlh=0.1250000000", "--volume=120"}
@@ -439,6 +447,13 @@ def test_the_table_of_nodes_names_every_node_and_its_interface():
         stages = {n: node for n, node in nodes.items() if n not in ("inputnode", "outputnode")}
         assert documented == {n: type(node.interface).__name__ for n, node in stages.items()}
         named |= set(documented.values())
+    workflow = init_inference_wf()
+    stages = {
+        unquote(row[0]): unquote(row[1]) for row in read_tables(DESIGN, "Stage of an inference")
+    }
+    assert stages == {n: type(workflow.get_node(n).interface).__name__ for n in stages}
+    assert {*stages, "inputnode", "outputnode"} == set(workflow.list_node_names())
+    named |= {*stages.values(), "ResampleMaps", "ExportSPM"}
     assert named == set(interfaces.__all__)
     for name in interfaces.__all__:
         assert f"`{name}`" in DESIGN.read_text(encoding="utf-8") or name in ("BLM", "BLMM")

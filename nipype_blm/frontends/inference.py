@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nipype_blm.core.clusters.summaries import SUMMARIES
 from nipype_blm.core.resampling.declared import RESAMPLINGS
@@ -30,13 +30,6 @@ _Resampling = Annotated[str, one_of(tuple(RESAMPLINGS), "is no resampling")]
 _Summary = Annotated[str, one_of(tuple(SUMMARIES), "is no summary")]
 
 
-def _check_some(names: tuple[str, ...]) -> tuple[str, ...]:
-    # After the names: a limit of the length is told of each name that is wrong, too.
-    if not names:
-        raise ValueError(f"none was given; choose some of {', '.join(SUMMARIES)}")
-    return names
-
-
 class InferenceFields(BaseModel):
     """How p-values are corrected."""
 
@@ -52,8 +45,8 @@ class InferenceFields(BaseModel):
         1000, description="Resamplings, the observed data being the first; default 1000."
     )
     seed: CountOrNone = Field(0, description="Of the resamplings; default 0.")
-    summaries: Annotated[tuple[_Summary, ...], AfterValidator(_check_some)] | None = Field(
-        None,
+    summaries: tuple[_Summary, ...] = Field(
+        (),
         description="What is corrected: voxel (the maximum), cluster (extent), mass, tfce; "
         "default: all.",
     )

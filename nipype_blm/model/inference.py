@@ -34,7 +34,7 @@ class InferenceOptions:
     resampling: str = "flip_scores"  # one of core.resampling's
     n: int = 1000  # resamplings, the observed data among them
     seed: int = 0
-    summaries: tuple[str, ...] | None = None  # of core.clusters; None: all
+    summaries: tuple[str, ...] = ()  # of core.clusters; none: all
     cluster_z: float | None = None  # height that forms clusters; None: from cluster_p
     cluster_p: float = 0.001  # one-sided
     sides: str = "two"  # one of SIDES, of T contrasts
