@@ -148,7 +148,8 @@ def write_corrected(
     found = [each._replace(n_degenerate=k) for each, k in zip(found, n_degenerate, strict=True)]
     folder = results.folder / FOLDER
     described = _describe(results, what, found, n, options, field)
-    stamp = fingerprint(json.dumps(described), results.stamp)
+    of_atlas = [path.read_bytes() for path in (options.atlas, options.atlas_names) if path]
+    stamp = fingerprint(json.dumps(described), results.stamp, *of_atlas)
     claim = Claim("inference", results.folder)
     write = partial(_write, results, spec, what, graph, found, options, described, field)
     publish(folder, stamp, claim, write, is_inferred_name)
@@ -172,14 +173,16 @@ def _read_nulls(
         )
     nulls, counts = [], []
     for number, label in enumerate(what.labels):
-        parts, degenerate = [], 0
+        parts, n_done, degenerate = [], 0, 0
         if done is not None:
-            parts.append(load_nulls(results.folder / FOLDER, label)[:, :first])
+            earlier = load_nulls(results.folder / FOLDER, label)
+            parts, n_done = [earlier[:, :first]], earlier.shape[1]
             degenerate = int(done["Contrasts"][number]["Degenerate"])
         for path, (start, stop) in zip(nulls_files, ranges, strict=True):
             file = ArrayFile(path, what.range_stamp(start, stop))
             parts.append(np.array([file.read(f"{number}/{name}") for name in what.summaries]))
-            degenerate += int(file.read(f"{number}/{DEGENERATE}").sum())
+            # Those of a panel that is done again have been counted.
+            degenerate += int(file.read(f"{number}/{DEGENERATE}")[max(0, n_done - start) :].sum())
         nulls.append(np.concatenate(parts, axis=1)[:, :n])
         counts.append(degenerate)
     return nulls, counts

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from nipype.pipeline.engine import Workflow
 from snippets import write_study
@@ -100,6 +102,13 @@ def test_nodes_of_the_command_and_more_resamplings_go_on_from_those_that_are_the
     assert main(few) == 0
     assert main(["infer", str(results), *WORDS, "--quiet"]) == 0
     assert read_files(results) == read_files(study / "results")
+    atlas = ["--atlas", str(tmp_path / "atlas.nii"), "--atlas-names", str(tmp_path / "atlas.tsv")]
+    nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.diag([8.0, 8, 8, 1])), atlas[1])
+    for label, words in (("North", ["--plugin", "Linear"]), ("South", [])):  # nothing to resample
+        (tmp_path / "atlas.tsv").write_text(f"index\tname\n1\t{label}\n")
+        assert main(["infer", str(results), *WORDS, "--quiet", *atlas, *words]) == 0
+        rows = Inferred(results).contrasts["age"].clusters
+        assert {row["label"] for row in rows} == {label}
 
 
 def test_a_check_says_how_small_p_can_become_and_writes_nothing(study, tmp_path, capsys):
@@ -119,6 +128,8 @@ def test_a_check_says_how_small_p_can_become_and_writes_nothing(study, tmp_path,
         (["--neighbours", "7"], "expected 6, 18, 26"),
         (["--blocks", "site"], "is no file, and no column"),
         (["--atlas", "images/sub-00.nii.gz"], "is no image of labels"),
+        (["--max-mem-gb", "nan"], "expected a number above 0"),
+        (["--n-procs", "0"], "expected 1 or more"),
         (["--max-mem-gb", "1e-5"], "the least that works is"),
     ],
 )
