@@ -217,6 +217,10 @@ def _prepare(request: "Request", arguments: argparse.Namespace) -> "PreparedRun"
     n_nodes = count_parallel_nodes(request, arguments.plugin)
     run = prepare_run(request, n_nodes, places=places)
     check_out_dir(run, request, request.plan_folder)
+    if request.inference is not None:  # which would else fail when all is fitted
+        from nipype_blm.stages.exchanging import check_inference
+
+        check_inference(run, request.out_dir, request.inference)
     say_notices(run.notices, request.words)
     # Who edits a configuration and runs it again means to; who gives a folder may be mistaken.
     if "out" in arguments and replaces_another(run, request):
@@ -269,6 +273,7 @@ def _infer(request: "Request", arguments: argparse.Namespace) -> int:
     """Correct the maps that are there now; remove what was kept for that."""
     from nipype_blm.cli.infer import Running, infer
     from nipype_blm.cli.run import tidy
+    from nipype_blm.io.lock import hold_folders
     from nipype_blm.stages.growth import EarlierPlaces
 
     assert request.inference is not None
@@ -286,7 +291,8 @@ def _infer(request: "Request", arguments: argparse.Namespace) -> int:
     )
     tiles = EarlierPlaces.of_workflow(request.workflow_folder).tiles
     code = infer(request.out_dir, request.inference, running, tiles)
-    tidy(request, keep)
+    with hold_folders({"work_dir": request.work_folder}):  # which goes if it is empty then
+        tidy(request, keep)
     return code
 
 
@@ -351,12 +357,19 @@ def _end(request: "Request", run: "PreparedRun", quiet: bool, keep: str) -> int:
 def _report(request: "Request", model: str, quiet: bool) -> None:
     """Say what came out, whichever plugin ran the nodes."""
     from nipype_blm.report.summary import summarise_run
+    from nipype_blm.results.inferred import is_of_earlier_fit
     from nipype_blm.results.results import Results
     from nipype_blm.stages.assemble import check_fitted
 
     results = Results(request.out_dir)
     if not quiet:
         print(summarise_run(results, map(escape_name, results.contrasts)))
+    if request.inference is None and is_of_earlier_fit(results):
+        folder = escape_name(str(results.folder))
+        say(
+            f"notice: {folder}/inference is that of an earlier fit; "
+            f"`nipype-blm infer {folder}` makes it again."
+        )
     if not request.allow_empty:
         try:
             check_fitted(results.n_fitted, Path(f"{model}_vox_status"), results.notices)

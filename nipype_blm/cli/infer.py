@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,7 @@ from nipype_blm.cli.command import (
     say_notices,
 )
 from nipype_blm.cli.terminal import escape_name
-from nipype_blm.errors import Words
+from nipype_blm.errors import InputError, Words
 from nipype_blm.units import GIB
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ def _act(arguments: argparse.Namespace) -> int:
     ]
     with faults_in(WORDS):
         check_running_options(arguments)
+        _check_resources(arguments.n_procs, arguments.max_mem_gb)
         given = {field: getattr(arguments, field) for field in fields}
         options = make_inference_options(given, WORDS.name)
         running = Running(
@@ -190,6 +192,13 @@ def _act(arguments: argparse.Namespace) -> int:
             _prepare(arguments.results, options, running)
             return OK
         return infer(arguments.results, options, running)
+
+
+def _check_resources(n_procs: int | None, max_mem_gb: float) -> None:
+    if n_procs is not None and n_procs < 1:
+        raise InputError(f"--n-procs {n_procs} was given; expected 1 or more.")
+    if not 0 < max_mem_gb < inf:
+        raise InputError(f"--max-mem-gb {max_mem_gb:g} was given; expected a number above 0.")
 
 
 def _draw(arguments: argparse.Namespace) -> None:

@@ -111,12 +111,33 @@ def make_inference_options(
     values = {field: value for field, value in given.items() if value is not None}
     summaries = values.get("summaries")
     if isinstance(summaries, str):
-        values["summaries"] = summaries.replace(",", " ").split()
+        summaries = [summaries]
+    if isinstance(summaries, list):
+        words = [str(each).replace(",", " ").split() for each in summaries]
+        values["summaries"] = list(dict.fromkeys(word for some in words for word in some))
     try:
         fields = InferenceFields.model_validate(values, context={"base": base or Path.cwd()})
     except ValidationError as error:
         raise InputError([_explain(fault, name) for fault in error.errors()]) from error
+    _check_atlas(fields, name)
     return InferenceOptions(**dict(fields))
+
+
+def _check_atlas(fields: InferenceFields, name: Callable[[str], str]) -> None:
+    """Read what names peaks now, rather than when all else is done."""
+    from nipype_blm.data.atlas import read_atlas
+
+    if fields.atlas is not None:
+        read_atlas(fields.atlas, fields.atlas_names, name("atlas"))
+    elif fields.atlas_names is not None:
+        raise InputError(
+            Problem(
+                None,
+                "{names} was given without {atlas}, whose labels it names.",
+                names=name("atlas_names"),
+                atlas=name("atlas"),
+            )
+        )
 
 
 def _explain(fault: Any, name: Callable[[str], str]) -> Problem:

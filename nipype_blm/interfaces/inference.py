@@ -14,7 +14,7 @@ from nipype_blm.interfaces.base import (
     threads_trait,
     warn_of,
 )
-from nipype_blm.model.inference import CORRECTIONS, EXCHANGES, SIDES
+from nipype_blm.model.inference import CORRECTIONS, EXCHANGES, PANEL, SIDES
 from nipype_blm.units import GIB
 
 if TYPE_CHECKING:
@@ -101,15 +101,20 @@ PLAN_OUTPUTS = tuple(_PlanInferenceOutputSpec().copyable_trait_names())
 
 
 def write_inference_plan(prepared: "PreparedInference", folder: Path) -> dict[str, Any]:
-    """Write the plan of an inference; return the outputs of `PlanInference`."""
+    """Write the plan of an inference; return the outputs of `PlanInference`.
+
+    Where all resamplings are done the last panel is done again: Nipype runs no list of no node.
+    """
     files = prepared.write(folder)
+    starts = files.starts or [(files.n - 1) // PANEL * PANEL]
+    stops = files.stops or [files.n]
     return {
         "model_file": str(files.model_file),
         "batch_files": [str(path) for path in files.batch_files],
         "resampled_file": str(files.resampled_file),
         "blocks": files.blocks,
-        "starts": files.starts,
-        "stops": files.stops,
+        "starts": starts,
+        "stops": stops,
         "n": files.n,
         "options": prepared.options.pack(),
         "kept": str(prepared.reopened.kept),

@@ -153,7 +153,9 @@ def plan_block(n_obs: int, n_params: int, n_voxels: int, max_bytes: int, n_nodes
     return int(-(-n_voxels // -(-n_voxels // max(1, block))))
 
 
-def check_groups(n_groups: int, sizes: Sequence[int], factors: Sequence[str]) -> list[Problem]:
+def check_groups(
+    n_groups: int, sizes: Sequence[int], factors: Sequence[str], has_blocks: bool = False
+) -> list[Problem]:
     """Return why groups of images cannot be flipped, if they are too few.
 
     Parameters
@@ -164,12 +166,17 @@ def check_groups(n_groups: int, sizes: Sequence[int], factors: Sequence[str]) ->
         Images of each.
     factors : sequence of str
         Names of the random factors.
+    has_blocks : bool
+        Whether blocks of images were given.
     """
     if n_groups >= FEWEST_GROUPS:
         return []
     reason = "the images"
     way_out = "With so few images, no test by resampling can be trusted."
-    if factors:
+    if has_blocks:
+        reason = "images of one block, or that others link,"
+        way_out = "Smaller blocks, or none, leave more of them, if images are as independent."
+    elif factors:
         joined = " and ".join(factors)
         reason = f"images that share a level of {joined}, or are linked by others that do,"
         way_out = (

@@ -76,16 +76,25 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "Contrasts" in found else None
 
 
+def is_of_earlier_fit(results: Results) -> bool:
+    """Return whether a folder of results has the inference of another fit than its maps."""
+    found = read_description(results.folder / FOLDER)
+    return found is not None and found.get("Model") != results.stamp
+
+
 def find_done(folder: Path, stamp: str) -> int:
     """Return how many resamplings with this fingerprint a folder has the peaks of."""
     found = read_description(folder)
     if found is None or found.get("NullsFingerprint") != stamp:
         return 0
     try:
-        sizes = [load_nulls(folder, each["Label"]).shape[1] for each in found["Contrasts"]]
+        nulls = [load_nulls(folder, each["Label"]) for each in found["Contrasts"]]
+        n_summaries = len(found["Summaries"])
     except (InputError, KeyError, TypeError):
         return 0
-    return min(sizes, default=0)
+    if any(len(each) != n_summaries or np.isnan(each).any() for each in nulls):
+        return 0
+    return min((each.shape[1] for each in nulls), default=0)
 
 
 def load_nulls(folder: Path, label: str) -> FloatArray:

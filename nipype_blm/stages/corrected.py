@@ -21,6 +21,7 @@ from nipype_blm.data.kinds import name_map
 from nipype_blm.data.maps import MapInfo
 from nipype_blm.data.spec import ModelSpec
 from nipype_blm.data.specfile import read_model
+from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import ArrayFile, fingerprint
 from nipype_blm.io.publish import Claim, publish
 from nipype_blm.io.versions import read_versions
@@ -107,7 +108,8 @@ def write_corrected(
         ]
     folder = results.folder / FOLDER
     described = _describe(results, what, found, n, options, field)
-    stamp = fingerprint(json.dumps(described), results.stamp)
+    of_atlas = [path.read_bytes() for path in (options.atlas, options.atlas_names) if path]
+    stamp = fingerprint(json.dumps(described), results.stamp, *of_atlas)
     claim = Claim("inference", results.folder)
     write = partial(_write, results, spec, what, graph, found, options, described, field)
     publish(folder, stamp, claim, write, is_inferred_name)
@@ -124,16 +126,23 @@ def _read_nulls(
     """Return the peaks of each contrast, (n_summaries, n), and how often nothing was left."""
     first = ranges[0][0] if ranges else n
     done = read_description(results.folder / FOLDER) if first else None
+    if first and (done is None or done.get("NullsFingerprint") != what.nulls_stamp):
+        raise InputError(
+            f"{results.folder / FOLDER} has been replaced by another inference since this one "
+            "began, which was to go on from there; run it again."
+        )
     nulls, counts = [], []
     for number, label in enumerate(what.labels):
-        parts, degenerate = [], 0
+        parts, n_done, degenerate = [], 0, 0
         if done is not None:
-            parts.append(load_nulls(results.folder / FOLDER, label)[:, :first])
+            earlier = load_nulls(results.folder / FOLDER, label)
+            parts, n_done = [earlier[:, :first]], earlier.shape[1]
             degenerate = int(done["Contrasts"][number]["Degenerate"])
         for path, (start, stop) in zip(nulls_files, ranges, strict=True):
             file = ArrayFile(path, what.range_stamp(start, stop))
             parts.append(np.array([file.read(f"{number}/{name}") for name in what.summaries]))
-            degenerate += int(file.read(f"{number}/{DEGENERATE}").sum())
+            # Those of a panel that is done again have been counted.
+            degenerate += int(file.read(f"{number}/{DEGENERATE}")[max(0, n_done - start) :].sum())
         nulls.append(np.concatenate(parts, axis=1)[:, :n])
         counts.append(degenerate)
     return nulls, counts
@@ -159,17 +168,18 @@ def _correct(
     of_map = spread_summaries(z, select(graph, is_tested), names, two_sided, what.options)
     spread = dict(zip(names, of_map, strict=True))
     with_tail = options.tail and not what.exhaustive
+    least = 1 / what.n_distinct
     p = {}
     for i, name in enumerate(names):
-        p[name] = _extend(spread[name], nulls[i], with_tail)
+        p[name] = _extend(spread[name], nulls[i], with_tail, least)
         if joint is not None:
-            p[f"{name}{JOINT}"] = _extend(spread[name], joint[i], with_tail)
+            p[f"{name}{JOINT}"] = _extend(spread[name], joint[i], with_tail, least)
     return Found(contrast, is_tested, z, spread, p, nulls, n_degenerate)
 
 
-def _extend(spread: FloatArray, null: FloatArray, with_tail: bool) -> ExtendedP:
+def _extend(spread: FloatArray, null: FloatArray, with_tail: bool, least: float) -> ExtendedP:
     tail = fit_tail(null, has_identity=True) if with_tail else None
-    return extend_p(spread, null, tail, has_identity=True)
+    return extend_p(spread, null, tail, has_identity=True, least=least)
 
 
 def find_log_p(contrast: ContrastResults, two_sided: bool) -> FloatArray:
@@ -214,7 +224,7 @@ def _describe(
                 "Tail": "two-sided" if what.is_two_sided(i) else "upper",
                 "VoxelsTested": int(each.is_tested.sum()),
                 "Degenerate": each.n_degenerate,
-                "LargestZ": float(np.abs(each.z).max(initial=0.0)),
+                "LargestZ": _find_largest(each.z, what.is_two_sided(i)),
                 "LeastCorrectedP": {
                     name: float(values.p.min(initial=1.0)) for name, values in each.p.items()
                 },
@@ -223,6 +233,12 @@ def _describe(
         ],
         "Versions": read_versions(),
     }
+
+
+def _find_largest(z: FloatArray, two_sided: bool) -> float:
+    """Return the largest z of the sides that count; 0 without a voxel."""
+    counted = np.abs(z) if two_sided else z
+    return float(counted.max()) if counted.size else 0.0
 
 
 def _write(
@@ -340,8 +356,10 @@ def _write_map(
     values: FloatArray,
     details: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a map of the voxels that were tested, 0 elsewhere."""
+    """Write a map of the voxels that were tested: elsewhere 0, and p is 1 within the result."""
     vector = np.zeros(spec.n_voxels)
+    if kind == "p":
+        vector[spec.allowed] = 1.0
     vector[found.is_tested] = values
     file = name_inferred(kind, found.contrast.label, name)
     info = MapInfo(file, words, KINDS[kind].intent, details=dict(details or {}))
@@ -362,7 +380,7 @@ def _write_uncorrected(
         file = name_inferred(kind, label, name)
         words = f"{KINDS[kind].words} ({name}) of the p of the maps: {found.contrast.name}"
         info = MapInfo(file, words, KINDS[kind].intent, details={"Tests": tests})
-        values = np.nan_to_num(np.exp(log_values))
+        values = np.nan_to_num(np.exp(log_values), nan=1.0)
         path = folder / name_map(results.space, file, False)
         results.space.write(path, info, [values], np.dtype("f4"))
 

@@ -8,20 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nipype_blm.core.clusters.summaries import SUMMARIES
 from nipype_blm.core.resampling.declared import RESAMPLINGS
-from nipype_blm.core.resampling.exchange import Exchange, find_kinds
-from nipype_blm.core.resampling.groups import find_groups
+from nipype_blm.core.resampling.exchange import Exchange
 from nipype_blm.data.space import check_neighbourhood
-from nipype_blm.errors import InputError, Problem, join_some, show
+from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import fingerprint, is_whole
-from nipype_blm.io.tables import read_labels
 from nipype_blm.model.inference import (
-    FEW_GROUPS,
     InferenceOptions,
-    check_groups,
     plan_batch,
     plan_block,
     plan_ranges,
@@ -31,6 +26,13 @@ from nipype_blm.results.export import select_contrasts
 from nipype_blm.results.inferred import FOLDER, Inferred, find_done
 from nipype_blm.results.results import ContrastResults, Results
 from nipype_blm.stages.corrected import write_corrected
+from nipype_blm.stages.exchanging import (
+    Tested,
+    check_exchange,
+    find_exchange,
+    find_means,
+    find_notices,
+)
 from nipype_blm.stages.folders import find_shortages
 from nipype_blm.stages.reopened import Pieces, Reopened, reopen
 from nipype_blm.stages.resampling import (
@@ -158,8 +160,9 @@ def prepare_inference(
     """
     results = Results(results_dir)
     contrasts = select_contrasts(results, options.contrasts)
-    exchange = _find_exchange(results, options)
-    _check(results, options, exchange)
+    tested = Tested.of_results(results)
+    exchange = find_exchange(tested, options)
+    check_exchange(tested, options, exchange)
     method = RESAMPLINGS[options.resampling]
     ignores_sign = options.sides == "two" or all(each.is_f for each in contrasts)
     n_distinct = method.count(exchange, ignores_sign)
@@ -187,7 +190,9 @@ def prepare_inference(
         stamp=_stamp(reopened, contrasts, options, exchange),
     )
     n_done = find_done(results.folder / FOLDER, what.nulls_stamp)
-    notices = _find_notices(options, exchange, n, n_distinct)
+    notices = find_notices(options, exchange, n, n_distinct)
+    if options.resampling == "permute":
+        notices += find_means(results.X, {each.name: each.weights for each in contrasts})
     done = min(n_done, n)
     prepared = PreparedInference(options, reopened, what, n, n_distinct, done, notices)
     work = results.folder / "work"
@@ -208,94 +213,6 @@ def _stamp(
     group = exchange.group.tobytes()
     how = repr((options.resampling, exchange.within, exchange.whole))
     return fingerprint(reopened.stamp, weights, group, how)
-
-
-def _find_exchange(results: Results, options: InferenceOptions) -> Exchange:
-    """Return which images are exchanged."""
-    n_obs = len(results.X)
-    kind = find_kinds(results.X)
-    blocks = None if options.blocks is None else _read_blocks(results, options.blocks)
-    if options.resampling == "permute":
-        if blocks is None:
-            return Exchange(n_obs, np.arange(n_obs, dtype=np.int32), kind=kind)
-        within, whole = (options.exchange in (each, "both") for each in ("within", "whole"))
-        return Exchange(n_obs, blocks, within, whole, kind)
-    return Exchange(n_obs, find_groups(n_obs, results.factors, blocks))
-
-
-def _read_blocks(results: Results, blocks: str) -> NDArray[np.int32]:
-    """Return the block of each image: of a column of the table, or of a file."""
-    study = results.study
-    if study is not None and blocks in study.columns:
-        labels = [str(value) for value in study.columns[blocks]]
-    else:
-        path = Path(blocks).expanduser()
-        if not path.is_file():
-            columns = f"columns: {join_some(study.columns)}" if study is not None else "no table"
-            raise InputError(
-                Problem(
-                    "blocks",
-                    "{blocks} {given} is no file, and no column of the table of the formula "
-                    "({columns}).",
-                    given=show(blocks),
-                    columns=columns,
-                )
-            )
-        labels = read_labels(path, "blocks")
-        if len(labels) != len(results.images):
-            raise InputError(
-                Problem(
-                    "blocks",
-                    "{blocks} {path} has {n} labels, expected {n_images}: one for each line of "
-                    "{table}, in its order.",
-                    path=path,
-                    n=len(labels),
-                    n_images=len(results.images),
-                    table=results.folder / "model" / "images.tsv",
-                )
-            )
-    return np.unique(labels, return_inverse=True)[1].reshape(-1).astype(np.int32)
-
-
-def _check(results: Results, options: InferenceOptions, exchange: Exchange) -> None:
-    """Raise InputError if this model cannot be resampled so."""
-    problems: list[Problem] = []
-    method = RESAMPLINGS[options.resampling]
-    if results.model not in method.models:
-        problems.append(
-            Problem(
-                "resampling",
-                "{resampling} is {given}, which would have to exchange images that depend on each "
-                "other; a mixed model is resampled by {resampling=flip_scores}.",
-                given=options.resampling,
-            )
-        )
-    if options.resampling == "permute":
-        if options.blocks is None:
-            problems += check_groups(len(results.images), [1] * len(results.images), ())
-    else:
-        sizes = np.bincount(exchange.group)
-        names = [factor.name for factor in results.factors]
-        problems += check_groups(len(sizes), sizes.tolist(), names)
-    if problems:
-        raise InputError(problems)
-
-
-def _find_notices(
-    options: InferenceOptions, exchange: Exchange, n: int, n_distinct: int
-) -> list[str]:
-    notices = []
-    if exchange.n_groups < FEW_GROUPS and options.resampling != "permute":
-        notices.append(
-            f"There are only {exchange.n_groups} independent groups of images: the least p that "
-            f"can come out is {1 / n_distinct:.3g}, and tests have little power."
-        )
-    if n < options.n:
-        notices.append(
-            f"There are only {n:,} resamplings that differ, fewer than {options.n:,}: each is "
-            "taken once, and p is exact."
-        )
-    return notices
 
 
 def run_inference(
@@ -351,7 +268,7 @@ def list_scores(
     for block in files.blocks:
         out_file = folder / f"scores_{block:04d}.blm"
         arguments = (*inputs, block, out_file, n_threads)
-        stamp = prepared.what.scores_stamp(block)
+        stamp = prepared.what.scores_stamp(prepared.reopened.spec.block(block))
         tasks.append(Task(compute_scores, arguments, out_file, stamp))
     return tasks
 

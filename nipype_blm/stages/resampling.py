@@ -69,6 +69,11 @@ class Resampled:
         return self.sides == "two" or all(self.is_f)
 
     @property
+    def n_distinct(self) -> int:
+        """How many resamplings differ."""
+        return self.method.count(self.exchange, self.ignores_sign)
+
+    @property
     def nulls_stamp(self) -> str:
         """Fingerprint of a null distribution, however many resamplings it has."""
         how = (self.seed, self.exhaustive, self.sides, self.summaries, self.height)
@@ -80,9 +85,9 @@ class Resampled:
             self.exchange, self.seed, numbers, self.exhaustive, self.ignores_sign
         )
 
-    def scores_stamp(self, block: int) -> str:
-        """Return the fingerprint of the scores of a block."""
-        return fingerprint(self.stamp, f"scores {block}")
+    def scores_stamp(self, columns: slice) -> str:
+        """Return the fingerprint of the scores of a block of voxels, however others are cut."""
+        return fingerprint(self.stamp, f"scores {columns.start}-{columns.stop}")
 
     def range_stamp(self, start: int, stop: int) -> str:
         """Return the fingerprint of the peaks of some resamplings."""
@@ -161,7 +166,7 @@ def compute_scores(
             )
             arrays |= {f"{number}/{name}": array for name, array in scores._asdict().items()}
     advance("voxels", columns.stop - columns.start)
-    return write_arrays(out_file, what.scores_stamp(block), arrays)
+    return write_arrays(out_file, what.scores_stamp(columns), arrays)
 
 
 class ScoreFiles:
@@ -170,7 +175,8 @@ class ScoreFiles:
     def __init__(self, spec: ModelSpec, what: Resampled, paths: Sequence[Path | str]) -> None:
         self._spec, self._what = spec, what
         self._files = [
-            ArrayFile(path, what.scores_stamp(block)) for block, path in enumerate(paths)
+            ArrayFile(path, what.scores_stamp(spec.block(block)))
+            for block, path in enumerate(paths)
         ]
 
     def read_m(self, number: int) -> NDArray[np.int32]:

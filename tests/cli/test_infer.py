@@ -3,12 +3,15 @@
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from nipype.pipeline.engine import Workflow
 from snippets import write_study
 
 from nipype_blm.cli.main import main
 from nipype_blm.interfaces import ResampleMaps
+from nipype_blm.report.inference import summarise_inference
 from nipype_blm.results.inferred import Inferred
 from nipype_blm.workflows import init_blm_wf, init_inference_wf
 
@@ -61,6 +64,10 @@ def test_a_configuration_asks_for_the_same_and_leaves_no_values_of_images(
     assert not list(tmp_path.rglob("tiles_*"))
     again = ["fit", "asking.yml", str(tmp_path / "out"), "--quiet"]
     assert main(again) == 0  # nothing is fitted, and what was resampled stays
+    (study / "other.yml").write_text(f"{CONFIGURATION}Missingness: {{MinN: 12}}\n")
+    capsys.readouterr()
+    assert main(["fit", "other.yml", str(tmp_path / "out"), "--quiet"]) == 0
+    assert "inference is that of an earlier fit" in capsys.readouterr().err
 
 
 def test_a_height_below_that_of_random_fields_is_reported(study, tmp_path, capsys):
@@ -104,6 +111,13 @@ def test_nodes_of_the_command_and_more_resamplings_go_on_from_those_that_are_the
     assert main(few) == 0
     assert main(["infer", str(results), *WORDS, "--quiet"]) == 0
     assert read_files(results) == read_files(study / "results")
+    atlas = ["--atlas", str(tmp_path / "atlas.nii"), "--atlas-names", str(tmp_path / "atlas.tsv")]
+    nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.diag([8.0, 8, 8, 1])), atlas[1])
+    for label, words in (("North", ["--plugin", "Linear"]), ("South", [])):  # nothing to resample
+        (tmp_path / "atlas.tsv").write_text(f"index\tname\n1\t{label}\n")
+        assert main(["infer", str(results), *WORDS, "--quiet", *atlas, *words]) == 0
+        rows = Inferred(results).contrasts["age"].clusters
+        assert {row["label"] for row in rows} == {label}
 
 
 def test_a_check_says_how_small_p_can_become_and_writes_nothing(study, tmp_path, capsys):
@@ -122,17 +136,52 @@ def test_a_check_says_how_small_p_can_become_and_writes_nothing(study, tmp_path,
         (["--contrast", "agee"], "'agee' is no contrast"),
         (["--neighbours", "7"], "expected 6, 18, 26"),
         (["--blocks", "site"], "is no file, and no column"),
+        (["--atlas", "images/sub-00.nii.gz"], "is no image of labels"),
+        (["--max-mem-gb", "nan"], "expected a number above 0"),
+        (["--n-procs", "0"], "expected 1 or more"),
         (["--max-mem-gb", "1e-5"], "the least that works is"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_one_line_before_anything_starts(
-    study, tmp_path, capsys, words, message
+    study, tmp_path, capsys, monkeypatch, words, message
 ):
+    monkeypatch.chdir(study)
     results = copy_results(study, tmp_path)
     assert main(["infer", str(results), *words]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert message in line
     assert not (results / "inference").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("{contrasts: nobody}", "'nobody' is no contrast that the inference could correct"),
+        ("{blocks: site}", "is no file, and no column"),
+        ("{neighbours: 7}", "expected 6, 18, 26"),
+        ("{exchange: whole}", "is of no use"),
+    ],
+)
+def test_what_the_inference_would_refuse_is_said_before_the_fit(
+    study, tmp_path, monkeypatch, capsys, asked, message
+):
+    monkeypatch.chdir(study)
+    (study / "wrong.yml").write_text(f"{CONFIGURATION}inference: {asked}\n")
+    for words in (["--check"], []):
+        assert main(["fit", "wrong.yml", str(tmp_path / "out"), "--quiet", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_summary_shows_corrected_p_by_resampling_and_no_other(study):
+    inferred = Inferred(study / "results")
+    lines = [line for line in summarise_inference(inferred).splitlines() if "cluster 1" in line]
+    assert len(lines) == len(inferred.contrasts)
+    for line, contrast in zip(lines, inferred.contrasts.values(), strict=True):
+        row = contrast.clusters[0]
+        assert float(row["p_field"]) < inferred.description["LeastP"]
+        p = (f"{float(row[f'p_{name}']):.3g}" for name in ("voxel", "tfce"))
+        assert line.endswith("p: voxel {}, tfce {}".format(*p))
 
 
 def test_a_folder_without_results_is_refused(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Corrected inference on folders of results, against flips that are enumerated one by one."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +50,12 @@ CONTRASTS = [
 def fit(prepare, tmp_path):
     """Function that fits images and returns the folder of results."""
 
-    def run(values: np.ndarray, X: np.ndarray, factor: RandomFactor | None = None) -> Path:
+    def run(
+        values: np.ndarray, X: np.ndarray, factor: RandomFactor | None = None, **fields: object
+    ) -> Path:
         work, out = tmp_path / "work_of_fit", tmp_path / "out"
         work.mkdir(exist_ok=True)
-        prepared = prepare(values, X, factor, contrasts=CONTRASTS)
+        prepared = prepare(values, X, factor, contrasts=CONTRASTS, **fields)
         run_model(prepared, work, out, Claim("model", work))
         return out
 
@@ -126,6 +129,42 @@ def test_files_are_the_same_for_any_cut_any_threads_and_when_more_resamplings_fo
     assert infer(out, n=200).contrasts["group"].nulls["voxel"].size == 200
 
 
+def test_scores_of_a_run_that_was_killed_are_not_taken_for_other_blocks(fit, tmp_path):
+    out, work, options = fit(make_values(12), make_design(12)), tmp_path / "work", {"n": 40}
+    whole = list_files(infer(out, **options))
+    (out / "inference" / "inference.json").unlink()
+    for pieces in (Pieces(12, 70), Pieces(12, 50)):
+        prepared = prepare_inference(out, InferenceOptions(**options), MEMORY, pieces=pieces)
+        assert prepared.n_done == 0
+        run_inference(prepared, work, keep=True)
+        assert list_files(Inferred(out)) == whole
+        shutil.rmtree(out / "inference")
+
+
+def test_peaks_of_another_inference_are_not_gone_on_from(fit):
+    out = fit(make_values(12), make_design(12))
+    options = {"contrasts": ("group",), "summaries": ("voxel",)}
+    infer(out, n=70, **options)
+    prepared = prepare_inference(out, InferenceOptions(n=140, **options), MEMORY)
+    infer(out, n=70, seed=1, **options)  # meanwhile
+    with pytest.raises(InputError, match="replaced by another inference"):
+        run_inference(prepared, out / "work" / "inference")
+
+
+def test_p_and_q_are_1_where_a_voxel_of_the_result_is_not_tested(fit):
+    values, X = make_values(12), make_design(12)
+    values[X[:, 1] == 1, 5, 4, 3] = np.nan  # one group only
+    out = fit(values, X, deficient="estimable")
+    inferred = infer(out, contrasts=("group",), n=20)
+    [contrast] = inferred.contrasts.values()
+    assert inferred.results.mask[5, 4, 3]
+    assert not contrast.contrast.mask[5, 4, 3]
+    for kind, name in (("p", "voxel"), ("p", "tfce"), ("p", "bonferroni"), ("q", "bh")):
+        assert contrast.array(kind, name)[5, 4, 3] == 1
+        assert (contrast.array(kind, name)[~inferred.results.mask] == 0).all()
+    assert contrast.array("log10p", "voxel")[5, 4, 3] == 0
+
+
 def test_the_first_resampling_is_the_map_and_p_counts_how_often_it_is_reached(fit):
     n_obs = 20
     out = fit(make_values(n_obs), make_design(n_obs))
@@ -194,12 +233,29 @@ def test_q_of_a_map_is_that_of_scipy(fit):
         ({"resampling": "permute"}, 8, "flip_scores"),
         ({"contrasts": ("nobody",)}, 8, "nobody"),
         ({"blocks": "no_such_file.grp"}, 8, "no_such_file.grp"),
+        ({"exchange": "whole"}, 8, "of no use"),
     ],
 )
 def test_what_cannot_be_resampled_is_refused_with_the_way_out(fit, options, n_levels, words):
     out = fit(make_values(16), make_design(16), make_factor(16, n_levels))
     with pytest.raises(InputError, match=words):
         prepare_inference(out, InferenceOptions(**options), MEMORY)
+
+
+def test_permutations_that_change_nothing_are_refused_and_those_of_a_mean_are_told(
+    prepare, tmp_path
+):
+    values = make_values(12)
+    for X, contrast in ((np.ones((12, 1)), [1]), (make_design(12), [1, 0, 0])):
+        prepared = prepare(values, X, contrasts=[{"name": "mean", "vector": contrast}])
+        run_model(prepared, tmp_path / "work", tmp_path / "out", Claim("model", tmp_path / "work"))
+        options = InferenceOptions(resampling="permute")
+        if X.shape[1] == 1:
+            with pytest.raises(InputError, match="changes nothing"):
+                prepare_inference(tmp_path / "out", options, MEMORY)
+        else:
+            [notice] = prepare_inference(tmp_path / "out", options, MEMORY).notices
+            assert "no permutation changes" in notice
 
 
 def test_images_that_changed_since_the_fit_are_refused_all_together(fit, tmp_path):

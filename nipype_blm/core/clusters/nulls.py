@@ -69,12 +69,18 @@ def fit_tail(null: ArrayLike, *, has_identity: bool = False) -> Tail | None:
 
 
 def extend_p(
-    observed: ArrayLike, null: ArrayLike, tail: Tail | None, *, has_identity: bool = False
+    observed: ArrayLike,
+    null: ArrayLike,
+    tail: Tail | None,
+    *,
+    has_identity: bool = False,
+    least: float = 0.0,
 ) -> ExtendedP:
     """Return p-values by counting, but from a fitted tail where that is too coarse.
 
     The tail is asked where fewer than `FEW` of the resampled maps reach what was observed.
-    Parameters are those of `corrected_p`, and what `fit_tail` gives.
+    Parameters are those of `corrected_p`, and what `fit_tail` gives; no p is below `least`, such
+    as that of all resamplings that differ.
     """
     observed = np.asarray(observed, np.float64)
     p = corrected_p(observed, null, has_identity=has_identity)
@@ -83,7 +89,7 @@ def extend_p(
     peaks = _sort_peaks(null, has_identity)
     is_few = _count_reaching(observed, peaks) < FEW
     from_tail = is_few & (observed >= tail.threshold)
-    return ExtendedP(np.where(from_tail, tail.compute_p(observed), p), from_tail)
+    return ExtendedP(np.where(from_tail, np.maximum(tail.compute_p(observed), least), p), from_tail)
 
 
 def _sort_peaks(null: ArrayLike, has_identity: bool) -> FloatArray:

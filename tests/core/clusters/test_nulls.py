@@ -89,6 +89,10 @@ def test_no_p_is_far_below_what_resamplings_can_tell():
     null = draw_maxima(500, 5)
     p = extend_p([50.0, 1e300, np.inf, np.nan], null, fit_tail(null)).p
     assert_allclose(p, [1 / 50100, 1 / 50100, 1 / 50100, np.nan])
+    of_all = 1 / 1024  # more than which do not differ, though 500 were drawn
+    with_least = extend_p([50.0, 0.0], null, fit_tail(null), least=of_all)
+    assert with_least.p.tolist() == [of_all, 1.0]
+    assert with_least.from_tail.tolist() == [True, False]
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
