@@ -288,6 +288,7 @@ def _infer(request: "Request", arguments: argparse.Namespace) -> int:
         pool=arguments.pool,
         keep=keep == "all",
         quiet=arguments.quiet or request.quiet,
+        work_dir=request.work_folder,
     )
     tiles = EarlierPlaces.of_workflow(request.workflow_folder).tiles
     code = infer(request.out_dir, request.inference, running, tiles)

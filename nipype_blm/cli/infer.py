@@ -37,8 +37,7 @@ _EXAMPLES = (
     "results --resampling permute --blocks site.grp --exchange within",
     "results --atlas atlas.nii.gz --atlas-names atlas.tsv",
 )
-_WORK = Path("work", "inference")  # in OUT
-_WORKFLOW = Path("work", "inference_wf")
+_WORK, _WORKFLOW = "inference", "inference_wf"  # in the folder for intermediate files
 # Flags, and what argparse is told of them; each is a field of an inference.
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--n", {"metavar": "N", "help": "resamplings, the data being the first; default 1000"}),
@@ -141,8 +140,12 @@ def add_infer(tools: Any) -> None:
         "--max-mem-gb", type=float, default=4.0, metavar="GIB", help="memory to use; default 4"
     )
     parser.add_argument(
-        "--keep", action="store_true", help="keep the intermediate files in OUT/work"
+        "--work-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder for intermediate files; default: OUT/work",
     )
+    parser.add_argument("--keep", action="store_true", help="keep the intermediate files")
     add_running_options(parser, "check what can be checked, and say how small p can become")
     parser.set_defaults(action=_act, interrupted=GOES_ON)
 
@@ -159,6 +162,11 @@ class Running(NamedTuple):
     pool: Path | None = None
     keep: bool = False
     quiet: bool = False
+    work_dir: Path | None = None  # default: work in that of the results
+
+    def find_work_dir(self, results_dir: Path) -> Path:
+        """Return the folder for intermediate files."""
+        return (self.work_dir or results_dir / "work").absolute()
 
     @property
     def is_in_nodes(self) -> bool:
@@ -185,6 +193,7 @@ def _act(arguments: argparse.Namespace) -> int:
             pool=arguments.pool,
             keep=arguments.keep,
             quiet=arguments.quiet,
+            work_dir=arguments.work_dir,
         )
         if arguments.graph is not None:
             _draw(arguments)
@@ -218,8 +227,10 @@ def _prepare(
     from nipype_blm.stages.inference import prepare_inference
 
     n_nodes = (running.n_workers or count_cores()) if running.is_in_nodes else 1
+    folder = results_dir.absolute()
+    work_dir = running.find_work_dir(folder)
     prepared = prepare_inference(
-        results_dir.absolute(), options, running.max_bytes, n_nodes, kept=kept
+        folder, options, running.max_bytes, n_nodes, kept=kept, work_dir=work_dir
     )
     say_notices(prepared.notices, WORDS)
     if not running.quiet:
@@ -248,13 +259,14 @@ def infer(
     prepared = _prepare(results_dir, options, running, kept)
     folder = prepared.results.folder
     n_threads = min(running.n_procs or count_cores(), count_cores())
-    folders = {"OUT": folder, "OUT/work": folder / "work"}
+    work_dir = running.find_work_dir(folder)
+    folders = {"OUT": folder, "work_dir": work_dir}
     progress = show_progress(_measure(prepared), running.quiet)
-    with hold_folders(folders, private={"OUT/work"}), progress as note_node:
+    with hold_folders(folders, private={"work_dir"}), progress as note_node:
         if running.is_in_nodes:
             _run_nodes(prepared, running, note_node)
         else:
-            run_inference(prepared, folder / _WORK, n_threads, running.keep)
+            run_inference(prepared, work_dir / _WORK, n_threads, running.keep)
     if not running.quiet:
         _report(folder)
     return OK
@@ -280,7 +292,8 @@ def _run_nodes(prepared: "PreparedInference", running: Running, note_node: Any) 
     from nipype_blm.workflows.inference import connect_inference, hold_inference_plan
 
     folder = prepared.results.folder
-    places = Places(folder, folder / "work", folder / _WORKFLOW)
+    work_dir = running.find_work_dir(folder)
+    places = Places(folder, work_dir, work_dir / _WORKFLOW)
     is_cluster = running.plugin is None and running.cluster != "local"
     runner = choose_node_runner(
         DASK if is_cluster else running.plugin or LINEAR,

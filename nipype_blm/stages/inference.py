@@ -136,6 +136,7 @@ def prepare_inference(
     parallel_nodes: int = 1,
     pieces: Pieces | None = None,
     kept: Path | None = None,
+    work_dir: Path | None = None,
 ) -> PreparedInference:
     """Check all that can be checked before any value is read.
 
@@ -152,6 +153,8 @@ def prepare_inference(
         How the work is cut; planned if not given.
     kept : Path, optional
         Folder of tiles that a run has kept; default: where a command leaves them.
+    work_dir : Path, optional
+        Where intermediate files will go; default: work in the folder of results.
 
     Raises
     ------
@@ -195,7 +198,7 @@ def prepare_inference(
         notices += find_means(results.X, {each.name: each.weights for each in contrasts})
     done = min(n_done, n)
     prepared = PreparedInference(options, reopened, what, n, n_distinct, done, notices)
-    work = results.folder / "work"
+    work = results.folder / "work" if work_dir is None else work_dir
     shortages = find_shortages([(work, prepared.disk_bytes)], work)
     if shortages:
         raise InputError(shortages)
