@@ -200,7 +200,7 @@ def measure_setting(name: str, n_sets: int, n_voxels: int, n_resamplings: int) -
         for summary, values in peaks.items():
             counts[summary] += bool(np.mean(values >= values[0] * (1 - 1e-5)) <= NOMINAL)
         counts["fdr"] += has_discovery
-    low, high = stats.binom.ppf([0.0005, 0.9995], n_sets, NOMINAL) / n_sets
+    low, high = (stats.binom.ppf([0.0005, 0.9995], n_sets, NOMINAL) / n_sets).tolist()
     return {
         "setting": name,
         **{summary: n / n_sets for summary, n in counts.items()},
@@ -224,18 +224,13 @@ def main() -> None:
     for name in arguments.settings:
         rows.append(measure_setting(name, arguments.sets, arguments.voxels, arguments.resamplings))
         print(rows[-1], flush=True)
-        aims = [
-            aim(
-                f"family-wise error of the {summary}, {row['setting']}",
-                row[summary],
-                "<=",
-                row["high"],
-            )
-            for row in rows
-            for summary in SUMMARIES
-        ]
-        write_result(arguments.results, "fwe", aims, rows=rows)  # so far
     print(format_table(rows))
+    aims = [
+        aim(f"{summary}, {row['setting']}", row[summary], "<=", row["high"])
+        for row in rows
+        for summary in SUMMARIES
+    ]
+    write_result(arguments.results, "fwe", aims, rows=rows)
 
 
 if __name__ == "__main__":
