@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 import nipype_blm
 from nipype_blm.cli.blm import main
+from nipype_blm.stages.reopened import open_values
 from nipype_blm.stages.smoothness import estimate_smoothness
 
 # SPM 12 r7771, by oracles/smoothness.m: of the standardised residuals of the model below, whose
@@ -46,7 +47,8 @@ def results(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> nipype
 def test_fwhm_and_resels_of_real_images_are_those_of_spm(
     results: nipype_blm.Results, test_data: Path
 ) -> None:
-    found = estimate_smoothness(results)
+    with open_values(results) as values:
+        found = estimate_smoothness(results, values)
     # Estimates are float32, of which residuals keep seven digits; SPM's numbers have ten.
     assert_allclose(found.fwhm, FWHM, rtol=1e-7)
     assert_allclose(found.resel_counts, R, rtol=1e-7)

@@ -15,6 +15,7 @@ from scipy.io import loadmat
 import nipype_blm
 from nipype_blm.cli.main import main
 from nipype_blm.core.smoothness import (
+    Smoothness,
     add_residuals,
     compute_smoothness,
     count_resels,
@@ -24,10 +25,18 @@ from nipype_blm.core.smoothness import (
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces import ExportSPM
 from nipype_blm.results.spm import export_spm
+from nipype_blm.stages.reopened import open_values
 from nipype_blm.stages.smoothness import estimate_smoothness
 from nipype_blm.workflows import init_spm_handover_wf
 
 from .conftest import Study
+
+
+def estimate(results: nipype_blm.Results, n_threads: int = 1) -> Smoothness:
+    """Return the smoothness of results, from their images."""
+    with open_values(results, n_threads) as values:
+        return estimate_smoothness(results, values, n_threads)
+
 
 AGE, ANY = "age", "age or <group>"
 
@@ -60,7 +69,7 @@ def exported(fits, tmp_path_factory):
 
 
 def export(results, folder, *arguments):
-    return export_spm(results, estimate_smoothness(results), folder, *arguments)
+    return export_spm(results, estimate(results), folder, *arguments)
 
 
 def read(path):
@@ -84,7 +93,7 @@ def test_smoothness_is_that_of_the_residuals_of_the_images(results):
     for image in residuals:
         add_residuals(sums, cells, image.T[results.mask.T])  # x fastest
     expected = compute_smoothness(sums, cells, results.mask, 3 + 3 + 1)
-    found = estimate_smoothness(results, n_threads=2)
+    found = estimate(results, n_threads=2)
     assert_allclose(found.fwhm, expected.fwhm, rtol=1e-10)
     # Sums of products near 1 are subtracted.
     assert_allclose(found.resels_per_voxel, expected.resels_per_voxel, rtol=1e-8)
@@ -114,7 +123,7 @@ def test_values_outside_masks_of_images_and_below_a_threshold_are_missing(study)
     for image in residuals:
         add_residuals(sums, cells, image.T[results.mask.T])
     expected = compute_smoothness(sums, cells, results.mask, 7)
-    assert_allclose(estimate_smoothness(results).fwhm, expected.fwhm, rtol=1e-10)
+    assert_allclose(estimate(results).fwhm, expected.fwhm, rtol=1e-10)
 
 
 def test_images_that_are_gone_or_changed_are_named(make_study):
@@ -122,11 +131,11 @@ def test_images_that_are_gone_or_changed_are_named(make_study):
     results = nipype_blm.Results(study.command("blm", "out"))
     image = study.folder / "images" / "sub-03.nii.gz"
     os.utime(image, (1, 1))
-    with pytest.raises(InputError, match=r"Smoothness is estimated from .*sub-03.* has changed"):
-        estimate_smoothness(results)
+    with pytest.raises(InputError, match=r"sub-03.* has changed since the model was fitted"):
+        estimate(results)
     image.unlink()
-    with pytest.raises(InputError, match=r"Smoothness is estimated from .*sub-03.* cannot be read"):
-        estimate_smoothness(results)
+    with pytest.raises(InputError, match=r"sub-03.* does not exist"):
+        estimate(results)
     assert main(["export", str(results.folder), "--to", "spm"]) != 0
     assert not (results.folder / "spm").exists()
 
@@ -138,7 +147,7 @@ def test_what_has_no_smoothness_is_refused(study):
     more = "analysis_mask: line.nii.gz\n"
     results = nipype_blm.Results(study.command("blm", "line", more=more))
     with pytest.raises(InputError, match=r"cannot be estimated: .* 7 images or more .*larger mask"):
-        estimate_smoothness(results)
+        estimate(results)
 
 
 def test_columns_that_depend_on_each_other_are_refused(study):
@@ -154,7 +163,7 @@ def test_columns_that_depend_on_each_other_are_refused(study):
     )
     assert main(["fit", str(path), str(study.folder / "double"), "--quiet"]) == 0
     with pytest.raises(InputError, match=r"Columns of X of .* depend on each other"):
-        estimate_smoothness(nipype_blm.Results(study.folder / "double"))
+        estimate(nipype_blm.Results(study.folder / "double"))
 
 
 # -- The files -----------------------------------------------------------------------------
@@ -191,7 +200,7 @@ def test_the_other_maps_have_the_values_of_ours(results, exported):
         dof = read(done.out_dir / f"dof_{number:04d}.nii")[mask]
         assert_array_equal(dof, results.contrasts[name].array("dof")[mask].astype("f4"))
     assert_array_equal(read(done.out_dir / "mask.nii"), mask)
-    resels = estimate_smoothness(results).resels_per_voxel
+    resels = estimate(results).resels_per_voxel
     assert_array_equal(read(done.out_dir / "RPV.nii").T[mask.T], resels)
 
 
@@ -285,7 +294,7 @@ def test_octave_reads_spm_mat_field_by_field(results, exported, require_command)
     ran = subprocess.run(command, cwd=done.out_dir, capture_output=True, text=True, check=False)
     assert ran.stdout.startswith("{"), ran.stderr
     found = json.loads(ran.stdout)
-    smoothness = estimate_smoothness(results)
+    smoothness = estimate(results)
     assert_allclose(found["X"], results.X, rtol=1e-4)  # JSON has five digits or more
     assert_array_equal(found["V"], np.eye(20))
     assert_allclose(found["FWHM"], smoothness.fwhm, rtol=1e-4)
