@@ -71,7 +71,7 @@ def main() -> None:
         peer = extrapolate(lambda n: run_nilearn(n, False), 2, 12)
         peer_tfce = extrapolate(lambda n: run_nilearn(n, True), 1, 3)
         rows = [{"what": "nilearn", "voxel": peer, "with TFCE": peer_tfce}]
-        for kind, few, more in (("flip_scores", 64, 320), ("permute", 4, 16)):
+        for kind, few, more in (("flip_scores", 64, 320), ("permute", 8, 40)):
             voxel = extrapolate(lambda n, kind=kind: run_ours(n, kind, ["voxel"]), few, more)
             tfce = extrapolate(lambda n, kind=kind: run_ours(n, kind, ["voxel", "tfce"]), 4, 16)
             rows.append({"what": kind, "voxel": voxel, "with TFCE": tfce})
