@@ -1,5 +1,6 @@
 """Small made studies that run every compiled kernel, so that the cache has them all."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -81,8 +82,9 @@ def fit_sample(sample: Sample, folder: Path) -> None:
     run_model(run, work_dir, folder / "out", Claim(run.model_id, work_dir))
     if sample.is_diagnosed:
         diagnose(folder / "out")
-    for resampling in sample.resamplings:
-        options = InferenceOptions(resampling=resampling, n=2)
+    # The largest voxel by itself is found without maps.
+    for resampling, summaries in itertools.product(sample.resamplings, [(), ("voxel",)]):
+        options = InferenceOptions(resampling=resampling, n=2, summaries=summaries)
         run_inference(prepare_inference(folder / "out", options, DEFAULT_MAX_BYTES), work_dir)
 
 
