@@ -181,7 +181,7 @@ def test_a_summary_shows_corrected_p_by_resampling_and_no_other(study):
         row = contrast.clusters[0]
         assert float(row["p_field"]) < inferred.description["LeastP"]
         p = (f"{float(row[f'p_{name}']):.3g}" for name in ("voxel", "tfce"))
-        assert line.endswith("p: voxel {}, tfce {}".format(*p))
+        assert line.endswith(": voxel {}, tfce {}".format(*p))
 
 
 def test_a_folder_without_results_is_refused(tmp_path, capsys):
