@@ -229,7 +229,7 @@ def test_another_word_for_keep_is_refused(study):
     result = study.run(keep="some")
     assert result.code == 2
     [error] = result.errors
-    assert error == "keep: 'some' was given; choose one of contrasts, all, nothing."
+    assert error == "keep: 'some' was given; choose one of contrasts, all, tiles, nothing."
 
 
 @pytest.mark.parametrize("keep", ["contrasts", "nothing"])

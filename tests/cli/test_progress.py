@@ -25,8 +25,9 @@ from nipype_blm.signals import interruptible
 class Work:
     """A run of batches and blocks, some of which an earlier run has left."""
 
-    def __init__(self, images=(100,), voxels=(7,), batches=(), blocks=()):
+    def __init__(self, images=(100,), voxels=(7,), batches=(), blocks=(), resamplings=()):
         self.n_images, self._voxels = list(images), list(voxels)
+        self.n_resamplings = list(resamplings)
         self._batches, self._blocks = set(batches), set(blocks)
 
     def find_batches(self):
@@ -190,6 +191,7 @@ from nipype_blm.progress import advance
 
 class Work:
     n_images = [60, 40]
+    n_resamplings = []
     find_batches = lambda self: {0}
     find_blocks = lambda self: set()
     count_voxels = lambda self: [7]
@@ -284,3 +286,14 @@ def test_a_run_that_was_interrupted_names_no_failure(study, monkeypatch):
     assert "failed" not in result.err.replace("0 failed", "")
     assert "Interrupted." in result.err
     assert study.results() == set()
+
+
+def test_resamplings_have_lines_of_their_own(capsys):
+    with show_progress(Work(resamplings=(10, 10))) as note:
+        advance("resamplings", 10)
+        end(note, "_nulls0", "_nulls1")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "resampling" in line] == [
+        "resampling: 10 of 20",
+        "resampling: 20 of 20",
+    ]
