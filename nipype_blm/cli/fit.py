@@ -274,7 +274,6 @@ def _infer(request: "Request", arguments: argparse.Namespace) -> int:
     from nipype_blm.cli.infer import Running, infer
     from nipype_blm.cli.run import tidy
     from nipype_blm.io.lock import hold_folders
-    from nipype_blm.stages.growth import EarlierPlaces
 
     assert request.inference is not None
     keep = _choose_kept(request, arguments)
@@ -290,8 +289,7 @@ def _infer(request: "Request", arguments: argparse.Namespace) -> int:
         quiet=arguments.quiet or request.quiet,
         work_dir=request.work_folder,
     )
-    tiles = EarlierPlaces.of_workflow(request.workflow_folder).tiles
-    code = infer(request.out_dir, request.inference, running, tiles)
+    code = infer(request.out_dir, request.inference, running)
     with hold_folders({"work_dir": request.work_folder}):  # which goes if it is empty then
         tidy(request, keep)
     return code

@@ -220,7 +220,7 @@ def _draw(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(
-    results_dir: Path, options: "InferenceOptions", running: Running, kept: Path | None = None
+    results_dir: Path, options: "InferenceOptions", running: Running
 ) -> "PreparedInference":
     """Check an inference; say what it will do, and what is no fault of it."""
     from nipype_blm.cli.plugins import count_cores
@@ -229,34 +229,21 @@ def _prepare(
     n_nodes = (running.n_workers or count_cores()) if running.is_in_nodes else 1
     folder = results_dir.absolute()
     work_dir = running.find_work_dir(folder)
-    prepared = prepare_inference(
-        folder, options, running.max_bytes, n_nodes, kept=kept, work_dir=work_dir
-    )
+    prepared = prepare_inference(folder, options, running.max_bytes, n_nodes, work_dir=work_dir)
     say_notices(prepared.notices, WORDS)
     if not running.quiet:
         print(prepared.describe(), flush=True)
     return prepared
 
 
-def infer(
-    results_dir: Path,
-    options: "InferenceOptions",
-    running: Running,
-    kept: Path | None = None,
-) -> int:
-    """Correct the contrasts of a folder of results; return the exit code.
-
-    Parameters
-    ----------
-    kept : Path, optional
-        Folder of tiles that a run has kept; default: where a command leaves them.
-    """
+def infer(results_dir: Path, options: "InferenceOptions", running: Running) -> int:
+    """Correct the contrasts of a folder of results; return the exit code."""
     from nipype_blm.cli.plugins import count_cores
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.io.lock import hold_folders
     from nipype_blm.stages.inference import run_inference
 
-    prepared = _prepare(results_dir, options, running, kept)
+    prepared = _prepare(results_dir, options, running)
     folder = prepared.results.folder
     n_threads = min(running.n_procs or count_cores(), count_cores())
     work_dir = running.find_work_dir(folder)

@@ -135,7 +135,6 @@ def prepare_inference(
     max_bytes: int,
     parallel_nodes: int = 1,
     pieces: Pieces | None = None,
-    kept: Path | None = None,
     work_dir: Path | None = None,
 ) -> PreparedInference:
     """Check all that can be checked before any value is read.
@@ -151,10 +150,9 @@ def prepare_inference(
         Nodes that run at the same time.
     pieces : Pieces, optional
         How the work is cut; planned if not given.
-    kept : Path, optional
-        Folder of tiles that a run has kept; default: where a command leaves them.
     work_dir : Path, optional
-        Where intermediate files will go; default: work in the folder of results.
+        Where intermediate files will go, and those of the fit are, if any; default: work in the
+        folder of results.
 
     Raises
     ------
@@ -176,7 +174,7 @@ def prepare_inference(
         plan_batch(n_obs, parallel_nodes),
         plan_block(n_obs, n_params, n_voxels, max_bytes, parallel_nodes),
     )
-    reopened = reopen(results, pieces, kept)
+    reopened = reopen(results, pieces, work_dir)
     what = Resampled(
         resampling=options.resampling,
         names=tuple(each.name for each in contrasts),

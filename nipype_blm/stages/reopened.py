@@ -110,7 +110,7 @@ class Values:
 
 @contextmanager
 def open_values(
-    results: Results, n_threads: int = 1, parent: Path | None = None, kept: Path | None = None
+    results: Results, n_threads: int = 1, parent: Path | None = None
 ) -> Iterator[Values]:
     """Give the values of all images, each of which is read once, unless a run has kept them.
 
@@ -121,8 +121,6 @@ def open_values(
     parent : Path, optional
         Folder for a temporary one, as large as the images; default: that of the results, if it can
         be written, or else the system's.
-    kept : Path, optional
-        Folder of tiles; default: where a command leaves them in the folder of results.
 
     Raises
     ------
@@ -133,7 +131,7 @@ def open_values(
         parent = results.folder
     with TemporaryDirectory(prefix=".nipype_blm_", dir=parent) as name:
         pieces = Pieces(plan_batch(len(results.images), 1), results.n_fitted)
-        reopened = reopen(results, pieces, kept)
+        reopened = reopen(results, pieces)
         model_file, batch_files = reopened.write(Path(name))
         tiles = []
         for number, batch in enumerate(batch_files):
@@ -142,12 +140,12 @@ def open_values(
         yield Values(reopened.spec, Tiles(reopened.spec, batch_files, tiles))
 
 
-def find_kept(results: Results) -> Path:
-    """Return where a command leaves the tiles of a model in the folder of its results."""
-    return EarlierPlaces.of_workflow(results.folder / "work" / f"{results.model}_wf").tiles
+def _find_kept(results: Results, work_dir: Path) -> Path:
+    """Return where a command leaves the tiles of a model."""
+    return EarlierPlaces.of_workflow(work_dir / f"{results.model}_wf").tiles
 
 
-def reopen(results: Results, pieces: Pieces, kept: Path | None = None) -> Reopened:
+def reopen(results: Results, pieces: Pieces, work_dir: Path | None = None) -> Reopened:
     """Return the model of a folder of results, once its images have been looked at.
 
     Raises
@@ -155,7 +153,7 @@ def reopen(results: Results, pieces: Pieces, kept: Path | None = None) -> Reopen
     InputError
         If images are gone, or have changed since the model was fitted; all of them together.
     """
-    kept = find_kept(results) if kept is None else kept
+    kept = _find_kept(results, results.folder / "work" if work_dir is None else work_dir)
     found = _look_at_all(results.images)
     entries = [_make_entry(row, image, found) for row, image in enumerate(results.images)]
     first = entries[0].image
