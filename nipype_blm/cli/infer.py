@@ -18,7 +18,7 @@ from nipype_blm.cli.command import (
     say_notices,
 )
 from nipype_blm.cli.terminal import escape_name
-from nipype_blm.errors import InputError, Words
+from nipype_blm.errors import InputError
 from nipype_blm.units import GIB
 
 if TYPE_CHECKING:
@@ -102,25 +102,6 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-class _InferenceWords(Words):
-    """Words of those who give options."""
-
-    def name(self, field: str) -> str:
-        return {"max_bytes": "--max-mem-gb"}.get(field, f"--{field.replace('_', '-')}")
-
-    def setting(self, field: str, value: Any) -> str:
-        return f"{self.name(field)} {value}"
-
-    def memory(self, n_bytes: int) -> str:
-        return f"{n_bytes / GIB:.3g} GiB"
-
-    def budget(self, n_bytes: int) -> str:
-        return f"{n_bytes / GIB:.3g}"
-
-
-WORDS = _InferenceWords()
-
-
 def add_infer(tools: Any) -> None:
     """Add the command ``infer`` to those of ``nipype-blm``."""
     parser = tools.add_parser("infer", help="correct p for the number of voxels, by resampling")
@@ -175,7 +156,7 @@ class Running(NamedTuple):
 
 
 def _act(arguments: argparse.Namespace) -> int:
-    from nipype_blm.frontends.inference import make_inference_options
+    from nipype_blm.frontends.inference import WORDS, make_inference_options
 
     fields = ["contrasts"] + [
         how.get("dest", flag.lstrip("-").replace("-", "_")) for flag, how in _OPTIONS
@@ -224,6 +205,7 @@ def _prepare(
 ) -> "PreparedInference":
     """Check an inference; say what it will do, and what is no fault of it."""
     from nipype_blm.cli.plugins import count_cores
+    from nipype_blm.frontends.inference import WORDS
     from nipype_blm.stages.inference import prepare_inference
 
     n_nodes = (running.n_workers or count_cores()) if running.is_in_nodes else 1

@@ -10,6 +10,7 @@ from nipype_blm.core.clusters.summaries import SUMMARIES
 from nipype_blm.core.resampling.declared import RESAMPLINGS
 from nipype_blm.errors import InputError, Problem, shorten
 from nipype_blm.frontends.fields import describe_fault, find_nearest
+from nipype_blm.frontends.traits import TraitWords
 from nipype_blm.frontends.values import (
     Count,
     CountOrNone,
@@ -87,6 +88,21 @@ class InferenceFields(BaseModel):
     distance_mm: Annotated[float, above_zero("a positive distance in mm")] = Field(
         8.0, description="Least distance between peaks of a cluster, in mm; default 8."
     )
+
+
+class InferenceWords(TraitWords):
+    """Words of those who give options of ``nipype-blm infer``."""
+
+    def name(self, field: str) -> str:
+        """Return the option of a field."""
+        return {"max_bytes": "--max-mem-gb"}.get(field, f"--{field.replace('_', '-')}")
+
+    def setting(self, field: str, value: Any) -> str:
+        """Return how a field is given a value."""
+        return f"{self.name(field)} {value}"
+
+
+WORDS = InferenceWords()
 
 
 def make_inference_options(
