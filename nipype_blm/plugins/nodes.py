@@ -13,6 +13,7 @@ from nipype.pipeline.engine import MapNode
 from traits.api import TraitError
 
 from nipype_blm.tasks.disks import find_paths, list_names
+from nipype_blm.tasks.worker import running
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -59,7 +60,9 @@ def has_all_files(node: Any) -> bool:
     if not has_record(node):
         return False
     try:
-        _ = node.result  # whose files have to exist
+        # Nipype changes the working directory while it reads a result, but workers may be here.
+        with running:
+            _ = node.result  # whose files have to exist
     except (FileNotFoundError, TraitError):
         return False
     except Exception:  # what is wrong with it Nipype says, if it is read at all
@@ -76,7 +79,7 @@ def find_input_files(node: Any, connected: Iterable[str]) -> list[str]:
     connected : iterable of str
         Names of the inputs that come from other nodes.
     """
-    with suppress(Exception):  # the node itself says what is wrong
+    with suppress(Exception), running:  # the node itself says what is wrong
         node._get_inputs()
     paths = set(find_paths([getattr(node.inputs, name, None) for name in connected]))
     if isinstance(node, MapNode):  # it collects what its elements wrote

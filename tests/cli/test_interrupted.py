@@ -89,7 +89,11 @@ def terminate(process):
 
 
 def kill(process):
+    """Kill the command; workers of a pool are not in its group, and end when they notice."""
+    started = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)
+    _, left = psutil.wait_procs(started, LIMIT_S)
+    assert not left
 
 
 def find_reader(process):
