@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 
 # Before NumPy is imported: its own threads would compete with ours.
@@ -146,6 +147,28 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command."""
     parser.add_argument("--quiet", action="store_true", help="show no progress and no summary")
     parser.add_argument("--version", action="version", version=f"nipype_blm {__version__}")
+
+
+def add_resource_options(parser: argparse.ArgumentParser) -> None:
+    """Add how many threads and how much memory a command may take."""
+    parser.add_argument("--n-procs", type=int, metavar="N", help="threads; default: all cores")
+    parser.add_argument(
+        "--max-mem-gb", type=float, default=4.0, metavar="GIB", help="memory to use; default 4"
+    )
+
+
+def check_resource_options(arguments: argparse.Namespace) -> None:
+    """See whether `add_resource_options` were given numbers that can be.
+
+    Raises
+    ------
+    InputError
+    """
+    if arguments.n_procs is not None and arguments.n_procs < 1:
+        raise InputError(f"--n-procs {arguments.n_procs} was given; expected 1 or more.")
+    if not 0 < arguments.max_mem_gb < inf:
+        given = f"--max-mem-gb {arguments.max_mem_gb:g}"
+        raise InputError(f"{given} was given; expected a number above 0.")
 
 
 def check_running_options(arguments: argparse.Namespace) -> None:

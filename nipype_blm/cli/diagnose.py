@@ -1,11 +1,19 @@
 """``nipype-blm diagnose``: what a model leaves, which images stand out, and why."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nipype_blm.cli.command import OK, add_common_options, describe
+from nipype_blm.cli.command import (
+    OK,
+    add_common_options,
+    add_resource_options,
+    check_resource_options,
+    describe,
+)
 from nipype_blm.cli.terminal import escape_name
+from nipype_blm.units import GIB
 
 _DESCRIPTION = (
     "Read the images of a run once more, and write what its model leaves into OUT/diagnostics: "
@@ -42,28 +50,45 @@ def add_diagnose(tools: Any) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the diagnostics of other results in DIR"
     )
+    add_resource_options(parser)
     add_common_options(parser)
     parser.set_defaults(action=_act, interrupted="The same command begins again.")
 
 
 def _act(arguments: argparse.Namespace) -> int:
+    check_resource_options(arguments)
+    diagnose_results(
+        arguments.out,
+        arguments.folder,
+        [name.strip() for name in arguments.save.split(",") if name.strip()],
+        arguments.n_procs,
+        int(arguments.max_mem_gb * GIB),
+        arguments.overwrite,
+        arguments.quiet,
+    )
+    return OK
+
+
+def diagnose_results(
+    results_dir: Path,
+    out_dir: Path | None,
+    save: Sequence[str],
+    n_procs: int | None,
+    max_bytes: int,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Write what the model of a folder of results leaves, and say what stands out."""
     from nipype_blm.cli.plugins import count_cores
     from nipype_blm.cli.progress import NewWork, show_progress
     from nipype_blm.report.summary import summarise_diagnostics
     from nipype_blm.results.results import Results
     from nipype_blm.stages.diagnostics import diagnose
 
-    results = Results(arguments.out)
-    save = [name.strip() for name in arguments.save.split(",") if name.strip()]
+    results = Results(results_dir)
+    n_threads = min(n_procs or count_cores(), count_cores())
     work = NewWork([len(results.images)], [results.n_fitted])
-    with show_progress(work, arguments.quiet):
-        found = diagnose(
-            results.folder,
-            arguments.folder,
-            save,
-            count_cores(),
-            overwrite=arguments.overwrite,
-        )
-    if not arguments.quiet:
+    with show_progress(work, quiet):
+        found = diagnose(results.folder, out_dir, save, n_threads, max_bytes, overwrite)
+    if not quiet:
         print(summarise_diagnostics(found, escape_name))
-    return OK

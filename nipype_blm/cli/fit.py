@@ -137,7 +137,7 @@ def run_request(request: "Request", arguments: argparse.Namespace) -> int:
         if arguments.check or arguments.graph is not None:
             return _check(request, arguments)
         code = _run_alone(request, arguments)
-        return code if request.inference is None else _infer(request, arguments)
+        return _read_again(request, arguments) if request.reads_again else code
 
 
 def load_config(path: Path, model: str | None = "blm", out: str | None = None) -> "Request":
@@ -269,14 +269,35 @@ def _run_alone(request: "Request", arguments: argparse.Namespace) -> int:
         return _run(request, arguments)
 
 
-def _infer(request: "Request", arguments: argparse.Namespace) -> int:
-    """Correct the maps that are there now; remove what was kept for that."""
-    from nipype_blm.cli.infer import Running, infer
+def _read_again(request: "Request", arguments: argparse.Namespace) -> int:
+    """Do what needs the maps, and once more the values; remove what was kept for that."""
     from nipype_blm.cli.run import tidy
     from nipype_blm.io.lock import hold_folders
 
-    assert request.inference is not None
     keep = _choose_kept(request, arguments)
+    if request.diagnostics is not None:
+        from nipype_blm.cli.diagnose import diagnose_results
+
+        diagnose_results(
+            request.out_dir,
+            None,
+            request.diagnostics,
+            request.n_threads,
+            request.max_bytes,
+            request.overwrite,
+            arguments.quiet or request.quiet,
+        )
+    code = OK if request.inference is None else _infer(request, arguments, keep)
+    with hold_folders({"work_dir": request.work_folder}):  # which goes if it is empty then
+        tidy(request, keep)
+    return code
+
+
+def _infer(request: "Request", arguments: argparse.Namespace, keep: str) -> int:
+    """Correct the maps that are there now."""
+    from nipype_blm.cli.infer import Running, infer
+
+    assert request.inference is not None
     running = Running(
         n_procs=request.n_threads,
         max_bytes=request.max_bytes,
@@ -289,10 +310,7 @@ def _infer(request: "Request", arguments: argparse.Namespace) -> int:
         quiet=arguments.quiet or request.quiet,
         work_dir=request.work_folder,
     )
-    code = infer(request.out_dir, request.inference, running)
-    with hold_folders({"work_dir": request.work_folder}):  # which goes if it is empty then
-        tidy(request, keep)
-    return code
+    return infer(request.out_dir, request.inference, running)
 
 
 def _run(request: "Request", arguments: argparse.Namespace) -> int:
@@ -335,7 +353,7 @@ def _run(request: "Request", arguments: argparse.Namespace) -> int:
                 arguments.pool,
             )
             # What reads the values again afterwards needs no image.
-            kept = keep if request.inference is None else "tiles"
+            kept = "tiles" if request.reads_again else keep
             workflow = build_workflow(request, kept, run, runner)
             run_workflow(workflow, request, runner)
     except Exception as error:
@@ -348,7 +366,7 @@ def _end(request: "Request", run: "PreparedRun", quiet: bool, keep: str) -> int:
     from nipype_blm.cli.run import tidy
 
     _report(request, run.spec.model, quiet)
-    if request.inference is None:
+    if not request.reads_again:
         tidy(request, keep)
     return OK
 

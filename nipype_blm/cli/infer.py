@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,14 +10,16 @@ from nipype_blm.cli.command import (
     GOES_ON,
     OK,
     RunError,
+    add_resource_options,
     add_running_options,
+    check_resource_options,
     check_running_options,
     describe,
     faults_in,
     say_notices,
 )
 from nipype_blm.cli.terminal import escape_name
-from nipype_blm.errors import InputError
+from nipype_blm.model.inference import DESCRIPTIONS
 from nipype_blm.units import GIB
 
 if TYPE_CHECKING:
@@ -38,68 +39,31 @@ _EXAMPLES = (
     "results --atlas atlas.nii.gz --atlas-names atlas.tsv",
 )
 _WORK, _WORKFLOW = "inference", "inference_wf"  # in the folder for intermediate files
-# Flags, and what argparse is told of them; each is a field of an inference.
-_OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("--n", {"metavar": "N", "help": "resamplings, the data being the first; default 1000"}),
-    (
-        "--resampling",
-        {
-            "metavar": "NAME",
-            "help": "flip_scores (default); or, of a linear model, permute or flip_data",
-        },
-    ),
-    (
-        "--summaries",
-        {
-            "metavar": "NAME",
-            "nargs": "+",
-            "help": "what is corrected: voxel, cluster, mass, tfce; default: all",
-        },
-    ),
-    (
-        "--cluster-z",
-        {"metavar": "Z", "help": "z above which voxels form clusters; default: of --cluster-p"},
-    ),
-    (
-        "--cluster-p",
-        {"metavar": "P", "help": "one-sided p below which they do; default 0.001"},
-    ),
-    ("--sides", {"metavar": "SIDES", "help": "two (default), or one: positive effects of T"}),
-    (
-        "--joint",
-        {"action": "store_true", "default": None, "help": "correct across contrasts, too"},
-    ),
-    ("--neighbours", {"metavar": "N", "help": "voxels that touch one: 6, 18 or 26 (default)"}),
-    (
-        "--blocks",
-        {
-            "metavar": "WHAT",
-            "help": "images that are exchanged as one, or among themselves: a column of the table "
-            "of the formula, or a file of labels, such as a .grp of FSL",
-        },
-    ),
-    (
-        "--exchange",
-        {
-            "metavar": "HOW",
-            "help": "with permute and --blocks: within blocks (default), whole blocks, or both",
-        },
-    ),
-    ("--seed", {"metavar": "SEED", "help": "of the resamplings; default 0"}),
-    (
-        "--no-tail",
-        {
-            "dest": "tail",
-            "action": "store_false",
-            "default": None,
-            "help": "no p below 1 / N, from a fitted tail of the null distribution",
-        },
-    ),
-    ("--fdr", {"metavar": "NAME", "help": "bh (Benjamini-Hochberg, default) or by"}),
-    ("--atlas", {"metavar": "FILE", "help": "image of labels, which name peaks"}),
-    ("--atlas-names", {"metavar": "FILE", "help": "table of their names: columns index, name"}),
-    ("--distance-mm", {"metavar": "MM", "help": "least distance between peaks; default 8"}),
-)
+# How each field of an inference is given, and what for.
+_FIELDS: dict[str, dict[str, Any]] = {
+    "contrasts": {"metavar": "NAME", "action": "append"},
+    "n": {"metavar": "N"},
+    "resampling": {"metavar": "NAME"},
+    "summaries": {"metavar": "NAME", "nargs": "+"},
+    "cluster_z": {"metavar": "Z"},
+    "cluster_p": {"metavar": "P"},
+    "sides": {"metavar": "SIDES"},
+    "joint": {"action": "store_true", "default": None},
+    "neighbours": {"metavar": "N"},
+    "blocks": {"metavar": "WHAT"},
+    "exchange": {"metavar": "HOW"},
+    "seed": {"metavar": "SEED"},
+    "tail": {"action": "store_false", "default": None},
+    "fdr": {"metavar": "NAME"},
+    "atlas": {"metavar": "FILE"},
+    "atlas_names": {"metavar": "FILE"},
+    "distance_mm": {"metavar": "MM"},
+}
+_FLAGS = {"contrasts": "--contrast", "tail": "--no-tail"}
+_HELP = DESCRIPTIONS | {
+    "contrasts": "only this contrast; may be given several times",
+    "tail": "no p below 1 / N, from a fitted tail of the null distribution",
+}
 
 
 def add_infer(tools: Any) -> None:
@@ -107,19 +71,10 @@ def add_infer(tools: Any) -> None:
     parser = tools.add_parser("infer", help="correct p for the number of voxels, by resampling")
     describe(parser, _DESCRIPTION, _EXAMPLES, EXIT_CODES)
     parser.add_argument("results", type=Path, metavar="OUT", help="folder of results of a run")
-    parser.add_argument(
-        "--contrast",
-        dest="contrasts",
-        action="append",
-        metavar="NAME",
-        help="only this contrast; may be given several times",
-    )
-    for flag, how in _OPTIONS:
-        parser.add_argument(flag, **how)
-    parser.add_argument("--n-procs", type=int, metavar="N", help="threads; default: all cores")
-    parser.add_argument(
-        "--max-mem-gb", type=float, default=4.0, metavar="GIB", help="memory to use; default 4"
-    )
+    for field, how in _FIELDS.items():
+        flag = _FLAGS.get(field, f"--{field.replace('_', '-')}")
+        parser.add_argument(flag, dest=field, help=_HELP[field], **how)
+    add_resource_options(parser)
     parser.add_argument(
         "--work-dir",
         type=Path,
@@ -158,13 +113,10 @@ class Running(NamedTuple):
 def _act(arguments: argparse.Namespace) -> int:
     from nipype_blm.frontends.inference import WORDS, make_inference_options
 
-    fields = ["contrasts"] + [
-        how.get("dest", flag.lstrip("-").replace("-", "_")) for flag, how in _OPTIONS
-    ]
     with faults_in(WORDS):
         check_running_options(arguments)
-        _check_resources(arguments.n_procs, arguments.max_mem_gb)
-        given = {field: getattr(arguments, field) for field in fields}
+        check_resource_options(arguments)
+        given = {field: getattr(arguments, field) for field in _FIELDS}
         options = make_inference_options(given, WORDS.name)
         running = Running(
             n_procs=arguments.n_procs,
@@ -182,13 +134,6 @@ def _act(arguments: argparse.Namespace) -> int:
             _prepare(arguments.results, options, running)
             return OK
         return infer(arguments.results, options, running)
-
-
-def _check_resources(n_procs: int | None, max_mem_gb: float) -> None:
-    if n_procs is not None and n_procs < 1:
-        raise InputError(f"--n-procs {n_procs} was given; expected 1 or more.")
-    if not 0 < max_mem_gb < inf:
-        raise InputError(f"--max-mem-gb {max_mem_gb:g} was given; expected a number above 0.")
 
 
 def _draw(arguments: argparse.Namespace) -> None:

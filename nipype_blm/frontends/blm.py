@@ -60,6 +60,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "deficient": "deficient",
         "two_sided": "two_sided",
         "inference": "inference",
+        "diagnostics": "diagnostics",
         "work_dir": "work_dir",
         "keep": "keep",
         "compress": "compress",

@@ -25,6 +25,7 @@ from nipype_blm.frontends.values import (
     Count,
     CountOrNone,
     Derivatives,
+    Diagnostics,
     FilePath,
     FilePaths,
     Filters,
@@ -159,6 +160,11 @@ class CommonFields(_Model):
         description="Correct p for the number of voxels once the maps are there: true, or options "
         "of `nipype-blm infer`, such as {n: 5000, summaries: [voxel, tfce]}.",
     )
+    diagnostics: Diagnostics = Field(
+        None,
+        description="Say what the model leaves once the maps are there, as `nipype-blm diagnose`: "
+        "true, or what is saved of each image or level, such as {save: [residuals, blups]}.",
+    )
     compress: bool = Field(False, description="Write .nii.gz instead of .nii.")
     overwrite: bool = Field(
         False,
@@ -187,6 +193,13 @@ class CommonFields(_Model):
     def _normalise_contrasts(cls, value: Any, info: ValidationInfo) -> Any:
         return _rename(normalise_contrasts(value), "contrasts", words_of(info))
 
+    @field_validator("diagnostics")
+    @classmethod
+    def _check_diagnostics(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value and "blups" in value["save"] and not issubclass(cls, MixedOptionFields):
+            raise ValueError("blups were asked for, but a linear model has no random effects")
+        return value
+
     def plain(self) -> dict[str, Any]:
         """Return the fields that have a value, as text and numbers that are read as the same."""
         # Not every version of pydantic has a text for fractions.
@@ -195,6 +208,9 @@ class CommonFields(_Model):
             data["min_percent"] = _exact_text(self.min_percent)
         for contrast in data["contrasts"]:
             contrast.pop("stat_type", None)
+        for name in ("inference", "diagnostics"):
+            if data.get(name) == {}:
+                data[name] = True
         return {name: value for name, value in data.items() if value not in ([], {})}
 
 

@@ -114,6 +114,15 @@ SETTINGS = (
         several=True,
         may_be_alone=True,
     ),
+    Option(
+        "--diagnostics",
+        "diagnostics",
+        "then say what the model leaves as `nipype-blm diagnose` does; with what it saves, such as "
+        "save=residuals,blups",
+        metavar="NAME=VALUE",
+        several=True,
+        may_be_alone=True,
+    ),
     Option("--compress", "compress", "write .nii.gz", value=True),
     Option("--overwrite", "overwrite", "replace the maps of another model", value=True),
     Option("--work-dir", "work_dir", "folder for intermediate files", metavar="DIR"),

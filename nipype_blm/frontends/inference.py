@@ -36,58 +36,23 @@ class InferenceFields(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    contrasts: TextList | None = Field(None, description="Names of contrasts; default: all.")
-    resampling: _Resampling = Field(
-        "flip_scores",
-        description="flip_scores (default: signs of the scores of independent groups of images), "
-        "or, of a linear model, permute (Freedman-Lane) or flip_data (signs of residuals).",
-    )
-    n: Annotated[Count, Field(ge=2)] = Field(
-        1000, description="Resamplings, the observed data being the first; default 1000."
-    )
-    seed: CountOrNone = Field(0, description="Of the resamplings; default 0.")
-    summaries: tuple[_Summary, ...] = Field(
-        (),
-        description="What is corrected: voxel (the maximum), cluster (extent), mass, tfce; "
-        "default: all.",
-    )
-    cluster_z: Annotated[float, above_zero("a positive z, such as 3.1")] | None = Field(
-        None, description="z above which voxels form clusters; default: that of cluster_p."
-    )
-    cluster_p: Annotated[float, above_zero("a positive p, such as 0.001"), Field(lt=0.5)] = Field(
-        0.001, description="One-sided p below which voxels form clusters; default 0.001."
-    )
-    sides: Annotated[str, one_of(SIDES)] = Field(
-        "two", description="Sides of T tests: two (default), or one, of positive effects."
-    )
-    joint: bool = Field(False, description="Correct across all these contrasts, too.")
-    neighbours: Count | None = Field(
-        None, description="Voxels that touch another one: 6, 18 or 26 (default)."
-    )
-    blocks: Text | None = Field(
-        None,
-        description="Images that are exchanged as one, or among themselves: a column of the "
-        "table of the formula, or a file with a label for each line of model/images.tsv, such as "
-        "a .grp of FSL.",
-    )
-    exchange: Annotated[str, one_of(EXCHANGES)] = Field(
-        "within",
-        description="With permute and blocks: images within blocks (default), whole blocks, or "
-        "both.",
-    )
-    tail: bool = Field(
-        True, description="Fit the tail of the null distribution for p below 1 / n (default)."
-    )
-    fdr: Annotated[str, one_of(CORRECTIONS)] = Field(
-        "bh", description="False discovery rate: bh (Benjamini-Hochberg, default) or by."
-    )
-    atlas: FilePath | None = Field(None, description="Image of labels, which name peaks.")
-    atlas_names: FilePath | None = Field(
-        None, description="Table of the names of its labels: columns index and name."
-    )
-    distance_mm: Annotated[float, above_zero("a positive distance in mm")] = Field(
-        8.0, description="Least distance between peaks of a cluster, in mm; default 8."
-    )
+    contrasts: TextList | None = None
+    resampling: _Resampling = "flip_scores"
+    n: Annotated[Count, Field(ge=2)] = 1000
+    seed: CountOrNone = 0
+    summaries: tuple[_Summary, ...] = ()
+    cluster_z: Annotated[float, above_zero("a positive z, such as 3.1")] | None = None
+    cluster_p: Annotated[float, above_zero("a positive p, such as 0.001"), Field(lt=0.5)] = 0.001
+    sides: Annotated[str, one_of(SIDES)] = "two"
+    joint: bool = False
+    neighbours: Count | None = None
+    blocks: Text | None = None
+    exchange: Annotated[str, one_of(EXCHANGES)] = "within"
+    tail: bool = True
+    fdr: Annotated[str, one_of(CORRECTIONS)] = "bh"
+    atlas: FilePath | None = None
+    atlas_names: FilePath | None = None
+    distance_mm: Annotated[float, above_zero("a positive distance in mm")] = 8.0
 
 
 class InferenceWords(TraitWords):
@@ -95,7 +60,8 @@ class InferenceWords(TraitWords):
 
     def name(self, field: str) -> str:
         """Return the option of a field."""
-        return {"max_bytes": "--max-mem-gb"}.get(field, f"--{field.replace('_', '-')}")
+        flags = {"max_bytes": "--max-mem-gb", "contrasts": "--contrast", "tail": "--no-tail"}
+        return flags.get(field, f"--{field.replace('_', '-')}")
 
     def setting(self, field: str, value: Any) -> str:
         """Return how a field is given a value."""

@@ -94,6 +94,8 @@ def request_options(fields: CommonFields, origin: Origin) -> dict[str, Any]:
         from nipype_blm.frontends.inference import make_inference_options
 
         options["inference"] = make_inference_options(fields.inference, str)
+    if fields.diagnostics is not None:
+        options["diagnostics"] = tuple(fields.diagnostics.get("save", ()))
     return options | {"words": origin.words, "record": origin.record}
 
 

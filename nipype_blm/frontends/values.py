@@ -167,6 +167,27 @@ def _read_inference(value: Any, info: ValidationInfo) -> dict[str, Any] | None:
     return {name: packed[name] for name in InferenceFields.model_fields if name in given}
 
 
+def _read_diagnostics(value: Any) -> dict[str, Any] | None:
+    """Check what is asked of diagnostics; true asks for what is usual."""
+    from nipype_blm.results.diagnostics import SAVED
+
+    given = {} if value is True else value
+    if given is False:
+        return None
+    if not isinstance(given, dict) or not given.keys() <= {"save"}:
+        raise ValueError(f"{show(value)} was given; expected true, or {{save: [residuals]}}")
+    names = given.get("save") or ()
+    names = names.replace(",", " ").split() if isinstance(names, str) else names
+    unknown = (
+        [name for name in names if name not in SAVED]
+        if isinstance(names, list | tuple)
+        else [names]
+    )
+    if unknown:
+        raise ValueError(f"{show(unknown[0])} cannot be saved; expected some of {', '.join(SAVED)}")
+    return {"save": list(names)} if names else {}
+
+
 FilePath = Annotated[Path, BeforeValidator(_resolve)]
 # The tuple first: old versions of pydantic write the text of a whole tuple for a Path.
 FilePaths = Annotated[tuple[Path, ...] | Path, BeforeValidator(_resolve_all)]
@@ -181,3 +202,4 @@ TextList = Annotated[tuple[Text, ...], BeforeValidator(_list_text)]
 Filters = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_read_filters)]
 Share = Annotated[Fraction, BeforeValidator(_parse_fraction)]
 Inference = Annotated[dict[str, Any] | None, BeforeValidator(_read_inference)]
+Diagnostics = Annotated[dict[str, Any] | None, BeforeValidator(_read_diagnostics)]

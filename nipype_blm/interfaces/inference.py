@@ -14,7 +14,7 @@ from nipype_blm.interfaces.base import (
     threads_trait,
     warn_of,
 )
-from nipype_blm.model.inference import CORRECTIONS, EXCHANGES, PANEL, SIDES
+from nipype_blm.model.inference import CORRECTIONS, DESCRIPTIONS, EXCHANGES, PANEL, SIDES
 from nipype_blm.units import GIB
 
 if TYPE_CHECKING:
@@ -29,29 +29,23 @@ class InferenceInputSpec(InputSpec):
     """What is asked of an inference."""
 
     results_dir = results_trait()
-    contrasts = traits.List(traits.Str, desc="names of contrasts; default: all")
-    resampling = traits.Str(
-        desc="flip_scores (default), or, of a linear model, permute or flip_data"
-    )
-    n = traits.Range(low=2, desc="resamplings, the data being the first; default 1000")
-    seed = traits.Range(low=0, desc="of the resamplings; default 0")
-    summaries = traits.List(
-        traits.Str, desc="what is corrected: voxel, cluster, mass, tfce; default: all"
-    )
-    cluster_z = traits.Float(desc="z above which voxels form clusters; default: that of cluster_p")
-    cluster_p = traits.Float(desc="one-sided p below which voxels form clusters; default 0.001")
-    sides = traits.Enum(*SIDES, desc="sides of T tests: two (default), or one")
-    joint = traits.Bool(False, usedefault=True, desc="correct across all these contrasts, too")
-    neighbours = traits.Int(desc="voxels that touch another one: 6, 18 or 26 (default)")
-    blocks = traits.Str(
-        desc="images that are exchanged together: a column of the table of the formula, or a file"
-    )
-    exchange = traits.Enum(*EXCHANGES, desc="with permute and blocks: what is permuted")
-    tail = traits.Bool(True, usedefault=True, desc="fit the tail of the null distribution")
-    fdr = traits.Enum(*CORRECTIONS, desc="false discovery rate: Benjamini-Hochberg, or -Yekutieli")
-    atlas = File(desc="image of labels, which name peaks")
-    atlas_names = File(desc="table of the names of its labels")
-    distance_mm = traits.Float(desc="least distance between peaks of a cluster; default 8")
+    contrasts = traits.List(traits.Str, desc=DESCRIPTIONS["contrasts"])
+    resampling = traits.Str(desc=DESCRIPTIONS["resampling"])
+    n = traits.Range(low=2, desc=DESCRIPTIONS["n"])
+    seed = traits.Range(low=0, desc=DESCRIPTIONS["seed"])
+    summaries = traits.List(traits.Str, desc=DESCRIPTIONS["summaries"])
+    cluster_z = traits.Float(desc=DESCRIPTIONS["cluster_z"])
+    cluster_p = traits.Float(desc=DESCRIPTIONS["cluster_p"])
+    sides = traits.Enum(*SIDES, desc=DESCRIPTIONS["sides"])
+    joint = traits.Bool(False, usedefault=True, desc=DESCRIPTIONS["joint"])
+    neighbours = traits.Int(desc=DESCRIPTIONS["neighbours"])
+    blocks = traits.Str(desc=DESCRIPTIONS["blocks"])
+    exchange = traits.Enum(*EXCHANGES, desc=DESCRIPTIONS["exchange"])
+    tail = traits.Bool(True, usedefault=True, desc=DESCRIPTIONS["tail"])
+    fdr = traits.Enum(*CORRECTIONS, desc=DESCRIPTIONS["fdr"])
+    atlas = File(desc=DESCRIPTIONS["atlas"])
+    atlas_names = File(desc=DESCRIPTIONS["atlas_names"])
+    distance_mm = traits.Float(desc=DESCRIPTIONS["distance_mm"])
     max_mem_gb = memory_trait()
 
 

@@ -23,30 +23,55 @@ _BASE_BYTES = 2**28
 _BLOCK_BYTES = 2**27
 
 
+# What users are told of each option, wherever it is given.
+DESCRIPTIONS = {
+    "contrasts": "names of contrasts; default: all",
+    "resampling": "flip_scores (default: signs of the scores of independent groups of images), or, "
+    "of a linear model, permute (Freedman-Lane) or flip_data (signs of residuals)",
+    "n": "resamplings, the data being the first; default 1000",
+    "seed": "of the resamplings; default 0",
+    "summaries": "what is corrected: voxel (the maximum), cluster (extent), mass, tfce; "
+    "default: all",
+    "cluster_z": "z above which voxels form clusters; default: that of a one-sided p of 0.001",
+    "cluster_p": "one-sided p below which voxels form clusters; default 0.001",
+    "sides": "sides of T tests: two (default), or one, of positive effects",
+    "joint": "correct across all these contrasts, too",
+    "neighbours": "voxels that touch another one: 6, 18 or 26 (default)",
+    "blocks": "images that are exchanged as one, or among themselves: a column of the table of the "
+    "formula, or a file with a label for each line of model/images.tsv, such as a .grp of FSL",
+    "exchange": "with permute and blocks: images within blocks (default), whole blocks, or both",
+    "tail": "p below 1 / n from a fitted tail of the null distribution (default)",
+    "fdr": "false discovery rate: bh (Benjamini-Hochberg, default) or by (-Yekutieli)",
+    "atlas": "image of labels, which name peaks",
+    "atlas_names": "table of the names of its labels: columns index and name",
+    "distance_mm": "least distance between peaks of a cluster, in mm; default 8",
+}
+
+
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How p-values are corrected for the number of voxels; messages name its fields.
+    """How p-values are corrected for the number of voxels: see `DESCRIPTIONS`.
 
-    What is None is chosen by the program, or not asked for.
+    What is None is chosen by the program, or not asked for.  Messages name these fields.
     """
 
-    contrasts: tuple[str, ...] | None = None  # names; None: all
+    contrasts: tuple[str, ...] | None = None
     resampling: str = "flip_scores"  # one of core.resampling's
-    n: int = 1000  # resamplings, the observed data among them
+    n: int = 1000
     seed: int = 0
     summaries: tuple[str, ...] = ()  # of core.clusters; none: all
-    cluster_z: float | None = None  # height that forms clusters; None: from cluster_p
-    cluster_p: float = 0.001  # one-sided
-    sides: str = "two"  # one of SIDES, of T contrasts
-    joint: bool = False  # correct across all contrasts, too
-    neighbours: int | None = None  # of a voxel; None: as the space of the images has them
-    blocks: str | None = None  # a column of the table, or a file: the block of each image
-    exchange: str = "within"  # one of EXCHANGES: what is permuted where there are blocks
-    tail: bool = True  # fit the tail of the null distribution below what counting can tell
+    cluster_z: float | None = None
+    cluster_p: float = 0.001
+    sides: str = "two"  # one of SIDES
+    joint: bool = False
+    neighbours: int | None = None  # None: as the space of the images has them
+    blocks: str | None = None
+    exchange: str = "within"  # one of EXCHANGES
+    tail: bool = True
     fdr: str = "bh"  # one of CORRECTIONS
-    atlas: Path | None = None  # labels of the peaks
+    atlas: Path | None = None
     atlas_names: Path | None = None
-    distance_mm: float = 8.0  # between peaks of one cluster
+    distance_mm: float = 8.0
 
     def pack(self) -> dict[str, Any]:
         """Return what JSON can hold, without what was not given."""

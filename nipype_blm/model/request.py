@@ -101,6 +101,8 @@ class Request:
     minlog: float = DEFAULT_MINLOG  # in the place of infinite log p
     compress: bool = False
     inference: InferenceOptions | None = None  # of the maps, when they are there
+    # What diagnostics save of each image or level, likewise; None: none are made.
+    diagnostics: tuple[str, ...] | None = None
 
     # Where.
     work_dir: Path | None = None
@@ -140,7 +142,12 @@ class Request:
     @property
     def with_tiles(self) -> bool:
         """Whether the values of all images are written by voxel, too."""
-        return self.keep == "tiles" or self.inference is not None
+        return self.keep == "tiles" or self.reads_again
+
+    @property
+    def reads_again(self) -> bool:
+        """Whether values are read once more when the maps are there."""
+        return self.inference is not None or self.diagnostics is not None
 
     @property
     def parallel_nodes(self) -> int:

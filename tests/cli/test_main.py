@@ -12,9 +12,9 @@ import yaml
 
 from nipype_blm.cli.main import main
 
-COMMANDS = ["fit", "compare", "diagnose", "export", "pool", "compile"]
+COMMANDS = ["fit", "infer", "compare", "diagnose", "export", "pool", "compile"]
 ACTIONS = ["pool start", "pool status", "pool stop", "pool run"]
-RUNNING = ["fit", "compare"]  # what runs a workflow
+RUNNING = ["fit", "infer", "compare"]  # what runs a workflow
 STAND_ALONE = ["blm", "blmm", "blmm_compare"]
 
 
