@@ -92,13 +92,16 @@ def find_done(folder: Path, stamp: str) -> int:
         n_summaries = len(found["Summaries"])
     except (InputError, KeyError, TypeError):
         return 0
-    if any(len(each) != n_summaries or np.isnan(each).any() for each in nulls):
+    if any(len(each) != n_summaries + 1 or np.isnan(each).any() for each in nulls):
         return 0
     return min((each.shape[1] for each in nulls), default=0)
 
 
 def load_nulls(folder: Path, label: str) -> FloatArray:
-    """Return the peaks of all resamplings, (n_summaries, n); the first is that of the data."""
+    """Return the peaks of all resamplings, (n_summaries, n); the first is that of the data.
+
+    Behind the summaries there is a row with the voxels at which a resampling said nothing.
+    """
     path = folder / f"{name_nulls(label)}.npy"
     try:
         found: FloatArray = np.load(path, allow_pickle=False)
@@ -204,7 +207,7 @@ class InferredContrast:
     @property
     def nulls(self) -> dict[str, FloatArray]:
         """The peaks of all resamplings, by summary; the first is that of the data."""
-        found = load_nulls(self.inferred.folder, self.contrast.label)
+        *found, _ = load_nulls(self.inferred.folder, self.contrast.label)
         return dict(zip(self.inferred.summaries, found, strict=True))
 
     @property

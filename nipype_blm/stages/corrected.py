@@ -63,7 +63,7 @@ class Found(NamedTuple):
     spread: Mapping[str, FloatArray]  # by summary, at the voxels that were tested
     p: Mapping[str, ExtendedP]  # corrected; behind JOINT across all contrasts
     nulls: FloatArray  # (n_summaries, n)
-    n_degenerate: int
+    n_degenerate: FloatArray  # (n,), voxels at which a resampling says nothing
 
 
 def write_corrected(
@@ -95,7 +95,7 @@ def write_corrected(
     results = Results(results_dir)
     _, spec = read_model(model_file)
     what = read_resampled(resampled_file)
-    nulls, n_degenerate = _read_nulls(results, what, nulls_files, ranges, n)
+    nulls = _read_nulls(results, what, nulls_files, ranges, n)
     files = ScoreFiles(spec, what, scores_files)
     graph = find_graph(spec, what.neighbours)
     joint = np.max(nulls, axis=0) if options.joint and len(nulls) > 1 else None
@@ -103,8 +103,8 @@ def write_corrected(
     field = find_field_theory(results, values, n_threads)
     with Threads(n_threads) as threads:
         found = [
-            _correct(results, what, files, graph, i, nulls[i], n, joint, options, threads)
-            for i, n in enumerate(n_degenerate)
+            _correct(results, what, files, graph, i, null, joint, options, threads)
+            for i, null in enumerate(nulls)
         ]
     folder = results.folder / FOLDER
     described = _describe(results, what, found, n, options, field)
@@ -122,8 +122,8 @@ def _read_nulls(
     nulls_files: Sequence[Path | str],
     ranges: Sequence[tuple[int, int]],
     n: int,
-) -> tuple[list[FloatArray], list[int]]:
-    """Return the peaks of each contrast, (n_summaries, n), and how often nothing was left."""
+) -> list[FloatArray]:
+    """Return of each contrast what `load_nulls` does."""
     first = ranges[0][0] if ranges else n
     done = read_description(results.folder / FOLDER) if first else None
     if first and (done is None or done.get("NullsFingerprint") != what.nulls_stamp):
@@ -131,21 +131,15 @@ def _read_nulls(
             f"{results.folder / FOLDER} has been replaced by another inference since this one "
             "began, which was to go on from there; run it again."
         )
-    nulls, counts = [], []
+    nulls = []
     for number, label in enumerate(what.labels):
-        parts, n_done, degenerate = [], 0, 0
-        if done is not None:
-            earlier = load_nulls(results.folder / FOLDER, label)
-            parts, n_done = [earlier[:, :first]], earlier.shape[1]
-            degenerate = int(done["Contrasts"][number]["Degenerate"])
+        parts = [] if done is None else [load_nulls(results.folder / FOLDER, label)[:, :first]]
         for path, (start, stop) in zip(nulls_files, ranges, strict=True):
             file = ArrayFile(path, what.range_stamp(start, stop))
-            parts.append(np.array([file.read(f"{number}/{name}") for name in what.summaries]))
-            # Those of a panel that is done again have been counted.
-            degenerate += int(file.read(f"{number}/{DEGENERATE}")[max(0, n_done - start) :].sum())
+            rows = [file.read(f"{number}/{name}") for name in (*what.summaries, DEGENERATE)]
+            parts.append(np.array(rows, float))
         nulls.append(np.concatenate(parts, axis=1)[:, :n])
-        counts.append(degenerate)
-    return nulls, counts
+    return nulls
 
 
 def _correct(
@@ -155,7 +149,6 @@ def _correct(
     graph: Graph,
     number: int,
     nulls: FloatArray,
-    n_degenerate: int,
     joint: FloatArray | None,
     options: InferenceOptions,
     threads: Threads,
@@ -174,7 +167,7 @@ def _correct(
         p[name] = _extend(spread[name], nulls[i], with_tail, least)
         if joint is not None:
             p[f"{name}{JOINT}"] = _extend(spread[name], joint[i], with_tail, least)
-    return Found(contrast, is_tested, z, spread, p, nulls, n_degenerate)
+    return Found(contrast, is_tested, z, spread, p, nulls[:-1], nulls[-1])
 
 
 def _extend(spread: FloatArray, null: FloatArray, with_tail: bool, least: float) -> ExtendedP:
@@ -223,7 +216,7 @@ def _describe(
                 "Label": each.contrast.label,
                 "Tail": "two-sided" if what.is_two_sided(i) else "upper",
                 "VoxelsTested": int(each.is_tested.sum()),
-                "Degenerate": each.n_degenerate,
+                "Degenerate": int(each.n_degenerate.sum()),
                 "LargestZ": _find_largest(each.z, what.is_two_sided(i)),
                 "LeastCorrectedP": {
                     name: float(values.p.min(initial=1.0)) for name, values in each.p.items()
@@ -387,14 +380,15 @@ def _write_uncorrected(
 
 def _write_nulls(folder: Path, found: Found, what: Resampled) -> None:
     stem = name_nulls(found.contrast.label)
-    np.save(folder / f"{stem}.npy", found.nulls)
+    np.save(folder / f"{stem}.npy", np.vstack([found.nulls, found.n_degenerate]))
     described = {
         "Description": "The largest value of each summary (row) in each resampling (column); the "
-        "first column is that of the data.",
+        "first column is that of the data. The last row: voxels at which a resampling says "
+        "nothing, because no variance is left.",
         "Summaries": list(what.summaries),
         "Resamplings": found.nulls.shape[1],
         "Seed": what.seed,
         "Exhaustive": what.exhaustive,
-        "Degenerate": found.n_degenerate,
+        "Degenerate": int(found.n_degenerate.sum()),
     }
     (folder / f"{stem}.json").write_text(json.dumps(described, indent=1) + "\n")

@@ -109,8 +109,11 @@ def test_nodes_of_the_command_and_more_resamplings_go_on_from_those_that_are_the
     few = ["infer", str(results), *WORDS, "--quiet", "--plugin", "MultiProc"]
     few[few.index("80")] = "30"
     assert main(few) == 0
+    of_few = read_files(results)
     assert main(["infer", str(results), *WORDS, "--quiet"]) == 0
     assert read_files(results) == read_files(study / "results")
+    assert main(few) == 0  # of those that are there
+    assert read_files(results) == of_few
     atlas = ["--atlas", str(tmp_path / "atlas.nii"), "--atlas-names", str(tmp_path / "atlas.tsv")]
     nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.diag([8.0, 8, 8, 1])), atlas[1])
     for label, words in (("North", ["--plugin", "Linear"]), ("South", [])):  # nothing to resample
