@@ -118,6 +118,17 @@ class _Checksums:
         """Return the checksums of all chunks."""
         return [*self._complete, crc32(self._rest)] if self._rest else self._complete
 
+    @property
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return what `restore` takes."""
+        complete = np.array(self._complete, _CHECKSUM)
+        return {"checksums": complete, "rest": np.frombuffer(self._rest, np.uint8)}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from `state`."""
+        self._complete = state["checksums"].tolist()
+        self._rest = state["rest"].tobytes()
+
     def pack(self, line: bytes) -> bytes:
         """Return the end of a file with this first line."""
         return np.array([*self.finish(), crc32(line)], _CHECKSUM).tobytes()
@@ -129,7 +140,7 @@ class ArrayStream:
     Parameters
     ----------
     file : binary file
-        Empty, and open for writing.
+        Open for writing at its beginning; what it has is overwritten.
     name : str
         Of the array of bytes.
     """
@@ -146,6 +157,27 @@ class ArrayStream:
         self._write(memoryview(data))
         return start
 
+    @property
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What the file has so far, of which nothing is on its way there any more."""
+        self._file.flush()
+        return {"size": np.array([self._size]), **self._checksums.state}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from `state`, in a file that has at least that.
+
+        Raises
+        ------
+        InputError
+            If it has less.
+        """
+        size = int(state["size"][0])
+        if os.fstat(self._file.fileno()).st_size < _RESERVED + size:
+            raise InputError("A file that was begun is shorter than it was.")
+        self._file.seek(_RESERVED + size)
+        self._size = size
+        self._checksums.restore(state)
+
     def finish(self, stamp: str, arrays: Mapping[str, NDArray[Any]], meta: Any = None) -> None:
         """Write all else; see `write_arrays`."""
         layout = {self._name: ["|u1", [self._size], 0], **_lay_out(arrays, _align(self._size))}
@@ -156,6 +188,7 @@ class ArrayStream:
         for piece in _pack_values(arrays):
             self._write(piece)
         self._file.write(self._checksums.pack(line))
+        self._file.truncate()
         self._file.seek(0)
         self._file.write(line)
 

@@ -125,6 +125,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
 
 
+@contextmanager
+def completing(path: Path, part: Path) -> Iterator[BinaryIO]:
+    """Give a file that replaces `path` if all goes well, and else stays as `part`.
+
+    If `part` is there, and no link, it is opened as it is, to be gone on with.
+    """
+    with naming(path):
+        opened = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        with os.fdopen(opened, "r+b") as file:
+            yield file
+        part.replace(path)
+
+
 def write_if_changed(path: Path, content: bytes) -> None:
     """Write a file unless it has this content, so that its time tells of a change."""
     try:

@@ -5,6 +5,7 @@ and `CHUNK_VOXELS` voxels; and those that tell where each chunk lies.  A chunk i
 Blosc: bytes of the same significance stand side by side, and then LZ4.
 """
 
+import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,7 @@ from nipype_blm.core.products import WORD
 from nipype_blm.core.threads import ONE_THREAD, TILE, Threads
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import ArrayFile, ArrayStream
-from nipype_blm.io.files import read_into, replacing
+from nipype_blm.io.files import completing, read_into, replacing
 
 CHUNK_VOXELS = 16 * TILE
 ALL = slice(None)
@@ -49,6 +50,9 @@ class TileWriter:
         What is to be known of the rows; read when the context ends.
     meta : mapping, optional
         JSON values.
+    part : Path, optional
+        Where it is until it is complete.  What is there when the context ends by an error stays,
+        for `restore` to go on from.
     """
 
     def __init__(
@@ -60,8 +64,9 @@ class TileWriter:
         dtype: Any,
         arrays: Mapping[str, NDArray[Any]] | None = None,
         meta: Mapping[str, Any] | None = None,
+        part: Path | None = None,
     ) -> None:
-        self._path, self._stamp = path, stamp
+        self._path, self._stamp, self._part = path, stamp, part
         self._shape, self._dtype = (n_rows, n_voxels), np.dtype(dtype)
         self._arrays, self._meta = arrays or {}, dict(meta or {})
         self._blocks = _cut(n_voxels, CHUNK_VOXELS)
@@ -71,12 +76,36 @@ class TileWriter:
 
     def __enter__(self) -> "TileWriter":
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = ArrayStream(self._stack.enter_context(replacing(self._path)), _CHUNKS)
+        writing = replacing(self._path)
+        if self._part is not None:
+            self._part.parent.mkdir(parents=True, exist_ok=True)
+            writing = completing(self._path, self._part)
+        self._stream = ArrayStream(self._stack.enter_context(writing), _CHUNKS)
         self._stack.push(self._finish)
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
         return self._stack.__exit__(*error)
+
+    @property
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What has been added, as far as `restore` needs to know it."""
+        return {**self._stream.state, **self._list_places()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on behind the rows of an earlier writer, of which `part` has the values.
+
+        Raises
+        ------
+        InputError
+            If it has not.
+        """
+        self._stream.restore(state)
+        edges, index = state["edges"].tolist(), state["index"].tolist()
+        self._groups = [slice(first, last) for first, last in itertools.pairwise(edges)]
+        self._places = {
+            (g, b): tuple(place) for g, row in enumerate(index) for b, place in enumerate(row)
+        }
 
     def add(self, values: NDArray[Any], threads: Threads = ONE_THREAD) -> None:
         """Add the next rows, no more than 32: array of shape (k, n_voxels), NaN where missing."""
@@ -121,12 +150,17 @@ class TileWriter:
         n_added = self._groups[-1].stop if self._groups else 0
         if n_added != self._shape[0] or len(self._places) != n_groups * n_blocks:
             raise ValueError(f"Of {self._shape[0]} rows of {self._path}, {n_added} were written.")
+        own = {f"tile/{name}": array for name, array in self._list_places().items()}
+        meta = {"kind": _KIND, "n_voxels": self._shape[1], "dtype": self._dtype.name}
+        self._stream.finish(self._stamp, {**own, **self._arrays}, meta | self._meta)
+
+    def _list_places(self) -> dict[str, NDArray[np.int64]]:
+        """Return the first row of each group, and where each chunk lies."""
+        n_groups, n_blocks = len(self._groups), len(self._blocks)
         places = [self._places[g, b] for g in range(n_groups) for b in range(n_blocks)]
         index = np.array(places, np.int64).reshape(n_groups, n_blocks, 3)
         edges = np.array([0, *(rows.stop for rows in self._groups)], np.int64)
-        own = {"tile/index": index, "tile/edges": edges}
-        meta = {"kind": _KIND, "n_voxels": self._shape[1], "dtype": self._dtype.name}
-        self._stream.finish(self._stamp, {**own, **self._arrays}, meta | self._meta)
+        return {"index": index, "edges": edges}
 
 
 class _Chunk(NamedTuple):

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from nipype_blm.core.products import ProductAccumulator
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import ArrayFile, write_arrays
+from nipype_blm.io.tilefile import TileWriter
 from nipype_blm.signals import deferred
 
 # The least time between two of them; writing them takes a 50th of all time at most.
@@ -31,6 +33,8 @@ class Checkpoint:
     accumulator : ProductAccumulator
     counts : array
         One row for each image, filled as the images are read.
+    tile : TileWriter, optional
+        Gets the values of the same images; what it has written lies in a file by itself.
 
     Notes
     -----
@@ -44,9 +48,10 @@ class Checkpoint:
         stamp: str,
         accumulator: ProductAccumulator,
         counts: NDArray[np.int64],
+        tile: TileWriter | None = None,
     ) -> None:
         self._path, self._stamp = path, stamp
-        self._accumulator, self._counts = accumulator, counts
+        self._accumulator, self._counts, self._tile = accumulator, counts, tile
         self._n_saved = 0
         n_bytes = sum(array.nbytes for array in accumulator.state.values())
         self._cost_s = n_bytes / _BYTES_PER_S
@@ -60,10 +65,14 @@ class Checkpoint:
             file = ArrayFile(self._path, self._stamp)
             n_added = int(file.meta["n_images"])
             state = {name: file.read(name) for name in self._accumulator.state}
-            self._counts[:n_added] = file.read("counts")
-        except (InputError, OSError):  # of other images, or damaged
+            counts = file.read("counts")
+            if self._tile is not None:
+                names = file.meta["of_tile"]  # none if no tile was written then
+                self._tile.restore({name: file.read(f"tile/{name}") for name in names})
+        except (InputError, OSError, KeyError):  # of other images, or damaged
             self.remove()
             return 0
+        self._counts[:n_added] = counts
         self._accumulator.restore(n_added, state)
         self._n_saved = n_added
         return n_added
@@ -92,21 +101,32 @@ class Checkpoint:
             return
         start = time.monotonic()
         arrays = self._accumulator.state | {"counts": self._counts[:n_added]}
+        meta: dict[str, Any] = {"n_images": n_added}
         with suppress(OSError):  # a full disk: what is to come matters more
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_arrays(self._path, self._stamp, arrays, {"n_images": n_added})
+            if self._tile is not None:
+                state = self._tile.state
+                arrays |= {f"tile/{name}": array for name, array in state.items()}
+                meta["of_tile"] = list(state)
+            write_arrays(self._path, self._stamp, arrays, meta)
             self._n_saved = n_added
         self._last = time.monotonic()
         self._cost_s = self._last - start
 
     def remove(self) -> None:
-        """Remove the file, and its folder if no other is in it."""
+        """Remove the file."""
         if self._path is not None:
-            remove_checkpoint(self._path)
+            self._path.unlink(missing_ok=True)
+
+
+def find_part(path: Path) -> Path:
+    """Return where a tile is until it is complete, beside the checkpoint of its batch."""
+    return path.with_suffix(".tile")
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove a file, and its folder if no other is in it."""
+    """Remove what was saved of a batch, and the folder if nothing else is in it."""
     with suppress(OSError):
         path.unlink(missing_ok=True)
+        find_part(path).unlink(missing_ok=True)
         path.parent.rmdir()

@@ -21,7 +21,7 @@ from nipype_blm.io.arrayfile import empty, write_arrays
 from nipype_blm.io.stamps import batch_stamp
 from nipype_blm.io.tilefile import CHUNK_VOXELS, TileWriter
 from nipype_blm.progress import advance
-from nipype_blm.stages.checkpoints import Checkpoint, remove_checkpoint
+from nipype_blm.stages.checkpoints import Checkpoint, find_part, remove_checkpoint
 from nipype_blm.stages.compiling import READING_S, announcing_compilation
 from nipype_blm.stages.growth import describe_origin, remove_aside, take_products
 from nipype_blm.stages.loading import ImageLoader, make_counts, warn_of_infinite
@@ -56,8 +56,7 @@ def compute_products(
     tiles_dir : Path, optional
         Where tiles may lie; values that are there are not read from images.
     tiles_file : Path, optional
-        Where the values are written, unless they are there.  Then nothing is saved meanwhile: the
-        values of the images before would be missing.
+        Where the values are written, unless they are there.
 
     Raises
     ------
@@ -101,16 +100,18 @@ def _read_products(
     """Return the arrays of a batch, from its images."""
     accumulator = _make_accumulator(spec, rows, spec.n_voxels)
     counts = make_counts(len(images))
-    checkpoint = Checkpoint(checkpoint_file if tile is None else None, stamp, accumulator, counts)
-    writing = nullcontext() if tile is None else tile.write(counts)
+    part = None if checkpoint_file is None else find_part(checkpoint_file)
+    writer = None if tile is None else tile.write(counts, part)
+    checkpoint = Checkpoint(checkpoint_file, stamp, accumulator, counts, writer)
+    writing = nullcontext() if writer is None else writer
     compiling = announcing_compilation("reads images", READING_S)
-    with Threads(n_threads) as threads, compiling, checkpoint.saving(), writing as writer:
+    with Threads(n_threads) as threads, compiling, writing, checkpoint.saving():
 
         def add(values: NDArray[Any], rows: range) -> None:
             with checkpoint.adding():
                 accumulator.add(values, counts[rows, 0], threads)
-            if writer is not None:
-                writer.add(values, threads)
+                if writer is not None:
+                    writer.add(values, threads)
 
         ImageLoader(spec, images, counts).feed(add, threads, checkpoint.restore())
     warn_of_infinite(images, counts)

@@ -120,7 +120,7 @@ class BatchTile:
             return is_whole(self._path) and bool(TileFile(self._path, self.stamp).n_rows)
         return False
 
-    def write(self, counts: NDArray[np.int64]) -> TileWriter:
+    def write(self, counts: NDArray[np.int64], part: Path | None = None) -> TileWriter:
         """Return what writes it; `counts` are those of its images when all are there."""
         return TileWriter(
             self._path,
@@ -130,6 +130,7 @@ class BatchTile:
             self._spec.staged_dtype,
             {_IMAGES: self._identities.view(np.uint8).reshape(-1, 32), _COUNTS: counts},
             {"reading": self._reading},
+            part,
         )
 
 

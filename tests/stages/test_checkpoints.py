@@ -43,14 +43,24 @@ class Batch:
         self.files = write_plan(self.run, folder)
         self.out = folder / "out.blm"
         self.checkpoint = folder / "checkpoints" / "batch_0000.blm"
+        self.part = self.checkpoint.with_suffix(".tile")
+        self.tile = folder / "tiles" / "a.blm"
         self.read: list[tuple[Path, int]] = []
 
-    def compute(self, checkpoint=True, n_threads=1):
+    def compute(self, checkpoint=True, n_threads=1, with_tile=False):
         self.read.clear()
         given = self.checkpoint if checkpoint else None
+        tile = self.tile if with_tile else None
         [batch] = self.files.batch_files
-        compute_products(self.files.model_file, batch, self.out, n_threads, given)
+        compute_products(self.files.model_file, batch, self.out, n_threads, given, tiles_file=tile)
         return self.out.read_bytes()
+
+    def compute_both(self, **options):
+        """Return products and tile, which are removed."""
+        found = self.compute(with_tile=True, **options), self.tile.read_bytes()
+        self.tile.unlink()
+        self.out.unlink()
+        return found
 
 
 @pytest.fixture
@@ -171,6 +181,70 @@ def test_after_a_kill_what_was_saved_from_time_to_time_is_left(
     assert batch.checkpoint.exists() == saves  # a short run writes none
     assert batch.compute() == whole
     assert len(batch.read) == N_OBS - (96 if saves else 0)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize(
+    ("moments", "error"),
+    [((89,), KeyboardInterrupt), ((40, 40, 1), KeyboardInterrupt), ((70, 50), RuntimeError)],
+    ids=str,
+)
+def test_a_tile_that_was_begun_goes_on_with_the_same_bytes(
+    make_batch, interrupting, monkeypatch, moments, error, n_threads
+):
+    if error is RuntimeError:  # which stands for a kill
+        monkeypatch.setattr(checkpoints, "_SECONDS_BETWEEN", 0)
+        monkeypatch.setattr(checkpoints, "_TIMES_COST", 0)
+    batch = make_batch()
+    whole = batch.compute_both(checkpoint=False)
+    n_done = 0
+    for moment in moments:
+        interrupting(moment, error)
+        with pytest.raises(error):
+            batch.compute(with_tile=True, n_threads=n_threads)
+        assert not batch.tile.exists()
+        n_done = (n_done + moment - 1) // CHUNK * CHUNK
+    assert batch.part.exists()
+    assert batch.compute_both(n_threads=n_threads) == whole
+    assert len(batch.read) == N_OBS - n_done
+    assert not batch.checkpoint.parent.exists()
+
+
+@pytest.mark.parametrize("what", ["is cut short", "is gone", "was not asked for"])
+def test_without_the_tile_that_was_begun_all_images_are_read(
+    make_batch, interrupting, what, tmp_path
+):
+    batch = make_batch()
+    whole = batch.compute_both(checkpoint=False)
+    interrupting(89)
+    with pytest.raises(KeyboardInterrupt):
+        batch.compute(with_tile=what != "was not asked for")
+    if what == "is cut short":
+        os.truncate(batch.part, batch.part.stat().st_size // 2)
+    else:
+        batch.part.unlink(missing_ok=True)
+    assert batch.compute_both() == whole
+    assert len(batch.read) == N_OBS
+
+
+def test_a_link_in_the_place_of_a_tile_is_not_written_to(make_batch, tmp_path):
+    batch = make_batch()
+    batch.part.parent.mkdir()
+    batch.part.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic link"):
+        batch.compute(with_tile=True)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_tile_that_was_begun_goes_with_the_products_that_need_none(make_batch, interrupting):
+    batch = make_batch()
+    whole = batch.compute(checkpoint=False)
+    interrupting(89)
+    with pytest.raises(KeyboardInterrupt):
+        batch.compute(with_tile=True)
+    assert batch.compute() == whole
+    assert len(batch.read) == N_OBS - 64
+    assert not batch.checkpoint.parent.exists()
 
 
 def replace_first_image(batch):
