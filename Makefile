@@ -48,9 +48,14 @@ clean: ## remove .venv and everything that was built
 
 # Both installations are editable: they share .venv, so that a copied package of one would hide
 # later changes of the checkout from the other.
+#
+# The package first, which has to be built alone; then what it needs, side by side with others.  Of the
+# libraries in an environment of `make test-short` a part is imported: only that is compiled to bytecode.
 $(VENV)/.installed-%: setup.cfg pyproject.toml $(if $(OLDEST),$(VENV)/oldest.txt) | $(VENV)/bin/pip
 	@echo 'Installing nipype_blm[$*] into $(VENV); the first time takes a few minutes.'
-	$(ALONE) $(PIP) install --quiet --editable '.[$*]' $(if $(OLDEST),--constraint $(VENV)/oldest.txt)
+	$(ALONE) $(PIP) install --quiet --no-deps --editable .
+	$(PIP) install --quiet $(if $(filter .venv,$(VENV)),,--no-compile) \
+	    'nipype_blm[$*]' $(if $(OLDEST),--constraint $(VENV)/oldest.txt)
 	@touch $@
 
 # Of each library, the lower bound is the only version that is allowed.
