@@ -1,8 +1,6 @@
 """The snippets of README and docs, and the study that they speak of."""
 
-import atexit
 import configparser
-import functools
 import os
 import re
 import shlex
@@ -16,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from bids_study import write_data_set
-from forked import Forker
+from forked import fork_with_all
 
 CHECKOUT = Path(__file__).parents[1]
 Run = Callable[[list[str], Path], None]
@@ -136,25 +134,8 @@ def fork_command(command: list[str], folder: Path) -> None:
     [entry] = [line.partition(" = ")[2] for line in scripts if line.startswith(f"{command[0]} = ")]
     module, function = entry.split(":")
     program = f"import sys; from {module} import {function}; sys.argv = {command!r}; "
-    done = _fork_with_all().run(f"{program}sys.exit({function}())", folder, os.environ)
+    done = fork_with_all().run(f"{program}sys.exit({function}())", folder, os.environ)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
-
-
-_ALL = """
-import importlib, pkgutil
-import nipype_blm, nipype_blm.workflows, numba
-for module in pkgutil.walk_packages(nipype_blm.__path__, "nipype_blm."):
-    if "__main__" not in module.name:
-        importlib.import_module(module.name)
-numba.njit(lambda x: x)(1.0)
-"""
-
-
-@functools.cache
-def _fork_with_all() -> Forker:
-    forker = Forker(_ALL)
-    atexit.register(forker.close)
-    return forker
 
 
 def run_line(line: str, folder: Path, run_command: Run = run_command) -> None:

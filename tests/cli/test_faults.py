@@ -5,15 +5,13 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from children import hear_signals
+from forked import start_command
 
 N_IMAGES = 24
 # Volumes that take so long to write that a run can be caught at it.
@@ -43,13 +41,7 @@ class Driver:
     def start(self):
         if not self.config.exists():
             self.configure()
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", f"nipype_blm.cli.{self.model}", str(self.config)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=hear_signals,
-        )
+        return start_command(self.model, self.config, folder=self.folder)
 
     def run(self):
         """Run to the end; return the exit code and what was printed."""
@@ -61,7 +53,7 @@ class Driver:
         process = self.start()
         end = time.monotonic() + LIMIT_S
         while not self.has(*moment):
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.said
             assert time.monotonic() < end
             time.sleep(0.001)
         return process
@@ -90,8 +82,7 @@ class Driver:
 
 
 def finish(process):
-    _, printed = process.communicate(timeout=LIMIT_S)
-    return process.returncode, printed
+    return process.wait(LIMIT_S), process.said
 
 
 def errors(printed):

@@ -6,8 +6,6 @@ which nodes run here.
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,9 +14,11 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from forked import start_command
 
 N_IMAGES, N_BEFORE, CHUNK = 200, 88, 32
 LIMIT_S = 180
+SLOW_READING = Path(__file__).parent / "slow_reading"
 
 
 class Run:
@@ -50,16 +50,9 @@ class Run:
         config = self.folder / f"{outdir}.yml"
         config.write_text(yaml.safe_dump(fields))
         self.noted.write_text("")
-        environment = {"PYTHONPATH": str(Path(__file__).parent / "slow_reading")}
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", f"nipype_blm.cli.{model}", str(config), *options],
-            env=os.environ | environment | {"NOTED": str(self.noted)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # a group of its own, to which a terminal would send Ctrl-C
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        # A process in a group of its own, to which a terminal would send Ctrl-C.
+        environment = {"PYTHONPATH": str(SLOW_READING), "NOTED": str(self.noted)}
+        return start_command(model, config, *options, folder=self.folder, **environment)
 
     def n_read(self):
         return len(self.noted.read_text().splitlines())
@@ -67,13 +60,12 @@ class Run:
     def wait_for(self, n, process):
         end = time.monotonic() + LIMIT_S
         while self.n_read() < n:
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.said
             assert time.monotonic() < end
             time.sleep(0.005)
 
     def finish(self, process):
-        _, printed = process.communicate(timeout=LIMIT_S)
-        return process.returncode, printed
+        return process.wait(LIMIT_S), process.said
 
     def maps(self, outdir):
         paths = (self.folder / outdir).glob("**/*.nii")

@@ -1,7 +1,5 @@
 """The cache of compiled kernels: damage, folders that cannot be used, changes of the package."""
 
-import atexit
-import functools
 import os
 import re
 import shutil
@@ -9,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from forked import Forker
+from forked import fork_with_numba
 
 import nipype_blm
 
@@ -80,14 +78,6 @@ def run(project: Path, program: str = USE, **variables: str | Path | None) -> st
     result = fork_with_numba().run(program, project, environment)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
-
-
-@functools.cache
-def fork_with_numba() -> Forker:
-    """Return what runs programs in processes that have used Numba, and nothing of ours."""
-    forker = Forker("import numba; numba.njit(lambda x: x)(1.0)")
-    atexit.register(forker.close)
-    return forker
 
 
 def use(project: Path, **variables: str | Path | None) -> Path:

@@ -8,8 +8,6 @@ the same time in one place.
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import psutil
 import pytest
-from children import hear_signals
+from forked import Forked, fork_with_all
 from nipype.pipeline.engine import Node
 
 from nipype_blm import interfaces
@@ -89,7 +87,7 @@ class Study:
         killed_in: str | None = None,
         on_pool: bool = False,
         **changes: Any,
-    ) -> subprocess.Popen:
+    ) -> Forked:
         given = {
             "interface": interface,
             "as_node": as_node,
@@ -100,15 +98,8 @@ class Study:
         }
         self.noted.write_text("")
         environment = {"PYTHONPATH": str(SLOW_READING), "NOTED": str(self.noted)}
-        return subprocess.Popen(
-            [sys.executable, "-P", "-c", PROGRAM, json.dumps(given)],
-            cwd=self.folder,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            preexec_fn=hear_signals,
+        return fork_with_all().start(
+            PROGRAM, self.folder, os.environ | environment, json.dumps(given)
         )
 
     def list_inputs(self, place: str, interface: str) -> dict[str, Any]:
@@ -152,16 +143,15 @@ class Study:
         if after:
             self.wait_for(after, process)
             os.killpg(process.pid, how)
-        process.communicate(timeout=LIMIT_S)
-        assert process.returncode != 0
+        assert process.wait(LIMIT_S) != 0
         assert (self.folder / place / "fit" / WORK_FOLDER).is_dir()
         return self.read()
 
-    def wait_for(self, n: int, process: subprocess.Popen) -> None:
+    def wait_for(self, n: int, process: Forked) -> None:
         """Wait until n images have been read."""
         limit = time.monotonic() + LIMIT_S
         while len(self.read()) < n:
-            assert process.poll() is None, process.communicate()[0]
+            assert process.poll() is None, process.said
             assert time.monotonic() < limit
             time.sleep(0.005)
 
@@ -241,8 +231,7 @@ def test_a_node_whose_worker_is_lost_goes_on_on_another_one(study: Study) -> Non
     study.wait_for(2 * PER_BATCH + CHUNK + 3, process)
     children = psutil.Process(process.pid).children(recursive=True)
     max(children, key=lambda child: sum(child.cpu_times()[:2])).kill()  # who reads
-    printed, _ = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0, printed
+    assert process.wait(LIMIT_S) == 0, process.said
     assert len(study.read()) < N_IMAGES + CHUNK  # those of a chunk, and what came until the kill
     assert study.maps("pool") == study.maps("whole BLM")
 
@@ -356,8 +345,7 @@ def test_two_runs_at_the_same_time_in_one_place_are_both_right(
     fit.run(cwd=str(study.folder / "both" / "fit"))
     assert "is held by process" in caplog.text
     os.killpg(first.pid, signal.SIGCONT)
-    printed, _ = first.communicate(timeout=LIMIT_S)
-    assert first.returncode == 0, printed
+    assert first.wait(LIMIT_S) == 0, first.said
     found = study.maps("both")
     for name, content in study.maps("whole BLM").items():
         assert found[name.replace("blm/", "one/")] == content

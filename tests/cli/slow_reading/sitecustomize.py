@@ -47,4 +47,6 @@ class _Finder(MetaPathFinder):
 
 
 if "NOTED" in os.environ:
+    for name in _CHANGES.keys() & sys.modules.keys():  # of a forked process
+        _CHANGES.pop(name)(sys.modules[name])
     sys.meta_path.insert(0, _Finder())
