@@ -39,9 +39,20 @@ def kill_worker(path: Path, starts: range) -> None:
     note(path)
     if len(read_starts(path.parent)) in starts:
         path.write_text("half")
-        time.sleep(1)  # until the driver knows of the others
+        _wait_for_driver(path)
         os.kill(os.getpid(), signal.SIGKILL)
     path.write_text("done")
+
+
+def _wait_for_driver(path: Path) -> None:
+    """Wait until the driver has noted all that were started before, or for a minute."""
+    others = {line.split()[0] for line in read_starts(path.parent)} - {path.name}
+    journal, end = path.parent / "journal.jsonl", time.monotonic() + 60
+    while time.monotonic() < end:
+        noted = journal.read_text() if journal.exists() else ""
+        if all(f'"{name}"' in noted for name in others):
+            return
+        time.sleep(0.05)
 
 
 def fail(path: Path) -> None:
