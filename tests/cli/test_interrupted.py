@@ -27,6 +27,7 @@ class Run:
     def __init__(self, folder):
         self.folder = folder
         self.noted = folder / "noted.txt"
+        self.hold = folder / "hold"
         rng = np.random.default_rng(0)
         for i in range(N_IMAGES):
             values = rng.normal(5, 1, (4, 4, 4)).astype(np.float32)
@@ -51,7 +52,11 @@ class Run:
         config.write_text(yaml.safe_dump(fields))
         self.noted.write_text("")
         # A process in a group of its own, to which a terminal would send Ctrl-C.
-        environment = {"PYTHONPATH": str(SLOW_READING), "NOTED": str(self.noted)}
+        environment = {
+            "PYTHONPATH": str(SLOW_READING),
+            "NOTED": str(self.noted),
+            "HOLD": str(self.hold),
+        }
         return start_command(model, config, *options, folder=self.folder, **environment)
 
     def n_read(self):
@@ -126,7 +131,10 @@ def test_what_was_read_before_an_interruption_is_not_read_again(run, model, opti
     out = f"{model}_{'_'.join(options)}_{end.__name__}"
     process = run.start(out, model, *options)
     run.wait_for(N_BEFORE, process)
+    if end is kill:  # workers of a pool would go on until they notice
+        run.hold.touch()
     end(process)
+    run.hold.unlink(missing_ok=True)
     run.finish(process)
     n_before = run.n_read()
     assert N_BEFORE <= n_before < N_IMAGES

@@ -1,4 +1,7 @@
-"""A process with this folder on its PYTHONPATH reads images slowly, and notes each that it read."""
+"""A process with this folder on its PYTHONPATH reads images slowly, and notes each that it read.
+
+It reads no further while there is the file $HOLD.
+"""
 
 import os
 import sys
@@ -16,6 +19,8 @@ def _slow_down(module):
         with Path(os.environ["NOTED"]).open("a") as file:  # one short line: appended in one piece
             file.write(f"{path.name}\n")
         time.sleep(0.01)
+        while os.path.exists(os.environ.get("HOLD", "")):  # noqa: PTH110
+            time.sleep(0.01)
         return found
 
     module.ImageReader.read = read_slowly
