@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.factors import RandomFactor
+from nipype_blm.core.groups import find_groups
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.resampling.declared import RESAMPLINGS
 from nipype_blm.core.resampling.exchange import Exchange, find_kinds
-from nipype_blm.core.resampling.groups import find_groups
 from nipype_blm.core.resampling.hypotheses import make_hypothesis
 from nipype_blm.data.space import check_neighbourhood
 from nipype_blm.errors import InputError, Problem, join_some, show

@@ -22,11 +22,11 @@ from nipype_blm.core.clusters.fdr import compute_q
 from nipype_blm.core.clusters.graph import Graph, make_graph, select
 from nipype_blm.core.clusters.summaries import SUMMARIES, SummaryOptions, summarise_many
 from nipype_blm.core.factors import RandomFactor
+from nipype_blm.core.groups import find_groups
 from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.core.resampling.declared import RESAMPLINGS
 from nipype_blm.core.resampling.exchange import Exchange, find_kinds
 from nipype_blm.core.resampling.flips import RandomPart
-from nipype_blm.core.resampling.groups import find_groups
 from nipype_blm.core.resampling.hypotheses import make_hypothesis
 from nipype_blm.core.resampling.normal import share_to_z
 

@@ -17,6 +17,7 @@ from nipype_blm.core.deficient import (
     solve_lower_transposed_semidefinite,
 )
 from nipype_blm.core.factors import RandomFactor, count_columns, select_rows
+from nipype_blm.core.groups import find_groups
 from nipype_blm.core.linalg import DesignFactor, FloatArray
 from nipype_blm.core.ols import NOISE
 from nipype_blm.core.residuals import (
@@ -132,18 +133,6 @@ def compute_mixed_residuals(
     return MixedResiduals(found, blup, covariance, is_present, se_ratio)
 
 
-def find_groups(factors: Sequence[RandomFactor]) -> NDArray[np.int64]:
-    """Return the group of each level, numbered factor by factor, from 0."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    levels = _number_levels(factors)
-    n_levels = sum(f.n_levels for f in factors)
-    one = np.repeat(levels[:, :1], levels.shape[1], axis=1).ravel()
-    pairs = coo_array((np.ones(one.size, bool), (one, levels.ravel())), (n_levels, n_levels))
-    return np.asarray(connected_components(pairs, directed=False)[1], np.int64)
-
-
 def _number_levels(factors: Sequence[RandomFactor]) -> NDArray[np.int64]:
     """Return the level of each image, (n_obs, n_factors), numbered factor by factor."""
     first = np.cumsum([0, *(f.n_levels for f in factors)])
@@ -153,7 +142,9 @@ def _number_levels(factors: Sequence[RandomFactor]) -> NDArray[np.int64]:
 
 def _make_layout(factors: Sequence[RandomFactor]) -> _Layout:
     level = _number_levels(factors)
-    level_group = find_groups(factors)
+    group = find_groups(len(level), factors).astype(np.int64)
+    level_group = np.zeros(sum(f.n_levels for f in factors), np.int64)
+    level_group[level] = group[:, None]
     number = np.arange(len(factors))
     factor = np.repeat(number, [f.n_levels for f in factors])
     n_effects = np.array([f.n_effects for f in factors], np.int64)
@@ -167,7 +158,7 @@ def _make_layout(factors: Sequence[RandomFactor]) -> _Layout:
     return _Layout(
         np.ascontiguousarray(np.concatenate(columns, axis=1)),
         rows.value,
-        level_group[level[:, 0]],
+        group,
         np.cumsum([0, *size]),
         np.cumsum([0, *size**2]),
         first,

@@ -40,7 +40,7 @@ class Resampled(NamedTuple):
 def encode_signs(signs: NDArray[np.int8]) -> NDArray[np.uint8]:
     """Return where each flip stands in the table of every few groups; (n_tables, n_flips)."""
     n_flips, n_groups = signs.shape
-    n_tables = -(-n_groups // (BITS * AT_ONCE)) * AT_ONCE
+    n_tables = -(-n_groups // BITS)
     minus = np.zeros((n_flips, n_tables * BITS), np.uint8)
     minus[:, :n_groups] = signs < 0
     places = minus.reshape(n_flips, n_tables, BITS) @ (1 << np.arange(BITS)).astype(np.uint8)
@@ -157,6 +157,31 @@ def _add_tables(tables: Any, codes: Any, first: int, total: Any) -> None:
             out[t] += (ka[t] + kb[t]) + (kc[t] + kd[t])
 
 
+@exact_routine
+def _add_table(table: Any, places: Any, total: Any) -> None:
+    """Add one sum of a table to the total of every flip."""
+    for f in range(total.shape[0]):
+        source, out = table[places[f]], total[f]
+        for t in range(LANES):
+            out[t] += source[t]
+
+
+@exact_routine
+def _sum_groups(
+    values: Any, column: int, width: int, codes: Any, row: Any, tables: Any, total: Any
+) -> None:
+    """Add the values of all groups, with the signs of every flip, at `width` voxels."""
+    n_tables = codes.shape[0]
+    n_at_once = n_tables - n_tables % AT_ONCE
+    for c in range(0, n_at_once, AT_ONCE):
+        for i in range(AT_ONCE):
+            _tabulate(values, (c + i) * BITS, column, width, row, tables[i])
+        _add_tables(tables, codes, c, total)
+    for c in range(n_at_once, n_tables):
+        _tabulate(values, c * BITS, column, width, row, tables[0])
+        _add_table(tables[0], codes[c], total)
+
+
 @inline
 def _sum_own(leak: Any, signs: Any, f: int, column: int, W: Any) -> None:
     """Sum W of one voxel and flip in double precision."""
@@ -187,18 +212,6 @@ def _factorise_variance(W: Any, q: int, variance: Any) -> float:
     return least
 
 
-@inline
-def _length_through(factor: Any, S: Any) -> float:
-    """Return |L^-1 S|^2, in the place of S."""
-    total = 0.0
-    for a in range(S.size):
-        for k in range(a):
-            S[a] -= factor[a, k] * S[k]
-        S[a] /= factor[a, a]
-        total += S[a] * S[a]
-    return total
-
-
 @exact_routine
 def _share_one(sums: Any, t: int, precision: Any, out: Any) -> None:
     """Write shares of one column of x, its variance known."""
@@ -221,65 +234,149 @@ def _share_several(sums: Any, t: int, q: int, precision: Any, out: Any) -> None:
 
 
 @exact_routine
-def _share_scalar(
-    sums: Any,
-    t: int,
-    q: int,
+def _mend_scalars(
+    f: int,
     leak: Any,
     column: int,
+    width: int,
     signs: Any,
     W: Any,
+    left: Any,
+    explained: Any,
     n_degenerate: Any,
-    out: Any,
 ) -> None:
-    """Write shares where the variance is one number, of this voxel."""
-    for f in range(out.size):
-        variance, explained = _ONE, np.float32(0.0)
-        for k in range(q, q + W.size):
-            variance -= sums[k, f, t] * sums[k, f, t]
-        for k in range(q):
-            explained += sums[k, f, t] * sums[k, f, t]
-        if variance < _CANCELLED:
-            _sum_own(leak, signs, f, column, W)
+    """Compute the variance that is left again where single precision has lost digits of it."""
+    for t in range(width):
+        if left[t] < _CANCELLED:
+            _sum_own(leak, signs, f, column + t, W)
             exact = 1.0
             for k in range(W.size):
                 exact -= W[k] * W[k]
-            variance = np.float32(exact)
+            left[t] = np.float32(exact)
             if exact < DEGENERATE:
                 n_degenerate[f] += 1
-                explained, variance = np.float32(0.0), _ONE
-        share = min(explained / variance, _ONE)
-        out[f] = -share if q == 1 and sums[0, f, t] < np.float32(0.0) else share
+                explained[t], left[t] = np.float32(0.0), _ONE
+
+
+@exact_routine
+def _share_scalar(
+    sums: Any,
+    q: int,
+    leak: Any,
+    column: int,
+    width: int,
+    signs: Any,
+    W: Any,
+    left: Any,
+    explained: Any,
+    n_degenerate: Any,
+) -> None:
+    """Write shares where the variance is one number, of each voxel, in the place of sums[0]."""
+    for f in range(sums.shape[1]):
+        for t in range(LANES):
+            left[t] = _ONE
+            explained[t] = np.float32(0.0)
+        for k in range(q, q + W.size):
+            values = sums[k, f]
+            for t in range(LANES):
+                left[t] -= values[t] * values[t]
+        for k in range(q):
+            values = sums[k, f]
+            for t in range(LANES):
+                explained[t] += values[t] * values[t]
+        least = _ONE
+        for t in range(LANES):
+            least = min(least, left[t])
+        if least < _CANCELLED:
+            _mend_scalars(f, leak, column, width, signs, W, left, explained, n_degenerate)
+        out = sums[0, f]
+        for t in range(LANES):
+            share = min(explained[t] / left[t], _ONE)
+            out[t] = -share if q == 1 and out[t] < np.float32(0.0) else share
+
+
+@inline
+def _factorise_lanes(  # noqa: C901 - a loop over lanes in each step
+    sums: Any, f: int, q: int, p0: int, L: Any, least: Any
+) -> None:
+    """Do as `_factorise_variance` at all lanes; L has q * q rows."""
+    for a in range(q):
+        for b in range(a + 1):
+            x, pivot = L[a * q + b], L[b * q + b]
+            for t in range(LANES):
+                x[t] = 1.0 if a == b else 0.0
+            for k in range(p0):
+                w, v = sums[q + a * p0 + k, f], sums[q + b * p0 + k, f]
+                for t in range(LANES):
+                    x[t] -= np.float64(w[t]) * np.float64(v[t])
+            for k in range(b):
+                y, z = L[a * q + k], L[b * q + k]
+                for t in range(LANES):
+                    x[t] -= y[t] * z[t]
+            if a == b:
+                for t in range(LANES):
+                    least[t] = min(least[t], x[t])
+                    x[t] = np.sqrt(max(x[t], DEGENERATE))
+            else:
+                for t in range(LANES):
+                    x[t] /= pivot[t]
+
+
+@inline
+def _add_lengths(sums: Any, f: int, q: int, L: Any, S: Any, total: Any) -> None:
+    """Add |L^-1 S|^2 at all lanes; S has q rows."""
+    for a in range(q):
+        own, scores, pivot = S[a], sums[a, f], L[a * q + a]
+        for t in range(LANES):
+            own[t] = scores[t]
+        for k in range(a):
+            x, other = L[a * q + k], S[k]
+            for t in range(LANES):
+                own[t] -= x[t] * other[t]
+        for t in range(LANES):
+            own[t] /= pivot[t]
+            total[t] += own[t] * own[t]
 
 
 @exact_routine
 def _share_matrix(
     sums: Any,
-    t: int,
     q: int,
     leak: Any,
     column: int,
+    width: int,
     signs: Any,
     W: Any,
-    S: Any,
     factor: Any,
+    lanes: Any,
     n_degenerate: Any,
-    out: Any,
 ) -> None:
-    """Write shares where the variance is a matrix, of this voxel."""
-    for f in range(out.size):
-        for k in range(W.size):
-            W[k] = sums[q + k, f, t]
-        least = _factorise_variance(W, q, factor)
-        if least < CANCELLED:
-            _sum_own(leak, signs, f, column, W)
-            least = _factorise_variance(W, q, factor)
-        for k in range(q):
-            S[k] = sums[k, f, t]
-        out[f] = np.float32(min(_length_through(factor, S), 1.0))
-        if least < DEGENERATE:
-            n_degenerate[f] += 1
-            out[f] = np.float32(0.0)
+    """Write shares where the variance is a matrix, of each voxel, in the place of sums[0].
+
+    `lanes` is room for the Cholesky factor, the whitened scores, the least pivot and the share.
+    """
+    L, S = lanes[: q * q], lanes[q * q : q * q + q]
+    least, total = lanes[q * q + q], lanes[q * q + q + 1]
+    for f in range(sums.shape[1]):
+        for t in range(LANES):
+            least[t] = 1.0
+            total[t] = 0.0
+        _factorise_lanes(sums, f, q, W.size // q, L, least)
+        for t in range(width):
+            if least[t] < CANCELLED:
+                _sum_own(leak, signs, f, column + t, W)
+                least[t] = _factorise_variance(W, q, factor)
+                for a in range(q):
+                    for b in range(a + 1):
+                        L[a * q + b, t] = factor[a, b]
+        _add_lengths(sums, f, q, L, S, total)
+        out = sums[0, f]
+        for t in range(LANES):
+            out[t] = np.float32(min(total[t], 1.0))
+        for t in range(width):
+            if least[t] < DEGENERATE:
+                n_degenerate[f] += 1
+                out[t] = np.float32(0.0)
 
 
 @exact_kernel
@@ -303,7 +400,9 @@ def _flip(
     tables = np.zeros((AT_ONCE, _N_SUMS, LANES), np.float32)
     row = np.zeros(LANES, np.float32)
     sums = np.zeros((q + r, n_flips, LANES), np.float32)
-    S, W, factor = np.empty(q), np.empty(r), np.empty((q, q))
+    left, explained = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    W, factor = np.empty(r), np.empty((q, q))
+    lanes = np.ones((q * q + q + 2, LANES))
     count = n_degenerate[first_flip : first_flip + n_flips]
     first = start
     while first < stop:
@@ -313,19 +412,18 @@ def _flip(
             values = score[k] if k < q else leak[k - q]
             column = first if k < q else first - n_shared
             sums[k] = np.float32(0.0)
-            for c in range(0, codes.shape[0], AT_ONCE):
-                for i in range(AT_ONCE):
-                    _tabulate(values, (c + i) * BITS, column, last - first, row, tables[i])
-                _add_tables(tables, codes, c, sums[k])
-        for t in range(last - first):
-            own = first + t - n_shared
+            _sum_groups(values, column, last - first, codes, row, tables, sums[k])
+        column, width = first - n_shared, last - first
+        if is_scalar and not is_shared:
+            _share_scalar(sums, q, leak, column, width, signs, W, left, explained, count)
+        elif not is_shared:
+            _share_matrix(sums, q, leak, column, width, signs, W, factor, lanes, count)
+        for t in range(width):
             out = share[voxel[first + t], first_flip : first_flip + n_flips]
             if is_shared and q == 1:
                 _share_one(sums, t, precision, out)
             elif is_shared:
                 _share_several(sums, t, q, precision, out)
-            elif is_scalar:
-                _share_scalar(sums, t, q, leak, own, signs, W, count, out)
             else:
-                _share_matrix(sums, t, q, leak, own, signs, W, S, factor, count, out)
+                out[:] = sums[0, :, t]
         first = last

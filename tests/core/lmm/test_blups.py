@@ -8,7 +8,7 @@ from oracles.r import run_r
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import factorise_design
-from nipype_blm.core.lmm.blups import compute_mixed_residuals, find_groups
+from nipype_blm.core.lmm.blups import compute_mixed_residuals
 from nipype_blm.core.residuals import combine_contrasts
 from nipype_blm.core.threads import Threads
 
@@ -179,13 +179,6 @@ def test_the_number_of_threads_changes_no_bit():
     one = compute_mixed_residuals(Y, *rest)
     for got, want in zip((*several[0], *several[1:]), (*one[0], *one[1:]), strict=True):
         assert_array_equal(got, want)
-
-
-def test_levels_that_share_images_are_one_group():
-    nested = find_groups(make_factors("nested"))
-    assert_array_equal(nested, [*(np.arange(10) // 2), *range(5)])
-    assert not find_groups(make_factors("crossed")).any()
-    assert_array_equal(find_groups(make_factors("slopes")), range(10))
 
 
 SCRIPT = """

@@ -6,11 +6,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from oracles import resampled
 
 from nipype_blm.core.factors import RandomFactor
+from nipype_blm.core.groups import find_groups
 from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.core.resampling.declared import RESAMPLINGS
 from nipype_blm.core.resampling.exchange import Exchange, draw_flips
 from nipype_blm.core.resampling.flips import FlipScores, RandomPart, _compute, fit_null
-from nipype_blm.core.resampling.groups import find_groups
 from nipype_blm.core.resampling.hypotheses import make_hypothesis
 from nipype_blm.core.resampling.scores import arrange_groups
 from nipype_blm.core.status import VoxelStatus

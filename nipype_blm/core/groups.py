@@ -1,4 +1,4 @@
-"""Which images belong together: the independent groups whose signs are flipped."""
+"""Which images belong together: the independent groups, of which each has its own variance."""
 
 from collections.abc import Sequence
 from typing import Any

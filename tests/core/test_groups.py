@@ -4,7 +4,7 @@ import numpy as np
 from numpy.testing import assert_array_equal
 
 from nipype_blm.core.factors import RandomFactor
-from nipype_blm.core.resampling.groups import find_groups
+from nipype_blm.core.groups import find_groups
 
 
 def make_factor(level: list[int]) -> RandomFactor:
