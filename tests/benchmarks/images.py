@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -33,31 +33,64 @@ def is_complete(folder: Path) -> bool:
     return listed.exists() and all(path.exists() for path in read_list(listed))
 
 
-def make_brains(folder: Path, n_distinct: int = 100, seed: int = 2) -> None:
-    """Write compressed 2 mm float32 images with ragged edges, and mask.nii."""
-    grid = np.meshgrid(*[np.linspace(-1, 1, n) for n in MNI_SHAPE], indexing="ij")
+class _Brains(NamedTuple):
+    """What all images share."""
+
+    folder: Path
+    radius: NDArray[np.float64]  # squared, 1 at the edge of the mask
+    affine: NDArray[np.float64]
+    seed: int
+    ragged: bool
+    n_visits: int
+
+
+def make_brains(
+    folder: Path,
+    n_distinct: int = 100,
+    seed: int = 2,
+    shape: Sequence[int] = MNI_SHAPE,
+    n_voxels: int = MNI_VOXELS,
+    ragged: bool = True,
+    n_visits: int = 1,
+) -> None:
+    """Write compressed 2 mm float32 images, and mask.nii.
+
+    With ragged edges four voxels in ten miss some of 100 images.  `n_visits` images in turn have
+    half of their variance in common.
+    """
+    grid = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
     radius = (grid[0] / 0.78) ** 2 + (grid[1] / 0.88) ** 2 + (grid[2] / 0.80) ** 2
-    limit = np.sort(radius, axis=None)[MNI_VOXELS]
+    limit = np.sort(radius, axis=None)[n_voxels]
     mask = radius < limit
     (folder / "data").mkdir(parents=True, exist_ok=True)
     affine = np.diag([-2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = 90, -126, -72
     save_image(mask.astype(np.uint8), affine, folder / "data" / "mask.nii")
-    make_all(partial(_make_brain, folder, radius / limit, affine, seed), range(n_distinct))
+    brains = _Brains(folder, radius / limit, affine, seed, ragged, n_visits)
+    make_all(partial(_make_brain, brains), range(n_distinct))
 
 
-def _make_brain(
-    folder: Path, radius: NDArray[np.float64], affine: NDArray[np.float64], seed: int, number: int
-) -> Path:
-    path = folder / "data" / f"brain{number}.nii.gz"
+def _make_brain(brains: _Brains, number: int) -> Path:
+    path = brains.folder / "data" / f"brain{number}.nii.gz"
     if path.exists():
         return path
-    rng = np.random.default_rng([seed, number])
-    noise = gaussian_filter(rng.standard_normal(MNI_SHAPE), 1.5)
-    edge = gaussian_filter(rng.standard_normal(MNI_SHAPE), 4)
-    present = radius < 0.95 + 0.1 * edge / edge.std()
-    values = 100 + 10 * noise / noise.std()
-    return save_image(np.where(present & (radius < 1), values, 0).astype(np.float32), affine, path)
+    shape = brains.radius.shape
+    rng = np.random.default_rng([brains.seed, number])
+    noise = _smooth(rng, shape, 1.5)
+    present = brains.radius < 1
+    if brains.ragged:
+        present &= brains.radius < 0.95 + 0.1 * _smooth(rng, shape, 4)
+    if brains.n_visits > 1:
+        subject = np.random.default_rng([brains.seed, 1, number // brains.n_visits])
+        noise += _smooth(subject, shape, 1.5)
+    values = np.where(present, 100 + 10 * noise, 0).astype(np.float32)
+    return save_image(values, brains.affine, path)
+
+
+def _smooth(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> NDArray[np.float64]:
+    """Return smooth noise with variance 1."""
+    noise = gaussian_filter(rng.standard_normal(shape), sigma)
+    return noise / noise.std()
 
 
 def link_brains(folder: Path, n_obs: int) -> list[Path]:

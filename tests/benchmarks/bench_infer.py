@@ -1,0 +1,163 @@
+"""What do corrected p, and diagnostics, take from the command line?
+
+100 images of 2 mm (235,375 voxels): complete, with a ring of voxels that miss some, and of 25
+subjects with four visits.  Then 100 and 5,000 small images with little memory.  The start of the
+command, reading the images and writing maps are included.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from harness import Usage, aim, format_table, measure, parse_arguments, summarise, write_result
+from images import link_brains, make_brains, make_covariates, t_contrasts, write_config
+from mixed_images import write_intercepts
+
+BRAIN, N_OBS, N_VISITS, N_PARAMS = 235_375, 100, 4, 4
+SMALL, SMALL_BRAIN, SMALL_MAXMEM = (40, 48, 40), 30_000, 0.5
+GIB = 2**30
+DIAGNOSE = (
+    "from nipype_blm.stages.diagnostics import diagnose; diagnose({}, n_threads=2, max_bytes={})"
+)
+VOXEL, ALL = ("voxel",), ("voxel", "cluster", "tfce")
+
+
+class Study(NamedTuple):
+    """A folder of results, and how much memory may be used with it."""
+
+    out: Path
+    max_mem_gb: float
+    model: str = "blm"
+
+    @property
+    def ring(self) -> float:
+        """The share of voxels that miss some image."""
+        n = nib.load(next(self.out.glob("*_vox_n.nii"))).get_fdata()
+        return float((n[n > 0] < n.max()).mean())
+
+
+class Case(NamedTuple):
+    """A command, and what is aimed at."""
+
+    study: str
+    n: int  # resamplings; 0: diagnostics
+    summaries: tuple[str, ...] = ()
+    most_cpu_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        what = f"{self.n:,} flips, {', '.join(self.summaries)}" if self.n else "diagnose"
+        return f"{self.study}: {what}"
+
+
+CASES = (
+    Case("100 small", 256, VOXEL),
+    Case("100 small", 256, ALL),
+    Case("100 small", 0),
+    Case("5,000 small", 256, VOXEL),
+    Case("5,000 small", 256, ALL),
+    Case("5,000 small", 0),
+    Case("full", 5000, VOXEL, 15),
+    Case("ring", 5000, VOXEL, 30),
+    Case("full", 1000, ALL, 150),
+    Case("mixed", 1000, VOXEL),
+    Case("ring", 0),
+    Case("mixed", 0),
+)
+
+
+def fit(data: Path, name: str, blm: Path) -> tuple[Study, Usage]:
+    """Make the images of a study, and fit them."""
+    folder, out = data / f"infer {name}", data / f"infer {name}" / "out"
+    images = data / f"infer images {name.split()[-1]}"
+    study = Study(out, 4, "blmm" if name == "mixed" else "blm")
+    n_obs, fields = N_OBS, {}
+    if "small" in name:
+        make_brains(images, 500, shape=SMALL, n_voxels=SMALL_BRAIN)
+        n_obs = int(name.split()[0].replace(",", ""))
+        paths, study = link_brains(images, n_obs), study._replace(max_mem_gb=SMALL_MAXMEM)
+    else:
+        visits = N_VISITS if name == "mixed" else 1
+        make_brains(images, N_OBS, n_voxels=BRAIN, ragged=name != "full", n_visits=visits)
+        paths = [images / "data" / f"brain{i}.nii.gz" for i in range(N_OBS)]
+    folder.mkdir(exist_ok=True)
+    if name == "mixed":
+        fields["Z"] = write_intercepts(folder, np.arange(N_OBS) // N_VISITS)
+    config = write_config(
+        folder / "config.yml",
+        paths,
+        make_covariates(folder, n_obs, N_PARAMS),
+        out,
+        contrasts=t_contrasts([0] * (N_PARAMS - 1) + [1]),
+        analysis_mask=str(images / "data" / "mask.nii"),
+        MAXMEM=str(int(study.max_mem_gb * GIB)),
+        **fields,
+    )
+    shutil.rmtree(out, ignore_errors=True)
+    return study, measure([blm.with_name(study.model), config], data / "infer.log", 0.05)
+
+
+def run(tool: Path, case: Case, study: Study, log: Path) -> tuple[Usage, dict[str, float]]:
+    """Run a command from the beginning; return what it took, and disk in MB: said, and used."""
+    for folder in ("inference", "work", "diagnostics"):
+        shutil.rmtree(study.out / folder, ignore_errors=True)
+    limit = ["--max-mem-gb", f"{study.max_mem_gb:g}"]
+    if not case.n:
+        how = repr(str(study.out)), int(study.max_mem_gb * GIB)
+        return measure([tool.with_name("python"), "-c", DIAGNOSE.format(*how)], log, 0.05), {}
+    command = [tool, "infer", study.out, *limit]
+    command += ["--n", str(case.n), "--summaries", *case.summaries]
+    measure([*command, "--check"], log)
+    [said] = re.findall(r"take up to ([\d,]+) MB", log.read_text())
+    usage = measure([*command, "--keep"], log, 0.05)
+    files = [path for path in (study.out / "work").rglob("*") if path.is_file()]
+    used = sum(path.stat().st_size for path in files) / 1e6
+    shutil.rmtree(study.out / "work")
+    return usage, {"disk_said_mb": float(said.replace(",", "")), "disk_used_mb": round(used)}
+
+
+def main() -> None:
+    """Measure and write the result."""
+    arguments = parse_arguments(
+        __doc__ or "",
+        "nipype-blm",
+        only={"nargs": "+", "help": "names of studies: full, ring, mixed, '100 small', ..."},
+    )
+    tool, data = arguments.nipype_blm, arguments.data
+    cases = [case for case in CASES if not arguments.only or case.study in arguments.only]
+    log = data / "infer.log"
+    fitted = {name: fit(data, name, tool) for name in dict.fromkeys(case.study for case in cases)}
+    for study in {fitted[name][0].model: name for name in reversed(fitted)}.values():
+        for case in (Case(study, 64, ALL), Case(study, 0)):  # fill Numba's cache
+            run(tool, case, fitted[study][0], log)
+    turns: list[list[tuple[Usage, dict[str, float]]]] = []
+    for _ in range(arguments.repeats):
+        turns.append([])
+        for case in cases:
+            turns[-1].append(run(tool, case, fitted[case.study][0], log))
+            print(f"{case.name}: {turns[-1][-1]}", flush=True)
+    rows, aims = [], []
+    for i, case in enumerate(cases):
+        study = fitted[case.study][0]
+        took = summarise([turn[i][0] for turn in turns])
+        rows.append({"case": case.name, "ring": round(study.ring, 2)} | took | turns[-1][i][1])
+        if case.most_cpu_s is not None:
+            aims.append(aim(f"{case.name}: CPU s", took["cpu_s"], "<=", case.most_cpu_s))
+    for row, case in zip(rows, cases, strict=True):
+        share = row["pss_mib"] * 2**20 / (fitted[case.study][0].max_mem_gb * GIB)
+        aims.append(aim(f"{case.name}: memory / limit", share, "<=", 1))
+        if case.n:
+            used = row["disk_used_mb"] / row["disk_said_mb"]
+            aims.append(aim(f"{case.name}: disk / what --check says", used, "<=", 1))
+    shown = ("case", "ring", "cpu_s", "wall_s", "pss_mib", "rss_mib")
+    print(format_table([{key: row[key] for key in shown} for row in rows]))
+    fits = {name: usage._asdict() for name, (_, usage) in fitted.items()}
+    write_result(arguments.results, "infer", aims, rows=rows, fits=fits)
+
+
+if __name__ == "__main__":
+    main()
