@@ -5,23 +5,22 @@ subjects with four visits.  Then 100 and 5,000 small images with little memory. 
 command, reading the images and writing maps are included.
 """
 
+import json
 import re
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
-from harness import Usage, aim, format_table, measure, parse_arguments, summarise, write_result
+from harness import MIB, Usage, aim, format_table, measure, parse_arguments, summarise, write_result
 from images import link_brains, make_brains, make_covariates, t_contrasts, write_config
 from mixed_images import write_intercepts
 
 BRAIN, N_OBS, N_VISITS, N_PARAMS = 235_375, 100, 4, 4
 SMALL, SMALL_BRAIN, SMALL_MAXMEM = (40, 48, 40), 30_000, 0.5
-GIB = 2**30
-DIAGNOSE = (
-    "from nipype_blm.stages.diagnostics import diagnose; diagnose({}, n_threads=2, max_bytes={})"
-)
+GIB, INTERVAL_S = 2**30, 0.05
+Row = dict[str, Any]
 VOXEL, ALL = ("voxel",), ("voxel", "cluster", "tfce")
 
 
@@ -55,11 +54,11 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case("100 small", 256, VOXEL),
-    Case("100 small", 256, ALL),
+    Case("100 small", 128, VOXEL),
+    Case("100 small", 128, ALL),
     Case("100 small", 0),
-    Case("5,000 small", 256, VOXEL),
-    Case("5,000 small", 256, ALL),
+    Case("5,000 small", 128, VOXEL),
+    Case("5,000 small", 128, ALL),
     Case("5,000 small", 0),
     Case("full", 5000, VOXEL, 15),
     Case("ring", 5000, VOXEL, 30),
@@ -98,7 +97,7 @@ def fit(data: Path, name: str, blm: Path) -> tuple[Study, Usage]:
         **fields,
     )
     shutil.rmtree(out, ignore_errors=True)
-    return study, measure([blm.with_name(study.model), config], data / "infer.log", 0.05)
+    return study, measure([blm.with_name(study.model), config], data / "infer.log", INTERVAL_S)
 
 
 def run(tool: Path, case: Case, study: Study, log: Path) -> tuple[Usage, dict[str, float]]:
@@ -107,17 +106,30 @@ def run(tool: Path, case: Case, study: Study, log: Path) -> tuple[Usage, dict[st
         shutil.rmtree(study.out / folder, ignore_errors=True)
     limit = ["--max-mem-gb", f"{study.max_mem_gb:g}"]
     if not case.n:
-        how = repr(str(study.out)), int(study.max_mem_gb * GIB)
-        return measure([tool.with_name("python"), "-c", DIAGNOSE.format(*how)], log, 0.05), {}
+        return measure([tool, "diagnose", study.out, *limit], log, INTERVAL_S), {}
     command = [tool, "infer", study.out, *limit]
     command += ["--n", str(case.n), "--summaries", *case.summaries]
     measure([*command, "--check"], log)
     [said] = re.findall(r"take up to ([\d,]+) MB", log.read_text())
-    usage = measure([*command, "--keep"], log, 0.05)
+    usage = measure([*command, "--keep"], log, INTERVAL_S)
     files = [path for path in (study.out / "work").rglob("*") if path.is_file()]
     used = sum(path.stat().st_size for path in files) / 1e6
     shutil.rmtree(study.out / "work")
     return usage, {"disk_said_mb": float(said.replace(",", "")), "disk_used_mb": round(used)}
+
+
+def describe(case: Case, study: Study, runs: list[tuple[Usage, dict[str, float]]]) -> Row:
+    """Return what a command took, and whether that is what was aimed at."""
+    took = {"ring": round(study.ring, 2)} | summarise([usage for usage, _ in runs]) | runs[-1][1]
+    aims = []
+    if case.most_cpu_s is not None:
+        aims.append(aim(f"{case.name}: CPU s", took["cpu_s"], "<=", case.most_cpu_s))
+    share = took["pss_mib"] * MIB / (study.max_mem_gb * GIB)
+    aims.append(aim(f"{case.name}: memory / limit", share, "<=", 1))
+    if case.n:
+        used = took["disk_used_mb"] / took["disk_said_mb"]
+        aims.append(aim(f"{case.name}: disk / what --check says", used, "<=", 1))
+    return took | {"aims": aims}
 
 
 def main() -> None:
@@ -125,38 +137,33 @@ def main() -> None:
     arguments = parse_arguments(
         __doc__ or "",
         "nipype-blm",
-        only={"nargs": "+", "help": "names of studies: full, ring, mixed, '100 small', ..."},
+        only={
+            "nargs": "+",
+            "metavar": "STUDY",
+            "help": "run these (full, ring, mixed, '100 small', '5,000 small'); other rows stay",
+        },
     )
     tool, data = arguments.nipype_blm, arguments.data
-    cases = [case for case in CASES if not arguments.only or case.study in arguments.only]
-    log = data / "infer.log"
-    fitted = {name: fit(data, name, tool) for name in dict.fromkeys(case.study for case in cases)}
-    for study in {fitted[name][0].model: name for name in reversed(fitted)}.values():
-        for case in (Case(study, 64, ALL), Case(study, 0)):  # fill Numba's cache
-            run(tool, case, fitted[study][0], log)
-    turns: list[list[tuple[Usage, dict[str, float]]]] = []
-    for _ in range(arguments.repeats):
-        turns.append([])
-        for case in cases:
-            turns[-1].append(run(tool, case, fitted[case.study][0], log))
-            print(f"{case.name}: {turns[-1][-1]}", flush=True)
-    rows, aims = [], []
-    for i, case in enumerate(cases):
-        study = fitted[case.study][0]
-        took = summarise([turn[i][0] for turn in turns])
-        rows.append({"case": case.name, "ring": round(study.ring, 2)} | took | turns[-1][i][1])
-        if case.most_cpu_s is not None:
-            aims.append(aim(f"{case.name}: CPU s", took["cpu_s"], "<=", case.most_cpu_s))
-    for row, case in zip(rows, cases, strict=True):
-        share = row["pss_mib"] * 2**20 / (fitted[case.study][0].max_mem_gb * GIB)
-        aims.append(aim(f"{case.name}: memory / limit", share, "<=", 1))
-        if case.n:
-            used = row["disk_used_mb"] / row["disk_said_mb"]
-            aims.append(aim(f"{case.name}: disk / what --check says", used, "<=", 1))
-    shown = ("case", "ring", "cpu_s", "wall_s", "pss_mib", "rss_mib")
-    print(format_table([{key: row[key] for key in shown} for row in rows]))
-    fits = {name: usage._asdict() for name, (_, usage) in fitted.items()}
-    write_result(arguments.results, "infer", aims, rows=rows, fits=fits)
+    rows: dict[str, Row] = {}
+    before = arguments.results / "infer.json"
+    if arguments.only and before.exists():
+        rows = json.loads(before.read_text())["rows"]
+    studies: dict[str, Study] = {}
+    for case in CASES:
+        name = case.study
+        if arguments.only and name not in arguments.only:
+            continue
+        if name not in studies:
+            studies[name], usage = fit(data, name, tool)
+            rows[f"{name}: fit"] = summarise([usage])
+        runs = [
+            run(tool, case, studies[name], data / "infer.log") for _ in range(arguments.repeats)
+        ]
+        rows[case.name] = describe(case, studies[name], runs)
+        aims = [each for row in rows.values() for each in row.get("aims", ())]
+        write_result(arguments.results, "infer", aims, rows=rows)
+    shown = ("cpu_s", "wall_s", "pss_mib", "rss_mib")
+    print(format_table([{"case": name} | {k: row[k] for k in shown} for name, row in rows.items()]))
 
 
 if __name__ == "__main__":
