@@ -27,7 +27,7 @@ from nipype_blm.progress import advance
 from nipype_blm.stages.compiling import RESAMPLING_S, announcing_compilation
 from nipype_blm.stages.tiles import Tiles
 
-_MAPS_BYTES = 2**28  # of resampled maps that are held at a time
+_MAPS_BYTES = 2**26  # of resampled maps that are held at a time: 64 of 2 mm
 DEGENERATE = "degenerate"  # counts of resamplings that say nothing, beside the summaries
 
 
@@ -292,7 +292,9 @@ def _summarise(
     graph = None
     if needs_maps:
         graph = select(find_graph(spec, what.neighbours), files.read_m(number) > 0)
-    width = max(1, _MAPS_BYTES // (4 * PANEL * max(1, spec.n_voxels))) * PANEL
+    # The largest voxel takes no more than the maps of a block.
+    n_held = spec.n_voxels if needs_maps else spec.voxels_per_block
+    width = max(1, _MAPS_BYTES // (4 * PANEL * max(1, n_held))) * PANEL
     peaks, counts = [], []
     for first in range(numbers.start, numbers.stop, width):
         some = range(first, min(first + width, numbers.stop))

@@ -19,7 +19,7 @@ from mixed_images import write_intercepts
 
 BRAIN, N_OBS, N_VISITS, N_PARAMS = 235_375, 100, 4, 4
 SMALL, SMALL_BRAIN, SMALL_MAXMEM = (40, 48, 40), 30_000, 0.5
-GIB, INTERVAL_S = 2**30, 0.05
+GIB, INTERVAL_S = 2**30, 0.2
 Row = dict[str, Any]
 VOXEL, ALL = ("voxel",), ("voxel", "cluster", "tfce")
 
@@ -45,12 +45,14 @@ class Case(NamedTuple):
     n: int  # resamplings; 0: diagnostics
     summaries: tuple[str, ...] = ()
     most_cpu_s: float | None = None
+    max_mem_gb: float | None = None  # less than the fit had
 
     @property
     def name(self) -> str:
         """What it is called."""
         what = f"{self.n:,} flips, {', '.join(self.summaries)}" if self.n else "diagnose"
-        return f"{self.study}: {what}"
+        less = "" if self.max_mem_gb is None else f", {self.max_mem_gb:g} GiB"
+        return f"{self.study}: {what}{less}"
 
 
 CASES = (
@@ -63,14 +65,15 @@ CASES = (
     Case("full", 5000, VOXEL, 15),
     Case("ring", 5000, VOXEL, 30),
     Case("full", 1000, ALL, 150),
+    Case("full", 256, ALL, max_mem_gb=0.5),
     Case("mixed", 1000, VOXEL),
     Case("ring", 0),
     Case("mixed", 0),
 )
 
 
-def fit(data: Path, name: str, blm: Path) -> tuple[Study, Usage]:
-    """Make the images of a study, and fit them."""
+def fit(data: Path, name: str, blm: Path) -> tuple[Study, Usage | None]:
+    """Make the images of a study, and fit them, unless that has been done."""
     folder, out = data / f"infer {name}", data / f"infer {name}" / "out"
     images = data / f"infer images {name.split()[-1]}"
     study = Study(out, 4, "blmm" if name == "mixed" else "blm")
@@ -96,7 +99,8 @@ def fit(data: Path, name: str, blm: Path) -> tuple[Study, Usage]:
         MAXMEM=str(int(study.max_mem_gb * GIB)),
         **fields,
     )
-    shutil.rmtree(out, ignore_errors=True)
+    if (out / "inputs.yml").exists():
+        return study, None
     return study, measure([blm.with_name(study.model), config], data / "infer.log", INTERVAL_S)
 
 
@@ -139,8 +143,8 @@ def main() -> None:
         "nipype-blm",
         only={
             "nargs": "+",
-            "metavar": "STUDY",
-            "help": "run these (full, ring, mixed, '100 small', '5,000 small'); other rows stay",
+            "metavar": "NAME",
+            "help": "run the rows that begin so ('full', 'ring: diagnose'); others stay",
         },
     )
     tool, data = arguments.nipype_blm, arguments.data
@@ -151,11 +155,12 @@ def main() -> None:
     studies: dict[str, Study] = {}
     for case in CASES:
         name = case.study
-        if arguments.only and name not in arguments.only:
+        if arguments.only and not any(case.name.startswith(each) for each in arguments.only):
             continue
         if name not in studies:
             studies[name], usage = fit(data, name, tool)
-            rows[f"{name}: fit"] = summarise([usage])
+            if usage is not None:
+                rows[f"{name}: fit"] = summarise([usage])
         runs = [
             run(tool, case, studies[name], data / "infer.log") for _ in range(arguments.repeats)
         ]
