@@ -161,10 +161,11 @@ def main() -> None:
             studies[name], usage = fit(data, name, tool)
             if usage is not None:
                 rows[f"{name}: fit"] = summarise([usage])
-        runs = [
-            run(tool, case, studies[name], data / "infer.log") for _ in range(arguments.repeats)
-        ]
-        rows[case.name] = describe(case, studies[name], runs)
+        study = studies[name]
+        if case.max_mem_gb is not None:
+            study = study._replace(max_mem_gb=case.max_mem_gb)
+        runs = [run(tool, case, study, data / "infer.log") for _ in range(arguments.repeats)]
+        rows[case.name] = describe(case, study, runs)
         aims = [each for row in rows.values() for each in row.get("aims", ())]
         write_result(arguments.results, "infer", aims, rows=rows)
     shown = ("cpu_s", "wall_s", "pss_mib", "rss_mib")
