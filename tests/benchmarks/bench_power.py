@@ -11,22 +11,18 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from bench_fwe import find_mixed_p
 from harness import HERE, aim, format_table, parse_arguments, write_result
 from matplotlib import pyplot as plt
 from scipy import stats
 
-from nipype_blm.core.factors import RandomFactor, select_rows
-from nipype_blm.core.linalg import factorise_design
+from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.lmm.estimates import MixedOptions
-from nipype_blm.core.lmm.fit import fit_lmm
-from nipype_blm.core.lmm.inference import compute_t_contrast
-from nipype_blm.core.products import WORD, ProductAccumulator
 from nipype_blm.core.resampling.declared import RESAMPLINGS
 from nipype_blm.core.resampling.exchange import Exchange, find_kinds
 from nipype_blm.core.resampling.flips import RandomPart
 from nipype_blm.core.resampling.hypotheses import make_hypothesis
 from nipype_blm.core.resampling.normal import share_to_z
-from nipype_blm.core.status import is_fitted
 
 NOMINAL = 0.05
 L = np.array([[0.0, 1.0, 0.0]])  # a difference of two groups, beside a mean and a covariate
@@ -80,24 +76,6 @@ def resample(
     return corrected[0], corrected[1]
 
 
-def find_mixed_p(Y: Array, X: Array, part: RandomPart) -> Array:
-    """Return two-sided p of the maps (Satterthwaite), as a fit writes them."""
-    design, rows = factorise_design(X), slice(0, len(X))
-    products = ProductAccumulator(
-        design.Q, design.shift, Y.shape[1], select_rows(part.factors, rows)
-    )
-    for first in range(0, len(X), WORD):
-        values = np.ascontiguousarray(Y[first : first + WORD])
-        products.add(values, np.isnan(values).sum(axis=1))
-    n_present = (~np.isnan(Y)).sum(axis=0, dtype=np.int32)
-    batches = [(rows, products.finish())]
-    estimates = fit_lmm(n_present, batches, design, part.factors, part.options, 0)
-    maps = compute_t_contrast(L[0], estimates, design.R, part.options.reml, two_sided=True)
-    p = np.ones(Y.shape[1])
-    p[is_fitted(estimates.status)] = np.where(maps.estimable, np.exp(maps.log_p), 1)
-    return p
-
-
 def find_linear_p(Y: Array, X: Array) -> Array:
     """Return two-sided p of least squares on the images present."""
     p = np.ones(Y.shape[1])
@@ -122,7 +100,7 @@ def find_p(kind: str, rng: np.random.Generator, is_null: bool, seed: int, n: int
     ones = np.ones((len(X), 1))
     part = RandomPart([RandomFactor("subject", group, ones)], MixedOptions())
     by_z, by_score = resample("flip_scores", Y, X, group, part, seed, n)
-    return [by_z, find_mixed_p(Y, X, part), by_score]
+    return [by_z, find_mixed_p(Y, X, L[0], part), by_score]
 
 
 def measure(kind: str, n_sets: int, n: int) -> list[dict[str, Any]]:
