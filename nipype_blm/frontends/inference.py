@@ -102,7 +102,10 @@ def make_inference_options(
     except ValidationError as error:
         raise InputError([_explain(fault, name) for fault in error.errors()]) from error
     _check_atlas(fields, name)
-    return InferenceOptions(**dict(fields))
+    given = dict(fields)
+    if fields.blocks is not None and base is not None and (base / fields.blocks).is_file():
+        given["blocks"] = str(base / fields.blocks)
+    return InferenceOptions(**given)
 
 
 def _check_atlas(fields: InferenceFields, name: Callable[[str], str]) -> None:

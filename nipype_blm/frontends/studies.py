@@ -148,9 +148,15 @@ def _refuse_idle(fields: FormulaFields) -> None:
 
 def _complete(fields: FormulaFields, formula: Formula, found: Observations) -> Observations:
     """Return the rows that have a value for all that the formula needs."""
-    frame, notices = type_columns(found.frame, formula.variables, fields.columns)
+    kinds = dict(fields.columns)
+    used = [*formula.variables]
+    blocks = str((fields.inference or {}).get("blocks"))
+    if blocks in found.frame.columns and blocks not in used:  # or it is a file
+        kinds[blocks] = "categorical"
+        used.append(blocks)
+    frame, notices = type_columns(found.frame, used, kinds)
     found = replace(found, frame=frame, notices=[*found.notices, *notices])
-    return select_complete(found, formula.variables, fields.on_missing)
+    return select_complete(found, used, fields.on_missing)
 
 
 def _build(

@@ -39,7 +39,7 @@ from nipype_blm.results.diagnostics import (
     list_images,
     list_levels,
 )
-from nipype_blm.results.export import publish_export
+from nipype_blm.results.export import check_folder, publish_export
 from nipype_blm.results.results import Results
 from nipype_blm.stages.compiling import MIXED_S, TESTING_S, announcing_compilation
 from nipype_blm.stages.diagnosed import (
@@ -308,6 +308,7 @@ def diagnose(
     if not results.n_fitted:
         raise InputError(f"{results.folder} has no voxel in its result: nothing to diagnose.")
     out_dir = (results.folder / DEFAULT_FOLDER if out_dir is None else out_dir).absolute()
+    check_folder(out_dir, OURS)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".nipype_blm_", dir=out_dir.parent) as name:
         folder, files = Path(name), []

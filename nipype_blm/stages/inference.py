@@ -29,11 +29,12 @@ from nipype_blm.stages.corrected import write_corrected
 from nipype_blm.stages.exchanging import (
     Tested,
     check_exchange,
+    describe_exchange,
     find_exchange,
-    find_means,
     find_notices,
+    find_untestable,
 )
-from nipype_blm.stages.folders import find_shortages
+from nipype_blm.stages.folders import check_writable, find_shortages
 from nipype_blm.stages.reopened import Pieces, Reopened, reopen
 from nipype_blm.stages.resampling import (
     Resampled,
@@ -100,7 +101,7 @@ class PreparedInference:
     def describe(self) -> str:
         """Return what is going to be done, and the least p that can come out."""
         what = self.what
-        exchanged = f"{what.exchange.n_groups} groups of images"
+        exchanged = describe_exchange(what.exchange)
         how = "all" if what.exhaustive else f"{self.n:,} of the"
         many = f"{self.n_distinct:,}" if self.n_distinct < 10**9 else "more than 10^9"
         done = f", {self.n_done:,} of them done" if self.n_done else ""
@@ -160,6 +161,8 @@ def prepare_inference(
         With all faults together.
     """
     results = Results(results_dir)
+    work = results.folder / "work" if work_dir is None else work_dir
+    check_writable(results.folder / FOLDER, work)
     contrasts = select_contrasts(results, options.contrasts)
     tested = Tested.of_results(results)
     exchange = find_exchange(tested, options)
@@ -193,10 +196,10 @@ def prepare_inference(
     n_done = find_done(results.folder / FOLDER, what.nulls_stamp)
     notices = find_notices(options, exchange, n, n_distinct)
     if options.resampling == "permute":
-        notices += find_means(results.X, {each.name: each.weights for each in contrasts})
+        weights = {each.name: each.weights for each in contrasts}
+        notices += find_untestable(results.X, weights, exchange)
     done = min(n_done, n)
     prepared = PreparedInference(options, reopened, what, n, n_distinct, done, notices)
-    work = results.folder / "work" if work_dir is None else work_dir
     shortages = find_shortages([(work, prepared.disk_bytes)], work)
     if shortages:
         raise InputError(shortages)
