@@ -38,8 +38,8 @@ DESCRIPTIONS = {
     "joint": "correct across all these contrasts, too",
     "neighbours": "voxels that touch another one: 6, 18 or 26 (default)",
     "blocks": "images that are exchanged as one, or among themselves: a column of the table of the "
-    "formula, or a file: one label for each image in the order given, such as a .grp of FSL, or two "
-    "columns, names that are found in those of images and labels",
+    "formula, or a file: one label for each image in the order given, such as a .grp of FSL, or "
+    "two columns, names that are found in those of images and labels",
     "exchange": "with permute and blocks: images within blocks (default), whole blocks, or both",
     "tail": "p below 1 / n from a fitted tail of the null distribution (default)",
     "fdr": "false discovery rate: bh (Benjamini-Hochberg, default) or by (-Yekutieli)",
