@@ -150,8 +150,9 @@ def _complete(fields: FormulaFields, formula: Formula, found: Observations) -> O
     """Return the rows that have a value for all that the formula needs."""
     kinds = dict(fields.columns)
     used = [*formula.variables]
-    blocks = str((fields.inference or {}).get("blocks"))
-    if blocks in found.frame.columns and blocks not in used:  # or it is a file
+    blocks = (fields.inference or {}).get("blocks")
+    # Else it is a file, or nothing.
+    if isinstance(blocks, str) and blocks in found.frame.columns and blocks not in used:
         kinds[blocks] = "categorical"
         used.append(blocks)
     frame, notices = type_columns(found.frame, used, kinds)
