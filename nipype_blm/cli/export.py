@@ -103,10 +103,13 @@ def _export_fsl(results: Any, folder: Path | None, arguments: argparse.Namespace
 
 def _export_spm(results: Any, folder: Path | None, arguments: argparse.Namespace) -> Path:
     from nipype_blm.cli.plugins import count_cores
-    from nipype_blm.results.spm import export_spm
+    from nipype_blm.results.export import select_contrasts
+    from nipype_blm.results.spm import export_spm, find_spm_folder
     from nipype_blm.stages.reopened import open_values
     from nipype_blm.stages.smoothness import describe_smoothness, estimate_smoothness
 
+    folder = find_spm_folder(results, folder)
+    select_contrasts(results, arguments.contrast)
     n_threads = count_cores()
     with open_values(results, n_threads) as values:
         smoothness = estimate_smoothness(results, values, n_threads)

@@ -220,7 +220,7 @@ def _prepare(request: "Request", arguments: argparse.Namespace) -> "PreparedRun"
     if request.inference is not None:  # which would else fail when all is fitted
         from nipype_blm.stages.exchanging import check_inference
 
-        check_inference(run, request.out_dir, request.inference)
+        check_inference(run, request.inference)
     say_notices(run.notices, request.words)
     # Who edits a configuration and runs it again means to; who gives a folder may be mistaken.
     if "out" in arguments and replaces_another(run, request):

@@ -1,5 +1,6 @@
 """Names of the places of an atlas: an image of labels, and a table of their names."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -15,6 +16,9 @@ from nipype_blm.io.frames import read_frame
 from nipype_blm.io.tables import read_text
 
 _LARGEST = 2**31 - 1
+_NUMBERED = re.compile(r"\s*(\d+)[\s,;]+(\S.*)")
+# Colours, opacities and the like, before the name (ITK-SNAP, FSLeyes) or behind it (FreeSurfer).
+_COLOURS = re.compile(r"([\d.]+\s+){3,6}(?=\D)|(\s+\d+){4,5}\s*$")
 
 
 class Atlas(NamedTuple):
@@ -36,13 +40,17 @@ class Atlas(NamedTuple):
         coordinates : array of shape (n, 3)
             In mm, in the space of the atlas.
         """
+        return [self.name(label) for label in self.find_labels(coordinates).tolist()]
+
+    def find_labels(self, coordinates: ArrayLike) -> NDArray[np.int32]:
+        """Return the label at each place, that of the nearest voxel; 0 outside."""
         places = np.asarray(coordinates, np.float64).reshape(-1, 3)
         voxels = places @ self.to_voxels[:3, :3].T + self.to_voxels[:3, 3]
         nearest = np.floor(voxels + 0.5)
         is_inside = ((nearest >= 0) & (nearest < self.labels.shape)).all(axis=1)
         labels = np.zeros(len(places), np.int32)
         labels[is_inside] = self.labels[tuple(nearest[is_inside].astype(int).T)]
-        return [self.name(label) for label in labels.tolist()]
+        return labels
 
 
 def read_atlas(path: Path, names: Path | None = None, field: str = "atlas") -> Atlas:
@@ -53,8 +61,7 @@ def read_atlas(path: Path, names: Path | None = None, field: str = "atlas") -> A
     path : Path
         An image of whole numbers, one volume.
     names : Path, optional
-        A table with the columns "index" and "name" (as dseg.tsv of BIDS), or an XML file of FSL.
-        Without one, labels are called by their numbers.
+        As of `read_names`.  Without them, labels are called by their numbers.
     field : str
         What messages call the image.
 
@@ -72,7 +79,17 @@ def read_atlas(path: Path, names: Path | None = None, field: str = "atlas") -> A
     with explaining(path):
         to_voxels = np.asarray(np.linalg.inv(header.affine), np.float64)
     labels = _read_labels(path, field).reshape(header.shape, order="F")
-    return Atlas(labels, to_voxels, {} if names is None else read_names(names, f"names of {field}"))
+    if names is None:
+        return Atlas(labels, to_voxels, {})
+    what = f"names of {field}"
+    known = read_names(names, what)
+    here = set(np.unique(labels).tolist()) - {0}
+    if not here & known.keys():
+        raise InputError(
+            f"{what} {names} has none of the labels of {path}: it names "
+            f"{join_some(sorted(known), 5)}, and the image has {join_some(sorted(here), 5)}."
+        )
+    return Atlas(labels, to_voxels, known)
 
 
 def _read_labels(path: Path, field: str) -> NDArray[np.int32]:
@@ -93,14 +110,22 @@ def _read_labels(path: Path, field: str) -> NDArray[np.int32]:
 
 
 def read_names(path: Path, what: str) -> dict[int, str]:
-    """Return the names of labels, of a table or of an XML file of FSL.
+    """Return the names of labels.
+
+    Parameters
+    ----------
+    path : Path
+        A table with the columns "index" and "name" (as dseg.tsv of BIDS); lines of a number and a
+        name, with or without colours (of FreeSurfer, FSLeyes, ITK-SNAP, AAL); or XML of FSL or SPM.
+    what : str
+        What messages call it.
 
     Raises
     ------
     InputError
-        If it is neither, or gives a label two names.
+        If it is none of these, or gives a label two names.
     """
-    read = _read_xml if path.suffix.lower() == ".xml" else _read_table
+    read = _read_xml if path.suffix.lower() == ".xml" else _read_text
     pairs = read(path, what)
     names: dict[int, str] = {}
     for text, name in pairs:
@@ -111,6 +136,24 @@ def read_names(path: Path, what: str) -> dict[int, str]:
                 f"{show(name)}."
             )
     return names
+
+
+def _read_text(path: Path, what: str) -> list[tuple[str, str]]:
+    try:
+        return _read_table(path, what)
+    except InputError:
+        found = _read_lines(path, what)
+        if found is None:
+            raise
+        return found
+
+
+def _read_lines(path: Path, what: str) -> list[tuple[str, str]] | None:
+    """Return numbers and names of lines without a header; None if some line is another."""
+    lines = [line for line in read_text(path, what).splitlines() if line.strip()]
+    matches = [_NUMBERED.fullmatch(line) for line in lines if not line.startswith("#")]
+    found = [(each[1], _COLOURS.sub("", each[2]).strip(' \t"')) for each in matches if each]
+    return found if len(found) == len(matches) else None
 
 
 def _read_table(path: Path, what: str) -> list[tuple[str, str]]:
@@ -130,9 +173,16 @@ def _read_xml(path: Path, what: str) -> list[tuple[str, str]]:
         atlas = ElementTree.fromstring(read_text(path, what))
     except ElementTree.ParseError as error:
         raise InputError(f"{what} {path} is no XML: {error}.") from error
-    found = [(label.get("index", ""), (label.text or "").strip()) for label in atlas.iter("label")]
+    # FSL has <label index="1">name</label>, SPM <label><index>1</index><name>name</name></label>.
+    found = [
+        (
+            label.get("index", label.findtext("index", "")),
+            label.findtext("name", label.text or "").strip(),
+        )
+        for label in atlas.iter("label")
+    ]
     if not found:
-        raise InputError(f"{what} {path} has no <label>, which an atlas of FSL has.")
+        raise InputError(f"{what} {path} has no <label>, which an atlas of FSL or SPM has.")
     # FSL counts volumes of probabilities from 0; their image of labels has 0 where there is none.
     kind = (atlas.findtext("header/type") or "").strip().lower()
     first = 1 if kind == "probabilistic" else 0

@@ -28,6 +28,7 @@ class ImageEntry(NamedTuple):
     mask: Path | None = None
     mask_volume: int = 0
     mask_state: FileState = FileState(0, 0, "")
+    listed: int = 0  # its place among the images that were given, from 1; 0: not known
 
     @property
     def files(self) -> tuple[Path, Path | None]:
@@ -37,7 +38,7 @@ class ImageEntry(NamedTuple):
 
 _COLUMNS = (
     *("row", "image", "volume", "size", "mtime_ns", "identity", "where"),
-    *("mask", "mask_volume", "mask_size", "mask_mtime_ns", "mask_identity"),
+    *("mask", "mask_volume", "mask_size", "mask_mtime_ns", "mask_identity", "listed"),
 )
 
 
@@ -48,7 +49,8 @@ def format_manifest(entries: list[ImageEntry]) -> str:
     writer.writerow(_COLUMNS)
     for entry in entries:  # None is written as an empty cell
         first, mask = entry[:3], entry[5:7]
-        writer.writerow([*first, *entry.state, entry.where, *mask, *entry.mask_state])
+        states = [*first, *entry.state, entry.where, *mask, *entry.mask_state]
+        writer.writerow([*states, entry.listed])
     return f"{text.getvalue()}# {fingerprint(text.getvalue())}\n"
 
 
@@ -86,6 +88,7 @@ def parse_manifest(content: bytes, path: Path) -> list[ImageEntry]:
             Path(line["mask"]) if line["mask"] else None,
             int(line["mask_volume"]),
             FileState(int(line["mask_size"]), int(line["mask_mtime_ns"]), line["mask_identity"]),
+            int(line["listed"]),
         )
         for line in lines
     ]

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from nipype_blm.core.clusters.summaries import SUMMARIES
 from nipype_blm.core.resampling.declared import RESAMPLINGS
-from nipype_blm.errors import InputError, Problem, shorten
+from nipype_blm.errors import InputError, Problem, shorten, show
 from nipype_blm.frontends.fields import describe_fault, find_nearest
 from nipype_blm.frontends.traits import TraitWords
 from nipype_blm.frontends.values import (
@@ -19,6 +19,7 @@ from nipype_blm.frontends.values import (
     TextList,
     above_zero,
     one_of,
+    parse_number,
 )
 from nipype_blm.model.inference import (
     CORRECTIONS,
@@ -26,6 +27,25 @@ from nipype_blm.model.inference import (
     SIDES,
     InferenceOptions,
 )
+
+_LEAST_Z, _MOST_P = 1, 0.5  # of heights: others are p for z, or z for p
+
+
+def _read_z(value: Any) -> float:
+    z = parse_number(value)
+    if z < _LEAST_Z:
+        p = "; a p has an option of its own" if z > 0 else ""
+        raise ValueError(f"{show(value)} is no height of clusters, such as 3.1{p}")
+    return z
+
+
+def _read_p(value: Any) -> float:
+    p = parse_number(value)
+    if not 0 < p < _MOST_P:
+        z = "; a z has an option of its own" if p >= _LEAST_Z else ""
+        raise ValueError(f"{show(value)} is no p that forms clusters, such as 0.001{z}")
+    return p
+
 
 _Resampling = Annotated[str, one_of(tuple(RESAMPLINGS), "is no resampling")]
 _Summary = Annotated[str, one_of(tuple(SUMMARIES), "is no summary")]
@@ -41,8 +61,8 @@ class InferenceFields(BaseModel):
     n: Annotated[Count, Field(ge=2)] = 1000
     seed: CountOrNone = 0
     summaries: tuple[_Summary, ...] = ()
-    cluster_z: Annotated[float, above_zero("a positive z, such as 3.1")] | None = None
-    cluster_p: Annotated[float, above_zero("a positive p, such as 0.001"), Field(lt=0.5)] = 0.001
+    cluster_z: Annotated[float, BeforeValidator(_read_z)] | None = None
+    cluster_p: Annotated[float, BeforeValidator(_read_p)] = 0.001
     sides: Annotated[str, one_of(SIDES)] = "two"
     joint: bool = False
     neighbours: Count | None = None
@@ -102,7 +122,10 @@ def make_inference_options(
     except ValidationError as error:
         raise InputError([_explain(fault, name) for fault in error.errors()]) from error
     _check_atlas(fields, name)
-    return InferenceOptions(**dict(fields))
+    given = dict(fields)
+    if fields.blocks is not None and base is not None and (base / fields.blocks).is_file():
+        given["blocks"] = str(base / fields.blocks)
+    return InferenceOptions(**given)
 
 
 def _check_atlas(fields: InferenceFields, name: Callable[[str], str]) -> None:

@@ -148,9 +148,16 @@ def _refuse_idle(fields: FormulaFields) -> None:
 
 def _complete(fields: FormulaFields, formula: Formula, found: Observations) -> Observations:
     """Return the rows that have a value for all that the formula needs."""
-    frame, notices = type_columns(found.frame, formula.variables, fields.columns)
+    kinds = dict(fields.columns)
+    used = [*formula.variables]
+    blocks = (fields.inference or {}).get("blocks")
+    # Else it is a file, or nothing.
+    if isinstance(blocks, str) and blocks in found.frame.columns and blocks not in used:
+        kinds[blocks] = "categorical"
+        used.append(blocks)
+    frame, notices = type_columns(found.frame, used, kinds)
     found = replace(found, frame=frame, notices=[*found.notices, *notices])
-    return select_complete(found, formula.variables, fields.on_missing)
+    return select_complete(found, used, fields.on_missing)
 
 
 def _build(

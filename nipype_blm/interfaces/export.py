@@ -149,12 +149,14 @@ class ExportSPM(BLMInterface):
 
         given = defined_traits(self.inputs)
         results = Results(given["results_dir"])
+        out_dir = Path(runtime.cwd, given.get("out_dir", spm.DEFAULT_FOLDER)).resolve()
+        spm.find_spm_folder(results, out_dir)
         with open_values(results) as values:
             smoothness = estimate_smoothness(results, values)
         done = spm.export_spm(
             results,
             smoothness,
-            Path(runtime.cwd, given.get("out_dir", spm.DEFAULT_FOLDER)).resolve(),
+            out_dir,
             given.get("contrasts"),
             given["overwrite"],
         )

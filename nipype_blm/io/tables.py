@@ -435,9 +435,25 @@ def read_labels(path: Path, what: str) -> list[str]:
     InputError
         Naming every line without a label, or with more than one, up to ten.
     """
+    return _read_labels(path, what, may_be_named=False)[1]
+
+
+def read_named_labels(path: Path, what: str) -> tuple[list[str] | None, list[str]]:
+    """Read labels as `read_labels` does, or lines of two columns: a name and its label.
+
+    Returns
+    -------
+    names : list of str or None
+        None where there are only labels.
+    labels : list of str
+    """
+    return _read_labels(path, what, may_be_named=True)
+
+
+def _read_labels(path: Path, what: str, may_be_named: bool) -> tuple[list[str] | None, list[str]]:
     text, source = read_text(path, what), f"{what} {path}"
     if is_vest(text):
-        return _read_groups(text, source)
+        return None, _read_groups(text, source)
     lines = _split_text(text, source)
     while lines and not lines[-1].strip():
         lines.pop()
@@ -445,18 +461,21 @@ def read_labels(path: Path, what: str) -> list[str]:
         raise InputError(f"{source} is empty.")
     with _name_file(source):
         rows = [_split_line(line.strip()) for line in lines]
+    width = 2 if may_be_named and all(len(cells) == 2 for cells in rows) else 1
     faults = []
     for number, cells in enumerate(rows, 1):
-        if len(cells) > 1:
+        if len(cells) > width:
             faults.append(f"{len(cells)} columns in line {number}")
-        elif cells[0].lower() in (*_MISSING, "nan"):
-            faults.append(f"{show(cells[0])} in line {number}")
+        elif cells[-1].lower() in (*_MISSING, "nan"):
+            faults.append(f"{show(cells[-1])} in line {number}")
     if faults:
+        named = ", or a name and its label" if may_be_named else ""
         raise InputError(
-            f"{source} must hold one label a line, and none may be missing; "
+            f"{source} must hold one label a line{named}, and none may be missing; "
             f"found {join_some(faults, 10, '; ')}."
         )
-    return [cells[0] for cells in rows]
+    names = [cells[0] for cells in rows] if width == 2 else None
+    return names, [cells[-1] for cells in rows]
 
 
 def _read_groups(text: str, source: str) -> list[str]:

@@ -38,12 +38,14 @@ DESCRIPTIONS = {
     "joint": "correct across all these contrasts, too",
     "neighbours": "voxels that touch another one: 6, 18 or 26 (default)",
     "blocks": "images that are exchanged as one, or among themselves: a column of the table of the "
-    "formula, or a file with a label for each line of model/images.tsv, such as a .grp of FSL",
+    "formula, or a file: one label for each image in the order given, such as a .grp of FSL, or "
+    "two columns, names that are found in those of images and labels",
     "exchange": "with permute and blocks: images within blocks (default), whole blocks, or both",
     "tail": "p below 1 / n from a fitted tail of the null distribution (default)",
     "fdr": "false discovery rate: bh (Benjamini-Hochberg, default) or by (-Yekutieli)",
     "atlas": "image of labels, which name peaks",
-    "atlas_names": "table of the names of its labels: columns index and name",
+    "atlas_names": "names of its labels: a table with the columns index and name, a list of "
+    "FreeSurfer, ITK-SNAP or AAL, or XML of FSL or SPM",
     "distance_mm": "least distance between peaks of a cluster, in mm; default 8",
 }
 

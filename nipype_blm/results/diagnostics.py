@@ -19,6 +19,7 @@ from nipype_blm.errors import InputError, join_some, show
 from nipype_blm.io.described import format_described
 from nipype_blm.results.export import ExportedKind, make_pattern
 from nipype_blm.results.results import Results
+from nipype_blm.results.saved import SavedImage
 
 DEFAULT_FOLDER = "diagnostics"  # in that of the results
 _OF_CONTRAST = "contrasts/contrast-{label}_stat-"
@@ -97,6 +98,7 @@ class ImageRow(NamedTuple):
     mean_abs_standardised_residual: float
     share_above_3: float
     correlation_with_others: float
+    spread: float
     missing: int
     share_missing: float
     non_finite: int | None
@@ -127,6 +129,7 @@ _IMAGES = {
     "share_above_3": f"Share of the standardised residuals beyond {LARGE:g}: 0.003 of a normal "
     "distribution.",
     "correlation_with_others": "Correlation over voxels with the mean of the other images.",
+    "spread": "Standard deviation over voxels, in units of the image; compared as a ratio.",
     "missing": "Voxels of the result at which the image has no value.",
     "share_missing": "The same as a share of all voxels of the result.",
     "non_finite": "Values that are infinite or beyond 1e40, taken as missing; n/a if not counted.",
@@ -153,6 +156,11 @@ class _Measure(NamedTuple):
     words: Callable[[float, float], str]  # of the value and the median
 
 
+def _compare_spread(log_x: float, log_median: float) -> str:
+    """Return by how much values vary more or less than those of others, of the logarithms."""
+    return f"values vary {np.exp(log_x - log_median):.2g} times as much as those of others"
+
+
 _MEASURES = (
     _Measure(
         *("mean_abs_standardised_residual", 1, 0.1),
@@ -166,6 +174,8 @@ _MEASURES = (
         *("correlation_with_others", -1, 0.05),
         lambda x, median: f"unlike the others (correlation {x:.2f}, others {median:.2f})",
     ),
+    _Measure("log_spread", 1, np.log(2), _compare_spread),
+    _Measure("log_spread", -1, np.log(2), _compare_spread),
     _Measure(
         *("share_missing", 1, 0.05),
         lambda x, median: f"{x:.1%} of the voxels missing (others {median:.1%})",
@@ -204,7 +214,10 @@ def check_save(save: Sequence[str], results: Results) -> tuple[str, ...]:
 
 
 def list_images(
-    results: Results, sums: ImageSums, non_finite: Sequence[int] | None = None
+    results: Results,
+    sums: ImageSums,
+    non_finite: Sequence[int] | None = None,
+    same: Mapping[int, Sequence[int]] | None = None,
 ) -> list[ImageRow]:
     """Return what is said of each image, the worst first.
 
@@ -215,18 +228,26 @@ def list_images(
         Over all voxels of the result.
     non_finite : sequence of int, optional
         Values of each image that are infinite.
+    same : mapping of int to sequence of int, optional
+        Images that have the values of others at all voxels, and which.
     """
     n_obs, n_voxels = len(sums.n), max(results.n_fitted, 1)
     missing = n_voxels - sums.n
+    spread = np.sqrt(divide(sums.squares, sums.n_pairs))
     columns = {
         "mean_abs_standardised_residual": sums.mean_standardised,
         "share_above_3": sums.share_large,
         "correlation_with_others": sums.correlation,
+        "log_spread": np.log(np.maximum(spread, np.finfo(float).tiny)),
         "share_missing": missing / n_voxels,
         "non_finite": np.zeros(n_obs) if non_finite is None else np.asarray(non_finite, float),
         "mean_cooks_distance": sums.mean_cook,
     }
     scores, reasons = _judge(columns, sums.n > 0)
+    for i, others in (same or {}).items():
+        scores[i] = np.inf
+        names = join_some((_name_image(results.images[k]) for k in others), 3)
+        reasons[i].insert(0, f"has the same values as {names}")
     rows = [
         ImageRow(
             image.image,
@@ -236,6 +257,7 @@ def list_images(
             float(columns["mean_abs_standardised_residual"][i]),
             float(columns["share_above_3"][i]),
             float(columns["correlation_with_others"][i]),
+            float(spread[i]),
             int(missing[i]),
             float(columns["share_missing"][i]),
             None if non_finite is None else int(non_finite[i]),
@@ -245,6 +267,11 @@ def list_images(
     ]
     order = np.argsort(-scores, kind="stable")
     return [rows[i] for i in order]
+
+
+def _name_image(image: SavedImage) -> str:
+    """Return the name of the file, and the volume where there are several."""
+    return f"{Path(image.image).name}{f', volume {image.volume}' * bool(image.volume)}"
 
 
 def _judge(

@@ -16,6 +16,7 @@ from nipype_blm.data.maps import MapInfo
 from nipype_blm.errors import InputError, join_some, show
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.publish import Claim, list_published, publish
+from nipype_blm.private import find_obstacle
 from nipype_blm.results.maps import fits_single
 from nipype_blm.results.results import ContrastResults, Results
 
@@ -136,7 +137,7 @@ def publish_export(
 
     out_dir = out_dir.absolute()
     names = {each.info.name: name_map(results.space, each.info.name, compress) for each in maps}
-    _check_folder(out_dir, is_ours, [*names.values(), *texts])
+    check_folder(out_dir, ours, [*names.values(), *texts])
     claim = Claim(fingerprint("export", target, str(results.folder)), results.folder, overwrite)
 
     def write(folder: Path) -> None:
@@ -178,16 +179,32 @@ def _stamp(
     return fingerprint(*parts)
 
 
-def _check_folder(out_dir: Path, is_ours: Callable[[str], bool], names: Sequence[str]) -> None:
-    """Refuse a folder with files that no export has written."""
+def check_folder(out_dir: Path, ours: re.Pattern[str], names: Sequence[str] = ()) -> None:
+    """Refuse a folder that cannot be written, or that has files of somebody else.
+
+    Parameters
+    ----------
+    out_dir : Path
+    ours : pattern
+        Of names that could be those of files of such an export.
+    names : sequence of str
+        What is to be written; unknown before any map is read.
+
+    Raises
+    ------
+    InputError
+    """
+    if out_dir.exists() and not out_dir.is_dir():
+        raise InputError(f"{out_dir} is a file; give a folder for the export.")
+    obstacle = find_obstacle(out_dir)
+    if obstacle is not None:
+        raise InputError(f"{out_dir} {obstacle}; give another folder.")
     if not out_dir.exists():
         return
-    if not out_dir.is_dir():
-        raise InputError(f"{out_dir} is a file; give a folder for the export.")
-    ours = {name for name in list_published(out_dir) if is_ours(name)}
+    known = {name for name in list_published(out_dir) if ours.fullmatch(name) is not None}
     found = sorted(p.name for p in out_dir.iterdir() if not p.name.startswith(_HIDDEN))
-    foreign = [name for name in names if (out_dir / name).exists() and name not in ours]
-    if (found and not ours) or foreign:
+    foreign = [name for name in names if (out_dir / name).exists() and name not in known]
+    if (found and not known) or foreign:
         raise InputError(
             f"{out_dir} has files that no export has written, such as {(foreign or found)[0]}; "
             "give a folder that is empty or does not exist."

@@ -51,6 +51,7 @@ _IMAGES = {
     "mask_volume": "Number of the volume in the mask, from 0.",
     "mask_size": "Bytes of the mask then.",
     "mask_mtime_ns": "Time of the last modification of the mask then.",
+    "listed": "Place of the image among those that were given, from 1; 0 where it is not known.",
 }
 _CONTRASTS = {
     "name": "Name of the contrast, as it was given.",
@@ -91,6 +92,7 @@ class SavedImage(NamedTuple):
     mask_volume: int = 0
     mask_size: int = 0
     mask_mtime_ns: int = 0
+    listed: int = 0  # place among the images that were given, from 1; 0: not known
 
 
 class SavedContrast(NamedTuple):
@@ -423,8 +425,8 @@ class SavedModel:
         """The images, one for each row of X, as they were when they were read."""
         _, rows = self._read_table("images.tsv")
         return tuple(
-            SavedImage(image, int(volume), int(size), int(time), mask or None, *map(int, of_mask))
-            for image, volume, size, time, mask, *of_mask in rows
+            SavedImage(image, int(volume), int(size), int(time), mask or None, *map(int, rest))
+            for image, volume, size, time, mask, *rest in rows
         )
 
     @cached_property

@@ -15,6 +15,7 @@ from nipype_blm.data.maps import MapInfo
 from nipype_blm.results.export import (
     ExportedKind,
     ExportedMap,
+    check_folder,
     make_pattern,
     publish_export,
     select_contrasts,
@@ -109,8 +110,8 @@ def export_spm(
     chosen = select_contrasts(results, contrasts)
     erdf = _find_erdf(results, chosen)
     maps = [made for each in MAPS for made in _list_maps(each, results, smoothness, chosen, erdf)]
-    folder = results.folder / DEFAULT_FOLDER if out_dir is None else out_dir
-    mat = pack_spm(results, smoothness, chosen, erdf, maps, folder.absolute())
+    folder = find_spm_folder(results, out_dir)
+    mat = pack_spm(results, smoothness, chosen, erdf, maps, folder)
     done = publish_export(
         results, folder, "spm", maps, {MAT: mat}, _OURS, overwrite, compress=False
     )
@@ -122,6 +123,19 @@ def export_spm(
     return ExportedSPM(
         done.out_dir, done.outputs, mat_file, names, numbers[False], numbers[True], erdf
     )
+
+
+def find_spm_folder(results: Results, out_dir: Path | None = None) -> Path:
+    """Return the folder of an export; to be asked before all images are read for it.
+
+    Raises
+    ------
+    InputError
+        If nothing can be written there, or it has files of somebody else.
+    """
+    folder = (results.folder / DEFAULT_FOLDER if out_dir is None else out_dir).absolute()
+    check_folder(folder, _OURS)
+    return folder
 
 
 def _find_erdf(results: Results, contrasts: Sequence[ContrastResults]) -> int:

@@ -54,7 +54,8 @@ def pack_spm(
     images = [f"{each.image},{each.volume + 1}" for each in results.images]
     xX = _describe_design(results, erdf)
     saved = {
-        "SPMid": f"nipype_blm {__version__}: {results.model}",
+        # Others, such as MarsBaR, take a file for one of SPM if this begins so.
+        "SPMid": f"SPM12: nipype_blm {__version__} ({results.model})",
         "swd": str(folder),
         "nscan": float(len(results.X)),
         "xY": {"P": _make_cells(images)[:, None]},

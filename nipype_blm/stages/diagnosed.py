@@ -65,6 +65,13 @@ class DiagnosedBlocks:
         """Return how many values of each image are infinite."""
         return [int(n) for n in np.sum([file.read("infinite") for file in self.files], axis=0)]
 
+    def find_same(self) -> dict[int, list[int]]:
+        """Return the images that have the values of others at all voxels, and which these are."""
+        digests = np.stack([file.read("digests") for file in self.files])
+        numbers = np.unique(digests, axis=1, return_inverse=True)[1].reshape(-1)
+        alike = [np.flatnonzero(numbers == k).tolist() for k in np.unique(numbers)]
+        return {i: [k for k in each if k != i] for each in alike if len(each) > 1 for i in each}
+
     def vector(self, name: str) -> FloatArray:
         """Return a map of one volume at all voxels."""
         return np.concatenate([file.read(name) for file in self.files])

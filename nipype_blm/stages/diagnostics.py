@@ -1,5 +1,6 @@
 """What a finished model leaves: of each block of voxels, then of all, as maps and tables."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ from nipype_blm.results.diagnostics import (
     list_images,
     list_levels,
 )
-from nipype_blm.results.export import publish_export
+from nipype_blm.results.export import check_folder, publish_export
 from nipype_blm.results.results import Results
 from nipype_blm.stages.compiling import MIXED_S, TESTING_S, announcing_compilation
 from nipype_blm.stages.diagnosed import (
@@ -89,7 +90,7 @@ def compute_diagnostics(
     """
     results = Results(results_dir)
     save = check_save(save, results)
-    Y, infinite = _read_values(results, read_block, block)
+    Y, infinite, digests = _read_values(results, read_block, block)
     design = factorise_design(results.X)
     arrays: Arrays = {}
     with Threads(n_threads) as threads:
@@ -101,7 +102,7 @@ def compute_diagnostics(
                 found = compute_residuals(Y, design, threads)
     sums = sum_images(Y, found)
     arrays |= {f"images/{name}": each for name, each in sums._asdict().items()}
-    arrays |= {"infinite": infinite, "residualSD": found.sigma}
+    arrays |= {"infinite": infinite, "digests": digests, "residualSD": found.sigma}
     arrays["residualSkewness"] = compute_skewness(found.residual)
     leverage = [average(found.leverage, axis=1) for average in (np.nanmean, np.nanmax)]
     arrays["leverage"] = np.stack(leverage)
@@ -119,8 +120,8 @@ def _select_voxels(results: Results, block: slice) -> NDArray[np.bool_]:
 
 def _read_values(
     results: Results, read_block: ReadBlock, block: slice
-) -> tuple[FloatArray, NDArray[np.int64]]:
-    """Return the values of each voxel, NaN where missing, and the infinite ones of each image."""
+) -> tuple[FloatArray, NDArray[np.int64], NDArray[np.uint64]]:
+    """Return the values of each voxel, and of each image the infinite ones, and a digest of all."""
     values = read_block(block)
     expected = len(results.images), block.stop - block.start
     if values.shape != expected:
@@ -140,7 +141,13 @@ def _read_values(
             f"{results.folder} says ({n_obs[differs[0]]} and {expected_n[differs[0]]:g} at the "
             "first): the images are not those that were fitted; run the model again."
         )
-    return Y, is_infinite.sum(axis=0)
+    return Y, is_infinite.sum(axis=0), np.array([_digest(row) for row in values], np.uint64)
+
+
+def _digest(values: NDArray[Any]) -> int:
+    """Return a number that other values do not have, but by a chance of 1 in 2^64."""
+    content = hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=8)
+    return int.from_bytes(content.digest())
 
 
 def _diagnose_mixed(
@@ -240,7 +247,9 @@ def gather_diagnostics(
     images = merge_images([ImageSums(*each) for each in blocks.sums("images", ImageSums._fields)])
     if non_finite is None:
         non_finite = blocks.count_infinite()
-    rows = list_images(results, images, non_finite)
+    has_values = {i for i, n in enumerate(images.n) if n}
+    same = {i: each for i, each in blocks.find_same().items() if i in has_values}
+    rows = list_images(results, images, non_finite, same)
     levels = []
     if results.factors:
         parts = blocks.sums("levels", LevelSums._fields)
@@ -308,6 +317,7 @@ def diagnose(
     if not results.n_fitted:
         raise InputError(f"{results.folder} has no voxel in its result: nothing to diagnose.")
     out_dir = (results.folder / DEFAULT_FOLDER if out_dir is None else out_dir).absolute()
+    check_folder(out_dir, OURS)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".nipype_blm_", dir=out_dir.parent) as name:
         folder, files = Path(name), []

@@ -34,11 +34,18 @@ def describe_fitted(run: Run, batch_files: Sequence[Path | str]) -> FittedModel:
 
 
 def _describe_image(entry: ImageEntry) -> SavedImage:
-    image = SavedImage(str(entry.image), entry.volume, entry.state.size, entry.state.mtime_ns)
+    state, of_mask = entry.state, entry.mask_state
+    image = SavedImage(
+        str(entry.image), entry.volume, state.size, state.mtime_ns, listed=entry.listed
+    )
     if entry.mask is None:
         return image
-    state = entry.mask_state
-    return SavedImage(*image[:4], str(entry.mask), entry.mask_volume, state.size, state.mtime_ns)
+    return image._replace(
+        mask=str(entry.mask),
+        mask_volume=entry.mask_volume,
+        mask_size=of_mask.size,
+        mask_mtime_ns=of_mask.mtime_ns,
+    )
 
 
 def _list_options(run: Run) -> dict[str, Any]:

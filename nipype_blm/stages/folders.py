@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nipype_blm.data.kinds import glob_maps
 from nipype_blm.data.manifest import ImageEntry
-from nipype_blm.errors import Problem
+from nipype_blm.errors import InputError, Problem
 from nipype_blm.model.planning import Plan
 from nipype_blm.model.request import TILES_FOLDER, Request
 from nipype_blm.private import find_existing, find_obstacle
@@ -37,6 +37,14 @@ def check_folders(request: Request, work_folder: Path) -> list[Problem]:
         work = request.workflow_folder
         problems.append(Problem("out_dir", template, folder=out_dir, work=work))
     return problems
+
+
+def check_writable(*folders: Path) -> None:
+    """Raise InputError if nothing can be written to some of these folders, before work begins."""
+    obstacles = {folder: find_obstacle(folder) for folder in folders}
+    problems = [f"{folder} {why}." for folder, why in obstacles.items() if why is not None]
+    if problems:
+        raise InputError(problems)
 
 
 def _follow(path: Path) -> Path:

@@ -50,7 +50,7 @@ def find_images(
         [(entry, header)] = good
         good = [(entry._replace(volume=i), header) for i in range(header.n_volumes)]
         listed = list(listed) * header.n_volumes
-    entries = [entry._replace(row=row) for row, (entry, _) in enumerate(good)]
+    entries = [entry._replace(row=i, listed=i + 1) for i, (entry, _) in enumerate(good)]
     headers = [header for _, header in good]
     if expected is None and good:
         expected = problems.attempt(kind.choose, field, entries, headers)

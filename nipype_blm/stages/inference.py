@@ -12,8 +12,9 @@ import numpy as np
 from nipype_blm.core.clusters.summaries import SUMMARIES
 from nipype_blm.core.resampling.declared import RESAMPLINGS
 from nipype_blm.core.resampling.exchange import Exchange
+from nipype_blm.data.atlas import read_atlas
 from nipype_blm.data.space import check_neighbourhood
-from nipype_blm.errors import InputError
+from nipype_blm.errors import InputError, Problem
 from nipype_blm.io.arrayfile import fingerprint, is_whole
 from nipype_blm.model.inference import (
     InferenceOptions,
@@ -29,11 +30,12 @@ from nipype_blm.stages.corrected import write_corrected
 from nipype_blm.stages.exchanging import (
     Tested,
     check_exchange,
+    describe_exchange,
     find_exchange,
-    find_means,
     find_notices,
+    find_untestable,
 )
-from nipype_blm.stages.folders import find_shortages
+from nipype_blm.stages.folders import check_writable, find_shortages
 from nipype_blm.stages.reopened import Pieces, Reopened, reopen
 from nipype_blm.stages.resampling import (
     Resampled,
@@ -100,7 +102,7 @@ class PreparedInference:
     def describe(self) -> str:
         """Return what is going to be done, and the least p that can come out."""
         what = self.what
-        exchanged = f"{what.exchange.n_groups} groups of images"
+        exchanged = describe_exchange(what.exchange)
         how = "all" if what.exhaustive else f"{self.n:,} of the"
         many = f"{self.n_distinct:,}" if self.n_distinct < 10**9 else "more than 10^9"
         done = f", {self.n_done:,} of them done" if self.n_done else ""
@@ -160,6 +162,8 @@ def prepare_inference(
         With all faults together.
     """
     results = Results(results_dir)
+    work = results.folder / "work" if work_dir is None else work_dir
+    check_writable(results.folder / FOLDER, work)
     contrasts = select_contrasts(results, options.contrasts)
     tested = Tested.of_results(results)
     exchange = find_exchange(tested, options)
@@ -190,17 +194,33 @@ def prepare_inference(
         exchange=exchange,
         stamp=_stamp(reopened, contrasts, options, exchange),
     )
+    if options.atlas is not None:
+        _check_atlas(options.atlas, results)
     n_done = find_done(results.folder / FOLDER, what.nulls_stamp)
     notices = find_notices(options, exchange, n, n_distinct)
     if options.resampling == "permute":
-        notices += find_means(results.X, {each.name: each.weights for each in contrasts})
+        weights = {each.name: each.weights for each in contrasts}
+        notices += find_untestable(results.X, weights, exchange)
     done = min(n_done, n)
     prepared = PreparedInference(options, reopened, what, n, n_distinct, done, notices)
-    work = results.folder / "work" if work_dir is None else work_dir
     shortages = find_shortages([(work, prepared.disk_bytes)], work)
     if shortages:
         raise InputError(shortages)
     return prepared
+
+
+def _check_atlas(path: Path, results: Results) -> None:
+    """Raise InputError if an atlas names no place of the result."""
+    if not read_atlas(path).find_labels(results.space.find_coordinates()).any():
+        raise InputError(
+            Problem(
+                "atlas",
+                "{atlas} {path} has no label at any voxel of {folder}: it is in another space, or "
+                "its header says so. Take the atlas of the space of the images.",
+                path=path,
+                folder=results.folder,
+            )
+        )
 
 
 def _stamp(

@@ -207,10 +207,13 @@ def _look_at_all(images: Sequence[SavedImage]) -> dict[Path, tuple[FileState, He
         Path(each.mask): (each.mask_size, each.mask_mtime_ns) for each in images if each.mask
     }
 
+    gone: list[bool] = []
+
     def look(path: Path) -> tuple[FileState, Header] | str:
         try:
             state, header = look_at(path, kind)
         except InputError as error:
+            gone.append(not path.exists())
             return str(error)
         if state[:2] != expected[path]:
             return f"{path} has changed since the model was fitted; fit it again."
@@ -221,7 +224,13 @@ def _look_at_all(images: Sequence[SavedImage]) -> dict[Path, tuple[FileState, He
     faults = [each for each in found.values() if isinstance(each, str)]
     if faults:
         more = f"... and {len(faults) - _MOST_REPORTED} more of the {len(found)} files."
-        raise InputError(faults[:_MOST_REPORTED] + [more] * (len(faults) > _MOST_REPORTED))
+        moved = (
+            "Where images have moved, links at their old places do, as from: ln -s NEW_FOLDER "
+            f"{Path(images[0].image).parent}; or fit the model again."
+        )
+        raise InputError(
+            faults[:_MOST_REPORTED] + [more] * (len(faults) > _MOST_REPORTED) + [moved] * any(gone)
+        )
     return {path: each for path, each in found.items() if not isinstance(each, str)}
 
 

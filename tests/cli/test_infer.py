@@ -1,6 +1,8 @@
 """Corrected inference by the command, in a configuration, in nodes: the same files."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -138,6 +140,8 @@ def test_a_check_says_how_small_p_can_become_and_writes_nothing(study, tmp_path,
         (["--n", "many"], "--n: 'many' was given; expected a whole number"),
         (["--contrast", "agee"], "'agee' is no contrast"),
         (["--neighbours", "7"], "expected 6, 18, 26"),
+        (["--cluster-p", "3.1"], "'3.1' is no p that forms clusters, such as 0.001; a z has"),
+        (["--cluster-z", "0.001"], "'0.001' is no height of clusters, such as 3.1; a p has"),
         (["--blocks", "site"], "is no file, and no column"),
         (["--atlas", "images/sub-00.nii.gz"], "is no image of labels"),
         (["--max-mem-gb", "nan"], "expected a number above 0"),
@@ -190,3 +194,37 @@ def test_a_summary_shows_corrected_p_by_resampling_and_no_other(study):
 def test_a_folder_without_results_is_refused(tmp_path, capsys):
     assert main(["infer", str(tmp_path)]) == 2
     assert "expected the outdir of a run" in capsys.readouterr().err
+
+
+def test_a_column_that_the_formula_does_not_use_can_have_the_blocks(study, tmp_path):
+    names = (study / "images.txt").read_text().split()
+    rows = [f"{study / name}\t{i % 7 - 3}\t{i // 2}" for i, name in enumerate(names)]
+    (tmp_path / "table.tsv").write_text("\n".join(["image\tage\tfamily", *rows]) + "\n")
+    out = tmp_path / "out"
+    words = ["fit", str(tmp_path / "table.tsv"), str(out), "--formula", "~ age", "--quiet"]
+    assert main([*words, "--inference", "n=20", "summaries=voxel", "blocks=family"]) == 0
+    assert Inferred(out).description["Groups"] == 10
+    assert main(["infer", str(out), "--n", "30", "--blocks", "family", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["infer", "--n", "20"], ["infer", "--check"], ["diagnose"], ["export", "--to", "spm"]],
+    ids=" ".join,
+)
+def test_results_on_a_read_only_disk_are_refused_before_any_image_is_read(
+    study, tmp_path, as_ordinary_user, words
+):
+    results = copy_results(study, tmp_path)
+    (results / "work").mkdir()
+    command = [*as_ordinary_user, sys.executable, "-P", "-m", "nipype_blm.cli.main"]
+    results.chmod(0o555)
+    try:
+        done = subprocess.run(
+            [*command, words[0], str(results), *words[1:]], capture_output=True, text=True
+        )
+    finally:
+        results.chmod(0o755)
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+    assert "reading images" not in done.stdout + done.stderr

@@ -54,6 +54,40 @@ def test_tables_of_any_separator_and_order_are_read(tmp_path, text):
     assert read_names(tmp_path / "names.csv", "names") == {1: "A", 2: "B"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#No. Label Name:   R   G   B   A\n\n0 Unknown 0 0 0 0\n1 Left-Cuneus   0 80 0 0\n"
+        "12 Area_4p   1 2 3 0 2\n",
+        '# ITK-SnAP\n 0 0 0 0 0 0 0 "Unknown"\n 1 255 0 0 1 1 1 "Left-Cuneus"\n'
+        ' 12 0 255 0 0.5 1 1 "Area_4p"\n',
+        "0 0 0 0 Unknown\n1 0.46667 0.07059 1.0 Left-Cuneus\n12 0 0.5 1 Area_4p\n",
+        "0 Unknown\n1 Left-Cuneus\n12 Area_4p\n",
+        "0,Unknown\n1,Left-Cuneus\n12,Area_4p\n",
+    ],
+    ids=["FreeSurfer", "ITK-SNAP", "FSLeyes", "AAL", "without a header"],
+)
+def test_lists_without_a_header_are_read_with_or_without_colours(tmp_path, text):
+    (tmp_path / "names.txt").write_text(text)
+    names = {0: "Unknown", 1: "Left-Cuneus", 12: "Area_4p"}
+    assert read_names(tmp_path / "names.txt", "names") == names
+
+
+def test_xml_of_spm_has_index_and_name_as_elements(tmp_path):
+    path = tmp_path / "labels.xml"
+    path.write_text(
+        "<atlas><data><label><index>4</index><name>3rd Ventricle</name></label>"
+        "<label><index>11</index><name>4th Ventricle</name></label></data></atlas>"
+    )
+    assert read_names(path, "names") == {4: "3rd Ventricle", 11: "4th Ventricle"}
+
+
+def test_names_of_another_atlas_are_refused(tmp_path, image, labels):
+    (tmp_path / "names.tsv").write_text("index\tname\n1\tA\n2\tB\n")
+    with pytest.raises(InputError, match="names 1, 2, and the image has 7, 201"):
+        read_atlas(image(labels), tmp_path / "names.tsv")
+
+
 @pytest.mark.parametrize(("kind", "first"), [("Label", 0), ("Probabilistic", 1)])
 def test_labels_of_fsl_count_from_one_if_they_are_the_most_probable(tmp_path, kind, first):
     path = tmp_path / "atlas.xml"

@@ -330,6 +330,21 @@ def load_spm(folder):
     return loadmat(folder / "SPM.mat", squeeze_me=True)["SPM"]
 
 
+def test_marsbar_takes_the_file_for_one_of_spm(results, exported):
+    """Its classes of designs look for the version of SPM at the start of SPMid."""
+    found = str(load_spm(exported[results.model].out_dir)["SPMid"].item())
+    assert found.startswith("SPM12: nipype_blm")
+    assert results.model in found
+
+
+def test_a_folder_of_somebody_else_is_refused_before_images_are_read(study, tmp_path, monkeypatch):
+    out = study.command("blm", "out_of_folder")
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr("nipype_blm.stages.reopened.open_values", None)
+    assert main(["export", str(out), "--to", "spm", str(tmp_path)]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_the_spaces_of_a_contrast_have_its_sum_of_squares(fits, exported):
     """What SPM computes of X1o and X0 is what models with and without the contrast explain."""
     saved = load_spm(exported["blm"].out_dir)

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -196,6 +197,31 @@ def test_the_table_of_images_says_which_stand_out_and_why(study, found, values):
         assert int(row["missing"]) == np.isnan(values[name]).sum()
     described = json.loads(found["blm"].files["images.json"].read_text())
     assert set(rows[0]) <= set(described)
+
+
+def test_a_copy_of_another_image_and_other_units_stand_out(tmp_path):
+    """Neither has large residuals by itself, where effects are small beside the differences."""
+    folder = write_study(tmp_path)
+    paths = [folder / f"images/sub-{i:02d}.nii.gz" for i in range(20)]
+    rng = np.random.default_rng(5)
+    for path in paths:
+        image = nib.load(path)
+        values = rng.standard_normal(image.shape) + 0.2 * rng.standard_normal()
+        values *= 0.01 if path is paths[12] else 1  # as of a fraction, where others are per cent
+        values[rng.random(image.shape) < 0.05] = np.nan
+        nib.save(nib.Nifti1Image(values.astype(np.float32), image.affine), path)
+    shutil.copyfile(paths[3], paths[9])
+    (folder / "study.yml").write_text(CONFIGURATION.format(model="blm"))
+    assert fit(["--quiet", str(folder / "study.yml")], "blm") == 0
+    rows = diagnose(folder / "blm").images
+    reasons = {Path(row.image).name[4:6]: row.reason for row in rows if row.reason}
+    assert reasons.keys() >= {"03", "09", "12"}
+    assert [row.image for row in rows[:2]] == [str(paths[3]), str(paths[9])]
+    assert reasons["03"].startswith("has the same values as sub-09.nii.gz")
+    assert reasons["09"].startswith("has the same values as sub-03.nii.gz")
+    assert "values vary 0.01 times as much as those of others" in reasons["12"]
+    spread = [np.nanstd(nib.load(row.image).get_fdata()) for row in rows]
+    assert_allclose([row.spread for row in rows], spread, rtol=1e-6)
 
 
 def test_the_table_of_levels_has_each_effect(study, found):

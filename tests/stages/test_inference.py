@@ -4,6 +4,7 @@ import itertools
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -256,6 +257,20 @@ def test_permutations_that_change_nothing_are_refused_and_those_of_a_mean_are_to
         else:
             [notice] = prepare_inference(tmp_path / "out", options, MEMORY).notices
             assert "no permutation changes" in notice
+
+
+def test_an_atlas_of_another_space_is_refused(fit, tmp_path):
+    out = fit(make_values(12), make_design(12))
+    labels, affine = np.ones(SHAPE, np.uint8), np.eye(4)
+    for shift in (3, 300):
+        affine[0, 3] = shift
+        nib.Nifti1Image(labels, affine).to_filename(tmp_path / "atlas.nii")
+        options = InferenceOptions(atlas=tmp_path / "atlas.nii")
+        if shift == 3:  # half of it
+            prepare_inference(out, options, MEMORY)
+        else:
+            with pytest.raises(InputError, match="no label at any voxel"):
+                prepare_inference(out, options, MEMORY)
 
 
 def test_images_that_changed_since_the_fit_are_refused_all_together(fit, tmp_path):
