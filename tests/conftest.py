@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from children import Program, wait_until
@@ -68,6 +69,22 @@ def as_ordinary_user(require_command: Callable[[str, str], str]) -> list[str]:
         return []
     rights = "--bounding-set=-dac_override,-dac_read_search"
     return [require_command("setpriv", "util-linux"), rights]
+
+
+@pytest.fixture
+def reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the images that this process reads, masks and maps too."""
+    from nipype_blm.data.images import ImageReader
+
+    names: list[str] = []
+    read = ImageReader.read
+
+    def note(reader: ImageReader, path: Path, *rest: Any) -> Any:
+        names.append(path.name)
+        return read(reader, path, *rest)
+
+    monkeypatch.setattr(ImageReader, "read", note)
+    return names
 
 
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from nipype_blm.cli.main import main
-from nipype_blm.data.images import ImageReader
 from nipype_blm.io.arrayfile import write_arrays
 
 SLOW_READING = Path(__file__).parent / "slow_reading"
@@ -23,20 +22,6 @@ def any_study(study, request):
     study.model = request.param
     study.fields |= SPLIT
     return study
-
-
-@pytest.fixture
-def reading(monkeypatch):
-    """The names of the images that this process reads."""
-    names = []
-    read = ImageReader.read
-
-    def note(reader, path, *rest):
-        names.append(path.name)
-        return read(reader, path, *rest)
-
-    monkeypatch.setattr(ImageReader, "read", note)
-    return names
 
 
 def ask(study, n, **changes):

@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nipype_blm.data.images import ImageReader
 from nipype_blm.io.arrayfile import is_empty, is_whole
 from nipype_blm.results import declared
 
@@ -49,20 +48,6 @@ def assert_like_a_fresh_run(study, maps, **changes):
     assert maps.keys() == expected.keys() != set()
     for name, values in maps.items():
         np.testing.assert_array_equal(values, expected[name], err_msg=name)
-
-
-@pytest.fixture
-def reading(monkeypatch):
-    """The paths of the images that are read, masks and maps too."""
-    paths = []
-    read = ImageReader.read
-
-    def note(reader, path, *rest):
-        paths.append(path.name)
-        return read(reader, path, *rest)
-
-    monkeypatch.setattr(ImageReader, "read", note)
-    return paths
 
 
 def test_by_default_estimates_stay_and_new_contrasts_read_and_fit_nothing(any_study, reading):

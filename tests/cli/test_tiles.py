@@ -8,25 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nipype_blm.data.images import ImageReader
-
 SLOW_READING = Path(__file__).parent / "slow_reading"
 SPLIT = {"images_per_batch": 5, "voxels_per_block": 9, "keep": "tiles", "numNodes": 1}
 RNG = np.random.default_rng(5)
-
-
-@pytest.fixture
-def reading(monkeypatch):
-    """The names of the images that this process reads."""
-    names = []
-    read = ImageReader.read
-
-    def note(reader, path, *rest):
-        names.append(path.name)
-        return read(reader, path, *rest)
-
-    monkeypatch.setattr(ImageReader, "read", note)
-    return names
 
 
 @pytest.fixture

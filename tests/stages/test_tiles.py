@@ -9,7 +9,6 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from nipype_blm.core.factors import RandomFactor
-from nipype_blm.data.images import ImageReader
 from nipype_blm.data.manifest import parse_manifest
 from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import ArrayFile, write_arrays
@@ -73,20 +72,6 @@ def assert_same_products(first: Stage, second: Stage) -> None:
     assert first.run.stamps == second.run.stamps
     for a, b in zip(first.products, second.products, strict=True):
         assert a.read_bytes() == b.read_bytes()
-
-
-@pytest.fixture
-def reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images that are read."""
-    names: list[str] = []
-    read = ImageReader.read
-
-    def note(reader: ImageReader, path: Path, *rest: Any) -> Any:
-        names.append(path.name)
-        return read(reader, path, *rest)
-
-    monkeypatch.setattr(ImageReader, "read", note)
-    return names
 
 
 @pytest.mark.parametrize("zero_is_missing", [True, False])

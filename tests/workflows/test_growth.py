@@ -9,22 +9,7 @@ import pytest
 from nipype.pipeline.engine import Node
 
 from nipype_blm import interfaces
-from nipype_blm.data.images import ImageReader
 from nipype_blm.workflows import init_blm_wf
-
-
-@pytest.fixture
-def reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images that are read."""
-    names: list[str] = []
-    read = ImageReader.read
-
-    def note(reader: ImageReader, path: Path, *rest: Any) -> Any:
-        names.append(path.name)
-        return read(reader, path, *rest)
-
-    monkeypatch.setattr(ImageReader, "read", note)
-    return names
 
 
 def assert_same_maps(folder: Path, fresh: Path) -> None:

@@ -7,21 +7,6 @@ import numpy as np
 import pytest
 
 from nipype_blm import interfaces
-from nipype_blm.data.images import ImageReader
-
-
-@pytest.fixture
-def reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images that are read."""
-    names: list[str] = []
-    read = ImageReader.read
-
-    def note(reader: ImageReader, path: Path, *rest: Any) -> Any:
-        names.append(path.name)
-        return read(reader, path, *rest)
-
-    monkeypatch.setattr(ImageReader, "read", note)
-    return names
 
 
 def ask_another_model(study: Any) -> None:
