@@ -193,13 +193,6 @@ class CommonFields(_Model):
     def _normalise_contrasts(cls, value: Any, info: ValidationInfo) -> Any:
         return _rename(normalise_contrasts(value), "contrasts", words_of(info))
 
-    @field_validator("diagnostics")
-    @classmethod
-    def _check_diagnostics(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value and "blups" in value["save"] and not issubclass(cls, MixedOptionFields):
-            raise ValueError("blups were asked for, but a linear model has no random effects")
-        return value
-
     def plain(self) -> dict[str, Any]:
         """Return the fields that have a value, as text and numbers that are read as the same."""
         # Not every version of pydantic has a text for fractions.

@@ -168,24 +168,15 @@ def _read_inference(value: Any, info: ValidationInfo) -> dict[str, Any] | None:
 
 
 def _read_diagnostics(value: Any) -> dict[str, Any] | None:
-    """Check what is asked of diagnostics; true asks for what is usual."""
-    from nipype_blm.results.diagnostics import SAVED
-
+    """Check how diagnostics are asked for; true asks for what is usual."""
     given = {} if value is True else value
     if given is False:
         return None
-    if not isinstance(given, dict) or not given.keys() <= {"save"}:
+    save = given.get("save") if isinstance(given, dict) else None
+    names = save.replace(",", " ").split() if isinstance(save, str) else save or []
+    if not isinstance(given, dict) or not given.keys() <= {"save"} or not isinstance(names, list):
         raise ValueError(f"{show(value)} was given; expected true, or {{save: [residuals]}}")
-    names = given.get("save") or ()
-    names = names.replace(",", " ").split() if isinstance(names, str) else names
-    unknown = (
-        [name for name in names if name not in SAVED]
-        if isinstance(names, list | tuple)
-        else [names]
-    )
-    if unknown:
-        raise ValueError(f"{show(unknown[0])} cannot be saved; expected some of {', '.join(SAVED)}")
-    return {"save": list(names)} if names else {}
+    return {"save": [str(name) for name in names]} if names else {}
 
 
 FilePath = Annotated[Path, BeforeValidator(_resolve)]

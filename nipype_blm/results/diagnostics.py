@@ -192,7 +192,7 @@ _MEASURES = (
 _NO_VALUE = "no value at any voxel of the result"
 
 
-def check_save(save: Sequence[str], results: Results) -> tuple[str, ...]:
+def check_save(save: Sequence[str], is_mixed: bool) -> tuple[str, ...]:
     """Return what is to be saved, each once and in the order of `SAVED`.
 
     Raises
@@ -205,10 +205,9 @@ def check_save(save: Sequence[str], results: Results) -> tuple[str, ...]:
         raise InputError(
             f"{join_some(map(show, unknown))} cannot be saved; expected some of {', '.join(SAVED)}."
         )
-    if "blups" in save and not results.factors:
+    if "blups" in save and not is_mixed:
         raise InputError(
-            f"{results.folder} has the results of a linear model, which has no random effects: "
-            "leave out blups."
+            "blups cannot be saved, because a linear model has no random effects: leave them out."
         )
     return tuple(name for name in SAVED if name in save)
 

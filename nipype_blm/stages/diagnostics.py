@@ -89,7 +89,7 @@ def compute_diagnostics(
         If the values are not those that the model was fitted to.
     """
     results = Results(results_dir)
-    save = check_save(save, results)
+    save = check_save(save, bool(results.factors))
     Y, infinite, digests = _read_values(results, read_block, block)
     design = factorise_design(results.X)
     arrays: Arrays = {}
@@ -242,7 +242,7 @@ def gather_diagnostics(
         If the files are not of this model, or the folder has files of somebody else.
     """
     results = Results(results_dir)
-    save = check_save(save, results)
+    save = check_save(save, bool(results.factors))
     blocks = DiagnosedBlocks(results, block_files, save)
     images = merge_images([ImageSums(*each) for each in blocks.sums("images", ImageSums._fields)])
     if non_finite is None:
@@ -313,7 +313,7 @@ def diagnose(
         If an image is gone or has changed since the model was fitted, among other reasons.
     """
     results = Results(results_dir)
-    save = check_save(save, results)
+    save = check_save(save, bool(results.factors))
     if not results.n_fitted:
         raise InputError(f"{results.folder} has no voxel in its result: nothing to diagnose.")
     out_dir = (results.folder / DEFAULT_FOLDER if out_dir is None else out_dir).absolute()
