@@ -324,7 +324,7 @@ def test_images_that_have_changed_or_gone_are_refused_by_name(study, tmp_path):
 def test_what_cannot_be_saved_is_refused(study, tmp_path):
     with pytest.raises(InputError, match="'residual' cannot be saved; expected some of residuals"):
         diagnose(study / "blm", tmp_path / "out", ["residual"])
-    with pytest.raises(InputError, match="has no random effects: leave out blups"):
+    with pytest.raises(InputError, match="has no random effects: leave them out"):
         diagnose(study / "blm", tmp_path / "out", ["blups"])
 
 
