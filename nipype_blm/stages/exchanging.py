@@ -118,9 +118,11 @@ def _sort_labels(tested: Tested, path: Path, labels: Sequence[str]) -> list[str]
                 header=header,
             )
         )
-    if sorted(tested.listed) != list(range(1, n_images + 1)):  # of an earlier version
+    # Some that were given may not have been fitted; an earlier version did not note places.
+    rank = {place: i for i, place in enumerate(sorted(tested.listed))}
+    if len(rank) < n_images:
         return list(labels)
-    return [labels[place - 1] for place in tested.listed]
+    return [labels[rank[place]] for place in tested.listed]
 
 
 def _match_labels(

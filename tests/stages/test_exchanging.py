@@ -12,6 +12,7 @@ from nipype_blm.errors import InputError
 from nipype_blm.io.publish import Claim
 from nipype_blm.model.inference import InferenceOptions
 from nipype_blm.results.results import Results
+from nipype_blm.stages import exchanging
 from nipype_blm.stages.inference import prepare_inference
 from nipype_blm.stages.run import run_model
 
@@ -66,6 +67,22 @@ def test_blocks_belong_to_images_by_place_or_by_name_however_rows_are_sorted(fit
         found = plan(out, tmp_path / "blocks.txt", text).what.exchange.group
         assert (found[:, None] == found).tolist() == (expected[:, None] == expected).tolist()
         assert found.max() + 1 == 15
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [([9, 2, 4, 7, 1, 8], [5, 1, 2, 3, 0, 4]), ([0] * 6, [0, 1, 2, 3, 4, 5])],
+    ids=["some were left out", "places are not known"],
+)
+def test_labels_are_of_the_images_that_were_fitted(tmp_path, listed, expected):
+    path = tmp_path / "blocks.txt"
+    path.write_text("a\nb\nc\nd\ne\nf\n")
+    names = [f"y{i}.nii" for i in range(6)]
+    tested = exchanging.Tested("blm", make_design(6), [], None, names, listed)
+    found = exchanging.find_exchange(
+        tested, InferenceOptions(blocks=str(path), resampling="permute")
+    )
+    assert found.group.tolist() == np.unique(expected, return_inverse=True)[1].tolist()
 
 
 @pytest.mark.parametrize(
