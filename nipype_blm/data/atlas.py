@@ -16,9 +16,10 @@ from nipype_blm.io.frames import read_frame
 from nipype_blm.io.tables import read_text
 
 _LARGEST = 2**31 - 1
-_NUMBERED = re.compile(r"\s*(\d+)[\s,;]+(\S.*)")
-# Colours, opacities and the like, before the name (ITK-SNAP, FSLeyes) or behind it (FreeSurfer).
-_COLOURS = re.compile(r"([\d.]+\s+){3,6}(?=\D)|(\s+\d+){4,5}\s*$")
+_NUMBERED = re.compile(r"\s*(\d+)[\s,;]+(\S.*?)\s*")
+# Colours, opacities and the like, before the name (ITK-SNAP, FSLeyes) or behind it (FreeSurfer);
+# a name may begin or end with digits itself.
+_COLOURS = re.compile(r"^([\d.]+\s+){3,6}(?=\"|\S*[^\d\s.])|(\s+\d+){4,5}$")
 
 
 class Atlas(NamedTuple):
@@ -153,7 +154,7 @@ def _read_lines(path: Path, what: str) -> list[tuple[str, str]] | None:
     lines = [line for line in read_text(path, what).splitlines() if line.strip()]
     matches = [_NUMBERED.fullmatch(line) for line in lines if not line.startswith("#")]
     found = [(each[1], _COLOURS.sub("", each[2]).strip(' \t"')) for each in matches if each]
-    return found if len(found) == len(matches) else None
+    return found if found and all(matches) else None
 
 
 def _read_table(path: Path, what: str) -> list[tuple[str, str]]:

@@ -73,6 +73,22 @@ def test_lists_without_a_header_are_read_with_or_without_colours(tmp_path, text)
     assert read_names(tmp_path / "names.txt", "names") == names
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 7Networks_LH_Vis_1 120 18 131 0\n2 Area_4  1 2 3 0  \n3 Left V1 4 5 6 0 \t\n",
+        "1 0.5 0.5 0.5 7Networks_LH_Vis_1\n2 0 0.2 1 Area_4\n3 0 1 0 Left V1\n",
+        '1 255 0 0 1 1 1 "7Networks_LH_Vis_1"\n2 0 0 0 1 1 1 "Area_4"\n3 9 9 9 1 1 1 "Left V1" \n',
+        "1 7Networks_LH_Vis_1  \n2 Area_4\n3 Left V1\n",
+    ],
+    ids=["FreeSurfer", "FSLeyes", "ITK-SNAP", "AAL"],
+)
+def test_digits_of_a_name_are_no_colours(tmp_path, text):
+    (tmp_path / "names.txt").write_text(text)
+    names = {1: "7Networks_LH_Vis_1", 2: "Area_4", 3: "Left V1"}
+    assert read_names(tmp_path / "names.txt", "names") == names
+
+
 def test_xml_of_spm_has_index_and_name_as_elements(tmp_path):
     path = tmp_path / "labels.xml"
     path.write_text(
@@ -106,6 +122,7 @@ def test_labels_of_fsl_count_from_one_if_they_are_the_most_probable(tmp_path, ki
         ("a.tsv", "index\tname\n1\tA\n1\tB\n", "gives label 1 two names, 'A' and 'B'"),
         ("a.tsv", "index\tname\n1\tA\nx\tB\n", "the index 'x', expected a whole number"),
         ("a.tsv", "index\tname\n1.5\tA\n2\tB\n", "the index '1.5', expected a whole number"),
+        ("a.txt", "# No. Label\n", "names of atlas"),
         ("a.xml", "<atlas>", "is no XML"),
         ("a.xml", "<atlas></atlas>", "has no <label>"),
         ("a.xml", "<atlas><label>A</label></atlas>", "the index '', expected a whole number"),
