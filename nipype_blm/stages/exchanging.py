@@ -118,6 +118,16 @@ def _sort_labels(tested: Tested, path: Path, labels: Sequence[str]) -> list[str]
                 header=header,
             )
         )
+    if n > 1 and len(set(labels)) == n and all(len(label.split()) > 1 for label in labels):
+        raise InputError(
+            Problem(
+                "blocks",
+                "{blocks} {path} would give each image a block of its own, such as {first}; "
+                "separate names and blocks by a tab or a comma.",
+                path=path,
+                first=show(labels[0]),
+            )
+        )
     # Some that were given may not have been fitted; an earlier version did not note places.
     rank = {place: i for i, place in enumerate(sorted(tested.listed))}
     if len(rank) < n_images:
@@ -129,6 +139,8 @@ def _match_labels(
     tested: Tested, path: Path, names: Sequence[str], labels: Sequence[str]
 ) -> list[str]:
     """Return the label of each image by its name; rows of other images do not matter."""
+    if len(names) > 1 and not names[0].isdecimal() and all(map(str.isdecimal, names[1:])):
+        names, labels = names[1:], labels[1:]  # a header, without which names are numbers
     match = match_names([strip_ending(name) for name in names], tested.images)
     known: dict[Key, set[str]] = {}
     for key, label in zip(match.keys, labels, strict=True):

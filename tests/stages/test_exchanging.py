@@ -85,9 +85,21 @@ def test_labels_are_of_the_images_that_were_fitted(tmp_path, listed, expected):
     assert found.group.tolist() == np.unique(expected, return_inverse=True)[1].tolist()
 
 
+@pytest.mark.parametrize("header", ["", "id\tfamily\n"])
+def test_numbers_are_those_of_subjects_with_or_without_a_header(tmp_path, header):
+    path = tmp_path / "blocks.tsv"
+    path.write_text(header + "".join(f"{i}\tfamily {i // 2}\n" for i in range(1, 7)))
+    images = [f"sub-{i:02d}_ses-{j}.nii" for i in range(1, 7) for j in (1, 2)]
+    tested = exchanging.Tested("blm", make_design(12), [], None, images, range(1, 13))
+    options = InferenceOptions(blocks=str(path), resampling="permute")
+    found = exchanging.find_exchange(tested, options).group
+    assert found.tolist() == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("".join(f"y{i:04d} {i % 3}\n" for i in range(12)), "separate names and blocks by a tab"),
         ("site\n" + "a\n" * 12, "has 13 labels, expected 12.*leave out 'site' if it is a header"),
         ("".join(f"y{i:04d},a\n" for i in range(11)), "y0011.nii has no row"),
         ("".join(f"y{i:04d},a\n" for i in range(12)) + "y0003,b\n", "y0003.nii has rows of a, b"),
