@@ -77,6 +77,7 @@ def diagnose_results(
     max_bytes: int,
     overwrite: bool = False,
     quiet: bool = False,
+    work_dir: Path | None = None,
 ) -> None:
     """Write what the model of a folder of results leaves, and say what stands out."""
     from nipype_blm.cli.plugins import count_cores
@@ -89,6 +90,8 @@ def diagnose_results(
     n_threads = min(n_procs or count_cores(), count_cores())
     work = NewWork([len(results.images)], [results.n_fitted])
     with show_progress(work, quiet):
-        found = diagnose(results.folder, out_dir, save, n_threads, max_bytes, overwrite)
+        found = diagnose(
+            results.folder, out_dir, save, n_threads, max_bytes, overwrite, work_dir
+        )
     if not quiet:
         print(summarise_diagnostics(found, escape_name))

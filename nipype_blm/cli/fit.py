@@ -290,6 +290,7 @@ def _read_again(request: "Request", arguments: argparse.Namespace) -> int:
             request.max_bytes,
             request.overwrite,
             arguments.quiet or request.quiet,
+            request.work_folder,
         )
     code = OK if request.inference is None else _infer(request, arguments, keep)
     with hold_folders({"work_dir": request.work_folder}):  # which goes if it is empty then

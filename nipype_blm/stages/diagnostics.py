@@ -297,6 +297,7 @@ def diagnose(
     n_threads: int = 1,
     max_bytes: int = DEFAULT_MAX_BYTES,
     overwrite: bool = False,
+    work_dir: Path | None = None,
 ) -> Diagnostics:
     """Write maps and tables of what a model leaves, from its images, in this process.
 
@@ -306,6 +307,8 @@ def diagnose(
         As for `gather_diagnostics`.
     max_bytes : int
         Memory to use.
+    work_dir : Path, optional
+        Where the intermediate files of the fit are, if any; default: work in the folder of results.
 
     Raises
     ------
@@ -321,7 +324,7 @@ def diagnose(
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".nipype_blm_", dir=out_dir.parent) as name:
         folder, files = Path(name), []
-        with open_values(results, n_threads, folder) as values:
+        with open_values(results, n_threads, folder, work_dir) as values:
             for i, block in enumerate(plan_blocks(results, max_bytes // 2, save)):
                 out_file = folder / f"block{i}.blm"
                 args = results.folder, values.read, block, out_file, n_threads, save

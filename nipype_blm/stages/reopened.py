@@ -110,7 +110,10 @@ class Values:
 
 @contextmanager
 def open_values(
-    results: Results, n_threads: int = 1, parent: Path | None = None
+    results: Results,
+    n_threads: int = 1,
+    parent: Path | None = None,
+    work_dir: Path | None = None,
 ) -> Iterator[Values]:
     """Give the values of all images, each of which is read once, unless a run has kept them.
 
@@ -121,6 +124,8 @@ def open_values(
     parent : Path, optional
         Folder for a temporary one, as large as the images; default: that of the results, if it can
         be written, or else the system's.
+    work_dir : Path, optional
+        Where the intermediate files of the fit are, if any; default: work in the folder of results.
 
     Raises
     ------
@@ -131,7 +136,7 @@ def open_values(
         parent = results.folder
     with TemporaryDirectory(prefix=".nipype_blm_", dir=parent) as name:
         pieces = Pieces(plan_batch(len(results.images), 1), results.n_fitted)
-        reopened = reopen(results, pieces)
+        reopened = reopen(results, pieces, work_dir)
         model_file, batch_files = reopened.write(Path(name))
         tiles = []
         for number, batch in enumerate(batch_files):

@@ -51,6 +51,16 @@ def test_a_fit_that_asks_for_diagnostics_makes_those_of_the_command(study, capsy
     assert not list((study / "asked").rglob("tiles_*"))
 
 
+@pytest.mark.parametrize("work", ["", "work_dir: elsewhere\n"])
+def test_a_fit_that_asks_for_diagnostics_reads_each_image_once(study, reading, work):
+    (study / "asking.yml").write_text(f"{CONFIGURATION}{work}diagnostics: true\n")
+    assert main(["fit", "asking.yml", "results", "--quiet", "--plugin", "Linear"]) == 0
+    assert sorted(name for name in reading if name.startswith("sub-")) == [
+        f"sub-{i:02d}.nii.gz" for i in range(20)
+    ]
+    assert "images.tsv" in read_files(study / "results")
+
+
 def test_what_is_asked_for_after_a_fit_is_in_its_record(study):
     (study / "asking.yml").write_text(
         f"{CONFIGURATION}diagnostics: true\ninference: {{n: 20, summaries: voxel}}\n"
