@@ -121,7 +121,7 @@ class Checkpoint:
 
 def find_part(path: Path) -> Path:
     """Return where a tile is until it is complete, beside the checkpoint of its batch."""
-    return path.with_suffix(".tile")
+    return path.with_suffix(".tile.blm")  # as all intermediate files end
 
 
 def remove_checkpoint(path: Path) -> None:

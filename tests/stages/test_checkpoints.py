@@ -7,6 +7,7 @@ another model, or a damaged one.
 """
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from nipype_blm.errors import InputError
 from nipype_blm.progress import listening
 from nipype_blm.signals import deferred
 from nipype_blm.stages import checkpoints
+from nipype_blm.stages.folders import find_shortages
 from nipype_blm.stages.plan import write_plan
 from nipype_blm.stages.products import compute_products
 
@@ -43,7 +45,7 @@ class Batch:
         self.files = write_plan(self.run, folder)
         self.out = folder / "out.blm"
         self.checkpoint = folder / "checkpoints" / "batch_0000.blm"
-        self.part = self.checkpoint.with_suffix(".tile")
+        self.part = self.checkpoint.with_suffix(".tile.blm")
         self.tile = folder / "tiles" / "a.blm"
         self.read: list[tuple[Path, int]] = []
 
@@ -245,6 +247,20 @@ def test_a_tile_that_was_begun_goes_with_the_products_that_need_none(make_batch,
     assert batch.compute() == whole
     assert len(batch.read) == N_OBS - 64
     assert not batch.checkpoint.parent.exists()
+
+
+def test_the_space_of_a_tile_that_was_begun_counts_as_free(make_batch, interrupting, monkeypatch):
+    """It goes on there; the disk may have room for it once, but not twice."""
+    batch = make_batch()
+    interrupting(89)
+    with pytest.raises(KeyboardInterrupt):
+        batch.compute(with_tile=True)
+    folder = batch.checkpoint.parent
+    saved = batch.part.stat().st_size + batch.checkpoint.stat().st_size
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    assert not find_shortages([(folder, 100 + saved)], folder)
+    assert find_shortages([(folder, 101 + saved)], folder)
 
 
 def replace_first_image(batch):
