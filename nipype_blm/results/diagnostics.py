@@ -156,8 +156,15 @@ class _Measure(NamedTuple):
     words: Callable[[float, float], str]  # of the value and the median
 
 
+_LOG_ZERO = float(np.log(np.finfo(float).tiny))  # in the place of the logarithm of 0
+
+
 def _compare_spread(log_x: float, log_median: float) -> str:
     """Return by how much values vary more or less than those of others, of the logarithms."""
+    if log_x <= _LOG_ZERO:
+        return "the same value at all voxels"
+    if log_median <= _LOG_ZERO:
+        return "values vary, and those of others do not"
     return f"values vary {np.exp(log_x - log_median):.2g} times as much as those of others"
 
 
@@ -237,13 +244,15 @@ def list_images(
         "mean_abs_standardised_residual": sums.mean_standardised,
         "share_above_3": sums.share_large,
         "correlation_with_others": sums.correlation,
-        "log_spread": np.log(np.maximum(spread, np.finfo(float).tiny)),
+        "log_spread": np.log(spread, out=np.full(n_obs, _LOG_ZERO), where=spread != 0),
         "share_missing": missing / n_voxels,
         "non_finite": np.zeros(n_obs) if non_finite is None else np.asarray(non_finite, float),
         "mean_cooks_distance": sums.mean_cook,
     }
     scores, reasons = _judge(columns, sums.n > 0)
     for i, others in (same or {}).items():
+        if not spread[i]:  # as where there is no lesion, say: alike without being copies
+            continue
         scores[i] = np.inf
         names = join_some((_name_image(results.images[k]) for k in others), 3)
         reasons[i].insert(0, f"has the same values as {names}")

@@ -224,6 +224,30 @@ def test_a_copy_of_another_image_and_other_units_stand_out(tmp_path):
     assert_allclose([row.spread for row in rows], spread, rtol=1e-6)
 
 
+@pytest.mark.parametrize("n_constant", [2, 12])
+def test_images_without_any_variation_are_no_copies_of_each_other(tmp_path, n_constant):
+    """Such as those of people without a lesion."""
+    folder = write_study(tmp_path)
+    rng = np.random.default_rng(6)
+    for i in range(20):
+        path = folder / f"images/sub-{i:02d}.nii.gz"
+        image = nib.load(path)
+        values = rng.standard_normal(image.shape) * (i >= n_constant)
+        nib.save(nib.Nifti1Image(values.astype(np.float32), image.affine), path)
+    configuration = CONFIGURATION.format(model="blm")
+    (folder / "study.yml").write_text(f"{configuration}\nzero_is_missing: false\n")
+    assert fit(["--quiet", str(folder / "study.yml")], "blm") == 0
+    rows = diagnose(folder / "blm").images
+    constant = [row for row in rows if row.spread == 0]
+    assert len(constant) == n_constant
+    assert not any("has the same values" in row.reason for row in rows)
+    if n_constant == 2:
+        assert all("the same value at all voxels" in row.reason for row in constant)
+    else:
+        others = [row for row in rows if row.spread > 0]
+        assert all("values vary, and those of others do not" in row.reason for row in others)
+
+
 def test_the_table_of_levels_has_each_effect(study, found):
     rows = read_rows(found["blmm"].files["levels.tsv"])
     assert [(row["level"], row["effect"]) for row in rows[:3]] == [
