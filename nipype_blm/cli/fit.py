@@ -221,10 +221,12 @@ def _prepare(request: "Request", arguments: argparse.Namespace) -> "PreparedRun"
         from nipype_blm.stages.exchanging import check_inference
 
         check_inference(run, request.inference)
-    if request.diagnostics:
-        from nipype_blm.results.diagnostics import check_save
+    if request.diagnostics is not None:
+        from nipype_blm.results.diagnostics import DEFAULT_FOLDER, OURS, check_save
+        from nipype_blm.results.export import check_folder
 
         check_save(request.diagnostics, request.is_mixed)
+        check_folder(request.out_dir / DEFAULT_FOLDER, OURS)
     say_notices(run.notices, request.words)
     # Who edits a configuration and runs it again means to; who gives a folder may be mistaken.
     if "out" in arguments and replaces_another(run, request):

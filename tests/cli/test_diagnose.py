@@ -91,6 +91,15 @@ def test_what_cannot_be_is_said_before_anything_is_fitted(study, capsys, asked, 
     assert not (study / "results").exists()
 
 
+def test_a_folder_of_somebody_else_is_refused_before_anything_is_fitted(study, capsys):
+    (study / "results" / "diagnostics").mkdir(parents=True)
+    (study / "results" / "diagnostics" / "mine.txt").write_text("mine")
+    (study / "asking.yml").write_text(f"{CONFIGURATION}diagnostics: true\n")
+    assert main(["fit", "asking.yml", "results", "--quiet"]) == 2
+    assert "has files that no export has written, such as mine.txt" in capsys.readouterr().err
+    assert not (study / "results" / "model").exists()
+
+
 @pytest.mark.parametrize("words", [["--n-procs", "0"], ["--max-mem-gb", "nan"]])
 def test_resources_that_cannot_be_are_refused(study, capsys, words):
     assert main(["diagnose", "results", *words]) == 2
