@@ -90,8 +90,6 @@ def diagnose_results(
     n_threads = min(n_procs or count_cores(), count_cores())
     work = NewWork([len(results.images)], [results.n_fitted])
     with show_progress(work, quiet):
-        found = diagnose(
-            results.folder, out_dir, save, n_threads, max_bytes, overwrite, work_dir
-        )
+        found = diagnose(results.folder, out_dir, save, n_threads, max_bytes, overwrite, work_dir)
     if not quiet:
         print(summarise_diagnostics(found, escape_name))
