@@ -13,8 +13,9 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.resampling.declared import RESAMPLINGS
 from nipype_blm.core.resampling.exchange import Exchange, find_kinds
 from nipype_blm.core.resampling.hypotheses import make_hypothesis
+from nipype_blm.data.atlas import read_atlas
 from nipype_blm.data.kinds import strip_ending
-from nipype_blm.data.space import check_neighbourhood
+from nipype_blm.data.space import Space, check_neighbourhood
 from nipype_blm.errors import InputError, Problem, count, join_some, show
 from nipype_blm.io.tables import read_named_labels
 from nipype_blm.model.inference import FEW_GROUPS, InferenceOptions, check_groups
@@ -59,6 +60,22 @@ def check_inference(run: PreparedRun, options: InferenceOptions) -> None:
     tested = Tested(spec.model, spec.X, spec.factors, run.study, images, listed)
     check_exchange(tested, options, find_exchange(tested, options))
     check_neighbourhood(spec.space, options.neighbours)
+    check_atlas(options, spec.space)
+
+
+def check_atlas(options: InferenceOptions, space: Space) -> None:
+    """Raise InputError if an atlas names no place of the images."""
+    if options.atlas is None:
+        return
+    if not read_atlas(options.atlas).find_labels(space.find_coordinates()).any():
+        raise InputError(
+            Problem(
+                "atlas",
+                "{atlas} {path} has no label at any voxel of the images: it is in another space, "
+                "or its header says so. Take the atlas of the space of the images.",
+                path=options.atlas,
+            )
+        )
 
 
 def find_exchange(tested: Tested, options: InferenceOptions) -> Exchange:

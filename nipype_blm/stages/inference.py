@@ -12,9 +12,8 @@ import numpy as np
 from nipype_blm.core.clusters.summaries import SUMMARIES
 from nipype_blm.core.resampling.declared import RESAMPLINGS
 from nipype_blm.core.resampling.exchange import Exchange
-from nipype_blm.data.atlas import read_atlas
 from nipype_blm.data.space import check_neighbourhood
-from nipype_blm.errors import InputError, Problem
+from nipype_blm.errors import InputError
 from nipype_blm.io.arrayfile import fingerprint, is_whole
 from nipype_blm.model.inference import (
     InferenceOptions,
@@ -29,6 +28,7 @@ from nipype_blm.results.results import ContrastResults, Results
 from nipype_blm.stages.corrected import write_corrected
 from nipype_blm.stages.exchanging import (
     Tested,
+    check_atlas,
     check_exchange,
     describe_exchange,
     find_exchange,
@@ -194,8 +194,7 @@ def prepare_inference(
         exchange=exchange,
         stamp=_stamp(reopened, contrasts, options, exchange),
     )
-    if options.atlas is not None:
-        _check_atlas(options.atlas, results)
+    check_atlas(options, results.space)
     n_done = find_done(results.folder / FOLDER, what.nulls_stamp)
     notices = find_notices(options, exchange, n, n_distinct)
     if options.resampling == "permute":
@@ -207,20 +206,6 @@ def prepare_inference(
     if shortages:
         raise InputError(shortages)
     return prepared
-
-
-def _check_atlas(path: Path, results: Results) -> None:
-    """Raise InputError if an atlas names no place of the result."""
-    if not read_atlas(path).find_labels(results.space.find_coordinates()).any():
-        raise InputError(
-            Problem(
-                "atlas",
-                "{atlas} {path} has no label at any voxel of {folder}: it is in another space, or "
-                "its header says so. Take the atlas of the space of the images.",
-                path=path,
-                folder=results.folder,
-            )
-        )
 
 
 def _stamp(

@@ -167,12 +167,17 @@ def test_what_cannot_be_used_is_said_in_one_line_before_anything_starts(
         ("{blocks: site}", "is no file, and no column"),
         ("{neighbours: 7}", "expected 6, 18, 26"),
         ("{exchange: whole}", "is of no use"),
+        ("{atlas: ATLAS}", "has no label at any voxel of the images"),
     ],
 )
 def test_what_the_inference_would_refuse_is_said_before_the_fit(
     study, tmp_path, monkeypatch, capsys, asked, message
 ):
     monkeypatch.chdir(study)
+    far = np.diag([8.0, 8, 8, 1])
+    far[:3, 3] = 1000
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), far), tmp_path / "far.nii")
+    asked = asked.replace("ATLAS", str(tmp_path / "far.nii"))
     (study / "wrong.yml").write_text(f"{CONFIGURATION}inference: {asked}\n")
     for words in (["--check"], []):
         assert main(["fit", "wrong.yml", str(tmp_path / "out"), "--quiet", *words]) == 2
