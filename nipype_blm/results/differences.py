@@ -91,7 +91,12 @@ def _compare_masks(one: Results, other: Results, order: NDArray[np.intp]) -> lis
     """Compare the masks of the data of images, which are in the order of `order`."""
     rows = [one.images, [other.images[i] for i in order]]
     masks = [
-        [_File(each.mask, *each[5:]) for each in images if each.mask is not None] for images in rows
+        [
+            _File(each.mask, each.mask_volume, each.mask_size, each.mask_mtime_ns)
+            for each in images
+            if each.mask is not None
+        ]
+        for images in rows
     ]
     keys = _find_common_names(*masks)
     if keys is None:

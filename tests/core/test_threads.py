@@ -1,6 +1,7 @@
 """Work is shared so that every voxel is visited once, and errors come through."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ def test_after_an_error_tasks_that_wait_are_dropped(n):
 
     def work() -> None:
         failed.wait()
+        time.sleep(0.001)  # the failure has to be noticed, on a busy machine as well
         done.append(1)
 
     with Threads(n) as threads, pytest.raises(ValueError, match="no"):

@@ -4,8 +4,6 @@ import os
 import random
 import shutil
 import string
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,8 +11,8 @@ from typing import Any
 
 import psutil
 import yaml
-from children import hear_signals
 from cli.test_faults import Driver
+from forked import Forked, start_command
 
 POOLS = ("local", "slurm", "sge")
 # What one worker gets; the queues are those of tests/schedulers.
@@ -67,21 +65,14 @@ class PooledDriver(Driver):
         self.options = ["--plugin", "Dask"] if pool == "local" else []
         self.environment: dict[str, str] = {}
 
-    def start(self) -> "subprocess.Popen[str]":
+    def start(self) -> Forked:
         if not self.config.exists():
             self.configure()
         arguments = self.folder / "arguments.yml"
         arguments.write_text(yaml.safe_dump(self.arguments))
         options = [*self.options, "--plugin-args", str(arguments)]
-        command = [sys.executable, "-P", "-m", f"nipype_blm.cli.{self.model}", str(self.config)]
-        return subprocess.Popen(
-            [*command, *options],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | self.environment,
-            preexec_fn=hear_signals,
-        )
+        given = {"folder": self.folder, **self.environment}
+        return start_command(self.model, self.config, *options, **given)
 
     def show_files_late(self) -> None:
         """Hide the files that a process makes from all others for three seconds."""

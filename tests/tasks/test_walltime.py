@@ -125,7 +125,8 @@ def test_a_worker_without_work_ends_before_its_job(
         first = find_workers()
         wait_until(lambda: not first & find_workers(), 60, "it has ended")
         log = next(tmp_path.glob("*-0-*.log"))
-        assert "Reason: nipype-blm-end-before-job" in log.read_text()
+        reason = "Reason: nipype-blm-end-before-job"
+        wait_until(lambda: reason in log.read_text(), 60, "its log says why")
         wait_until(lambda: pool.check() or find_workers(), 60, "another is there")
     finally:
         pool.close()
