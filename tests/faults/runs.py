@@ -4,6 +4,9 @@ import os
 import random
 import shutil
 import string
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,8 +14,8 @@ from typing import Any
 
 import psutil
 import yaml
+from children import hear_signals
 from cli.test_faults import Driver
-from forked import Forked, start_command
 
 POOLS = ("local", "slurm", "sge")
 # What one worker gets; the queues are those of tests/schedulers.
@@ -49,6 +52,27 @@ wf.run(plugin=DaskPlugin(arguments | {"n_workers": 2, "job_name": os.environ["LO
 """
 
 
+class Command(subprocess.Popen[bytes]):
+    """A process that begins anew, as what it reads at its start may differ; see `Forked`."""
+
+    def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
+        number, name = tempfile.mkstemp(prefix="said", dir=folder)
+        self._said = Path(name)
+        with os.fdopen(number, "wb") as file:
+            super().__init__(
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                env=environment,
+                preexec_fn=hear_signals,
+            )
+
+    @property
+    def said(self) -> str:
+        """What it has written to standard error."""
+        return self._said.read_text()
+
+
 class PooledDriver(Driver):
     """The command of a model, whose nodes run on a pool; each has jobs of its own name."""
 
@@ -65,14 +89,14 @@ class PooledDriver(Driver):
         self.options = ["--plugin", "Dask"] if pool == "local" else []
         self.environment: dict[str, str] = {}
 
-    def start(self) -> Forked:
+    def start(self) -> Command:
         if not self.config.exists():
             self.configure()
         arguments = self.folder / "arguments.yml"
         arguments.write_text(yaml.safe_dump(self.arguments))
         options = [*self.options, "--plugin-args", str(arguments)]
-        given = {"folder": self.folder, **self.environment}
-        return start_command(self.model, self.config, *options, **given)
+        command = [sys.executable, "-P", "-m", f"nipype_blm.cli.{self.model}", str(self.config)]
+        return Command([*command, *options], self.folder, os.environ | self.environment)
 
     def show_files_late(self) -> None:
         """Hide the files that a process makes from all others for three seconds."""
