@@ -16,6 +16,8 @@ import pytest
 import yaml
 from forked import start_command
 
+from nipype_blm.io.arrayfile import ArrayFile
+
 N_IMAGES, N_BEFORE, CHUNK = 200, 88, 32
 LIMIT_S = 180
 SLOW_READING = Path(__file__).parent / "slow_reading"
@@ -68,6 +70,18 @@ class Run:
             assert process.poll() is None, process.said
             assert time.monotonic() < end
             time.sleep(0.005)
+
+    def wait_until_saved(self, outdir):
+        """Return when all chunks that were read are saved; nothing is read meanwhile."""
+        end = time.monotonic() + LIMIT_S
+        while True:
+            n = self.n_read()
+            time.sleep(0.1)
+            paths = [*(self.folder / outdir / "work").rglob("checkpoints/*.blm")]
+            n_saved = ArrayFile(paths[0]).meta["n_images"] if paths else 0
+            if n_saved >= n // CHUNK * CHUNK and n == self.n_read():
+                return
+            assert time.monotonic() < end
 
     def finish(self, process):
         return process.wait(LIMIT_S), process.said
@@ -131,19 +145,18 @@ def test_what_was_read_before_an_interruption_is_not_read_again(run, model, opti
     out = f"{model}_{'_'.join(options)}_{end.__name__}"
     process = run.start(out, model, *options)
     run.wait_for(N_BEFORE, process)
-    if end is kill:  # workers of a pool would go on until they notice
-        run.hold.touch()
+    if is_cut := end is kill or options == DASK:  # a worker of a pool is killed, too
+        run.hold.touch()  # it would go on until it notices
+        run.wait_until_saved(out)
     end(process)
-    run.hold.unlink(missing_ok=True)
     run.finish(process)
+    run.hold.unlink(missing_ok=True)
     n_before = run.n_read()
     assert N_BEFORE <= n_before < N_IMAGES
     code, printed = run.finish(run.start(out, model, *options))
     assert code == 0, printed
-    # A chunk is saved a moment after its last image was read, in which the end may come of a
-    # process that is not asked: also a worker of a pool, whose driver was interrupted.
-    is_cut = end is kill or options == DASK
-    n_saved = (n_before - (CHUNK if is_cut else 0)) // CHUNK * CHUNK
+    # Of what a process is killed at, an image may have been read after the last look.
+    n_saved = (n_before - is_cut) // CHUNK * CHUNK
     assert run.n_read() <= N_IMAGES - n_saved
     assert run.maps(out) == run.maps(f"whole_{model}") != {}
     assert not list((run.folder / out / "work").rglob("checkpoints"))
