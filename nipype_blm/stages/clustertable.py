@@ -3,14 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from scipy.special import stdtrit
-
 from nipype_blm.core.clusters.graph import Graph
 from nipype_blm.core.clusters.tables import make_table
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.io.described import format_described
-from nipype_blm.results.results import ContrastResults
 
 _WORDS = "The clusters of a contrast and their peaks."
 _COLUMNS = {
@@ -89,10 +85,3 @@ def tabulate_clusters(
             rows.append([found[name] for name in names])
     columns = {column: known[column] for column in names}
     return format_described(name, _WORDS, columns, rows, {"ClusterFormingZ": height})
-
-
-def find_limits(contrast: ContrastResults) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the effect of a T contrast and its 95 % limits at the voxels of the result."""
-    effect, variance = contrast.vector("effect"), contrast.vector("variance")
-    half = stdtrit(contrast.vector("dof"), 0.975) * np.sqrt(variance)
-    return effect, effect - half, effect + half

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_ndtr
 
 from nipype_blm.core.clusters.fdr import compute_q, correct_bonferroni
 from nipype_blm.core.clusters.graph import Graph, select
@@ -26,6 +25,7 @@ from nipype_blm.io.arrayfile import ArrayFile, fingerprint
 from nipype_blm.io.publish import Claim, publish
 from nipype_blm.io.versions import read_versions
 from nipype_blm.model.inference import InferenceOptions
+from nipype_blm.results.findings import find_limits, find_log_p
 from nipype_blm.results.inferred import (
     FILE,
     FOLDER,
@@ -39,7 +39,7 @@ from nipype_blm.results.inferred import (
     read_description,
 )
 from nipype_blm.results.results import ContrastResults, Results
-from nipype_blm.stages.clustertable import find_limits, tabulate_clusters
+from nipype_blm.stages.clustertable import tabulate_clusters
 from nipype_blm.stages.fields import ContrastField, FieldTheory, find_field_theory
 from nipype_blm.stages.reopened import Values
 from nipype_blm.stages.resampling import (
@@ -173,15 +173,6 @@ def _correct(
 def _extend(spread: FloatArray, null: FloatArray, with_tail: bool, least: float) -> ExtendedP:
     tail = fit_tail(null, has_identity=True) if with_tail else None
     return extend_p(spread, null, tail, has_identity=True, least=least)
-
-
-def find_log_p(contrast: ContrastResults, two_sided: bool) -> FloatArray:
-    """Return ln p of the maps of a contrast at the voxels of the result; NaN where not tested."""
-    z = contrast.vector("z")
-    log_p = log_ndtr(-np.abs(z)) + np.log(2) if two_sided else log_ndtr(-z)
-    if contrast.has_gaps:
-        log_p[contrast.vector("estimable") == 0] = np.nan
-    return np.minimum(log_p, 0.0)
 
 
 def _describe(

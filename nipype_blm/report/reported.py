@@ -1,0 +1,65 @@
+"""What a report is made of: a folder of results, and all that was saved beside its maps."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+from nipype_blm.errors import InputError
+from nipype_blm.results.findings import Findings, find_all
+from nipype_blm.results.inferred import Inferred
+from nipype_blm.results.results import Results
+
+
+@dataclass(frozen=True)
+class Reported:
+    """One run of a report; what is costly is read when it is asked for."""
+
+    results: Results
+
+    @property
+    def folder(self) -> Path:
+        """The folder of results."""
+        return self.results.folder
+
+    @property
+    def title(self) -> str:
+        """What is at the top of the page: the formula, or the folder."""
+        study = self.results.study
+        return self.folder.name if study is None else study.formula
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the model has random effects."""
+        return bool(self.results.factors)
+
+    @cached_property
+    def inferred(self) -> Inferred | None:
+        """The corrected inference of these maps, if there is one."""
+        try:
+            return Inferred(self.results)
+        except InputError:
+            return None
+
+    @cached_property
+    def findings(self) -> dict[str, Findings]:
+        """What each contrast found, by name."""
+        return find_all(self.results, self.inferred)
+
+    @cached_property
+    def record(self) -> str:
+        """The configuration of the run, as YAML; empty where it was not kept."""
+        try:
+            return (self.folder / "inputs.yml").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    @cached_property
+    def options(self) -> dict[str, object]:
+        """The fields of the configuration, as far as they can be read."""
+        try:
+            found = yaml.safe_load(self.record)
+        except yaml.YAMLError:
+            return {}
+        return found if isinstance(found, dict) else {}

@@ -1,0 +1,1 @@
+"""The sections of the report: each module makes what its template shows."""

@@ -1,0 +1,248 @@
+"""What a contrast found: the voxels that survive each correction, their clusters and peaks."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_ndtr, stdtrit
+
+from nipype_blm.core.clusters.fdr import compute_q, correct_bonferroni
+from nipype_blm.core.clusters.graph import Graph, make_graph
+from nipype_blm.core.linalg import FloatArray
+from nipype_blm.errors import InputError
+from nipype_blm.results.inferred import Inferred
+from nipype_blm.results.results import ContrastResults, Results
+
+ALPHA = 0.05  # of corrected p, and of false discovery rates
+UNCORRECTED = 0.001  # p
+_N_SUB_PEAKS = 3
+
+
+def find_log_p(contrast: ContrastResults, two_sided: bool) -> FloatArray:
+    """Return ln p of the maps of a contrast at the voxels of the result; NaN where not tested."""
+    z = contrast.vector("z")
+    log_p = log_ndtr(-np.abs(z)) + np.log(2) if two_sided else log_ndtr(-z)
+    if contrast.has_gaps:
+        log_p[contrast.vector("estimable") == 0] = np.nan
+    return np.minimum(log_p, 0.0)
+
+
+def find_limits(contrast: ContrastResults) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the effect of a T contrast and its 95 % limits at the voxels of the result."""
+    effect, variance = contrast.vector("effect"), contrast.vector("variance")
+    half = stdtrit(contrast.vector("dof"), 0.975) * np.sqrt(variance)
+    return effect, effect - half, effect + half
+
+
+class Place(NamedTuple):
+    """A cluster of voxels that survive a correction, or one of its further peaks."""
+
+    cluster: int  # from 1
+    peak: int  # from 1: the highest of the cluster
+    size_voxels: int
+    size_mm3: float
+    x: float  # of the peak, mm
+    y: float
+    z: float
+    peak_z: float
+    effect: float  # NaN of an F contrast
+    lower: float  # 95 % limits of the effect, for this voxel by itself
+    upper: float
+    p: float  # corrected as the voxels are; q of a false discovery rate
+    feature: int  # among the voxels of the result
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The voxels of a contrast that survive one correction."""
+
+    name: str  # uncorrected, fdr or fwe
+    words: str  # such as "FWE p ≤ 0.05 (voxel, 1,000 resamplings)"
+    p: FloatArray  # (n_features,), corrected; 1 where nothing is tested
+    alpha: float
+
+    @cached_property
+    def survives(self) -> NDArray[np.bool_]:
+        """Which voxels do, of shape (n_features,)."""
+        return np.asarray(self.p <= self.alpha)
+
+    @property
+    def n_voxels(self) -> int:
+        """How many do."""
+        return int(np.count_nonzero(self.survives))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What one contrast found.
+
+    Voxels are those of the result, in the order of `Results.space`.
+    """
+
+    contrast: ContrastResults
+    two_sided: bool
+    z: FloatArray  # (n_features,); 0 where nothing is tested
+    is_tested: NDArray[np.bool_]
+    uncorrected: Correction
+    fdr: Correction
+    fwe: Correction
+    is_resampled: bool  # whether the family-wise p are by resampling
+    _graphs: "_Graphs" = field(repr=False)
+
+    @property
+    def corrections(self) -> tuple[Correction, Correction, Correction]:
+        """All of them, the most lenient first."""
+        return self.uncorrected, self.fdr, self.fwe
+
+    @property
+    def main(self) -> Correction:
+        """The correction that findings are told by.
+
+        By resampling, where that was asked for, and else the false discovery rate.
+        """
+        return self.fwe if self.is_resampled else self.fdr
+
+    @property
+    def heights(self) -> FloatArray:
+        """What is high where something was found: ``|z|`` of two sides, or z."""
+        return np.abs(self.z) if self.two_sided else self.z
+
+    def find_height(self, correction: Correction) -> float:
+        """Return the least height that survives; infinite where none does."""
+        return float(self.heights[correction.survives].min(initial=np.inf))
+
+    @cached_property
+    def highest(self) -> int | None:
+        """The voxel with the greatest height; None where nothing was tested."""
+        if not self.is_tested.any():
+            return None
+        return int(np.argmax(np.where(self.is_tested, self.heights, -np.inf)))
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """The clusters that survive the main correction, the highest peak first."""
+        return self.find_places(self.main)
+
+    @property
+    def peaks(self) -> list[Place]:
+        """The highest peak of each cluster."""
+        return [place for place in self.places if place.peak == 1]
+
+    def find_places(self, correction: Correction) -> list[Place]:
+        """Return the clusters that survive a correction and their peaks, the highest first."""
+        if not correction.n_voxels:
+            return []
+        from nipype_blm.core.clusters.tables import make_table
+
+        # What survives is not always all above one height, as by TFCE: the rest is 0.
+        z = np.where(correction.survives, self.z, 0.0)
+        coordinates = self._graphs.coordinates
+        found = []
+        for side in (z, -z) if self.two_sided else (z,):
+            found += make_table(
+                *(side, self._graphs.graph, 0.0, coordinates),
+                n_sub_peaks=_N_SUB_PEAKS,
+                two_sided=False,
+            ).clusters
+        found.sort(key=lambda cluster: -cluster.peak.z)
+        size = self.contrast.results.space.feature_size
+        return [
+            self._describe(number, place, cluster.size, size, peak.feature, correction)
+            for number, cluster in enumerate(found, 1)
+            for place, peak in enumerate((cluster.peak, *cluster.sub_peaks), 1)
+        ]
+
+    def _describe(
+        self, number: int, peak: int, n: int, size: float, feature: int, correction: Correction
+    ) -> Place:
+        x, y, z = map(float, self._graphs.coordinates[feature])
+        limits = [float(each[feature]) for each in self.limits]
+        p = float(correction.p[feature])
+        of_peak = float(self.z[feature])
+        return Place(number, peak, n, n * size, x, y, z, of_peak, *limits, p, feature)
+
+    @cached_property
+    def limits(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The effect and its 95 % limits; NaN of an F contrast."""
+        if self.contrast.is_f:
+            nothing = np.full(self.z.size, np.nan)
+            return nothing, nothing, nothing
+        return find_limits(self.contrast)
+
+
+class _Graphs:
+    """Which voxels touch and where they are; computed when it is asked for."""
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+
+    @cached_property
+    def graph(self) -> Graph:
+        return make_graph(self._results.space.find_neighbours())
+
+    @cached_property
+    def coordinates(self) -> FloatArray:
+        return self._results.space.find_coordinates()
+
+
+def find_inference(results: Results) -> Inferred | None:
+    """Return the inference of a folder of results, if there is one, and of these maps."""
+    try:
+        return Inferred(results)
+    except InputError:
+        return None
+
+
+def find_all(results: Results, inferred: Inferred | None = None) -> dict[str, Findings]:
+    """Return what each contrast found, by its name.
+
+    Parameters
+    ----------
+    results : Results
+    inferred : Inferred, optional
+        Family-wise p are by its first summary; without it, by Bonferroni's correction.
+    """
+    graphs = _Graphs(results)
+    return {name: _find(contrast, graphs, inferred) for name, contrast in results.contrasts.items()}
+
+
+def _find(contrast: ContrastResults, graphs: _Graphs, inferred: Inferred | None) -> Findings:
+    two_sided = not contrast.is_f
+    is_resampled = inferred is not None and contrast.name in inferred.contrasts
+    if is_resampled:
+        assert inferred is not None
+        two_sided = inferred.contrasts[contrast.name].description["Tail"] == "two-sided"
+    log_p = find_log_p(contrast, two_sided)
+    is_tested = ~np.isnan(log_p)
+    p, q, bonferroni = (
+        np.exp(np.where(is_tested, each, 0.0))
+        for each in (log_p, compute_q(log_p), correct_bonferroni(log_p))
+    )
+    fwe = Correction("fwe", f"FWE p ≤ {ALPHA:g} (Bonferroni)", bonferroni, ALPHA)
+    if is_resampled:
+        assert inferred is not None
+        fwe = _find_resampled(contrast, inferred)
+    return Findings(
+        contrast=contrast,
+        two_sided=two_sided,
+        z=np.where(is_tested, contrast.vector("z"), 0.0),
+        is_tested=is_tested,
+        uncorrected=Correction("uncorrected", f"p ≤ {UNCORRECTED:g}", p, UNCORRECTED),
+        fdr=Correction("fdr", f"FDR q ≤ {ALPHA:g}", q, ALPHA),
+        fwe=fwe,
+        is_resampled=is_resampled,
+        _graphs=graphs,
+    )
+
+
+def _find_resampled(contrast: ContrastResults, inferred: Inferred) -> Correction:
+    """Return the correction by the first summary of an inference."""
+    summary = inferred.summaries[0]
+    path = inferred.contrasts[contrast.name].path("p", summary)
+    results = contrast.results
+    values = np.empty(results.space.n_features)
+    results.space.make_reader(zero_is_missing=False).read(path, 0, values)
+    words = f"FWE p ≤ {ALPHA:g} ({summary}, {inferred.n:,} resamplings)"
+    return Correction("fwe", words, np.nan_to_num(values, nan=1.0), ALPHA)
