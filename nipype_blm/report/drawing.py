@@ -1,5 +1,4 @@
-"""Figures of matplotlib as parts of a page: text in the colour of the page, a name for those who
-do not see them."""
+"""Figures of matplotlib as parts of a page, in its colours; with words for those who do not see."""
 
 import io
 import itertools
@@ -13,9 +12,10 @@ INK = "#010203"
 # Distinct for colour-blind readers, on white and on black: M. Okabe and K. Ito (2008), Color
 # Universal Design.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
+    "text.parse_math": False,  # names of columns may have a dollar
     "svg.fonttype": "none",  # letters, not their outlines
     "svg.hashsalt": "nipype_blm",
     "axes.spines.top": False,

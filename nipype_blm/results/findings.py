@@ -158,10 +158,12 @@ class Findings:
         self, number: int, peak: int, n: int, size: float, feature: int, correction: Correction
     ) -> Place:
         x, y, z = map(float, self._graphs.coordinates[feature])
-        limits = [float(each[feature]) for each in self.limits]
+        effect, lower, upper = (float(each[feature]) for each in self.limits)
         p = float(correction.p[feature])
-        of_peak = float(self.z[feature])
-        return Place(number, peak, n, n * size, x, y, z, of_peak, *limits, p, feature)
+        at_peak = float(self.z[feature])
+        return Place(
+            *(number, peak, n, n * size, x, y, z), at_peak, effect, lower, upper, p, feature
+        )
 
     @cached_property
     def limits(self) -> tuple[FloatArray, FloatArray, FloatArray]:
