@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nipype_blm.cli.command import (
     EXIT_CODES,
+    add_report_options,
     add_running_options,
     describe,
     report_errors,
@@ -58,7 +59,8 @@ def _make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="accepted; data sets are not validated as a whole",
     )
-    parser.set_defaults(clean=False, cope=None)
+    add_report_options(parser)
+    parser.set_defaults(clean=False, cope=None, reports=True)
     return parser
 
 

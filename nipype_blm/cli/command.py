@@ -143,6 +143,15 @@ def add_running_options(parser: argparse.ArgumentParser, check: str) -> None:
     add_common_options(parser)
 
 
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Add whether a report is written in the end."""
+    parser.add_argument(
+        "--report",
+        action=argparse.BooleanOptionalAction,
+        help="write OUT/report.html when all is done, or not; needs nipype_blm[plot]",
+    )
+
+
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command."""
     parser.add_argument("--quiet", action="store_true", help="show no progress and no summary")

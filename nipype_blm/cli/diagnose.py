@@ -8,6 +8,7 @@ from typing import Any
 from nipype_blm.cli.command import (
     OK,
     add_common_options,
+    add_report_options,
     add_resource_options,
     check_resource_options,
     describe,
@@ -50,12 +51,15 @@ def add_diagnose(tools: Any) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the diagnostics of other results in DIR"
     )
+    add_report_options(parser)
     add_resource_options(parser)
     add_common_options(parser)
     parser.set_defaults(action=_act, interrupted="The same command begins again.")
 
 
 def _act(arguments: argparse.Namespace) -> int:
+    from nipype_blm.cli.report import Wanted, conclude
+
     check_resource_options(arguments)
     diagnose_results(
         arguments.out,
@@ -66,6 +70,7 @@ def _act(arguments: argparse.Namespace) -> int:
         arguments.overwrite,
         arguments.quiet,
     )
+    conclude(arguments.out, Wanted.choose(arguments.report, None, False), arguments.quiet)
     return OK
 
 
@@ -82,6 +87,7 @@ def diagnose_results(
     """Write what the model of a folder of results leaves, and say what stands out."""
     from nipype_blm.cli.plugins import count_cores
     from nipype_blm.cli.progress import NewWork, show_progress
+    from nipype_blm.cli.recording import recording
     from nipype_blm.report.summary import summarise_diagnostics
     from nipype_blm.results.results import Results
     from nipype_blm.stages.diagnostics import diagnose
@@ -89,7 +95,7 @@ def diagnose_results(
     results = Results(results_dir)
     n_threads = min(n_procs or count_cores(), count_cores())
     work = NewWork([len(results.images)], [results.n_fitted])
-    with show_progress(work, quiet):
+    with recording(results.folder, "diagnose"), show_progress(work, quiet):
         found = diagnose(results.folder, out_dir, save, n_threads, max_bytes, overwrite, work_dir)
     if not quiet:
         print(summarise_diagnostics(found, escape_name))

@@ -12,6 +12,7 @@ from nipype_blm.cli.command import (
     EXIT_CODES,
     OK,
     RunError,
+    add_report_options,
     add_running_options,
     check_running_options,
     describe,
@@ -81,7 +82,7 @@ def add_fit(tools: Any) -> None:
         "--cope", type=int, metavar="N", help="of group.gfeat: which copeN.feat, if it has several"
     )
     _add_options(parser)
-    parser.set_defaults(action=fit_source)
+    parser.set_defaults(action=fit_source, reports=True)
 
 
 def fit_source(arguments: argparse.Namespace) -> int:
@@ -136,8 +137,13 @@ def run_request(request: "Request", arguments: argparse.Namespace) -> int:
         say_notices(request.notices, request.words)
         if arguments.check or arguments.graph is not None:
             return _check(request, arguments)
-        code = _run_alone(request, arguments)
-        return _read_again(request, arguments) if request.reads_again else code
+        failure = _run_alone(request, arguments)
+        if failure is None and request.reads_again:
+            _read_again(request, arguments)
+        _conclude(request, arguments)
+        if failure is not None:
+            raise failure
+        return OK
 
 
 def load_config(path: Path, model: str | None = "blm", out: str | None = None) -> "Request":
@@ -192,6 +198,7 @@ def _make_parser(model: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(model, add_help=False)
     parser.add_argument("config", type=Path, metavar="CONFIG.yml", help="configuration file")
     parser.add_argument("-h", "--help", action=_Help)
+    parser.set_defaults(reports=False)
     _add_options(parser)
     return parser
 
@@ -202,6 +209,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="remove all intermediate files when the run has ended well, as `keep: nothing`",
     )
+    add_report_options(parser)
     add_running_options(
         parser, "check the configuration and the headers of all images, and fit nothing"
     )
@@ -259,7 +267,8 @@ def _choose_kept(request: "Request", arguments: argparse.Namespace) -> str:
     return "nothing" if arguments.clean else request.keep
 
 
-def _run_alone(request: "Request", arguments: argparse.Namespace) -> int:
+def _run_alone(request: "Request", arguments: argparse.Namespace) -> RunError | None:
+    """Run a model; return what is wrong with a result that is there."""
     from nipype_blm.io.lock import hold_folders
     from nipype_blm.private import list_writers
 
@@ -275,12 +284,8 @@ def _run_alone(request: "Request", arguments: argparse.Namespace) -> int:
         return _run(request, arguments)
 
 
-def _read_again(request: "Request", arguments: argparse.Namespace) -> int:
-    """Do what needs the maps, and once more the values; remove what was kept for that."""
-    from nipype_blm.cli.run import tidy
-    from nipype_blm.io.lock import hold_folders
-
-    keep = _choose_kept(request, arguments)
+def _read_again(request: "Request", arguments: argparse.Namespace) -> None:
+    """Do what needs the maps, and once more the values."""
     if request.diagnostics is not None:
         from nipype_blm.cli.diagnose import diagnose_results
 
@@ -294,13 +299,27 @@ def _read_again(request: "Request", arguments: argparse.Namespace) -> int:
             arguments.quiet or request.quiet,
             request.work_folder,
         )
-    code = OK if request.inference is None else _infer(request, arguments, keep)
-    with hold_folders({"work_dir": request.work_folder}):  # which goes if it is empty then
-        tidy(request, keep)
-    return code
+    if request.inference is not None:
+        _infer(request, arguments)
 
 
-def _infer(request: "Request", arguments: argparse.Namespace, keep: str) -> int:
+def _conclude(request: "Request", arguments: argparse.Namespace) -> None:
+    """Say what was found, and write the report; remove what was kept for that."""
+    from nipype_blm.cli.report import Wanted, conclude
+    from nipype_blm.cli.run import tidy
+    from nipype_blm.io.lock import hold_folders
+
+    conclude(
+        request.out_dir,
+        Wanted.choose(arguments.report, request.report, arguments.reports),
+        arguments.quiet or request.quiet,
+    )
+    if request.reads_again:
+        with hold_folders({"work_dir": request.work_folder}):  # which goes if it is empty then
+            tidy(request, _choose_kept(request, arguments))
+
+
+def _infer(request: "Request", arguments: argparse.Namespace) -> None:
     """Correct the maps that are there now."""
     from nipype_blm.cli.infer import Running, infer
 
@@ -313,16 +332,17 @@ def _infer(request: "Request", arguments: argparse.Namespace, keep: str) -> int:
         plugin=arguments.plugin,
         plugin_args=arguments.plugin_args,
         pool=arguments.pool,
-        keep=keep == "all",
+        keep=_choose_kept(request, arguments) == "all",
         quiet=arguments.quiet or request.quiet,
         work_dir=request.work_folder,
     )
-    return infer(request.out_dir, request.inference, running)
+    infer(request.out_dir, request.inference, running)
 
 
-def _run(request: "Request", arguments: argparse.Namespace) -> int:
+def _run(request: "Request", arguments: argparse.Namespace) -> RunError | None:
     from nipype_blm.cli.plugins import choose_runner
     from nipype_blm.cli.progress import show_progress
+    from nipype_blm.cli.recording import recording
     from nipype_blm.cli.run import (
         build_workflow,
         find_logs,
@@ -349,13 +369,17 @@ def _run(request: "Request", arguments: argparse.Namespace) -> int:
             print("Nothing to do: all maps are there, and nothing has changed since.")
         return _end(request, run, quiet, keep)
     try:
-        with show_progress(None if quiet else find_remains(run, request), quiet) as note_node:
+        remains = None if quiet else find_remains(run, request)
+        with (
+            recording(request.out_dir, "fit", arguments.plugin, anew=True) as recorder,
+            show_progress(remains, quiet) as note_node,
+        ):
             runner = choose_runner(
                 request,
                 run.plan,
                 arguments.plugin,
                 arguments.plugin_args,
-                note_node,
+                recorder.listen(note_node),
                 find_logs(request) / "workers",
                 arguments.pool,
             )
@@ -368,18 +392,18 @@ def _run(request: "Request", arguments: argparse.Namespace) -> int:
     return _end(request, run, quiet, keep)
 
 
-def _end(request: "Request", run: "PreparedRun", quiet: bool, keep: str) -> int:
+def _end(request: "Request", run: "PreparedRun", quiet: bool, keep: str) -> RunError | None:
     """Say what came out; if all is well, remove what is not to be kept."""
     from nipype_blm.cli.run import tidy
 
-    _report(request, run.spec.model, quiet)
-    if not request.reads_again:
+    failure = _report(request, run.spec.model, quiet)
+    if failure is None and not request.reads_again:
         tidy(request, keep)
-    return OK
+    return failure
 
 
-def _report(request: "Request", model: str, quiet: bool) -> None:
-    """Say what came out, whichever plugin ran the nodes."""
+def _report(request: "Request", model: str, quiet: bool) -> RunError | None:
+    """Say what came out, whichever plugin ran the nodes; return what is wrong with it."""
     from nipype_blm.report.summary import summarise_run
     from nipype_blm.results.inferred import is_of_earlier_fit
     from nipype_blm.results.results import Results
@@ -387,7 +411,7 @@ def _report(request: "Request", model: str, quiet: bool) -> None:
 
     results = Results(request.out_dir)
     if not quiet:
-        print(summarise_run(results, map(escape_name, results.contrasts)))
+        print(summarise_run(results, escape_name))
     if request.inference is None and is_of_earlier_fit(results):
         folder = escape_name(str(results.folder))
         say(
@@ -398,5 +422,6 @@ def _report(request: "Request", model: str, quiet: bool) -> None:
         try:
             check_fitted(results.n_fitted, Path(f"{model}_vox_status"), results.notices)
         except InputError as error:
-            raise RunError(str(error)) from error
+            return RunError(str(error))
     say_notices(results.notices, request.words)
+    return None

@@ -10,6 +10,7 @@ from nipype_blm.cli.command import (
     GOES_ON,
     OK,
     RunError,
+    add_report_options,
     add_resource_options,
     add_running_options,
     check_resource_options,
@@ -82,6 +83,7 @@ def add_infer(tools: Any) -> None:
         help="folder for intermediate files; default: OUT/work",
     )
     parser.add_argument("--keep", action="store_true", help="keep the intermediate files")
+    add_report_options(parser)
     add_running_options(parser, "check what can be checked, and say how small p can become")
     parser.set_defaults(action=_act, interrupted=GOES_ON)
 
@@ -111,6 +113,7 @@ class Running(NamedTuple):
 
 
 def _act(arguments: argparse.Namespace) -> int:
+    from nipype_blm.cli.report import Wanted, conclude
     from nipype_blm.frontends.inference import WORDS, make_inference_options
 
     with faults_in(WORDS):
@@ -133,7 +136,9 @@ def _act(arguments: argparse.Namespace) -> int:
         if arguments.check or arguments.graph is not None:
             _prepare(arguments.results, options, running)
             return OK
-        return infer(arguments.results, options, running)
+        infer(arguments.results, options, running)
+        conclude(arguments.results, Wanted.choose(arguments.report, None, False), arguments.quiet)
+        return OK
 
 
 def _draw(arguments: argparse.Namespace) -> None:
@@ -163,10 +168,11 @@ def _prepare(
     return prepared
 
 
-def infer(results_dir: Path, options: "InferenceOptions", running: Running) -> int:
-    """Correct the contrasts of a folder of results; return the exit code."""
+def infer(results_dir: Path, options: "InferenceOptions", running: Running) -> None:
+    """Correct the contrasts of a folder of results, and say what came out."""
     from nipype_blm.cli.plugins import count_cores
     from nipype_blm.cli.progress import show_progress
+    from nipype_blm.cli.recording import recording
     from nipype_blm.io.lock import hold_folders
     from nipype_blm.stages.inference import run_inference
 
@@ -176,14 +182,17 @@ def infer(results_dir: Path, options: "InferenceOptions", running: Running) -> i
     work_dir = running.find_work_dir(folder)
     folders = {"OUT": folder, "work_dir": work_dir}
     progress = show_progress(_measure(prepared), running.quiet)
-    with hold_folders(folders, private={"work_dir"}), progress as note_node:
+    with (
+        hold_folders(folders, private={"work_dir"}),
+        recording(folder, "infer", running.plugin) as recorder,
+        progress as note_node,
+    ):
         if running.is_in_nodes:
-            _run_nodes(prepared, running, note_node)
+            _run_nodes(prepared, running, recorder.listen(note_node))
         else:
             run_inference(prepared, work_dir / _WORK, n_threads, running.keep)
     if not running.quiet:
         _report(folder)
-    return OK
 
 
 def _measure(prepared: "PreparedInference") -> "NewWork":

@@ -14,6 +14,7 @@ from nipype_blm.cli.fit import add_fit
 from nipype_blm.cli.infer import add_infer
 from nipype_blm.cli.init import add_init
 from nipype_blm.cli.pool import add_pool
+from nipype_blm.cli.report import add_report
 from nipype_blm.cli.study import take_filters
 from nipype_blm.cli.terminal import steady_streams
 
@@ -25,6 +26,7 @@ _EXAMPLES = (
     "compare intercept slope comparison",
     "diagnose results",
     "export results --to fsl",
+    "report results",
     "pool start --pool pool.json --n-workers 4",
     "fit study.yml results --pool pool.json",
 )
@@ -49,8 +51,8 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.set_defaults(interrupted=GOES_ON)
     tools = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        *(add_fit, add_init, add_infer, add_diagnose, add_compare, add_export, add_pool),
-        add_compile,
+        *(add_fit, add_init, add_infer, add_diagnose, add_compare, add_export, add_report),
+        *(add_pool, add_compile),
     ):
         add(tools)
     return parser

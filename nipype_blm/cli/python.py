@@ -110,6 +110,8 @@ def fit(
         graph=None,
         clean=False,
         quiet=quiet,
+        report=None,
+        reports=False,
         plugin="Dask" if pool is not None else plugin,
         plugin_args=None if plugin_args is None else Path(plugin_args),
         pool=None if pool is None else Path(pool).expanduser().absolute(),

@@ -61,6 +61,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "two_sided": "two_sided",
         "inference": "inference",
         "diagnostics": "diagnostics",
+        "report": "report",
         "work_dir": "work_dir",
         "keep": "keep",
         "compress": "compress",

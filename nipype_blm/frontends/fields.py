@@ -165,6 +165,11 @@ class CommonFields(_Model):
         description="Say what the model leaves once the maps are there, as `nipype-blm diagnose`: "
         "true, or what is saved of each image or level, such as {save: [residuals, blups]}.",
     )
+    report: bool | None = Field(
+        None,
+        description="Write report.html when the run ends; default: nipype-blm fit does, blm and "
+        "blmm do not.",
+    )
     compress: bool = Field(False, description="Write .nii.gz instead of .nii.")
     overwrite: bool = Field(
         False,

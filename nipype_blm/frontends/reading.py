@@ -29,7 +29,7 @@ _SAME = (
     *("post_mask", "min_n", "min_percent", "with_cov", "two_sided", "minlog", "compress"),
     *("work_dir", "overwrite", "allow_empty", "keep", "quiet", "max_bytes", "cluster"),
     *("n_threads", "n_workers", "images_per_batch", "voxels_per_block", "max_blocks"),
-    "minutes_per_job",
+    *("minutes_per_job", "report"),
 )
 
 

@@ -15,7 +15,7 @@ from nipype_blm.io.yamlfile import read_yaml
 # Fields of a request that change no map.
 _RESOURCES = (
     *("max_bytes", "n_threads", "n_workers", "cluster", "work_dir", "keep", "overwrite"),
-    *("allow_empty", "quiet", "inference", "diagnostics"),
+    *("allow_empty", "quiet", "inference", "diagnostics", "report"),
 )
 _LEFT_OUT = {"versions", *map(WORDS.name, _RESOURCES)}
 

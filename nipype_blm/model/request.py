@@ -103,6 +103,7 @@ class Request:
     inference: InferenceOptions | None = None  # of the maps, when they are there
     # What diagnostics save of each image or level, likewise; None: none are made.
     diagnostics: tuple[str, ...] | None = None
+    report: bool | None = None  # report.html in the end; None: as the command usually does
 
     # Where.
     work_dir: Path | None = None

@@ -1,11 +1,14 @@
 """The report: one page of HTML, of one folder of results or of two."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from nipype_blm import __version__
+from nipype_blm.io.files import write_if_changed
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.sections import (
     asked,
@@ -17,6 +20,7 @@ from nipype_blm.report.sections import (
     running,
     verdict,
 )
+from nipype_blm.results.results import Results
 
 _log = logging.getLogger(__name__)
 
@@ -64,10 +68,12 @@ def write_report(runs: Sequence[Reported], out_file: Path) -> Path:
     -------
     Path
     """
-    from nipype_blm.io.files import write_if_changed
+    import matplotlib as mpl
+    import nilearn
 
+    _log.debug("matplotlib %s, nilearn %s", mpl.__version__, nilearn.__version__)
+    environment = _make_environment(out_file.absolute().parent)
     parts = [[_make(section, run) for run in runs if section.applies(run)] for section in SECTIONS]
-    environment = _make_environment()
     page = environment.get_template("page.html.jinja").render(
         runs=runs,
         sections=[(each[0].section, each) for each in parts if each],
@@ -79,6 +85,13 @@ def write_report(runs: Sequence[Reported], out_file: Path) -> Path:
     return out_file
 
 
+def find_place(runs: Sequence[Results]) -> Path:
+    """Return the file of a report, where nothing else is asked for."""
+    first, *others = [run.folder for run in runs]
+    name = "".join(f"_beside_{other.name}" for other in others)
+    return first / f"report{name}.html"
+
+
 def _make(section: Section, run: Reported) -> _Part:
     """Return a section; one that fails is said to, and the others are there all the same."""
     try:
@@ -88,7 +101,7 @@ def _make(section: Section, run: Reported) -> _Part:
         return _Part(section, run, {}, f"{type(error).__name__}: {error}")
 
 
-def _make_environment() -> Any:
+def _make_environment(folder: Path) -> Any:
     import jinja2
 
     environment = jinja2.Environment(
@@ -98,5 +111,6 @@ def _make_environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["link"] = lambda path: quote(os.path.relpath(path, folder))
     environment.filters["count"] = "{:,}".format
     return environment

@@ -17,6 +17,7 @@ class Reported:
     """One run of a report; what is costly is read when it is asked for."""
 
     results: Results
+    background: Path | None = None  # anatomy to draw on
 
     @property
     def folder(self) -> Path:

@@ -1,13 +1,18 @@
 """Say in a few lines what a run found."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from math import isnan
 
 from nipype_blm.core.status import VoxelStatus
 from nipype_blm.errors import count
 from nipype_blm.results.diagnostics import Diagnostics
+from nipype_blm.results.findings import Findings, Place
 from nipype_blm.results.results import Results
 
 _MOST_SHOWN = 5  # images that stand out
+_MOST_CONTRASTS, _MOST_PEAKS = 20, 3
+_WIDTH = 20  # of the name of a contrast
+_HEAD = "  voxels clusters      z     x     y     z  mm  effect [95 % limits]"
 
 
 def list_counts(results: Results) -> list[tuple[int, str]]:
@@ -16,19 +21,61 @@ def list_counts(results: Results) -> list[tuple[int, str]]:
     return [(n, status.meaning) for status, n in counts if status != VoxelStatus.OUTSIDE]
 
 
-def summarise_run(results: Results, names: Iterable[str]) -> str:
-    """Return what happened at the voxels, what was tested, and where the maps are.
+def summarise_run(results: Results, show: Callable[[str], str] = str) -> str:
+    """Return what was fitted, what was dropped, and why."""
+    levels = [f"{factor.n_levels:,} levels of {factor.name}" for factor in results.factors]
+    sizes = [
+        count(len(results.images), "image"),
+        f"{count(len(results.column_names), 'column')} of X",
+        *map(show, levels),
+    ]
+    lines = [", ".join(sizes)]
+    lines += [f"{n:>10,} voxels {meaning}" for n, meaning in list_counts(results)]
+    if results.study is not None and results.study.excluded:
+        lines.append(f"{count(len(results.study.excluded), 'row')} left out: see excluded.tsv")
+    return "\n".join(lines)
 
-    Parameters
-    ----------
-    results : Results
-    names : iterable of str
-        Of the contrasts, as they are to be shown.
-    """
-    lines = [f"{n:>10,} voxels {meaning}" for n, meaning in list_counts(results)]
-    return "\n".join(
-        [*lines, f"Contrasts: {', '.join(names)}", f"The maps are in {results.folder}"]
-    )
+
+def summarise_findings(findings: Mapping[str, Findings], show: Callable[[str], str] = str) -> str:
+    """Return a table of what each contrast found: voxels, clusters, and the highest peaks."""
+    lines, correction = [], ""
+    for each in list(findings.values())[:_MOST_CONTRASTS]:
+        if each.main.words != correction:
+            correction = each.main.words
+            head = f"Found with {correction}"
+            lines += [head, f"  {'contrast':<22}{_HEAD}"]
+        lines += _list_peaks(each, show(each.contrast.name))
+    more = len(findings) - _MOST_CONTRASTS
+    return "\n".join(lines + [f"  ... and {more} more contrasts"] * (more > 0))
+
+
+def _list_peaks(found: Findings, name: str) -> list[str]:
+    name = f"{name if len(name) <= _WIDTH else name[: _WIDTH - 3] + '...':<22}"
+    peaks = found.peaks
+    start = f"  {name}{found.main.n_voxels:>8,}{len(peaks):>9,}"
+    if not peaks:
+        return [f"{start}   {describe_nothing(found)}"]
+    rows = [_describe_peak(peak) for peak in peaks[:_MOST_PEAKS]]
+    more = len(peaks) - _MOST_PEAKS
+    rows += [f"   ... and {more:,} more"] * (more > 0)
+    return [f"{start}{rows[0]}", *(f"{'':<41}{row}" for row in rows[1:])]
+
+
+def describe_nothing(found: Findings) -> str:
+    """Return what the highest voxel of a contrast is that found nothing."""
+    if found.highest is None:
+        return "not tested at any voxel"
+    what = "q" if found.main.name == "fdr" else "p"
+    value = found.main.p[found.highest]
+    height = found.heights[found.highest]
+    return f"none: highest {'|z|' if found.two_sided else 'z'} {height:.2f}, {what} = {value:.2g}"
+
+
+def _describe_peak(peak: Place) -> str:
+    line = f"{peak.peak_z:>7.2f}" + "".join(f"{mm:>6.0f}" for mm in (peak.x, peak.y, peak.z))
+    if isnan(peak.effect):
+        return line
+    return f"{line}      {peak.effect:.3g} [{peak.lower:.3g}, {peak.upper:.3g}]"
 
 
 def summarise_diagnostics(found: Diagnostics, show: Callable[[str], str] = str) -> str:

@@ -210,6 +210,15 @@ class InferredContrast:
         *found, _ = load_nulls(self.inferred.folder, self.contrast.label)
         return dict(zip(self.inferred.summaries, found, strict=True))
 
+    def find_threshold(self, summary: str, alpha: float) -> float:
+        """Return the least value of a summary whose counted p is at most `alpha`; NaN if none is.
+
+        The data, the first of `nulls`, count among the resamplings.
+        """
+        peaks = np.sort(self.nulls[summary])[::-1]
+        allowed = int(alpha * peaks.size)  # so many may reach the threshold
+        return float(peaks[allowed - 1]) if allowed else float("nan")
+
     @property
     def clusters(self) -> list[dict[str, str]]:
         """The table of clusters and their peaks, by the names of its columns."""

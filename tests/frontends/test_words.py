@@ -33,6 +33,7 @@ def test_both_front_ends_have_a_name_for_every_field_that_a_user_can_give():
     assert named <= NAMES_OF_BLM | {f"Missingness.{name}" for name in blm.MISSINGNESS}
     # Nodes have none of them.
     of_commands = {"cluster", "n_workers", "work_dir", "keep", "quiet", "inference", "diagnostics"}
+    of_commands.add("report")
     of_commands |= {"bids", "derivatives", "filters", "participants", "own_masks"}
     assert set(traits.NAMES.values()) == fields - of_commands
     assert set(traits.NAMES) <= set(BLMM().inputs.copyable_trait_names())

@@ -1,0 +1,117 @@
+"""``nipype-blm report``: one page of HTML from saved results; what every command ends with."""
+
+import argparse
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from nipype_blm.cli.command import OK, add_common_options, describe, say
+from nipype_blm.cli.terminal import escape_name
+from nipype_blm.errors import InputError
+
+# In the environment: whether commands that write a report do, where nothing else says so.
+VARIABLE = "NIPYPE_BLM_REPORT"
+_DESCRIPTION = (
+    "Write report.html: what was found, drawn, corrected and criticised, from the files in OUT "
+    "alone. With OUT2, two models side by side, and their comparison where one is nested in the "
+    "other."
+)
+_NEEDS = "A report needs more: pip install 'nipype_blm[plot]'"
+
+
+class Wanted(Enum):
+    """Whether a report is to be written."""
+
+    NO = "no"
+    YES = "yes"
+    RENEW = "renew"  # if there is one
+
+    @classmethod
+    def choose(cls, option: bool | None, field: bool | None, usual: bool) -> "Wanted":
+        """Return what an option says, else the configuration, the environment, the command."""
+        for said in (option, field):
+            if said is not None:
+                return cls.YES if said else cls.NO
+        if os.environ.get(VARIABLE, "").lower() in ("no", "0", "false"):
+            return cls.NO
+        return cls.YES if usual else cls.RENEW
+
+
+def add_report(tools: Any) -> None:
+    """Add the command ``report`` to those of ``nipype-blm``."""
+    parser = tools.add_parser("report", help="write one page of HTML about results")
+    describe(
+        parser,
+        _DESCRIPTION,
+        ["results", "results --out group.html", "mixed least_squares --out beside.html"],
+    )
+    parser.add_argument("results", type=Path, metavar="OUT", help="folder of results of a run")
+    parser.add_argument(
+        "other", type=Path, nargs="?", metavar="OUT2", help="another one, to stand beside it"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.html",
+        help="default: OUT/report.html, or OUT/report_beside_OUT2.html",
+    )
+    parser.add_argument(
+        "--background",
+        type=Path,
+        metavar="IMAGE",
+        help="anatomy to draw on; default: the MNI template, for results in MNI space",
+    )
+    add_common_options(parser)
+    parser.set_defaults(action=_act, interrupted="The same command begins again.")
+
+
+def _act(arguments: argparse.Namespace) -> int:
+    from nipype_blm.results.results import Results
+
+    folders = [path for path in (arguments.results, arguments.other) if path is not None]
+    runs = [Results(folder) for folder in folders]
+    try:
+        from nipype_blm.report.page import find_place, write_report
+        from nipype_blm.report.reported import Reported
+    except ImportError as error:
+        raise InputError(f"{error}. {_NEEDS}.") from error
+    out_file = arguments.out or find_place(runs)
+    written = write_report([Reported(run, arguments.background) for run in runs], out_file)
+    if not arguments.quiet:
+        print(f"The report is {escape_name(str(written))}")
+    return OK
+
+
+def conclude(
+    results_dir: Path,
+    wanted: Wanted = Wanted.RENEW,
+    quiet: bool = False,
+) -> None:
+    """Say what was found, and where the maps and the report are, which is written before.
+
+    A report that cannot be written is no fault of a run: it is said, and that is all.
+    """
+    from nipype_blm.report.reported import Reported
+    from nipype_blm.results.results import Results
+
+    run = Reported(Results(results_dir))
+    if not quiet:
+        from nipype_blm.report.summary import summarise_findings
+
+        print(summarise_findings(run.findings, escape_name))
+        print(f"The maps are in {escape_name(str(run.folder))}")
+    place = run.folder / "report.html"
+    if wanted is Wanted.NO or (wanted is Wanted.RENEW and not place.is_file()):
+        return
+    try:
+        from nipype_blm.report.page import write_report
+
+        write_report([run], place)
+    except ImportError:
+        say(f"notice: {_NEEDS}; then run `nipype-blm report {escape_name(str(run.folder))}`.")
+    except (OSError, InputError) as error:
+        say(f"notice: the report was not written: {error}")
+    else:
+        if not quiet:
+            print(f"The report is {escape_name(str(place))}")
