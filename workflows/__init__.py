@@ -5,6 +5,7 @@ from .blmm import init_blmm_wf
 from .compare import init_compare_wf
 from .export import init_fsl_handover_wf, init_spm_handover_wf
 from .inference import init_inference_wf
+from .report import init_report_wf
 
 __all__ = [
     "init_blm_wf",
@@ -12,5 +13,6 @@ __all__ = [
     "init_compare_wf",
     "init_fsl_handover_wf",
     "init_inference_wf",
+    "init_report_wf",
     "init_spm_handover_wf",
 ]

@@ -1,4 +1,4 @@
-"""Nipype interfaces: each stage, one-node models, inference, diagnostics, comparisons, exports."""
+"""Nipype interfaces: each stage, one-node models, and all that goes on from their results."""
 
 from nipype_blm.interfaces.blm import (
     BLM,
@@ -21,6 +21,7 @@ from nipype_blm.interfaces.inference import (
     PlanInference,
     ResampleMaps,
 )
+from nipype_blm.interfaces.report import Report
 
 __all__ = [
     "BLM",
@@ -43,5 +44,6 @@ __all__ = [
     "PlanBLM",
     "PlanBLMM",
     "PlanInference",
+    "Report",
     "ResampleMaps",
 ]

@@ -12,6 +12,7 @@ from nipype_blm.io.files import write_if_changed
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.sections import (
     asked,
+    beside,
     contrasts,
     data,
     inference,
@@ -30,7 +31,7 @@ class Section(NamedTuple):
 
     name: str  # also the anchor in the page
     title: str
-    make: Callable[[Reported], dict[str, Any]]  # all that the template shows
+    make: Callable[[Any], dict[str, Any]]  # of a Reported, all that the template shows
     applies: Callable[[Reported], bool] = lambda _: True
 
 
@@ -44,6 +45,9 @@ SECTIONS = (
     Section("running", "How it ran", running.make),
     Section("methods", "Methods and files", methods.make),
 )
+
+
+BESIDE = Section("beside", "Side by side", beside.make)  # of both runs
 
 
 class _Part(NamedTuple):
@@ -74,6 +78,8 @@ def write_report(runs: Sequence[Reported], out_file: Path) -> Path:
     _log.debug("matplotlib %s, nilearn %s", mpl.__version__, nilearn.__version__)
     environment = _make_environment(out_file.absolute().parent)
     parts = [[_make(section, run) for run in runs if section.applies(run)] for section in SECTIONS]
+    if len(runs) == 2:
+        parts.insert(1, [_make(BESIDE, runs[0], runs)])
     page = environment.get_template("page.html.jinja").render(
         runs=runs,
         sections=[(each[0].section, each) for each in parts if each],
@@ -92,10 +98,10 @@ def find_place(runs: Sequence[Results]) -> Path:
     return first / f"report{name}.html"
 
 
-def _make(section: Section, run: Reported) -> _Part:
+def _make(section: Section, run: Reported, of: Any = None) -> _Part:
     """Return a section; one that fails is said to, and the others are there all the same."""
     try:
-        return _Part(section, run, section.make(run))
+        return _Part(section, run, section.make(run if of is None else of))
     except Exception as error:
         _log.exception("The section %r of the report could not be made.", section.title)
         return _Part(section, run, {}, f"{type(error).__name__}: {error}")

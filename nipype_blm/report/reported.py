@@ -6,8 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from nipype_blm.errors import InputError
-from nipype_blm.results.findings import Findings, find_all
+from nipype_blm.results.findings import Findings, find_all, find_inference
 from nipype_blm.results.inferred import Inferred
 from nipype_blm.results.results import Results
 
@@ -38,10 +37,7 @@ class Reported:
     @cached_property
     def inferred(self) -> Inferred | None:
         """The corrected inference of these maps, if there is one."""
-        try:
-            return Inferred(self.results)
-        except InputError:
-            return None
+        return find_inference(self.results)
 
     @cached_property
     def findings(self) -> dict[str, Findings]:

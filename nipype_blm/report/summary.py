@@ -62,13 +62,12 @@ def _list_peaks(found: Findings, name: str) -> list[str]:
 
 
 def describe_nothing(found: Findings) -> str:
-    """Return what the highest voxel of a contrast is that found nothing."""
-    if found.highest is None:
+    """Return how near a contrast that found nothing came to it."""
+    if found.nearest is None:
         return "not tested at any voxel"
     what = "q" if found.main.name == "fdr" else "p"
-    value = found.main.p[found.highest]
-    height = found.heights[found.highest]
-    return f"none: highest {'|z|' if found.two_sided else 'z'} {height:.2f}, {what} = {value:.2g}"
+    value = found.main.p[found.nearest]
+    return f"none: least {what} = {value:.2g}, z {found.z[found.nearest]:.2f}"
 
 
 def _describe_peak(peak: Place) -> str:

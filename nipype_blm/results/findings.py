@@ -114,11 +114,12 @@ class Findings:
         return float(self.heights[correction.survives].min(initial=np.inf))
 
     @cached_property
-    def highest(self) -> int | None:
-        """The voxel with the greatest height; None where nothing was tested."""
+    def nearest(self) -> int | None:
+        """The voxel with the least corrected p, the highest of several; None without a test."""
         if not self.is_tested.any():
             return None
-        return int(np.argmax(np.where(self.is_tested, self.heights, -np.inf)))
+        p = np.where(self.is_tested, self.main.p, np.inf)
+        return int(np.lexsort((-self.heights, p))[0])
 
     @cached_property
     def places(self) -> list[Place]:

@@ -27,7 +27,7 @@ def make(run: Reported) -> dict[str, Any]:
     return {
         "facts": list(_list_facts(run)),
         "findings": _tabulate(run),
-        "how": [describe_correction(run)],
+        "summary": None if run.inferred is None else run.inferred.summaries[0],
         "warnings": list(_list_warnings(run)),
     }
 
@@ -76,22 +76,6 @@ def _describe(found: Findings) -> tuple[str, ...]:
         f"{len(peaks):,}",
         peak,
         found.main.words,
-    )
-
-
-def describe_correction(run: Reported) -> str:
-    """Return in words what the findings were corrected for, and how to get more."""
-    if run.inferred is None:
-        return (
-            "Voxels count as found where the false discovery rate of the contrast is at most 5 %: "
-            f"of these voxels 5 % may be false. `nipype-blm infer {run.folder}` corrects "
-            "family-wise by resampling, for voxels, clusters and TFCE."
-        )
-    summary = run.inferred.summaries[0]
-    return (
-        "Voxels count as found where the family-wise corrected p of the contrast is at most 0.05: "
-        "the chance of any false voxel in the map is 5 % at most. It is by the summary "
-        f"`{summary}`, the first that was asked for, of {run.inferred.n:,} resamplings."
     )
 
 
