@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from nipype_blm.results.findings import Findings, find_all, find_inference
 from nipype_blm.results.inferred import Inferred
 from nipype_blm.results.results import Results
+
+if TYPE_CHECKING:
+    from nipype_blm.report.views import Backdrop
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,13 @@ class Reported:
     def findings(self) -> dict[str, Findings]:
         """What each contrast found, by name."""
         return find_all(self.results, self.inferred)
+
+    @cached_property
+    def backdrop(self) -> "Backdrop":
+        """What maps are drawn over."""
+        from nipype_blm.report.views import find_backdrop
+
+        return find_backdrop(self)
 
     @cached_property
     def record(self) -> str:
