@@ -105,9 +105,10 @@ def conclude(
     if wanted is Wanted.NO or (wanted is Wanted.RENEW and not place.is_file()):
         return
     try:
-        from nipype_blm.report.page import write_report
+        from nipype_blm.report.page import is_current, write_report
 
-        write_report([run], place)
+        if not is_current(place, [run]):
+            write_report([run], place)
     except ImportError:
         say(f"notice: {_NEEDS}; then run `nipype-blm report {escape_name(str(run.folder))}`.")
     except (OSError, InputError) as error:

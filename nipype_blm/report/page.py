@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from nipype_blm import __version__
+from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.sections import (
@@ -24,6 +25,7 @@ from nipype_blm.report.sections import (
 from nipype_blm.results.results import Results
 
 _log = logging.getLogger(__name__)
+_HEAD = 2000  # letters of a page that its stamp is in
 
 
 class Section(NamedTuple):
@@ -53,10 +55,8 @@ BESIDE = Section("beside", "Side by side", beside.make)  # of both runs
 class _Part(NamedTuple):
     """A section of one run, ready to be shown."""
 
-    section: Section
     run: Reported
-    content: dict[str, Any]
-    failure: str = ""
+    html: str
 
 
 def write_report(runs: Sequence[Reported], out_file: Path) -> Path:
@@ -71,24 +71,58 @@ def write_report(runs: Sequence[Reported], out_file: Path) -> Path:
     Returns
     -------
     Path
+
+    Raises
+    ------
+    ImportError
+        Without nipype_blm[plot].
     """
     import matplotlib as mpl
     import nilearn
 
     _log.debug("matplotlib %s, nilearn %s", mpl.__version__, nilearn.__version__)
     environment = _make_environment(out_file.absolute().parent)
-    parts = [[_make(section, run) for run in runs if section.applies(run)] for section in SECTIONS]
+    sections = []
+    for section in SECTIONS:
+        parts = [
+            _make(environment, section, run, i)
+            for i, run in enumerate(runs)
+            if section.applies(run)
+        ]
+        sections += [(section, parts)] if parts else []
     if len(runs) == 2:
-        parts.insert(1, [_make(BESIDE, runs[0], runs)])
+        sections.insert(1, (BESIDE, [_make(environment, BESIDE, runs[0], 0, runs)]))
     page = environment.get_template("page.html.jinja").render(
         runs=runs,
-        sections=[(each[0].section, each) for each in parts if each],
-        style=environment.loader.get_source(environment, "style.css")[0],
-        script=environment.loader.get_source(environment, "page.js")[0],
+        sections=sections,
+        style=_read(environment, "style.css"),
+        script=_read(environment, "page.js"),
         version=__version__,
+        stamp=_stamp(runs),
     )
     write_if_changed(out_file, page.encode("utf-8", "replace"))
     return out_file
+
+
+def is_current(out_file: Path, runs: Sequence[Reported]) -> bool:
+    """Return whether a file is the report of these runs as they are now, by this version."""
+    try:
+        with out_file.open(encoding="utf-8", errors="replace") as file:
+            return _stamp(runs) in file.read(_HEAD)
+    except OSError:
+        return False
+
+
+def _stamp(runs: Sequence[Reported]) -> str:
+    """Return a fingerprint of all that a report is made of."""
+    parts = []
+    for run in runs:
+        said = [
+            path for name in ("inference", "diagnostics") for path in run.folder.glob(f"{name}/*")
+        ]
+        states = sorted((path.name, path.stat().st_mtime_ns) for path in said)
+        parts.append(repr((run.results.stamp, str(run.background), states)))
+    return fingerprint(__version__, *parts)
 
 
 def find_place(runs: Sequence[Results]) -> Path:
@@ -98,13 +132,23 @@ def find_place(runs: Sequence[Results]) -> Path:
     return first / f"report{name}.html"
 
 
-def _make(section: Section, run: Reported, of: Any = None) -> _Part:
+def _make(environment: Any, section: Section, run: Reported, number: int, of: Any = None) -> _Part:
     """Return a section; one that fails is said to, and the others are there all the same."""
     try:
-        return _Part(section, run, section.make(run if of is None else of))
+        html = environment.get_template(f"{section.name}.html.jinja").render(
+            run=run, it=section.make(run if of is None else of), at=f"{section.name}-{number}"
+        )
     except Exception as error:
-        _log.exception("The section %r of the report could not be made.", section.title)
-        return _Part(section, run, {}, f"{type(error).__name__}: {error}")
+        _log.warning("The section %r of the report could not be made: %s", section.title, error)
+        _log.debug("Because of this:", exc_info=True)
+        reason = f"{type(error).__name__}: {error}"
+        html = environment.get_template("failed.html.jinja").render(reason=reason)
+    return _Part(run, html)
+
+
+def _read(environment: Any, name: str) -> str:
+    """Return a file beside the templates as it is."""
+    return str(environment.loader.get_source(environment, name)[0])
 
 
 def _make_environment(folder: Path) -> Any:

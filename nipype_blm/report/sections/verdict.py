@@ -40,11 +40,11 @@ def _list_facts(run: Reported) -> Any:
     )
     yield _Fact("Images", f"{len(results.images):,}")
     if results.study is not None and results.study.excluded:
-        yield _Fact("Rows left out", f"{len(results.study.excluded):,}", "section 2 says why")
+        yield _Fact("Rows left out", f"{len(results.study.excluded):,}", "What was asked says why")
     for factor in results.factors:
         yield _Fact(f"Levels of {factor.name}", f"{factor.n_levels:,}")
     yield _Fact("Voxels fitted", f"{results.n_fitted:,}")
-    yield _Fact("Voxels dropped", f"{dropped:,}", "of the analysis mask; section 3 says why")
+    yield _Fact("Voxels dropped", f"{dropped:,}", "of the analysis mask; The data says why")
     if run.is_mixed and results.n_fitted:
         not_converged = counts.get(VoxelStatus.NOT_CONVERGED, 0)
         singular = counts.get(VoxelStatus.FITTED_BOUNDARY, 0)
@@ -82,7 +82,7 @@ def _describe(found: Findings) -> tuple[str, ...]:
 def _list_warnings(run: Reported) -> Any:
     results = run.results
     if not results.n_fitted:
-        yield "No voxel could be fitted. The table of voxels in section 3 says why."
+        yield "No voxel could be fitted. The data, below, says why."
     yield from results.notices
     if is_of_earlier_fit(results):
         yield "The inference in this folder is of an earlier fit, and is not shown."
