@@ -12,6 +12,8 @@ from hypothesis import settings
 
 os.environ["NIPYPE_NO_ET"] = "1"  # Nipype asks the network for its newest version
 os.environ["MPLBACKEND"] = "Agg"
+# Of commands in tests of other things: drawing would take most of their time.
+os.environ["NIPYPE_BLM_REPORT"] = "no"
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
