@@ -67,17 +67,17 @@ def add_report(tools: Any) -> None:
 
 
 def _act(arguments: argparse.Namespace) -> int:
+    from nipype_blm.report.page import find_place, write_report
+    from nipype_blm.report.reported import Reported
     from nipype_blm.results.results import Results
 
     folders = [path for path in (arguments.results, arguments.other) if path is not None]
-    runs = [Results(folder) for folder in folders]
+    runs = [Reported(Results(folder), arguments.background) for folder in folders]
+    out_file = arguments.out or find_place([run.results for run in runs])
     try:
-        from nipype_blm.report.page import find_place, write_report
-        from nipype_blm.report.reported import Reported
+        written = write_report(runs, out_file)
     except ImportError as error:
         raise InputError(f"{error}. {_NEEDS}.") from error
-    out_file = arguments.out or find_place(runs)
-    written = write_report([Reported(run, arguments.background) for run in runs], out_file)
     if not arguments.quiet:
         print(f"The report is {escape_name(str(written))}")
     return OK

@@ -4,10 +4,12 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from nipype_blm import __version__
+from nipype_blm.data.kinds import look_at
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.report.reported import Reported
@@ -76,11 +78,16 @@ def write_report(runs: Sequence[Reported], out_file: Path) -> Path:
     ------
     ImportError
         Without nipype_blm[plot].
+    InputError
+        If a background is no image.
     """
     import matplotlib as mpl
     import nilearn
 
     _log.debug("matplotlib %s, nilearn %s", mpl.__version__, nilearn.__version__)
+    for run in runs:
+        if run.background is not None:
+            look_at(run.background)
     environment = _make_environment(out_file.absolute().parent)
     sections = []
     for section in SECTIONS:
@@ -135,8 +142,10 @@ def find_place(runs: Sequence[Results]) -> Path:
 def _make(environment: Any, section: Section, run: Reported, number: int, of: Any = None) -> _Part:
     """Return a section; one that fails is said to, and the others are there all the same."""
     try:
+        content = section.make(run if of is None else of)
+        # Not the mapping itself, whose `keys` and the like a template would take for methods.
         html = environment.get_template(f"{section.name}.html.jinja").render(
-            run=run, it=section.make(run if of is None else of), at=f"{section.name}-{number}"
+            run=run, it=SimpleNamespace(**content), at=f"{section.name}-{number}"
         )
     except Exception as error:
         _log.warning("The section %r of the report could not be made: %s", section.title, error)

@@ -199,7 +199,7 @@ def find_inference(results: Results) -> Inferred | None:
 
 
 def find_all(results: Results, inferred: Inferred | None = None) -> dict[str, Findings]:
-    """Return what each contrast found, by its name.
+    """Return what each contrast found, by its name; nothing where no voxel was fitted.
 
     Parameters
     ----------
@@ -207,6 +207,8 @@ def find_all(results: Results, inferred: Inferred | None = None) -> dict[str, Fi
     inferred : Inferred, optional
         Family-wise p are by its first summary; without it, by Bonferroni's correction.
     """
+    if not results.n_fitted:
+        return {}
     graphs = _Graphs(results)
     return {name: _find(contrast, graphs, inferred) for name, contrast in results.contrasts.items()}
 

@@ -109,7 +109,8 @@ def test_an_option_a_field_the_environment_and_the_command_say_whether_there_is_
     assert (out / "report.html").is_file() == is_written
 
 
-def test_infer_and_diagnose_renew_a_report_that_is_there(results, capsys):
+def test_infer_and_diagnose_renew_a_report_that_is_there(results, capsys, monkeypatch):
+    monkeypatch.delenv("NIPYPE_BLM_REPORT")
     assert main(["report", str(results)]) == 0
     assert capsys.readouterr().out == f"The report is {results}/report.html\n"
     before = (results / "report.html").read_text()
@@ -147,7 +148,7 @@ def test_steps_are_noted_with_their_nodes_and_begin_anew_with_a_fit(study):
     assert {node.name for node in step.nodes} >= {"products", "estimates", "contrasts", "assemble"}
     for node in step.nodes:
         assert 0 <= node.start <= node.end <= step.wall_s + 0.01
-    assert 0 < step.cpu_s
+    assert step.cpu_s > 0
     assert step.peak_bytes > 2**26
 
 
@@ -178,9 +179,6 @@ def test_what_is_no_result_or_no_extra_is_told(study, tmp_path, capsys, monkeypa
     assert "nowhere is not a folder" in capsys.readouterr().err
     assert main(["report", str(study)]) == 2
     assert "expected the outdir of a run" in capsys.readouterr().err
-    out = ["--out", str(tmp_path / "no" / "folder.html")]
-    assert main(["report", str(study / "results"), *out]) == 2
-    assert "no is not a folder" in capsys.readouterr().err
     background = ["--background", str(tmp_path / "t1.nii")]
     assert main(["report", str(study / "results"), *background]) == 2
     assert "t1.nii" in capsys.readouterr().err

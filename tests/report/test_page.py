@@ -51,6 +51,7 @@ def page(mixed) -> str:
 
 def test_the_page_has_every_section_in_order_and_nothing_from_elsewhere(page):
     assert "could not be made" not in page
+    assert " object at 0x" not in html.unescape(page)
     names = re.findall(r'<section id="(\w+)"', page)
     assert names == [section.name for section in SECTIONS]
     for section in SECTIONS:
@@ -111,7 +112,7 @@ def test_how_it_ran_has_each_step_and_the_record(mixed, page):
 
 
 def test_the_methods_cite_what_was_used_and_nothing_else(mixed, plain):
-    of_mixed, of_plain = methods.make(mixed)["keys"], methods.make(plain)["keys"]
+    of_mixed, of_plain = methods.make(mixed)["bibtex"], methods.make(plain)["bibtex"]
     for key in ("blmm", "fisher", "lmertest", "flips", "tfce", "nipype_blm"):
         assert f"{{{key}," in of_mixed
         assert (f"{{{key}," in of_plain) == (key == "nipype_blm")

@@ -27,7 +27,7 @@ def make(run: Reported) -> dict[str, Any]:
     results = run.results
     names = [name for name, each in results.contrasts.items() if not each.is_f]
     return {
-        "keys": format_bibtex(_list_keys(run)),
+        "bibtex": format_bibtex(_list_keys(run)),
         "formula": "" if results.study is None else results.study.formula,
         "n_images": len(results.images),
         "n_columns": len(results.column_names),
