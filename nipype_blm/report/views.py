@@ -285,6 +285,16 @@ def draw_rows(
         return finish(figure, alt, caption)
 
 
+def find_shade(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a background as shades of gray, 0 where there is nothing."""
+    some = values[values != 0]
+    low, high = np.quantile(some, [0.01, 0.99]) if some.size else (0.0, 1.0)
+    scaled = np.clip((values - low) / (high - low or 1), 0, 1)
+    # What is around a head is not quite 0.
+    is_there = values > 0.08 * high if values.min() >= 0 else values != 0
+    return np.where(is_there, 40 + 200 * scaled, 0).astype(np.uint8)
+
+
 def _find_range(values: Sequence[NDArray[Any]], symmetric: bool) -> tuple[float, float]:
     found = np.concatenate([each[np.isfinite(each) & (each != 0)] for each in values])
     if not found.size:
@@ -360,12 +370,7 @@ class _Sheet:
         for number in self._cuts.numbers:
             voxels = apply_affine(to_behind, self._find_places(number))
             found.append(map_coordinates(values, np.moveaxis(voxels, -1, 0), order=1))
-        gray = np.stack(found)
-        low, high = np.quantile(gray[gray != 0], [0.01, 0.99]) if gray.any() else (0, 1)
-        scaled = np.clip((gray - low) / (high - low or 1), 0, 1)
-        # What is around a head is not quite 0.
-        is_there = gray > 0.08 * high if values.min() >= 0 else gray != 0
-        return np.where(is_there, 40 + 200 * scaled, 0).astype(np.uint8)
+        return find_shade(np.stack(found))
 
     def _find_places(self, number: int) -> FloatArray:
         places = np.empty((self._up.size, self._across.size, 3))
@@ -394,7 +399,9 @@ class _Sheet:
         return np.concatenate(tiles, axis=1)
 
 
-def draw_glass_brain(image: Any, least: float, alt: str, two_sided: bool) -> Figure:
+def draw_glass_brain(
+    image: Any, least: float, alt: str, two_sided: bool, title: str = ""
+) -> Figure:
     """Draw the highest values of a map seen through a brain; only for maps in MNI space."""
     from nilearn.plotting import plot_glass_brain
 
@@ -409,6 +416,7 @@ def draw_glass_brain(image: Any, least: float, alt: str, two_sided: bool) -> Fig
             cmap="RdYlBu_r" if two_sided else "YlOrRd",
             colorbar=True,
         )
+        figure.suptitle(_shorten(title), fontsize=9, x=0.01, ha="left")
         for axes in display.axes.values():
             for patch in axes.ax.patches:
                 patch.set_edgecolor(INK)
