@@ -65,6 +65,18 @@ def embed_all(images: Sequence[Any], most: int) -> list[Embedded]:
     return found
 
 
+def embed_flags(images: Sequence[Any], every: int) -> str:
+    """Return where maps are not 0, of any voxel of a block: bit i of a byte is the map i.
+
+    The bytes are in the order of the voxels of `embed_z`.
+    """
+    flags = np.uint8(0)
+    for i, image in enumerate(images):
+        survives = _thin((Grid(image).values != 0).astype(np.uint8), every)
+        flags = flags | (survives << np.uint8(i))
+    return _pack(np.asarray(flags).tobytes(order="F"))
+
+
 def _thin(values: NDArray[Any], every: int) -> NDArray[Any]:
     """Return for each block of voxels the value that is farthest from 0."""
     if every == 1:
@@ -87,5 +99,8 @@ def _widen(affine: FloatArray, every: int) -> FloatArray:
 def _embed(values: NDArray[Any], affine: FloatArray, every: int, slope: float = 1.0) -> Embedded:
     image = nib.Nifti1Image(values, affine)
     image.header.set_slope_inter(slope, 0)
-    packed = gzip.compress(image.to_bytes(), 6, mtime=0)
-    return Embedded(base64.b64encode(packed).decode("ascii"), every)
+    return Embedded(_pack(image.to_bytes()), every)
+
+
+def _pack(content: bytes) -> str:
+    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode("ascii")

@@ -11,7 +11,7 @@ import numpy as np
 from nipype_blm.data.atlas import read_atlas
 from nipype_blm.errors import InputError
 from nipype_blm.report.drawing import Figure
-from nipype_blm.report.embedded import STEP, Embedded, embed_all, embed_background
+from nipype_blm.report.embedded import STEP, Embedded, embed_all, embed_background, embed_flags
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, cut, write_count, write_number, write_p
 from nipype_blm.report.views import (
@@ -210,7 +210,7 @@ def _say_nearest(run: Reported, found: Findings) -> str:
     if found.nearest is None:
         return "It is estimable at no voxel."
     z = write_number(float(found.z[found.nearest]))
-    place = run.results.space.find_coordinates()[found.nearest]
+    place = run.coordinates[found.nearest]
     where = ", ".join(write_number(round(float(each), 1)) for each in place)
     p = write_p(float(found.main.p[found.nearest]))
     return f"Nearest to it is the voxel at {where} mm, with z {z} and {_name_p(found)} {p}."
@@ -245,17 +245,27 @@ def _pack_viewer(
 ) -> dict[str, Any]:
     """Return what the script of the viewer reads."""
     background = embed_background(run.backdrop.image, _MOST_BACKGROUND)
-    maps = [
-        {
-            "name": each.contrast.name,
-            "sign": name_height(each),
-            "twoSided": each.two_sided,
-            "image": packed.text,
-            "levels": [_pack_level(each, correction) for correction in each.corrections],
-        }
-        for each, packed in zip(found, embedded, strict=False)
-    ]
-    return {"run": run.folder.name, "step": STEP, "background": background.text, "maps": maps}
+    pairs = zip(found, embedded, strict=False)  # the last ones may have had no room
+    return {
+        "run": run.folder.name,
+        "step": STEP,
+        "background": background.text,
+        "maps": [_pack_map(run, each, packed) for each, packed in pairs],
+    }
+
+
+def _pack_map(run: Reported, found: Findings, packed: Embedded) -> dict[str, Any]:
+    survive = [make_image(run.results, each.survives) for each in found.corrections]
+    start = None if found.nearest is None else run.coordinates[found.nearest].tolist()
+    return {
+        "name": found.contrast.name,
+        "sign": name_height(found),
+        "twoSided": found.two_sided,
+        "image": packed.text,
+        "survive": embed_flags(survive, packed.every),
+        "levels": [_pack_level(found, each) for each in found.corrections],
+        "start": start,
+    }
 
 
 def _pack_level(found: Findings, correction: Correction) -> dict[str, Any]:

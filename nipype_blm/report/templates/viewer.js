@@ -6,7 +6,6 @@ addEventListener("DOMContentLoaded", () => {
   const sections = [...document.querySelectorAll(".contrasts")].filter((each) => each.querySelector(".viewer-run"));
   let nv = null; // once it is started
   let map = null; // what is shown
-  let level = 0; // in steps of z
 
   // Runs are read when they are first needed: their maps are megabytes.
   const runs = sections.map((section) => ({ section, text: section.querySelector(".viewer-run").textContent }));
@@ -18,16 +17,15 @@ addEventListener("DOMContentLoaded", () => {
     return new Response(stream).arrayBuffer();
   }
 
-  // How many voxels are at least so high, for each number of steps; z are 16-bit in the file.
+  // z of a file, in steps, and how many voxels are at least so high for each number of steps.
   function count(buffer, twoSided) {
-    const header = new DataView(buffer);
-    const values = new Int16Array(buffer.slice(header.getFloat32(108, true)));
+    const values = new Int16Array(buffer.slice(new DataView(buffer).getFloat32(108, true)));
     const heights = twoSided ? values.map(Math.abs) : values;
     const highest = heights.reduce((a, b) => Math.max(a, b), 0);
     const counts = new Int32Array(highest + 2);
     for (const each of heights) if (each > 0) counts[each] += 1;
     for (let i = highest - 1; i >= 0; i -= 1) counts[i] += counts[i + 1];
-    return { counts, highest };
+    return { values, counts, highest };
   }
 
   const toVolume = (buffer, options) =>
@@ -47,28 +45,34 @@ addEventListener("DOMContentLoaded", () => {
     at("value").textContent = Number.isFinite(z) ? z.toFixed(2).replace("-", "−") : "outside";
   }
 
-  function setLevel(steps) {
-    level = Math.max(1, steps);
+  // Draw z from a height on: all of it, or what survives a correction, by its number.
+  function draw(steps, correction = null) {
     const step = map.run.content.step;
-    at("level").value = level * step;
-    at("shown").textContent = (level * step).toFixed(2);
-    at("count").textContent = (map.counts[level] ?? 0).toLocaleString("en");
+    const level = Math.max(1, steps);
     const volume = nv.volumes[1];
+    const survives = (i) => (map.flags[i] >> correction) & 1;
+    volume.img.set(correction === null ? map.values : map.values.map((z, i) => (survives(i) ? z : 0)));
     volume.cal_min = level * step;
     volume.cal_max = Math.max(map.highest, level + 1) * step;
     nv.updateGLVolume();
-    at("level").setAttribute("aria-valuetext", `${(level * step).toFixed(2)}, ${at("count").textContent} voxels`);
-    for (const each of at("levels").children) each.setAttribute("aria-pressed", String(each.dataset.steps === String(level)));
+    const n = correction === null ? map.counts[level] ?? 0 : map.flags.filter((_, i) => survives(i)).length;
+    at("level").value = level * step;
+    at("shown").textContent = (level * step).toFixed(2);
+    at("count").textContent = n.toLocaleString("en");
+    at("above").hidden = correction !== null;
+    at("survive").hidden = correction === null;
+    if (correction !== null) at("words").textContent = map.levels[correction].words;
+    at("level").setAttribute("aria-valuetext", (level * step).toFixed(2));
+    [...at("levels").children].forEach((each, i) => each.setAttribute("aria-pressed", String(i === correction)));
   }
 
   function addLevels(levels) {
-    at("levels").replaceChildren(...levels.map(({ words, steps }) => {
+    at("levels").replaceChildren(...levels.map(({ words, steps }, i) => {
       const button = document.createElement("button");
       button.type = "button";
       button.disabled = steps === null;
-      button.dataset.steps = steps;
       button.textContent = steps === null ? `${words}: none` : words;
-      button.addEventListener("click", () => setLevel(steps));
+      button.addEventListener("click", () => draw(steps, i));
       return button;
     }));
   }
@@ -78,20 +82,25 @@ addEventListener("DOMContentLoaded", () => {
     const buffer = await unpack(found.image);
     if (nv.volumes.length === 0 || map?.run !== run) {
       while (nv.volumes.length) nv.removeVolume(nv.volumes[0]);
-      nv.addVolume(await toVolume(await unpack(run.content.background), { colormap: "gray", colorbarVisible: false, cal_min: 0, cal_max: 255 }));
+      const background = await toVolume(await unpack(run.content.background), { colormap: "gray", cal_min: 0, cal_max: 255 });
+      background.colorbarVisible = false;
+      nv.addVolume(background);
     } else {
       nv.removeVolume(nv.volumes[1]);
     }
-    map = { run, number, ...count(buffer, found.twoSided) };
-    nv.addVolume(await toVolume(buffer, { colormap: "warm", colormapNegative: found.twoSided ? "winter" : "", cal_min: 1, cal_max: 2 }));
+    const flags = new Uint8Array(await unpack(found.survive));
+    map = { run, number, flags, levels: found.levels, ...count(buffer, found.twoSided) };
+    const volume = await toVolume(buffer, { colormap: "warm", colormapNegative: found.twoSided ? "winter" : "", cal_min: 1, cal_max: 2 });
+    nv.addVolume(volume);
     at("map").value = `${runs.indexOf(run)}-${number}`;
     at("sign").textContent = found.sign;
     at("level").max = Math.max(map.highest, 1) * run.content.step;
     at("level").step = run.content.step;
     addLevels(found.levels);
-    const main = found.levels.find((each) => each.main);
-    setLevel(main.steps ?? found.levels[0].steps ?? Math.min(309, map.highest));
-    nv.createOnLocationChange();
+    const main = found.levels.findIndex((each) => each.main);
+    if (found.levels[main].steps === null) draw(Math.min(309, map.highest)); // p = 0.001 on one side
+    else draw(found.levels[main].steps, main);
+    if (found.start) moveTo(found.start);
   }
 
   async function start() {
@@ -99,7 +108,7 @@ addEventListener("DOMContentLoaded", () => {
     script.textContent = new TextDecoder().decode(await unpack(document.getElementById("viewer-library").textContent));
     document.head.append(script);
     nv = new niivue.Niivue({
-      logLevel: "error", loadingText: "", dragAndDropEnabled: false, isColorbar: true,
+      logLevel: "error", loadingText: "", dragAndDropEnabled: false, isColorbar: true, isNearestInterpolation: true,
       multiplanarShowRender: 1, onLocationChange: show, sagittalNoseLeft: true,
     });
     await nv.attachToCanvas(at("canvas"));
@@ -126,7 +135,7 @@ addEventListener("DOMContentLoaded", () => {
     await ensure();
     await choose(runs[i], number);
   });
-  at("level").addEventListener("input", () => setLevel(Math.round(at("level").value / map.run.content.step)));
+  at("level").addEventListener("input", () => draw(Math.round(at("level").value / map.run.content.step)));
   for (const axis of ["x", "y", "z"]) {
     at(axis).addEventListener("change", () => moveTo(["x", "y", "z"].map((each) => Number(at(each).value))));
   }
