@@ -70,11 +70,11 @@ def embed_flags(images: Sequence[Any], every: int) -> str:
 
     The bytes are in the order of the voxels of `embed_z`.
     """
-    flags = np.uint8(0)
-    for i, image in enumerate(images):
-        survives = _thin((Grid(image).values != 0).astype(np.uint8), every)
-        flags = flags | (survives << np.uint8(i))
-    return _pack(np.asarray(flags).tobytes(order="F"))
+    bits = [
+        _thin((Grid(image).values != 0).astype(np.uint8), every) << np.uint8(i)
+        for i, image in enumerate(images)
+    ]
+    return _pack(np.bitwise_or.reduce(bits).tobytes(order="F"))
 
 
 def _thin(values: NDArray[Any], every: int) -> NDArray[Any]:

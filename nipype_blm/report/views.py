@@ -276,7 +276,7 @@ def draw_rows(
         figure.set_layout_engine("none")
         for i, (row, found) in enumerate(zip(rows, values, strict=True), 1):
             bottom = height - i * step
-            place = (0, bottom / height, width / _WIDTH, (step - _TITLE) / height)
+            place = (0.0, bottom / height, width / _WIDTH, (step - _TITLE) / height)
             axes = figure.add_axes(place)
             axes.imshow(
                 sheet.compose(found, row.least, colours), interpolation="none", aspect="auto"

@@ -190,7 +190,7 @@ def _fill_row(place: Place, label: str, found: Findings, region: str | None) -> 
     is_first = place.peak == 1
     row = [
         *(f"{place.cluster}", f"{place.peak}", f"{place.size_voxels:,}" if is_first else ""),
-        write_number(round(place.size_mm3, 1)) if is_first else "",
+        f"{place.size_mm3:,.0f}" if is_first else "",
         *(write_number(round(each, 1)) for each in (place.x, place.y, place.z)),
         *(label or "not drawn", write_number(place.peak_z)),
     ]
