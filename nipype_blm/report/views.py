@@ -362,12 +362,18 @@ class _Sheet:
     @property
     def aspect(self) -> float:
         """Height over width, of all slices in a row."""
-        return float(self._up.size / (self._across.size * len(self._cuts.numbers)))
+        return float(self._up.size / (self._pitch * len(self._cuts.numbers)))
+
+    @property
+    def _pitch(self) -> int:
+        """From one slice to the next, in pixels."""
+        return self._across.size + max(1, self._across.size // 20)
 
     @property
     def middles(self) -> NDArray[np.floating[Any]]:
         """Where slices are, in pixels."""
-        return (np.arange(len(self._cuts.numbers)) + 0.5) * self._across.size - 0.5
+        starts = np.arange(len(self._cuts.numbers)) * self._pitch
+        return starts + (self._across.size - 1) / 2
 
     def _find_gray(self, behind: Grid) -> NDArray[np.uint8]:
         """Return the background in each slice: (n_slices, up, across), 0 where there is none."""
@@ -404,7 +410,7 @@ class _Sheet:
                 tile[..., :3] = self._gray[i][..., None]
                 tile[..., 3] = 255 * (self._gray[i] > 0)
             tile[shown] = colours.to_rgba(np.nan_to_num(found[shown]), bytes=True)
-            tiles.append(tile)
+            tiles.append(np.pad(tile, ((0, 0), (0, self._pitch - self._across.size), (0, 0))))
         return np.concatenate(tiles, axis=1)
 
 

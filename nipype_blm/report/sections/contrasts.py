@@ -90,13 +90,13 @@ def _draw_whole(run: Reported, found: Findings, image: Any, cuts: Cuts, mask: An
     drawn = []
     if not found.contrast.is_f:
         effect = found.limits[0]
-        row = Row(make_image(run.results, effect), f"Effect of {name}")
+        row = Row(make_image(run.results, effect), "Effect")
         alt = f"Effect of {name}: {_describe_values(effect)}, in the unit of the images."
         drawn.append(
             draw_rows([row], cuts, None, mask, alt, cmap="RdBu_r", unit="unit of the images")
         )
     alt = f"z of {name}: {_describe_values(found.z[found.is_tested])}."
-    row = Row(image, f"z of {name}")
+    row = Row(image, "z")
     # z of an F is about 0 where nothing is found, too.
     drawn.append(draw_rows([row], cuts, None, mask, alt, cmap="RdBu_r", unit="z"))
     return drawn

@@ -109,6 +109,7 @@ addEventListener("DOMContentLoaded", () => {
     document.head.append(script);
     nv = new niivue.Niivue({
       logLevel: "error", loadingText: "", dragAndDropEnabled: false, isColorbar: true, isNearestInterpolation: true,
+      crosshairWidth: 0.5, crosshairWidthUnit: "percent", crosshairGap: 3,
       multiplanarShowRender: 1, onLocationChange: show, sagittalNoseLeft: true,
     });
     await nv.attachToCanvas(at("canvas"));
