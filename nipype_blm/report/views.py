@@ -278,9 +278,9 @@ def draw_rows(
             bottom = height - i * step
             place = (0.0, bottom / height, width / _WIDTH, (step - _TITLE) / height)
             axes = figure.add_axes(place)
-            axes.imshow(
-                sheet.compose(found, row.least, colours), interpolation="none", aspect="auto"
-            )
+            picture = sheet.compose(found, row.least, colours)
+            # Rows that look the same would have the same id.
+            axes.imshow(picture, interpolation="none", aspect="auto", gid=f"row-{i}")
             axes.set_axis_off()
             axes.set_title(_shorten(row.title), fontsize=9, loc="left", pad=3)
         for middle, label in zip(sheet.middles, cuts.labels, strict=True):
