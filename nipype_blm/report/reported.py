@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from nipype_blm.core.linalg import FloatArray
 from nipype_blm.results.findings import Findings, find_all, find_inference
 from nipype_blm.results.inferred import Inferred
 from nipype_blm.results.results import Results
@@ -54,6 +55,11 @@ class Reported:
         from nipype_blm.report.views import find_backdrop
 
         return find_backdrop(self)
+
+    @cached_property
+    def coordinates(self) -> FloatArray:
+        """Where the voxels of the result are, in mm."""
+        return self.results.space.find_coordinates()
 
     @cached_property
     def record(self) -> str:

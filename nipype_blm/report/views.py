@@ -23,7 +23,8 @@ _MNI = 4  # the code of a space in the header of NIfTI
 _N_CUTS = 7
 _MOST_PIXELS = 140  # of a side of a slice: large volumes are thinned out
 _MARGIN = 0.04  # around what was fitted, of its width
-_WIDTH, _ROW, _LABELS = 9.0, 1.25, 0.5  # inches
+# Inches: the figure, beside the slices, above and below them, and a row at most.
+_WIDTH, _SIDE, _TITLE, _LABELS, _HIGHEST = 9.0, 1.1, 0.28, 0.3, 3.0
 _LONGEST = 90  # letters of a title
 
 
@@ -267,22 +268,40 @@ def draw_rows(
     norm = mpl.colors.Normalize(*_find_range(values, symmetric))
     colours = mpl.cm.ScalarMappable(norm, cmap)
     sheet = _Sheet(Grid(mask), cuts, background)
-    height = _LABELS + len(rows) * (0.25 + sheet.aspect * (_WIDTH - 1))
+    # Placed by hand, which is several times as fast as any layout.
+    width = min(_WIDTH - _SIDE, _HIGHEST / sheet.aspect)
+    step = _TITLE + sheet.aspect * width
+    height = len(rows) * step + _LABELS
     with drawing(_WIDTH, height) as figure:
-        axes = np.atleast_1d(figure.subplots(len(rows), 1))
-        for axis, row, found in zip(axes, rows, values, strict=True):
-            axis.imshow(sheet.compose(found, row.least, colours), interpolation="none")
-            axis.set_axis_off()
-            axis.set_title(_shorten(row.title), fontsize=9, loc="left", pad=3)
+        figure.set_layout_engine("none")
+        for i, (row, found) in enumerate(zip(rows, values, strict=True), 1):
+            bottom = height - i * step
+            place = (0.0, bottom / height, width / _WIDTH, (step - _TITLE) / height)
+            axes = figure.add_axes(place)
+            picture = sheet.compose(found, row.least, colours)
+            # Rows that look the same would have the same id.
+            axes.imshow(picture, interpolation="none", aspect="auto", gid=f"row-{i}")
+            axes.set_axis_off()
+            axes.set_title(_shorten(row.title), fontsize=9, loc="left", pad=3)
         for middle, label in zip(sheet.middles, cuts.labels, strict=True):
             at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-            axes[-1].annotate(label, (middle, 0), (0, -4), ha="center", va="top", fontsize=8, **at)
-        bar = figure.colorbar(
-            colours, ax=list(axes), label=_shorten(unit, 30), shrink=0.9, panchor=(0, 0.5)
-        )
+            axes.annotate(label, (middle, 0), (0, -4), ha="center", va="top", fontsize=8, **at)
+        length = min(height - _LABELS - _TITLE, 1.6)
+        place = ((width + 0.15) / _WIDTH, _LABELS / height, 0.12 / _WIDTH, length / height)
+        bar = figure.colorbar(colours, cax=figure.add_axes(place), label=_shorten(unit, 30))
         bar.solids.set_rasterized(True)  # else each of 256 colours is an element of the page
         bar.outline.set_visible(False)
         return finish(figure, alt, caption)
+
+
+def find_shade(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a background as shades of gray, 0 where there is nothing."""
+    some = values[values != 0]
+    low, high = np.quantile(some, [0.01, 0.99]) if some.size else (0.0, 1.0)
+    scaled = np.clip((values - low) / (high - low or 1), 0, 1)
+    # What is around a head is not quite 0.
+    is_there = values > 0.08 * high if values.min() >= 0 else values != 0
+    return np.where(is_there, 40 + 200 * scaled, 0).astype(np.uint8)
 
 
 def _find_range(values: Sequence[NDArray[Any]], symmetric: bool) -> tuple[float, float]:
@@ -342,13 +361,19 @@ class _Sheet:
 
     @property
     def aspect(self) -> float:
-        """Height over width, of all slices in a row; no more than so that a page has them."""
-        return min(self._up.size / (self._across.size * len(self._cuts.numbers)), 0.4)
+        """Height over width, of all slices in a row."""
+        return float(self._up.size / (self._pitch * len(self._cuts.numbers)))
+
+    @property
+    def _pitch(self) -> int:
+        """From one slice to the next, in pixels."""
+        return self._across.size + max(1, self._across.size // 20)
 
     @property
     def middles(self) -> NDArray[np.floating[Any]]:
         """Where slices are, in pixels."""
-        return (np.arange(len(self._cuts.numbers)) + 0.5) * self._across.size - 0.5
+        starts = np.arange(len(self._cuts.numbers)) * self._pitch
+        return starts + (self._across.size - 1) / 2
 
     def _find_gray(self, behind: Grid) -> NDArray[np.uint8]:
         """Return the background in each slice: (n_slices, up, across), 0 where there is none."""
@@ -360,12 +385,7 @@ class _Sheet:
         for number in self._cuts.numbers:
             voxels = apply_affine(to_behind, self._find_places(number))
             found.append(map_coordinates(values, np.moveaxis(voxels, -1, 0), order=1))
-        gray = np.stack(found)
-        low, high = np.quantile(gray[gray != 0], [0.01, 0.99]) if gray.any() else (0, 1)
-        scaled = np.clip((gray - low) / (high - low or 1), 0, 1)
-        # What is around a head is not quite 0.
-        is_there = gray > 0.08 * high if values.min() >= 0 else gray != 0
-        return np.where(is_there, 40 + 200 * scaled, 0).astype(np.uint8)
+        return find_shade(np.stack(found))
 
     def _find_places(self, number: int) -> FloatArray:
         places = np.empty((self._up.size, self._across.size, 3))
@@ -390,25 +410,29 @@ class _Sheet:
                 tile[..., :3] = self._gray[i][..., None]
                 tile[..., 3] = 255 * (self._gray[i] > 0)
             tile[shown] = colours.to_rgba(np.nan_to_num(found[shown]), bytes=True)
-            tiles.append(tile)
+            tiles.append(np.pad(tile, ((0, 0), (0, self._pitch - self._across.size), (0, 0))))
         return np.concatenate(tiles, axis=1)
 
 
-def draw_glass_brain(image: Any, least: float, alt: str, two_sided: bool) -> Figure:
+def draw_glass_brain(
+    image: Any, least: float, alt: str, two_sided: bool, title: str = ""
+) -> Figure:
     """Draw the highest values of a map seen through a brain; only for maps in MNI space."""
     from nilearn.plotting import plot_glass_brain
 
-    with drawing(_WIDTH, 2.6) as figure:
+    with drawing(_WIDTH, 2.7) as figure:
         figure.set_layout_engine("none")
         display = plot_glass_brain(
             *(image, None),
             figure=figure,
+            axes=(0, 0, 1, 0.9),
             threshold=least,
             plot_abs=False,
             symmetric_cbar=two_sided,
             cmap="RdYlBu_r" if two_sided else "YlOrRd",
             colorbar=True,
         )
+        figure.suptitle(_shorten(title), fontsize=9, x=0, y=0.99, ha="left", va="top")
         for axes in display.axes.values():
             for patch in axes.ax.patches:
                 patch.set_edgecolor(INK)
