@@ -11,6 +11,7 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.data.files import stat_file
 from nipype_blm.report.charts import make_colours, write_label
 from nipype_blm.report.drawing import COLOURS, Figure, drawing, finish
+from nipype_blm.results.results import Results
 from nipype_blm.results.saved import SavedImage
 
 _N_SLICES = 7
@@ -32,23 +33,22 @@ class Mosaic(NamedTuple):
         return self.aspect * rows / columns
 
 
-def choose_slices(inside: NDArray[np.bool_], n: int = _N_SLICES) -> list[int]:
-    """Return which slices show a mask: spread over those that have some of it."""
-    present = np.flatnonzero(inside.any(axis=(0, 1)))
+def choose_slices(shown: NDArray[np.bool_], n: int = _N_SLICES) -> list[int]:
+    """Return up to n slices that have some of what is to be shown, spread over all of them."""
+    present = np.flatnonzero(shown.any(axis=(0, 1)))
     if not present.size:
-        present = np.arange(inside.shape[2])
+        present = np.arange(shown.shape[2])
     if present.size > n:  # the outermost ones show little
         places = np.linspace(0, present.size - 1, n + 2)[1:-1]
         present = present[np.round(places).astype(int)]
-    return present.tolist()
+    return [int(z) for z in present]
 
 
 def lay_out(
-    values: NDArray[Any], inside: NDArray[np.bool_], sizes: Sequence[float], n: int = _N_SLICES
+    values: NDArray[Any], inside: NDArray[np.bool_], sizes: Sequence[float], slices: Sequence[int]
 ) -> Mosaic:
     """Return slices of a volume as seen from above; what is around the mask is cut away."""
-    slices = choose_slices(inside, n)
-    shown = np.where(inside, values, np.nan)[:, :, slices]
+    shown = np.where(inside, values, np.nan)[:, :, list(slices)]
     for axis in (0, 1):
         kept = np.flatnonzero(inside.any(axis=(1 - axis, 2)))
         if kept.size:
@@ -82,7 +82,9 @@ def draw_codes(
     numbers = np.full(codes.shape, -1)
     for number, (code, _) in enumerate(meanings):
         numbers[codes == code] = number % len(COLOURS)
-    mosaic = lay_out(numbers, numbers >= 0, image.header.get_zooms())
+    # The first is what is usual: slices are those that have the others.
+    slices = choose_slices(numbers > 0 if (numbers > 0).any() else numbers == 0)
+    mosaic = lay_out(numbers, numbers >= 0, image.header.get_zooms(), slices)
     with drawing(_WIDTH, min(_WIDTH * mosaic.height, 5.0) + 0.5) as fig:
         _show(fig.subplots(), mosaic, cmap=make_colours(), vmin=0, vmax=len(COLOURS) - 1)
         patches = [
@@ -91,6 +93,16 @@ def draw_codes(
         ]
         fig.legend(handles=patches, loc="outside lower left", ncols=3, fontsize=9)
         return finish(fig, alt, caption)
+
+
+def make_image(results: Results, values: FloatArray) -> Any:
+    """Return an image of values at the voxels of a result; 0 elsewhere."""
+    import nibabel as nib
+
+    mask = results.image("mask")
+    out = np.zeros(results.inside.size, np.float32)
+    out[results.inside] = values
+    return nib.Nifti1Image(out.reshape(mask.shape, order="F"), mask.affine)
 
 
 def draw_map(
@@ -102,15 +114,15 @@ def draw_map(
     symmetric: bool = False,
     threshold: float | None = None,
     unit: str = "",
-    inside: NDArray[np.bool_] | None = None,
 ) -> Figure:
     """Draw slices of a map."""
     import nibabel as nib
 
-    where = np.asarray(image.dataobj) != 0 if inside is None else inside
+    where = np.asarray(image.dataobj) != 0
     mask = _orient(nib.Nifti1Image(where.astype(np.uint8), image.affine))
     image = _orient(image)
-    mosaic = lay_out(image.get_fdata(), np.asarray(mask.dataobj) > 0, image.header.get_zooms())
+    where = np.asarray(mask.dataobj) > 0
+    mosaic = lay_out(image.get_fdata(), where, image.header.get_zooms(), choose_slices(where))
     known = mosaic.values[np.isfinite(mosaic.values)]
     low, high = np.percentile(known, [0.5, 99.5]) if known.size else (0.0, 1.0)
     if symmetric:
@@ -154,7 +166,8 @@ def read_slices(saved: SavedImage, mask: Any) -> Mosaic | None:
         return None
     volume = _orient(nib.Nifti1Image(values.astype(float), mask.affine))
     inside = np.asarray(_orient(mask).dataobj) > 0
-    return lay_out(volume.get_fdata(), inside, volume.header.get_zooms(), _N_OF_IMAGE)
+    slices = choose_slices(inside, _N_OF_IMAGE)
+    return lay_out(volume.get_fdata(), inside, volume.header.get_zooms(), slices)
 
 
 def draw_images(panels: Sequence[Panel], mask: Any) -> Figure | None:

@@ -1,5 +1,7 @@
 """The data: images at each voxel, what complete cases would have lost, images that stand out."""
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,10 +42,10 @@ def make(run: Reported) -> dict[str, Any]:
         "n_map": _draw_n(run),
         "n_histogram": _draw_n_histogram(lost),
         "n_outlying": len(outlying),
-        "outlying": _tabulate_outlying(outlying),
+        "outlying": _tabulate_outlying(run.diagnosed),
         "pictures": _draw_outlying(run, shown),
         "groups": _tabulate_groups(run),
-        "numbers": _tabulate_numbers(run),
+        "numbers": _correlate_numbers(run),
         "why_undiagnosed": run.why_undiagnosed,
     }
 
@@ -52,7 +54,7 @@ class Lost(NamedTuple):
     """What an analysis of voxels at which every image has data would have lost."""
 
     n_images: int
-    n_analysed: int  # voxels of the analysis mask
+    n_with_data: int  # voxels of the analysis mask at which any image has data
     n_fitted: int
     n_complete: int  # voxels of the result at which every image has data
     n: FloatArray  # images with data at each voxel of the result
@@ -68,10 +70,11 @@ class Lost(NamedTuple):
         """Return that of a run."""
         results = run.results
         n_images = len(results.images)
-        n_analysed = sum(n for each, n in results.counts.items() if each != VoxelStatus.OUTSIDE)
+        empty = (VoxelStatus.OUTSIDE, VoxelStatus.NO_DATA)
+        n_with_data = sum(n for each, n in results.counts.items() if each not in empty)
         n = results.vector("n") if results.n_fitted else np.zeros(0)
         is_lost = n < n_images
-        return cls(n_images, n_analysed, n.size, int(n.size - is_lost.sum()), n, is_lost)
+        return cls(n_images, n_with_data, n.size, int(n.size - is_lost.sum()), n, is_lost)
 
 
 def _tabulate_lost(run: Reported, lost: Lost) -> Table | None:
@@ -103,7 +106,8 @@ def _tabulate_statuses(run: Reported) -> Table:
 def _draw_statuses(run: Reported) -> Figure | None:
     """Draw where voxels were dropped, if some were."""
     counts = run.results.counts
-    dropped = [each for each in counts if each is not VoxelStatus.OUTSIDE and not each.is_fitted]
+    empty = (VoxelStatus.OUTSIDE, VoxelStatus.NO_DATA)  # around the brain, most often
+    dropped = [each for each in counts if each not in empty and not each.is_fitted]
     if not dropped:
         return None
     fitted = [each for each in counts if each.is_fitted]
@@ -113,10 +117,9 @@ def _draw_statuses(run: Reported) -> Figure | None:
     meanings = [(VoxelStatus.FITTED.value, "fitted")] if fitted else []
     meanings += [(each.value, each.name.lower().replace("_", " ")) for each in dropped]
     n = sum(counts[each] for each in dropped)
-    alt = f"Slices: {n:,} voxels were dropped; the table has how many for which reason."
-    return draw_codes(
-        nib.Nifti1Image(codes, image.affine), meanings, alt, "Where voxels were dropped."
-    )
+    alt = f"Slices: {n:,} voxels with data were dropped; the table says for which reason."
+    caption = "Where voxels with data were dropped."
+    return draw_codes(nib.Nifti1Image(codes, image.affine), meanings, alt, caption)
 
 
 def _draw_n(run: Reported) -> Figure | None:
@@ -144,17 +147,31 @@ def _draw_n_histogram(lost: Lost) -> Figure | None:
     return draw_histogram(lost.n, "images with data", "voxels", alt, alt)
 
 
-def _name(row: ImageRow) -> str:
-    """Return the name of the file, and the volume where it is not the first."""
-    return f"{Path(row.image).name}{f', volume {row.volume}' * bool(row.volume)}"
+def name_images(rows: Sequence[ImageRow]) -> dict[tuple[str, int], str]:
+    """Return a short name of each image: its path without what all have in common."""
+    paths = [Path(row.image) for row in rows]
+    if len(set(paths)) > 1:
+        common = os.path.commonpath([path.parent for path in paths])
+        names = [str(path.relative_to(common)) for path in paths]
+        end = os.path.commonprefix([name[::-1] for name in names])[::-1]
+        end = re.sub(r"^[^_./]*", "", end)  # from the beginning of a part
+        names = [name.removesuffix(end) or name for name in names]
+    else:
+        names = [path.name for path in paths]
+    volume = ", volume {}" if any(row.volume for row in rows) else ""
+    return {
+        (row.image, row.volume): f"{name}{volume.format(row.volume)}"
+        for row, name in zip(rows, names, strict=True)
+    }
 
 
-def _tabulate_outlying(outlying: Sequence[ImageRow]) -> Table | None:
-    if not outlying:
+def _tabulate_outlying(diagnosed: SavedDiagnostics | None) -> Table | None:
+    if diagnosed is None or not diagnosed.outlying:
         return None
+    names = name_images(diagnosed.images)
     rows = [
-        (i, shorten(_name(row), 120), row.reason, f"{row.share_missing:.1%}")
-        for i, row in enumerate(outlying, 1)
+        (i, shorten(names[row.image, row.volume], 120), row.reason, f"{row.share_missing:.1%}")
+        for i, row in enumerate(diagnosed.outlying, 1)
     ]
     shown, more = cut(rows, _MOST_ROWS, "diagnostics/images.tsv")
     columns = ("", "image", "why", "missing")
@@ -165,10 +182,12 @@ def _choose_shown(diagnosed: SavedDiagnostics | None) -> list[tuple[str, ImageRo
     """Return the images to be drawn, the worst first, and one that is as most are."""
     if diagnosed is None or not diagnosed.outlying:
         return []
+    names = name_images(diagnosed.images)
     worst = diagnosed.outlying[:_MOST_PICTURES]
-    shown = [(f"{i}. {_name(row)}", row) for i, row in enumerate(worst, 1)]
+    shown = [(f"{i}. {names[row.image, row.volume]}", row) for i, row in enumerate(worst, 1)]
     usual = diagnosed.images[-1]
-    return shown if usual.reason else [*shown, (f"usual: {_name(usual)}", usual)]
+    of_usual = f"usual: {names[usual.image, usual.volume]}"
+    return shown if usual.reason else [*shown, (of_usual, usual)]
 
 
 def _draw_outlying(run: Reported, shown: Sequence[tuple[str, ImageRow]]) -> Figure | None:
@@ -232,25 +251,23 @@ def _tabulate_groups(run: Reported) -> Table | None:
     return Table(title, columns, shown, more) if rows else None
 
 
-def _tabulate_numbers(run: Reported) -> Table | None:
-    """Return how missing data go with the numbers of the table."""
+def _correlate_numbers(run: Reported) -> list[tuple[str, str]]:
+    """Return the correlation of each numeric column with the share of missing voxels."""
     shares = _find_shares(run)
     if shares is None or np.isnan(shares).any() or np.ptp(shares) == 0:
-        return None
+        return []
     results = run.results
     if results.study is not None:
-        found = {k: list(v) for k, v in results.study.columns.items()}
+        columns = {k: list(v) for k, v in results.study.columns.items()}
     else:
-        found = {k: list(results.X[:, i]) for i, k in enumerate(results.column_names)}
-    rows = []
-    for name, cells in found.items():
+        columns = {k: list(results.X[:, i]) for i, k in enumerate(results.column_names)}
+    found = []
+    for name, cells in columns.items():
         if not all(isinstance(cell, float) for cell in cells) or len(set(cells)) < 3:
             continue
         values = np.array(cells, float)
         known = np.isfinite(values)
         if known.sum() > 2 and np.ptp(values[known]) > 0 and np.ptp(shares[known]) > 0:
             r = float(np.corrcoef(values[known], shares[known])[0, 1])
-            rows.append((shorten(name, _LONGEST), f"{round(r, 2) + 0.0:.2f}".replace("-", "−")))
-    shown, more = cut(rows, _MOST_ROWS, "diagnostics/images.tsv, by image")
-    title = "Correlation of a column with the share of missing voxels"
-    return Table(title, ("column", "r"), shown, more) if rows else None
+            found.append((shorten(name, _LONGEST), f"{round(r, 2) + 0.0:.2f}".replace("-", "−")))
+    return found[:_MOST_ROWS]
