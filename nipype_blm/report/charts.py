@@ -71,7 +71,8 @@ def draw_correlations(r: FloatArray, names: Sequence[str], alt: str) -> Figure:
         if n <= _MOST_NUMBERS:
             for i, j in np.ndindex(n, n):
                 colour = "white" if abs(r[i, j]) > 0.6 else "black"
-                axis.text(j, i, _write_r(r[i, j]), ha="center", va="center", color=colour, size=8)
+                where = {"ha": "center", "va": "center"}
+                axis.text(j, i, _write_r(float(r[i, j])), color=colour, size=8, **where)
         fig.colorbar(shown, ax=axis, label="correlation r", shrink=0.8)
         return finish(fig, alt, "Correlations of the columns of X that vary.")
 

@@ -11,7 +11,6 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.data.files import stat_file
 from nipype_blm.report.charts import make_colours, write_label
 from nipype_blm.report.drawing import COLOURS, Figure, drawing, finish
-from nipype_blm.results.results import Results
 from nipype_blm.results.saved import SavedImage
 
 _N_SLICES = 7
@@ -82,10 +81,12 @@ def draw_codes(
     numbers = np.full(codes.shape, -1)
     for number, (code, _) in enumerate(meanings):
         numbers[codes == code] = number % len(COLOURS)
-    # The first is what is usual: slices are those that have the others.
-    slices = choose_slices(numbers > 0 if (numbers > 0).any() else numbers == 0)
+    # The first is what is usual: half of the slices are those that have others.
+    odd = choose_slices(numbers > 0, 4) if (numbers > 0).any() else []
+    slices = sorted({*odd, *choose_slices(numbers >= 0, _N_SLICES - len(odd))})
     mosaic = lay_out(numbers, numbers >= 0, image.header.get_zooms(), slices)
-    with drawing(_WIDTH, min(_WIDTH * mosaic.height, 5.0) + 0.5) as fig:
+    width = _WIDTH * len(slices) / _N_SLICES
+    with drawing(max(width, 4.0), min(width * mosaic.height, 5.0) + 0.4) as fig:
         _show(fig.subplots(), mosaic, cmap=make_colours(), vmin=0, vmax=len(COLOURS) - 1)
         patches = [
             Patch(color=COLOURS[i % len(COLOURS)], label=words)
@@ -93,46 +94,6 @@ def draw_codes(
         ]
         fig.legend(handles=patches, loc="outside lower left", ncols=3, fontsize=9)
         return finish(fig, alt, caption)
-
-
-def make_image(results: Results, values: FloatArray) -> Any:
-    """Return an image of values at the voxels of a result; 0 elsewhere."""
-    import nibabel as nib
-
-    mask = results.image("mask")
-    out = np.zeros(results.inside.size, np.float32)
-    out[results.inside] = values
-    return nib.Nifti1Image(out.reshape(mask.shape, order="F"), mask.affine)
-
-
-def draw_map(
-    image: Any,
-    *,
-    background: Any = None,
-    title: str = "",
-    cmap: str = "viridis",
-    symmetric: bool = False,
-    threshold: float | None = None,
-    unit: str = "",
-) -> Figure:
-    """Draw slices of a map."""
-    import nibabel as nib
-
-    where = np.asarray(image.dataobj) != 0
-    mask = _orient(nib.Nifti1Image(where.astype(np.uint8), image.affine))
-    image = _orient(image)
-    where = np.asarray(mask.dataobj) > 0
-    mosaic = lay_out(image.get_fdata(), where, image.header.get_zooms(), choose_slices(where))
-    known = mosaic.values[np.isfinite(mosaic.values)]
-    low, high = np.percentile(known, [0.5, 99.5]) if known.size else (0.0, 1.0)
-    if symmetric:
-        high = max(abs(low), abs(high))
-        low = -high
-    with drawing(_WIDTH + 1, min(_WIDTH * mosaic.height, 5.0) + 0.1) as fig:
-        axis = fig.subplots()
-        shown = _show(axis, mosaic, cmap=cmap, vmin=low, vmax=high)
-        fig.colorbar(shown, ax=axis, label=write_label(unit), shrink=0.9, pad=0.01)
-        return finish(fig, f"Slices of the map: {title}.", title)
 
 
 class Panel(NamedTuple):

@@ -444,13 +444,22 @@ def _read_number(cell: str) -> float:
     return float("nan") if cell == "n/a" else float(cell)
 
 
-def _read_image(image: str, volume: str, reason: str, *cells: str) -> ImageRow:
-    away, mean, above_3, correlation, spread, missing, share, non_finite, cook = cells
+def _read_image(*cells: str) -> ImageRow:
+    image, volume, reason, away, mean, above_3, correlation, spread, *rest = cells
+    missing, share, non_finite, cook = rest
     return ImageRow(
-        *(image, int(volume), "" if reason == "n/a" else reason),
-        *map(_read_number, (away, mean, above_3, correlation, spread)),
-        *(int(missing), _read_number(share)),
-        *(None if non_finite == "n/a" else int(non_finite), _read_number(cook)),
+        image,
+        int(volume),
+        "" if reason == "n/a" else reason,
+        _read_number(away),
+        _read_number(mean),
+        _read_number(above_3),
+        _read_number(correlation),
+        _read_number(spread),
+        int(missing),
+        _read_number(share),
+        None if non_finite == "n/a" else int(non_finite),
+        _read_number(cook),
     )
 
 

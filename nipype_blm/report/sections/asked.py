@@ -193,7 +193,7 @@ def _draw_correlations(X: FloatArray, names: Sequence[str]) -> Figure | None:
     varies = np.flatnonzero(X.std(axis=0) > 1e-12 * np.abs(X).max(axis=0))[:_MOST_SQUARE]
     if varies.size < 2:
         return None
-    r = np.corrcoef(X[:, varies], rowvar=False)
+    r = np.asarray(np.corrcoef(X[:, varies], rowvar=False))
     i, j = np.unravel_index(np.argmax(np.abs(np.triu(r, 1))), r.shape)
     one, other = (shorten(names[varies[k]], _LONGEST) for k in (i, j))
     alt = f"The largest correlation of two columns of X is {r[i, j]:.2f}: {one} and {other}."

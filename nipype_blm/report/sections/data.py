@@ -15,9 +15,10 @@ from nipype_blm.core.status import VoxelStatus
 from nipype_blm.errors import shorten
 from nipype_blm.report.charts import draw_histogram
 from nipype_blm.report.drawing import Figure
-from nipype_blm.report.mosaics import Panel, draw_codes, draw_images, draw_map
+from nipype_blm.report.mosaics import Panel, draw_codes, draw_images
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, cut, write_number
+from nipype_blm.report.views import draw_map
 from nipype_blm.results.diagnostics import ImageRow, SavedDiagnostics
 
 _MOST_PICTURES = 11  # of images that stand out; one more is a usual one
@@ -126,14 +127,7 @@ def _draw_n(run: Reported) -> Figure | None:
     if not run.results.n_fitted:
         return None
     title = "Images with data at each voxel of the analysis mask"
-    return draw_map(
-        run.results.image("n"),
-        background=None,
-        title=title,
-        cmap="viridis",
-        symmetric=False,
-        unit="images",
-    )
+    return draw_map(run.results.image("n"), title=title, cmap="viridis", unit="images")
 
 
 def _draw_n_histogram(lost: Lost) -> Figure | None:
@@ -153,7 +147,7 @@ def name_images(rows: Sequence[ImageRow]) -> dict[tuple[str, int], str]:
     if len(set(paths)) > 1:
         common = os.path.commonpath([path.parent for path in paths])
         names = [str(path.relative_to(common)) for path in paths]
-        end = os.path.commonprefix([name[::-1] for name in names])[::-1]
+        end = _find_common([name[::-1] for name in names])[::-1]
         end = re.sub(r"^[^_./]*", "", end)  # from the beginning of a part
         names = [name.removesuffix(end) or name for name in names]
     else:
@@ -163,6 +157,13 @@ def name_images(rows: Sequence[ImageRow]) -> dict[tuple[str, int], str]:
         (row.image, row.volume): f"{name}{volume.format(row.volume)}"
         for row, name in zip(rows, names, strict=True)
     }
+
+
+def _find_common(names: Sequence[str]) -> str:
+    """Return the letters with which all names begin."""
+    first, last = min(names), max(names)
+    n = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:n]
 
 
 def _tabulate_outlying(diagnosed: SavedDiagnostics | None) -> Table | None:

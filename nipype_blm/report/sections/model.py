@@ -10,9 +10,10 @@ from nipype_blm.core.status import VoxelStatus
 from nipype_blm.errors import shorten
 from nipype_blm.report.charts import draw_histogram
 from nipype_blm.report.drawing import Figure
-from nipype_blm.report.mosaics import draw_codes, draw_map, make_image
+from nipype_blm.report.mosaics import draw_codes
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, cut, write_number
+from nipype_blm.report.views import draw_map, make_image
 from nipype_blm.results.diagnostics import LevelRow, SavedDiagnostics
 from nipype_blm.results.results import Results
 
@@ -56,11 +57,11 @@ def make(run: Reported) -> dict[str, Any]:
         "residuals": _tabulate_residuals(results, diagnosed),
         "residual_maps": _draw_residuals(results, diagnosed),
         "skewness": _judge_skewness(results, diagnosed) if diagnosed else None,
-        "high_leverage": _count_leverage(diagnosed) if diagnosed else None,
+        "high_leverage": _count_leverage(run),
         "leverage_bound": HIGH_LEVERAGE,
         "r2": _tabulate_r2(results),
         "ratios": _tabulate_ratios(run),
-        "largest_ratio": _find_ratio(run),
+        "extreme_ratios": _find_extremes(run),
         "levels": _tabulate_levels(diagnosed) if diagnosed else None,
         "why_undiagnosed": run.why_undiagnosed,
     }
@@ -128,7 +129,7 @@ def _draw_variances(results: Results) -> list[Figure]:
             title=f"Intraclass correlation (ICC) of {shorten(label, _LONGEST)}",
             cmap="viridis",
             unit="ICC",
-        )
+        )._replace(caption="Voxels at which it is 0 are not drawn.")
         for i, label in enumerate(_list_volumes(results, "icc"))
     ]
     for i, label in enumerate(_list_volumes(results, "varcomp")):
@@ -162,10 +163,8 @@ def _draw_statuses(results: Results) -> Figure | None:
     if not odd:
         return None
     order = [VoxelStatus.FITTED, *odd]
-    meanings = [(each.value, each.name.lower().replace("_", " ")) for each in order]
-    parts = [
-        f"{results.counts[each]:,} {words}" for each, (_, words) in zip(order[1:], meanings[1:])
-    ]
+    meanings = [(each, each.name.lower().replace("_", " ")) for each in order]
+    parts = [f"{results.counts[code]:,} {words}" for code, words in meanings[1:]]
     alt = f"Slices of the status: {', '.join(parts)}, of {results.n_fitted:,} voxels."
     return draw_codes(results.image("status"), meanings, alt, "How voxels were fitted.")
 
@@ -185,8 +184,10 @@ def _tabulate_residuals(results: Results, diagnosed: SavedDiagnostics | None) ->
     if diagnosed:
         skewness = diagnosed.vector("residualSkewness")
         rows.append(("skewness of the residuals", "–", *_write_all(skewness)))
+        of = ", random effects included" if results.factors else ""
         for volume, words in enumerate(("mean leverage", "largest leverage of an image")):
-            rows.append((words, "–", *_write_all(diagnosed.vector("leverage", volume=volume))))
+            leverage = diagnosed.vector("leverage", volume=volume)
+            rows.append((f"{words}{of}", "–", *_write_all(leverage)))
     title = "Residuals over the voxels of the result; y stands for the units of the images"
     return Table(title, ("quantity", "unit", *_ALL), rows)
 
@@ -218,8 +219,11 @@ def _judge_skewness(results: Results, diagnosed: SavedDiagnostics) -> Skewness |
     return Skewness(share, float(np.median(bound)))
 
 
-def _count_leverage(diagnosed: SavedDiagnostics) -> int:
-    return int(np.count_nonzero(diagnosed.vector("leverage", volume=1) > HIGH_LEVERAGE))
+def _count_leverage(run: Reported) -> int:
+    """Return at how many voxels one image makes a result; random effects have leverage, too."""
+    if run.diagnosed is None or run.is_mixed:
+        return 0
+    return int(np.count_nonzero(run.diagnosed.vector("leverage", volume=1) > HIGH_LEVERAGE))
 
 
 def _tabulate_r2(results: Results) -> Table | None:
@@ -261,13 +265,14 @@ def _tabulate_ratios(run: Reported) -> Table | None:
     return Table(title, columns, rows, more) if rows else None
 
 
-def _find_ratio(run: Reported) -> tuple[str, float] | None:
-    """Return the contrast with the largest median ratio."""
+def _find_extremes(run: Reported) -> list[tuple[str, float]]:
+    """Return the contrasts with the largest and the smallest median ratio, far from 1."""
     medians = {name: float(np.median(ratio)) for name, ratio in _find_ratios(run).items()}
     if not medians:
-        return None
-    name = max(medians, key=lambda name: medians[name])
-    return shorten(name, _LONGEST), medians[name]
+        return []
+    largest, smallest = (choose(medians, key=medians.__getitem__) for choose in (max, min))
+    found = [largest] * (medians[largest] > 1 + SAME) + [smallest] * (medians[smallest] < 1 - SAME)
+    return [(shorten(name, _LONGEST), medians[name]) for name in found]
 
 
 def _tabulate_levels(diagnosed: SavedDiagnostics) -> Table | None:
