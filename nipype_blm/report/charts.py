@@ -11,16 +11,15 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import shorten
 from nipype_blm.report.drawing import COLOURS, Figure, drawing, finish
 
-_MOST_LINES = 400  # of a picture of X; of more images several are one line
+_MOST_LINES = 400  # of a picture of X
 _MOST_NAMES = 40  # that can be read beside a picture
 _MOST_NUMBERS = 8  # columns of a matrix whose cells are written out
 _GREY = "#8c959f"
 
 
 def write_label(text: str, longest: int = 24) -> str:
-    """Return a name as figures have it: short, on one line, without commands of matplotlib."""
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return shorten(plain, longest).replace("$", r"\$")
+    """Return a name as figures have it: short, and on one line."""
+    return shorten("".join(c if c.isprintable() else " " for c in text), longest)
 
 
 def draw_design(X: FloatArray, names: Sequence[str], factors: Sequence[RandomFactor]) -> Figure:
@@ -30,20 +29,21 @@ def draw_design(X: FloatArray, names: Sequence[str], factors: Sequence[RandomFac
     varies = sd > 1e-12 * np.abs(X).max(axis=0)
     Z = np.full(X.shape, np.nan)
     Z[:, varies] = (X[:, varies] - X[:, varies].mean(axis=0)) / sd[varies]
-    first = np.linspace(0, n_obs, min(n_obs, _MOST_LINES) + 1).astype(int)[:-1]
-    Z = np.add.reduceat(Z, first, axis=0) / np.diff(np.append(first, n_obs))[:, None]
+    every = -(-n_obs // _MOST_LINES)
+    Z, n_shown = Z[::every], -(-n_obs // every)
     n_factors = len(factors)
     shares = [max(4, 26 * min(n_params, 24) / 24), *[1.2] * n_factors]
     width = min(9.0, 2.4 + 0.32 * n_params + 0.35 * n_factors)
     with drawing(width, 4.2) as fig:
         axes = fig.subplots(1, 1 + n_factors, squeeze=False, width_ratios=shares)[0]
-        extent = (-0.5, n_params - 0.5, n_obs + 0.5, 0.5)
+        bottom = n_shown * every + 0.5
+        extent = (0.5, n_params + 0.5, bottom, 0.5)
         shown = _show(axes[0], Z, cmap="RdBu_r", vmin=-2.5, vmax=2.5, extent=extent, aspect="auto")
-        _name_columns(axes[0], names)
+        _name_columns(axes[0], names, "column of X, from 1")
         axes[0].set_ylabel("image")
         for axis, factor in zip(axes[1:], factors, strict=True):
-            levels = (factor.level[first] % len(COLOURS))[:, None]
-            extent = (-0.5, 0.5, n_obs + 0.5, 0.5)
+            levels = (factor.level[::every] % len(COLOURS))[:, None]
+            extent = (-0.5, 0.5, bottom, 0.5)
             options = {"vmin": 0, "vmax": len(COLOURS) - 1, "extent": extent, "aspect": "auto"}
             _show(axis, levels, cmap=make_colours(), **options)
             axis.set_xticks([0], [write_label(factor.name, 16)], rotation=90)
@@ -53,8 +53,8 @@ def draw_design(X: FloatArray, names: Sequence[str], factors: Sequence[RandomFac
         said = "Blue is below the mean of a column, red above it, grey a column without variation."
         if n_factors:
             said += " Beside X: each image in the colour of its level; colours repeat."
-        if n_obs > _MOST_LINES:
-            said += f" Each line is the mean of about {n_obs / len(first):.0f} images."
+        if every > 1:
+            said += f" One of {every} images is shown."
         return finish(fig, f"Picture of the design matrix X: {some}.", said)
 
 
@@ -64,29 +64,32 @@ def draw_correlations(r: FloatArray, names: Sequence[str], alt: str) -> Figure:
     size = min(6.0, 2.6 + 0.28 * n)
     with drawing(size + 0.6, size) as fig:
         axis = fig.subplots()
-        shown = _show(axis, r, cmap="RdBu_r", vmin=-1, vmax=1)
-        _name_columns(axis, names)
+        extent = (0.5, n + 0.5, n + 0.5, 0.5)
+        shown = _show(axis, r, cmap="RdBu_r", vmin=-1, vmax=1, extent=extent)
+        _name_columns(axis, names, "columns that vary, from 1")
         if n <= _MOST_NAMES:
-            axis.set_yticks(range(n), [write_label(name) for name in names])
+            axis.set_yticks(range(1, n + 1), [write_label(name) for name in names])
         if n <= _MOST_NUMBERS:
             for i, j in np.ndindex(n, n):
                 colour = "white" if abs(r[i, j]) > 0.6 else "black"
                 where = {"ha": "center", "va": "center"}
-                axis.text(j, i, _write_r(float(r[i, j])), color=colour, size=8, **where)
+                axis.text(j + 1, i + 1, _write_r(float(r[i, j])), color=colour, size=8, **where)
         fig.colorbar(shown, ax=axis, label="correlation r", shrink=0.8)
-        return finish(fig, alt, "Correlations of the columns of X that vary.")
+        return finish(fig, alt, alt)
 
 
 def _write_r(r: float) -> str:
     return f"{round(r, 2) + 0.0:.2f}".replace("-", "−")
 
 
-def _name_columns(axis: Any, names: Sequence[str]) -> None:
+def _name_columns(axis: Any, names: Sequence[str], numbers: str) -> None:
+    """Write the names below a picture, or what their numbers are, if they are too many."""
     axis.spines[:].set_visible(False)
     if len(names) <= _MOST_NAMES:
-        axis.set_xticks(range(len(names)), [write_label(name) for name in names], rotation=90)
+        places = range(1, len(names) + 1)
+        axis.set_xticks(places, [write_label(name) for name in names], rotation=90)
     else:
-        axis.set_xlabel("column of X, from 0")
+        axis.set_xlabel(numbers)
 
 
 def _show(axis: Any, values: NDArray[Any], **options: Any) -> Any:

@@ -179,7 +179,7 @@ def test_contrasts_are_sums_of_columns(mixed, plain):
     assert column(table, "weights")[0].startswith(f"{NAMES[1]} − 0.5 × long-er-er")
     names = [f"x{i}" for i in range(50)]
     assert asked.write_weights(np.array([-1.0, 2, 0]), names) == "−x0 + 2 × x1"
-    assert asked.write_weights(np.full(50, 0.25), names).endswith("0.25 × x7 ... and 42 more")
+    assert asked.write_weights(np.full(50, 0.25), names).endswith("0.25 × x5 ... and 44 more")
 
 
 def test_levels_and_what_was_left_out_are_counted(mixed, tmp_path):
@@ -188,7 +188,7 @@ def test_levels_and_what_was_left_out_are_counted(mixed, tmp_path):
     assert n.tolist() == [2] * 11 + [1]
     [row] = made["factors"].rows
     assert row[2:] == ("12", "1", "2", "2", "1")
-    assert len(made["histograms"]) == 1
+    assert made["histograms"] == []  # of 1 or 2 images
     assert made["n_excluded"] == 1
     said = read_section(get_page(mixed, tmp_path), "asked")
     assert "1 row of the table is not in the model" in said
@@ -328,7 +328,9 @@ def test_names_of_users_are_text(plain, tmp_path):
     page = get_page(plain, tmp_path)
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert "$x_1^{2}$ 😀" in page  # in figures, too: no formula of matplotlib
+    figures = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
+    assert ">$x_1^{2}$ 😀<" in figures  # no formula of matplotlib
+    assert "&lt;script&gt;aler...(1)&lt;/script&gt;" in figures
     assert NAMES[3] not in re.sub(r"<(table|div).*?</\1>", "", read_section(page, "asked"))
 
 
@@ -372,6 +374,7 @@ def test_a_large_design_is_cut_and_stays_small(folder, tmp_path):
     n, p = 600, 300
     X = np.column_stack([np.ones(n), rng.normal(size=(n, p - 1))])
     levels = [rng.permutation(np.arange(n) % k).astype(np.int32) for k in (300, 7, 30)]
+    levels[2][:20] = 0
     contrasts = [
         each._replace(matrix=rng.normal(size=(1, p)), name=f"{each.name} {i}", label=f"{i}")
         for i in range(15)
@@ -394,7 +397,8 @@ def test_a_large_design_is_cut_and_stays_small(folder, tmp_path):
     assert made["columns"].more == "... and 270 more, in model/X.tsv."
     assert made["n_more"] == 294
     assert len(made["contrasts"].rows) == 30
-    assert all(row[3].endswith("292 more") for row in made["contrasts"].rows)
+    assert all(row[3].endswith("294 more") for row in made["contrasts"].rows)
+    assert len(made["histograms"]) == 1
     assert [row[2] for row in made["factors"].rows] == ["300", "7", "30"]
     assert sum(len(each.svg) for each in list_figures(made)) < 1e6
 

@@ -18,10 +18,10 @@ from nipype_blm.report.tables import Table, cut, write_number
 from nipype_blm.results.results import ContrastResults
 
 _MOST_TERMS = 6  # of an equation
-_MOST_WEIGHTS = 8  # of a row of a contrast
+_MOST_WEIGHTS = 6  # of a row of a contrast
 _MOST_ROWS = 30  # of a table
 _MOST_SQUARE = 60  # columns of a picture of correlations
-_LONGEST = 60  # letters of a name
+_LONGEST = 40  # letters of a name
 _LETTERS = "uvw"
 LARGE_VIF = 5.0
 
@@ -190,13 +190,17 @@ def _write_test(contrast: ContrastResults, two_sided: bool) -> str:
 
 def _draw_correlations(X: FloatArray, names: Sequence[str]) -> Figure | None:
     """Draw the correlations of columns that vary, if there are two."""
-    varies = np.flatnonzero(X.std(axis=0) > 1e-12 * np.abs(X).max(axis=0))[:_MOST_SQUARE]
+    varies = np.flatnonzero(X.std(axis=0) > 1e-12 * np.abs(X).max(axis=0))
+    left = varies.size - _MOST_SQUARE
+    varies = varies[:_MOST_SQUARE]
     if varies.size < 2:
         return None
     r = np.asarray(np.corrcoef(X[:, varies], rowvar=False))
     i, j = np.unravel_index(np.argmax(np.abs(np.triu(r, 1))), r.shape)
     one, other = (shorten(names[varies[k]], _LONGEST) for k in (i, j))
-    alt = f"The largest correlation of two columns of X is {r[i, j]:.2f}: {one} and {other}."
+    written = f"{r[i, j]:.2f}".replace("-", "−")
+    of = f" among the first {_MOST_SQUARE} that vary" if left > 0 else ""
+    alt = f"The largest correlation of two columns of X{of} is {written}: {one} and {other}."
     return draw_correlations(r, [names[k] for k in varies], alt)
 
 
@@ -229,7 +233,7 @@ def _draw_levels(run: Reported) -> list[Figure]:
     figures = []
     for factor in run.results.factors:
         n = np.bincount(factor.level)
-        if n.min() == n.max():
+        if n.max() - n.min() < 2:  # the table says it all
             continue
         name = shorten(factor.name, _LONGEST)
         alt = f"Images of each of {n.size:,} levels of {name}: from {n.min():,} to {n.max():,}."
