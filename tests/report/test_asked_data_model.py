@@ -18,13 +18,16 @@ from snippets import write_tables
 
 from nipype_blm.cli.main import main
 from nipype_blm.core.factors import RandomFactor
+from nipype_blm.errors import InputError
 from nipype_blm.report import page as page_module
 from nipype_blm.report.drawing import Figure
 from nipype_blm.report.page import SECTIONS, write_report
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.sections import asked, data, model
 from nipype_blm.report.tables import Table, write_number
+from nipype_blm.results.diagnostics import read_diagnostics
 from nipype_blm.results.results import Results
+from nipype_blm.stages.diagnostics import diagnose
 
 FORMULA = "~ age + session + site + (1 | subject)"
 NAMES = ["one", "<script>alert(1)</script>", "$x_1^{2}$ 😀", f"long{'-er' * 100}"]
@@ -347,6 +350,29 @@ def test_diagnostics_that_are_gone_or_of_another_fit_are_said_to_be(folder, tmp_
     assert "has no diagnostics" in read_section(write_page(run, tmp_path), "model")
     assert model.make(run)["ratios"] is None
     assert data.make(run)["groups"] is None
+
+
+def test_diagnostics_are_read_as_they_were_written(folder, tmp_path):
+    results = Results(folder / "mixed")
+    written = diagnose(results.folder, tmp_path / "diagnostics")
+    read = read_diagnostics(results, tmp_path / "diagnostics")
+    for name in ("images", "levels"):
+        rows, expected = getattr(read, name), getattr(written, name)
+        for row, of in zip(rows, expected, strict=True):
+            assert type(row) is type(of)
+            for cell, was in zip(row, of, strict=True):
+                assert type(cell) is type(was)
+                assert cell == (pytest.approx(was, 1e-5) if isinstance(was, float) else was)
+    assert read.se_ratio == pytest.approx(written.se_ratio, 1e-5)
+    assert [row.reason for row in read.outlying] == [row.reason for row in written.outlying]
+    leverage = read.image("leverage").get_fdata()[..., 1].ravel(order="F")[results.inside]
+    assert_allclose(read.vector("leverage", volume=1), leverage)
+    with pytest.raises(InputError, match="has no contrasts/contrast-age_stat-cohensD"):
+        read.path("cohensD", "age")
+    table = tmp_path / "diagnostics" / "images.tsv"
+    table.write_text(table.read_text().replace("outlyingness", "away"))
+    with pytest.raises(InputError, match="cannot be read; `nipype-blm diagnose"):
+        read_diagnostics(results, tmp_path / "diagnostics")
 
 
 def test_a_run_without_any_voxel_says_so(folder, tmp_path):

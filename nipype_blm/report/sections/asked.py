@@ -197,7 +197,7 @@ def _draw_correlations(X: FloatArray, names: Sequence[str]) -> Figure | None:
         return None
     r = np.asarray(np.corrcoef(X[:, varies], rowvar=False))
     i, j = np.unravel_index(np.argmax(np.abs(np.triu(r, 1))), r.shape)
-    one, other = (shorten(names[varies[k]], _LONGEST) for k in (i, j))
+    one, other = (shorten(names[int(varies[k])], _LONGEST) for k in (i, j))
     written = f"{r[i, j]:.2f}".replace("-", "−")
     of = f" among the first {_MOST_SQUARE} that vary" if left > 0 else ""
     alt = f"The largest correlation of two columns of X{of} is {written}: {one} and {other}."
