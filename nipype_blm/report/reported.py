@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import yaml
 
 from nipype_blm.core.linalg import FloatArray
+from nipype_blm.errors import InputError
+from nipype_blm.results.diagnostics import SavedDiagnostics, read_diagnostics
 from nipype_blm.results.findings import Findings, find_all, find_inference
 from nipype_blm.results.inferred import Inferred
 from nipype_blm.results.results import Results
@@ -43,6 +45,25 @@ class Reported:
     def inferred(self) -> Inferred | None:
         """The corrected inference of these maps, if there is one."""
         return find_inference(self.results)
+
+    @cached_property
+    def _diagnostics(self) -> SavedDiagnostics | InputError:
+        try:
+            return read_diagnostics(self.results)
+        except InputError as error:
+            return error
+
+    @property
+    def diagnosed(self) -> SavedDiagnostics | None:
+        """The diagnostics of these maps, if there are any."""
+        found = self._diagnostics
+        return None if isinstance(found, InputError) else found
+
+    @property
+    def why_undiagnosed(self) -> str:
+        """Why there are no diagnostics, and how to get them; empty where there are."""
+        found = self._diagnostics
+        return str(found) if isinstance(found, InputError) else ""
 
     @cached_property
     def findings(self) -> dict[str, Findings]:

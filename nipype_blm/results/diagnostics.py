@@ -1,6 +1,9 @@
-"""Diagnostics of a folder of results: which maps and tables there are, and what they say."""
+"""Diagnostics of a folder of results: which maps and tables there are, and their one reader."""
 
+import csv
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +18,7 @@ from nipype_blm.core.diagnostics import (
     measure_outlyingness,
 )
 from nipype_blm.core.linalg import FloatArray
+from nipype_blm.data.kinds import find_map, load_image
 from nipype_blm.errors import InputError, join_some, show
 from nipype_blm.io.described import format_described
 from nipype_blm.results.export import ExportedKind, make_pattern
@@ -85,6 +89,7 @@ SAVED = {
 }
 ALL_MAPS = (*MAPS, *(each for kinds in SAVED.values() for each in kinds))
 TEXTS = ("images.tsv", "images.json", "levels.tsv", "levels.json", "diagnostics.json")
+FILE = TEXTS[-1]
 OURS = make_pattern(ALL_MAPS, TEXTS)
 
 
@@ -348,3 +353,117 @@ class Diagnostics(NamedTuple):
     def outlying(self) -> list[ImageRow]:
         """The images that stand out."""
         return [row for row in self.images if row.reason]
+
+
+@dataclass(frozen=True, eq=False)
+class SavedDiagnostics:
+    """The diagnostics of a folder of results, as they were written."""
+
+    results: Results
+    folder: Path
+    images: list[ImageRow]  # the worst first
+    levels: list[LevelRow]
+    se_ratio: dict[str, float]  # median over voxels of each contrast; of mixed models alone
+
+    @property
+    def outlying(self) -> list[ImageRow]:
+        """The images that stand out."""
+        return [row for row in self.images if row.reason]
+
+    def path(self, kind: str, label: str = "") -> Path:
+        """Return the file of a map.
+
+        Parameters
+        ----------
+        kind : str
+            Such as ``residualSkewness``: that of one of `MAPS`.
+        label : str, optional
+            Of the contrast, as in names of files.
+        """
+        [name] = [each.file for each in MAPS if each.kind == kind]
+        found = find_map(self.folder, name.format(label=label))
+        if found is None:
+            raise InputError(f"{self.folder} has no {name.format(label=label)}.")
+        return found
+
+    def image(self, kind: str, label: str = "") -> Any:
+        """Return a map as an image of nibabel."""
+        return load_image(self.path(kind, label))
+
+    def vector(self, kind: str, label: str = "", volume: int = 0) -> FloatArray:
+        """Return one volume of a map at the voxels of the result."""
+        values = np.empty(self.results.space.n_features)
+        reader = self.results.space.make_reader(zero_is_missing=False)
+        reader.read(self.path(kind, label), volume, values)
+        return values
+
+
+def read_diagnostics(results: Results, folder: Path | None = None) -> SavedDiagnostics:
+    """Return the diagnostics of a folder of results.
+
+    Parameters
+    ----------
+    results : Results
+    folder : Path, optional
+        Where they are; default: ``diagnostics`` in the folder of results.
+
+    Raises
+    ------
+    InputError
+        If there are none, or those of another fit, or they are damaged.
+    """
+    folder = results.folder / DEFAULT_FOLDER if folder is None else folder
+    again = f"`nipype-blm diagnose {results.folder}` makes them"
+    if not (folder / FILE).exists():
+        raise InputError(f"{folder} has no diagnostics; {again}.")
+    try:
+        said = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        stamp, ratios = said.get("Model"), said.get("MedianSERatio", {})
+        images = [_read_image(*row) for row in _read_rows(folder / "images.tsv", _IMAGES)]
+        levels = []
+        if results.factors:
+            levels = [_read_level(*row) for row in _read_rows(folder / "levels.tsv", _LEVELS)]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"The diagnostics in {folder} cannot be read; {again} again.") from error
+    if stamp != results.stamp:
+        raise InputError(f"{folder} has the diagnostics of another fit; {again} again.")
+    se_ratio = {name: np.nan if ratio is None else ratio for name, ratio in ratios.items()}
+    return SavedDiagnostics(results, folder, images, levels, se_ratio)
+
+
+def _read_rows(path: Path, columns: Mapping[str, str]) -> list[list[str]]:
+    """Return the rows of a table with these columns."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        header, *rows = csv.reader(file, delimiter="\t")
+    if header != list(columns):
+        raise ValueError(f"{path} has other columns than {', '.join(columns)}.")
+    return rows
+
+
+def _read_number(cell: str) -> float:
+    return float("nan") if cell == "n/a" else float(cell)
+
+
+def _read_image(*cells: str) -> ImageRow:
+    image, volume, reason, away, mean, above_3, correlation, spread, *rest = cells
+    missing, share, non_finite, cook = rest
+    return ImageRow(
+        image,
+        int(volume),
+        "" if reason == "n/a" else reason,
+        _read_number(away),
+        _read_number(mean),
+        _read_number(above_3),
+        _read_number(correlation),
+        _read_number(spread),
+        int(missing),
+        _read_number(share),
+        None if non_finite == "n/a" else int(non_finite),
+        _read_number(cook),
+    )
+
+
+def _read_level(
+    factor: str, level: str, effect: str, images: str, share: str, blup: str
+) -> LevelRow:
+    return LevelRow(factor, level, effect, int(images), _read_number(share), _read_number(blup))

@@ -280,6 +280,7 @@ def _describe(results: Results, rows: Sequence[ImageRow], se_ratio: dict[str, fl
     said: dict[str, Any] = {
         "Description": "What the model leaves. Outlying: images that stand out, see images.json.",
         "Results": str(results.folder),
+        "Model": results.stamp,  # of which fit they are
         "Outlying": [row.image for row in rows if row.reason],
         "OutlyingBeyond": OUTLYING,
     }
