@@ -10,6 +10,8 @@ import yaml
 from nipype_blm.results.findings import Findings, find_all, find_inference
 from nipype_blm.results.inferred import Inferred
 from nipype_blm.results.results import Results
+from nipype_blm.results.sampled import Sampled, read_sampled
+from nipype_blm.stages.voxelfits import VoxelFit, fit_voxels
 
 if TYPE_CHECKING:
     from nipype_blm.report.views import Backdrop
@@ -20,54 +22,4 @@ class Reported:
     """One run of a report; what is costly is read when it is asked for."""
 
     results: Results
-    background: Path | None = None  # anatomy to draw on
-
-    @property
-    def folder(self) -> Path:
-        """The folder of results."""
-        return self.results.folder
-
-    @property
-    def title(self) -> str:
-        """What is at the top of the page: the formula, or the folder."""
-        study = self.results.study
-        return self.folder.name if study is None else study.formula
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether the model has random effects."""
-        return bool(self.results.factors)
-
-    @cached_property
-    def inferred(self) -> Inferred | None:
-        """The corrected inference of these maps, if there is one."""
-        return find_inference(self.results)
-
-    @cached_property
-    def findings(self) -> dict[str, Findings]:
-        """What each contrast found, by name."""
-        return find_all(self.results, self.inferred)
-
-    @cached_property
-    def backdrop(self) -> "Backdrop":
-        """What maps are drawn over."""
-        from nipype_blm.report.views import find_backdrop
-
-        return find_backdrop(self)
-
-    @cached_property
-    def record(self) -> str:
-        """The configuration of the run, as YAML; empty where it was not kept."""
-        try:
-            return (self.folder / "inputs.yml").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
-
-    @cached_property
-    def options(self) -> dict[str, object]:
-        """The fields of the configuration, as far as they can be read."""
-        try:
-            found = yaml.safe_load(self.record)
-        except yaml.YAMLError:
-            return {}
-        return found if isinstance(found, dict) else {}
+    values: Sampled | None = None  # of images at the highest voxels, where they were not saved

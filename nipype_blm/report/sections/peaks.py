@@ -1,0 +1,242 @@
+"""The data at the highest peaks of one contrast: a part of its section."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nipype_blm.errors import InputError
+from nipype_blm.report.drawing import Figure
+from nipype_blm.report.naming import cut_name, name_images
+from nipype_blm.report.peakaxes import Axis, Shown, choose_axis, show
+from nipype_blm.report.peakcharts import (
+    MOST_DRAWN,
+    Panel,
+    Quantiles,
+    choose_panels,
+    compare_quantiles,
+    draw_peak,
+)
+from nipype_blm.report.reported import Reported
+from nipype_blm.report.tables import write_count, write_number, write_p
+from nipype_blm.results.findings import Findings, Place
+from nipype_blm.results.sampled import choose_peaks
+from nipype_blm.stages.voxelfits import VoxelFit
+
+_N_NAMED = 3  # images with the largest residuals
+
+
+class Residual(NamedTuple):
+    """An image that the model fits badly at a voxel."""
+
+    name: str
+    value: float  # of the image
+    standardised: float
+
+
+class Peak(NamedTuple):
+    """The data at one voxel, as they are shown."""
+
+    number: int
+    place: Place | None  # None where nothing survives: the highest voxel of all
+    coordinates: tuple[float, float, float]  # mm
+    z: float
+    effect: tuple[float, float, float]  # with 95 % limits; NaN of an F contrast
+    n: int  # images with data
+    n_missing: int
+    sd: float  # residual
+    worst: Sequence[Residual]
+    figure: Figure
+
+
+class Peaks(NamedTuple):
+    """What `peaks.html.jinja` shows, as its variable ``peaks``."""
+
+    shown: Sequence[Peak]
+    note: str  # why there are none, or fewer; empty if all are there
+    correction: str  # in words
+
+    # How the template writes numbers.
+    as_number = staticmethod(write_number)
+    as_p = staticmethod(write_p)
+
+
+def make_peaks(run: Reported, findings: Findings) -> Peaks:
+    """Return the data at the peaks of a contrast, or a word about why they are not there."""
+    wanted = choose_peaks(findings)
+    words = findings.main.words
+    if not wanted:
+        return Peaks((), "", words)
+    if run.sampled is None:
+        return Peaks((), run.why_not_sampled, words)
+    known = [feature for feature in wanted if run.sampled.has([feature])]
+    try:
+        fits = run.voxel_fits if known else {}
+    except InputError as error:
+        return Peaks((), str(error), words)
+    axis = choose_axis(findings.contrast)
+    names = name_images(run.results.images)
+    dof = findings.contrast.vector("dof")
+    shown = [
+        _make(run, findings, number, fits[feature], axis, names, float(dof[feature]))
+        for number, feature in enumerate(wanted, 1)
+        if feature in known
+    ]
+    left = len(wanted) - len(known)
+    note = ""
+    if left:
+        peaks = write_count(left, "peak")
+        note = f"The data at {peaks} more are not shown: only those at the highest were read."
+    return Peaks(shown, note, words)
+
+
+def _make(
+    run: Reported,
+    findings: Findings,
+    number: int,
+    fit: VoxelFit,
+    axis: Axis,
+    names: Sequence[str],
+    dof: float,
+) -> Peak:
+    assert run.sampled is not None
+    feature = fit.feature
+    places = {place.feature: place for place in findings.peaks}
+    x, y, z = run.sampled.coordinates[run.sampled.features.tolist().index(feature)].tolist()
+    shown = show(axis, findings.contrast, fit, dof)
+    effect, lower, upper = (float(each[feature]) for each in findings.limits)
+    n = int(np.count_nonzero(fit.is_present))
+    peak = Peak(
+        number=number,
+        place=places.get(feature),
+        coordinates=(x, y, z),
+        z=float(findings.z[feature]),
+        effect=(effect, lower, upper),
+        n=n,
+        n_missing=fit.y.size - n,
+        sd=fit.sigma,
+        worst=_find_worst(fit, names),
+        figure=Figure("", "", ""),
+    )
+    words = Figure("", _say_alt(peak, shown, fit), _say_caption(peak, shown, fit))
+    labels = _label_axes(shown)
+    return peak._replace(figure=draw_peak(shown, fit, names, labels, words))
+
+
+def _find_worst(fit: VoxelFit, names: Sequence[str]) -> list[Residual]:
+    size = np.nan_to_num(np.abs(fit.standardised), nan=-1.0)
+    order = np.argsort(-size, kind="stable")[:_N_NAMED]
+    return [
+        Residual(cut_name(names[i], 60), float(fit.y[i]), float(fit.standardised[i]))
+        for i in order
+        if size[i] > 0
+    ]
+
+
+def _label_axes(shown: Shown) -> tuple[str, str]:
+    """Return what stands at the x and the y axis."""
+    axis = shown.axis
+    name = cut_name(axis.name, 40)
+    x = {
+        "numeric": name,
+        "category": "" if len(axis.categories) == 1 else name,
+        "along": f"X along {cut_name(axis.name, 30)}",
+        "fitted": "fit of the tested columns",
+    }[axis.kind]
+    return x, "adjusted value"
+
+
+def _say_alt(peak: Peak, shown: Shown, fit: VoxelFit) -> str:
+    """Return what is seen, in a sentence with its numbers."""
+    axis, line = shown.axis, shown.line
+    where = ", ".join(f"{x:g}" for x in peak.coordinates)
+    if axis.kind == "category":
+        means = (
+            f"{cut_name(axis.categories[int(k)])} {write_number(y)}"
+            for k, y in zip(line.x, line.y, strict=True)
+        )
+        seen = f"adjusted means {', '.join(means)}"
+    elif axis.kind == "numeric":
+        ends = [write_number(v) for v in (line.y[0], line.y[-1], line.x[0], line.x[-1])]
+        name = cut_name(axis.name)
+        seen = f"the fit goes from {ends[0]} to {ends[1]} as {name} goes from {ends[2]} to {ends[3]}"
+    elif axis.kind == "along":
+        seen = f"data along the contrast, on a line of slope {write_number(_find_slope(shown))}"
+    else:
+        seen = f"data against the fit, their correlation {_correlate(shown):.2f}"
+    outside = _count_outside(compare_quantiles(fit))
+    return f"Voxel {where} mm, {peak.n} images: {seen}; {outside} outside the limits."
+
+
+def _find_slope(shown: Shown) -> float:
+    width = shown.line.x[-1] - shown.line.x[0]
+    return float((shown.line.y[-1] - shown.line.y[0]) / width) if width else float("nan")
+
+
+def _correlate(shown: Shown) -> float:
+    if np.ptp(shown.x) == 0 or np.ptp(shown.y) == 0:
+        return float("nan")
+    return float(np.corrcoef(shown.x, shown.y)[0, 1])
+
+
+def _count_outside(found: Quantiles) -> str:
+    outside = int(np.count_nonzero(found.is_outside))
+    return f"{outside} of {write_count(found.rows.size, 'residual')}"
+
+
+def _say_caption(peak: Peak, shown: Shown, fit: VoxelFit) -> str:
+    """Return how the figure is to be read."""
+    sentences = [_say_data(shown), _say_lines(shown, fit)]
+    if peak.n_missing:
+        sentences.append(f"{write_count(peak.n_missing, 'image')} without data here.")
+    sentences.append(
+        "Middle: standardised residuals; grey: where 95 % of each would lie if they were normal "
+        "and independent (pointwise)."
+    )
+    panels = choose_panels(fit)
+    if panels:
+        sentences.append(_say_effects(panels))
+    else:
+        sentences[-1] = sentences[-1].replace("Middle", "Right")
+    return " ".join(each for each in sentences if each)
+
+
+def _say_data(shown: Shown) -> str:
+    axis = shown.axis
+    if axis.kind == "along":
+        return (
+            "Left: partial residuals against the part of X that the contrast alone explains; the "
+            "slope of the line is the effect, and the band has its 95 % limits."
+        )
+    if axis.kind == "fitted":
+        return (
+            "Left: the images, adjusted to the means of the columns that are not tested, against "
+            "their fit; on the line both are the same."
+        )
+    others = "0" if axis.held_at_zero else "their means"
+    what = "means with 95 % limits" if axis.kind == "category" else "the fit with 95 % limits"
+    return (
+        f"Left: the images in their units, adjusted to all other columns of X at {others} "
+        f"(partial residuals); black or white: {what}."
+    )
+
+
+def _say_lines(shown: Shown, fit: VoxelFit) -> str:
+    if not fit.levels:
+        return ""
+    first = fit.levels[0]
+    n = np.unique(first.level[shown.rows]).size
+    name = cut_name(first.factor, 30)
+    if n > MOST_DRAWN:
+        return f"Grey strokes: fits of levels of {name}, {n:,} in all."
+    return f"Colours and thin strokes: each level of {name} and its own fit."
+
+
+def _say_effects(panels: Sequence[Panel]) -> str:
+    effects = "the random effect" if len(panels) == 1 else "random effects"
+    return f"Right: {effects} of each level (BLUP) with 95 % limits, given the other estimates."
+
+
+def make(run: Reported) -> dict[str, Any]:
+    """Return the data at the peaks of all contrasts, by name."""
+    return {"peaks": {name: make_peaks(run, found) for name, found in run.findings.items()}}
