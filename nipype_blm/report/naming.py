@@ -1,6 +1,5 @@
 """Names of anybody's making, short enough for a figure or a sentence."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,11 +35,18 @@ def _strip_common(names: list[str]) -> list[str]:
     """Return names without the parts that all begin and end with, cut where words end."""
     if len(set(names)) < 2:
         return names
-    start = os.path.commonprefix(names)
-    end = os.path.commonprefix([name[::-1] for name in names])[::-1]
+    start = _find_start(names)
+    end = _find_start([name[::-1] for name in names])[::-1]
     starts = [match.end() for match in re.finditer(r"[/_]", start)]
     first = starts[-1] if starts else 0
     match = _SEPARATORS.search(end)
     last = len(end) - match.start() if match else 0
     cut = [name[first : len(name) - last] for name in names]
     return cut if all(cut) else names
+
+
+def _find_start(names: list[str]) -> str:
+    """Return the letters that all names begin with."""
+    low, high = min(names), max(names)
+    pairs = enumerate(zip(low, high, strict=False))
+    return next((low[:i] for i, (a, b) in pairs if a != b), low)

@@ -82,10 +82,10 @@ def _find_variable(
         values = [float(c) for c in cells] if is_numeric else [str(c) for c in cells]
         known, code = np.unique(np.array(values), return_inverse=True)
         first = np.unique(code, return_index=True)[1]
-        depends = (X == X[first][code]).all(axis=0)
+        depends = (X[first][code] == X).all(axis=0)
         if not depends[tested].all():
             continue
-        own = [k for k in np.flatnonzero(depends) if k in tested or word.search(names[k])]
+        own = [k for k in np.flatnonzero(depends).tolist() if k in tested or word.search(names[k])]
         columns = np.array(own, np.intp)
         if is_numeric and known.size > 2:
             return Axis("numeric", name, np.array(values, float), columns)
@@ -102,7 +102,7 @@ def _take_columns(
     contrast: ContrastResults, X: FloatArray, names: Sequence[str], tested: NDArray[np.intp]
 ) -> Axis:
     """Return an axis of the columns of X themselves."""
-    is_indicator = np.isin(X, (0, 1)).all(axis=0) & (X != X[:1]).any(axis=0)
+    is_indicator = np.isin(X, (0, 1)).all(axis=0) & (X[:1] != X).any(axis=0)
     if is_indicator[tested].all() and (X[:, tested].sum(axis=1) <= 1).all():
         axis = _take_indicators(X, names, tested, is_indicator)
         if axis is not None:
@@ -167,9 +167,7 @@ def show(axis: Axis, contrast: ContrastResults, fit: VoxelFit, dof: float) -> Sh
     return Shown(axis, rows, x, y + left, line, own_fit)
 
 
-def _project(
-    X: FloatArray, weights: FloatArray, fit: VoxelFit
-) -> tuple[FloatArray, FloatArray]:
+def _project(X: FloatArray, weights: FloatArray, fit: VoxelFit) -> tuple[FloatArray, FloatArray]:
     """Return the part of X that the contrast is estimated from, and the fit along it.
 
     By least squares the effect is a'y, a = X (X'X)^- c; so it is the slope of y on a / a'a.

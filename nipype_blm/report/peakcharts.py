@@ -16,7 +16,7 @@ from nipype_blm.stages.voxelfits import LevelEffects, VoxelFit
 
 GREY = "#8a9199"  # on white and on black
 MOST_DRAWN = 60  # levels with a colour and a line of their own
-_MOST_LABELLED = 24
+MOST_LABELLED = 24
 _EXTREMES = 5  # labelled of more levels, at either end
 _MOST_SHAPES = 400  # beyond it they are drawn as a picture
 _MOST_PANELS = 2  # of random effects
@@ -111,7 +111,7 @@ def _draw_data(axes: Any, shown: Shown, fit: VoxelFit, labels: tuple[str, str]) 
     is_many = x.size > _MOST_SHAPES
     colours = _draw_levels(axes, shown, fit, x)
     axes.scatter(
-        *(x, shown.y), s=9 if x.size < 200 else 3, c=colours, alpha=0.75, linewidths=0,
+        *(x, shown.y), s=14 if x.size < 200 else 3, c=colours, alpha=0.75, linewidths=0,
         rasterized=is_many, zorder=3,
     )  # fmt: skip
     line = shown.line
@@ -148,7 +148,7 @@ def _draw_levels(axes: Any, shown: Shown, fit: VoxelFit, x: FloatArray) -> Any:
     if not fit.levels:
         return COLOURS[0]
     level = fit.levels[0].level[shown.rows]
-    known, first = np.unique(level, return_index=True)
+    known = np.unique(level)
     is_coloured = known.size <= MOST_DRAWN
     palette = [COLOURS[k % len(COLOURS)] if is_coloured else GREY for k in range(known.size)]
     lines = []
@@ -185,7 +185,7 @@ def _draw_quantiles(axes: Any, found: Quantiles, names: Sequence[str]) -> None:
     axes.plot(found.expected[[0, -1]], found.expected[[0, -1]], color=GREY, lw=1)
     is_many = found.rows.size > _MOST_SHAPES
     axes.scatter(
-        *(found.expected, found.observed), s=9 if found.rows.size < 200 else 3, color=COLOURS[0],
+        *(found.expected, found.observed), s=14 if found.rows.size < 200 else 3, color=COLOURS[0],
         linewidths=0, rasterized=is_many, zorder=3,
     )  # fmt: skip
     _name_extremes(axes, found, names)
@@ -225,10 +225,10 @@ def _draw_effects(axes: Any, panel: Panel) -> None:
     axes.hlines(place, values - half, values + half, lw=1 if order.size < 80 else 0.5, **options)
     axes.scatter(values, place, s=8 if order.size < 80 else 2, linewidths=0, zorder=3, **options)
     labelled = place
-    if order.size > _MOST_LABELLED:
+    if order.size > MOST_LABELLED:
         labelled = np.r_[place[:_EXTREMES], place[-_EXTREMES:]]
         # The others have the room; those of either end would lie on each other.
-        gap = order.size / _MOST_LABELLED
+        gap = order.size / MOST_LABELLED
         at = np.r_[gap * np.arange(_EXTREMES), place[-1] - gap * np.arange(_EXTREMES)[::-1]]
     else:
         at = place.astype(float)

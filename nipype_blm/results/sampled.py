@@ -24,7 +24,7 @@ N_PEAKS = 3  # of each contrast
 MOST_VOXELS = 30  # of all contrasts
 _NAME = "values"
 _WORDS = (
-    "The values of the images at the highest voxels of each contrast, one row for each image in the "
+    "The values of the images at the highest voxels of each contrast, a row for each image in the "
     "order of model/images.tsv, n/a where missing, printed with all their digits."
 )
 

@@ -11,16 +11,16 @@ from nipype_blm.report.naming import cut_name, name_images
 from nipype_blm.report.peakaxes import Axis, Shown, choose_axis, show
 from nipype_blm.report.peakcharts import (
     MOST_DRAWN,
-    Panel,
+    MOST_LABELLED,
     Quantiles,
     choose_panels,
     compare_quantiles,
     draw_peak,
 )
 from nipype_blm.report.reported import Reported
-from nipype_blm.report.tables import write_count, write_number, write_p
+from nipype_blm.report.tables import Table, write_count, write_number, write_p
 from nipype_blm.results.findings import Findings, Place
-from nipype_blm.results.sampled import choose_peaks
+from nipype_blm.results.sampled import MOST_VOXELS, choose_peaks
 from nipype_blm.stages.voxelfits import VoxelFit
 
 _N_NAMED = 3  # images with the largest residuals
@@ -54,26 +54,25 @@ class Peaks(NamedTuple):
 
     shown: Sequence[Peak]
     note: str  # why there are none, or fewer; empty if all are there
-    correction: str  # in words
-
-    # How the template writes numbers.
-    as_number = staticmethod(write_number)
-    as_p = staticmethod(write_p)
+    correction: str = ""  # in words
+    table: Table | None = None
+    guide: Sequence[str] = ()  # how the figures are read, panel by panel
 
 
 def make_peaks(run: Reported, findings: Findings) -> Peaks:
     """Return the data at the peaks of a contrast, or a word about why they are not there."""
     wanted = choose_peaks(findings)
-    words = findings.main.words
     if not wanted:
-        return Peaks((), "", words)
+        return Peaks((), "")
     if run.sampled is None:
-        return Peaks((), run.why_not_sampled, words)
+        return Peaks((), run.why_not_sampled)
     known = [feature for feature in wanted if run.sampled.has([feature])]
+    if not known:
+        return Peaks((), _say_left(len(wanted)))
     try:
-        fits = run.voxel_fits if known else {}
+        fits = run.voxel_fits
     except InputError as error:
-        return Peaks((), str(error), words)
+        return Peaks((), str(error))
     axis = choose_axis(findings.contrast)
     names = name_images(run.results.images)
     dof = findings.contrast.vector("dof")
@@ -82,12 +81,54 @@ def make_peaks(run: Reported, findings: Findings) -> Peaks:
         for number, feature in enumerate(wanted, 1)
         if feature in known
     ]
-    left = len(wanted) - len(known)
-    note = ""
-    if left:
-        peaks = write_count(left, "peak")
-        note = f"The data at {peaks} more are not shown: only those at the highest were read."
-    return Peaks(shown, note, words)
+    note = _say_left(len(wanted) - len(known))
+    guide = _guide(axis, fits[known[0]])
+    return Peaks(shown, note, findings.main.words, _tabulate(shown), guide)
+
+
+def _say_left(n: int) -> str:
+    if not n:
+        return ""
+    peaks = write_count(n, "peak")
+    return (
+        f"The data at {peaks} of this contrast are not shown: nipype-blm report reads the images at "
+        f"{MOST_VOXELS} voxels of all contrasts together, the highest peak of each first."
+    )
+
+
+def _tabulate(peaks: Sequence[Peak]) -> Table:
+    """Return the numbers at each peak: those of the maps, and of the images."""
+    has_effect = not any(np.isnan(peak.effect[0]) for peak in peaks)
+    survives = all(peak.place for peak in peaks)
+    columns = ["Peak", "x, y, z (mm)", "z"]
+    columns += ["Corrected p"] * survives
+    columns += ["Effect", "95 % limits of it"] * has_effect
+    columns += ["Images with data", "Residual sd", "Largest residuals (sd; value)"]
+    rows = []
+    for peak in peaks:
+        effect, lower, upper = map(write_number, peak.effect)
+        worst = (
+            f"{each.name} ({_write(each.standardised, '.1f')}; {write_number(each.value)})"
+            for each in peak.worst
+        )
+        rows.append(
+            [peak.number, write_place(peak.coordinates), _write(peak.z, ".2f")]
+            + [write_p(peak.place.p) if peak.place else ""] * survives
+            + [effect, f"{lower} to {upper}"] * has_effect
+            + [f"{peak.n:,} of {peak.n + peak.n_missing:,}", write_number(peak.sd)]
+            + [", ".join(worst)]
+        )
+    title = "Effect: in units of the images per unit of the contrast. Residual sd: in their units."
+    return Table(title if has_effect else "Residual sd: in units of the images.", columns, rows)
+
+
+def write_place(coordinates: Sequence[float]) -> str:
+    """Return coordinates in mm as one cell."""
+    return ", ".join(_write(x, ".4g") for x in coordinates)
+
+
+def _write(x: float, form: str) -> str:
+    return f"{x:{form}}".replace("-", "−")
 
 
 def _make(
@@ -118,7 +159,7 @@ def _make(
         worst=_find_worst(fit, names),
         figure=Figure("", "", ""),
     )
-    words = Figure("", _say_alt(peak, shown, fit), _say_caption(peak, shown, fit))
+    words = Figure("", _say_alt(peak, shown, fit), _say_caption(peak, fit))
     labels = _label_axes(shown)
     return peak._replace(figure=draw_peak(shown, fit, names, labels, words))
 
@@ -159,7 +200,9 @@ def _say_alt(peak: Peak, shown: Shown, fit: VoxelFit) -> str:
     elif axis.kind == "numeric":
         ends = [write_number(v) for v in (line.y[0], line.y[-1], line.x[0], line.x[-1])]
         name = cut_name(axis.name)
-        seen = f"the fit goes from {ends[0]} to {ends[1]} as {name} goes from {ends[2]} to {ends[3]}"
+        seen = (
+            f"the fit goes from {ends[0]} to {ends[1]} as {name} goes from {ends[2]} to {ends[3]}"
+        )
     elif axis.kind == "along":
         seen = f"data along the contrast, on a line of slope {write_number(_find_slope(shown))}"
     else:
@@ -184,57 +227,62 @@ def _count_outside(found: Quantiles) -> str:
     return f"{outside} of {write_count(found.rows.size, 'residual')}"
 
 
-def _say_caption(peak: Peak, shown: Shown, fit: VoxelFit) -> str:
-    """Return how the figure is to be read."""
-    sentences = [_say_data(shown), _say_lines(shown, fit)]
+def _say_caption(peak: Peak, fit: VoxelFit) -> str:
+    """Return which peak it is, and what is special about its data."""
+    name = f"Peak {peak.number}" if peak.place else "The highest voxel"
+    sentences = [f"{name}, at {write_place(peak.coordinates)} mm."]
     if peak.n_missing:
         sentences.append(f"{write_count(peak.n_missing, 'image')} without data here.")
-    sentences.append(
-        "Middle: standardised residuals; grey: where 95 % of each would lie if they were normal "
-        "and independent (pointwise)."
-    )
+    for panel in choose_panels(fit):
+        if not panel.levels.sd[:, panel.effect].any():
+            effect, factor = panel.levels.effects[panel.effect], panel.levels.factor
+            name = f"{cut_name(effect)} of {cut_name(factor)}"
+            sentences.append(f"The variance of {name} is estimated as 0 here.")
+    return " ".join(sentences)
+
+
+def _guide(axis: Axis, fit: VoxelFit) -> list[str]:
+    """Return how the panels of a contrast are read, from left to right."""
     panels = choose_panels(fit)
+    found = [
+        _say_data(axis) + _say_lines(fit),
+        "Residuals over their standard deviations, against a normal distribution; grey: where "
+        "95 % of each would lie if they were normal and independent (pointwise).",
+    ]
     if panels:
-        sentences.append(_say_effects(panels))
-    else:
-        sentences[-1] = sentences[-1].replace("Middle", "Right")
-    return " ".join(each for each in sentences if each)
+        effects = "the random effect" if len(panels) == 1 else "random effects"
+        found.append(f"BLUP, {effects} of each level, with 95 % limits given the other estimates.")
+        if len(panels[0].levels.levels) > MOST_LABELLED:
+            found[-1] += " The levels at either end are named."
+    return found
 
 
-def _say_data(shown: Shown) -> str:
-    axis = shown.axis
+def _say_data(axis: Axis) -> str:
     if axis.kind == "along":
         return (
-            "Left: partial residuals against the part of X that the contrast alone explains; the "
-            "slope of the line is the effect, and the band has its 95 % limits."
+            "Partial residuals against the part of X that the contrast alone explains; the slope "
+            "of the line is the effect, and the band has its 95 % limits."
         )
     if axis.kind == "fitted":
         return (
-            "Left: the images, adjusted to the means of the columns that are not tested, against "
-            "their fit; on the line both are the same."
+            "The images, in their units and with the columns of X that are not tested at their "
+            "means, against the fit of them; on the line both are the same."
         )
     others = "0" if axis.held_at_zero else "their means"
-    what = "means with 95 % limits" if axis.kind == "category" else "the fit with 95 % limits"
+    what = "crosses: means of the fit" if axis.kind == "category" else "line and band: the fit"
     return (
-        f"Left: the images in their units, adjusted to all other columns of X at {others} "
-        f"(partial residuals); black or white: {what}."
+        f"The images, in their units and with all other columns of X at {others} (partial "
+        f"residuals); {what} with 95 % limits."
     )
 
 
-def _say_lines(shown: Shown, fit: VoxelFit) -> str:
+def _say_lines(fit: VoxelFit) -> str:
     if not fit.levels:
         return ""
-    first = fit.levels[0]
-    n = np.unique(first.level[shown.rows]).size
-    name = cut_name(first.factor, 30)
+    name, n = cut_name(fit.levels[0].factor, 30), len(fit.levels[0].levels)
     if n > MOST_DRAWN:
-        return f"Grey strokes: fits of levels of {name}, {n:,} in all."
-    return f"Colours and thin strokes: each level of {name} and its own fit."
-
-
-def _say_effects(panels: Sequence[Panel]) -> str:
-    effects = "the random effect" if len(panels) == 1 else "random effects"
-    return f"Right: {effects} of each level (BLUP) with 95 % limits, given the other estimates."
+        return f" Thin grey lines: the fits of levels of {name}, of which there are {n:,}."
+    return f" Colours and thin lines: each level of {name}, and its own fit."
 
 
 def make(run: Reported) -> dict[str, Any]:
