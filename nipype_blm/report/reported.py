@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from nipype_blm.errors import InputError
 from nipype_blm.results.findings import Findings, find_all, find_inference
 from nipype_blm.results.inferred import Inferred
 from nipype_blm.results.results import Results
@@ -22,4 +23,79 @@ class Reported:
     """One run of a report; what is costly is read when it is asked for."""
 
     results: Results
+    background: Path | None = None  # anatomy to draw on
     values: Sampled | None = None  # of images at the highest voxels, where they were not saved
+
+    @property
+    def folder(self) -> Path:
+        """The folder of results."""
+        return self.results.folder
+
+    @property
+    def title(self) -> str:
+        """What is at the top of the page: the formula, or the folder."""
+        study = self.results.study
+        return self.folder.name if study is None else study.formula
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the model has random effects."""
+        return bool(self.results.factors)
+
+    @cached_property
+    def inferred(self) -> Inferred | None:
+        """The corrected inference of these maps, if there is one."""
+        return find_inference(self.results)
+
+    @cached_property
+    def findings(self) -> dict[str, Findings]:
+        """What each contrast found, by name."""
+        return find_all(self.results, self.inferred)
+
+    @cached_property
+    def backdrop(self) -> "Backdrop":
+        """What maps are drawn over."""
+        from nipype_blm.report.views import find_backdrop
+
+        return find_backdrop(self)
+
+    @cached_property
+    def record(self) -> str:
+        """The configuration of the run, as YAML; empty where it was not kept."""
+        try:
+            return (self.folder / "inputs.yml").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    @cached_property
+    def options(self) -> dict[str, object]:
+        """The fields of the configuration, as far as they can be read."""
+        try:
+            found = yaml.safe_load(self.record)
+        except yaml.YAMLError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def sampled(self) -> Sampled | None:
+        """The values of the images at the highest voxels, if they are known."""
+        return self._sampled[0]
+
+    @property
+    def why_not_sampled(self) -> str:
+        """Why they are not; empty if they are."""
+        return self._sampled[1]
+
+    @cached_property
+    def _sampled(self) -> tuple[Sampled | None, str]:
+        if self.values is not None:
+            return self.values, ""
+        try:
+            return read_sampled(self.results), ""
+        except InputError as error:
+            return None, str(error)
+
+    @cached_property
+    def voxel_fits(self) -> dict[int, VoxelFit]:
+        """The model at the voxels where values are known, by their places in the result."""
+        return {} if self.sampled is None else fit_voxels(self.results, self.sampled)

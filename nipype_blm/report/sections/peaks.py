@@ -91,8 +91,8 @@ def _say_left(n: int) -> str:
         return ""
     peaks = write_count(n, "peak")
     return (
-        f"The data at {peaks} of this contrast are not shown: nipype-blm report reads the images at "
-        f"{MOST_VOXELS} voxels of all contrasts together, the highest peak of each first."
+        f"The data at {peaks} of this contrast are not shown: nipype-blm report reads the images "
+        f"at {MOST_VOXELS} voxels of all contrasts together, the highest peak of each first."
     )
 
 
