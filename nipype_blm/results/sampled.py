@@ -45,12 +45,12 @@ class Sampled:
 def choose_peaks(findings: Findings) -> list[int]:
     """Return the voxels of a contrast whose data are shown.
 
-    The highest peaks of what survives, or the highest voxel of all; none where nothing is tested.
+    The highest peaks of what survives, or the voxel nearest to that; none where nothing is tested.
     """
     peaks = [place.feature for place in findings.peaks[:N_PEAKS]]
-    if peaks or findings.highest is None:
+    if peaks or findings.nearest is None:
         return peaks
-    return [findings.highest]
+    return [findings.nearest]
 
 
 def choose_voxels(findings: Mapping[str, Findings]) -> NDArray[np.intp]:

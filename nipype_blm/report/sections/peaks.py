@@ -19,7 +19,7 @@ from nipype_blm.report.peakcharts import (
 )
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, write_count, write_number, write_p
-from nipype_blm.results.findings import Findings, Place
+from nipype_blm.results.findings import Findings
 from nipype_blm.results.sampled import MOST_VOXELS, choose_peaks
 from nipype_blm.stages.voxelfits import VoxelFit
 
@@ -38,9 +38,10 @@ class Peak(NamedTuple):
     """The data at one voxel, as they are shown."""
 
     number: int
-    place: Place | None  # None where nothing survives: the highest voxel of all
+    is_found: bool  # whether it survives; else it is the voxel nearest to that
     coordinates: tuple[float, float, float]  # mm
     z: float
+    p: float  # corrected
     effect: tuple[float, float, float]  # with 95 % limits; NaN of an F contrast
     n: int  # images with data
     n_missing: int
@@ -99,9 +100,7 @@ def _say_left(n: int) -> str:
 def _tabulate(peaks: Sequence[Peak]) -> Table:
     """Return the numbers at each peak: those of the maps, and of the images."""
     has_effect = not any(np.isnan(peak.effect[0]) for peak in peaks)
-    survives = all(peak.place for peak in peaks)
-    columns = ["Peak", "x, y, z (mm)", "z"]
-    columns += ["Corrected p"] * survives
+    columns = ["Peak", "x, y, z (mm)", "z", "Corrected p"]
     columns += ["Effect", "95 % limits of it"] * has_effect
     columns += ["Images with data", "Residual sd", "Largest residuals (sd; value)"]
     rows = []
@@ -112,8 +111,7 @@ def _tabulate(peaks: Sequence[Peak]) -> Table:
             for each in peak.worst
         )
         rows.append(
-            [peak.number, write_place(peak.coordinates), _write(peak.z, ".2f")]
-            + [write_p(peak.place.p) if peak.place else ""] * survives
+            [peak.number, write_place(peak.coordinates), _write(peak.z, ".2f"), write_p(peak.p)]
             + [effect, f"{lower} to {upper}"] * has_effect
             + [f"{peak.n:,} of {peak.n + peak.n_missing:,}", write_number(peak.sd)]
             + [", ".join(worst)]
@@ -142,16 +140,16 @@ def _make(
 ) -> Peak:
     assert run.sampled is not None
     feature = fit.feature
-    places = {place.feature: place for place in findings.peaks}
     x, y, z = run.sampled.coordinates[run.sampled.features.tolist().index(feature)].tolist()
     shown = show(axis, findings.contrast, fit, dof)
     effect, lower, upper = (float(each[feature]) for each in findings.limits)
     n = int(np.count_nonzero(fit.is_present))
     peak = Peak(
         number=number,
-        place=places.get(feature),
+        is_found=bool(findings.main.survives[feature]),
         coordinates=(x, y, z),
         z=float(findings.z[feature]),
+        p=float(findings.main.p[feature]),
         effect=(effect, lower, upper),
         n=n,
         n_missing=fit.y.size - n,
@@ -229,7 +227,7 @@ def _count_outside(found: Quantiles) -> str:
 
 def _say_caption(peak: Peak, fit: VoxelFit) -> str:
     """Return which peak it is, and what is special about its data."""
-    name = f"Peak {peak.number}" if peak.place else "The highest voxel"
+    name = f"Peak {peak.number}" if peak.is_found else "The nearest voxel"
     sentences = [f"{name}, at {write_place(peak.coordinates)} mm."]
     if peak.n_missing:
         sentences.append(f"{write_count(peak.n_missing, 'image')} without data here.")
