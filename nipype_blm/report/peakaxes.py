@@ -72,30 +72,37 @@ def choose_axis(contrast: ContrastResults) -> Axis:
 def _find_variable(
     study: Study, X: FloatArray, names: Sequence[str], tested: NDArray[np.intp]
 ) -> Axis | None:
-    """Return the column of the table that all tested columns are functions of, by their names."""
+    """Return the column of the table that all tested columns are made of."""
     levels = {each.variable: [str(level) for level in each.levels] for each in study.codings}
-    for name, cells in study.columns.items():
-        word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
-        if not all(word.search(names[k]) for k in tested) or any(c != c for c in cells):
-            continue
-        is_numeric = name not in levels and all(isinstance(cell, float) for cell in cells)
-        values = [float(c) for c in cells] if is_numeric else [str(c) for c in cells]
-        known, code = np.unique(np.array(values), return_inverse=True)
-        first = np.unique(code, return_index=True)[1]
-        depends = (X[first][code] == X).all(axis=0)
-        if not depends[tested].all():
-            continue
-        own = [k for k in np.flatnonzero(depends).tolist() if k in tested or word.search(names[k])]
-        columns = np.array(own, np.intp)
-        if is_numeric and known.size > 2:
-            return Axis("numeric", name, np.array(values, float), columns)
-        labels = [f"{x:g}" for x in known] if is_numeric else known.tolist()
-        order = [level for level in levels.get(name, []) if level in labels]
-        labels_sorted = order if len(order) == len(labels) else labels
-        if len(labels) <= _MOST_CATEGORIES:
-            place = np.array([labels_sorted.index(labels[i]) for i in range(len(labels))], float)
-            return Axis("category", name, place[code], columns, labels_sorted)
-    return None
+    used = [_find_words(each, list(study.columns)) for each in names]
+    of_tested = {name for k in tested for name in used[k]}
+    if len(of_tested) != 1 or not all(used[k] for k in tested):
+        return None
+    [name] = of_tested
+    cells = study.columns[name]
+    if any(cell != cell for cell in cells):
+        return None
+    is_numeric = name not in levels and all(isinstance(cell, float) for cell in cells)
+    values = [float(c) for c in cells] if is_numeric else [str(c) for c in cells]
+    known, first, code = np.unique(np.array(values), return_index=True, return_inverse=True)
+    own = np.array([k for k, words in enumerate(used) if words == {name}], np.intp)
+    if (X[first][code][:, own] != X[:, own]).any():  # of a neighbouring row, say
+        return None
+    if is_numeric and known.size > 2:
+        return Axis("numeric", name, np.array(values, float), own)
+    labels = [f"{x:g}" for x in known] if is_numeric else known.tolist()
+    if len(labels) > _MOST_CATEGORIES:
+        return None
+    coded = [level for level in levels.get(name, []) if level in labels]
+    order = coded if len(coded) == len(labels) else labels
+    place = np.array([order.index(label) for label in labels], float)
+    return Axis("category", name, place[code], own, order)
+
+
+def _find_words(column: str, variables: Sequence[str]) -> set[str]:
+    """Return the variables that a column of X is made of, by its name."""
+    plain = re.sub(r"\[[^\]]*\]", "", column)  # without levels
+    return {name for name in variables if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", plain)}
 
 
 def _take_columns(

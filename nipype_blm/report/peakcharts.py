@@ -15,12 +15,12 @@ from nipype_blm.report.peakaxes import Shown
 from nipype_blm.stages.voxelfits import LevelEffects, VoxelFit
 
 GREY = "#8a9199"  # on white and on black
-MOST_DRAWN = 60  # levels with a colour and a line of their own
+MOST_DRAWN = 60  # levels with a colour of their own
+MOST_LINES = 600  # of levels
 MOST_LABELLED = 24
 _EXTREMES = 5  # labelled of more levels, at either end
 _MOST_SHAPES = 400  # beyond it they are drawn as a picture
 _MOST_PANELS = 2  # of random effects
-_DPI = 160
 _SIZE = (9.4, 2.9)  # inches
 
 
@@ -90,7 +90,6 @@ def draw_peak(
     """
     panels = choose_panels(fit)
     with drawing(*_SIZE) as figure:
-        figure.set_dpi(_DPI)  # of what is drawn as a picture
         widths = [3.6 if panels else 5.0, 2.6, *(2.4 for _ in panels)]
         data, quantiles, *effects = figure.subplots(1, len(widths), width_ratios=widths)
         _draw_data(data, shown, fit, labels)
@@ -110,10 +109,9 @@ def _draw_data(axes: Any, shown: Shown, fit: VoxelFit, labels: tuple[str, str]) 
     x = _spread(shown) if shown.axis.kind == "category" else shown.x
     is_many = x.size > _MOST_SHAPES
     colours = _draw_levels(axes, shown, fit, x)
-    axes.scatter(
-        *(x, shown.y), s=14 if x.size < 200 else 3, c=colours, alpha=0.75, linewidths=0,
-        rasterized=is_many, zorder=3,
-    )  # fmt: skip
+    style = {"s": 14 if x.size < 200 else 3, "linewidths": 0, "zorder": 3}
+    style |= {"alpha": 1 if is_many else 0.75, "rasterized": is_many}
+    axes.scatter(x, shown.y, c=colours, **style)
     line = shown.line
     if shown.axis.kind == "category":
         half = line.upper - line.y
@@ -152,18 +150,15 @@ def _draw_levels(axes: Any, shown: Shown, fit: VoxelFit, x: FloatArray) -> Any:
     is_coloured = known.size <= MOST_DRAWN
     palette = [COLOURS[k % len(COLOURS)] if is_coloured else GREY for k in range(known.size)]
     lines = []
-    for k in known[: 10 * MOST_DRAWN]:
+    for k in known[:MOST_LINES]:
         rows = np.flatnonzero(level == k)
         rows = rows[np.argsort(x[rows], kind="stable")]
         lines.append(_lengthen(x[rows], shown.own[rows], np.ptp(x)))
     from matplotlib.collections import LineCollection
 
-    axes.add_collection(
-        LineCollection(
-            lines, colors=palette[: len(lines)], linewidths=0.7, alpha=0.6, zorder=2,
-            rasterized=len(lines) > MOST_DRAWN,
-        )
-    )  # fmt: skip
+    style = {"linewidths": 0.7, "alpha": 0.6 if is_coloured else 0.25, "zorder": 2}
+    style |= {"colors": palette[: len(lines)], "rasterized": not is_coloured}
+    axes.add_collection(LineCollection(lines, **style))
     return [palette[i] for i in np.searchsorted(known, level)]
 
 
@@ -181,13 +176,14 @@ def _draw_quantiles(axes: Any, found: Quantiles, names: Sequence[str]) -> None:
     if not found.rows.size:
         axes.text(0.5, 0.5, "no residual", ha="center", transform=axes.transAxes)
         return
-    axes.fill_between(found.expected, found.lower, found.upper, color=GREY, alpha=0.25, lw=0)
+    n = found.rows.size
+    some = np.unique(np.r_[np.linspace(0, n - 1, 150).round().astype(int), :10, n - 10 : n])
+    some = some[(some >= 0) & (some < n)]
+    limits = found.expected[some], found.lower[some], found.upper[some]
+    axes.fill_between(*limits, color=GREY, alpha=0.25, lw=0)
     axes.plot(found.expected[[0, -1]], found.expected[[0, -1]], color=GREY, lw=1)
-    is_many = found.rows.size > _MOST_SHAPES
-    axes.scatter(
-        *(found.expected, found.observed), s=14 if found.rows.size < 200 else 3, color=COLOURS[0],
-        linewidths=0, rasterized=is_many, zorder=3,
-    )  # fmt: skip
+    style = {"s": 14 if n < 200 else 3, "color": COLOURS[0], "linewidths": 0, "zorder": 3}
+    axes.scatter(found.expected, found.observed, rasterized=n > _MOST_SHAPES, **style)
     _name_extremes(axes, found, names)
 
 
@@ -205,11 +201,9 @@ def _name_extremes(axes: Any, found: Quantiles, names: Sequence[str]) -> None:
             at = found.observed[i]
             height = max(at, height + size) if sign > 0 else min(at, height - size)
             shift = 5 if side == "left" else -5
-            axes.annotate(
-                escape(cut_name(names[found.rows[i]], 20)),
-                *((found.expected[i], height), (shift, 0)),
-                textcoords="offset points", ha=side, va="center", fontsize=7,
-            )  # fmt: skip
+            text = escape(cut_name(names[found.rows[i]], 20))
+            place = {"xytext": (shift, 0), "textcoords": "offset points", "ha": side}
+            axes.annotate(text, (found.expected[i], height), va="center", fontsize=7, **place)
 
 
 def _draw_effects(axes: Any, panel: Panel) -> None:

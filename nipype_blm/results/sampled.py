@@ -75,13 +75,13 @@ def write_sampled(results: Results, sampled: Sampled) -> None:
     table, described = (folder / f"{_NAME}{end}" for end in (".tsv", ".json"))
     if table.exists() and not _is_ours(described):
         raise InputError(f"{table} is there, and no report has written it; move it elsewhere.")
-    texts = format_described(
-        _NAME, _WORDS, _describe_columns(sampled), _list_rows(results, sampled), details={
-            "Model": results.stamp,
-            "Values": _stamp(sampled.values),
-            "Voxels": _describe_voxels(sampled),
-        },
-    )  # fmt: skip
+    details = {
+        "Model": results.stamp,
+        "Values": _stamp(sampled.values),
+        "Voxels": _describe_voxels(sampled),
+    }
+    columns, rows = _describe_columns(sampled), _list_rows(results, sampled)
+    texts = format_described(_NAME, _WORDS, columns, rows, details)
     for path in (table, described):  # what describes the other is last, and tells if they fit
         write_if_changed(path, texts[path.name].encode("utf-8", "surrogateescape"))
 

@@ -94,10 +94,11 @@ def fit_voxels(results: Results, sampled: Sampled) -> dict[int, VoxelFit]:
         parts = (each.part for each in levels)
         fixed = Y[i] - found.residual[i] - sum(parts, np.zeros(Y.shape[1]))
         beta, of_beta = _estimate(results, fixed, D[:, i], found.sigma[i])
+        residual, sigma = found.residual[i], float(found.sigma[i])
+        standardised = _standardise(found, i)
         fits[feature] = VoxelFit(
-            feature, Y[i], fixed, found.residual[i], _standardise(found, i),
-            float(found.sigma[i]), beta, of_beta, levels,
-        )  # fmt: skip
+            *(feature, Y[i], fixed, residual, standardised, sigma), beta, of_beta, levels
+        )
     return fits
 
 

@@ -12,6 +12,7 @@ from nipype_blm.report.peakaxes import Axis, Shown, choose_axis, show
 from nipype_blm.report.peakcharts import (
     MOST_DRAWN,
     MOST_LABELLED,
+    MOST_LINES,
     Quantiles,
     choose_panels,
     compare_quantiles,
@@ -279,7 +280,8 @@ def _say_lines(fit: VoxelFit) -> str:
         return ""
     name, n = cut_name(fit.levels[0].factor, 30), len(fit.levels[0].levels)
     if n > MOST_DRAWN:
-        return f" Thin grey lines: the fits of levels of {name}, of which there are {n:,}."
+        first = f"the first {MOST_LINES} of the {n:,}" if n > MOST_LINES else f"the {n:,}"
+        return f" Thin grey lines: the fits of {first} levels of {name}."
     return f" Colours and thin lines: each level of {name}, and its own fit."
 
 
