@@ -109,7 +109,7 @@ def _draw_data(axes: Any, shown: Shown, fit: VoxelFit, labels: tuple[str, str]) 
     x = _spread(shown) if shown.axis.kind == "category" else shown.x
     is_many = x.size > _MOST_SHAPES
     colours = _draw_levels(axes, shown, fit, x)
-    style = {"s": 14 if x.size < 200 else 3, "linewidths": 0, "zorder": 3}
+    style: dict[str, Any] = {"s": 14 if x.size < 200 else 3, "linewidths": 0, "zorder": 3}
     style |= {"alpha": 1 if is_many else 0.75, "rasterized": is_many}
     axes.scatter(x, shown.y, c=colours, **style)
     line = shown.line
@@ -156,7 +156,7 @@ def _draw_levels(axes: Any, shown: Shown, fit: VoxelFit, x: FloatArray) -> Any:
         lines.append(_lengthen(x[rows], shown.own[rows], np.ptp(x)))
     from matplotlib.collections import LineCollection
 
-    style = {"linewidths": 0.7, "alpha": 0.6 if is_coloured else 0.25, "zorder": 2}
+    style: dict[str, Any] = {"linewidths": 0.7, "alpha": 0.6 if is_coloured else 0.25, "zorder": 2}
     style |= {"colors": palette[: len(lines)], "rasterized": not is_coloured}
     axes.add_collection(LineCollection(lines, **style))
     return [palette[i] for i in np.searchsorted(known, level)]

@@ -11,7 +11,8 @@ from nipype_blm.errors import InputError
 from nipype_blm.results.findings import Findings, find_all, find_inference
 from nipype_blm.results.inferred import Inferred
 from nipype_blm.results.results import Results
-from nipype_blm.results.sampled import Sampled, read_sampled
+from nipype_blm.results.sampled import Sampled, choose_voxels, read_sampled
+from nipype_blm.stages.sampling import MOST_BYTES, sample_values
 from nipype_blm.stages.voxelfits import VoxelFit, fit_voxels
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ class Reported:
 
     results: Results
     background: Path | None = None  # anatomy to draw on
-    values: Sampled | None = None  # of images at the highest voxels, where they were not saved
 
     @property
     def folder(self) -> Path:
@@ -86,10 +86,26 @@ class Reported:
         """Why they are not; empty if they are."""
         return self._sampled[1]
 
+    def read_values(
+        self, n_threads: int = 1, work_dir: Path | None = None, most_bytes: int = MOST_BYTES
+    ) -> None:
+        """Have the values at the highest voxels read from the images, unless they were saved.
+
+        What stands in the way is no error: it is said in the page.  Arguments are those of
+        `sample_values`.
+        """
+        wanted = choose_voxels(self.findings)
+        sampled, reason = None, ""
+        try:
+            sampled = sample_values(self.results, wanted, n_threads, work_dir, most_bytes)
+        except InputError as error:
+            first, *more = error.problems
+            reason = f"The data at the highest voxels are not shown. {first}"
+            reason += f" Also: {more[-1]}" if more else ""
+        self.__dict__["_sampled"] = sampled, reason  # known from now on, also if not saved
+
     @cached_property
     def _sampled(self) -> tuple[Sampled | None, str]:
-        if self.values is not None:
-            return self.values, ""
         try:
             return read_sampled(self.results), ""
         except InputError as error:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from bids_study import write_data_set
 from numpy.testing import assert_allclose, assert_array_equal
+from saved_models import change_fitted
 from scipy import stats
 from snippets import write_study
 
@@ -23,7 +24,7 @@ from nipype_blm.report.peakcharts import MOST_DRAWN, choose_panels, compare_quan
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.sections.peaks import make_peaks
 from nipype_blm.results.results import Results
-from nipype_blm.results.sampled import Sampled, choose_peaks, choose_voxels
+from nipype_blm.results.sampled import choose_peaks, choose_voxels
 from nipype_blm.results.saved import SavedImage
 from nipype_blm.stages.sampling import sample_values
 from nipype_blm.stages.voxelfits import LevelEffects, VoxelFit
@@ -59,7 +60,9 @@ def mixed(tmp_path_factory):
     """A mixed model of a formula."""
     folder = tmp_path_factory.mktemp("mixed")
     write_data_set(folder / "bids")
-    words = ["--formula", FORMULA, "--test", "site", "--test", "site[B] - site[C]", "--quiet"]
+    words = ["--formula", FORMULA, "--quiet"]
+    for test in ("age", "main(sex)", "sex:session", "site", "site[B] - site[C]"):
+        words += ["--test", test]
     source = [str(folder / "bids"), str(folder / "out"), "--contrast", "faces", "--stat", "effect"]
     assert main(["fit", *source, *words, "--no-report"]) == 0
     return sample(Results(folder / "out"))
@@ -67,7 +70,7 @@ def mixed(tmp_path_factory):
 
 def sample(results):
     run = Reported(results)
-    sample_values(results, choose_voxels(run.findings))
+    run.read_values()
     return run
 
 
@@ -95,7 +98,7 @@ def test_the_axis_is_a_column_of_the_table_where_there_is_one(mixed):
     axes = {name: shown.axis for name, _, shown in list_shown(mixed)}
     age = [float(x) for x in mixed.results.study.columns["age"]]
     kinds = {name: (axis.kind, axis.name) for name, axis in axes.items()}
-    assert kinds["age"] == kinds["I(age ** 2)"] == ("numeric", "age")
+    assert kinds["age"] == ("numeric", "age")
     assert_array_equal(axes["age"].x, age)
     names = np.array(mixed.results.column_names)
     assert names[axes["age"].columns].tolist() == ["age", "I(age ** 2)"]
@@ -103,10 +106,9 @@ def test_the_axis_is_a_column_of_the_table_where_there_is_one(mixed):
     assert axes["site"].categories == ["A", "B", "C"]
     site = mixed.results.study.columns["site"]
     assert [axes["site"].categories[int(k)] for k in axes["site"].x] == list(site)
-    # With an interaction, no column alone has the effect.
-    assert {kinds[name][0] for name in axes if "sex" in name and "session" in name} <= {
-        "along", "category", "fitted"
-    }  # fmt: skip
+    # With an interaction, no column of the table alone has the effect.
+    assert kinds["main(sex)"] == ("along", "main(sex)")
+    assert kinds["sex:session"] == ("category", "sex[M]:session[2]")
 
 
 def test_the_slope_and_the_differences_shown_are_the_effects_of_the_maps(plain):
@@ -234,20 +236,46 @@ def test_a_mixed_model_shows_its_random_effects(mixed):
     assert all(label in peaks.shown[0].figure.svg for label in ("Intercept of subject", ">12<"))
 
 
-def test_without_values_the_page_says_how_to_get_them(plain, tmp_path):
+@pytest.fixture
+def copy(plain, tmp_path):
+    """The folder of the linear model, without the values."""
     folder = shutil.copytree(plain.folder, tmp_path / "copy")
     shutil.rmtree(folder / "report")
-    run = Reported(Results(folder))
-    peaks, content = render(run, "group")
+    return folder
+
+
+def test_without_values_the_page_says_how_to_get_them(copy):
+    peaks, content = render(Reported(Results(copy)), "group")
     assert not peaks.shown
-    assert f"nipype-blm report {folder} reads them" in html.unescape(content)
-    given = Reported(Results(folder), values=plain.sampled)
-    assert [each.z for each in make_peaks(given, given.findings["group"]).shown] == [
-        each.z for each in make_peaks(plain, plain.findings["group"]).shown
-    ]
-    some = Sampled(np.empty(0, np.intp), np.empty((0, 3)), np.empty((20, 0)))
-    _, content = render(Reported(Results(folder), values=some), "group")
+    assert f"nipype-blm report {copy} reads them" in html.unescape(content)
+
+
+def test_values_that_cannot_be_saved_are_shown_all_the_same(copy, plain):
+    (copy / "report").write_text("a file where the folder should be")
+    run = Reported(Results(copy))
+    run.read_values()
+    peaks, expected = (make_peaks(each, each.findings["group"]) for each in (run, plain))
+    assert [each.worst for each in peaks.shown] == [each.worst for each in expected.shown]
+
+
+def test_other_voxels_than_those_of_the_peaks_are_no_data_of_them(copy):
+    run = Reported(Results(copy))
+    peaks = set(choose_voxels(run.findings).tolist())
+    sample_values(run.results, [min(set(range(50)) - peaks)])
+    _, content = render(run, "group")
     assert "of this contrast are not shown" in content
+    assert "<figure>" not in content
+
+
+def test_images_that_are_gone_leave_the_page_without_data(copy):
+    images = [each._replace(image=f"/gone{each.image}") for each in Results(copy).images]
+    change_fitted(copy, images=images)
+    run = Reported(Results(copy))
+    run.read_values()
+    _, content = render(run, "group")
+    assert "The data at the highest voxels are not shown. " in content
+    assert "/gone/" in content
+    assert "<figure>" not in content
 
 
 def test_a_contrast_that_is_tested_nowhere_has_no_data(plain):
