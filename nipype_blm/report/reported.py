@@ -100,8 +100,8 @@ class Reported:
             sampled = sample_values(self.results, wanted, n_threads, work_dir, most_bytes)
         except InputError as error:
             first, *more = error.problems
-            reason = f"The data at the highest voxels are not shown. {first}"
-            reason += f" Also: {more[-1]}" if more else ""
+            # Of many images that are gone: one of them, and at the end what to do.
+            reason = " ".join(["The data at the highest voxels are not shown.", first, *more[-1:]])
         self.__dict__["_sampled"] = sampled, reason  # known from now on, also if not saved
 
     @cached_property
