@@ -13,6 +13,9 @@ from nipype_blm.results.diagnostics import SavedDiagnostics, read_diagnostics
 from nipype_blm.results.findings import Findings, find_all, find_inference
 from nipype_blm.results.inferred import Inferred
 from nipype_blm.results.results import Results
+from nipype_blm.results.sampled import Sampled, choose_voxels, read_sampled
+from nipype_blm.stages.sampling import MOST_BYTES, sample_values
+from nipype_blm.stages.voxelfits import VoxelFit, fit_voxels
 
 if TYPE_CHECKING:
     from nipype_blm.report.views import Backdrop
@@ -98,3 +101,43 @@ class Reported:
         except yaml.YAMLError:
             return {}
         return found if isinstance(found, dict) else {}
+
+    @property
+    def sampled(self) -> Sampled | None:
+        """The values of the images at the highest voxels, if they are known."""
+        return self._sampled[0]
+
+    @property
+    def why_not_sampled(self) -> str:
+        """Why they are not; empty if they are."""
+        return self._sampled[1]
+
+    def read_values(
+        self, n_threads: int = 1, work_dir: Path | None = None, most_bytes: int = MOST_BYTES
+    ) -> None:
+        """Have the values at the highest voxels read from the images, unless they were saved.
+
+        What stands in the way is no error: it is said in the page.  Arguments are those of
+        `sample_values`.
+        """
+        wanted = choose_voxels(self.findings)
+        sampled, reason = None, ""
+        try:
+            sampled = sample_values(self.results, wanted, n_threads, work_dir, most_bytes)
+        except InputError as error:
+            first, *more = error.problems
+            # Of many images that are gone: one of them, and at the end what to do.
+            reason = " ".join(["The data at the highest voxels are not shown.", first, *more[-1:]])
+        self.__dict__["_sampled"] = sampled, reason  # known from now on, also if not saved
+
+    @cached_property
+    def _sampled(self) -> tuple[Sampled | None, str]:
+        try:
+            return read_sampled(self.results), ""
+        except InputError as error:
+            return None, str(error)
+
+    @cached_property
+    def voxel_fits(self) -> dict[int, VoxelFit]:
+        """The model at the voxels where values are known, by their places in the result."""
+        return {} if self.sampled is None else fit_voxels(self.results, self.sampled)

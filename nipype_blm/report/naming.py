@@ -1,0 +1,52 @@
+"""Names of anybody's making, short enough for a figure or a sentence."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from nipype_blm.results.saved import SavedImage
+
+_SEPARATORS = re.compile(r"[/_.\s-]")
+
+
+def cut_name(name: str, most: int = 24) -> str:
+    """Return a name of at most so many letters, without its middle, on one line."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in name)
+    if len(plain) <= most:
+        return plain
+    end = (most - 1) // 2
+    return f"{plain[: most - 1 - end]}…{plain[-end:]}"
+
+
+def name_images(images: Sequence[SavedImage]) -> list[str]:
+    """Return what tells each image from the others: its path without what all have in common."""
+    paths = [each.image for each in images]
+    names = [Path(path).name for path in paths]
+    shown = _strip_common(names if len(set(names)) == len(set(paths)) else paths)
+    several = len({each.volume for each in images}) > 1
+    if not several:
+        return shown
+    if len(set(paths)) == 1:
+        return [f"volume {each.volume}" for each in images]
+    return [f"{name}, volume {each.volume}" for name, each in zip(shown, images, strict=True)]
+
+
+def _strip_common(names: list[str]) -> list[str]:
+    """Return names without the parts that all begin and end with, cut where words end."""
+    if len(set(names)) < 2:
+        return names
+    start = _find_start(names)
+    end = _find_start([name[::-1] for name in names])[::-1]
+    starts = [match.end() for match in re.finditer(r"[/_]", start)]
+    first = starts[-1] if starts else 0
+    match = _SEPARATORS.search(end)
+    last = len(end) - match.start() if match else 0
+    cut = [name[first : len(name) - last] for name in names]
+    return cut if all(cut) else names
+
+
+def _find_start(names: list[str]) -> str:
+    """Return the letters that all names begin with."""
+    low, high = min(names), max(names)
+    pairs = enumerate(zip(low, high, strict=False))
+    return next((low[:i] for i, (a, b) in pairs if a != b), low)
