@@ -201,7 +201,7 @@ def _draw_correlations(X: FloatArray, names: Sequence[str]) -> Figure | None:
     written = f"{r[i, j]:.2f}".replace("-", "−")
     of = f" among the first {_MOST_SQUARE} that vary" if left > 0 else ""
     alt = f"The largest correlation of two columns of X{of} is {written}: {one} and {other}."
-    return draw_correlations(r, [names[k] for k in varies], alt)
+    return draw_correlations(r, [names[int(k)] for k in varies], alt)
 
 
 def _tabulate_factors(run: Reported) -> Table | None:
