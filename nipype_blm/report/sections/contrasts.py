@@ -13,6 +13,7 @@ from nipype_blm.errors import InputError
 from nipype_blm.report.drawing import Figure
 from nipype_blm.report.embedded import STEP, Embedded, embed_all, embed_background, embed_flags
 from nipype_blm.report.reported import Reported
+from nipype_blm.report.sections.peaks import Peaks, make_peaks
 from nipype_blm.report.tables import Table, cut, write_count, write_number, write_p
 from nipype_blm.report.views import (
     Cuts,
@@ -41,6 +42,7 @@ class Shown(NamedTuple):
     corrections: Table
     clusters: Table | None
     nearest: str  # which voxel comes nearest, if none survives
+    peaks: Peaks | None  # the data there
     tells_more: bool  # whether all figures are there
 
 
@@ -80,6 +82,7 @@ def _show(run: Reported, found: Findings, number: int, image: Any, named: "_Atla
         corrections=_tabulate_corrections(found),
         clusters=_tabulate(run, found, places, cuts, named, number) if places else None,
         nearest="" if places else _say_nearest(run, found),
+        peaks=make_peaks(run, found) if number < _MOST_WHOLE else None,
         tells_more=number < _MOST_WHOLE,
     )
 
