@@ -313,6 +313,8 @@ def _conclude(request: "Request", arguments: argparse.Namespace) -> None:
         request.out_dir,
         Wanted.choose(arguments.report, request.report, arguments.reports),
         arguments.quiet or request.quiet,
+        request.n_threads,
+        request.work_folder,
     )
     if request.reads_again:
         with hold_folders({"work_dir": request.work_folder}):  # which goes if it is empty then

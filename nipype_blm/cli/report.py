@@ -9,6 +9,7 @@ from typing import Any
 from nipype_blm.cli.command import OK, add_common_options, describe, say
 from nipype_blm.cli.terminal import escape_name
 from nipype_blm.errors import InputError
+from nipype_blm.units import GIB
 
 # In the environment: whether commands that write a report do, where nothing else says so.
 VARIABLE = "NIPYPE_BLM_REPORT"
@@ -62,11 +63,20 @@ def add_report(tools: Any) -> None:
         metavar="IMAGE",
         help="anatomy to draw on; default: the MNI template, for results in MNI space",
     )
+    parser.add_argument(
+        "--max-read-gb",
+        type=float,
+        default=2.0,
+        metavar="GIB",
+        help="read images of up to so many GiB in all, for the data at the highest peaks, unless "
+        "they were saved or are in tiles; default 2",
+    )
     add_common_options(parser)
     parser.set_defaults(action=_act, interrupted="The same command begins again.")
 
 
 def _act(arguments: argparse.Namespace) -> int:
+    from nipype_blm.cli.plugins import count_cores
     from nipype_blm.report.page import find_place, write_report
     from nipype_blm.report.reported import Reported
     from nipype_blm.results.results import Results
@@ -75,7 +85,8 @@ def _act(arguments: argparse.Namespace) -> int:
     runs = [Reported(Results(folder), arguments.background) for folder in folders]
     out_file = arguments.out or find_place([run.results for run in runs])
     try:
-        written = write_report(runs, out_file)
+        most = int(arguments.max_read_gb * GIB)
+        written = write_report(runs, out_file, count_cores(), most_bytes=most)
     except ImportError as error:
         raise InputError(f"{error}. {_NEEDS}.") from error
     if not arguments.quiet:
@@ -87,6 +98,8 @@ def conclude(
     results_dir: Path,
     wanted: Wanted = Wanted.RENEW,
     quiet: bool = False,
+    n_threads: int | None = None,
+    work_dir: Path | None = None,
 ) -> None:
     """Say what was found, and where the maps and the report are, which is written before.
 
@@ -105,10 +118,11 @@ def conclude(
     if wanted is Wanted.NO or (wanted is Wanted.RENEW and not place.is_file()):
         return
     try:
+        from nipype_blm.cli.plugins import count_cores
         from nipype_blm.report.page import is_current, write_report
 
         if not is_current(place, [run]):
-            write_report([run], place)
+            write_report([run], place, n_threads or count_cores(), work_dir)
     except ImportError:
         say(f"notice: {_NEEDS}; then run `nipype-blm report {escape_name(str(run.folder))}`.")
     except (OSError, InputError) as error:

@@ -5,12 +5,19 @@ from typing import Any
 
 from nipype.interfaces.base import Directory, File, TraitedSpec
 
-from nipype_blm.interfaces.base import BLMInterface, InputSpec, defined_traits, results_trait
+from nipype_blm.interfaces.base import (
+    BLMInterface,
+    InputSpec,
+    defined_traits,
+    results_trait,
+    threads_trait,
+)
 
 
 class _ReportInputSpec(InputSpec):
     results_dir = results_trait()
     other_dir = Directory(exists=True, desc="results of another model, to stand beside these")
+    n_procs = threads_trait()
     out_file = File(desc="file to write; default: report.html in the working directory")
     background = File(
         exists=True,
@@ -49,5 +56,5 @@ class Report(BLMInterface):
         background = Path(given["background"]) if "background" in given else None
         out_file = Path(runtime.cwd, given.get("out_file", "report.html")).resolve()
         runs = [Reported(Results(folder), background) for folder in folders]
-        self._results = {"out_file": str(write_report(runs, out_file))}
+        self._results = {"out_file": str(write_report(runs, out_file, given["n_procs"]))}
         return runtime

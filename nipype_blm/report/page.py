@@ -25,6 +25,7 @@ from nipype_blm.report.sections import (
     verdict,
 )
 from nipype_blm.results.results import Results
+from nipype_blm.stages.sampling import MOST_BYTES
 
 _log = logging.getLogger(__name__)
 _HEAD = 2000  # letters of a page that its stamp is in
@@ -61,7 +62,13 @@ class _Part(NamedTuple):
     html: str
 
 
-def write_report(runs: Sequence[Reported], out_file: Path) -> Path:
+def write_report(
+    runs: Sequence[Reported],
+    out_file: Path,
+    n_threads: int = 1,
+    work_dir: Path | None = None,
+    most_bytes: int = MOST_BYTES,
+) -> Path:
     """Write the report of one folder of results, or of two side by side.
 
     Parameters
@@ -69,6 +76,9 @@ def write_report(runs: Sequence[Reported], out_file: Path) -> Path:
     runs : sequence of Reported
     out_file : Path
         Replaced all at once.  Nothing else is needed to read it.
+    n_threads, work_dir, most_bytes
+        To read the values of the images at the highest voxels, as for
+        `nipype_blm.stages.sampling.sample_values`.
 
     Returns
     -------
@@ -88,6 +98,7 @@ def write_report(runs: Sequence[Reported], out_file: Path) -> Path:
     for run in runs:
         if run.background is not None:
             look_at(run.background)
+        run.read_values(n_threads, work_dir, most_bytes)
     environment = _make_environment(out_file.absolute().parent)
     sections = []
     for section in SECTIONS:
