@@ -4,6 +4,7 @@ import base64
 import gzip
 import io
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -15,7 +16,7 @@ from scipy import ndimage, stats
 from small_runs import HOSTILE, write_small_run
 
 from nipype_blm.report.embedded import embed_all, embed_flags, embed_z
-from nipype_blm.report.page import write_report
+from nipype_blm.report.page import _make_environment, write_report
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.sections import contrasts
 from nipype_blm.report.views import (
@@ -113,8 +114,7 @@ def test_clusters_are_those_of_ndimage_with_the_numbers_of_the_maps(run, made):
 
 def test_a_contrast_without_findings_says_what_comes_nearest(made):
     shown = made["contrasts"][2]
-    if shown.findings.main.n_voxels:
-        pytest.fail("the study has an effect of group, which the test needs none of")
+    assert shown.findings.main.n_voxels == 0
     assert shown.clusters is None
     highest = np.abs(shown.findings.z).max()
     assert f"{highest:.3g}" in shown.nearest.replace("−", "")
@@ -254,6 +254,31 @@ def test_many_contrasts_are_drawn_with_fewer_figures(run, monkeypatch):
     assert [len(each.figures) for each in made["contrasts"]] == [3, 1]
     assert [each.tells_more for each in made["contrasts"]] == [True, False]
     assert made["n_more"] == 1
+
+
+def test_two_runs_have_one_viewer(run, made):
+    template = _make_environment(run.folder).get_template("contrasts.html.jinja")
+    first, second = (template.render(run=run, it=made, at=f"contrasts-{i}") for i in range(2))
+    for part in ('id="viewer"', 'id="viewer-library"', "new niivue"):
+        assert (first.count(part), second.count(part)) == (1, 0)
+    for part in (first, second):
+        assert part.count('class="viewer-run"') == 1
+        assert part.count('class="viewer-place"') == len(TESTS)
+    without = template.render(run=run, it=made | {"library": ""}, at="contrasts-0")
+    assert "has no niivue" in without
+    assert 'id="viewer"' not in without
+
+
+def test_a_contrast_that_is_tested_nowhere_is_shown_as_such(run):
+    found = run.findings[DOSE]
+    nothing = np.zeros(found.z.size)
+    corrections = {each.name: replace(each, p=np.ones(found.z.size)) for each in found.corrections}
+    empty = replace(found, z=nothing, is_tested=nothing > 0, **corrections)
+    lone = Reported(run.results)
+    lone.__dict__["findings"] = {DOSE: empty}
+    [shown] = contrasts.make(lone)["contrasts"]
+    assert shown.nearest == "It is estimable at no voxel."
+    assert [row[1:] for row in shown.corrections.rows] == [("0", "n/a", "none survives")] * 3
 
 
 @pytest.mark.parametrize(
