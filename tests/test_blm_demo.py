@@ -1,29 +1,14 @@
-"""The demo finds the effects that it put into its images."""
+"""The example of a configuration of BLM finds the effects that it put into its images."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 import pytest
-
-from nipype_blm.frontends.bids import find_study
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from example_runs import EXAMPLES, PNG_SIGNATURE, run_example
 
 pytest.importorskip("nilearn", reason="pip install 'nipype_blm[plot]'")
-
-
-def run_example(name: str, *arguments: str, cwd: Path) -> str:
-    """Return what an example prints."""
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, cwd=cwd, env=dict(os.environ), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 class Demo(NamedTuple):
@@ -38,15 +23,15 @@ class Demo(NamedTuple):
 def demo(tmp_path_factory) -> Demo:
     """The demo, run once in a folder of its own."""
     folder = tmp_path_factory.mktemp("demo")
-    printed = run_example("demo.py", cwd=folder)
-    return Demo(folder / "demo", printed)
+    printed = run_example("blm_demo.py", cwd=folder)
+    return Demo(folder / "blm_demo", printed)
 
 
 def run_few(folder: Path) -> None:
     """Run the demo of few images, which is quick, in the folder `elsewhere` in another one."""
-    text = (EXAMPLES / "demo.py").read_text().replace("N_IMAGES = 60", "N_IMAGES = 8")
+    text = (EXAMPLES / "blm_demo.py").read_text().replace("N_IMAGES = 60", "N_IMAGES = 8")
     (folder / "few.py").write_text(text)
-    run_example(str(folder / "few.py"), str(folder / "elsewhere"), cwd=folder)
+    run_example(folder / "few.py", str(folder / "elsewhere"), cwd=folder)
     assert len(list((folder / "elsewhere" / "images").iterdir())) == 8
 
 
@@ -58,10 +43,10 @@ def elsewhere(tmp_path_factory) -> Path:
     return folder / "elsewhere"
 
 
-def test_the_folder_is_demo_where_it_was_started_or_the_one_given(demo, elsewhere):
+def test_the_folder_is_blm_demo_where_it_was_started_or_the_one_given(demo, elsewhere):
     assert (demo.folder / "results" / "blm_vox_beta.nii").is_file()
     assert (elsewhere / "z_maps.png").is_file()
-    assert not (elsewhere.parent / "demo").exists()
+    assert not (elsewhere.parent / "blm_demo").exists()
 
 
 def test_a_second_run_gives_the_same_maps(elsewhere):
@@ -116,13 +101,3 @@ def test_the_pipeline_runs_on_the_images_of_the_demo(demo):
     truth = demo.read("true_effects.nii.gz")[..., 0]
     kept = nib.load(thresholded).get_fdata() != 0
     assert kept[truth != 0].mean() > 0.5 > kept[truth == 0].mean()
-
-
-def test_the_data_set_of_the_readme_has_maps_of_people_who_came_twice_but_for_one(tmp_path):
-    printed = run_example("make_bids.py", "made", cwd=tmp_path)
-    assert "47 images of 24 people" in printed
-    found = find_study(tmp_path / "made", filters={"contrast": "faces"}, own_masks=True)
-    assert len(found.images) == len([mask for mask in found.data_masks if mask]) == 47
-    assert {"age", "sex", "site", "subject", "session"} <= set(found.frame.columns)
-    first = nib.load(found.images[0].path).get_fdata()
-    assert np.array_equal(first != 0, nib.load(found.data_masks[0].path).get_fdata() != 0)
