@@ -17,8 +17,8 @@ def init_group_wf(study: Path) -> Workflow:
     find = Node(FindImages(bids=study / "bids", out_file=study / "images.tsv"), name="find")
     find.inputs.filters = {"contrast": "faces", "stat": "effect"}
 
-    fit = Node(BLMM(formula="~ age + session + (1 | subject)"), name="fit")
-    fit.inputs.contrasts = ["age", "session"]
+    fit = Node(BLMM(formula="~ age + years + (1 | subject)"), name="fit")
+    fit.inputs.contrasts = ["age", "years"]
     fit.inputs.out_dir = study / "group_maps"
 
     export = Node(ExportBIDS(out_dir=study / "bids" / "derivatives" / "group"), name="export")

@@ -1,9 +1,9 @@
 """Two mixed models of the same images, and the test of one against the other.
 
 Run it in a folder with images.txt, design.csv, person.txt, intercept.csv and random.csv, such as
-the one that `make demo-mixed` writes:
+the one that examples/blmm_demo.py writes:
 
-    cd demo_mixed && python ../examples/mixed_pipeline.py
+    cd blmm_demo && python ../examples/mixed_pipeline.py
 """
 
 from pathlib import Path

@@ -1,8 +1,9 @@
 """A BLM node between a node that finds the images and one that thresholds each z map.
 
-Run it in a folder with images/*.nii.gz and design.csv, such as the one that `make demo` writes:
+Run it in a folder with images/*.nii.gz and design.csv, such as the one that
+examples/blm_demo.py writes:
 
-    cd demo && python ../examples/pipeline.py
+    cd blm_demo && python ../examples/pipeline.py
 """
 
 from pathlib import Path

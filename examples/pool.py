@@ -1,8 +1,9 @@
 """A linear model on a pool of workers.
 
-Run it in a folder with images.txt and design.csv, such as the one that `make demo` writes:
+Run it in a folder with images.txt and design.csv, such as the one that
+examples/blm_demo.py writes:
 
-    cd demo && python ../examples/pool.py
+    cd blm_demo && python ../examples/pool.py
 """
 
 from pathlib import Path

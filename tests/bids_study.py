@@ -38,6 +38,7 @@ def write_data_set(folder: Path, n_subjects: int = 12, seed: int = 0) -> list[Ro
         subject, age = f"{i:02d}", float(rng.integers(20, 60))
         sex, site = "FM"[i % 2], "ABC"[i % 3]
         lines.append(f"sub-{subject}\t{age:g}\t{sex}\t{site}")
+        write_sessions(folder / f"sub-{subject}", {"1": 0.0, "2": 1 + i / 20})
         of_subject = rng.normal(size=SHAPE)
         for session in ("1", "2"):
             if (subject, session) == ("03", "2"):
@@ -61,6 +62,14 @@ def write_data_set(folder: Path, n_subjects: int = 12, seed: int = 0) -> list[Ro
             rows.append(Row(subject, session, age, sex, site, image, mask))
     (folder / "participants.tsv").write_text("\n".join(reverse_rows(lines)) + "\n")
     return rows
+
+
+def write_sessions(folder: Path, years: dict[str, float]) -> None:
+    """Write the years since the first session of a subject."""
+    folder.mkdir()
+    lines = [f"ses-{session}\t{since:g}" for session, since in years.items()]
+    lines = reverse_rows(["session_id\tyears", *lines])
+    (folder / f"{folder.name}_sessions.tsv").write_text("\n".join(lines) + "\n")
 
 
 def reverse_rows(lines: list[str]) -> list[str]:

@@ -222,8 +222,8 @@ def make_cases(folder: Path, only: str) -> Iterator[Case]:
     """Write studies, each when its turn comes and for no longer; yield their commands."""
     makers = {
         "wager2008": write_wager,
-        "demo": write_demo,
-        "mixed_demo": write_mixed_demo,
+        "blm_demo": write_blm_demo,
+        "blmm_demo": write_blmm_demo,
         **{f"design_{i}": functools.partial(write_blm_design, number=i) for i in range(1, 5)},
         "compared": write_compared,
         **{f"random_{i:02}": functools.partial(write_random, seed=i) for i in range(N_RANDOM)},
@@ -300,15 +300,15 @@ def write_wager(folder: Path) -> Iterator[Case]:
     yield fit(folder, "mixed", Z=[{"f1": Z}], contrasts=contrasts, resms=True, images_per_batch=11)
 
 
-def write_demo(folder: Path) -> Iterator[Case]:
+def write_blm_demo(folder: Path) -> Iterator[Case]:
     """The demo of a linear model."""
-    load_example("demo").write_study(folder)
+    load_example("blm_demo").write_study(folder)
     yield Case(folder.name, "blm", [str(folder / "blm.yml")], folder / "results")
 
 
-def write_mixed_demo(folder: Path) -> Iterator[Case]:
+def write_blmm_demo(folder: Path) -> Iterator[Case]:
     """The demo of a mixed model."""
-    demo = load_example("mixed_demo")
+    demo = load_example("blmm_demo")
     demo.write_study(folder, demo.make_people())
     yield Case(folder.name, "blmm", [str(folder / "blmm.yml")], folder / "results")
 

@@ -105,8 +105,8 @@ def test_the_pipeline_from_bids_leaves_the_maps_of_the_command_in_bids(study):
     write_tables(study)
     run_snippets(FROM_FMRIPREP, study, fork_command)
     folder = study / "bids" / "derivatives" / "group" / "group"
-    [exported] = folder.glob("task-faces_space-*_contrast-session_stat-z_statmap.nii.gz")
-    z = study / "results" / "contrasts" / "contrast-session_stat-z_statmap.nii"
+    [exported] = folder.glob("task-faces_space-*_contrast-years_stat-z_statmap.nii.gz")
+    z = study / "results" / "contrasts" / "contrast-years_stat-z_statmap.nii"
     # The command masks each image with its own brain mask; the pipeline leaves it at zeros.
     complete = nib.load(study / "results" / "blmm_vox_n.nii").get_fdata() == 23
     assert complete.sum() > 50

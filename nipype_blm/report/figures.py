@@ -91,9 +91,66 @@ def plot_z_maps(
     maps = [_threshold(found.contrasts[name], alpha) for name in names]
     figure, axes = _make_rows(len(maps), title)
     for axis, (image, contrast) in zip(axes, maps, strict=True):
-        _draw_row(axis, image, contrast, alpha, background, outline)
+        found_there = _say_found(contrast)
+        if contrast.n_hidden:
+            found_there += f"; peaks between these slices: {contrast.n_hidden}"
+        label = f"{contrast.name}: z of {contrast.test}, false discovery rate {alpha:g}"
+        label = f"{label} ({found_there})"
+        _draw_row(axis, image, contrast, label, _find_top([image]), background, outline)
     figure.savefig(out_file, dpi=_DPI)
     return [contrast for _, contrast in maps]
+
+
+def plot_models(
+    models: Mapping[str, Results | Path | str],
+    out_file: Any,
+    contrasts: Sequence[str],
+    alpha: float = 0.05,
+    background: Any = None,
+    outlines: Mapping[str, Any] | None = None,
+    title: str = "",
+) -> dict[tuple[str, str], DrawnContrast]:
+    """Draw z maps of the same contrasts of several models, thresholded as by `plot_z_maps`.
+
+    The rows of a contrast stand below each other, and have the same slices and colours: slices
+    are spread over what is significant in any of the models.
+
+    Parameters
+    ----------
+    models : mapping of str to Results or path
+        What each model is called, and its results or their folder.
+    out_file : path or file
+        As for `plot_z_maps`.
+    contrasts : sequence of str
+        Names of contrasts that all models have.
+    alpha, background, title
+        As for `plot_z_maps`.
+    outlines : mapping of str to path or image, optional
+        Regions to be outlined in green in the rows of a contrast, by its name.
+
+    Returns
+    -------
+    dict
+        What the rows show, by names of contrast and model.
+    """
+    found = {k: v if isinstance(v, Results) else Results(v) for k, v in models.items()}
+    figure, axes = _make_rows(len(contrasts) * len(found), title)
+    drawn = {}
+    for name, axes_of_contrast in zip(contrasts, axes.reshape(len(contrasts), -1), strict=True):
+        maps = [_threshold(results.contrasts[name], alpha) for results in found.values()]
+        images = [image for image, _ in maps]
+        everywhere = nib.Nifti1Image(np.ones(images[0].shape, np.uint8), images[0].affine)
+        spread = _spread_slices(images, everywhere)
+        heights = np.unique(_round_to_slices(everywhere.affine, spread))
+        for axis, model, (image, contrast) in zip(axes_of_contrast, found, maps, strict=True):
+            n_hidden = int((~np.isin(_list_peaks(image), heights)).sum())
+            row = contrast._replace(heights=tuple(heights.tolist()), n_hidden=n_hidden)
+            label = f"{name}, {model}: {_say_found(row)}"
+            outline = (outlines or {}).get(name)
+            _draw_row(axis, image, row, label, _find_top(images), background, outline)
+            drawn[name, model] = row
+    figure.savefig(out_file, dpi=_DPI)
+    return drawn
 
 
 def plot_maps(
@@ -181,17 +238,11 @@ def _choose_slices(image: Any, mask: Any) -> tuple[tuple[float, ...], int]:
 
     What is left of the slices is spread over other voxels that are drawn, then over the mask.
     """
-    values = np.abs(image.get_fdata())
-    spread = _spread_slices([image], mask)
-    clusters, n_clusters = ndimage.label(values, np.ones((3, 3, 3)))
-    if not n_clusters:
-        return tuple(spread.tolist()), 0
-    numbers = range(1, n_clusters + 1)
-    order = np.argsort(-np.asarray(ndimage.maximum(values, clusters, numbers)), kind="stable")
-    peaks = np.array(ndimage.maximum_position(values, clusters, numbers))[order]
-    of_peaks = _find_heights(image.affine, peaks)
+    of_peaks = _list_peaks(image)
+    if not of_peaks.size:
+        return tuple(_spread_slices([image], mask).tolist()), 0
     chosen: list[float] = list(dict.fromkeys(of_peaks.tolist()))[:_N_SLICES]
-    drawn = np.unique(_find_heights(image.affine, np.argwhere(values > 0)))
+    drawn = np.unique(_find_heights(image.affine, np.argwhere(image.get_fdata() != 0)))
     for candidates in (drawn, _spread_slices([], mask)):
         for _ in range(min(_N_SLICES - len(chosen), len(candidates))):
             distance = np.abs(candidates[:, None] - chosen).min(axis=1)
@@ -200,9 +251,23 @@ def _choose_slices(image: Any, mask: Any) -> tuple[tuple[float, ...], int]:
     return tuple(sorted(chosen)), int((~np.isin(of_peaks, chosen)).sum())
 
 
+def _list_peaks(image: Any) -> FloatArray:
+    """Return the heights in mm of the peaks of all clusters, the highest peak first."""
+    values = np.abs(image.get_fdata())
+    clusters, n_clusters = ndimage.label(values, np.ones((3, 3, 3)))
+    numbers = range(1, n_clusters + 1)
+    order = np.argsort(-np.asarray(ndimage.maximum(values, clusters, numbers)), kind="stable")
+    peaks = np.array(ndimage.maximum_position(values, clusters, numbers)).reshape(-1, 3)
+    return _find_heights(image.affine, peaks[order])
+
+
 def _find_heights(affine: FloatArray, voxels: NDArray[np.intp]) -> FloatArray:
     """Return the heights in mm of the slices that voxels are in."""
-    heights = nib.affines.apply_affine(affine, voxels)[:, 2]
+    return _round_to_slices(affine, nib.affines.apply_affine(affine, voxels)[:, 2])
+
+
+def _round_to_slices(affine: FloatArray, heights: FloatArray) -> FloatArray:
+    """Return the heights in mm of the nearest slices."""
     thickness = np.abs(affine[2, :3]).max()  # of a slice; they may be oblique
     start = affine[2, 3]
     return start + np.round((heights - start) / thickness) * thickness
@@ -216,22 +281,32 @@ def _spread_slices(images: list[Any], mask: Any) -> FloatArray:
     return np.linspace(low, high, _N_SLICES).round()
 
 
+def _say_found(contrast: DrawnContrast) -> str:
+    """Return the threshold, and how many voxels are beyond it."""
+    if not contrast.n_voxels:
+        return "no voxel"
+    z = "|z|" if contrast.test == "T" else "z"
+    return f"{z} ≥ {contrast.threshold:.2f}, {contrast.n_voxels:,} voxels"
+
+
+def _find_top(images: Sequence[Any]) -> float:
+    """Return the largest size of z in any of the images."""
+    return float(max(np.abs(image.get_fdata()).max() for image in images))
+
+
 def _draw_row(
     axis: Any,
     image: Any,
     contrast: DrawnContrast,
-    alpha: float,
+    label: str,
+    top: float,
     background: Any,
     outline: Any,
 ) -> None:
-    """Draw one z map over the background, with a title that says what is seen."""
+    """Draw one z map over the background, in colours up to `top`, with a label above."""
     from nilearn import plotting
 
     two_sided = contrast.test == "T"
-    beyond = f"{'|z|' if two_sided else 'z'} ≥ {contrast.threshold:.2f}"
-    found = f"{beyond}, {contrast.n_voxels:,} voxels" if contrast.n_voxels else "no voxel"
-    if contrast.n_hidden:
-        found += f"; peaks between these slices: {contrast.n_hidden}"
     given = () if background is None else (background,)
     options: dict[str, Any] = {"axes": axis, "display_mode": "z"}
     options |= {"cut_coords": list(contrast.heights)}
@@ -246,12 +321,11 @@ def _draw_row(
             symmetric_cbar=two_sided,
             # Below the smallest z, which would be left out, and above it for the colours.
             threshold=0.999 * contrast.threshold,
-            vmax=max(np.abs(image.get_fdata()).max(), 1.2 * contrast.threshold),
+            vmax=max(top, 1.2 * contrast.threshold),
             resampling_interpolation="nearest",
             **options,
         )
-    name = f"{contrast.name}: z of {contrast.test}, false discovery rate {alpha:g} ({found})"
-    _finish_row(axis, display, name, outline)
+    _finish_row(axis, display, label, outline)
 
 
 def _finish_row(axis: Any, display: Any, title: str, outline: Any) -> None:

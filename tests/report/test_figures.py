@@ -10,7 +10,13 @@ from saved_models import write_fitted
 from scipy import stats
 
 from nipype_blm.errors import InputError
-from nipype_blm.report.figures import DrawnContrast, find_fdr_threshold, plot_maps, plot_z_maps
+from nipype_blm.report.figures import (
+    DrawnContrast,
+    find_fdr_threshold,
+    plot_maps,
+    plot_models,
+    plot_z_maps,
+)
 from nipype_blm.results.saved import FittedModel, SavedContrast, SavedImage
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="pip install 'nipype_blm[plot]'")
@@ -276,3 +282,44 @@ def test_a_single_voxel_is_coloured_in_the_figure(tmp_path):
     write_voxels(tmp_path, {"age": [(6, 7, 10)]})
     plot_z_maps(tmp_path, tmp_path / "z.png")
     assert count_coloured(tmp_path / "z.png")[0] > 5
+
+
+def test_plot_models_gives_the_rows_of_a_contrast_the_same_slices_and_colours(tmp_path):
+    write_run(tmp_path / "one", {"age": ("T", 5.0), "sex": ("T", 0.01)})
+    write_run(tmp_path / "two", {"age": ("T", 10.0), "sex": ("T", 5.0)}, model="blmm")
+    models = {"least squares": tmp_path / "one", "mixed": tmp_path / "two"}
+    drawn = plot_models(models, tmp_path / "both.png", ["the sex", "the age"])
+    assert list(drawn) == [(name, model) for name in ("the sex", "the age") for model in models]
+    assert [row.n_voxels for row in drawn.values()] == [0, 64, 64, 64]
+    heights = {row.heights for row in drawn.values()}
+    assert heights == {(-15.0, -5.0, 5.0, 15.0)}  # the slices of the blob, each once
+    assert not any(row.n_hidden for row in drawn.values())
+    # z of 5 is paler where another row of the contrast reaches 10 than where it is the highest.
+    plot_models({"one": tmp_path / "one"}, tmp_path / "alone.png", ["the age"])
+    plot_models(models, tmp_path / "beside.png", ["the age"])
+    first_rows = [
+        plt.imread(tmp_path / f"{name}.png")[:200, :1000, :3]  # without the colour bar
+        for name in ("alone", "beside")
+    ]
+    shades = [np.unique(p[p[..., 0] - p[..., 1] > 0.3], axis=0) for p in first_rows]
+    assert shades[0][:, 0].min() < shades[1][:, 0].min()
+
+
+def test_plot_models_counts_clusters_between_the_slices_and_outlines_by_contrast(tmp_path):
+    write_run(tmp_path / "one", {"age": ("T", 0.01)})
+    path = tmp_path / "one" / "contrasts" / "contrast-age_stat-z_statmap.nii"
+    z = nib.load(path).get_fdata()
+    for n, k in enumerate(range(1, 11)):  # of 10 slices, at most 7 are drawn
+        z[3 * (n % 4) + 1, 3 * (n // 4) + 2, k] = 6.0
+    write_image(path, z.astype(np.float32))
+    outline = np.zeros(SHAPE, np.uint8)
+    outline[BLOB] = 1
+    regions = {"the age": nib.Nifti1Image(outline, AFFINE)}
+    [row] = plot_models(
+        {"it": tmp_path / "one"}, tmp_path / "one.png", ["the age"], outlines=regions
+    ).values()
+    assert row.n_voxels == 10
+    assert len(row.heights) == 7
+    assert row.n_hidden == 3
+    red, green, blue = np.moveaxis(plt.imread(tmp_path / "one.png")[..., :3], -1, 0)
+    assert np.sum(green - np.maximum(red, blue) > 0.3) > 100

@@ -1,34 +1,21 @@
-"""The demo of a mixed model finds the effects and the variances that it put into its images."""
+"""The example of a configuration of BLMM finds the effects and variances that it put in."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from example_runs import PNG_SIGNATURE, run_example
 
 pytest.importorskip("nilearn", reason="pip install 'nipype_blm[plot]'")
-
-
-def run_example(name: str, cwd: Path) -> str:
-    """Return what an example prints."""
-    command = [sys.executable, str(EXAMPLES / name)]
-    done = subprocess.run(command, cwd=cwd, env=dict(os.environ), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> tuple[Path, str]:
     """The demo, run once: its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("mixed")
-    printed = run_example("mixed_demo.py", folder)
-    return folder / "demo_mixed", printed
+    printed = run_example("blmm_demo.py", cwd=folder)
+    return folder / "blmm_demo", printed
 
 
 def read(folder: Path, name: str) -> np.ndarray:
@@ -83,7 +70,7 @@ def test_the_summary_names_effects_and_pictures(demo):
 
 def test_the_pipeline_finds_that_slopes_differ_where_they_do(demo):
     folder, _ = demo
-    run_example("mixed_pipeline.py", folder)
+    run_example("mixed_pipeline.py", cwd=folder)
     log10_p = read(folder, "slopes/blmm_vox_Chi2lp.nii")
     compared = read(folder, "slopes/blmm_vox_mask.nii") > 0
     differs = read(folder, "truth.nii.gz")[..., 2] > 0

@@ -1,8 +1,8 @@
 """Make a small study with repeated measures, fit it with the `blmm` command, and draw the maps.
 
-Usage: python examples/mixed_demo.py [FOLDER]
+Usage: python examples/blmm_demo.py [FOLDER]
 
-FOLDER is ./demo_mixed if not given.  Nothing is downloaded.  The first run on a machine
+FOLDER is ./blmm_demo if not given.  Nothing is downloaded.  The first run on a machine
 compiles the fitting routines, which takes about a minute.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from demo import Effect, cut_mask, make_smooth_noise, make_sphere, write_image
+from make_bids import Effect, cut_mask, load_brain, make_smooth_noise, make_sphere, write_image
 
 N_PEOPLE = 40
 VISITS = (2, 3, 4, 5)  # of as many people each
@@ -62,7 +62,7 @@ class People(NamedTuple):
 def main() -> None:
     """Write the study, fit it, and say what was found."""
     parser = argparse.ArgumentParser(description="Fit a small study with repeated measures.")
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("demo_mixed"))
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("blmm_demo"))
     folder = parser.parse_args().folder.absolute()
     people = make_people()
     print(f"Writing {people.person.size} images of {N_PEOPLE} people to {folder}", flush=True)
@@ -85,9 +85,7 @@ def make_people() -> People:
 
 def write_study(folder: Path, people: People) -> None:
     """Write images, design, random factor, mask, true effects and configuration."""
-    from nilearn.datasets import load_mni152_brain_mask
-
-    brain = load_mni152_brain_mask(resolution=4)
+    brain = load_brain()
     inside = np.asarray(brain.dataobj) > 0
     rng = np.random.default_rng(2023)
     slope, sd_intercept, sd_slope = (make_sphere(brain.affine, inside, e) for e in EFFECTS)
