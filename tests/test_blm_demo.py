@@ -88,7 +88,8 @@ def test_the_largest_z_lies_where_the_effect_is(number, label, demo):
 
 
 def test_the_summary_names_effects_maps_and_picture(demo):
-    rows = [line.split() for line in demo.printed.splitlines()]
+    table = demo.printed[demo.printed.index("effect  where") :]  # findings of `blm` are above
+    rows = [line.split() for line in table.splitlines()]
     assert [row[0] for row in rows if row and row[0] in ("age", "group")] == ["age", "group"]
     assert f"The maps are in {demo.folder / 'results'}" in demo.printed
     assert str(demo.folder / "z_maps.png") in demo.printed

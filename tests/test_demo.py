@@ -73,7 +73,7 @@ def count(demo: Demo, model: str, contrast: str) -> tuple[int, int]:
 
 def read_table(printed: str) -> dict[str, list[int]]:
     """Return the four last numbers of each row: found and false, of either model."""
-    rows = [line.split() for line in printed.splitlines()]
+    rows = [line.split() for line in printed[printed.index("effect  where") :].splitlines()]
     return {
         row[0]: [int(number.replace(",", "")) for number in row[-4:]]
         for row in rows
