@@ -15,7 +15,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 FOLDERS = {"nipype_blm": CHECKOUT / "nipype_blm", "nipype_blm.workflows": CHECKOUT / "workflows"}
-BOUND = re.compile(r"[a-z-]+>=[0-9.]+(,<[0-9.]+)?(;python_version<\S+)?")  # as in the Makefile
+BOUND = re.compile(r"[a-z0-9-]+>=[0-9.]+(,<[0-9.]+)?(;python_version<\S+)?")  # as in the Makefile
 NOT_SOURCE = shutil.ignore_patterns("__pycache__")
 
 

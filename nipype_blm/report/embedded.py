@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.report.views import Grid, find_shade
+from nipype_blm.report.charts.views import Grid, find_shade
 
 STEP = 0.01  # of z: finer steps are not seen, and cost as much again
 _LARGEST = 32767

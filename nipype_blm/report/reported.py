@@ -18,7 +18,7 @@ from nipype_blm.stages.sampling import MOST_BYTES, sample_values
 from nipype_blm.stages.voxelfits import VoxelFit, fit_voxels
 
 if TYPE_CHECKING:
-    from nipype_blm.report.views import Backdrop
+    from nipype_blm.report.charts.views import Backdrop
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Reported:
     @cached_property
     def backdrop(self) -> "Backdrop":
         """What maps are drawn over."""
-        from nipype_blm.report.views import find_backdrop
+        from nipype_blm.report.charts.views import find_backdrop
 
         return find_backdrop(self)
 

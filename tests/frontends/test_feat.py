@@ -59,8 +59,10 @@ def gfeat(tmp_path):
 
 
 def run(request):
-    options = dict.fromkeys(("graph", "plugin", "plugin_args", "pool"))
-    return run_request(request, Namespace(check=False, clean=False, quiet=True, **options))
+    options = dict.fromkeys(("graph", "plugin", "plugin_args", "pool", "report"))
+    return run_request(
+        request, Namespace(check=False, clean=False, quiet=True, reports=False, **options)
+    )
 
 
 def write_study(folder, number):

@@ -20,7 +20,7 @@ from nipype_blm.cli.main import main
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.errors import InputError
 from nipype_blm.report import page as page_module
-from nipype_blm.report.drawing import Figure
+from nipype_blm.report.charts.drawing import Figure
 from nipype_blm.report.page import SECTIONS, write_report
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.sections import asked, data, model

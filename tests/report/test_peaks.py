@@ -17,10 +17,10 @@ from snippets import write_study
 from nipype_blm.cli.blm import main as fit
 from nipype_blm.cli.main import main
 from nipype_blm.report import page
-from nipype_blm.report.drawing import Figure
+from nipype_blm.report.charts.axes import Axis, Line, Shown, choose_axis, show
+from nipype_blm.report.charts.drawing import Figure
+from nipype_blm.report.charts.peaks import MOST_DRAWN, choose_panels, compare_quantiles, draw_peak
 from nipype_blm.report.naming import cut_name, name_images
-from nipype_blm.report.peakaxes import Axis, Line, Shown, choose_axis, show
-from nipype_blm.report.peakcharts import MOST_DRAWN, choose_panels, compare_quantiles, draw_peak
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.sections.peaks import make_peaks
 from nipype_blm.results.results import Results

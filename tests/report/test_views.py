@@ -15,11 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage, stats
 from small_runs import HOSTILE, write_small_run
 
-from nipype_blm.report.embedded import embed_all, embed_flags, embed_z
-from nipype_blm.report.page import _make_environment, write_report
-from nipype_blm.report.reported import Reported
-from nipype_blm.report.sections import contrasts
-from nipype_blm.report.views import (
+from nipype_blm.report.charts.views import (
     Row,
     choose_cuts,
     draw_map,
@@ -27,6 +23,10 @@ from nipype_blm.report.views import (
     lies_in_mni,
     make_image,
 )
+from nipype_blm.report.embedded import embed_all, embed_flags, embed_z
+from nipype_blm.report.page import _make_environment, write_report
+from nipype_blm.report.reported import Reported
+from nipype_blm.report.sections import contrasts
 from nipype_blm.results.results import Results
 
 nilearn = pytest.importorskip("nilearn", reason="pip install 'nipype_blm[plot]'")

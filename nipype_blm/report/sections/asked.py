@@ -11,8 +11,8 @@ from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import join_some, shorten
 from nipype_blm.model.design import find_vif
-from nipype_blm.report.charts import draw_correlations, draw_design, draw_histogram
-from nipype_blm.report.drawing import Figure
+from nipype_blm.report.charts.design import draw_correlations, draw_design, draw_histogram
+from nipype_blm.report.charts.drawing import Figure
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, cut, write_number
 from nipype_blm.results.results import ContrastResults

@@ -11,11 +11,11 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.data.kinds import load_map
 from nipype_blm.data.maps import load_image
 from nipype_blm.errors import InputError
-from nipype_blm.report.charts_of_pairs import draw_pair
-from nipype_blm.report.drawing import Figure
+from nipype_blm.report.charts.drawing import Figure
+from nipype_blm.report.charts.pairs import draw_pair
+from nipype_blm.report.charts.views import draw_map
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, write_number
-from nipype_blm.report.views import draw_map
 from nipype_blm.results.compare import Comparison, compare_models
 from nipype_blm.results.findings import ALPHA, Findings
 

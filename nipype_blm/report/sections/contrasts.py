@@ -10,12 +10,8 @@ import numpy as np
 
 from nipype_blm.data.atlas import read_atlas
 from nipype_blm.errors import InputError
-from nipype_blm.report.drawing import Figure
-from nipype_blm.report.embedded import STEP, Embedded, embed_all, embed_background, embed_flags
-from nipype_blm.report.reported import Reported
-from nipype_blm.report.sections.peaks import Peaks, make_peaks
-from nipype_blm.report.tables import Table, cut, write_count, write_number, write_p
-from nipype_blm.report.views import (
+from nipype_blm.report.charts.drawing import Figure
+from nipype_blm.report.charts.views import (
     Cuts,
     Grid,
     Row,
@@ -24,6 +20,10 @@ from nipype_blm.report.views import (
     draw_rows,
     make_image,
 )
+from nipype_blm.report.embedded import STEP, Embedded, embed_all, embed_background, embed_flags
+from nipype_blm.report.reported import Reported
+from nipype_blm.report.sections.peaks import Peaks, make_peaks
+from nipype_blm.report.tables import Table, cut, write_count, write_number, write_p
 from nipype_blm.results.findings import Correction, Findings, Place
 
 _MOST_CONTRASTS = 30

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.status import VoxelStatus
 from nipype_blm.errors import shorten
-from nipype_blm.report.charts import draw_histogram
-from nipype_blm.report.drawing import Figure
-from nipype_blm.report.mosaics import Panel, draw_codes, draw_images
+from nipype_blm.report.charts.design import draw_histogram
+from nipype_blm.report.charts.drawing import Figure
+from nipype_blm.report.charts.mosaics import Panel, draw_codes, draw_images
+from nipype_blm.report.charts.views import draw_map
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, cut, write_number
-from nipype_blm.report.views import draw_map
 from nipype_blm.results.diagnostics import ImageRow, SavedDiagnostics
 
 _MOST_PICTURES = 11  # of images that stand out; one more is a usual one

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nipype_blm.core.clusters.summaries import SUMMARIES
-from nipype_blm.report.charts_of_nulls import draw_nulls
-from nipype_blm.report.drawing import Figure
+from nipype_blm.report.charts.drawing import Figure
+from nipype_blm.report.charts.nulls import draw_nulls
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, write_number, write_p
 from nipype_blm.results.findings import ALPHA

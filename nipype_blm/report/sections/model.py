@@ -8,12 +8,12 @@ import numpy as np
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.status import VoxelStatus
 from nipype_blm.errors import shorten
-from nipype_blm.report.charts import draw_histogram
-from nipype_blm.report.drawing import Figure
-from nipype_blm.report.mosaics import draw_codes
+from nipype_blm.report.charts.design import draw_histogram
+from nipype_blm.report.charts.drawing import Figure
+from nipype_blm.report.charts.mosaics import draw_codes
+from nipype_blm.report.charts.views import draw_map, make_image
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, cut, write_number
-from nipype_blm.report.views import draw_map, make_image
 from nipype_blm.results.diagnostics import LevelRow, SavedDiagnostics
 from nipype_blm.results.results import Results
 

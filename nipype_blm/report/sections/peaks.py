@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nipype_blm.errors import InputError
-from nipype_blm.report.drawing import Figure
-from nipype_blm.report.naming import cut_name, name_images
-from nipype_blm.report.peakaxes import Axis, Shown, choose_axis, show
-from nipype_blm.report.peakcharts import (
+from nipype_blm.report.charts.axes import Axis, Shown, choose_axis, show
+from nipype_blm.report.charts.drawing import Figure
+from nipype_blm.report.charts.peaks import (
     MOST_DRAWN,
     MOST_LABELLED,
     MOST_LINES,
@@ -18,6 +17,7 @@ from nipype_blm.report.peakcharts import (
     compare_quantiles,
     draw_peak,
 )
+from nipype_blm.report.naming import cut_name, name_images
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, write_count, write_number, write_p
 from nipype_blm.results.findings import Findings

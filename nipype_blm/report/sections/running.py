@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from nipype_blm.report.charts.timeline import draw_timeline
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, write_number
-from nipype_blm.report.timeline import draw_timeline
 from nipype_blm.results.steps import Step, read_steps
 from nipype_blm.units import GIB
 

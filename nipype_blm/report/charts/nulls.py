@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.report.drawing import COLOURS, INK, Figure, drawing, finish
+from nipype_blm.report.charts.drawing import COLOURS, INK, Figure, drawing, finish
 from nipype_blm.results.findings import ALPHA
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import shorten
-from nipype_blm.report.drawing import COLOURS, Figure, drawing, finish
+from nipype_blm.report.charts.drawing import COLOURS, Figure, drawing, finish
 
 _MOST_LINES = 400  # of a picture of X
 _MOST_NAMES = 40  # that can be read beside a picture

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.data.files import stat_file
-from nipype_blm.report.charts import make_colours, write_label
-from nipype_blm.report.drawing import COLOURS, Figure, drawing, finish
+from nipype_blm.report.charts.design import make_colours, write_label
+from nipype_blm.report.charts.drawing import COLOURS, Figure, drawing, finish
 from nipype_blm.results.saved import SavedImage
 
 _N_SLICES = 7

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from nipype_blm.report.drawing import COLOURS, Figure, drawing, finish
+from nipype_blm.report.charts.drawing import COLOURS, Figure, drawing, finish
 from nipype_blm.results.steps import Step
 
 _MOST_ROWS = 40

@@ -12,7 +12,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.report.drawing import INK, Figure, drawing, finish
+from nipype_blm.report.charts.drawing import INK, Figure, drawing, finish
 from nipype_blm.report.tables import write_number
 from nipype_blm.results.results import Results
 

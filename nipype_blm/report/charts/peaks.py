@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.report.drawing import COLOURS, INK, drawing, finish
-from nipype_blm.report.drawing import Figure as Drawn
+from nipype_blm.report.charts.axes import Shown
+from nipype_blm.report.charts.drawing import COLOURS, INK, drawing, finish
+from nipype_blm.report.charts.drawing import Figure as Drawn
 from nipype_blm.report.naming import cut_name
-from nipype_blm.report.peakaxes import Shown
 from nipype_blm.stages.voxelfits import LevelEffects, VoxelFit
 
 GREY = "#8a9199"  # on white and on black

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.report.drawing import INK, Figure, drawing, finish
+from nipype_blm.report.charts.drawing import INK, Figure, drawing, finish
 
 _LONGEST = 30
 
