@@ -60,9 +60,8 @@ def gfeat(tmp_path):
 
 def run(request):
     options = dict.fromkeys(("graph", "plugin", "plugin_args", "pool", "report"))
-    return run_request(
-        request, Namespace(check=False, clean=False, quiet=True, reports=False, **options)
-    )
+    options |= {"check": False, "clean": False, "quiet": True, "reports": False}
+    return run_request(request, Namespace(**options))
 
 
 def write_study(folder, number):
