@@ -436,4 +436,5 @@ def draw_glass_brain(
         for axes in display.axes.values():
             for patch in axes.ax.patches:
                 patch.set_edgecolor(INK)
+        display._cbar.ax.tick_params(colors=INK)
         return finish(figure, alt)
