@@ -1,6 +1,6 @@
 """What a contrast found: the voxels that survive each correction, their clusters and peaks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr, stdtrit
 
 from nipype_blm.core.clusters.fdr import compute_q, correct_bonferroni
-from nipype_blm.core.clusters.graph import Graph, make_graph
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError
 from nipype_blm.results.inferred import Inferred
@@ -89,7 +88,6 @@ class Findings:
     fdr: Correction
     fwe: Correction
     is_resampled: bool  # whether the family-wise p are by resampling
-    _graphs: "_Graphs" = field(repr=False)
 
     @property
     def corrections(self) -> tuple[Correction, Correction, Correction]:
@@ -135,35 +133,47 @@ class Findings:
         """Return the clusters that survive a correction and their peaks, the highest first."""
         if not correction.n_voxels:
             return []
+        from nipype_blm.core.clusters.graph import make_graph
         from nipype_blm.core.clusters.tables import make_table
 
-        # What survives is not always all above one height, as by TFCE: the rest is 0.
-        z = np.where(correction.survives, self.z, 0.0)
-        coordinates = self._graphs.coordinates
-        found = []
+        # Of what survives alone: all voxels of a result have many more neighbours.
+        features = np.flatnonzero(correction.survives)
+        space = self.contrast.results.select(features)
+        graph, coordinates = make_graph(space.find_neighbours()), space.find_coordinates()
+        z, found = self.z[features], []
         for side in (z, -z) if self.two_sided else (z,):
             found += make_table(
-                *(side, self._graphs.graph, 0.0, coordinates),
-                n_sub_peaks=_N_SUB_PEAKS,
-                two_sided=False,
+                *(side, graph, 0.0, coordinates), n_sub_peaks=_N_SUB_PEAKS, two_sided=False
             ).clusters
         found.sort(key=lambda cluster: -cluster.peak.z)
-        size = self.contrast.results.space.feature_size
         return [
-            self._describe(number, place, cluster.size, size, peak.feature, correction)
+            self._describe(
+                *(number, place, cluster.size, int(features[peak.feature])),
+                *(coordinates[peak.feature], correction),
+            )
             for number, cluster in enumerate(found, 1)
             for place, peak in enumerate((cluster.peak, *cluster.sub_peaks), 1)
         ]
 
     def _describe(
-        self, number: int, peak: int, n: int, size: float, feature: int, correction: Correction
+        self,
+        cluster: int,
+        peak: int,
+        size: int,
+        feature: int,
+        coordinates: FloatArray,
+        correction: Correction,
     ) -> Place:
-        x, y, z = map(float, self._graphs.coordinates[feature])
         effect, lower, upper = (float(each[feature]) for each in self.limits)
-        p = float(correction.p[feature])
-        at_peak = float(self.z[feature])
+        x, y, z = map(float, coordinates)
         return Place(
-            *(number, peak, n, n * size, x, y, z), at_peak, effect, lower, upper, p, feature
+            *(cluster, peak, size, size * self.contrast.results.space.feature_size, x, y, z),
+            peak_z=float(self.z[feature]),
+            effect=effect,
+            lower=lower,
+            upper=upper,
+            p=float(correction.p[feature]),
+            feature=feature,
         )
 
     @cached_property
@@ -173,21 +183,6 @@ class Findings:
             nothing = np.full(self.z.size, np.nan)
             return nothing, nothing, nothing
         return find_limits(self.contrast)
-
-
-class _Graphs:
-    """Which voxels touch and where they are; computed when it is asked for."""
-
-    def __init__(self, results: Results) -> None:
-        self._results = results
-
-    @cached_property
-    def graph(self) -> Graph:
-        return make_graph(self._results.space.find_neighbours())
-
-    @cached_property
-    def coordinates(self) -> FloatArray:
-        return self._results.space.find_coordinates()
 
 
 def find_inference(results: Results) -> Inferred | None:
@@ -209,11 +204,10 @@ def find_all(results: Results, inferred: Inferred | None = None) -> dict[str, Fi
     """
     if not results.n_fitted:
         return {}
-    graphs = _Graphs(results)
-    return {name: _find(contrast, graphs, inferred) for name, contrast in results.contrasts.items()}
+    return {name: _find(contrast, inferred) for name, contrast in results.contrasts.items()}
 
 
-def _find(contrast: ContrastResults, graphs: _Graphs, inferred: Inferred | None) -> Findings:
+def _find(contrast: ContrastResults, inferred: Inferred | None) -> Findings:
     two_sided = not contrast.is_f
     is_resampled = inferred is not None and contrast.name in inferred.contrasts
     if is_resampled:
@@ -238,7 +232,6 @@ def _find(contrast: ContrastResults, graphs: _Graphs, inferred: Inferred | None)
         fdr=Correction("fdr", f"FDR q ≤ {ALPHA:g}", q, ALPHA),
         fwe=fwe,
         is_resampled=is_resampled,
-        _graphs=graphs,
     )
 
 

@@ -200,6 +200,12 @@ class Results(SavedModel):
         """The voxels of the result, to which vectors belong: which of them touch, for example."""
         return open_space(self.path("llh"), self.inside)
 
+    def select(self, features: NDArray[np.intp]) -> Space:
+        """Return the space of some of the voxels of the result, which are given ascending."""
+        inside = np.zeros(self.inside.size, bool)
+        inside[self.space.positions[features]] = True
+        return open_space(self.path("llh"), inside)
+
     @cached_property
     def whole_space(self) -> Space:
         """All values of a map."""

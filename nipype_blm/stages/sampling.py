@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.threads import Threads
-from nipype_blm.data.kinds import open_space
 from nipype_blm.data.libraries import quiet_libraries
 from nipype_blm.errors import InputError
 from nipype_blm.model.inference import plan_batch
@@ -125,10 +124,8 @@ def _read_tiles(reopened: Reopened, features: NDArray[np.intp]) -> FloatArray | 
 def _read_images(reopened: Reopened, features: NDArray[np.intp], n_threads: int) -> FloatArray:
     """Return the values as the fit read them, of a space that has these voxels alone."""
     results, images = reopened.results, reopened.images
-    inside = np.zeros(results.inside.size, bool)
-    inside[results.space.positions[features]] = True
-    space = open_space(images[0].image, inside)
-    spec = replace(reopened.spec, space=space, allowed=np.ones(features.size, bool))
+    allowed = np.ones(features.size, bool)
+    spec = replace(reopened.spec, space=results.select(features), allowed=allowed)
     values = np.empty((spec.n_obs, features.size))
 
     def keep(chunk: NDArray[np.floating], rows: range) -> None:
