@@ -105,26 +105,28 @@ def conclude(
 
     A report that cannot be written is no fault of a run: it is said, and that is all.
     """
-    from nipype_blm.report.reported import Reported
     from nipype_blm.results.results import Results
 
-    run = Reported(Results(results_dir))
+    results = Results(results_dir)
     if not quiet:
         from nipype_blm.report.summary import summarise_findings
+        from nipype_blm.results.findings import find_all, find_inference
 
-        print(summarise_findings(run.findings, escape_name))
-        print(f"The maps are in {escape_name(str(run.folder))}")
-    place = run.folder / "report.html"
+        print(summarise_findings(find_all(results, find_inference(results)), escape_name))
+        print(f"The maps are in {escape_name(str(results.folder))}")
+    place = results.folder / "report.html"
     if wanted is Wanted.NO or (wanted is Wanted.RENEW and not place.is_file()):
         return
     try:
         from nipype_blm.cli.plugins import count_cores
         from nipype_blm.report.page import is_current, write_report
+        from nipype_blm.report.reported import Reported
 
+        run = Reported(results)
         if not is_current(place, [run]):
             write_report([run], place, n_threads or count_cores(), work_dir)
     except ImportError:
-        say(f"notice: {_NEEDS}; then run `nipype-blm report {escape_name(str(run.folder))}`.")
+        say(f"notice: {_NEEDS}; then run `nipype-blm report {escape_name(str(results.folder))}`.")
     except (OSError, InputError) as error:
         say(f"notice: the report was not written: {error}")
     else:
