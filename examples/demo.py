@@ -69,7 +69,7 @@ def fit(folder: Path, model: str) -> None:
     """Show and run the command that fits a model; the first one says all that it has to say."""
     start = ["nipype-blm", "fit", str(folder / "bids"), str(folder / FOLDERS[model])]
     options = ["--contrast", "faces", "--stat", "effect"]
-    options += ["--quiet"] if model == LEAST_SQUARES else []
+    options += ["--quiet", "--no-report"] if model == LEAST_SQUARES else []
     shown = (shlex.join(start), f'--formula "{FORMULAS[model]}"', shlex.join(options))
     print(f"\n{model.capitalize()}:\n$ " + " \\\n    ".join(shown), flush=True)
     command = Path(sysconfig.get_path("scripts"), start[0])
