@@ -81,6 +81,8 @@ def run_process(main: Callable[[], int]) -> None:
     # A short-lived process: collecting cycles, and freeing every object at the end, would
     # take a fifth of its CPU time.
     gc.disable()
+    # Nothing is shown in a window, and what a notebook asks for need not be installed here.
+    os.environ["MPLBACKEND"] = "agg"
     with interruptible() as signals:
         code = main()
     if signals and code == INTERRUPTED:

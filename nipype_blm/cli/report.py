@@ -1,6 +1,7 @@
 """``nipype-blm report``: one page of HTML from saved results; what every command ends with."""
 
 import argparse
+import logging
 import os
 from enum import Enum
 from pathlib import Path
@@ -13,6 +14,7 @@ from nipype_blm.units import GIB
 
 # In the environment: whether commands that write a report do, where nothing else says so.
 VARIABLE = "NIPYPE_BLM_REPORT"
+_log = logging.getLogger(__name__)
 _DESCRIPTION = (
     "Write report.html: what was found, drawn, corrected and criticised, from the files in OUT "
     "alone. With OUT2, two models side by side, and their comparison where one is nested in the "
@@ -88,7 +90,7 @@ def _act(arguments: argparse.Namespace) -> int:
         most = int(arguments.max_read_gb * GIB)
         written = write_report(runs, out_file, count_cores(), most_bytes=most)
     except ImportError as error:
-        raise InputError(f"{error}. {_NEEDS}.") from error
+        raise InputError(f"{_explain(error)}.") from error
     if not arguments.quiet:
         print(f"The report is {escape_name(str(written))}")
     return OK
@@ -103,7 +105,8 @@ def conclude(
 ) -> None:
     """Say what was found, and where the maps and the report are, which is written before.
 
-    A report that cannot be written is no fault of a run: it is said, and that is all.
+    A report that cannot be written, whatever the reason, is no fault of a run: it is said, and that
+    is all.
     """
     from nipype_blm.results.results import Results
 
@@ -115,8 +118,9 @@ def conclude(
         print(summarise_findings(find_all(results, find_inference(results)), escape_name))
         print(f"The maps are in {escape_name(str(results.folder))}")
     place = results.folder / "report.html"
-    if wanted is Wanted.NO or (wanted is Wanted.RENEW and not place.is_file()):
+    if wanted is not Wanted.YES and not place.is_file():
         return
+    again = f"`nipype-blm report {escape_name(str(results.folder))}`"
     try:
         from nipype_blm.cli.plugins import count_cores
         from nipype_blm.report.page import is_current, write_report
@@ -124,11 +128,24 @@ def conclude(
 
         run = Reported(results)
         if not is_current(place, [run]):
+            if wanted is Wanted.NO:
+                say(f"notice: {escape_name(str(place))} is of earlier results; {again} renews it.")
+                return
             write_report([run], place, n_threads or count_cores(), work_dir)
-    except ImportError:
-        say(f"notice: {_NEEDS}; then run `nipype-blm report {escape_name(str(results.folder))}`.")
-    except (OSError, InputError) as error:
-        say(f"notice: the report was not written: {error}")
+    except ImportError as error:
+        say(f"notice: the report was not written: {_explain(error)}; then run {again}.")
+    except Exception as error:
+        _log.debug("Because of this:", exc_info=True)
+        is_told = isinstance(error, OSError | InputError)
+        reason = str(error) if is_told else f"{type(error).__name__}: {error}"
+        say(f"notice: the report was not written: {reason.rstrip('.')}; {again} tries again.")
     else:
-        if not quiet:
+        if wanted is not Wanted.NO and not quiet:
             print(f"The report is {escape_name(str(place))}")
+
+
+def _explain(error: ImportError) -> str:
+    """Return what to do about a library that is not there, or cannot be loaded."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}. {_NEEDS}"
+    return f"a library that it needs is installed, but cannot be loaded: {error}. Mend that"

@@ -24,7 +24,7 @@ from nipype_blm.data.headers import HEADER_SIZE, START_SIZE, is_nifti1, parse_he
 from nipype_blm.data.libraries import DAMAGE, describe_error, explaining, join_lines
 from nipype_blm.data.space import NO_MASK
 from nipype_blm.errors import InputError
-from nipype_blm.io.files import read_into
+from nipype_blm.io.files import explain_absence, read_into
 
 
 class ImageReader:
@@ -75,7 +75,8 @@ class ImageReader:
         except InputError:
             raise
         except FileNotFoundError as error:
-            raise InputError(f"{path} does not exist any more.") from error
+            reason = explain_absence(path) or "does not exist any more"
+            raise InputError(f"{path} {reason}.") from error
         except DAMAGE as error:
             raise InputError(f"{path} is damaged ({error}); restore it and run again.") from error
         except OSError as error:

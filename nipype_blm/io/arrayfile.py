@@ -37,7 +37,8 @@ def fingerprint(*parts: str | bytes) -> str:
     """Return a short hash of all parts."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        # Names of files are any bytes.
+        data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
 

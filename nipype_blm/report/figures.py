@@ -1,5 +1,6 @@
 """Draw maps over a template, from written maps; needs the extra ``plot``."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nipype_blm.core.linalg import FloatArray
+from nipype_blm.report.charts.drawing import own_style
 from nipype_blm.results.results import ContrastResults, Results
 
 _WIDTH, _ROW_HEIGHT, _TITLE_HEIGHT = 12.0, 1.85, 0.35  # inches
 _DPI = 110
 _N_SLICES = 7
+_STYLE = {"text.parse_math": False}  # names of contrasts may have a dollar
 
 
 class DrawnContrast(NamedTuple):
@@ -73,7 +76,8 @@ def plot_z_maps(
     alpha : float
         False discovery rate within each contrast.
     background : path or image, optional
-        Anatomy to draw on; the MNI template if not given.
+        Anatomy to draw on; default: the MNI template for results in MNI space, else what the
+        results themselves have.
     outline : path or image, optional
         Regions to be outlined in green, such as regions of interest.
     title : str
@@ -88,16 +92,18 @@ def plot_z_maps(
     """
     found = results if isinstance(results, Results) else Results(results)
     names = sort_contrasts(found) if contrasts is None else contrasts
+    background = _find_background(found) if background is None else background
     maps = [_threshold(found.contrasts[name], alpha) for name in names]
-    figure, axes = _make_rows(len(maps), title)
-    for axis, (image, contrast) in zip(axes, maps, strict=True):
-        found_there = _say_found(contrast)
-        if contrast.n_hidden:
-            found_there += f"; peaks between these slices: {contrast.n_hidden}"
-        label = f"{contrast.name}: z of {contrast.test}, false discovery rate {alpha:g}"
-        label = f"{label} ({found_there})"
-        _draw_row(axis, image, contrast, label, _find_top([image]), background, outline)
-    figure.savefig(out_file, dpi=_DPI)
+    with own_style(_STYLE):
+        figure, axes = _make_rows(len(maps), title)
+        for axis, (image, contrast) in zip(axes, maps, strict=True):
+            found_there = _say_found(contrast)
+            if contrast.n_hidden:
+                found_there += f"; peaks between these slices: {contrast.n_hidden}"
+            label = f"{contrast.name}: z of {contrast.test}, false discovery rate {alpha:g}"
+            label = f"{label} ({found_there})"
+            _draw_row(axis, image, contrast, label, _find_top([image]), background, outline)
+        figure.savefig(out_file, dpi=_DPI)
     return [contrast for _, contrast in maps]
 
 
@@ -134,22 +140,24 @@ def plot_models(
         What the rows show, by names of contrast and model.
     """
     found = {k: v if isinstance(v, Results) else Results(v) for k, v in models.items()}
-    figure, axes = _make_rows(len(contrasts) * len(found), title)
-    drawn = {}
-    for name, axes_of_contrast in zip(contrasts, axes.reshape(len(contrasts), -1), strict=True):
-        maps = [_threshold(results.contrasts[name], alpha) for results in found.values()]
-        images = [image for image, _ in maps]
-        everywhere = nib.Nifti1Image(np.ones(images[0].shape, np.uint8), images[0].affine)
-        spread = _spread_slices(images, everywhere)
-        heights = np.unique(_round_to_slices(everywhere.affine, spread))
-        for axis, model, (image, contrast) in zip(axes_of_contrast, found, maps, strict=True):
-            n_hidden = int((~np.isin(_list_peaks(image), heights)).sum())
-            row = contrast._replace(heights=tuple(heights.tolist()), n_hidden=n_hidden)
-            label = f"{name}, {model}: {_say_found(row)}"
-            outline = (outlines or {}).get(name)
-            _draw_row(axis, image, row, label, _find_top(images), background, outline)
-            drawn[name, model] = row
-    figure.savefig(out_file, dpi=_DPI)
+    if background is None and found:
+        background = _find_background(next(iter(found.values())))
+    with own_style(_STYLE):
+        figure, axes = _make_rows(len(contrasts) * len(found), title)
+        drawn = {}
+        for name, axes_of_contrast in zip(contrasts, axes.reshape(len(contrasts), -1), strict=True):
+            maps = [_threshold(results.contrasts[name], alpha) for results in found.values()]
+            images = [image for image, _ in maps]
+            everywhere = nib.Nifti1Image(np.ones(images[0].shape, np.uint8), images[0].affine)
+            heights = _spread_slices(images, everywhere)
+            for axis, model, (image, contrast) in zip(axes_of_contrast, found, maps, strict=True):
+                n_hidden = int((~np.isin(_list_peaks(image), heights)).sum())
+                row = contrast._replace(heights=tuple(heights.tolist()), n_hidden=n_hidden)
+                label = f"{name}, {model}: {_say_found(row)}"
+                outline = (outlines or {}).get(name)
+                _draw_row(axis, image, row, label, _find_top(images), background, outline)
+                drawn[name, model] = row
+        figure.savefig(out_file, dpi=_DPI)
     return drawn
 
 
@@ -171,29 +179,37 @@ def plot_maps(
     background, outline, title
         As for `plot_z_maps`.
     """
-    from nilearn import plotting
-
     images: list[Any] = [
         nib.load(map_) if isinstance(map_, str | Path) else map_ for map_ in maps.values()
     ]
     everywhere = nib.Nifti1Image(np.ones(images[0].shape, np.uint8), images[0].affine)
     heights = _spread_slices(images, everywhere)
-    figure, axes = _make_rows(len(images), title)
+    with own_style(_STYLE):
+        figure, axes = _make_rows(len(images), title)
+        for axis, name, image in zip(axes, maps, images, strict=True):
+            _draw_positive(axis, image, name, heights, background, outline)
+        figure.savefig(out_file, dpi=_DPI)
+
+
+def _draw_positive(
+    axis: Any, image: Any, title: str, heights: FloatArray, background: Any, outline: Any
+) -> None:
+    """Draw what is above 0 of a map over the background."""
+    from nilearn import plotting
+
     given = () if background is None else (background,)
-    for axis, name, image in zip(axes, maps, images, strict=True):
-        options: dict[str, Any] = {"axes": axis, "display_mode": "z", "cut_coords": heights}
-        options |= {"black_bg": False}
-        values = image.get_fdata()
-        if (values > 0).any():
-            # Half of the smallest value: all of them are drawn, and 0 is not.
-            options |= {"threshold": values[values > 0].min() / 2, "vmin": 0.0}
-            options |= {"vmax": np.percentile(values[values > 0], 99.5), "cmap": "inferno"}
-            options |= {"symmetric_cbar": False, "resampling_interpolation": "nearest"}
-            display = plotting.plot_stat_map(image, *given, **options)
-        else:
-            display = plotting.plot_anat(*given, **options, colorbar=False)
-        _finish_row(axis, display, name, outline)
-    figure.savefig(out_file, dpi=_DPI)
+    options: dict[str, Any] = {"axes": axis, "display_mode": "z", "cut_coords": heights}
+    options |= {"black_bg": False, "annotate": False}
+    values = image.get_fdata()
+    if (values > 0).any():
+        # Half of the smallest value: all of them are drawn, and 0 is not.
+        options |= {"threshold": values[values > 0].min() / 2, "vmin": 0.0}
+        options |= {"vmax": np.percentile(values[values > 0], 99.5), "cmap": "inferno"}
+        options |= {"symmetric_cbar": False, "resampling_interpolation": "nearest"}
+        display = plotting.plot_stat_map(image, *given, **options)
+    else:
+        display = plotting.plot_anat(*given, **options, colorbar=False)
+    _finish_row(axis, display, title, outline, _count_decimals(image.affine))
 
 
 def _make_rows(n_rows: int, title: str) -> tuple[Any, Any]:
@@ -209,6 +225,14 @@ def _make_rows(n_rows: int, title: str) -> tuple[Any, Any]:
     figure.subplots_adjust(0.01, 0.01, 0.96, top, hspace=0.2)
     figure.suptitle(title, x=0.01, y=1 - 0.1 / height, ha="left", va="top", fontsize=13)
     return figure, axes
+
+
+def _find_background(results: Results) -> Any:
+    """Return what a result that is not in MNI space is drawn over; else None, for the template."""
+    from nipype_blm.report.reported import Reported
+
+    backdrop = Reported(results).backdrop
+    return None if backdrop.is_mni else backdrop.image
 
 
 def sort_contrasts(results: Results) -> list[str]:
@@ -277,8 +301,18 @@ def _spread_slices(images: list[Any], mask: Any) -> FloatArray:
     """Return heights in mm, spread over what is drawn of any image, else over the mask."""
     shown = np.any([image.get_fdata() != 0 for image in images], axis=0)
     voxels = np.argwhere(shown if np.any(shown) else np.asarray(mask.dataobj) > 0)
-    low, high = np.percentile(nib.affines.apply_affine(mask.affine, voxels)[:, 2], [5, 95])
-    return np.linspace(low, high, _N_SLICES).round()
+    heights = _find_heights(mask.affine, voxels)
+    low, high = np.percentile(heights, [5, 95])
+    spread = np.linspace(low, high, _N_SLICES)
+    # Slices that there are, of which there may be few: nothing can be drawn beside the last one.
+    slices = np.unique(heights)
+    return np.unique(slices[np.abs(slices[:, None] - spread).argmin(axis=0)])
+
+
+def _count_decimals(affine: FloatArray) -> int:
+    """Return how many decimals of mm the heights of slices need; none, if they are thick."""
+    thickness = float(np.abs(affine[2, :3]).max())
+    return max(0, math.ceil(-math.log10(thickness)) + 1) if 0 < thickness < 1 else 0
 
 
 def _say_found(contrast: DrawnContrast) -> str:
@@ -310,7 +344,7 @@ def _draw_row(
     given = () if background is None else (background,)
     options: dict[str, Any] = {"axes": axis, "display_mode": "z"}
     options |= {"cut_coords": list(contrast.heights)}
-    options |= {"black_bg": False, "colorbar": contrast.n_voxels > 0}
+    options |= {"black_bg": False, "colorbar": contrast.n_voxels > 0, "annotate": False}
     if contrast.n_voxels == 0:
         display = plotting.plot_anat(*given, **options)
     else:
@@ -325,11 +359,12 @@ def _draw_row(
             resampling_interpolation="nearest",
             **options,
         )
-    _finish_row(axis, display, label, outline)
+    _finish_row(axis, display, label, outline, _count_decimals(image.affine))
 
 
-def _finish_row(axis: Any, display: Any, title: str, outline: Any) -> None:
-    """Add outline and title to what is drawn."""
+def _finish_row(axis: Any, display: Any, title: str, outline: Any, decimals: int) -> None:
+    """Add sides and heights, outline and title to what is drawn."""
+    display.annotate(decimals=decimals)
     if outline is not None:
         display.add_contours(outline, levels=[0.5], colors="limegreen", linewidths=1.2)
     axis.set_title(title, fontsize=12, loc="left")

@@ -1,7 +1,9 @@
 """Names of anybody's making, short enough for a figure or a sentence."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from nipype_blm.results.saved import SavedImage
@@ -16,6 +18,25 @@ def cut_name(name: str, most: int = 24) -> str:
         return plain
     end = (most - 1) // 2
     return f"{plain[: most - 1 - end]}…{plain[-end:]}"
+
+
+def count_cells(text: str) -> int:
+    """Return how wide a text is in a terminal, where some letters take two cells and some none."""
+    return sum(map(_measure, text))
+
+
+def cut_cells(text: str, most: int) -> str:
+    """Return the start of a text, of at most so many cells."""
+    if count_cells(text) <= most:
+        return text
+    ends = accumulate(map(_measure, text))
+    return text[: sum(end <= most - 3 for end in ends)] + "..."
+
+
+def _measure(letter: str) -> int:
+    if unicodedata.category(letter) in ("Mn", "Me", "Cf"):  # accents of their own, joiners
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
 def name_images(images: Sequence[SavedImage]) -> list[str]:

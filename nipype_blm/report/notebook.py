@@ -177,7 +177,7 @@ def _list_findings(results: Results) -> str:
         peaks = each.peaks
         said = describe_nothing(each)
         if peaks:
-            where = ", ".join(f"{mm:.0f}" for mm in (peaks[0].x, peaks[0].y, peaks[0].z))
+            where = ", ".join(each.write_places((peaks[0].x, peaks[0].y, peaks[0].z)))
             said = (
                 f"{count(each.main.n_voxels, 'voxel')} in {count(len(peaks), 'cluster')}; "
                 f"z {peaks[0].peak_z:.2f} at {where} mm"

@@ -60,6 +60,7 @@ class _Part(NamedTuple):
 
     run: Reported
     html: str
+    is_whole: bool = True
 
 
 def write_report(
@@ -116,7 +117,8 @@ def write_report(
         style=_read(environment, "style.css"),
         script=_read(environment, "page.js"),
         version=__version__,
-        stamp=_stamp(runs),
+        # What could not be made may be another time: such a page is not taken for the report.
+        stamp=_stamp(runs) if all(part.is_whole for _, parts in sections for part in parts) else "",
     )
     write_if_changed(out_file, page.encode("utf-8", "replace"))
     return out_file
@@ -163,6 +165,7 @@ def _make(environment: Any, section: Section, run: Reported, number: int, of: An
         _log.debug("Because of this:", exc_info=True)
         reason = f"{type(error).__name__}: {error}"
         html = environment.get_template("failed.html.jinja").render(reason=reason)
+        return _Part(run, html, is_whole=False)
     return _Part(run, html)
 
 
@@ -181,6 +184,7 @@ def _make_environment(folder: Path) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["link"] = lambda path: quote(os.path.relpath(path, folder))
+    # As bytes, which names of files are: not all of them are text.
+    environment.filters["link"] = lambda path: quote(os.fsencode(os.path.relpath(path, folder)))
     environment.filters["count"] = "{:,}".format
     return environment

@@ -5,14 +5,16 @@ from math import isnan
 
 from nipype_blm.core.status import VoxelStatus
 from nipype_blm.errors import count
+from nipype_blm.report.naming import count_cells, cut_cells
 from nipype_blm.results.diagnostics import Diagnostics
 from nipype_blm.results.findings import Findings, Place
 from nipype_blm.results.results import Results
 
 _MOST_SHOWN = 5  # images that stand out
 _MOST_CONTRASTS, _MOST_PEAKS = 20, 3
-_WIDTH = 20  # of the name of a contrast
-_HEAD = "  voxels clusters      z     x     y     z  mm  effect [95 % limits]"
+# Cells of a terminal: a line, and the name of a contrast within its row.
+_WIDEST, _WIDTH = 80, 13
+_HEAD = "voxels clusters     z     x     y  z mm  effect [95 % limits]"
 
 
 def list_counts(results: Results) -> list[tuple[int, str]]:
@@ -43,22 +45,25 @@ def summarise_findings(findings: Mapping[str, Findings], show: Callable[[str], s
         if each.main.words != correction:
             correction = each.main.words
             head = f"Found with {correction}"
-            lines += [head, f"  {'contrast':<22}{_HEAD}"]
+            lines += [head, f"  {'contrast':<{_WIDTH}} {_HEAD}"]
         lines += _list_peaks(each, show(each.contrast.name))
     more = len(findings) - _MOST_CONTRASTS
     return "\n".join(lines + [f"  ... and {more} more contrasts"] * (more > 0))
 
 
 def _list_peaks(found: Findings, name: str) -> list[str]:
-    name = f"{name if len(name) <= _WIDTH else name[: _WIDTH - 3] + '...':<22}"
     peaks = found.peaks
-    start = f"  {name}{found.main.n_voxels:>8,}{len(peaks):>9,}"
+    n_cells = count_cells(name)
+    above = [f"  {cut_cells(name, _WIDEST - 2)}"] if n_cells > _WIDTH else []
+    name = "" if above else name
+    blank = " " * (_WIDTH - count_cells(name))
+    start = f"  {name}{blank}{found.main.n_voxels:>7,}{len(peaks):>9,}"
     if not peaks:
-        return [f"{start}   {describe_nothing(found)}"]
-    rows = [_describe_peak(peak) for peak in peaks[:_MOST_PEAKS]]
+        return [*above, f"{start}   {describe_nothing(found)}"]
+    rows = [_describe_peak(found, peak) for peak in peaks[:_MOST_PEAKS]]
     more = len(peaks) - _MOST_PEAKS
     rows += [f"   ... and {more:,} more"] * (more > 0)
-    return [f"{start}{rows[0]}", *(f"{'':<41}{row}" for row in rows[1:])]
+    return [*above, f"{start}{rows[0]}", *(f"{'':<{_WIDTH + 18}}{row}" for row in rows[1:])]
 
 
 def describe_nothing(found: Findings) -> str:
@@ -70,11 +75,12 @@ def describe_nothing(found: Findings) -> str:
     return f"none: least {what} = {value:.2g}, z {found.z[found.nearest]:.2f}"
 
 
-def _describe_peak(peak: Place) -> str:
-    line = f"{peak.peak_z:>7.2f}" + "".join(f"{mm:>6.0f}" for mm in (peak.x, peak.y, peak.z))
+def _describe_peak(found: Findings, peak: Place) -> str:
+    places = found.write_places((peak.x, peak.y, peak.z))
+    line = f" {peak.peak_z:>5.2f}" + "".join(f" {text:>5}" for text in places)
     if isnan(peak.effect):
         return line
-    return f"{line}      {peak.effect:.3g} [{peak.lower:.3g}, {peak.upper:.3g}]"
+    return f"{line}  {peak.effect:.3g} [{peak.lower:.3g}, {peak.upper:.3g}]"
 
 
 def summarise_diagnostics(found: Diagnostics, show: Callable[[str], str] = str) -> str:

@@ -27,6 +27,11 @@ def write_number(x: float, digits: int = 3) -> str:
     return f"{x:.{digits}g}".replace("-", "−")
 
 
+def write_size(mm3: float) -> str:
+    """Return a volume, such as of a cluster."""
+    return f"{mm3:,.0f}" if mm3 >= 100 else write_number(mm3)
+
+
 def write_p(p: float) -> str:
     """Return a p as papers have it."""
     if math.isnan(p):

@@ -1,7 +1,9 @@
 """What a contrast found: the voxels that survive each correction, their clusters and peaks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil, log10
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +35,19 @@ def find_limits(contrast: ContrastResults) -> tuple[FloatArray, FloatArray, Floa
     effect, variance = contrast.vector("effect"), contrast.vector("variance")
     half = stdtrit(contrast.vector("dof"), 0.975) * np.sqrt(variance)
     return effect, effect - half, effect + half
+
+
+def format_mm(mm: float, size: float) -> str:
+    """Return a coordinate, or the size of something, with the decimals that voxels of a size need.
+
+    Examples
+    --------
+    >>> format_mm(-107.5, 3.0), format_mm(12.0, 4.0), format_mm(0.35, 0.1)
+    ('-107.5', '12', '0.35')
+    """
+    decimals = max(1, ceil(-log10(size / 10))) if size > 0 else 1
+    text = f"{mm:.{decimals}f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
 
 
 class Place(NamedTuple):
@@ -93,6 +108,15 @@ class Findings:
     def corrections(self) -> tuple[Correction, Correction, Correction]:
         """All of them, the most lenient first."""
         return self.uncorrected, self.fdr, self.fwe
+
+    @property
+    def voxel_size(self) -> float:
+        """How long an edge of a voxel is, in mm; NaN where they have no size in common."""
+        return self.contrast.results.space.feature_size ** (1 / 3)
+
+    def write_places(self, coordinates: Iterable[float]) -> list[str]:
+        """Return coordinates in mm with as many decimals as tell voxels apart."""
+        return [format_mm(float(mm), self.voxel_size) for mm in coordinates]
 
     @property
     def main(self) -> Correction:

@@ -1,7 +1,9 @@
 """The command `report`, and what every command ends with."""
 
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from snippets import write_study
 
 from nipype_blm.cli.blm import main as blm
 from nipype_blm.cli.main import main
+from nipype_blm.cli.report import Wanted, conclude
 from nipype_blm.interfaces import Report
 from nipype_blm.results.findings import find_all, find_inference
 from nipype_blm.results.results import Results
@@ -172,6 +175,55 @@ def test_a_report_that_cannot_be_written_is_no_fault_of_the_run(
     (out / "report.html").rmdir()
     assert main(["fit", str(study / "study.yml"), str(out), "--report"]) == 0
     assert "pip install 'nipype_blm[plot]'" in capsys.readouterr().err
+
+
+def test_whatever_goes_wrong_with_a_report_is_no_fault_of_the_run(results, capsys, monkeypatch):
+    def fail(*_):
+        raise ValueError("a backend that is not there")
+
+    monkeypatch.setattr("nipype_blm.report.page.write_report", fail)
+    conclude(results, Wanted.YES)
+    err = capsys.readouterr().err
+    assert "the report was not written: ValueError: a backend that is not there; `nipype-blm" in err
+
+
+def test_a_library_that_cannot_be_loaded_is_not_to_be_installed(results, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    words = "libstdc++.so.6: version `GLIBCXX_3.4.29' not found"
+    (broken / "matplotlib.py").write_text(f"raise ImportError({words!r})")
+    done = start("report", str(results), PYTHONPATH=str(broken))
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "pip install" not in done.stderr
+
+
+def test_a_backend_that_a_notebook_asks_for_need_not_be_there(results, capsys):
+    done = start("report", str(results), MPLBACKEND="module of a notebook")
+    assert (done.returncode, done.stderr) == (0, "")
+    conclude(results, Wanted.NO)  # the report is there, and current: nothing to be said of it
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "The report is" not in captured.out
+    assert (results / "report.html").is_file()
+
+
+def start(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run a command as a process of its own."""
+    source = "from nipype_blm.cli.main import command; command()"
+    command = [sys.executable, "-P", "-c", source, *arguments]
+    environment = os.environ | variables
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_report_of_earlier_results_is_told(results, capsys):
+    page = results / "report.html"
+    conclude(results, Wanted.NO)
+    assert "earlier" not in capsys.readouterr().err
+    page.write_text("<title>of another fit</title>")
+    conclude(results, Wanted.NO)
+    assert f"notice: {page} is of earlier results; `nipype-blm report" in capsys.readouterr().err
+    assert page.read_text() == "<title>of another fit</title>"
 
 
 def test_what_is_no_result_or_no_extra_is_told(study, tmp_path, capsys, monkeypatch):

@@ -40,13 +40,24 @@ class Figure(NamedTuple):
 
 
 @contextmanager
+def own_style(style: dict[str, Any]) -> Iterator[None]:
+    """Draw in the style of matplotlib and this one, whatever the settings of the user are.
+
+    TeX, for one, need not be there, and takes names with an underscore for formulae.
+    """
+    from matplotlib.style import context
+
+    with context(["default", style]):
+        yield
+
+
+@contextmanager
 def drawing(width: float = 6.0, height: float = 3.0) -> Iterator[Any]:
     """Give a figure, in inches, in the style of the page."""
-    import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
-    with mpl.rc_context(_STYLE):
+    with own_style(_STYLE):
         figure = Canvas(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)  # draws into text, whatever the display
         yield figure

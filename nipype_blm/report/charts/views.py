@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.report.charts.drawing import INK, Figure, drawing, finish
 from nipype_blm.report.tables import write_number
+from nipype_blm.results.findings import format_mm
 from nipype_blm.results.results import Results
 
 if TYPE_CHECKING:
@@ -203,10 +204,11 @@ def _others(axis: int) -> tuple[int, int]:
 def _name_cut(grid: Grid, axis: int, number: int) -> str:
     middle = (np.array(grid.values.shape) - 1) / 2
     middle[axis] = number
-    mm = apply_affine(grid.affine, middle)[axis]
+    mm = float(apply_affine(grid.affine, middle)[axis])
+    height = format_mm(mm, float(grid.sizes[axis])).replace("-", "−")
     # Slices of oblique images have no one height.
     is_straight = np.count_nonzero(np.abs(grid.affine[axis, :3]) > 1e-3) <= 1
-    return f"{'xyz'[axis]} {'=' if is_straight else '≈'} {write_number(round(float(mm), 1))} mm"
+    return f"{'xyz'[axis]} {'=' if is_straight else '≈'} {height} mm"
 
 
 def draw_map(

@@ -22,8 +22,8 @@ from nipype_blm.report.charts.views import (
 )
 from nipype_blm.report.embedded import STEP, Embedded, embed_all, embed_background, embed_flags
 from nipype_blm.report.reported import Reported
-from nipype_blm.report.sections.peaks import Peaks, make_peaks
-from nipype_blm.report.tables import Table, cut, write_count, write_number, write_p
+from nipype_blm.report.sections.peaks import Peaks, make_peaks, write_place
+from nipype_blm.report.tables import Table, cut, write_count, write_number, write_p, write_size
 from nipype_blm.results.findings import Correction, Findings, Place
 
 _MOST_CONTRASTS = 30
@@ -193,8 +193,8 @@ def _fill_row(place: Place, label: str, found: Findings, region: str | None) -> 
     is_first = place.peak == 1
     row = [
         *(f"{place.cluster}", f"{place.peak}", f"{place.size_voxels:,}" if is_first else ""),
-        f"{place.size_mm3:,.0f}" if is_first else "",
-        *(write_number(round(each, 1)) for each in (place.x, place.y, place.z)),
+        write_size(place.size_mm3) if is_first else "",
+        *write_place(found, (place.x, place.y, place.z)),
         *(label or "not drawn", write_number(place.peak_z)),
     ]
     if not found.contrast.is_f:
@@ -214,7 +214,7 @@ def _say_nearest(run: Reported, found: Findings) -> str:
         return "It is estimable at no voxel."
     z = write_number(float(found.z[found.nearest]))
     place = run.coordinates[found.nearest]
-    where = ", ".join(write_number(round(float(each), 1)) for each in place)
+    where = ", ".join(write_place(found, place))
     p = write_p(float(found.main.p[found.nearest]))
     return f"Nearest to it is the voxel at {where} mm, with z {z} and {_name_p(found)} {p}."
 
@@ -252,6 +252,7 @@ def _pack_viewer(
     return {
         "run": run.folder.name,
         "step": STEP,
+        "finest": min(0.1, found[0].voxel_size / 10) if found else 0.1,  # mm of a coordinate
         "background": background.text,
         "maps": [_pack_map(run, each, packed) for each, packed in pairs],
     }

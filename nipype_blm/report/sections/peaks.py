@@ -1,6 +1,6 @@
 """The data at the highest peaks of one contrast: a part of its section."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ class Peak(NamedTuple):
 
     number: int
     is_found: bool  # whether it survives; else it is the voxel nearest to that
-    coordinates: tuple[float, float, float]  # mm
+    place: str  # mm
     z: float
     p: float  # corrected
     effect: tuple[float, float, float]  # with 95 % limits; NaN of an F contrast
@@ -112,7 +112,7 @@ def _tabulate(peaks: Sequence[Peak]) -> Table:
             for each in peak.worst
         )
         rows.append(
-            [peak.number, write_place(peak.coordinates), _write(peak.z, ".2f"), write_p(peak.p)]
+            [peak.number, peak.place, _write(peak.z, ".2f"), write_p(peak.p)]
             + [effect, f"{lower} to {upper}"] * has_effect
             + [f"{peak.n:,} of {peak.n + peak.n_missing:,}", write_number(peak.sd)]
             + [", ".join(worst)]
@@ -121,9 +121,9 @@ def _tabulate(peaks: Sequence[Peak]) -> Table:
     return Table(title if has_effect else "Residual sd: in units of the images.", columns, rows)
 
 
-def write_place(coordinates: Sequence[float]) -> str:
-    """Return coordinates in mm as one cell."""
-    return ", ".join(_write(x, ".4g") for x in coordinates)
+def write_place(found: Findings, coordinates: Iterable[float]) -> list[str]:
+    """Return coordinates in mm as texts."""
+    return [text.replace("-", "−") for text in found.write_places(coordinates)]
 
 
 def _write(x: float, form: str) -> str:
@@ -141,14 +141,14 @@ def _make(
 ) -> Peak:
     assert run.sampled is not None
     feature = fit.feature
-    x, y, z = run.sampled.coordinates[run.sampled.features.tolist().index(feature)].tolist()
+    coordinates = run.sampled.coordinates[run.sampled.features.tolist().index(feature)].tolist()
     shown = show(axis, findings.contrast, fit, dof)
     effect, lower, upper = (float(each[feature]) for each in findings.limits)
     n = int(np.count_nonzero(fit.is_present))
     peak = Peak(
         number=number,
         is_found=bool(findings.main.survives[feature]),
-        coordinates=(x, y, z),
+        place=", ".join(write_place(findings, coordinates)),
         z=float(findings.z[feature]),
         p=float(findings.main.p[feature]),
         effect=(effect, lower, upper),
@@ -189,7 +189,6 @@ def _label_axes(shown: Shown) -> tuple[str, str]:
 def _say_alt(peak: Peak, shown: Shown, fit: VoxelFit) -> str:
     """Return what is seen, in a sentence with its numbers."""
     axis, line = shown.axis, shown.line
-    where = ", ".join(f"{x:g}" for x in peak.coordinates)
     if axis.kind == "category":
         means = (
             f"{cut_name(axis.categories[int(k)])} {write_number(y)}"
@@ -207,7 +206,7 @@ def _say_alt(peak: Peak, shown: Shown, fit: VoxelFit) -> str:
     else:
         seen = f"data against the fit, their correlation {_correlate(shown):.2f}"
     outside = _count_outside(compare_quantiles(fit))
-    return f"Voxel {where} mm, {peak.n} images: {seen}; {outside} outside the limits."
+    return f"Voxel {peak.place} mm, {peak.n} images: {seen}; {outside} outside the limits."
 
 
 def _find_slope(shown: Shown) -> float:
@@ -229,7 +228,7 @@ def _count_outside(found: Quantiles) -> str:
 def _say_caption(peak: Peak, fit: VoxelFit) -> str:
     """Return which peak it is, and what is special about its data."""
     name = f"Peak {peak.number}" if peak.is_found else "The nearest voxel"
-    sentences = [f"{name}, at {write_place(peak.coordinates)} mm."]
+    sentences = [f"{name}, at {peak.place} mm."]
     if peak.n_missing:
         sentences.append(f"{write_count(peak.n_missing, 'image')} without data here.")
     for panel in choose_panels(fit):

@@ -6,7 +6,7 @@ from nipype_blm.core.status import VoxelStatus
 from nipype_blm.errors import count
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.summary import describe_nothing
-from nipype_blm.report.tables import Table, cut, write_number, write_p
+from nipype_blm.report.tables import Table, cut, write_p
 from nipype_blm.results.findings import Findings
 from nipype_blm.results.inferred import is_of_earlier_fit
 
@@ -66,7 +66,7 @@ def _describe(found: Findings) -> tuple[str, ...]:
         peak = describe_nothing(found)
     else:
         first = peaks[0]
-        where = ", ".join(write_number(round(mm, 1)) for mm in (first.x, first.y, first.z))
+        where = ", ".join(found.write_places((first.x, first.y, first.z)))
         what = "q" if found.main.name == "fdr" else "p"
         peak = f"z {first.peak_z:.2f} at {where} mm, {what} {write_p(first.p)}".replace("-", "−")
     return (

@@ -38,8 +38,9 @@ addEventListener("DOMContentLoaded", () => {
   }
 
   function show({ mm, values }) {
+    const { finest } = map.run.content;
     ["x", "y", "z"].forEach((axis, i) => {
-      if (document.activeElement !== at(axis)) at(axis).value = Math.round(mm[i] * 10) / 10;
+      if (document.activeElement !== at(axis)) at(axis).value = Number((Math.round(mm[i] / finest) * finest).toFixed(4));
     });
     const z = values.length > 1 ? values[1].value : NaN;
     at("value").textContent = Number.isFinite(z) ? z.toFixed(2).replace("-", "−") : "outside";
