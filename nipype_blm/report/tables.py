@@ -22,9 +22,14 @@ def write_number(x: float, digits: int = 3) -> str:
         return "n/a"
     if math.isinf(x):
         return "∞" if x > 0 else "−∞"
-    if x == int(x) and abs(x) < 1e15:
-        return f"{int(x):,}".replace("-", "−")
+    if abs(x) < 1e6 and (x == int(x) or abs(x) >= 10**digits):
+        return f"{round(x):,}".replace("-", "−")
     return f"{x:.{digits}g}".replace("-", "−")
+
+
+def write_mm(x: float) -> str:
+    """Return a coordinate in mm."""
+    return f"{round(x, 1) + 0.0:.1f}".removesuffix(".0").replace("-", "−")
 
 
 def write_p(p: float) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.report.charts.drawing import INK, Figure, drawing, finish
+from nipype_blm.report.naming import cut_name
 
 _LONGEST = 30
 
@@ -27,9 +28,9 @@ def draw_pair(one: FloatArray, other: FloatArray, names: Sequence[str], contrast
             low, high = min(one.min(), other.min()), max(one.max(), other.max())
             axis.hexbin(one, other, gridsize=50, bins="log", cmap="viridis", mincnt=1)
             axis.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle="--")
-        axis.set_xlabel(f"z of {names[0][:_LONGEST]}")
-        axis.set_ylabel(f"z of {names[1][:_LONGEST]}")
-        axis.set_title(contrast[:_LONGEST], loc="left", fontsize=10)
+        axis.set_xlabel(f"z of {cut_name(names[0], _LONGEST)}")
+        axis.set_ylabel(f"z of {cut_name(names[1], _LONGEST)}")
+        axis.set_title(cut_name(contrast, _LONGEST), loc="left", fontsize=10)
         alt = f"z of {contrast} at {one.size:,} voxels in both runs."
         if one.size:
             more = np.mean(np.abs(other) > np.abs(one))

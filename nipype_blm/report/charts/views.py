@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.report.charts.drawing import INK, Figure, drawing, finish
-from nipype_blm.report.tables import write_number
+from nipype_blm.report.naming import cut_name
+from nipype_blm.report.tables import write_mm, write_number
 from nipype_blm.results.results import Results
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def _name_cut(grid: Grid, axis: int, number: int) -> str:
     mm = apply_affine(grid.affine, middle)[axis]
     # Slices of oblique images have no one height.
     is_straight = np.count_nonzero(np.abs(grid.affine[axis, :3]) > 1e-3) <= 1
-    return f"{'xyz'[axis]} {'=' if is_straight else '≈'} {write_number(round(float(mm), 1))} mm"
+    return f"{'xyz'[axis]} {'=' if is_straight else '≈'} {write_mm(float(mm))} mm"
 
 
 def draw_map(
@@ -282,13 +283,13 @@ def draw_rows(
             # Rows that look the same would have the same id.
             axes.imshow(picture, interpolation="none", aspect="auto", gid=f"row-{i}")
             axes.set_axis_off()
-            axes.set_title(_shorten(row.title), fontsize=9, loc="left", pad=3)
+            axes.set_title(cut_name(row.title, _LONGEST), fontsize=9, loc="left", pad=3)
         for middle, label in zip(sheet.middles, cuts.labels, strict=True):
             at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
             axes.annotate(label, (middle, 0), (0, -4), ha="center", va="top", fontsize=8, **at)
         length = min(height - _LABELS - _TITLE, 1.6)
         place = ((width + 0.15) / _WIDTH, _LABELS / height, 0.12 / _WIDTH, length / height)
-        bar = figure.colorbar(colours, cax=figure.add_axes(place), label=_shorten(unit, 30))
+        bar = figure.colorbar(colours, cax=figure.add_axes(place), label=cut_name(unit, 30))
         bar.solids.set_rasterized(True)  # else each of 256 colours is an element of the page
         bar.outline.set_visible(False)
         return finish(figure, alt, caption)
@@ -313,10 +314,6 @@ def _find_range(values: Sequence[NDArray[Any]], symmetric: bool) -> tuple[float,
         return -high, high
     low, high = map(float, np.quantile(found, [0.001, 0.999]))
     return (low, high) if high > low else (min(0.0, low), max(1.0, high))
-
-
-def _shorten(text: str, most: int = _LONGEST) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 class _Sheet:
@@ -432,7 +429,7 @@ def draw_glass_brain(
             cmap="RdYlBu_r" if two_sided else "YlOrRd",
             colorbar=True,
         )
-        figure.suptitle(_shorten(title), fontsize=9, x=0, y=0.99, ha="left", va="top")
+        figure.suptitle(cut_name(title, _LONGEST), fontsize=9, x=0, y=0.99, ha="left", va="top")
         for axes in display.axes.values():
             for patch in axes.ax.patches:
                 patch.set_edgecolor(INK)

@@ -23,10 +23,9 @@ from nipype_blm.report.charts.views import (
 from nipype_blm.report.embedded import STEP, Embedded, embed_all, embed_background, embed_flags
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.sections.peaks import Peaks, make_peaks
-from nipype_blm.report.tables import Table, cut, write_count, write_number, write_p
+from nipype_blm.report.tables import Table, cut, write_count, write_mm, write_number, write_p
 from nipype_blm.results.findings import Correction, Findings, Place
 
-_MOST_CONTRASTS = 30
 _MOST_WHOLE = 6  # contrasts with all their figures; the others have the corrections only
 _MOST_ROWS = 25  # of a table of clusters
 # Letters of the maps for the viewer: two runs in a page have twice as many.
@@ -48,8 +47,7 @@ class Shown(NamedTuple):
 
 def make(run: Reported) -> dict[str, Any]:
     """Return what the template shows."""
-    all_found = list(run.findings.values())
-    found = all_found[:_MOST_CONTRASTS]
+    found = list(run.findings.values())
     maps = [make_image(run.results, each.z) for each in found]
     named = _Atlas(run)
     embedded = embed_all(maps, _MOST_MAPS)
@@ -58,7 +56,7 @@ def make(run: Reported) -> dict[str, Any]:
             _show(run, each, number, image, named)
             for number, (each, image) in enumerate(zip(found, maps, strict=True))
         ],
-        "n_more": len(all_found) - len(found),
+        "n_more": run.n_left_out,
         "most_whole": _MOST_WHOLE,
         "atlas": named.name,
         "step": STEP,
@@ -177,7 +175,7 @@ def _tabulate(
     columns = ["Cluster", "Peak", "Voxels", "mm³", "x, mm", "y, mm", "z, mm", "Slice", "z value"]
     if not found.contrast.is_f:
         columns += ["Effect", "95 % from", "to"]
-    columns.append(_name_p(found))
+    columns.append(found.p_name)
     columns += ["Region"] if named.atlas else []
     regions = named.find([(each.x, each.y, each.z) for each in shown])
     rows = [
@@ -194,7 +192,7 @@ def _fill_row(place: Place, label: str, found: Findings, region: str | None) -> 
     row = [
         *(f"{place.cluster}", f"{place.peak}", f"{place.size_voxels:,}" if is_first else ""),
         f"{place.size_mm3:,.0f}" if is_first else "",
-        *(write_number(round(each, 1)) for each in (place.x, place.y, place.z)),
+        *(write_mm(each) for each in (place.x, place.y, place.z)),
         *(label or "not drawn", write_number(place.peak_z)),
     ]
     if not found.contrast.is_f:
@@ -214,13 +212,9 @@ def _say_nearest(run: Reported, found: Findings) -> str:
         return "It is estimable at no voxel."
     z = write_number(float(found.z[found.nearest]))
     place = run.coordinates[found.nearest]
-    where = ", ".join(write_number(round(float(each), 1)) for each in place)
+    where = ", ".join(write_mm(float(each)) for each in place)
     p = write_p(float(found.main.p[found.nearest]))
-    return f"Nearest to it is the voxel at {where} mm, with z {z} and {_name_p(found)} {p}."
-
-
-def _name_p(found: Findings) -> str:
-    return "q" if found.main.name == "fdr" else "FWE p"
+    return f"Nearest to it is the voxel at {where} mm, with z {z} and {found.p_name} {p}."
 
 
 class _Atlas:
@@ -250,7 +244,7 @@ def _pack_viewer(
     background = embed_background(run.backdrop.image, _MOST_BACKGROUND)
     pairs = zip(found, embedded, strict=False)  # the last ones may have had no room
     return {
-        "run": run.folder.name,
+        "run": run.name,
         "step": STEP,
         "background": background.text,
         "maps": [_pack_map(run, each, packed) for each, packed in pairs],

@@ -10,7 +10,7 @@ from nipype_blm.report.charts.nulls import draw_nulls
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, write_number, write_p
 from nipype_blm.results.findings import ALPHA
-from nipype_blm.results.inferred import InferredContrast
+from nipype_blm.results.inferred import InferredContrast, find_threshold
 
 _MOST_DRAWN = 10  # contrasts
 _RESAMPLINGS = {
@@ -49,7 +49,7 @@ def make(run: Reported) -> dict[str, Any]:
 def _show(contrast: InferredContrast, is_drawn: bool) -> _Shown:
     name = contrast.contrast.name
     nulls = contrast.nulls
-    thresholds = {summary: contrast.find_threshold(summary, ALPHA) for summary in nulls}
+    thresholds = {summary: find_threshold(peaks, ALPHA) for summary, peaks in nulls.items()}
     rows = []
     for summary, peaks in nulls.items():
         p = contrast.description["LeastCorrectedP"].get(summary, np.nan)

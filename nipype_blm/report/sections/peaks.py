@@ -19,7 +19,7 @@ from nipype_blm.report.charts.peaks import (
 )
 from nipype_blm.report.naming import cut_name, name_images
 from nipype_blm.report.reported import Reported
-from nipype_blm.report.tables import Table, write_count, write_number, write_p
+from nipype_blm.report.tables import Table, write_count, write_mm, write_number, write_p
 from nipype_blm.results.findings import Findings
 from nipype_blm.results.sampled import MOST_VOXELS, choose_peaks
 from nipype_blm.stages.voxelfits import VoxelFit
@@ -85,7 +85,7 @@ def make_peaks(run: Reported, findings: Findings) -> Peaks:
     ]
     note = _say_left(len(wanted) - len(known))
     guide = _guide(axis, fits[known[0]])
-    return Peaks(shown, note, findings.main.words, _tabulate(shown), guide)
+    return Peaks(shown, note, findings.main.words, _tabulate(shown, findings.p_name), guide)
 
 
 def _say_left(n: int) -> str:
@@ -98,10 +98,10 @@ def _say_left(n: int) -> str:
     )
 
 
-def _tabulate(peaks: Sequence[Peak]) -> Table:
+def _tabulate(peaks: Sequence[Peak], p_name: str) -> Table:
     """Return the numbers at each peak: those of the maps, and of the images."""
     has_effect = not any(np.isnan(peak.effect[0]) for peak in peaks)
-    columns = ["Peak", "x, y, z (mm)", "z", "Corrected p"]
+    columns = ["Peak", "x, y, z (mm)", "z", p_name]
     columns += ["Effect", "95 % limits of it"] * has_effect
     columns += ["Images with data", "Residual sd", "Largest residuals (sd; value)"]
     rows = []
@@ -123,7 +123,7 @@ def _tabulate(peaks: Sequence[Peak]) -> Table:
 
 def write_place(coordinates: Sequence[float]) -> str:
     """Return coordinates in mm as one cell."""
-    return ", ".join(_write(x, ".4g") for x in coordinates)
+    return ", ".join(map(write_mm, coordinates))
 
 
 def _write(x: float, form: str) -> str:
