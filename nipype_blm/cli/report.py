@@ -153,18 +153,21 @@ def _say_fault(what: str, error: Exception) -> None:
 
 def _say_findings(results: "Results") -> None:
     from nipype_blm.report.summary import summarise_findings
-    from nipype_blm.results.findings import choose_first, find_all, find_inference
+    from nipype_blm.results.findings import (
+        MOST_CONTRASTS,
+        choose_first,
+        find_all,
+        find_inference,
+    )
 
     if not results.n_fitted:
         return
     inferred = find_inference(results)
-    found = find_all(results, inferred, choose_first(results, inferred))
+    found = find_all(results, inferred, choose_first(results, inferred, MOST_CONTRASTS))
     print(summarise_findings(found, escape_name, len(results.contrasts)))
 
 
-def _renew(
-    results: "Results", place: Path, n_threads: int | None, work_dir: Path | None
-) -> None:
+def _renew(results: "Results", place: Path, n_threads: int | None, work_dir: Path | None) -> None:
     """Write a report, unless it is there as it should be."""
     from nipype_blm.cli.plugins import count_cores
     from nipype_blm.report.page import is_current, write_report

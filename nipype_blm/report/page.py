@@ -97,12 +97,12 @@ def write_report(
     import nilearn
 
     _log.debug("matplotlib %s, nilearn %s", mpl.__version__, nilearn.__version__)
-    runs = _tell_apart(runs)
+    runs = tell_apart(runs)
     for run in runs:
         if run.background is not None:
             look_at(run.background)
         run.read_values(n_threads, work_dir, most_bytes)
-    environment = _make_environment(out_file.absolute().parent)
+    environment = make_environment(out_file.absolute().parent)
     sections = []
     for section in SECTIONS:
         parts = [
@@ -125,7 +125,7 @@ def write_report(
     return out_file
 
 
-def _tell_apart(runs: Sequence[Reported]) -> Sequence[Reported]:
+def tell_apart(runs: Sequence[Reported]) -> Sequence[Reported]:
     """Return runs with names that differ, as far as their folders do."""
     if len({run.name for run in runs}) == len(runs):
         return runs
@@ -183,7 +183,8 @@ def _read(environment: Any, name: str) -> str:
     return str(environment.loader.get_source(environment, name)[0])
 
 
-def _make_environment(folder: Path) -> Any:
+def make_environment(folder: Path) -> Any:
+    """Return what fills in templates; links are relative to a folder."""
     import jinja2
 
     environment = jinja2.Environment(

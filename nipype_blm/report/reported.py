@@ -10,7 +10,13 @@ import yaml
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError
 from nipype_blm.results.diagnostics import SavedDiagnostics, read_diagnostics
-from nipype_blm.results.findings import Findings, choose_first, find_all, find_inference
+from nipype_blm.results.findings import (
+    MOST_CONTRASTS,
+    Findings,
+    choose_first,
+    find_all,
+    find_inference,
+)
 from nipype_blm.results.inferred import Inferred
 from nipype_blm.results.results import Results
 from nipype_blm.results.sampled import Sampled, choose_voxels, read_sampled
@@ -19,8 +25,6 @@ from nipype_blm.stages.voxelfits import VoxelFit, fit_voxels
 
 if TYPE_CHECKING:
     from nipype_blm.report.charts.views import Backdrop
-
-MOST_CONTRASTS = 30  # that a report has room for
 
 
 @dataclass(frozen=True)

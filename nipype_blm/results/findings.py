@@ -17,6 +17,7 @@ from nipype_blm.results.results import ContrastResults, Results
 
 ALPHA = 0.05  # of corrected p, and of false discovery rates
 UNCORRECTED = 0.001  # p
+MOST_CONTRASTS = 30  # that findings are told of: more take too much memory, and nobody reads them
 _N_SUB_PEAKS = 3
 
 

@@ -32,6 +32,7 @@ class Share(NamedTuple):
 
     factor: str
     icc: float
+    has_slopes: bool  # of which the intraclass correlation knows nothing
 
 
 class Skewness(NamedTuple):
@@ -84,8 +85,10 @@ def _list_volumes(results: Results, name: str) -> list[str]:
 
 
 def _list_shares(results: Results) -> Iterator[Share]:
+    n_effects = {factor.name: factor.n_effects for factor in results.factors}
     for i, factor in enumerate(_list_volumes(results, "icc")):
-        yield Share(cut_name(factor, _LONGEST), float(np.median(results.vector("icc", i))))
+        icc = float(np.median(results.vector("icc", i)))
+        yield Share(cut_name(factor, _LONGEST), icc, n_effects.get(factor, 1) > 1)
 
 
 def find_sigma(results: Results) -> FloatArray:
@@ -98,7 +101,7 @@ def _tabulate_variances(results: Results) -> Table:
     rows: list[tuple[str, ...]] = []
     for i, label in enumerate(_list_volumes(results, "varcomp")[:_MOST_ROWS]):
         kind = "covariance" if _is_pair(results, i) else "variance"
-        rows.append((f"{kind}, {cut_name(label, 2 * _LONGEST)}", "y²"))
+        rows.append((f"{kind}, {cut_name(label, 2 * _LONGEST)}", _name_unit(results, i)))
         rows[-1] += tuple(_write(results.vector("varcomp", i)))
     rows.append(("residual variance σ²", "y²", *_write(results.vector("sigma2"))))
     for i, label in enumerate(_list_volumes(results, "icc")[:_MOST_ROWS]):
@@ -108,6 +111,11 @@ def _tabulate_variances(results: Results) -> Table:
     more = f"... and {left:,} more, in {results.prefix}varcomp." if left > 0 else ""
     title = "Variances over the voxels of the result; y stands for the units of the images"
     return Table(title, ("quantity", "unit", *_QUARTILES), rows, more)
+
+
+def _name_unit(results: Results, number: int) -> str:
+    """Return the unit of an entry of all vech(D): only intercepts have that of the images."""
+    return "y²" if _has_icc(results, number) else "y² per product of the units of the effects"
 
 
 def _is_pair(results: Results, number: int) -> bool:
@@ -136,7 +144,7 @@ def _draw_variances(results: Results) -> list[Figure]:
         if len(drawn) < _MOST_MAPS and not _is_pair(results, i) and not _has_icc(results, i):
             title = f"Variance, {cut_name(label, _LONGEST)}"
             image = results.image("varcomp", i)
-            drawn.append(draw_map(image, title=title, cmap="viridis", unit="y²"))
+            drawn.append(draw_map(image, title=title, cmap="viridis", unit="y² per unit²"))
     return drawn[:_MOST_MAPS]
 
 
