@@ -70,7 +70,12 @@ def _act(arguments: argparse.Namespace) -> int:
         arguments.overwrite,
         arguments.quiet,
     )
-    conclude(arguments.out, Wanted.choose(arguments.report, None, False), arguments.quiet)
+    conclude(
+        arguments.out,
+        Wanted.choose(arguments.report, None, False),
+        arguments.quiet,
+        arguments.n_procs,
+    )
     return OK
 
 

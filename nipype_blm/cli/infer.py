@@ -137,7 +137,13 @@ def _act(arguments: argparse.Namespace) -> int:
             _prepare(arguments.results, options, running)
             return OK
         infer(arguments.results, options, running)
-        conclude(arguments.results, Wanted.choose(arguments.report, None, False), arguments.quiet)
+        conclude(
+            arguments.results,
+            Wanted.choose(arguments.report, None, False),
+            arguments.quiet,
+            arguments.n_procs,
+            arguments.work_dir,
+        )
         return OK
 
 

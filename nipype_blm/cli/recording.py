@@ -15,6 +15,8 @@ from typing import Any
 from nipype_blm import __version__
 from nipype_blm.cli.plugins import count_cores
 from nipype_blm.cli.progress import NodeCallback
+from nipype_blm.errors import InputError
+from nipype_blm.results.results import Results
 from nipype_blm.results.steps import Step, TimedNode, add_step
 
 _KIB = 1024  # what the system counts memory in
@@ -78,8 +80,17 @@ def recording(
         version=__version__,
         plugin=plugin or "",
         nodes=tuple(TimedNode(n.name, round(n.start, 2), round(n.end, 2)) for n in recorder.nodes),
+        model=_find_stamp(folder),
     )
     add_step(folder, step, anew)
+
+
+def _find_stamp(folder: Path) -> str:
+    """Return which results are in a folder now; empty where they cannot be read."""
+    try:
+        return Results(folder).stamp
+    except (InputError, OSError):
+        return ""
 
 
 def _measure_cpu() -> float:

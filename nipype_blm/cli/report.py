@@ -4,13 +4,17 @@ import argparse
 import logging
 import os
 from enum import Enum
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nipype_blm.cli.command import OK, add_common_options, describe, say
 from nipype_blm.cli.terminal import escape_name
 from nipype_blm.errors import InputError
 from nipype_blm.units import GIB
+
+if TYPE_CHECKING:
+    from nipype_blm.results.results import Results
 
 # In the environment: whether commands that write a report do, where nothing else says so.
 VARIABLE = "NIPYPE_BLM_REPORT"
@@ -21,6 +25,9 @@ _DESCRIPTION = (
     "other."
 )
 _NEEDS = "A report needs more: pip install 'nipype_blm[plot]'"
+
+
+_log = logging.getLogger(__name__)
 
 
 class Wanted(Enum):
@@ -83,6 +90,9 @@ def _act(arguments: argparse.Namespace) -> int:
     from nipype_blm.report.reported import Reported
     from nipype_blm.results.results import Results
 
+    if not 0 <= arguments.max_read_gb < inf:
+        given = f"--max-read-gb {arguments.max_read_gb:g}"
+        raise InputError(f"{given} was given; expected 0 or a number above it.")
     folders = [path for path in (arguments.results, arguments.other) if path is not None]
     runs = [Reported(Results(folder), arguments.background) for folder in folders]
     out_file = arguments.out or find_place([run.results for run in runs])
@@ -105,43 +115,37 @@ def conclude(
 ) -> None:
     """Say what was found, and where the maps and the report are, which is written before.
 
-    A report that cannot be written, whatever the reason, is no fault of a run: it is said, and that
-    is all.
+    Findings that cannot be told and a report that cannot be written are no fault of a run: that
+    is said, and that is all.
     """
     from nipype_blm.results.results import Results
 
     results = Results(results_dir)
-    if not quiet:
-        from nipype_blm.report.summary import summarise_findings
-        from nipype_blm.results.findings import find_all, find_inference
-
-        print(summarise_findings(find_all(results, find_inference(results)), escape_name))
-        print(f"The maps are in {escape_name(str(results.folder))}")
     place = results.folder / "report.html"
-    if wanted is not Wanted.YES and not place.is_file():
-        return
-    again = f"`nipype-blm report {escape_name(str(results.folder))}`"
-    try:
-        from nipype_blm.cli.plugins import count_cores
-        from nipype_blm.report.page import is_current, write_report
-        from nipype_blm.report.reported import Reported
-
-        run = Reported(results)
-        if not is_current(place, [run]):
-            if wanted is Wanted.NO:
-                say(f"notice: {escape_name(str(place))} is of earlier results; {again} renews it.")
-                return
-            write_report([run], place, n_threads or count_cores(), work_dir)
-    except ImportError as error:
-        say(f"notice: the report was not written: {_explain(error)}; then run {again}.")
-    except Exception as error:
-        _log.debug("Because of this:", exc_info=True)
-        is_told = isinstance(error, OSError | InputError)
-        reason = str(error) if is_told else f"{type(error).__name__}: {error}"
-        say(f"notice: the report was not written: {reason.rstrip('.')}; {again} tries again.")
-    else:
-        if wanted is not Wanted.NO and not quiet:
-            print(f"The report is {escape_name(str(place))}")
+    folder = escape_name(str(results.folder))
+    if not quiet:
+        try:
+            _say_findings(results)
+        except Exception as error:  # whatever it is, the maps are there
+            _say_fault("what was found cannot be told", error)
+        print(f"The maps are in {folder}")
+    if wanted is Wanted.YES or (wanted is Wanted.RENEW and place.is_file()):
+        try:
+            _renew(results, place, n_threads, work_dir)
+        except ImportError as error:
+            again = f"`nipype-blm report {folder}`"
+            say(f"notice: the report was not written: {_explain(error)}; then run {again}.")
+        except Exception as error:
+            _say_fault("the report was not written", error)
+        else:
+            if not quiet:
+                print(f"The report is {escape_name(str(place))}")
+            return
+    if place.is_file() and _is_outdated(results, place):
+        say(
+            f"notice: {escape_name(str(place))} is of an earlier state of these results; "
+            f"`nipype-blm report {folder}` makes it again."
+        )
 
 
 def _explain(error: ImportError) -> str:
@@ -149,3 +153,44 @@ def _explain(error: ImportError) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"{error}. {_NEEDS}"
     return f"a library that it needs is installed, but cannot be loaded: {error}. Mend that"
+
+
+def _say_fault(what: str, error: Exception) -> None:
+    _log.debug("Because of this:", exc_info=True)
+    is_told = isinstance(error, OSError | InputError)
+    say(f"notice: {what}: {error if is_told else f'{type(error).__name__}: {error}'}")
+
+
+def _say_findings(results: "Results") -> None:
+    from nipype_blm.report.summary import summarise_findings
+    from nipype_blm.results.findings import (
+        MOST_CONTRASTS,
+        choose_first,
+        find_all,
+        find_inference,
+    )
+
+    if not results.n_fitted:
+        return
+    inferred = find_inference(results)
+    found = find_all(results, inferred, choose_first(results, inferred, MOST_CONTRASTS))
+    print(summarise_findings(found, escape_name, len(results.contrasts)))
+
+
+def _renew(results: "Results", place: Path, n_threads: int | None, work_dir: Path | None) -> None:
+    """Write a report, unless it is there as it should be."""
+    from nipype_blm.cli.plugins import count_cores
+    from nipype_blm.report.page import is_current, write_report
+    from nipype_blm.report.reported import Reported
+
+    run = Reported(results)
+    if not is_current(place, [run]):
+        write_report([run], place, n_threads or count_cores(), work_dir)
+
+
+def _is_outdated(results: "Results", place: Path) -> bool:
+    """Return whether a report is of other maps than these."""
+    from nipype_blm.report.page import is_current
+    from nipype_blm.report.reported import Reported
+
+    return not is_current(place, [Reported(results)])

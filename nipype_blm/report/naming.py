@@ -5,10 +5,18 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-
-from nipype_blm.results.saved import SavedImage
+from typing import Protocol
 
 _SEPARATORS = re.compile(r"[/_.\s-]")
+
+
+class _Named(Protocol):
+    """What says which image it is of."""
+
+    @property
+    def image(self) -> str: ...
+    @property
+    def volume(self) -> int: ...
 
 
 def cut_name(name: str, most: int = 24) -> str:
@@ -39,11 +47,11 @@ def _measure(letter: str) -> int:
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
-def name_images(images: Sequence[SavedImage]) -> list[str]:
+def name_images(images: Sequence[_Named]) -> list[str]:
     """Return what tells each image from the others: its path without what all have in common."""
     paths = [each.image for each in images]
     names = [Path(path).name for path in paths]
-    shown = _strip_common(names if len(set(names)) == len(set(paths)) else paths)
+    shown = strip_common(names if len(set(names)) == len(set(paths)) else paths)
     several = len({each.volume for each in images}) > 1
     if not several:
         return shown
@@ -52,7 +60,7 @@ def name_images(images: Sequence[SavedImage]) -> list[str]:
     return [f"{name}, volume {each.volume}" for name, each in zip(shown, images, strict=True)]
 
 
-def _strip_common(names: list[str]) -> list[str]:
+def strip_common(names: list[str]) -> list[str]:
     """Return names without the parts that all begin and end with, cut where words end."""
     if len(set(names)) < 2:
         return names

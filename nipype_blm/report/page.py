@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from nipype_blm import __version__
 from nipype_blm.data.kinds import look_at
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
+from nipype_blm.report.naming import strip_common
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.sections import (
     asked,
@@ -96,11 +98,12 @@ def write_report(
     import nilearn
 
     _log.debug("matplotlib %s, nilearn %s", mpl.__version__, nilearn.__version__)
+    runs = tell_apart(runs)
     for run in runs:
         if run.background is not None:
             look_at(run.background)
         run.read_values(n_threads, work_dir, most_bytes)
-    environment = _make_environment(out_file.absolute().parent)
+    environment = make_environment(out_file.absolute().parent)
     sections = []
     for section in SECTIONS:
         parts = [
@@ -124,6 +127,14 @@ def write_report(
     return out_file
 
 
+def tell_apart(runs: Sequence[Reported]) -> Sequence[Reported]:
+    """Return runs with names that differ, as far as their folders do."""
+    if len({run.name for run in runs}) == len(runs):
+        return runs
+    names = strip_common([str(run.folder) for run in runs])
+    return [replace(run, called=name) for run, name in zip(runs, names, strict=True)]
+
+
 def is_current(out_file: Path, runs: Sequence[Reported]) -> bool:
     """Return whether a file is the report of these runs as they are now, by this version."""
     try:
@@ -141,7 +152,8 @@ def _stamp(runs: Sequence[Reported]) -> str:
             path for name in ("inference", "diagnostics") for path in run.folder.glob(f"{name}/*")
         ]
         states = sorted((path.name, path.stat().st_mtime_ns) for path in said)
-        parts.append(repr((run.results.stamp, str(run.background), states)))
+        said_of = run.results.stamp, str(run.folder), str(run.background), states
+        parts.append(repr(said_of))
     return fingerprint(__version__, *parts)
 
 
@@ -174,7 +186,8 @@ def _read(environment: Any, name: str) -> str:
     return str(environment.loader.get_source(environment, name)[0])
 
 
-def _make_environment(folder: Path) -> Any:
+def make_environment(folder: Path) -> Any:
+    """Return what fills in templates; links are relative to a folder."""
     import jinja2
 
     environment = jinja2.Environment(

@@ -10,7 +10,13 @@ import yaml
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError
 from nipype_blm.results.diagnostics import SavedDiagnostics, read_diagnostics
-from nipype_blm.results.findings import Findings, find_all, find_inference
+from nipype_blm.results.findings import (
+    MOST_CONTRASTS,
+    Findings,
+    choose_first,
+    find_all,
+    find_inference,
+)
 from nipype_blm.results.inferred import Inferred
 from nipype_blm.results.results import Results
 from nipype_blm.results.sampled import Sampled, choose_voxels, read_sampled
@@ -27,6 +33,12 @@ class Reported:
 
     results: Results
     background: Path | None = None  # anatomy to draw on
+    called: str = ""  # beside another run; default: the name of its folder
+
+    @property
+    def name(self) -> str:
+        """What it is called beside another run."""
+        return self.called or self.folder.name
 
     @property
     def folder(self) -> Path:
@@ -37,7 +49,7 @@ class Reported:
     def title(self) -> str:
         """What is at the top of the page: the formula, or the folder."""
         study = self.results.study
-        return self.folder.name if study is None else study.formula
+        return self.name if study is None else study.formula
 
     @property
     def is_mixed(self) -> bool:
@@ -70,8 +82,14 @@ class Reported:
 
     @cached_property
     def findings(self) -> dict[str, Findings]:
-        """What each contrast found, by name."""
-        return find_all(self.results, self.inferred)
+        """What each contrast found, by name; of many contrasts the first `MOST_CONTRASTS`."""
+        names = choose_first(self.results, self.inferred, MOST_CONTRASTS)
+        return find_all(self.results, self.inferred, names)
+
+    @property
+    def n_left_out(self) -> int:
+        """How many contrasts have no findings here, for there are too many."""
+        return len(self.results.contrasts) - len(self.findings) if self.results.n_fitted else 0
 
     @cached_property
     def backdrop(self) -> "Backdrop":

@@ -38,8 +38,20 @@ def summarise_run(results: Results, show: Callable[[str], str] = str) -> str:
     return "\n".join(lines)
 
 
-def summarise_findings(findings: Mapping[str, Findings], show: Callable[[str], str] = str) -> str:
-    """Return a table of what each contrast found: voxels, clusters, and the highest peaks."""
+def summarise_findings(
+    findings: Mapping[str, Findings], show: Callable[[str], str] = str, n_contrasts: int = 0
+) -> str:
+    """Return a table of what each contrast found: voxels, clusters, and the highest peaks.
+
+    Parameters
+    ----------
+    findings : mapping of str to Findings
+        By names of contrasts.
+    show : callable
+        How names are to be shown.
+    n_contrasts : int
+        How many contrasts there are, if more than those.
+    """
     lines, correction = [], ""
     for each in list(findings.values())[:_MOST_CONTRASTS]:
         if each.main.words != correction:
@@ -47,7 +59,7 @@ def summarise_findings(findings: Mapping[str, Findings], show: Callable[[str], s
             head = f"Found with {correction}"
             lines += [head, f"  {'contrast':<{_WIDTH}} {_HEAD}"]
         lines += _list_peaks(each, show(each.contrast.name))
-    more = len(findings) - _MOST_CONTRASTS
+    more = max(n_contrasts, len(findings)) - _MOST_CONTRASTS
     return "\n".join(lines + [f"  ... and {more} more contrasts"] * (more > 0))
 
 

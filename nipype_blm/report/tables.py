@@ -22,8 +22,8 @@ def write_number(x: float, digits: int = 3) -> str:
         return "n/a"
     if math.isinf(x):
         return "∞" if x > 0 else "−∞"
-    if x == int(x) and abs(x) < 1e15:
-        return f"{int(x):,}".replace("-", "−")
+    if abs(x) < 1e6 and (x == int(x) or abs(x) >= 10**digits):
+        return f"{round(x):,}".replace("-", "−")
     return f"{x:.{digits}g}".replace("-", "−")
 
 

@@ -1,6 +1,6 @@
 """What a contrast found: the voxels that survive each correction, their clusters and peaks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, log10
@@ -18,6 +18,7 @@ from nipype_blm.results.results import ContrastResults, Results
 
 ALPHA = 0.05  # of corrected p, and of false discovery rates
 UNCORRECTED = 0.001  # p
+MOST_CONTRASTS = 30  # that findings are told of: more take too much memory, and nobody reads them
 _N_SUB_PEAKS = 3
 
 
@@ -127,6 +128,16 @@ class Findings:
         return self.fwe if self.is_resampled else self.fdr
 
     @property
+    def test(self) -> str:
+        """In words, such as "T, both directions"."""
+        return describe_test(self.contrast, self.two_sided)
+
+    @property
+    def p_name(self) -> str:
+        """What the p of the main correction is called."""
+        return "q" if self.main.name == "fdr" else "FWE p"
+
+    @property
     def heights(self) -> FloatArray:
         """What is high where something was found: ``|z|`` of two sides, or z."""
         return np.abs(self.z) if self.two_sided else self.z
@@ -217,7 +228,18 @@ def find_inference(results: Results) -> Inferred | None:
         return None
 
 
-def find_all(results: Results, inferred: Inferred | None = None) -> dict[str, Findings]:
+def choose_first(results: Results, inferred: Inferred | None, most: int) -> list[str]:
+    """Return the names of so many contrasts, in their order: those that were resampled, first."""
+    names = list(results.contrasts)
+    resampled = set() if inferred is None else set(inferred.contrasts)
+    first = sorted(names, key=lambda name: name not in resampled)[:most]
+    chosen = set(first)
+    return [name for name in names if name in chosen]
+
+
+def find_all(
+    results: Results, inferred: Inferred | None = None, names: Sequence[str] | None = None
+) -> dict[str, Findings]:
     """Return what each contrast found, by its name; nothing where no voxel was fitted.
 
     Parameters
@@ -225,18 +247,32 @@ def find_all(results: Results, inferred: Inferred | None = None) -> dict[str, Fi
     results : Results
     inferred : Inferred, optional
         Family-wise p are by its first summary; without it, by Bonferroni's correction.
+    names : sequence of str, optional
+        Of contrasts; default: all.  Each takes memory of about five maps.
     """
     if not results.n_fitted:
         return {}
-    return {name: _find(contrast, inferred) for name, contrast in results.contrasts.items()}
+    contrasts = results.contrasts
+    return {name: _find(contrasts[name], inferred) for name in names or contrasts}
+
+
+def is_two_sided(contrast: ContrastResults, inferred: Inferred | None) -> bool:
+    """Return whether effects in both directions count: as they were resampled, else all of T."""
+    if inferred is not None and contrast.name in inferred.contrasts:
+        return bool(inferred.contrasts[contrast.name].description["Tail"] == "two-sided")
+    return not contrast.is_f
+
+
+def describe_test(contrast: ContrastResults, two_sided: bool) -> str:
+    """Return which test findings are told by."""
+    if contrast.is_f:
+        return "F"
+    return "T, both directions" if two_sided else "T, greater than 0"
 
 
 def _find(contrast: ContrastResults, inferred: Inferred | None) -> Findings:
-    two_sided = not contrast.is_f
+    two_sided = is_two_sided(contrast, inferred)
     is_resampled = inferred is not None and contrast.name in inferred.contrasts
-    if is_resampled:
-        assert inferred is not None
-        two_sided = inferred.contrasts[contrast.name].description["Tail"] == "two-sided"
     log_p = find_log_p(contrast, two_sided)
     is_tested = ~np.isnan(log_p)
     p, q, bonferroni = (

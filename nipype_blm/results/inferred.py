@@ -160,6 +160,22 @@ class Inferred:
         }
 
 
+def find_threshold(peaks: FloatArray, alpha: float) -> float:
+    """Return the least value whose counted p is at most `alpha`; NaN if none is.
+
+    Parameters
+    ----------
+    peaks : array of shape (n_resamplings,)
+        Largest values of one summary; that of the data, the first, counts among them.
+    alpha : float
+    """
+    peaks = np.sort(peaks)[::-1]
+    allowed = int(alpha * peaks.size)  # so many may reach the threshold
+    # Not those that are equal to one too many, as sizes of clusters often are.
+    fits = peaks[peaks > peaks[allowed]] if allowed < peaks.size else peaks
+    return float(fits[-1]) if fits.size else float("nan")
+
+
 @dataclass(frozen=True, eq=False)
 class InferredContrast:
     """One contrast that was tested."""
@@ -209,15 +225,6 @@ class InferredContrast:
         """The peaks of all resamplings, by summary; the first is that of the data."""
         *found, _ = load_nulls(self.inferred.folder, self.contrast.label)
         return dict(zip(self.inferred.summaries, found, strict=True))
-
-    def find_threshold(self, summary: str, alpha: float) -> float:
-        """Return the least value of a summary whose counted p is at most `alpha`; NaN if none is.
-
-        The data, the first of `nulls`, count among the resamplings.
-        """
-        peaks = np.sort(self.nulls[summary])[::-1]
-        allowed = int(alpha * peaks.size)  # so many may reach the threshold
-        return float(peaks[allowed - 1]) if allowed else float("nan")
 
     @property
     def clusters(self) -> list[dict[str, str]]:

@@ -30,6 +30,7 @@ class Step(NamedTuple):
     version: str  # of nipype_blm
     plugin: str = ""  # of Nipype, if not the usual one
     nodes: tuple[TimedNode, ...] = ()
+    model: str = ""  # `Results.stamp` of the results that it left; empty of earlier versions
 
 
 def add_step(folder: Path, step: Step, anew: bool = False) -> None:

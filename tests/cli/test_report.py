@@ -14,6 +14,8 @@ from nipype_blm.cli.blm import main as blm
 from nipype_blm.cli.main import main
 from nipype_blm.cli.report import Wanted, conclude
 from nipype_blm.interfaces import Report
+from nipype_blm.report.page import is_current
+from nipype_blm.report.reported import Reported
 from nipype_blm.results.findings import find_all, find_inference
 from nipype_blm.results.results import Results
 from nipype_blm.results.steps import read_steps
@@ -177,16 +179,6 @@ def test_a_report_that_cannot_be_written_is_no_fault_of_the_run(
     assert "pip install 'nipype_blm[plot]'" in capsys.readouterr().err
 
 
-def test_whatever_goes_wrong_with_a_report_is_no_fault_of_the_run(results, capsys, monkeypatch):
-    def fail(*_):
-        raise ValueError("a backend that is not there")
-
-    monkeypatch.setattr("nipype_blm.report.page.write_report", fail)
-    conclude(results, Wanted.YES)
-    err = capsys.readouterr().err
-    assert "the report was not written: ValueError: a backend that is not there; `nipype-blm" in err
-
-
 def test_a_library_that_cannot_be_loaded_is_not_to_be_installed(results, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -216,16 +208,6 @@ def start(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_report_of_earlier_results_is_told(results, capsys):
-    page = results / "report.html"
-    conclude(results, Wanted.NO)
-    assert "earlier" not in capsys.readouterr().err
-    page.write_text("<title>of another fit</title>")
-    conclude(results, Wanted.NO)
-    assert f"notice: {page} is of earlier results; `nipype-blm report" in capsys.readouterr().err
-    assert page.read_text() == "<title>of another fit</title>"
-
-
 def test_what_is_no_result_or_no_extra_is_told(study, tmp_path, capsys, monkeypatch):
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "nowhere is not a folder" in capsys.readouterr().err
@@ -237,6 +219,50 @@ def test_what_is_no_result_or_no_extra_is_told(study, tmp_path, capsys, monkeypa
     monkeypatch.setitem(sys.modules, "nilearn", None)
     assert main(["report", str(study / "results")]) == 2
     assert "pip install 'nipype_blm[plot]'" in capsys.readouterr().err
+
+
+def test_amounts_that_are_none_are_told(study, capsys):
+    for given in ("nan", "inf", "-1"):
+        assert main(["report", str(study / "results"), f"--max-read-gb={given}"]) == 2
+        assert f"--max-read-gb {given} was given" in capsys.readouterr().err
+
+
+def test_findings_that_cannot_be_told_are_no_fault_of_a_command(results, capsys):
+    for path in results.glob("contrasts/*stat-z*"):
+        path.unlink()
+    assert main(["diagnose", str(results)]) == 0
+    captured = capsys.readouterr()
+    assert "notice: what was found cannot be told" in captured.err
+    assert f"The maps are in {results}" in captured.out
+    assert main(["diagnose", str(results), "--quiet", "--report"]) == 0
+
+
+def test_any_fault_of_a_report_is_a_notice(results, capsys, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("nipype_blm.report.page.write_report", fail)
+    assert main(["diagnose", str(results), "--report"]) == 0
+    assert "notice: the report was not written: RuntimeError: a fault" in capsys.readouterr().err
+
+
+def test_a_report_of_an_earlier_fit_is_told(study, tmp_path, capsys):
+    out = tmp_path / "out"
+    fit = ["fit", str(study / "study.yml"), str(out), "--quiet"]
+    assert main([*fit, "--report"]) == 0
+    assert main([*fit, "--no-report"]) == 0
+    assert "earlier state" not in capsys.readouterr().err
+    other = study / f"{tmp_path.name}.yml"
+    other.write_text(CONFIGURATION.replace("[0, 1, 0]}", "[0, 2, 0]}"))
+    assert main(["fit", str(other), str(out), "--quiet", "--no-report"]) == 0
+    assert f"notice: {out}/report.html is of an earlier state" in capsys.readouterr().err
+
+
+def test_a_folder_that_has_moved_has_no_current_report(results, tmp_path):
+    assert main(["report", str(results), "--quiet"]) == 0
+    assert is_current(results / "report.html", [Reported(Results(results))])
+    moved = results.rename(tmp_path / "moved")
+    assert not is_current(moved / "report.html", [Reported(Results(moved))])
 
 
 def test_a_run_without_any_voxel_fails_and_has_a_report_that_says_why(study, tmp_path, capsys):

@@ -75,7 +75,7 @@ def sample(results):
 
 
 def render(run, name):
-    environment = page._make_environment(run.folder)
+    environment = page.make_environment(run.folder)
     peaks = make_peaks(run, run.findings[name])
     return peaks, environment.get_template("peaks.html.jinja").render(peaks=peaks, run=run)
 
@@ -281,7 +281,7 @@ def test_images_that_are_gone_leave_the_page_without_data(copy):
 def test_a_contrast_that_is_tested_nowhere_has_no_data(plain):
     nowhere = SimpleNamespace(peaks=[], nearest=None)
     peaks = make_peaks(plain, nowhere)
-    environment = page._make_environment(plain.folder)
+    environment = page.make_environment(plain.folder)
     assert not environment.get_template("peaks.html.jinja").render(peaks=peaks).strip()
 
 

@@ -24,7 +24,7 @@ from nipype_blm.report.charts.views import (
     make_image,
 )
 from nipype_blm.report.embedded import embed_all, embed_flags, embed_z
-from nipype_blm.report.page import _make_environment, write_report
+from nipype_blm.report.page import make_environment, write_report
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.sections import contrasts
 from nipype_blm.results.results import Results
@@ -249,7 +249,8 @@ def test_mni_is_known_by_its_code_or_by_its_brain():
 
 def test_many_contrasts_are_drawn_with_fewer_figures(run, monkeypatch):
     monkeypatch.setattr(contrasts, "_MOST_WHOLE", 1)
-    monkeypatch.setattr(contrasts, "_MOST_CONTRASTS", 2)
+    monkeypatch.setattr("nipype_blm.report.reported.MOST_CONTRASTS", 2)
+    run = Reported(run.results)
     made = contrasts.make(run)
     assert [len(each.figures) for each in made["contrasts"]] == [3, 1]
     assert [each.tells_more for each in made["contrasts"]] == [True, False]
@@ -257,7 +258,7 @@ def test_many_contrasts_are_drawn_with_fewer_figures(run, monkeypatch):
 
 
 def test_two_runs_have_one_viewer(run, made):
-    template = _make_environment(run.folder).get_template("contrasts.html.jinja")
+    template = make_environment(run.folder).get_template("contrasts.html.jinja")
     first, second = (template.render(run=run, it=made, at=f"contrasts-{i}") for i in range(2))
     for part in ('id="viewer"', 'id="viewer-library"', "new niivue"):
         assert (first.count(part), second.count(part)) == (1, 0)

@@ -11,8 +11,8 @@ from snippets import write_study
 import nipype_blm
 from nipype_blm.cli.main import main
 from nipype_blm.errors import InputError
-from nipype_blm.results.findings import find_all, find_inference
-from nipype_blm.results.inferred import Inferred
+from nipype_blm.results.findings import choose_first, find_all, find_inference
+from nipype_blm.results.inferred import Inferred, find_threshold
 from nipype_blm.results.results import Results
 
 CONFIGURATION = """\
@@ -113,11 +113,27 @@ def test_after_an_inference_findings_are_by_its_first_summary(resampled):
 
 def test_a_threshold_is_reached_by_as_many_resamplings_as_p_says(resampled):
     for contrast in Inferred(resampled).contrasts.values():
-        for summary, peaks in contrast.nulls.items():
-            threshold = contrast.find_threshold(summary, 0.05)
-            assert (peaks > threshold).mean() <= 0.05
-            assert (peaks >= threshold).sum() >= 3  # of 60; more where peaks are equal
-            assert np.isnan(contrast.find_threshold(summary, 0.01))
+        for peaks in contrast.nulls.values():
+            threshold = find_threshold(peaks, 0.05)
+            assert (peaks >= threshold).mean() <= 0.05
+            lower = peaks[peaks < threshold].max()  # the next lower value has a larger p
+            assert (peaks >= lower).mean() > 0.05
+            assert np.isnan(find_threshold(peaks, 0.01))
+
+
+def test_a_threshold_is_none_of_several_equal_values_that_are_too_many():
+    sizes = np.r_[9.0, 7, np.full(10, 5.0), np.zeros(48)]  # as those of clusters are
+    assert find_threshold(sizes, 0.05) == 7  # p of 5 is 12 / 60
+    assert find_threshold(sizes, 0.2) == 5
+    assert np.isnan(find_threshold(np.full(60, 5.0), 0.05))
+
+
+def test_of_many_contrasts_those_that_were_resampled_come_first(resampled):
+    inferred = find_inference(resampled)
+    assert choose_first(resampled, None, 1) == [next(iter(resampled.contrasts))]
+    assert choose_first(resampled, inferred, 1) == list(inferred.contrasts)
+    assert choose_first(resampled, inferred, 9) == list(resampled.contrasts)
+    assert list(find_all(resampled, inferred, ["both"])) == ["both"]
 
 
 def test_voxels_where_a_contrast_is_not_estimable_are_no_tests(runs, tmp_path):

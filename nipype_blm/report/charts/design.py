@@ -8,18 +8,13 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.errors import shorten
 from nipype_blm.report.charts.drawing import COLOURS, Figure, drawing, finish
+from nipype_blm.report.naming import cut_name
 
 _MOST_LINES = 400  # of a picture of X
 _MOST_NAMES = 40  # that can be read beside a picture
 _MOST_NUMBERS = 8  # columns of a matrix whose cells are written out
 _GREY = "#8c959f"
-
-
-def write_label(text: str, longest: int = 24) -> str:
-    """Return a name as figures have it: short, and on one line."""
-    return shorten("".join(c if c.isprintable() else " " for c in text), longest)
 
 
 def draw_design(X: FloatArray, names: Sequence[str], factors: Sequence[RandomFactor]) -> Figure:
@@ -46,7 +41,7 @@ def draw_design(X: FloatArray, names: Sequence[str], factors: Sequence[RandomFac
             extent = (-0.5, 0.5, bottom, 0.5)
             options = {"vmin": 0, "vmax": len(COLOURS) - 1, "extent": extent, "aspect": "auto"}
             _show(axis, levels, cmap=make_colours(), **options)
-            axis.set_xticks([0], [write_label(factor.name, 16)], rotation=90)
+            axis.set_xticks([0], [cut_name(factor.name, 16)], rotation=90)
             axis.set_yticks([])
         fig.colorbar(shown, ax=list(axes), label="standard deviations from the mean", shrink=0.8)
         some = f"{n_params} columns for {n_obs:,} images"
@@ -68,7 +63,7 @@ def draw_correlations(r: FloatArray, names: Sequence[str], alt: str) -> Figure:
         shown = _show(axis, r, cmap="RdBu_r", vmin=-1, vmax=1, extent=extent)
         _name_columns(axis, names, "columns that vary, from 1")
         if n <= _MOST_NAMES:
-            axis.set_yticks(range(1, n + 1), [write_label(name) for name in names])
+            axis.set_yticks(range(1, n + 1), [cut_name(name) for name in names])
         if n <= _MOST_NUMBERS:
             for i, j in np.ndindex(n, n):
                 colour = "white" if abs(r[i, j]) > 0.6 else "black"
@@ -87,7 +82,7 @@ def _name_columns(axis: Any, names: Sequence[str], numbers: str) -> None:
     axis.spines[:].set_visible(False)
     if len(names) <= _MOST_NAMES:
         places = range(1, len(names) + 1)
-        axis.set_xticks(places, [write_label(name) for name in names], rotation=90)
+        axis.set_xticks(places, [cut_name(name) for name in names], rotation=90)
     else:
         axis.set_xlabel(numbers)
 

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.data.files import stat_file
-from nipype_blm.report.charts.design import make_colours, write_label
+from nipype_blm.report.charts.design import make_colours
 from nipype_blm.report.charts.drawing import COLOURS, Figure, drawing, finish
+from nipype_blm.report.naming import cut_name
 from nipype_blm.results.saved import SavedImage
 
 _N_SLICES = 7
@@ -149,7 +150,7 @@ def draw_images(panels: Sequence[Panel], mask: Any) -> Figure | None:
             limit = float(np.percentile(known, 98)) if known.size else 0.0
             limit = limit or 1.0
             _show(axis, mosaic, cmap="RdBu_r", vmin=-limit, vmax=limit)
-            axis.set_title(f"{write_label(title, 34)}\n±{limit:.3g}", fontsize=8, loc="left")
+            axis.set_title(f"{cut_name(title, 34)}\n±{limit:.3g}", fontsize=8, loc="left")
         left = len(panels) - len(shown)
         caption = (
             "Red is above 0, blue below. Each image has its own colours: they end at the number "

@@ -99,11 +99,6 @@ def draw_peak(
         return finish(figure, words.alt, words.caption)
 
 
-def escape(name: str) -> str:
-    """Return a name that has no formula for matplotlib in it."""
-    return name.replace("$", r"\$")
-
-
 def _draw_data(axes: Any, shown: Shown, fit: VoxelFit, labels: tuple[str, str]) -> None:
     """Draw points, the fitted line or means with limits, and the fit of each level."""
     x = _spread(shown) if shown.axis.kind == "category" else shown.x
@@ -126,12 +121,12 @@ def _draw_data(axes: Any, shown: Shown, fit: VoxelFit, labels: tuple[str, str]) 
         axes.plot(line.x, line.y, color=INK, lw=1.6, zorder=4)
         if not np.isnan(line.lower).all():
             axes.fill_between(line.x, line.lower, line.upper, color=INK, alpha=0.14, lw=0)
-    axes.set_xlabel(escape(labels[0]))
-    axes.set_ylabel(escape(labels[1]))
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
 
 
 def _label(categories: Sequence[str], number: float, n: int) -> str:
-    return escape(cut_name(categories[int(number)], max(6, 32 // max(n, 2))))
+    return cut_name(categories[int(number)], max(6, 32 // max(n, 2)))
 
 
 def _spread(shown: Shown) -> FloatArray:
@@ -201,7 +196,7 @@ def _name_extremes(axes: Any, found: Quantiles, names: Sequence[str]) -> None:
             at = found.observed[i]
             height = max(at, height + size) if sign > 0 else min(at, height - size)
             shift = 5 if side == "left" else -5
-            text = escape(cut_name(names[found.rows[i]], 20))
+            text = cut_name(names[found.rows[i]], 20)
             place = {"xytext": (shift, 0), "textcoords": "offset points", "ha": side}
             axes.annotate(text, (found.expected[i], height), va="center", fontsize=7, **place)
 
@@ -226,9 +221,9 @@ def _draw_effects(axes: Any, panel: Panel) -> None:
         at = np.r_[gap * np.arange(_EXTREMES), place[-1] - gap * np.arange(_EXTREMES)[::-1]]
     else:
         at = place.astype(float)
-    texts = [escape(cut_name(levels.levels[order[k]], 14)) for k in labelled]
+    texts = [cut_name(levels.levels[order[k]], 14) for k in labelled]
     axes.set_yticks(at, texts, fontsize=7 if order.size <= 16 or order.size > 24 else 6)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.8, order.size - 0.2)
     name = f"{cut_name(levels.effects[effect], 16)} of {cut_name(levels.factor, 16)}"
-    axes.set_xlabel(escape(name))
+    axes.set_xlabel(name)

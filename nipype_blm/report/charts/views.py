@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.report.charts.drawing import INK, Figure, drawing, finish
+from nipype_blm.report.naming import cut_name
 from nipype_blm.report.tables import write_number
 from nipype_blm.results.findings import format_mm
 from nipype_blm.results.results import Results
@@ -284,13 +285,13 @@ def draw_rows(
             # Rows that look the same would have the same id.
             axes.imshow(picture, interpolation="none", aspect="auto", gid=f"row-{i}")
             axes.set_axis_off()
-            axes.set_title(_shorten(row.title), fontsize=9, loc="left", pad=3)
+            axes.set_title(cut_name(row.title, _LONGEST), fontsize=9, loc="left", pad=3)
         for middle, label in zip(sheet.middles, cuts.labels, strict=True):
             at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
             axes.annotate(label, (middle, 0), (0, -4), ha="center", va="top", fontsize=8, **at)
         length = min(height - _LABELS - _TITLE, 1.6)
         place = ((width + 0.15) / _WIDTH, _LABELS / height, 0.12 / _WIDTH, length / height)
-        bar = figure.colorbar(colours, cax=figure.add_axes(place), label=_shorten(unit, 30))
+        bar = figure.colorbar(colours, cax=figure.add_axes(place), label=cut_name(unit, 30))
         bar.solids.set_rasterized(True)  # else each of 256 colours is an element of the page
         bar.outline.set_visible(False)
         return finish(figure, alt, caption)
@@ -315,10 +316,6 @@ def _find_range(values: Sequence[NDArray[Any]], symmetric: bool) -> tuple[float,
         return -high, high
     low, high = map(float, np.quantile(found, [0.001, 0.999]))
     return (low, high) if high > low else (min(0.0, low), max(1.0, high))
-
-
-def _shorten(text: str, most: int = _LONGEST) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 class _Sheet:
@@ -434,7 +431,7 @@ def draw_glass_brain(
             cmap="RdYlBu_r" if two_sided else "YlOrRd",
             colorbar=True,
         )
-        figure.suptitle(_shorten(title), fontsize=9, x=0, y=0.99, ha="left", va="top")
+        figure.suptitle(cut_name(title, _LONGEST), fontsize=9, x=0, y=0.99, ha="left", va="top")
         for axes in display.axes.values():
             for patch in axes.ax.patches:
                 patch.set_edgecolor(INK)

@@ -9,12 +9,14 @@ import numpy as np
 
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.errors import join_some, shorten
+from nipype_blm.errors import join_some
 from nipype_blm.model.design import find_vif
 from nipype_blm.report.charts.design import draw_correlations, draw_design, draw_histogram
 from nipype_blm.report.charts.drawing import Figure
+from nipype_blm.report.naming import cut_name
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, cut, write_number
+from nipype_blm.results.findings import describe_test, is_two_sided
 from nipype_blm.results.results import ContrastResults
 
 _MOST_TERMS = 6  # of an equation
@@ -65,9 +67,10 @@ def make(run: Reported) -> dict[str, Any]:
         "codings": _tabulate_codings(run),
         "columns": _tabulate_columns(X, names, vif),
         "largest_vif": None if largest is None else float(vif[largest]),
-        "largest_vif_name": "" if largest is None else shorten(names[largest], _LONGEST),
+        "largest_vif_name": "" if largest is None else cut_name(names[largest], _LONGEST),
         "large_vif": LARGE_VIF,
         "contrasts": _tabulate_contrasts(run),
+        "has_t": any(not each.is_f for each in results.contrasts.values()),
         "design": draw_design(X, names, results.factors),
         "correlations": _draw_correlations(X, names),
         "factors": _tabulate_factors(run),
@@ -86,7 +89,7 @@ def _list_terms(X: FloatArray, names: Sequence[str]) -> list[Term]:
     """Return the first terms; the numbers begin with 0 where the first is a constant."""
     start = 0 if _is_one(X[:, 0]) else 1
     return [
-        Term(str(start + i), "" if _is_one(X[:, i]) else shorten(name, _LONGEST))
+        Term(str(start + i), "" if _is_one(X[:, i]) else cut_name(name, _LONGEST))
         for i, name in enumerate(names[:_MOST_TERMS])
     ]
 
@@ -97,12 +100,12 @@ def _list_random(
     return [
         RandomTerms(
             _LETTERS[k] if k < len(_LETTERS) else f"u({k + 1})",
-            shorten(factor.name, _LONGEST),
+            cut_name(factor.name, _LONGEST),
             factor.n_levels,
             [
                 Term(
                     str(i) if factor.n_effects > 1 else "",
-                    "" if _is_one(factor.Z[:, i]) else shorten(name, _LONGEST),
+                    "" if _is_one(factor.Z[:, i]) else cut_name(name, _LONGEST),
                 )
                 for i, name in enumerate(effects[k][:_MOST_TERMS])
             ],
@@ -120,9 +123,9 @@ def _tabulate_codings(run: Reported) -> Table | None:
         return None
     rows = [
         (
-            shorten(each.variable, _LONGEST),
-            join_some((shorten(level, _LONGEST) for level in each.levels), 12),
-            "none" if each.reference is None else shorten(each.reference, _LONGEST),
+            cut_name(each.variable, _LONGEST),
+            join_some((cut_name(level, _LONGEST) for level in each.levels), 12),
+            "none" if each.reference is None else cut_name(each.reference, _LONGEST),
             _SCHEMES.get(each.scheme, each.scheme),
         )
         for each in study.codings
@@ -140,7 +143,7 @@ def _tabulate_columns(X: FloatArray, names: Sequence[str], vif: FloatArray) -> T
         numbers = (column.min(), column.mean(), column.max(), column.std(ddof=1))
         written = [write_number(float(x)) for x in numbers]
         of_vif = write_number(float(vif[i]))
-        rows.append((i + 1, shorten(name, _LONGEST), *written, of_vif))
+        rows.append((i + 1, cut_name(name, _LONGEST), *written, of_vif))
     left = len(names) - len(rows)
     more = f"... and {left:,} more, in model/X.tsv." if left else ""
     columns = ("", "column", "least", "mean", "largest", "standard deviation", "VIF")
@@ -155,7 +158,7 @@ def write_weights(row: FloatArray, names: Sequence[str]) -> str:
         sign = "−" if row[i] < 0 else "+"
         size = abs(float(row[i]))
         factor = "" if size == 1 else f"{write_number(size, 4)} × "
-        text += f" {sign} {factor}{shorten(names[i], _LONGEST)}"
+        text += f" {sign} {factor}{cut_name(names[i], _LONGEST)}"
     more = used.size - _MOST_WEIGHTS
     text = text.removeprefix(" + ").removeprefix(" ").replace("− ", "−", text.startswith(" −"))
     return text + (f" ... and {more} more" if more > 0 else "")
@@ -164,9 +167,8 @@ def write_weights(row: FloatArray, names: Sequence[str]) -> str:
 def _tabulate_contrasts(run: Reported) -> Table:
     """Return the weights of each contrast."""
     names = run.results.column_names
-    two_sided = bool(run.results.options.get("two_sided"))
     rows = [
-        (shorten(each.name, _LONGEST), _write_test(each, two_sided), number + 1, weights)
+        (cut_name(each.name, _LONGEST), _write_test(run, each), number + 1, weights)
         for each in run.results.contrasts.values()
         for number, weights in enumerate(_list_weights(each, names))
     ]
@@ -181,11 +183,11 @@ def _list_weights(contrast: ContrastResults, names: Sequence[str]) -> list[str]:
     return [*rows, f"... and {left} more rows, in model/contrasts.tsv"] if left else rows
 
 
-def _write_test(contrast: ContrastResults, two_sided: bool) -> str:
+def _write_test(run: Reported, contrast: ContrastResults) -> str:
+    """Return the test by which the findings of a contrast are told."""
     if contrast.is_f:
-        rank = len(contrast.weights)
-        return f"F: {'any of the rows' if rank > 1 else 'the row'} is not 0"
-    return "T, two-sided" if two_sided else "T, greater than 0"
+        return f"F: {'any of the rows' if len(contrast.weights) > 1 else 'the row'} is not 0"
+    return describe_test(contrast, is_two_sided(contrast, run.inferred))
 
 
 def _draw_correlations(X: FloatArray, names: Sequence[str]) -> Figure | None:
@@ -197,7 +199,7 @@ def _draw_correlations(X: FloatArray, names: Sequence[str]) -> Figure | None:
         return None
     r = np.asarray(np.corrcoef(X[:, varies], rowvar=False))
     i, j = np.unravel_index(np.argmax(np.abs(np.triu(r, 1))), r.shape)
-    one, other = (shorten(names[int(varies[k])], _LONGEST) for k in (i, j))
+    one, other = (cut_name(names[int(varies[k])], _LONGEST) for k in (i, j))
     written = f"{r[i, j]:.2f}".replace("-", "−")
     of = f" among the first {_MOST_SQUARE} that vary" if left > 0 else ""
     alt = f"The largest correlation of two columns of X{of} is {written}: {one} and {other}."
@@ -214,8 +216,8 @@ def _tabulate_factors(run: Reported) -> Table | None:
         n = np.bincount(factor.level)
         rows.append(
             (
-                shorten(factor.name, _LONGEST),
-                join_some((shorten(effect, _LONGEST) for effect in effects), 6),
+                cut_name(factor.name, _LONGEST),
+                join_some((cut_name(effect, _LONGEST) for effect in effects), 6),
                 f"{n.size:,}",
                 f"{n.min():,}",
                 write_number(float(np.median(n))),
@@ -235,7 +237,7 @@ def _draw_levels(run: Reported) -> list[Figure]:
         n = np.bincount(factor.level)
         if n.max() - n.min() < 2:  # the table says it all
             continue
-        name = shorten(factor.name, _LONGEST)
+        name = cut_name(factor.name, _LONGEST)
         alt = f"Images of each of {n.size:,} levels of {name}: from {n.min():,} to {n.max():,}."
         caption = f"Images of the levels of {name}."
         figures.append(draw_histogram(n.astype(float), "images", "levels", alt, caption))
@@ -255,9 +257,9 @@ def _tabulate_excluded(run: Reported) -> Table | None:
         return None
     rows = [
         (
-            shorten(each.row, 120),
-            shorten(Path(each.image).name, 120) if each.image else "n/a",
-            shorten(each.reason, 300),
+            cut_name(each.row, 120),
+            cut_name(Path(each.image).name, 120) if each.image else "n/a",
+            cut_name(each.reason, 300),
         )
         for each in study.excluded
     ]

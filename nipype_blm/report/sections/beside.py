@@ -35,17 +35,21 @@ def make(runs: Sequence[Reported]) -> dict[str, Any]:
     """Return what the template shows."""
     first, second = runs
     names = [name for name in first.findings if name in second.findings]
+    all_names = [list(run.results.contrasts) for run in runs]
     one_space = first.results.whole_space.describe_difference(second.results.whole_space) is None
     pairs = [(first.findings[name], second.findings[name]) for name in names] if one_space else []
     compared, reason = _compare(first, second)
     return {
-        "folders": [run.folder.name for run in runs],
+        "folders": [run.name for run in runs],
         "table": _tabulate(runs, pairs[:_MOST_CONTRASTS]) if pairs else None,
         "figures": [
-            draw_pair(*_align(*pair), [run.folder.name for run in runs], pair[0].contrast.name)
+            draw_pair(*_align(*pair), [run.name for run in runs], pair[0].contrast.name)
             for pair in pairs[:_MOST_DRAWN]
         ],
-        "only": [[name for name in run.findings if name not in names] for run in runs],
+        "only": [
+            [name for name in mine if name not in others]
+            for mine, others in zip(all_names, reversed(all_names), strict=True)
+        ],
         "one_space": one_space,
         "compared": compared,
         "reason": reason,
@@ -60,7 +64,7 @@ def _align(one: Findings, other: Findings) -> tuple[FloatArray, FloatArray]:
 
 
 def _tabulate(runs: Sequence[Reported], pairs: Sequence[tuple[Findings, Findings]]) -> Table:
-    names = [run.folder.name for run in runs]
+    names = [run.name for run in runs]
     columns = [
         "Contrast",
         *(f"Voxels found by {name}" for name in names),

@@ -26,7 +26,6 @@ from nipype_blm.report.sections.peaks import Peaks, make_peaks, write_place
 from nipype_blm.report.tables import Table, cut, write_count, write_number, write_p, write_size
 from nipype_blm.results.findings import Correction, Findings, Place
 
-_MOST_CONTRASTS = 30
 _MOST_WHOLE = 6  # contrasts with all their figures; the others have the corrections only
 _MOST_ROWS = 25  # of a table of clusters
 # Letters of the maps for the viewer: two runs in a page have twice as many.
@@ -48,8 +47,7 @@ class Shown(NamedTuple):
 
 def make(run: Reported) -> dict[str, Any]:
     """Return what the template shows."""
-    all_found = list(run.findings.values())
-    found = all_found[:_MOST_CONTRASTS]
+    found = list(run.findings.values())
     maps = [make_image(run.results, each.z) for each in found]
     named = _Atlas(run)
     embedded = embed_all(maps, _MOST_MAPS)
@@ -58,7 +56,7 @@ def make(run: Reported) -> dict[str, Any]:
             _show(run, each, number, image, named)
             for number, (each, image) in enumerate(zip(found, maps, strict=True))
         ],
-        "n_more": len(all_found) - len(found),
+        "n_more": run.n_left_out,
         "most_whole": _MOST_WHOLE,
         "atlas": named.name,
         "step": STEP,
@@ -177,7 +175,7 @@ def _tabulate(
     columns = ["Cluster", "Peak", "Voxels", "mm³", "x, mm", "y, mm", "z, mm", "Slice", "z value"]
     if not found.contrast.is_f:
         columns += ["Effect", "95 % from", "to"]
-    columns.append(_name_p(found))
+    columns.append(found.p_name)
     columns += ["Region"] if named.atlas else []
     regions = named.find([(each.x, each.y, each.z) for each in shown])
     rows = [
@@ -216,11 +214,7 @@ def _say_nearest(run: Reported, found: Findings) -> str:
     place = run.coordinates[found.nearest]
     where = ", ".join(write_place(found, place))
     p = write_p(float(found.main.p[found.nearest]))
-    return f"Nearest to it is the voxel at {where} mm, with z {z} and {_name_p(found)} {p}."
-
-
-def _name_p(found: Findings) -> str:
-    return "q" if found.main.name == "fdr" else "FWE p"
+    return f"Nearest to it is the voxel at {where} mm, with z {z} and {found.p_name} {p}."
 
 
 class _Atlas:
@@ -250,7 +244,7 @@ def _pack_viewer(
     background = embed_background(run.backdrop.image, _MOST_BACKGROUND)
     pairs = zip(found, embedded, strict=False)  # the last ones may have had no room
     return {
-        "run": run.folder.name,
+        "run": run.name,
         "step": STEP,
         "finest": min(0.1, found[0].voxel_size / 10) if found else 0.1,  # mm of a coordinate
         "background": background.text,

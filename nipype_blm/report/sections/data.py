@@ -1,9 +1,6 @@
 """The data: images at each voxel, what complete cases would have lost, images that stand out."""
 
-import os
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -12,11 +9,11 @@ from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.status import VoxelStatus
-from nipype_blm.errors import shorten
 from nipype_blm.report.charts.design import draw_histogram
 from nipype_blm.report.charts.drawing import Figure
 from nipype_blm.report.charts.mosaics import Panel, draw_codes, draw_images
 from nipype_blm.report.charts.views import draw_map
+from nipype_blm.report.naming import cut_name, name_images
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, cut, write_number
 from nipype_blm.results.diagnostics import ImageRow, SavedDiagnostics
@@ -87,10 +84,10 @@ def _tabulate_lost(run: Reported, lost: Lost) -> Table | None:
         survives = findings.main.survives
         n, n_lost = int(survives.sum()), int((survives & lost.is_lost).sum())
         share = f"{n_lost / n:.0%}" if n else "n/a"
-        rows.append((shorten(name, _LONGEST), findings.main.words, f"{n:,}", f"{n_lost:,}", share))
-    shown, more = cut(rows, _MOST_ROWS, "contrasts/")
+        rows.append((cut_name(name, _LONGEST), findings.main.words, f"{n:,}", f"{n_lost:,}", share))
+    more = f"... and {run.n_left_out:,} more." if run.n_left_out else ""
     title = "Voxels found, and those of them that complete cases would have lost"
-    return Table(title, ("contrast", "correction", "found", "lost", "share"), shown, more)
+    return Table(title, ("contrast", "correction", "found", "lost", "share"), rows, more)
 
 
 def _tabulate_statuses(run: Reported) -> Table:
@@ -141,37 +138,18 @@ def _draw_n_histogram(lost: Lost) -> Figure | None:
     return draw_histogram(lost.n, "images with data", "voxels", alt, alt)
 
 
-def name_images(rows: Sequence[ImageRow]) -> dict[tuple[str, int], str]:
-    """Return a short name of each image: its path without what all have in common."""
-    paths = [Path(row.image) for row in rows]
-    if len(set(paths)) > 1:
-        common = os.path.commonpath([path.parent for path in paths])
-        names = [str(path.relative_to(common)) for path in paths]
-        end = _find_common([name[::-1] for name in names])[::-1]
-        end = re.sub(r"^[^_./]*", "", end)  # from the beginning of a part
-        names = [name.removesuffix(end) or name for name in names]
-    else:
-        names = [path.name for path in paths]
-    volume = ", volume {}" if any(row.volume for row in rows) else ""
-    return {
-        (row.image, row.volume): f"{name}{volume.format(row.volume)}"
-        for row, name in zip(rows, names, strict=True)
-    }
-
-
-def _find_common(names: Sequence[str]) -> str:
-    """Return the letters with which all names begin."""
-    first, last = min(names), max(names)
-    n = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return first[:n]
+def _name_images(rows: Sequence[ImageRow]) -> dict[tuple[str, int], str]:
+    """Return a short name of each image."""
+    names = name_images(rows)
+    return {(row.image, row.volume): name for row, name in zip(rows, names, strict=True)}
 
 
 def _tabulate_outlying(diagnosed: SavedDiagnostics | None) -> Table | None:
     if diagnosed is None or not diagnosed.outlying:
         return None
-    names = name_images(diagnosed.images)
+    names = _name_images(diagnosed.images)
     rows = [
-        (i, shorten(names[row.image, row.volume], 120), row.reason, f"{row.share_missing:.1%}")
+        (i, cut_name(names[row.image, row.volume], 120), row.reason, f"{row.share_missing:.1%}")
         for i, row in enumerate(diagnosed.outlying, 1)
     ]
     shown, more = cut(rows, _MOST_ROWS, "diagnostics/images.tsv")
@@ -183,7 +161,7 @@ def _choose_shown(diagnosed: SavedDiagnostics | None) -> list[tuple[str, ImageRo
     """Return the images to be drawn, the worst first, and one that is as most are."""
     if diagnosed is None or not diagnosed.outlying:
         return []
-    names = name_images(diagnosed.images)
+    names = _name_images(diagnosed.images)
     worst = diagnosed.outlying[:_MOST_PICTURES]
     shown = [(f"{i}. {names[row.image, row.volume]}", row) for i, row in enumerate(worst, 1)]
     usual = diagnosed.images[-1]
@@ -239,8 +217,8 @@ def _tabulate_groups(run: Reported) -> Table | None:
             of_level = shares[[str(cell) == level for cell in cells]]
             rows.append(
                 (
-                    shorten(name, _LONGEST),
-                    shorten(level, _LONGEST),
+                    cut_name(name, _LONGEST),
+                    cut_name(level, _LONGEST),
                     f"{of_level.size:,}",
                     f"{np.nanmean(of_level):.1%}",
                     f"{np.nanmax(of_level):.1%}",
@@ -259,7 +237,10 @@ def _correlate_numbers(run: Reported) -> list[tuple[str, str]]:
         return []
     results = run.results
     if results.study is not None:
-        columns = {k: list(v) for k, v in results.study.columns.items()}
+        # Numbers that stand for groups are no numbers.
+        groups = {each.variable for each in results.study.codings}
+        groups |= {factor.name for factor in results.factors}
+        columns = {k: list(v) for k, v in results.study.columns.items() if k not in groups}
     else:
         columns = {k: list(results.X[:, i]) for i, k in enumerate(results.column_names)}
     found = []
@@ -270,5 +251,5 @@ def _correlate_numbers(run: Reported) -> list[tuple[str, str]]:
         known = np.isfinite(values)
         if known.sum() > 2 and np.ptp(values[known]) > 0 and np.ptp(shares[known]) > 0:
             r = float(np.corrcoef(values[known], shares[known])[0, 1])
-            found.append((shorten(name, _LONGEST), f"{round(r, 2) + 0.0:.2f}".replace("-", "−")))
+            found.append((cut_name(name, _LONGEST), f"{round(r, 2) + 0.0:.2f}".replace("-", "−")))
     return found[:_MOST_ROWS]

@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nipype_blm.core.clusters.summaries import SUMMARIES
 from nipype_blm.report.charts.drawing import Figure
 from nipype_blm.report.charts.nulls import draw_nulls
 from nipype_blm.report.reported import Reported
+from nipype_blm.report.sections.methods import SUMMARIES
 from nipype_blm.report.tables import Table, write_number, write_p
 from nipype_blm.results.findings import ALPHA
-from nipype_blm.results.inferred import InferredContrast
+from nipype_blm.results.inferred import InferredContrast, find_threshold
 
 _MOST_DRAWN = 10  # contrasts
 _RESAMPLINGS = {
@@ -40,7 +40,7 @@ def make(run: Reported) -> dict[str, Any]:
         "least_p": write_number(described["LeastP"]),
         "height": write_number(described["ClusterFormingZ"]),
         "alpha": ALPHA,
-        "summaries": [(name, SUMMARIES[name].words) for name in run.inferred.summaries],
+        "summaries": [(name, SUMMARIES.get(name, name)) for name in run.inferred.summaries],
         "contrasts": [_show(each, i < _MOST_DRAWN) for i, each in enumerate(contrasts)],
         "n_drawn": _MOST_DRAWN,
     }
@@ -49,7 +49,7 @@ def make(run: Reported) -> dict[str, Any]:
 def _show(contrast: InferredContrast, is_drawn: bool) -> _Shown:
     name = contrast.contrast.name
     nulls = contrast.nulls
-    thresholds = {summary: contrast.find_threshold(summary, ALPHA) for summary in nulls}
+    thresholds = {summary: find_threshold(peaks, ALPHA) for summary, peaks in nulls.items()}
     rows = []
     for summary, peaks in nulls.items():
         p = contrast.description["LeastCorrectedP"].get(summary, np.nan)

@@ -14,7 +14,8 @@ _RESAMPLINGS = {
     "permute": ("Freedman-Lane permutations", ["permutation"]),
     "flip_data": ("sign flips of reduced-model residuals", []),
 }
-_SUMMARIES = {
+# What is compared with its largest value in each resampling.
+SUMMARIES = {
     "voxel": "the largest voxel",
     "cluster": "the extent of clusters",
     "mass": "the mass of clusters",
@@ -52,7 +53,7 @@ def _find_least_n(run: Reported) -> int:
 
 def _describe_inference(inferred: Inferred) -> dict[str, Any]:
     description = inferred.description
-    words = [_SUMMARIES.get(name, name) for name in inferred.summaries]
+    words = [SUMMARIES.get(name, name) for name in inferred.summaries]
     return {
         "n": inferred.n,
         "how": _RESAMPLINGS.get(description["Resampling"], (description["Resampling"], []))[0],

@@ -7,11 +7,11 @@ import numpy as np
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.status import VoxelStatus
-from nipype_blm.errors import shorten
 from nipype_blm.report.charts.design import draw_histogram
 from nipype_blm.report.charts.drawing import Figure
 from nipype_blm.report.charts.mosaics import draw_codes
 from nipype_blm.report.charts.views import draw_map, make_image
+from nipype_blm.report.naming import cut_name
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.tables import Table, cut, write_number
 from nipype_blm.results.diagnostics import LevelRow, SavedDiagnostics
@@ -32,6 +32,7 @@ class Share(NamedTuple):
 
     factor: str
     icc: float
+    has_slopes: bool  # of which the intraclass correlation knows nothing
 
 
 class Skewness(NamedTuple):
@@ -84,8 +85,10 @@ def _list_volumes(results: Results, name: str) -> list[str]:
 
 
 def _list_shares(results: Results) -> Iterator[Share]:
+    n_effects = {factor.name: factor.n_effects for factor in results.factors}
     for i, factor in enumerate(_list_volumes(results, "icc")):
-        yield Share(shorten(factor, _LONGEST), float(np.median(results.vector("icc", i))))
+        icc = float(np.median(results.vector("icc", i)))
+        yield Share(cut_name(factor, _LONGEST), icc, n_effects.get(factor, 1) > 1)
 
 
 def find_sigma(results: Results) -> FloatArray:
@@ -98,16 +101,21 @@ def _tabulate_variances(results: Results) -> Table:
     rows: list[tuple[str, ...]] = []
     for i, label in enumerate(_list_volumes(results, "varcomp")[:_MOST_ROWS]):
         kind = "covariance" if _is_pair(results, i) else "variance"
-        rows.append((f"{kind}, {shorten(label, 2 * _LONGEST)}", "y²"))
+        rows.append((f"{kind}, {cut_name(label, 2 * _LONGEST)}", _name_unit(results, i)))
         rows[-1] += tuple(_write(results.vector("varcomp", i)))
     rows.append(("residual variance σ²", "y²", *_write(results.vector("sigma2"))))
     for i, label in enumerate(_list_volumes(results, "icc")[:_MOST_ROWS]):
-        name = f"intraclass correlation (ICC), {shorten(label, _LONGEST)}"
+        name = f"intraclass correlation (ICC), {cut_name(label, _LONGEST)}"
         rows.append((name, "–", *_write(results.vector("icc", i))))
     left = len(_list_volumes(results, "varcomp")) - _MOST_ROWS
     more = f"... and {left:,} more, in {results.prefix}varcomp." if left > 0 else ""
     title = "Variances over the voxels of the result; y stands for the units of the images"
     return Table(title, ("quantity", "unit", *_QUARTILES), rows, more)
+
+
+def _name_unit(results: Results, number: int) -> str:
+    """Return the unit of an entry of all vech(D): only intercepts have that of the images."""
+    return "y²" if _has_icc(results, number) else "y² per product of the units of the effects"
 
 
 def _is_pair(results: Results, number: int) -> bool:
@@ -126,7 +134,7 @@ def _draw_variances(results: Results) -> list[Figure]:
     drawn = [
         draw_map(
             results.image("icc", i),
-            title=f"Intraclass correlation (ICC) of {shorten(label, _LONGEST)}",
+            title=f"Intraclass correlation (ICC) of {cut_name(label, _LONGEST)}",
             cmap="viridis",
             unit="ICC",
         )._replace(caption="Voxels at which it is 0 are not drawn.")
@@ -134,9 +142,9 @@ def _draw_variances(results: Results) -> list[Figure]:
     ]
     for i, label in enumerate(_list_volumes(results, "varcomp")):
         if len(drawn) < _MOST_MAPS and not _is_pair(results, i) and not _has_icc(results, i):
-            title = f"Variance, {shorten(label, _LONGEST)}"
+            title = f"Variance, {cut_name(label, _LONGEST)}"
             image = results.image("varcomp", i)
-            drawn.append(draw_map(image, title=title, cmap="viridis", unit="y²"))
+            drawn.append(draw_map(image, title=title, cmap="viridis", unit="y² per unit²"))
     return drawn[:_MOST_MAPS]
 
 
@@ -144,16 +152,7 @@ def _has_icc(results: Results, number: int) -> bool:
     """Return whether an entry of all vech(D) is the variance of an intercept."""
     from nipype_blm.core.factors import find_intercepts
 
-    first = 0
-    rows = find_intercepts(results.factors)
-    for factor in results.factors:
-        if factor.name in rows:
-            row = rows[factor.name][0]
-            n = factor.n_effects
-            if number == first + sum(n - i for i in range(row)):
-                return True
-        first += factor.n_entries
-    return False
+    return number in {row for row, _ in find_intercepts(results.factors).values()}
 
 
 def _draw_statuses(results: Results) -> Figure | None:
@@ -229,7 +228,7 @@ def _count_leverage(run: Reported) -> int:
 def _tabulate_r2(results: Results) -> Table | None:
     """Return the partial R2 of F contrasts."""
     rows = [
-        (shorten(name, _LONGEST), *_write(results.vector("conR2", i)))
+        (cut_name(name, _LONGEST), *_write(results.vector("conR2", i)))
         for i, name in enumerate(_list_volumes(results, "conR2"))
     ]
     shown, more = cut(rows, _MOST_ROWS, f"{results.prefix}conR2")
@@ -257,7 +256,7 @@ def _tabulate_ratios(run: Reported) -> Table | None:
             words = "about the same"
         else:
             words = f"{max(median, 1 / median):.2f} times too {'small' if median > 1 else 'large'}"
-        rows.append((shorten(name, _LONGEST), *_write(ratio), words))
+        rows.append((cut_name(name, _LONGEST), *_write(ratio), words))
     left = len(run.results.contrasts) - _MOST_ROWS
     more = f"... and {left:,} more, in diagnostics/contrasts/." if left > 0 else ""
     title = "Standard error over that of least squares, which ignores the random factors"
@@ -272,7 +271,7 @@ def _find_extremes(run: Reported) -> list[tuple[str, float]]:
         return []
     largest, smallest = (choose(medians, key=medians.__getitem__) for choose in (max, min))
     found = [largest] * (medians[largest] > 1 + SAME) + [smallest] * (medians[smallest] < 1 - SAME)
-    return [(shorten(name, _LONGEST), medians[name]) for name in found]
+    return [(cut_name(name, _LONGEST), medians[name]) for name in found]
 
 
 def _tabulate_levels(diagnosed: SavedDiagnostics) -> Table | None:
@@ -287,7 +286,7 @@ def _tabulate_levels(diagnosed: SavedDiagnostics) -> Table | None:
         levels.sort(key=lambda row: -row.mean_abs_blup)
         rows += [
             (
-                *(shorten(each, _LONGEST) for each in (row.factor, row.effect, row.level)),
+                *(cut_name(each, _LONGEST) for each in (row.factor, row.effect, row.level)),
                 f"{row.images:,}",
                 f"{row.share_missing:.1%}",
                 write_number(row.mean_abs_blup),

@@ -85,7 +85,7 @@ def make_peaks(run: Reported, findings: Findings) -> Peaks:
     ]
     note = _say_left(len(wanted) - len(known))
     guide = _guide(axis, fits[known[0]])
-    return Peaks(shown, note, findings.main.words, _tabulate(shown), guide)
+    return Peaks(shown, note, findings.main.words, _tabulate(shown, findings.p_name), guide)
 
 
 def _say_left(n: int) -> str:
@@ -98,10 +98,10 @@ def _say_left(n: int) -> str:
     )
 
 
-def _tabulate(peaks: Sequence[Peak]) -> Table:
+def _tabulate(peaks: Sequence[Peak], p_name: str) -> Table:
     """Return the numbers at each peak: those of the maps, and of the images."""
     has_effect = not any(np.isnan(peak.effect[0]) for peak in peaks)
-    columns = ["Peak", "x, y, z (mm)", "z", "Corrected p"]
+    columns = ["Peak", "x, y, z (mm)", "z", p_name]
     columns += ["Effect", "95 % limits of it"] * has_effect
     columns += ["Images with data", "Residual sd", "Largest residuals (sd; value)"]
     rows = []

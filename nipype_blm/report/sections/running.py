@@ -11,7 +11,8 @@ from nipype_blm.units import GIB
 
 def make(run: Reported) -> dict[str, Any]:
     """Return what the template shows."""
-    steps = read_steps(run.folder)
+    # Others are of earlier results: a workflow has replaced them, and notes nothing here.
+    steps = [step for step in read_steps(run.folder) if step.model in ("", run.results.stamp)]
     return {
         "steps": _tabulate(steps) if steps else None,
         "timeline": draw_timeline(steps) if steps else None,

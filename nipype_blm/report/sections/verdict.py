@@ -3,14 +3,14 @@
 from typing import Any, NamedTuple
 
 from nipype_blm.core.status import VoxelStatus
-from nipype_blm.errors import count
+from nipype_blm.errors import count, join_some
+from nipype_blm.report.naming import cut_name
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.summary import describe_nothing
-from nipype_blm.report.tables import Table, cut, write_p
+from nipype_blm.report.tables import Table, write_p
 from nipype_blm.results.findings import Findings
 from nipype_blm.results.inferred import is_of_earlier_fit
 
-_MOST_CONTRASTS = 30
 _MUCH_UNCONVERGED = 0.001  # share of the voxels
 _FEW_GROUPS = 12
 _FEW_LEVELS = 5  # of which no variance can be estimated well
@@ -28,6 +28,7 @@ def make(run: Reported) -> dict[str, Any]:
         "facts": list(_list_facts(run)),
         "findings": _tabulate(run),
         "summary": None if run.inferred is None else run.inferred.summaries[0],
+        "has_fdr": any(not each.is_resampled for each in run.findings.values()),
         "warnings": list(_list_warnings(run)),
     }
 
@@ -54,24 +55,26 @@ def _list_facts(run: Reported) -> Any:
 
 
 def _tabulate(run: Reported) -> Table:
-    shown, more = cut(list(run.findings.values()), _MOST_CONTRASTS, "the next sections")
     columns = "Contrast", "Test", "Voxels", "Clusters", "Highest peak", "Correction"
-    return Table("Findings of each contrast", columns, [_describe(each) for each in shown], more)
+    rows = [_describe(each) for each in run.findings.values()]
+    more = (
+        f"... and {run.n_left_out:,} more, whose maps are in contrasts/." if run.n_left_out else ""
+    )
+    return Table("Findings of each contrast", columns, rows, more)
 
 
 def _describe(found: Findings) -> tuple[str, ...]:
     peaks = found.peaks
-    test = ("F" if found.contrast.is_f else "T") + (", both directions" if found.two_sided else "")
     if not peaks:
         peak = describe_nothing(found)
     else:
         first = peaks[0]
         where = ", ".join(found.write_places((first.x, first.y, first.z)))
-        what = "q" if found.main.name == "fdr" else "p"
-        peak = f"z {first.peak_z:.2f} at {where} mm, {what} {write_p(first.p)}".replace("-", "−")
+        p = f"{found.p_name} {write_p(first.p)}"
+        peak = f"z {first.peak_z:.2f} at {where} mm, {p}".replace("-", "−")
     return (
         found.contrast.name,
-        test,
+        found.test,
         f"{found.main.n_voxels:,}",
         f"{len(peaks):,}",
         peak,
@@ -102,7 +105,7 @@ def _list_warnings(run: Reported) -> Any:
         )
     rejected = [each.contrast.name for each in run.findings.values() if not each.is_tested.any()]
     if rejected and results.n_fitted:
-        yield f"Tested at no voxel: {', '.join(rejected)}."
+        yield f"Tested at no voxel: {join_some((cut_name(name, 80) for name in rejected), 5)}."
     if run.is_mixed and run.inferred is None and min(f.n_levels for f in results.factors) < 30:
         yield (
             "With so few levels, false discovery rates of a mixed model are somewhat too large "

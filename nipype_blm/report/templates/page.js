@@ -15,7 +15,9 @@ function sortable(table) {
       heading.setAttribute("aria-sort", down ? "descending" : "ascending");
       const key = (row) => {
         const text = row.cells[column].textContent.trim();
-        const number = Number(text.replace(/,/g, "").replace("−", "-"));
+        // "1,234", "−3.1", "12.5 %" and "∞" are numbers; "< 0.0001" is a little less than that.
+        const plain = text.replace(/[,%\s]/g, "").replace("−", "-").replace("∞", "Infinity");
+        const number = plain.startsWith("<") ? Number(plain.slice(1)) * 0.999 : Number(plain);
         return Number.isNaN(number) || text === "" ? text : number;
       };
       const compare = (a, b) => {
