@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_array, csr_array, diags_array
+from scipy.sparse import csc_array, csr_array, identity
 from scipy.sparse.linalg import splu
 
 from nipype_blm.core.factors import RandomFactor, count_columns, select_rows
@@ -187,7 +187,7 @@ def _estimate(
     information = X.T @ X
     if results.factors:
         W = _weigh(results.factors, D)[present]
-        M = csc_array(W.T @ W + diags_array(np.ones(W.shape[1])))
+        M = csc_array(W.T @ W) + csc_array(identity(W.shape[1]))
         product = W.T @ X
         information -= product.T @ splu(M).solve(product)
     inverse = np.linalg.pinv(information, rcond=_SINGULAR, hermitian=True)
