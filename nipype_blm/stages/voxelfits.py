@@ -188,6 +188,8 @@ def _estimate(
     if results.factors:
         W = _weigh(results.factors, D)[present]
         M = csc_array(W.T @ W) + csc_array(identity(W.shape[1]))
+        # Before version 1.12 of scipy splu takes no other numbers.
+        M.indices, M.indptr = M.indices.astype(np.intc), M.indptr.astype(np.intc)
         product = W.T @ X
         information -= product.T @ splu(M).solve(product)
     inverse = np.linalg.pinv(information, rcond=_SINGULAR, hermitian=True)
