@@ -186,6 +186,17 @@ def _read(environment: Any, name: str) -> str:
     return str(environment.loader.get_source(environment, name)[0])
 
 
+def show_code(text: str) -> Any:
+    """Return what stands between backticks as code, in a text of anybody's names."""
+    from markupsafe import Markup, escape
+
+    pieces = text.split("`")
+    if len(pieces) % 2 == 0:  # a backtick of a name
+        return escape(text)
+    shown = (Markup("<code>{}</code>" if i % 2 else "{}").format(p) for i, p in enumerate(pieces))
+    return Markup("").join(shown)
+
+
 def make_environment(folder: Path) -> Any:
     """Return what fills in templates; links are relative to a folder."""
     import jinja2
@@ -200,4 +211,5 @@ def make_environment(folder: Path) -> Any:
     # As bytes, which names of files are: not all of them are text.
     environment.filters["link"] = lambda path: quote(os.fsencode(os.path.relpath(path, folder)))
     environment.filters["count"] = "{:,}".format
+    environment.filters["code"] = show_code
     return environment

@@ -11,7 +11,7 @@ from bids_study import write_data_set
 from scipy import stats
 
 from nipype_blm.cli.main import main
-from nipype_blm.report.page import SECTIONS, find_place, write_report
+from nipype_blm.report.page import SECTIONS, find_place, show_code, write_report
 from nipype_blm.report.reported import Reported
 from nipype_blm.report.sections import beside, inference, methods, running, verdict
 from nipype_blm.results.results import Results
@@ -197,3 +197,9 @@ def test_a_section_that_fails_says_so_and_the_others_are_there(plain, tmp_path, 
     assert page.count("This section could not be made") == 1
     assert "How it ran" in caplog.text
     assert len(re.findall(r'<section id="(\w+)"', page)) == len(SECTIONS) - 1  # no inference
+
+
+def test_backticks_are_code_and_names_stay_text():
+    assert show_code("run `blm <x>`, then") == "run <code>blm &lt;x&gt;</code>, then"
+    assert show_code("a ` of a name, <b>") == "a ` of a name, &lt;b&gt;"
+    assert show_code("") == ""
