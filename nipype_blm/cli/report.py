@@ -27,9 +27,6 @@ _DESCRIPTION = (
 _NEEDS = "A report needs more: pip install 'nipype_blm[plot]'"
 
 
-_log = logging.getLogger(__name__)
-
-
 class Wanted(Enum):
     """Whether a report is to be written."""
 
