@@ -159,18 +159,14 @@ def _say_fault(what: str, error: Exception) -> None:
 
 
 def _say_findings(results: "Results") -> None:
-    from nipype_blm.report.summary import summarise_findings
-    from nipype_blm.results.findings import (
-        MOST_CONTRASTS,
-        choose_first,
-        find_all,
-        find_inference,
-    )
+    from nipype_blm.report.summary import MOST_CONTRASTS, summarise_findings
+    from nipype_blm.results.findings import choose_first, find_inference, iterate_findings
 
     if not results.n_fitted:
         return
     inferred = find_inference(results)
-    found = find_all(results, inferred, choose_first(results, inferred, MOST_CONTRASTS))
+    names = choose_first(results, inferred, MOST_CONTRASTS)
+    found = iterate_findings(results, inferred, names)
     print(summarise_findings(found, escape_name, len(results.contrasts)))
 
 

@@ -26,6 +26,9 @@ from nipype_blm.stages.voxelfits import VoxelFit, fit_voxels
 if TYPE_CHECKING:
     from nipype_blm.report.charts.views import Backdrop
 
+_MOST_BYTES = 2**30  # that findings may take
+_BYTES_PER_VOXEL = 40  # of one contrast: z, three p in double precision, and what survives
+
 
 @dataclass(frozen=True)
 class Reported:
@@ -82,8 +85,10 @@ class Reported:
 
     @cached_property
     def findings(self) -> dict[str, Findings]:
-        """What each contrast found, by name; of many contrasts the first `MOST_CONTRASTS`."""
-        names = choose_first(self.results, self.inferred, MOST_CONTRASTS)
+        """What each contrast found, by name; of many contrasts, or of large maps, the first."""
+        n_held = _MOST_BYTES // (_BYTES_PER_VOXEL * max(1, self.results.n_fitted))
+        most = max(1, min(MOST_CONTRASTS, n_held))
+        names = choose_first(self.results, self.inferred, most)
         return find_all(self.results, self.inferred, names)
 
     @property

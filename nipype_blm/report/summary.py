@@ -1,6 +1,7 @@
 """Say in a few lines what a run found."""
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable
 from math import isnan
 
 from nipype_blm.core.status import VoxelStatus
@@ -11,7 +12,7 @@ from nipype_blm.results.findings import Findings, Place
 from nipype_blm.results.results import Results
 
 _MOST_SHOWN = 5  # images that stand out
-_MOST_CONTRASTS, _MOST_PEAKS = 20, 3
+MOST_CONTRASTS, _MOST_PEAKS = 20, 3
 # Cells of a terminal: a line, and the name of a contrast within its row.
 _WIDEST, _WIDTH = 80, 13
 _HEAD = "voxels clusters     z     x     y  z mm  effect [95 % limits]"
@@ -39,27 +40,28 @@ def summarise_run(results: Results, show: Callable[[str], str] = str) -> str:
 
 
 def summarise_findings(
-    findings: Mapping[str, Findings], show: Callable[[str], str] = str, n_contrasts: int = 0
+    findings: Iterable[Findings], show: Callable[[str], str] = str, n_contrasts: int = 0
 ) -> str:
     """Return a table of what each contrast found: voxels, clusters, and the highest peaks.
 
     Parameters
     ----------
-    findings : mapping of str to Findings
-        By names of contrasts.
+    findings : iterable of Findings
+        Of each contrast; one is needed at a time.
     show : callable
         How names are to be shown.
     n_contrasts : int
-        How many contrasts there are, if more than those.
+        How many contrasts there are, if more than are told.
     """
-    lines, correction = [], ""
-    for each in list(findings.values())[:_MOST_CONTRASTS]:
+    lines, correction, n_told = [], "", 0
+    for each in itertools.islice(findings, MOST_CONTRASTS):
+        n_told += 1
         if each.main.words != correction:
             correction = each.main.words
             head = f"Found with {correction}"
             lines += [head, f"  {'contrast':<{_WIDTH}} {_HEAD}"]
         lines += _list_peaks(each, show(each.contrast.name))
-    more = max(n_contrasts, len(findings)) - _MOST_CONTRASTS
+    more = n_contrasts - n_told
     return "\n".join(lines + [f"  ... and {more} more contrasts"] * (more > 0))
 
 

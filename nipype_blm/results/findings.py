@@ -1,6 +1,6 @@
 """What a contrast found: the voxels that survive each correction, their clusters and peaks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, log10
@@ -175,7 +175,7 @@ class Findings:
         features = np.flatnonzero(correction.survives)
         space = self.contrast.results.select(features)
         graph, coordinates = make_graph(space.find_neighbours()), space.find_coordinates()
-        z, found = self.z[features], []
+        z, limits, found = self.z[features], self.limits, []
         for side in (z, -z) if self.two_sided else (z,):
             found += make_table(
                 *(side, graph, 0.0, coordinates), n_sub_peaks=_N_SUB_PEAKS, two_sided=False
@@ -184,7 +184,7 @@ class Findings:
         return [
             self._describe(
                 *(number, place, cluster.size, int(features[peak.feature])),
-                *(coordinates[peak.feature], correction),
+                *(coordinates[peak.feature], limits, correction),
             )
             for number, cluster in enumerate(found, 1)
             for place, peak in enumerate((cluster.peak, *cluster.sub_peaks), 1)
@@ -197,9 +197,10 @@ class Findings:
         size: int,
         feature: int,
         coordinates: FloatArray,
+        limits: Sequence[FloatArray],
         correction: Correction,
     ) -> Place:
-        effect, lower, upper = (float(each[feature]) for each in self.limits)
+        effect, lower, upper = (float(each[feature]) for each in limits)
         x, y, z = map(float, coordinates)
         return Place(
             *(cluster, peak, size, size * self.contrast.results.space.feature_size, x, y, z),
@@ -211,7 +212,7 @@ class Findings:
             feature=feature,
         )
 
-    @cached_property
+    @property
     def limits(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """The effect and its 95 % limits; NaN of an F contrast."""
         if self.contrast.is_f:
@@ -250,10 +251,16 @@ def find_all(
     names : sequence of str, optional
         Of contrasts; default: all.  Each takes memory of about five maps.
     """
-    if not results.n_fitted:
-        return {}
-    contrasts = results.contrasts
-    return {name: _find(contrasts[name], inferred) for name in names or contrasts}
+    return {each.contrast.name: each for each in iterate_findings(results, inferred, names)}
+
+
+def iterate_findings(
+    results: Results, inferred: Inferred | None = None, names: Sequence[str] | None = None
+) -> Iterator[Findings]:
+    """Yield what each contrast found, as of `find_all`, one at a time."""
+    if results.n_fitted:
+        for name in names or results.contrasts:
+            yield _find(results.contrasts[name], inferred)
 
 
 def is_two_sided(contrast: ContrastResults, inferred: Inferred | None) -> bool:

@@ -106,7 +106,7 @@ def test_peaks_of_a_mouse_have_a_place_everywhere(mouse, tmp_path):
     texts = [f"{mm:.2f}".rstrip("0").rstrip(".").replace("-0.00", "0") for mm in expected]
     assert all(text not in ("0", "-0") for text in texts)  # no voxel at the origin
 
-    printed = summarise_findings(find_all(results)).splitlines()
+    printed = summarise_findings(find_all(results).values()).splitlines()
     assert printed[2].split()[4:7] == texts
     assert f"at {', '.join(texts)} mm" in results._repr_html_()
     text = write_report([Reported(results)], tmp_path / "mouse.html").read_text()
@@ -155,7 +155,7 @@ def test_findings_fit_into_80_columns_whatever_the_names(tmp_path):
     names = [*WIDE, "short", "a name that is longer than its column"]
     vectors = ([0, 1, 0], [0, 1, 1], [0, 1, -1], [0, 1, 2], [0, 0, 1])
     folder = write_small_run(tmp_path / "run", dict(zip(names, vectors, strict=True)))
-    printed = summarise_findings(find_all(Results(folder))).splitlines()
+    printed = summarise_findings(find_all(Results(folder)).values()).splitlines()
     assert max(map(count_cells, printed)) <= 80
     assert f"  {names[0]}" in printed  # whole, on a line of its own
     ends = {line.index(".") for line in printed if re.search(r" \d+ +\d+ +-?\d\.\d\d ", line)}

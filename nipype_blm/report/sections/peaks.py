@@ -43,7 +43,7 @@ class Peak(NamedTuple):
     place: str  # mm
     z: float
     p: float  # corrected
-    effect: tuple[float, float, float]  # with 95 % limits; NaN of an F contrast
+    effect: tuple[float, ...]  # with 95 % limits; NaN of an F contrast
     n: int  # images with data
     n_missing: int
     sd: float  # residual
@@ -77,9 +77,12 @@ def make_peaks(run: Reported, findings: Findings) -> Peaks:
         return Peaks((), str(error))
     axis = choose_axis(findings.contrast)
     names = name_images(run.results.images)
-    dof = findings.contrast.vector("dof")
+    dof, limits = findings.contrast.vector("dof"), findings.limits
     shown = [
-        _make(run, findings, number, fits[feature], axis, names, float(dof[feature]))
+        _make(
+            *(run, findings, number, fits[feature], axis, names, float(dof[feature])),
+            tuple(float(each[feature]) for each in limits),
+        )
         for number, feature in enumerate(wanted, 1)
         if feature in known
     ]
@@ -138,12 +141,12 @@ def _make(
     axis: Axis,
     names: Sequence[str],
     dof: float,
+    effect: tuple[float, ...],
 ) -> Peak:
     assert run.sampled is not None
     feature = fit.feature
     coordinates = run.sampled.coordinates[run.sampled.features.tolist().index(feature)].tolist()
     shown = show(axis, findings.contrast, fit, dof)
-    effect, lower, upper = (float(each[feature]) for each in findings.limits)
     n = int(np.count_nonzero(fit.is_present))
     peak = Peak(
         number=number,
@@ -151,7 +154,7 @@ def _make(
         place=", ".join(write_place(findings, coordinates)),
         z=float(findings.z[feature]),
         p=float(findings.main.p[feature]),
-        effect=(effect, lower, upper),
+        effect=effect,
         n=n,
         n_missing=fit.y.size - n,
         sd=fit.sigma,
