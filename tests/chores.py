@@ -41,6 +41,8 @@ def kill_worker(path: Path, starts: range) -> None:
         path.write_text("half")
         _wait_for_driver(path)
         os.kill(os.getpid(), signal.SIGKILL)
+    # No task that matters is over before the driver has heard that it has begun.
+    time.sleep(0.3)
     path.write_text("done")
 
 
