@@ -16,6 +16,8 @@ def _slow_down(module):
 
     def read_slowly(reader, path, *rest):
         found = read(reader, path, *rest)
+        if path.name.startswith(("blm_vox_", "blmm_vox_", "contrast-")):
+            return found  # a map of a result, of which it is told what was found
         with Path(os.environ["NOTED"]).open("a") as file:  # one short line: appended in one piece
             file.write(f"{path.name}\n")
         time.sleep(0.01)
