@@ -17,7 +17,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
-demo: $(VENV)/.installed-plot ## fit repeated measures by a mixed model and by least squares, and compare (3 minutes)
+demo: $(VENV)/.installed-plot ## fit repeated measures by a mixed model and by least squares, and compare (a few minutes)
 	$(RUN) examples/demo.py
 
 test: lint ## lint, then run the tests (PYTEST_ARGS='-n 2' by default)
