@@ -378,7 +378,7 @@ def test_foreign_files_are_untouched(study):
 def test_a_record_that_names_files_elsewhere_removes_nothing(study):
     keep = study.write("keep.nii", "keep")
     study.run()
-    [record] = [p for p in study.outdir.iterdir() if p.name.startswith(".") and p.is_file()]
+    record = study.outdir / ".nipype_blm.json"
     data = json.loads(record.read_text())
     for name in ["../keep.nii", str(keep), "contrasts/contrast-/../../../keep.nii"]:
         data["files"][name] = [4, keep.stat().st_mtime_ns]
@@ -390,7 +390,7 @@ def test_a_record_that_names_files_elsewhere_removes_nothing(study):
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"stamp": 1, "files": 2}', "\x00"])
 def test_a_damaged_record_does_not_stop_a_run(study, content):
     before = study.maps_of()
-    [record] = [p for p in study.outdir.iterdir() if p.name.startswith(".") and p.is_file()]
+    record = study.outdir / ".nipype_blm.json"
     record.write_text(content)
     after = study.maps_of()
     for name in before:
