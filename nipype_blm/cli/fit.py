@@ -198,7 +198,6 @@ def _make_parser(model: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(model, add_help=False)
     parser.add_argument("config", type=Path, metavar="CONFIG.yml", help="configuration file")
     parser.add_argument("-h", "--help", action=_Help)
-    parser.set_defaults(reports=False)
     _add_options(parser)
     return parser
 
@@ -210,6 +209,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="remove all intermediate files when the run has ended well, as `keep: nothing`",
     )
     add_report_options(parser)
+    parser.set_defaults(reports=False)
     add_running_options(
         parser, "check the configuration and the headers of all images, and fit nothing"
     )
