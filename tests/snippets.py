@@ -21,6 +21,17 @@ Run = Callable[[list[str], Path], None]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+# Of the study that `write_study` makes: a T and an F contrast.
+CONFIGURATION = """\
+Y_files: images.txt
+X: design.csv
+outdir: results
+contrasts:
+  - c1: {name: age, vector: [0, 1, 0]}
+  - c2: {name: both, vector: [[0, 1, 0], [0, 0, 1]]}
+"""
+
+
 def write_study(folder: Path) -> Path:
     """Write what the snippets mention: 20 tiny images, designs, labels, lists and a mask."""
     rng = np.random.default_rng(7)

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.report.charts.drawing import own_style
+from nipype_blm.report.charts.views import find_backdrop
 from nipype_blm.results.results import ContrastResults, Results
 
 _WIDTH, _ROW_HEIGHT, _TITLE_HEIGHT = 12.0, 1.85, 0.35  # inches
@@ -229,9 +230,7 @@ def _make_rows(n_rows: int, title: str) -> tuple[Any, Any]:
 
 def _find_background(results: Results) -> Any:
     """Return what a result that is not in MNI space is drawn over; else None, for the template."""
-    from nipype_blm.report.reported import Reported
-
-    backdrop = Reported(results).backdrop
+    backdrop = find_backdrop(results)
     return None if backdrop.is_mni else backdrop.image
 
 

@@ -52,8 +52,6 @@ SECTIONS = (
     Section("running", "How it ran", running.make),
     Section("methods", "Methods and files", methods.make),
 )
-
-
 BESIDE = Section("beside", "Side by side", beside.make)  # of both runs
 
 

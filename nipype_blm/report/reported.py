@@ -101,7 +101,7 @@ class Reported:
         """What maps are drawn over."""
         from nipype_blm.report.charts.views import find_backdrop
 
-        return find_backdrop(self)
+        return find_backdrop(self.results, self.background)
 
     @cached_property
     def coordinates(self) -> FloatArray:

@@ -339,6 +339,10 @@ def format_levels(rows: Sequence[LevelRow]) -> dict[str, str]:
     return format_described("levels", "The random effects of each level.", _LEVELS, rows)
 
 
+def _list_outlying(images: Sequence[ImageRow]) -> list[ImageRow]:
+    return [row for row in images if row.reason]
+
+
 class Diagnostics(NamedTuple):
     """What was found, and the files that have all of it."""
 
@@ -352,7 +356,7 @@ class Diagnostics(NamedTuple):
     @property
     def outlying(self) -> list[ImageRow]:
         """The images that stand out."""
-        return [row for row in self.images if row.reason]
+        return _list_outlying(self.images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,7 +372,7 @@ class SavedDiagnostics:
     @property
     def outlying(self) -> list[ImageRow]:
         """The images that stand out."""
-        return [row for row in self.images if row.reason]
+        return _list_outlying(self.images)
 
     def path(self, kind: str, label: str = "") -> Path:
         """Return the file of a map.
@@ -392,10 +396,7 @@ class SavedDiagnostics:
 
     def vector(self, kind: str, label: str = "", volume: int = 0) -> FloatArray:
         """Return one volume of a map at the voxels of the result."""
-        values = np.empty(self.results.space.n_features)
-        reader = self.results.space.make_reader(zero_is_missing=False)
-        reader.read(self.path(kind, label), volume, values)
-        return values
+        return self.results.read_vector(self.path(kind, label), volume)
 
 
 def read_diagnostics(results: Results, folder: Path | None = None) -> SavedDiagnostics:

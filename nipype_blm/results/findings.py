@@ -306,8 +306,6 @@ def _find_resampled(contrast: ContrastResults, inferred: Inferred) -> Correction
     """Return the correction by the first summary of an inference."""
     summary = inferred.summaries[0]
     path = inferred.contrasts[contrast.name].path("p", summary)
-    results = contrast.results
-    values = np.empty(results.space.n_features)
-    results.space.make_reader(zero_is_missing=False).read(path, 0, values)
+    values = contrast.results.read_vector(path)
     words = f"FWE p ≤ {ALPHA:g} ({summary}, {inferred.n:,} resamplings)"
     return Correction("fwe", words, np.nan_to_num(values, nan=1.0), ALPHA)

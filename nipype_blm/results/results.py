@@ -200,11 +200,21 @@ class Results(SavedModel):
         """The voxels of the result, to which vectors belong: which of them touch, for example."""
         return open_space(self.path("llh"), self.inside)
 
+    def find_voxels(self, features: NDArray[np.intp] | slice) -> NDArray[np.bool_]:
+        """Return some of the voxels of the result as a mask in file order."""
+        voxels = np.zeros(self.inside.size, bool)
+        voxels[self.space.positions[features]] = True
+        return voxels
+
     def select(self, features: NDArray[np.intp]) -> Space:
         """Return the space of some of the voxels of the result, which are given ascending."""
-        inside = np.zeros(self.inside.size, bool)
-        inside[self.space.positions[features]] = True
-        return open_space(self.path("llh"), inside)
+        return open_space(self.path("llh"), self.find_voxels(features))
+
+    def read_vector(self, path: Path, volume: int = 0) -> FloatArray:
+        """Return a volume of a map that lies elsewhere, at the voxels of the result."""
+        values = np.empty(self.space.n_features)
+        self.space.make_reader(zero_is_missing=False).read(path, volume, values)
+        return values
 
     @cached_property
     def whole_space(self) -> Space:

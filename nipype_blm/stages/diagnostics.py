@@ -111,13 +111,6 @@ def compute_diagnostics(
     return write_arrays(out_file, stamp_of(results, block, save), arrays, [block.start, block.stop])
 
 
-def _select_voxels(results: Results, block: slice) -> NDArray[np.bool_]:
-    """Return a block of the voxels of the result, as a mask in file order."""
-    voxels = np.zeros(results.inside.size, bool)
-    voxels[np.flatnonzero(results.inside)[block]] = True
-    return voxels
-
-
 def _read_values(
     results: Results, read_block: ReadBlock, block: slice
 ) -> tuple[FloatArray, NDArray[np.int64], NDArray[np.uint64]]:
@@ -133,7 +126,7 @@ def _read_values(
     is_infinite = np.isinf(Y)
     Y[is_infinite] = np.nan
     n_obs = (~np.isnan(Y)).sum(axis=1)
-    expected_n = results.read("n", _select_voxels(results, block))
+    expected_n = results.read("n", results.find_voxels(block))
     differs = np.flatnonzero(n_obs != expected_n)
     if differs.size:
         raise InputError(
@@ -163,7 +156,7 @@ def _diagnose_mixed(
     from nipype_blm.core.lmm.blups import compute_mixed_residuals
 
     factors = results.factors
-    voxels = _select_voxels(results, block)
+    voxels = results.find_voxels(block)
     n_entries = sum(factor.n_entries for factor in factors)
     D = results.read_volumes("D", voxels, range(n_entries), np.dtype(float))
     contrasts = combine_contrasts(design.R, [each.matrix for each in results.saved_contrasts])

@@ -104,10 +104,9 @@ def fit_voxels(results: Results, sampled: Sampled) -> dict[int, VoxelFit]:
 
 def _read_variances(results: Results, features: NDArray[np.intp]) -> FloatArray:
     """Return vech(D) of all factors, (n_entries, n_voxels)."""
-    inside = np.zeros(results.inside.size, bool)
-    inside[results.space.positions[features]] = True
     n_entries = sum(factor.n_entries for factor in results.factors)
-    return np.asarray(results.read_volumes("D", inside, range(n_entries), np.dtype(float)))
+    voxels = results.find_voxels(features)
+    return np.asarray(results.read_volumes("D", voxels, range(n_entries), np.dtype(float)))
 
 
 def _predict(

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nipype.pipeline.engine import Workflow
-from snippets import write_study
+from snippets import CONFIGURATION, write_study
 
 from nipype_blm.cli.main import main
 from nipype_blm.interfaces import ResampleMaps
@@ -17,14 +17,6 @@ from nipype_blm.report.inference import summarise_inference
 from nipype_blm.results.inferred import Inferred
 from nipype_blm.workflows import init_blm_wf, init_inference_wf
 
-CONFIGURATION = """\
-Y_files: images.txt
-X: design.csv
-outdir: results
-contrasts:
-  - c1: {name: age, vector: [0, 1, 0]}
-  - c2: {name: both, vector: [[0, 1, 0], [0, 0, 1]]}
-"""
 OPTIONS = {"n": 80, "summaries": ["voxel", "tfce"], "seed": 3}
 WORDS = ["--n", "80", "--summaries", "voxel", "tfce", "--seed", "3"]
 

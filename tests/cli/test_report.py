@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from snippets import write_study
+from snippets import CONFIGURATION, write_study
 
 from nipype_blm.cli.blm import main as blm
 from nipype_blm.cli.main import main
@@ -22,15 +22,6 @@ from nipype_blm.results.steps import read_steps
 from nipype_blm.workflows import init_report_wf
 
 pytest.importorskip("nilearn", reason="pip install 'nipype_blm[plot]'")
-
-CONFIGURATION = """\
-Y_files: images.txt
-X: design.csv
-outdir: results
-contrasts:
-  - c1: {name: age, vector: [0, 1, 0]}
-  - c2: {name: both, vector: [[0, 1, 0], [0, 0, 1]]}
-"""
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage, stats
-from snippets import write_study
+from snippets import CONFIGURATION, write_study
 
 import nipype_blm
 from nipype_blm.cli.main import main
@@ -15,13 +15,6 @@ from nipype_blm.results.findings import choose_first, find_all, find_inference
 from nipype_blm.results.inferred import Inferred, find_threshold
 from nipype_blm.results.results import Results
 
-CONFIGURATION = """\
-Y_files: images.txt
-X: design.csv
-contrasts:
-  - c1: {name: age, vector: [0, 1, 0]}
-  - c2: {name: both, vector: [[0, 1, 0], [0, 0, 1]]}
-"""
 AGE, ANY = "age", "age or <group>"
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -17,9 +18,6 @@ from nipype_blm.report.naming import cut_name
 from nipype_blm.report.tables import write_number
 from nipype_blm.results.findings import format_mm
 from nipype_blm.results.results import Results
-
-if TYPE_CHECKING:
-    from nipype_blm.report.reported import Reported
 
 _MNI = 4  # the code of a space in the header of NIfTI
 _N_CUTS = 7
@@ -108,20 +106,20 @@ def make_image(results: Results, values: NDArray[Any]) -> Any:
     return nib.Nifti1Image(out.reshape(mask.shape[:3], order="F"), mask.affine)
 
 
-def find_backdrop(run: "Reported") -> Backdrop:
-    """Return what the maps of a run are drawn over.
+def find_backdrop(results: Results, background: Path | None = None) -> Backdrop:
+    """Return what the maps of a result are drawn over.
 
     A file that was given; the template of MNI, if the result lies in its space; else what the
     result itself has.
     """
-    is_mni = lies_in_mni(run.results)
-    if run.background is not None:
-        return Backdrop(nib.load(run.background), run.background.name, is_mni)
+    is_mni = lies_in_mni(results)
+    if background is not None:
+        return Backdrop(nib.load(background), background.name, is_mni)
     if is_mni:
         from nilearn.datasets import load_mni152_template
 
         return Backdrop(load_mni152_template(resolution=2), "the MNI template", True)
-    return _find_own_backdrop(run.results)
+    return _find_own_backdrop(results)
 
 
 def _find_own_backdrop(results: Results) -> Backdrop:

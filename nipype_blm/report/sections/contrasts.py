@@ -1,6 +1,7 @@
 """Each contrast: its maps, what survives which correction, its clusters, and a viewer of all."""
 
 import base64
+import functools
 import gzip
 from collections.abc import Sequence
 from pathlib import Path
@@ -273,6 +274,7 @@ def _pack_level(found: Findings, correction: Correction) -> dict[str, Any]:
     return {"words": correction.words, "steps": steps, "main": correction is found.main}
 
 
+@functools.cache  # of two runs
 def read_viewer_library() -> str:
     """Return niivue, as nilearn has it, compressed: a page needs it once, and some never."""
     import nilearn

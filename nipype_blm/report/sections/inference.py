@@ -39,7 +39,6 @@ def make(run: Reported) -> dict[str, Any]:
         "seed": described["Seed"],
         "least_p": write_number(described["LeastP"]),
         "height": write_number(described["ClusterFormingZ"]),
-        "alpha": ALPHA,
         "summaries": [(name, SUMMARIES.get(name, name)) for name in run.inferred.summaries],
         "contrasts": [_show(each, i < _MOST_DRAWN) for i, each in enumerate(contrasts)],
         "n_drawn": _MOST_DRAWN,

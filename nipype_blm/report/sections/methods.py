@@ -36,8 +36,6 @@ def make(run: Reported) -> dict[str, Any]:
         "n_f": len(results.contrasts) - len(names),
         "factors": [(factor.name, factor.n_levels) for factor in results.factors],
         "criterion": results.criterion,
-        "two_sided": results.options["two_sided"],
-        "minimum_n": results.options["minimum_n"],
         "n_least": _find_least_n(run),
         "n_fitted": results.n_fitted,
         "zero_is_missing": results.options["zero_is_missing"],

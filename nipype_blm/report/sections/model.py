@@ -1,6 +1,6 @@
 """The model as fitted: variances, convergence, residuals, and what random effects changed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +45,7 @@ class Skewness(NamedTuple):
 def make(run: Reported) -> dict[str, Any]:
     """Return what the template shows."""
     results, diagnosed = run.results, run.diagnosed
-    counts = results.counts
+    counts, ratios = results.counts, _find_ratios(run)
     return {
         "n_fitted": results.n_fitted,
         "shares": list(_list_shares(results)),
@@ -61,8 +61,8 @@ def make(run: Reported) -> dict[str, Any]:
         "high_leverage": _count_leverage(run),
         "leverage_bound": HIGH_LEVERAGE,
         "r2": _tabulate_r2(results),
-        "ratios": _tabulate_ratios(run),
-        "extreme_ratios": _find_extremes(run),
+        "ratios": _tabulate_ratios(run, ratios),
+        "extreme_ratios": _find_extremes(ratios),
         "levels": _tabulate_levels(diagnosed) if diagnosed else None,
         "why_undiagnosed": run.why_undiagnosed,
     }
@@ -248,9 +248,9 @@ def _find_ratios(run: Reported) -> dict[str, FloatArray]:
     return {name: ratio for name, ratio in estimable.items() if ratio.size}
 
 
-def _tabulate_ratios(run: Reported) -> Table | None:
+def _tabulate_ratios(run: Reported, ratios: Mapping[str, FloatArray]) -> Table | None:
     rows = []
-    for name, ratio in _find_ratios(run).items():
+    for name, ratio in ratios.items():
         median = float(np.median(ratio))
         if abs(median - 1) <= SAME:
             words = "about the same"
@@ -264,9 +264,9 @@ def _tabulate_ratios(run: Reported) -> Table | None:
     return Table(title, columns, rows, more) if rows else None
 
 
-def _find_extremes(run: Reported) -> list[tuple[str, float]]:
+def _find_extremes(ratios: Mapping[str, FloatArray]) -> list[tuple[str, float]]:
     """Return the contrasts with the largest and the smallest median ratio, far from 1."""
-    medians = {name: float(np.median(ratio)) for name, ratio in _find_ratios(run).items()}
+    medians = {name: float(np.median(ratio)) for name, ratio in ratios.items()}
     if not medians:
         return []
     largest, smallest = (choose(medians, key=medians.__getitem__) for choose in (max, min))
