@@ -48,8 +48,8 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"))
     folder = parser.parse_args().folder
     print(
-        "This takes about half a minute; the first time on a machine a minute more, in\n"
-        "which the fitting routines are compiled.\n"
+        "This takes about half a minute; the first time on a machine two minutes, since\n"
+        "the fitting routines are compiled.\n"
     )
     print(f"Writing a made-up BIDS data set of {N_PEOPLE} people to {folder / 'bids'}", flush=True)
     n_images = write_data_set(folder / "bids")
