@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).parents[1]
 FOLDERS = {"nipype_blm": CHECKOUT / "nipype_blm", "nipype_blm.workflows": CHECKOUT / "workflows"}
 
 LAYERS = [
-    *("core", "model", "io", "data", "formula", "frontends", "results", "tasks", "stages"),
+    *("core", "model", "io", "data", "formula", "frontends", "results", "tasks", "stages", "tbss"),
     *("report", "interfaces", "workflows", "plugins", "cli"),
 ]
 # In no layer; anyone may import them.
@@ -31,7 +31,7 @@ FREE_MODULES = {
 CORE_PACKAGES = {"numpy", "scipy", "numba", "llvmlite"}
 NIPYPE_LAYERS = {"interfaces", "workflows", "plugins", "cli"}
 # Those that know of three dimensions, and the modules and words of data that do.
-DIMENSION_LAYERS = {"data", "report"}
+DIMENSION_LAYERS = {"data", "report", "tbss"}
 OF_VOLUMES = ("volumes", "grids", "headers", "images")
 WORDS_OF_VOLUMES = {"affine", "grid", "grids", "nifti"}
 # What knows nothing of voxels, and the rooms that it may use.

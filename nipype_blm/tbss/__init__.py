@@ -1,0 +1,1 @@
+"""Tract-based spatial statistics: the skeleton of white matter and projection onto it."""
