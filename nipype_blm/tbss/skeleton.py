@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nipype_blm.errors import InputError
+from nipype_blm.tbss.topology import join, thin
 from nipype_blm.tbss.volumes import (
     DIRECTIONS,
     Mask,
@@ -83,8 +84,22 @@ def compute_skeleton(
     -------
     array of float32, of shape (nx, ny, nz)
         No threshold is applied.
+
+    Notes
+    -----
+    A voxel is on the ridge if its FA is not exceeded by either neighbour across the tract [1]_.
+    Where directions change from voxel to voxel that leaves double and open places.  So `thin`
+    takes what lies double, and `join` adds voxels between two pieces that are highest in the
+    direction in which FA falls most.  Of neighbours with equal FA that one is taken to be higher
+    around which FA is, within `TIE_SIGMA`.
+
+    References
+    ----------
+    .. [1] S. M. Smith et al. (2006). Tract-based spatial statistics: voxelwise analysis of
+       multi-subject diffusion data. NeuroImage 31, 1487-1505.
     """
     fa = check_fa("mean_fa", mean_fa)
+    sizes = check_zooms(zooms)
     if directions is None:
         directions = find_directions(fa, zooms)
     check_volume("directions", directions, fa.shape)
@@ -92,7 +107,9 @@ def compute_skeleton(
         raise InputError("directions has values outside -1 to 12: give those of find_directions.")
     box = find_box(fa > 0)
     skeleton = np.zeros_like(fa)
-    skeleton[box] = np.where(_find_ridge(_break_ties(fa[box]), directions[box]), fa[box], 0)
+    if fa[box].size:
+        is_ridge = _find_whole_ridge(_break_ties(fa[box]), directions[box], sizes)
+        skeleton[box] = np.where(is_ridge, fa[box], 0)
     return skeleton
 
 
@@ -157,12 +174,25 @@ def _take_mode(chosen: NDArray[np.int8], curvature: Volume, inside: Mask) -> NDA
     return modes
 
 
-def _find_ridge(fa: Volume, directions: NDArray[np.int8]) -> Mask:
-    """Return where FA is highest across the tract."""
-    padded = np.pad(fa, 1)
-    ridge = np.zeros(fa.shape, bool)
+def _find_whole_ridge(
+    height: Volume, directions: NDArray[np.int8], sizes: NDArray[np.float64]
+) -> Mask:
+    """Return a ridge that is neither double nor open where it need not be."""
+    ridge = thin(_find_ridge(height, directions), height, directions)
+    padded = np.pad(height, 1)
+    inside = height > 0
+    steepest = np.full(height.shape, -1, np.int8)
+    curvature = _compute_curvature(padded, inside, DIRECTIONS * sizes)
+    steepest[inside] = curvature.argmax(axis=0)
+    return join(ridge, _find_ridge(height, steepest), height)
+
+
+def _find_ridge(height: Volume, directions: NDArray[np.int8]) -> Mask:
+    """Return what no neighbour along its direction exceeds."""
+    padded = np.pad(height, 1)
+    ridge = np.zeros(height.shape, bool)
     for i, step in enumerate(DIRECTIONS):
-        here = (directions == i) & (fa > 0)
+        here = (directions == i) & (height > 0)
         # Equal neighbours: the first along the direction is kept, so that a ridge is never double.
-        ridge |= here & (fa >= look(padded, step)) & (fa > look(padded, -step))
+        ridge |= here & (height >= look(padded, step)) & (height > look(padded, -step))
     return ridge
