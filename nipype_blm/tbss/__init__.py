@@ -1,1 +1,1 @@
-"""Tract-based spatial statistics: the skeleton of white matter and projection onto it."""
+"""Tract-based spatial statistics: from FA images to values on their common skeleton."""
