@@ -1,15 +1,18 @@
 """Projection onto the skeleton: for each of its voxels, where the nearest tract's centre lies."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from nipype_blm.errors import InputError
 from nipype_blm.tbss.volumes import (
     DIRECTIONS,
+    Mask,
     Volume,
     check_volume,
     check_zooms,
@@ -17,7 +20,10 @@ from nipype_blm.tbss.volumes import (
 )
 
 MAX_DISTANCE_MM = 20.0
-SIGMA_MM = 10.0
+SIGMA_MM = 20.0 / math.sqrt(8 * math.log(2))  # of a full width at half maximum of 20 mm
+# A circular search: rays in the plane across a tube, and how far its axis is looked for.
+N_RAYS = 16
+TUBE_MM = 5.0
 
 
 class Round(NamedTuple):
@@ -76,7 +82,7 @@ def compute_distance(skeleton_mask: Any, search_mask: Any, zooms: Sequence[float
 def plan_search(
     skeleton_mask: Any,
     directions: NDArray[np.int8],
-    distance: Volume,
+    distance: Any,
     zooms: Sequence[float],
     search_rule: Any = None,
     max_distance_mm: float = MAX_DISTANCE_MM,
@@ -84,58 +90,93 @@ def plan_search(
 ) -> Search:
     """Return where each voxel of a skeleton looks for the centre of its tract.
 
-    It is the same for all images of a study.  See `find_offsets`.
+    It is the same for all images of a study.  See `find_offsets` for parameters and method.
     """
     check_volume("skeleton_mask", skeleton_mask)
     skeleton = np.asarray(skeleton_mask, bool)
-    shape = skeleton.shape
-    check_volume("directions", directions, shape)
-    check_volume("distance", distance, shape)
+    check_volume("directions", directions, skeleton.shape)
+    check_volume("distance", distance, skeleton.shape)
     sizes = check_zooms(zooms)
     voxels = np.flatnonzero(skeleton)
-    chosen = directions.ravel()[voxels]
+    chosen = np.asarray(directions).ravel()[voxels]
     if (chosen < 0).any():
         raise InputError("directions has none at voxels of the skeleton: find them in its FA.")
+    is_tube = np.zeros(voxels.size, bool)
+    if search_rule is not None:
+        check_volume("search_rule", search_rule, skeleton.shape)
+        is_tube = np.asarray(search_rule, bool).ravel()[voxels]
+    walker = _Walker(np.pad(np.asarray(distance, np.float32), 1), sizes, max_distance_mm, sigma_mm)
+    sheets, tubes = np.flatnonzero(~is_tube), np.flatnonzero(is_tube)
     rounds: list[Round] = []
-    steps = DIRECTIONS[chosen]
     for sign in (1, -1):
-        rounds += _march(voxels, sign * steps, distance, sizes, max_distance_mm, sigma_mm)
-    return Search(shape, voxels, rounds)
+        rounds += walker.walk(voxels, sheets, sign * DIRECTIONS[chosen[sheets]])
+    for steps in _find_rays(skeleton, voxels[tubes], sizes):
+        rounds += walker.walk(voxels, tubes, steps)
+    return Search(skeleton.shape, voxels, rounds)
 
 
-def _march(
-    voxels: NDArray[np.intp],
-    steps: NDArray[np.intp],
-    distance: Volume,
-    sizes: NDArray[np.float64],
-    max_distance_mm: float,
-    sigma_mm: float,
-) -> Iterator[Round]:
-    """Yield the places along a ray from each voxel, while the distance grows."""
-    padded = np.pad(distance, 1)
-    rows = np.arange(voxels.size)
-    start = np.array(np.unravel_index(voxels, distance.shape)).T
-    last = np.zeros(voxels.size, np.float32)
-    lengths = np.linalg.norm(steps * sizes, axis=1)
-    k = 0
-    while rows.size:
-        k += 1
-        places = start[rows] + k * steps[rows]
-        now = padded[tuple((places + 1).T)]
-        goes_on = (now > last) & (k * lengths[rows] <= max_distance_mm)
-        rows, places, last = rows[goes_on], places[goes_on], now[goes_on]
-        weight = np.exp(-0.5 * (k * lengths[rows] / sigma_mm) ** 2)
-        flat = np.ravel_multi_index(tuple(places.T), distance.shape)
-        yield Round(rows, flat, weight.astype(np.float32))
+class _Walker(NamedTuple):
+    """Walks from voxels of a skeleton as long as the distance from it grows."""
+
+    distance: Volume  # mm, padded by one voxel
+    sizes: NDArray[np.float64]  # of voxels, mm
+    max_distance_mm: float
+    sigma_mm: float
+
+    def walk(
+        self, voxels: NDArray[np.intp], rows: NDArray[np.intp], steps: NDArray[Any]
+    ) -> Iterator[Round]:
+        """Yield the places along one ray from each of some rows of voxels.
+
+        The longest coordinate of a step, in voxels, is 1, so that no voxel comes twice.
+        """
+        shape = np.subtract(self.distance.shape, 2)
+        start = np.stack(np.unravel_index(voxels[rows], shape), axis=1)
+        last = np.zeros(rows.size, np.float32)
+        k = 0
+        while rows.size:
+            k += 1
+            offsets = np.rint(k * steps).astype(np.intp)
+            places = start + offsets
+            length = np.linalg.norm(offsets * self.sizes, axis=1)
+            now = self.distance[tuple(places.T + 1)]
+            goes_on = (now > last) & (length <= self.max_distance_mm)
+            rows, start, steps, last = rows[goes_on], start[goes_on], steps[goes_on], now[goes_on]
+            weight = np.exp(-0.5 * (length[goes_on] / self.sigma_mm) ** 2)
+            flat = np.ravel_multi_index(tuple(places[goes_on].T), shape)
+            if rows.size:
+                yield Round(rows, flat, weight.astype(np.float32))
+
+
+def _find_rays(
+    skeleton: Mask, tubes: NDArray[np.intp], sizes: NDArray[np.float64]
+) -> Iterator[NDArray[np.float64]]:
+    """Yield the steps, (n_tubes, 3), in voxels, of each ray in the planes across the tubes."""
+    if not tubes.size:
+        return
+    points = np.argwhere(skeleton) * sizes
+    centres = np.stack(np.unravel_index(tubes, skeleton.shape), axis=1) * sizes
+    reach = max(TUBE_MM, 2 * sizes.max())
+    planes = np.empty((tubes.size, 3, 2))
+    for i, near in enumerate(cKDTree(points).query_ball_point(centres, reach)):
+        apart = points[near] - centres[i]
+        # Ascending eigenvalues: the last eigenvector follows the tube.
+        planes[i] = np.linalg.eigh(apart.T @ apart).eigenvectors[:, :2]
+    for angle in 2 * np.pi * np.arange(N_RAYS) / N_RAYS:
+        steps = planes @ np.array([np.cos(angle), np.sin(angle)]) / sizes
+        yield steps / np.abs(steps).max(axis=1, keepdims=True)
 
 
 def apply_search(fa: Any, search: Search) -> Offsets:
-    """Return where FA, weighted by distance, is highest for each voxel of the skeleton."""
+    """Return where FA of one image is highest, weighted by distance, for each voxel of a skeleton.
+
+    See `find_offsets`.
+    """
     check_volume("fa", fa, search.shape)
     values = np.asarray(fa, np.float32).ravel()
     found = search.voxels.copy()
-    best = values[found]
-    best[np.isnan(best)] = -np.inf
+    # A voxel without a value is never the centre of a tract.
+    best = np.where(np.isnan(values[found]), -np.inf, values[found])
     for rows, places, weight in search.rounds:
         weighted = values[places] * weight
         wins = weighted > best[rows]
@@ -148,13 +189,54 @@ def find_offsets(
     fa: Any,
     skeleton_mask: Any,
     directions: NDArray[np.int8],
-    distance: Volume,
+    distance: Any,
     zooms: Sequence[float],
     search_rule: Any = None,
     max_distance_mm: float = MAX_DISTANCE_MM,
     sigma_mm: float = SIGMA_MM,
 ) -> Offsets:
-    """Return where in one image the centre of the tract of each voxel of the skeleton lies."""
+    """Return where in one image the centre of the tract of each voxel of the skeleton lies.
+
+    Parameters
+    ----------
+    fa : array of shape (nx, ny, nz)
+        FA of the image, in the space of the skeleton.
+    skeleton_mask : array of shape (nx, ny, nz)
+        The skeleton above its threshold.
+    directions : array of shape (nx, ny, nz)
+        Across the tract, as `find_directions` returns them.
+    distance : array of shape (nx, ny, nz)
+        What `compute_distance` returns, mm.
+    zooms : sequence of 3 floats
+        Sizes of voxels, mm.
+    search_rule : array of shape (nx, ny, nz), optional
+        Where tracts are tubes rather than sheets: the lower cingulum.
+    max_distance_mm : float
+        The search ends there.
+    sigma_mm : float
+        Standard deviation of the weight of a distance.
+
+    Returns
+    -------
+    Offsets
+
+    Notes
+    -----
+    Each voxel of the skeleton looks both ways across its tract, as long as the distance from the
+    skeleton grows, for the highest FA times ``exp(-d² / (2 sigma²))``, d being the distance from
+    the voxel ([1]_, where the full width
+    at half maximum is 20 mm).  Of equal values the nearest is taken.
+
+    The cingulum bundle beside the hippocampus is a tube, and has no one direction across it: there
+    the search is circular.  It goes along `N_RAYS` rays in the plane across the tube, by the same
+    rules.  That plane is taken from the voxels of the skeleton within `TUBE_MM`, the axis being
+    that of their largest spread.  FSL's own way to find it may differ.
+
+    References
+    ----------
+    .. [1] S. M. Smith et al. (2006). Tract-based spatial statistics: voxelwise analysis of
+       multi-subject diffusion data. NeuroImage 31, 1487-1505.
+    """
     search = plan_search(
         skeleton_mask, directions, distance, zooms, search_rule, max_distance_mm, sigma_mm
     )
@@ -162,7 +244,20 @@ def find_offsets(
 
 
 def project(values: Any, offsets: Offsets) -> Volume:
-    """Return values of any map at the centres of tracts, on the skeleton; 0 elsewhere."""
+    """Return values of any map at the centres of tracts, on the skeleton.
+
+    Parameters
+    ----------
+    values : array of shape (nx, ny, nz)
+        A map of the image that was searched, in any units.
+    offsets : Offsets
+        Of its FA.
+
+    Returns
+    -------
+    array of float32, of shape (nx, ny, nz)
+        0 off the skeleton.
+    """
     check_volume("values", values, offsets.shape)
     projected = np.zeros(offsets.shape, np.float32)
     projected.ravel()[offsets.voxels] = np.asarray(values).ravel()[offsets.found]

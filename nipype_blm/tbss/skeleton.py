@@ -47,11 +47,12 @@ def find_directions(mean_fa: Any, zooms: Sequence[float]) -> NDArray[np.int8]:
     Notes
     -----
     As described in [1]_: beside the centre of a tract the centre of gravity of FA in 3 x 3 x 3
-    voxels lies towards it.  On the centre there is no such offset, and the direction is that
-    in which FA falls most: of the largest negative second derivative, differences being divided
-    by the squared length of the step in mm.  The mode in 3 x 3 x 3 voxels then replaces the
-    direction of each voxel.  Of directions that are as frequent, that of the voxel itself is taken,
-    else that with the larger second derivative.
+    voxels lies towards it.  Its offset in voxels, divided by their sizes, is parallel to the
+    gradient of FA.  On the centre there is no such offset, and the direction is that in which FA
+    falls most: of the largest negative second derivative, differences being divided by the squared
+    length of the step in mm.  The mode in 3 x 3 x 3 voxels then replaces the direction of each
+    voxel.  Of directions that are as frequent, that of the voxel itself is taken, else that with
+    the larger second derivative.
 
     References
     ----------
@@ -129,7 +130,9 @@ def _find_in_box(padded: Volume, sizes: NDArray[np.float64]) -> NDArray[np.int8]
     gravity = _compute_gravity(padded, inside)
     is_beside = np.sqrt((gravity**2).sum(axis=1)) > LEAST_OFFSET
     unit = steps / np.linalg.norm(steps, axis=1, keepdims=True)
-    beside = gravity[is_beside] * sizes.astype(np.float32)
+    # Of voxels longer along one axis the neighbourhood is longer, too, and its centre of gravity
+    # is drawn to that axis: by the squared length.
+    beside = gravity[is_beside] / sizes.astype(np.float32)
     chosen[is_beside] = np.abs(beside @ unit.T.astype(np.float32)).argmax(axis=1)
     return _take_mode(chosen, curvature, inside)
 

@@ -72,18 +72,20 @@ def join(ridge: Mask, weak: Mask, height: Volume) -> Mask:
 
     Notes
     -----
-    A weak voxel is taken if higher voxels of the ridge beside it belong to different pieces of
-    all that is higher.  The maximum spanning tree, each edge as high as the lower of its two
-    ends, tells it for every height at once: it has one edge from a voxel to each piece of what is
-    higher.
+    From the highest to the lowest, a weak voxel is taken if the higher voxels of the ridge beside
+    it lie in different pieces of all that is higher of the ridge, and of what was joined already.
+    The maximum spanning tree, each edge as high as the lower of its two ends, tells it for every
+    height at once: it has one edge from a voxel to each piece of what is higher.
     """
     rank = _rank(ridge | weak, height)
     is_gap = _find_gaps(ridge, weak & ~ridge, rank)
     is_node = ridge | is_gap
     heights = look(rank, (0, 0, 0))[is_node]
     first, second = _find_edges(is_node)
-    # A weak voxel that is not taken would be no bridge to another.
-    is_edge = ~(is_gap[is_node][first] & is_gap[is_node][second])
+    # A weak voxel bridges what is higher, and nothing while it may yet not be taken.
+    is_lower = heights[first] < heights[second]
+    higher_end = np.where(is_lower, second, first)
+    is_edge = ~is_gap[is_node][higher_end]
     first, second = first[is_edge], second[is_edge]
     # The heaviest edge has the least weight, and none has weight 0, which would be no edge.
     weight = 1.0 + rank.max() - np.minimum(heights[first], heights[second])
