@@ -63,19 +63,17 @@ def compute_distance(skeleton_mask: Any, search_mask: Any, zooms: Sequence[float
     Returns
     -------
     array of float32, of shape (nx, ny, nz)
-        0 on the skeleton and outside of the search mask.
+        0 on the skeleton and outside of the search mask; 0 everywhere if there is neither.
     """
     check_volume("skeleton_mask", skeleton_mask)
     check_volume("search_mask", search_mask, np.shape(skeleton_mask))
     sizes = check_zooms(zooms)
     free = np.asarray(search_mask, bool) & ~np.asarray(skeleton_mask, bool)
     distance = np.zeros(free.shape, np.float32)
-    box = find_box(free)
-    if free[box].size:
-        # A voxel outside of the image ends the search as one outside of the mask does.
-        inner = (slice(1, -1),) * 3
-        around = ndimage.distance_transform_edt(np.pad(free[box], 1), sampling=sizes)
-        distance[box] = around[inner]
+    if free.any() and not free.all():
+        # What lies one voxel around the box is nearer than anything behind it.
+        box = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in find_box(free))
+        distance[box] = ndimage.distance_transform_edt(free[box], sampling=sizes)
     return distance
 
 
