@@ -30,7 +30,8 @@ def thin(ridge: Mask, height: Volume, directions: NDArray[np.int8]) -> Mask:
 
     Notes
     -----
-    Voxels are judged from the highest to the lowest.  One goes if a higher one is next to it
+    Voxels are judged from the highest to the lowest, each round taking all whose higher neighbours
+    are judged.  One goes if a higher one is next to it
     along the direction of either, and if it is simple [1]_ among the higher voxels that stay:
     those around it are one 26-component, and the rest around it is one 6-component, so that
     neither a piece comes off nor a hole appears at any height.
@@ -82,7 +83,7 @@ def join(ridge: Mask, weak: Mask, height: Volume) -> Mask:
     is_node = ridge | is_gap
     heights = look(rank, (0, 0, 0))[is_node]
     first, second = _find_edges(is_node)
-    # A weak voxel bridges what is higher, and nothing while it may yet not be taken.
+    # A weak voxel that is not taken must not join what is lower than itself.
     is_lower = heights[first] < heights[second]
     higher_end = np.where(is_lower, second, first)
     is_edge = ~is_gap[is_node][higher_end]

@@ -15,6 +15,7 @@ Mask = NDArray[np.bool_]  # (nx, ny, nz)
 DIRECTIONS: NDArray[np.intp] = (
     np.array([step for step in np.ndindex(3, 3, 3) if step > (1, 1, 1)]) - 1
 )
+DIRECTIONS.flags.writeable = False
 
 
 def check_volume(name: str, volume: Any, shape: tuple[int, ...] | None = None) -> None:
@@ -29,7 +30,8 @@ def check_volume(name: str, volume: Any, shape: tuple[int, ...] | None = None) -
 def check_fa(name: str, fa: Any) -> Volume:
     """Return a map of FA as float32; InputError if it is none."""
     check_volume(name, fa)
-    fa = np.asarray(fa, np.float32)
+    # Images are read in Fortran order; what follows is several times faster in that of C.
+    fa = np.ascontiguousarray(fa, np.float32)
     if not np.isfinite(fa).all():
         raise InputError(f"{name} has values that are not finite: set them to 0.")
     if fa.min() < 0:

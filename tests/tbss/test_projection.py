@@ -306,6 +306,14 @@ def test_an_empty_skeleton_gives_zeros():
     assert not project(nothing + 1, offsets).any()
 
 
+def test_the_order_of_an_image_in_memory_does_not_matter():
+    study = make_study(14)
+    usual = project(study[0], find_offsets(*study, ISOTROPIC, study[1]))
+    as_read = [np.asfortranarray(volume) for volume in study]
+    found = project(as_read[0], find_offsets(*as_read, ISOTROPIC, as_read[1]))
+    np.testing.assert_array_equal(found, usual)
+
+
 def test_inputs_are_left_as_they_are():
     fa, skeleton, directions, distance = make_study(12)
     given = (fa, skeleton, directions, distance)

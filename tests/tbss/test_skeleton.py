@@ -309,6 +309,16 @@ def test_the_skeleton_has_the_fa_of_its_voxels_and_nothing_outside_the_brain():
     np.testing.assert_array_equal(directions >= 0, fa > 0)
 
 
+def test_the_order_of_an_image_in_memory_does_not_matter():
+    fa = make_brain(11)
+    as_read = np.asfortranarray(fa)
+    directions = find_directions(as_read, ISOTROPIC)
+    np.testing.assert_array_equal(directions, find_directions(fa, ISOTROPIC))
+    given = np.asfortranarray(directions)
+    found = compute_skeleton(as_read, ISOTROPIC, given)
+    np.testing.assert_array_equal(found, compute_skeleton(fa, ISOTROPIC))
+
+
 def test_nothing_has_no_skeleton():
     nothing = np.zeros((5, 6, 7), np.float32)
     assert (find_directions(nothing, ISOTROPIC) == -1).all()
