@@ -89,7 +89,7 @@ def fit_source(arguments: argparse.Namespace) -> int:
     """Fit what SOURCE is, a data set, a table or a configuration; return the exit code."""
     from nipype_blm.cli.source import check_places
 
-    out = _resolve_out(arguments.out)  # first: what is no path is no folder either
+    out = resolve_out(arguments.out)  # first: what is no path is no folder either
     options = collect_options(arguments)
     kind = check_places(arguments.config, arguments.out, is_formula_given=bool(options))
     _announce(arguments, "nipype-blm")
@@ -164,10 +164,17 @@ def load_config(path: Path, model: str | None = "blm", out: str | None = None) -
     """
     from nipype_blm.frontends.blm import read
 
-    return read(path.absolute(), model, None if out is None else _resolve_out(out))
+    return read(path.absolute(), model, None if out is None else resolve_out(out))
 
 
-def _resolve_out(out: str) -> Path:
+def resolve_out(out: str) -> Path:
+    """Return the folder for results as a path.
+
+    Raises
+    ------
+    InputError
+        If it cannot be one.
+    """
     from nipype_blm.io.paths import resolve_path
 
     if not out.strip():  # as of a variable of the shell that is not set

@@ -48,6 +48,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "summaries": {"metavar": "NAME", "nargs": "+"},
     "cluster_z": {"metavar": "Z"},
     "cluster_p": {"metavar": "P"},
+    "tfce_e": {"metavar": "E"},
+    "tfce_h": {"metavar": "H"},
     "sides": {"metavar": "SIDES"},
     "joint": {"action": "store_true", "default": None},
     "neighbours": {"metavar": "N"},

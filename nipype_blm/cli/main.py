@@ -16,6 +16,7 @@ from nipype_blm.cli.init import add_init
 from nipype_blm.cli.pool import add_pool
 from nipype_blm.cli.report import add_report
 from nipype_blm.cli.study import take_filters
+from nipype_blm.cli.tbss import add_tbss
 from nipype_blm.cli.terminal import steady_streams
 
 _EXAMPLES = (
@@ -52,7 +53,7 @@ def _make_parser() -> argparse.ArgumentParser:
     tools = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         *(add_fit, add_init, add_infer, add_diagnose, add_compare, add_export, add_report),
-        *(add_pool, add_compile),
+        *(add_tbss, add_pool, add_compile),
     ):
         add(tools)
     return parser

@@ -63,6 +63,8 @@ class InferenceFields(BaseModel):
     summaries: tuple[_Summary, ...] = ()
     cluster_z: Annotated[float, BeforeValidator(_read_z)] | None = None
     cluster_p: Annotated[float, BeforeValidator(_read_p)] = 0.001
+    tfce_e: Annotated[float, above_zero("an exponent above 0")] = 0.5
+    tfce_h: Annotated[float, above_zero("an exponent above 0")] = 2.0
     sides: Annotated[str, one_of(SIDES)] = "two"
     joint: bool = False
     neighbours: Count | None = None

@@ -36,6 +36,8 @@ class InferenceInputSpec(InputSpec):
     summaries = traits.List(traits.Str, desc=DESCRIPTIONS["summaries"])
     cluster_z = traits.Float(desc=DESCRIPTIONS["cluster_z"])
     cluster_p = traits.Float(desc=DESCRIPTIONS["cluster_p"])
+    tfce_e = traits.Float(desc=DESCRIPTIONS["tfce_e"])
+    tfce_h = traits.Float(desc=DESCRIPTIONS["tfce_h"])
     sides = traits.Enum(*SIDES, desc=DESCRIPTIONS["sides"])
     joint = traits.Bool(False, usedefault=True, desc=DESCRIPTIONS["joint"])
     neighbours = traits.Int(desc=DESCRIPTIONS["neighbours"])

@@ -34,6 +34,8 @@ DESCRIPTIONS = {
     "default: all",
     "cluster_z": "z above which voxels form clusters; default: that of a one-sided p of 0.001",
     "cluster_p": "one-sided p below which voxels form clusters; default 0.001",
+    "tfce_e": "TFCE: exponent of extent; default 0.5; 1 on a skeleton of tracts, as randomise --T2",
+    "tfce_h": "TFCE: exponent of height; default 2",
     "sides": "sides of T tests: two (default), or one, of positive effects",
     "joint": "correct across all these contrasts, too",
     "neighbours": "voxels that touch another one: 6, 18 or 26 (default)",
@@ -64,6 +66,8 @@ class InferenceOptions:
     summaries: tuple[str, ...] = ()  # of core.clusters; none: all
     cluster_z: float | None = None
     cluster_p: float = 0.001
+    tfce_e: float = 0.5
+    tfce_h: float = 2.0
     sides: str = "two"  # one of SIDES
     joint: bool = False
     neighbours: int | None = None  # None: as the space of the images has them

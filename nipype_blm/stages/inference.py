@@ -189,6 +189,8 @@ def prepare_inference(
         seed=options.seed,
         summaries=options.summaries or tuple(SUMMARIES),
         height=options.height,
+        tfce_e=options.tfce_e,
+        tfce_h=options.tfce_h,
         neighbours=check_neighbourhood(reopened.spec.space, options.neighbours),
         matrices=tuple(each.weights for each in contrasts),
         exchange=exchange,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtri_exp
 
 from nipype_blm.core.clusters.graph import Graph, make_graph, select
-from nipype_blm.core.clusters.summaries import SummaryOptions, summarise_many
+from nipype_blm.core.clusters.summaries import DEFAULTS, SummaryOptions, summarise_many
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.core.resampling.declared import RESAMPLINGS, Resampling
 from nipype_blm.core.resampling.exchange import Exchange
@@ -47,6 +47,8 @@ class Resampled:
     neighbours: int
     matrices: tuple[FloatArray, ...] = field(repr=False)
     exchange: Exchange = field(repr=False)
+    tfce_e: float = DEFAULTS.E
+    tfce_h: float = DEFAULTS.H
     stamp: str = ""  # of all that scores depend on, the images too
 
     @property
@@ -57,7 +59,7 @@ class Resampled:
     @property
     def options(self) -> SummaryOptions:
         """What summaries are told."""
-        return SummaryOptions(height=self.height)
+        return SummaryOptions(self.height, self.tfce_e, self.tfce_h)
 
     def is_two_sided(self, number: int) -> bool:
         """Return whether both sides of a contrast count."""
@@ -76,7 +78,7 @@ class Resampled:
     @property
     def nulls_stamp(self) -> str:
         """Fingerprint of a null distribution, however many resamplings it has."""
-        how = (self.seed, self.exhaustive, self.sides, self.summaries, self.height)
+        how = (self.seed, self.exhaustive, self.sides, self.summaries, *self.options)
         return fingerprint(self.stamp, repr((*how, self.neighbours)))
 
     def draw(self, numbers: range) -> NDArray[Any]:

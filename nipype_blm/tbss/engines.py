@@ -67,9 +67,9 @@ def _needs_package(package: str, extra: str) -> Callable[[], str | None]:
 
 # How FA, from 0 to 1, is scaled: the search for the affine ends by absolute differences.
 _SCALE = 100
-_AFFINE = "-a -dof 12 -n 100x50x10"
-_WARP = "-sv -n 100x100x50x20 -s 2vox 0.25vox -wp 0"
-_ONCE = "-threads 1 -m SSD -i fixed moving"
+_AFFINE = "-a -dof 12 -n 100x50x10 -jitter 0"
+_WARP = "-sv -n 150x80x15 -s 2.5vox 0.3vox -wp 0"
+_ONCE = "-threads 1 -V 0 -m SSD -i fixed moving"
 
 
 def _register_greedy(fixed: Volume, moving: Volume) -> Warps:
@@ -170,7 +170,7 @@ def _register_ants(fixed: Volume, moving: Volume) -> Warps:
 
 
 def _read_itk_field(path: Path) -> NDArray[np.float32]:
-    image: Any = nib.load(path)  # type: ignore[attr-defined]
+    image: Any = nib.load(path)
     values = np.asarray(image.dataobj, np.float32)[:, :, :, 0]
     return values * np.array([-1, -1, 1], np.float32)
 
@@ -193,7 +193,15 @@ def _register_fsl(fixed: Volume, moving: Volume) -> Warps:
         environment = os.environ | {"FSLOUTPUTTYPE": "NIFTI_GZ", "FSLSUBALREADYRUN": "true"}
         commands = (
             ("fsl_reg", "moving", "fixed", "moving_to_fixed", "-FA"),
-            *[("convertwarp", "--ref=fixed", "--warp1=moving_to_fixed_warp", "--relout", "--out=u")],
+            *[
+                (
+                    "convertwarp",
+                    "--ref=fixed",
+                    "--warp1=moving_to_fixed_warp",
+                    "--relout",
+                    "--out=u",
+                )
+            ],
         )
         for command in commands:
             done = subprocess.run(
@@ -201,7 +209,7 @@ def _register_fsl(fixed: Volume, moving: Volume) -> Warps:
             )
             if done.returncode:
                 raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-500:]}")
-        image: Any = nib.load(Path(folder, "u.nii.gz"))  # type: ignore[attr-defined]
+        image: Any = nib.load(Path(folder, "u.nii.gz"))
         values = np.asarray(image.dataobj, np.float32)
     return Warps(field_from_fsl(values, fixed, moving), None)
 

@@ -78,7 +78,7 @@ def write_field(path: Path, field: Field) -> None:
     largest = float(np.abs(field.values).max(initial=0))
     step = max(_STEP_MM, largest / _MOST_STEPS)
     stored = np.rint(field.values / step).astype(np.int16)
-    image: Any = nib.Nifti1Image(stored[:, :, :, None], field.affine)  # type: ignore[attr-defined]
+    image: Any = nib.Nifti1Image(stored[:, :, :, None], field.affine)
     image.header.set_slope_inter(step, 0)
     image.header.set_intent("displacement vector")
     image.set_qform(field.affine, code="aligned")
@@ -89,6 +89,6 @@ def write_field(path: Path, field: Field) -> None:
 
 def read_field(path: Path) -> Field:
     """Read a field that `write_field` has written."""
-    image: Any = nib.load(path)  # type: ignore[attr-defined]
+    image: Any = nib.load(path)
     values = np.asarray(image.dataobj, np.float32)
     return Field(values[:, :, :, 0], image.affine)

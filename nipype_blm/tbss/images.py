@@ -48,7 +48,7 @@ def read_volume(path: Path) -> Volume:
 
 def write_volume(path: Path, data: NDArray[Any], affine: NDArray[np.float64]) -> None:
     """Write an image, with both affines of NIfTI alike: programs differ in which one they take."""
-    image: Any = nib.Nifti1Image(data, affine)  # type: ignore[attr-defined]
+    image: Any = nib.Nifti1Image(data, affine)
     image.set_qform(affine, code="aligned")
     image.set_sform(affine, code="aligned")
     image.header.set_xyzt_units("mm", "sec")
@@ -127,9 +127,7 @@ def _smooth(volume: Volume, spacing: float) -> Float32Array:
     return np.asarray(ndimage.gaussian_filter(volume.data, np.sqrt(wider / 12), mode="constant"))
 
 
-def put_onto(
-    volume: Volume, shape: tuple[int, ...], affine: NDArray[np.float64]
-) -> Float32Array:
+def put_onto(volume: Volume, shape: tuple[int, ...], affine: NDArray[np.float64]) -> Float32Array:
     """Return the values on another grid, linearly interpolated; 0 outside."""
     matrix = np.linalg.inv(volume.affine) @ affine
     out = np.empty(shape, np.float32)

@@ -1,0 +1,267 @@
+"""From all observations in standard space: mean FA, its mask, its skeleton, where to search."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.errors import InputError, count, join_some
+from nipype_blm.io.files import write_if_changed
+from nipype_blm.progress import advance
+from nipype_blm.tbss.images import Volume, read_volume, write_volume
+from nipype_blm.tbss.plan import FA, Plan
+from nipype_blm.tbss.projection import (
+    Search,
+    apply_search,
+    compute_distance,
+    plan_search,
+    project,
+)
+from nipype_blm.tbss.skeleton import DIRECTIONS, compute_skeleton, find_directions
+from nipype_blm.tbss.subjects import Record, read_record
+
+_LOST_ALONE = 0.01  # of the mask, which one observation may take away from all others
+_UNLIKE = 5.0  # robust standard deviations of a correlation below the median
+_LEAST_UNLIKE = 0.05
+
+
+class Status(NamedTuple):
+    """What became of an observation."""
+
+    name: str
+    is_used: bool
+    reason: str  # why it is not used
+    correlation: float
+    displacement_mm: float
+    lost_share: float  # of the voxels that all others have
+
+
+def choose_used(plan: Plan) -> tuple[list[int], list[Record]]:
+    """Return the observations whose registration did not fail, and what is noted of all.
+
+    Raises
+    ------
+    InputError
+        If too many failed.
+    """
+    records = [read_record(plan, i) for i in range(len(plan.subjects))]
+    missing = [plan.subjects[i].name for i, record in enumerate(records) if record is None]
+    if missing:
+        raise InputError(
+            f"{count(len(missing), 'observation')} not registered: {join_some(missing, 5)}; run "
+            "again, which does what is missing."
+        )
+    known = [record for record in records if record is not None]
+    low = plan.options.min_correlation
+    failed = [record for record in known if record.correlation < low]
+    used = [i for i, record in enumerate(known) if record.correlation >= low]
+    if len(failed) > plan.options.max_failed * len(known) or len(used) < 2:
+        some = join_some((f"{r.name} ({r.correlation:.2f})" for r in failed), 10)
+        raise InputError(
+            f"Registration has failed for {len(failed)} of {count(len(known), 'image')}, whose "
+            f"correlation with the target is below {low:g} (min_correlation), more than the share "
+            f"of {plan.options.max_failed:g} (max_failed) that may be left out: {some}.  Is the "
+            "template an image of FA, of a brain like these?  Look at their images in "
+            f"{plan.paths.standard}."
+        )
+    return used, known
+
+
+def make_skeleton(plan: Plan) -> list[str]:
+    """Compute mean FA, its mask, skeleton, directions and distances; write them to ``stats``.
+
+    Returns
+    -------
+    notices : list of str
+        What is odd and no fault.
+
+    Raises
+    ------
+    InputError
+        If too many registrations failed, or nothing is left of mask or skeleton.
+    """
+    used, records = choose_used(plan)
+    images = [plan.paths.find_standard(plan.subjects[i].name, FA) for i in used]
+    total, n_present, lacking = _sum(images)
+    least = int(np.ceil(plan.options.mask_share * len(used) - 1e-9))
+    mask = n_present >= max(1, least)
+    affine = read_volume(images[0]).affine
+    lost = np.zeros(len(records))
+    lost[used] = lacking / max(1, int(np.count_nonzero(n_present >= len(used) - 1)))
+    notices = _describe_losses(plan, lost) + _describe_unlike(plan, used, records)
+    if not mask.any():
+        raise InputError(
+            f"No voxel has FA above 0 in {plan.options.mask_share:.0%} of the images (mask_share); "
+            f"{_describe_worst(plan, lost)}"
+        )
+    mean = np.where(mask, total / np.maximum(n_present, 1), 0).astype(np.float32)
+    _write_group(plan, mean, mask, affine)
+    _write_subjects(plan, used, records, lost)
+    return notices
+
+
+def _sum(images: Sequence[Path]) -> tuple[Any, Any, Any]:
+    """Return sums of FA, how many images have it, and what each one alone lacks of all others'."""
+    total: Any = 0.0
+    n_present: Any = 0
+    who: Any = 0  # sum of the numbers of those that lack a voxel: the number, if it is one
+    for number, path in enumerate(images):
+        data = read_volume(path).data
+        present = data > 0
+        total = total + np.where(present, data, 0).astype(np.float64)
+        n_present = n_present + present.astype(np.int32)
+        who = who + np.where(present, 0, number).astype(np.int64)
+        advance("images", 1)
+    alone = who[n_present == len(images) - 1]
+    return total, n_present, np.bincount(alone, minlength=len(images))
+
+
+def _write_group(plan: Plan, mean: Any, mask: Any, affine: NDArray[np.float64]) -> None:
+    options, stats = plan.options, plan.paths.stats
+    zooms = Volume(mean, affine).zooms.tolist()
+    directions = (
+        find_directions(mean, zooms)
+        if options.directions is None
+        else _read_directions(options.directions, affine)
+    )
+    if options.skeleton is None:
+        skeleton = compute_skeleton(mean, zooms, directions)
+        write_volume(stats / "mean_FA_skeleton.nii.gz", skeleton, affine)
+        inside = skeleton >= np.float32(options.threshold)
+    else:
+        given = read_volume(options.skeleton).data
+        write_volume(stats / "mean_FA_skeleton.nii.gz", given, affine)
+        is_mask = np.unique(given[given != 0]).size == 1
+        inside = given > 0 if is_mask else given >= np.float32(options.threshold)
+    inside &= mask
+    if not inside.any():
+        raise InputError(
+            f"No voxel of the skeleton has mean FA of {options.threshold:g} (threshold) or more; "
+            f"its highest is {mean.max():.2g}."
+        )
+    where = mask if options.search_mask is None else read_volume(options.search_mask).data > 0
+    distance = compute_distance(inside, where | inside, zooms)
+    for name, data in (
+        ("mean_FA", mean),
+        ("mean_FA_mask", mask.astype(np.uint8)),
+        ("mean_FA_skeleton_mask", inside.astype(np.uint8)),
+        ("mean_FA_skeleton_mask_dst", distance),
+        ("mean_FA_skeleton_directions", directions),
+    ):
+        write_volume(stats / f"{name}.nii.gz", data, affine)
+    write_if_changed(stats / "thresh.txt", f"{options.threshold:g}\n".encode())
+
+
+def _read_directions(path: Path, affine: NDArray[np.float64]) -> NDArray[np.int8]:
+    """Return the nearest of the 13 directions to each vector of an image, along the voxel axes."""
+    vectors: Any = np.asarray(nib.load(path).dataobj, np.float32)
+    zooms = np.linalg.norm(affine[:3, :3], axis=0)
+    steps = DIRECTIONS * zooms
+    unit = steps / np.linalg.norm(steps, axis=1, keepdims=True)
+    found = np.abs(vectors @ unit.T.astype(np.float32)).argmax(axis=-1).astype(np.int8)
+    found[~vectors.any(axis=-1)] = -1
+    return found
+
+
+def _describe_losses(plan: Plan, lost: NDArray[np.float64]) -> list[str]:
+    worst = [i for i in np.argsort(-lost) if lost[i] > _LOST_ALONE]
+    if not worst or plan.options.mask_share < 1:
+        return []
+    some = join_some((f"{plan.subjects[i].name} ({lost[i]:.1%})" for i in worst), 5)
+    return [
+        "Each of these images alone takes voxels from the mask that all others have, as cut or "
+        f"badly registered brains do: {some}.  Leave them out, or give a mask_share such as 0.9."
+    ]
+
+
+def _describe_worst(plan: Plan, lost: NDArray[np.float64]) -> str:
+    i = int(lost.argmax())
+    if not lost[i]:
+        return "look at the images of single observations."
+    return f"{plan.subjects[i].name} alone takes away {lost[i]:.0%} of what all others have."
+
+
+def _describe_unlike(plan: Plan, used: Sequence[int], records: Sequence[Record]) -> list[str]:
+    """Name images that correlate with the target far less than the others."""
+    values = np.array([records[i].correlation for i in used])
+    middle = np.median(values)
+    spread = max(1.4826 * float(np.median(np.abs(values - middle))), _LEAST_UNLIKE / _UNLIKE)
+    low = [i for i in used if records[i].correlation < middle - _UNLIKE * spread]
+    if not low:
+        return []
+    some = join_some((f"{plan.subjects[i].name} ({records[i].correlation:.2f})" for i in low), 5)
+    return [
+        f"The correlation with the target is {middle:.2f} for most images, but far lower for "
+        f"{some}: look whether their headers tell left from right and front from back."
+    ]
+
+
+def _write_subjects(
+    plan: Plan, used: Sequence[int], records: Sequence[Record], lost: NDArray[np.float64]
+) -> None:
+    lines = ["name\tused\tcorrelation\tdisplacement_mm\tlost_share\tFA\n"]
+    for i, (subject, record) in enumerate(zip(plan.subjects, records, strict=True)):
+        cells = [
+            subject.name,
+            "yes" if i in used else "no",
+            f"{record.correlation:.4f}",
+            f"{np.sqrt(record.displacement):.4g}" if record.displacement >= 0 else "n/a",
+            f"{lost[i]:.5f}",
+            str(subject.images[FA]),
+        ]
+        lines.append("\t".join(cells) + "\n")
+    write_if_changed(plan.paths.subjects_table, "".join(lines).encode())
+
+
+class Skeleton(NamedTuple):
+    """The skeleton above its threshold, and where its voxels look for the centres of tracts."""
+
+    search: Search
+    mask: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+
+
+def read_skeleton(plan: Plan) -> Skeleton:
+    """Read what `make_skeleton` has written."""
+    stats = plan.paths.stats
+    inside = read_volume(stats / "mean_FA_skeleton_mask.nii.gz")
+    distance = read_volume(stats / "mean_FA_skeleton_mask_dst.nii.gz").data
+    image: Any = nib.load(stats / "mean_FA_skeleton_directions.nii.gz")
+    directions = np.asarray(image.dataobj, np.int8)
+    rule = plan.options.tubular_mask
+    mask = inside.data > 0
+    search = plan_search(
+        mask,
+        directions,
+        distance,
+        inside.zooms.tolist(),
+        None if rule is None else read_volume(rule).data > 0,
+    )
+    return Skeleton(search, mask, inside.affine)
+
+
+def project_subjects(plan: Plan, indices: Sequence[int]) -> list[Path]:
+    """Write the maps of some observations on the skeleton.
+
+    The search is done on FA; other maps have their values at the places that were found.
+    """
+    skeleton = read_skeleton(plan)
+    used, _ = choose_used(plan)
+    inside = read_volume(plan.paths.stats / "mean_FA_mask.nii.gz").data > 0
+    written = []
+    for index in indices:
+        if index not in used:
+            continue
+        name = plan.subjects[index].name
+        offsets = None
+        for measure in plan.measures:
+            data = np.where(inside, read_volume(plan.paths.find_standard(name, measure)).data, 0)
+            offsets = offsets or apply_search(data, skeleton.search)
+            path = plan.paths.find_skeletonised(name, measure)
+            write_volume(path, project(data, offsets), skeleton.affine)
+            written.append(path)
+        advance("observations", 1)
+    return written

@@ -1,0 +1,125 @@
+"""What is left when all is done: files of all images, tables of tracts; nothing of earlier runs."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.data.atlas import read_atlas
+from nipype_blm.io.files import naming, replacing, write_if_changed
+from nipype_blm.tbss.group import choose_used
+from nipype_blm.tbss.images import list_places, read_volume
+from nipype_blm.tbss.plan import Plan
+
+
+def assemble(plan: Plan) -> list[Path]:
+    """Write one file of all images for each measure, and the means by tract.
+
+    Returns
+    -------
+    files : list of Path
+    """
+    used, _ = choose_used(plan)
+    names = [plan.subjects[i].name for i in used]
+    _remove_others(plan, names)
+    files = []
+    inside = read_volume(plan.paths.stats / "mean_FA_mask.nii.gz").data > 0
+    for measure in plan.measures:
+        if plan.options.write_4d:
+            files += _write_all(plan, measure, names, inside)
+        files.append(_write_tracts(plan, measure, names))
+    return files
+
+
+def _remove_others(plan: Plan, names: Iterable[str]) -> None:
+    """Remove images on the skeleton that are of none of these observations."""
+    keep = {plan.paths.find_skeletonised(name, m) for name in names for m in plan.measures}
+    for path in (plan.out_dir / "skeletonised").glob("*/*.nii.gz"):
+        if path not in keep:
+            path.unlink()
+
+
+def _write_all(plan: Plan, measure: str, names: list[str], inside: NDArray[np.bool_]) -> list[Path]:
+    stats = plan.paths.stats
+    standard = (read_volume(plan.paths.find_standard(name, measure)) for name in names)
+    masked = (np.where(inside, volume.data, 0) for volume in standard)
+    skeletonised = (read_volume(plan.paths.find_skeletonised(name, measure)) for name in names)
+    affine = read_volume(stats / "mean_FA_mask.nii.gz").affine
+    written = []
+    for what, volumes in (
+        (f"all_{measure}", masked),
+        (f"all_{measure}_skeletonised", (volume.data for volume in skeletonised)),
+    ):
+        path = stats / f"{what}.nii.gz"
+        write_series(path, volumes, (*inside.shape, len(names)), affine)
+        written.append(path)
+    return written
+
+
+def write_series(
+    path: Path,
+    volumes: Iterator[NDArray[np.float32]],
+    shape: tuple[int, ...],
+    affine: NDArray[np.float64],
+) -> None:
+    """Write volumes, one after the other, as one compressed image of float32."""
+    from zlib_ng import gzip_ng
+
+    header: Any = nib.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_data_dtype(np.float32)
+    header.set_qform(affine, code="aligned")
+    header.set_sform(affine, code="aligned")
+    header.set_xyzt_units("mm", "sec")
+    header["vox_offset"] = 352
+    header["magic"] = b"n+1"
+    with naming(path), replacing(path) as file, gzip_ng.open(file, "wb", compresslevel=1) as out:
+        out.write(header.binaryblock + bytes(4))
+        for volume in volumes:
+            out.write(np.asarray(volume, "<f4").tobytes(order="F"))
+
+
+def _write_tracts(plan: Plan, measure: str, names: list[str]) -> Path:
+    """Write the mean of each image along the skeleton: of all of it, and by label of an atlas.
+
+    Voxels that are 0, which an observation lacks, do not count; where it has none, n/a stands.
+    """
+    mask_image = read_volume(plan.paths.stats / "mean_FA_skeleton_mask.nii.gz")
+    mask = mask_image.data > 0
+    regions = {f"mean_{measure}": np.ones(np.count_nonzero(mask), bool)}
+    if plan.options.atlas is not None:
+        regions |= _find_regions(plan, list_places(mask, mask_image.affine))
+    lines = ["\t".join(["name", *regions]) + "\n"]
+    for name in names:
+        values = read_volume(plan.paths.find_skeletonised(name, measure)).data[mask]
+        cells = [_average(values[inside]) for inside in regions.values()]
+        lines.append("\t".join([name, *cells]) + "\n")
+    path = plan.paths.find_tracts(measure)
+    write_if_changed(path, "".join(lines).encode())
+    sizes = [f"{region}\t{np.count_nonzero(inside)}\n" for region, inside in regions.items()]
+    write_if_changed(
+        plan.out_dir / "tracts_voxels.tsv", "".join(["tract\tvoxels\n", *sizes]).encode()
+    )
+    return path
+
+
+def _average(values: NDArray[np.float32]) -> str:
+    present = values[values != 0]
+    return f"{present.mean(dtype=np.float64):.6g}" if present.size else "n/a"
+
+
+def _find_regions(plan: Plan, places: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
+    """Return which voxels of the skeleton each label has, by its name."""
+    assert plan.options.atlas is not None
+    atlas = read_atlas(plan.options.atlas, plan.options.atlas_names)
+    labels = atlas.find_labels(places)
+    known = sorted((set(np.unique(atlas.labels).tolist()) | set(atlas.names)) - {0})
+    regions: dict[str, NDArray[np.bool_]] = {}
+    for label in known:
+        name = atlas.name(label)
+        name = f"{name} ({label})" if name in regions else name
+        regions[name] = labels == label
+    return regions
