@@ -26,8 +26,9 @@ test: lint ## lint, then run the tests (PYTEST_ARGS='-n 2' by default)
 test-short: ## run a few tests with PYTHON=python3.13 and its newest libraries, or with OLDEST=1
 	@$(MAKE) --no-print-directory VENV=$(OTHER_VENV) short
 
-# niworkflows is large, and of use to one test, which runs on one Python.
-short: $(VENV)/.installed-test $(if $(findstring 3.12,$(PYTHON)),$(VENV)/.installed-niworkflows)
+# niworkflows and antspyx are large, and of use to one test each, which runs on one Python.
+short: $(VENV)/.installed-test $(if $(findstring 3.12,$(PYTHON)),$(VENV)/.installed-niworkflows) \
+    $(if $(findstring 3.13,$(PYTHON)),$(VENV)/.installed-ants)
 	$(RUN) -P -m pytest $(PYTEST_ARGS) @tests/short.txt
 
 faults: $(VENV)/.installed-test ## try what clusters do to runs: lost jobs, full disks, ... (as root; 15 minutes)

@@ -322,6 +322,7 @@ def _conclude(request: "Request", arguments: argparse.Namespace) -> None:
         arguments.quiet or request.quiet,
         request.n_threads,
         request.work_folder,
+        getattr(arguments, "background", None),
     )
     if request.reads_again:
         with hold_folders({"work_dir": request.work_folder}):  # which goes if it is empty then

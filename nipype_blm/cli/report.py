@@ -84,14 +84,14 @@ def add_report(tools: Any) -> None:
 def _act(arguments: argparse.Namespace) -> int:
     from nipype_blm.cli.plugins import count_cores
     from nipype_blm.report.page import find_place, write_report
-    from nipype_blm.report.reported import Reported
+    from nipype_blm.report.reported import open_reported
     from nipype_blm.results.results import Results
 
     if not 0 <= arguments.max_read_gb < inf:
         given = f"--max-read-gb {arguments.max_read_gb:g}"
         raise InputError(f"{given} was given; expected 0 or a number above it.")
     folders = [path for path in (arguments.results, arguments.other) if path is not None]
-    runs = [Reported(Results(folder), arguments.background) for folder in folders]
+    runs = [open_reported(Results(folder), arguments.background) for folder in folders]
     out_file = arguments.out or find_place([run.results for run in runs])
     try:
         most = int(arguments.max_read_gb * GIB)
@@ -109,11 +109,12 @@ def conclude(
     quiet: bool = False,
     n_threads: int | None = None,
     work_dir: Path | None = None,
+    background: Path | None = None,
 ) -> None:
     """Say what was found, and where the maps and the report are, which is written before.
 
     Findings that cannot be told and a report that cannot be written are no fault of a run: that
-    is said, and that is all.
+    is said, and that is all.  A background is drawn on again when the report is renewed.
     """
     from nipype_blm.results.results import Results
 
@@ -128,7 +129,7 @@ def conclude(
         print(f"The maps are in {folder}")
     if wanted is Wanted.YES or (wanted is Wanted.RENEW and place.is_file()):
         try:
-            _renew(results, place, n_threads, work_dir)
+            _renew(results, background, place, n_threads, work_dir)
         except ImportError as error:
             again = f"`nipype-blm report {folder}`"
             say(f"notice: the report was not written: {_explain(error)}; then run {again}.")
@@ -170,13 +171,19 @@ def _say_findings(results: "Results") -> None:
     print(summarise_findings(found, escape_name, len(results.contrasts)))
 
 
-def _renew(results: "Results", place: Path, n_threads: int | None, work_dir: Path | None) -> None:
+def _renew(
+    results: "Results",
+    background: Path | None,
+    place: Path,
+    n_threads: int | None,
+    work_dir: Path | None,
+) -> None:
     """Write a report, unless it is there as it should be."""
     from nipype_blm.cli.plugins import count_cores
     from nipype_blm.report.page import is_current, write_report
-    from nipype_blm.report.reported import Reported
+    from nipype_blm.report.reported import open_reported
 
-    run = Reported(results)
+    run = open_reported(results, background)
     if not is_current(place, [run]):
         write_report([run], place, n_threads or count_cores(), work_dir)
 
@@ -184,6 +191,6 @@ def _renew(results: "Results", place: Path, n_threads: int | None, work_dir: Pat
 def _is_outdated(results: "Results", place: Path) -> bool:
     """Return whether a report is of other maps than these."""
     from nipype_blm.report.page import is_current
-    from nipype_blm.report.reported import Reported
+    from nipype_blm.report.reported import open_reported
 
-    return not is_current(place, [Reported(results)])
+    return not is_current(place, [open_reported(results)])

@@ -362,7 +362,11 @@ def _fit(
     request = read(table, given, out_dir, is_bids=False)
     if not arguments.quiet:
         say(f"nipype-blm tbss: fitting {measure} on the skeleton ...")
-    run_request(request, argparse.Namespace(**vars(arguments) | {"out": str(out_dir)}))
+    background = plan.paths.stats / "mean_FA.nii.gz"
+    run_request(
+        request,
+        argparse.Namespace(**vars(arguments) | {"out": str(out_dir), "background": background}),
+    )
 
 
 def _write_table(plan: "Plan", study: "Study", measure: str) -> Path:

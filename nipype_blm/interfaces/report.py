@@ -48,13 +48,13 @@ class Report(BLMInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.report.page import write_report
-        from nipype_blm.report.reported import Reported
+        from nipype_blm.report.reported import open_reported
         from nipype_blm.results.results import Results
 
         given = defined_traits(self.inputs)
         folders = [given[name] for name in ("results_dir", "other_dir") if name in given]
         background = Path(given["background"]) if "background" in given else None
         out_file = Path(runtime.cwd, given.get("out_file", "report.html")).resolve()
-        runs = [Reported(Results(folder), background) for folder in folders]
+        runs = [open_reported(Results(folder), background) for folder in folders]
         self._results = {"out_file": str(write_report(runs, out_file, given["n_procs"]))}
         return runtime

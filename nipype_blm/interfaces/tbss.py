@@ -86,12 +86,11 @@ def make_options(given: dict[str, Any]) -> "Options":
     """Return options of values by name; paths may be text."""
     from nipype_blm.tbss.plan import PATH_OPTIONS, Options
 
-    return Options(
-        **{
-            name: Path(value).absolute() if name in PATH_OPTIONS else value
-            for name, value in given.items()
-        }
-    )
+    options: dict[str, Any] = {
+        name: Path(value).absolute() if name in PATH_OPTIONS else value
+        for name, value in given.items()
+    }
+    return Options(**options)
 
 
 def write_plan(plan: "Plan") -> dict[str, Any]:

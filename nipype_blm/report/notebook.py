@@ -127,10 +127,10 @@ class Results(nipype_blm.results.results.Results):
             Default: report.html in the folder.
         """
         from nipype_blm.report.page import find_place, write_report
-        from nipype_blm.report.reported import Reported
+        from nipype_blm.report.reported import open_reported
 
         place = find_place([self]) if out_file is None else Path(out_file)
-        return write_report([Reported(self)], place)
+        return write_report([open_reported(self)], place)
 
     def _find(self, contrast: str) -> Findings:
         if contrast not in self.contrasts:

@@ -1,5 +1,6 @@
 """What a report is made of: a folder of results, and all that was saved beside its maps."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError
+from nipype_blm.io.files import write_if_changed
 from nipype_blm.results.diagnostics import SavedDiagnostics, read_diagnostics
 from nipype_blm.results.findings import (
     MOST_CONTRASTS,
@@ -28,6 +30,24 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 2**30  # that findings may take
 _BYTES_PER_VOXEL = 40  # of one contrast: z, three p in double precision, and what survives
+
+
+def open_reported(results: Results, background: Path | None = None) -> "Reported":
+    """Return what a report is made of, on the background that is given, or on that of the last one.
+
+    Which it is stays in ``report/background.txt``, beside what was saved for the report.
+    """
+    noted = results.folder / "report" / "background.txt"
+    if background is not None:
+        if background.is_file():  # else the page says what is wrong with it
+            with suppress(OSError):  # of a folder that nobody may write to
+                write_if_changed(noted, f"{background.absolute()}\n".encode())
+        return Reported(results, background)
+    try:
+        last = Path(noted.read_text().rstrip("\n"))
+    except (OSError, ValueError):
+        return Reported(results)
+    return Reported(results, last if last.is_file() else None)
 
 
 @dataclass(frozen=True)

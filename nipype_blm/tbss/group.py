@@ -157,7 +157,8 @@ def _write_group(plan: Plan, mean: Any, mask: Any, affine: NDArray[np.float64]) 
 
 def _read_directions(path: Path, affine: NDArray[np.float64]) -> NDArray[np.int8]:
     """Return the nearest of the 13 directions to each vector of an image, along the voxel axes."""
-    vectors: Any = np.asarray(nib.load(path).dataobj, np.float32)
+    image: Any = nib.load(path)
+    vectors = np.asarray(image.dataobj, np.float32)
     zooms = np.linalg.norm(affine[:3, :3], axis=0)
     steps = DIRECTIONS * zooms
     unit = steps / np.linalg.norm(steps, axis=1, keepdims=True)

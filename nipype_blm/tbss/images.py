@@ -67,7 +67,7 @@ def write_image(path: Path, image: Any) -> None:
         file.write(content)
 
 
-def transform(affine: NDArray[np.float64], points: NDArray[Any]) -> NDArray[np.float64]:
+def transform(affine: NDArray[Any], points: NDArray[Any]) -> NDArray[np.float64]:
     """Apply an affine to points, (..., 3)."""
     return np.asarray(points @ affine[:3, :3].T + affine[:3, 3])
 

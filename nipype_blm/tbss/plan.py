@@ -177,7 +177,7 @@ class Plan:
     def read(cls, path: Path) -> Self:
         """Read a plan."""
         data = json.loads(path.read_text())
-        options = {
+        options: dict[str, Any] = {
             name: Path(value) if name in PATH_OPTIONS and value is not None else value
             for name, value in data["options"].items()
         }
