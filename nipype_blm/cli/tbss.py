@@ -59,7 +59,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "atlas_names": {"metavar": "FILE", "type": Path},
 }
 # On a skeleton, which is a sheet: as FSL's randomise does with --T2.
-_INFERENCE = ("tfce_e=1", "tfce_h=2")
+_INFERENCE = ("summaries=tfce,voxel", "tfce_e=1", "tfce_h=2")
 _FITS = "fits"
 # Options that say where images are, which the table on the skeleton says itself.
 _OF_IMAGES = ("images", "derivatives", "participant-label", "no-own-masks", "data-masks")
@@ -327,6 +327,7 @@ def _conclude(plan: "Plan", quiet: bool) -> None:
             f"notice: registration has failed for {count(len(left_out), 'image')}, which "
             f"{'is' if len(left_out) == 1 else 'are'} left out: {some}."
         )
+    picture = _draw_skeleton(plan)
     if quiet:
         return
     mask = read_volume(plan.paths.stats / "mean_FA_skeleton_mask.nii.gz").data
@@ -334,7 +335,19 @@ def _conclude(plan: "Plan", quiet: bool) -> None:
         f"The skeleton of {len(used)} images has {int(mask.sum()):,} voxels; mean correlation with "
         f"the target {sum(records[i].correlation for i in used) / len(used):.3f}.\n"
         f"Images are in {escape_name(str(plan.out_dir))}: stats, skeletonised, subjects.tsv"
+        f"{'' if picture is None else f'; look at {picture.name}'}"
     )
+
+
+def _draw_skeleton(plan: "Plan") -> Path | None:
+    """Draw the skeleton; say what is missing if it cannot be."""
+    from nipype_blm.report.skeleton import draw_skeleton
+
+    try:
+        return draw_skeleton(plan, plan.out_dir / "skeleton.png")
+    except ImportError as error:
+        say(f"notice: no picture was drawn: {error}. pip install 'nipype_blm[plot]'")
+        return None
 
 
 # -------------------------------------------------------------------------------- the models
