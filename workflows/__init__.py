@@ -6,6 +6,7 @@ from .compare import init_compare_wf
 from .export import init_fsl_handover_wf, init_spm_handover_wf
 from .inference import init_inference_wf
 from .report import init_report_wf
+from .tbss import init_tbss_wf
 
 __all__ = [
     "init_blm_wf",
@@ -15,4 +16,5 @@ __all__ = [
     "init_inference_wf",
     "init_report_wf",
     "init_spm_handover_wf",
+    "init_tbss_wf",
 ]

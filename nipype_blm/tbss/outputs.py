@@ -12,7 +12,7 @@ from nipype_blm.data.atlas import read_atlas
 from nipype_blm.io.files import naming, replacing, write_if_changed
 from nipype_blm.tbss.group import choose_used
 from nipype_blm.tbss.images import list_places, read_volume
-from nipype_blm.tbss.plan import Plan
+from nipype_blm.tbss.plan import FA, Plan
 
 
 def assemble(plan: Plan) -> list[Path]:
@@ -25,7 +25,10 @@ def assemble(plan: Plan) -> list[Path]:
     used, _ = choose_used(plan)
     names = [plan.subjects[i].name for i in used]
     _remove_others(plan, names)
-    files = []
+    rows = [f"{k}\t{names[k]}\t{plan.subjects[i].images[FA]}\n" for k, i in enumerate(used)]
+    order = plan.out_dir / "order.tsv"
+    write_if_changed(order, "".join(["volume\tname\tFA\n", *rows]).encode())
+    files = [order]
     inside = read_volume(plan.paths.stats / "mean_FA_mask.nii.gz").data > 0
     for measure in plan.measures:
         if plan.options.write_4d:
@@ -89,7 +92,7 @@ def _write_tracts(plan: Plan, measure: str, names: list[str]) -> Path:
     """
     mask_image = read_volume(plan.paths.stats / "mean_FA_skeleton_mask.nii.gz")
     mask = mask_image.data > 0
-    regions = {f"mean_{measure}": np.ones(np.count_nonzero(mask), bool)}
+    regions = {"skeleton": np.ones(np.count_nonzero(mask), bool)}
     if plan.options.atlas is not None:
         regions |= _find_regions(plan, list_places(mask, mask_image.affine))
     lines = ["\t".join(["name", *regions]) + "\n"]

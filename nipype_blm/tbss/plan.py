@@ -17,6 +17,7 @@ FA = "FA"
 TARGETS = ("template", "most_representative")
 PLAN_FILE = "tbss.json"
 _ENDINGS = re.compile(r"\.(nii|mgh|mgz|mnc|hdr|img|HEAD|BRIK)(\.(gz|bz2|zst))?$", re.IGNORECASE)
+_OF_FA = re.compile(r"(?<=.)[_.-](FA|fa)$")
 # Pairs or subjects of a node: a minute or two of work, and enough nodes that all workers have some.
 _MOST_IN_BUNDLE, _BUNDLES_PER_NODE = 12, 4
 _REGISTRATION_VOXELS = 900_000  # of a brain's box: cubes of 2 mm for a human head
@@ -301,6 +302,8 @@ def name_subjects(paths: Sequence[Path]) -> list[str]:
             "observation needs an image of its own."
         )
     stems = [_ENDINGS.sub("", path.name) for path in paths]
+    if all(_OF_FA.search(stem) for stem in stems):  # what is written ends in _FA anyway
+        stems = [_OF_FA.sub("", stem) for stem in stems]
     names, depth = list(stems), 0
     while len(set(map(str.casefold, names))) < len(names):
         depth += 1
