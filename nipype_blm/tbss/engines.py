@@ -34,7 +34,8 @@ class Engine(NamedTuple):
 
     register: Callable[[Volume, Volume], Warps]  # of (fixed, moving), both from `make_isotropic`
     find_fault: Callable[[], str | None]  # why it cannot be used here, and what to do
-    words: str  # what it does, for `--help` and the record of a run
+    words: str  # what it does
+    settings: str  # on which its results depend
     has_inverse: bool
 
 
@@ -245,12 +246,21 @@ ENGINES = {
         _register_greedy,
         _needs_package("picsl_greedy", "tbss"),
         "affine and stationary velocity field by least squares (picsl-greedy)",
+        f"{_SCALE} {_ONCE} {_AFFINE} {_WARP}",
         True,
     ),
     "ants": Engine(
-        _register_ants, _needs_package("ants", "ants"), "SyN with its defaults (antspyx)", True
+        _register_ants,
+        _needs_package("ants", "ants"),
+        "SyN with its defaults (antspyx)",
+        "SyN",
+        True,
     ),
     "fsl": Engine(
-        _register_fsl, _find_fault_of_fsl, "FLIRT and FNIRT with settings for FA (fsl_reg)", False
+        _register_fsl,
+        _find_fault_of_fsl,
+        "FLIRT and FNIRT with settings for FA (fsl_reg)",
+        "fsl_reg -FA",
+        False,
     ),
 }

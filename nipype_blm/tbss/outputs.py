@@ -34,6 +34,9 @@ def assemble(plan: Plan) -> list[Path]:
         if plan.options.write_4d:
             files += _write_all(plan, measure, names, inside)
         files.append(_write_tracts(plan, measure, names))
+    for path in (*plan.paths.stats.glob("all_*.nii.gz"), *plan.out_dir.glob("tracts_*.tsv")):
+        if path not in files and path != plan.paths.tract_sizes:
+            path.unlink()  # of an earlier run, which had other maps
     return files
 
 
@@ -103,9 +106,7 @@ def _write_tracts(plan: Plan, measure: str, names: list[str]) -> Path:
     path = plan.paths.find_tracts(measure)
     write_if_changed(path, "".join(lines).encode())
     sizes = [f"{region}\t{np.count_nonzero(inside)}\n" for region, inside in regions.items()]
-    write_if_changed(
-        plan.out_dir / "tracts_voxels.tsv", "".join(["tract\tvoxels\n", *sizes]).encode()
-    )
+    write_if_changed(plan.paths.tract_sizes, "".join(["tract\tvoxels\n", *sizes]).encode())
     return path
 
 

@@ -19,7 +19,7 @@ PLAN_FILE = "tbss.json"
 _ENDINGS = re.compile(r"\.(nii|mgh|mgz|mnc|hdr|img|HEAD|BRIK)(\.(gz|bz2|zst))?$", re.IGNORECASE)
 _OF_FA = re.compile(r"(?<=.)[_.-](FA|fa)$")
 # Pairs or subjects of a node: a minute or two of work, and enough nodes that all workers have some.
-_MOST_IN_BUNDLE, _BUNDLES_PER_NODE = 12, 4
+_MOST_IN_BUNDLE, _BUNDLES_PER_NODE, _MOST_BUNDLES = 12, 4, 5000
 _REGISTRATION_VOXELS = 900_000  # of a brain's box: cubes of 2 mm for a human head
 
 DESCRIPTIONS = {
@@ -88,6 +88,7 @@ class Paths:
         self.stats = out_dir / "stats"
         self.warps = out_dir / "warps"
         self.subjects_table = out_dir / "subjects.tsv"
+        self.tract_sizes = out_dir / "tracts_voxels.tsv"
         self.pairs = work_dir / "pairs"
         self.standard = work_dir / "standard"  # images in the space of the template
         self.target = work_dir / "target.json"
@@ -152,8 +153,8 @@ class Plan:
 
     @property
     def _method(self) -> str:
-        words = ENGINES[self.options.engine].words
-        return json.dumps([self.options.engine, words, round(self.spacing, 6)])
+        engine = ENGINES[self.options.engine]
+        return json.dumps([self.options.engine, engine.settings, round(self.spacing, 6)])
 
     def write(self, path: Path) -> None:
         """Write the plan, for the stages."""
@@ -268,6 +269,7 @@ def _stamp(paths: Sequence[Path]) -> str:
 def cut(items: Sequence[Any], parallel_nodes: int) -> list[list[Any]]:
     """Return pieces of a list: some for each node that runs at the same time, none too long."""
     n_pieces = max(-(-len(items) // _MOST_IN_BUNDLE), _BUNDLES_PER_NODE * parallel_nodes)
+    n_pieces = min(n_pieces, _MOST_BUNDLES)
     size = max(1, -(-len(items) // n_pieces))
     return [list(items[i : i + size]) for i in range(0, len(items), size)]
 

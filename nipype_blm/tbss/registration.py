@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nipype_blm.errors import InputError
 from nipype_blm.tbss.engines import ENGINES, Warps
 from nipype_blm.tbss.fields import Field
 from nipype_blm.tbss.images import Volume, interpolate, list_places, make_isotropic, read_volume
@@ -19,9 +20,20 @@ class Prepared(NamedTuple):
 
 
 def prepare_fa(path: Path, spacing: float) -> Prepared:
-    """Read FA and take off the edge of the brain, as TBSS does; put it onto cubes."""
+    """Read FA and take off the edge of the brain, as TBSS does; put it onto cubes.
+
+    Raises
+    ------
+    InputError
+        If nothing is left.
+    """
     volume = read_volume(path)
     native = Volume(erode(np.maximum(volume.data, 0)), volume.affine)
+    if not native.data.any():
+        raise InputError(
+            f"{path}: nothing is left of FA when the edge of the brain is taken off; is it masked "
+            "to a few voxels?"
+        )
     return Prepared(native, make_isotropic(native, spacing))
 
 

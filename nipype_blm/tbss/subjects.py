@@ -19,6 +19,7 @@ from nipype_blm.tbss.images import (
     Volume,
     interpolate,
     list_places,
+    put_onto,
     read_volume,
     transform,
     write_volume,
@@ -196,8 +197,9 @@ def _open_grid(
     else:
         fixed = prepare_fa(path, spacing).isotropic
     reference = read_volume(template or path)
-    everywhere = list_places(np.ones(reference.data.shape, bool), reference.affine)
-    places = transform(np.array(to_standard), everywhere)
     near = ndimage.binary_dilation(fixed.data > 0, iterations=_DILATION).astype(np.float32)
-    mask = interpolate(Volume(near, fixed.affine), places) > 0
-    return _Grid(fixed, mask.reshape(reference.data.shape), reference.affine, places[mask])
+    whole = np.array(to_standard) @ reference.affine
+    to_fixed = Volume(near, np.linalg.inv(whole) @ fixed.affine)
+    mask = put_onto(to_fixed, reference.data.shape, np.eye(4)) > 0
+    places = transform(np.array(to_standard), list_places(mask, reference.affine))
+    return _Grid(fixed, mask, reference.affine, places)
