@@ -3,9 +3,9 @@
 Usage: python compare_fsl_tbss.py FOLDER_OF_FA WORK
 
 Both take the images of a folder to FMRIB58_FA_1mm.  Tolerances are guesses of what two
-registrations of the same images may differ by: mean FA correlates above 0.95 where both have it, nine voxels of
-ten of either skeleton lie within 2 mm of the other one, and the mean of each image on its skeleton
-differs by less than 0.02, with a correlation over images above 0.9.
+registrations of the same images may differ by: mean FA correlates above 0.95 where both have it;
+nine voxels of ten of either skeleton lie within 2 mm of the other one; the mean of each image on
+its skeleton differs by less than 0.02, with a correlation over images above 0.9.
 """
 
 import os
