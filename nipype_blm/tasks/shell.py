@@ -1,0 +1,210 @@
+"""Run shell commands one after the other; none outlives the process that started it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import NamedTuple
+
+from nipype_blm.progress import ANNOUNCE
+
+NOT_FOUND, TIMED_OUT = 127, 124  # as shells, and timeout(1), return
+_GRACE_S = 5.0  # between the request to end and the end
+_MOST_KEPT = 2**19  # bytes of the start, and of the end, of an output
+# Reads what nobody ever writes, until the other end is gone.
+_GUARD = 'trap "" HUP INT TERM; read x; read group <&2; [ "$group" -gt 1 ] && kill -9 -- "-$group"'
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    returncode: int  # as a shell tells it: 128 and the number of a signal
+    seconds: float
+    stdout: str
+    stderr: str
+
+
+class StoppedError(Exception):
+    """A command did not end by itself: its shell was told to stop."""
+
+
+class Shell:
+    """Runs commands, one at a time; a context that ends with its processes.
+
+    A command has a session of its own, no terminal and nothing to read.  What it leaves in the
+    background ends with it.
+
+    Parameters
+    ----------
+    cwd : str
+    env : mapping of str to str
+        What commands have besides the environment of this process.
+    timeout_s : float, optional
+        After which a command is ended, with all that it has started.
+    """
+
+    def __init__(self, cwd: str, env: Mapping[str, str], timeout_s: float | None = None) -> None:
+        self._cwd, self._timeout_s = cwd, timeout_s
+        self._env = {k: v for k, v in os.environ.items() if k != ANNOUNCE} | dict(env)
+        self._program = find_shell()
+        self._out = TemporaryFile(buffering=0)  # noqa: SIM115
+        self._err = TemporaryFile(buffering=0)  # noqa: SIM115
+        self._guard = _Guard()
+        self._lock = threading.Lock()
+        self._group: int | None = None  # of the command that runs
+        self._is_stopped = self._is_late = False
+
+    def __enter__(self) -> "Shell":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+        self._guard.close()
+        self._out.close()
+        self._err.close()
+
+    def run(self, text: str) -> Ended:
+        """Run a command to its end.
+
+        Raises
+        ------
+        StoppedError
+            After `stop`.
+        """
+        for file in (self._out, self._err):
+            file.seek(0)
+            file.truncate()
+        start = time.monotonic()
+        try:
+            code = self._wait(self._start(text))
+        except OSError as error:  # such as a working directory that this machine has not
+            return Ended(NOT_FOUND, time.monotonic() - start, "", str(error))
+        seconds = time.monotonic() - start
+        stdout, stderr = _read_ends(self._out.fileno()), _read_ends(self._err.fileno())
+        if self._is_late:
+            stderr = f"timeout: it was ended after {self._timeout_s:g} s\n{stderr}"
+            code = TIMED_OUT
+        return Ended(code, seconds, stdout, stderr)
+
+    def _start(self, text: str) -> "subprocess.Popen[bytes]":
+        with self._lock:
+            if self._is_stopped:
+                raise StoppedError
+            process = subprocess.Popen(
+                [self._program, "-c", "--", text],
+                stdin=subprocess.DEVNULL,
+                stdout=self._out,
+                stderr=self._err,
+                cwd=self._cwd,
+                env=self._env,
+                start_new_session=True,
+            )
+            self._guard.watch(process.pid)
+            self._group, self._is_late = process.pid, False
+        return process
+
+    def _wait(self, process: "subprocess.Popen[bytes]") -> int:
+        with self._limiting():
+            # It keeps its number until it is asked for the second time, so that nobody else's
+            # processes are killed.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            self._signal(signal.SIGKILL)  # what it has left
+            self._group = None
+            self._guard.watch(0)
+            code = process.wait()
+            if self._is_stopped:
+                raise StoppedError
+        return code if code >= 0 else 128 - code
+
+    @contextmanager
+    def _limiting(self) -> Iterator[None]:
+        if self._timeout_s is None:
+            yield
+            return
+        timers = [
+            threading.Timer(self._timeout_s, self._end_late),
+            threading.Timer(self._timeout_s + _GRACE_S, self.kill),
+        ]
+        for timer in timers:
+            timer.daemon = True
+            timer.start()
+        try:
+            yield
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    def _end_late(self) -> None:
+        with self._lock:
+            self._is_late = self._group is not None
+            self._signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """Ask what runs to end, and run nothing any more; from any thread."""
+        with self._lock:
+            self._is_stopped = True
+            self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End what runs at once."""
+        with self._lock:
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._group is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._group, number)
+
+
+class _Guard:
+    """A process that kills what this one has started, when this one is gone, however it went."""
+
+    def __init__(self) -> None:
+        self._file = TemporaryFile(buffering=0)  # noqa: SIM115
+        self.watch(0)
+        reader, self._alive = os.pipe()
+        self._process = subprocess.Popen(
+            ["sh", "-c", _GUARD],
+            stdin=reader,
+            stdout=subprocess.DEVNULL,
+            stderr=self._file,
+            start_new_session=True,
+        )
+        os.close(reader)
+
+    def watch(self, group: int) -> None:
+        """Note which group of processes is to be killed; 0: none."""
+        os.pwrite(self._file.fileno(), b"%-11d\n" % group, 0)
+
+    def close(self) -> None:
+        os.close(self._alive)
+        self._process.wait()
+        self._file.close()
+
+
+def find_shell() -> str:
+    """Return the program that reads commands: bash, where it is installed."""
+    return shutil.which("bash") or "/bin/sh"
+
+
+def _read_ends(descriptor: int) -> str:
+    """Return an output, without the middle of a very long one."""
+    size = os.fstat(descriptor).st_size
+    if size <= 2 * _MOST_KEPT:
+        return os.pread(descriptor, size, 0).decode(errors="backslashreplace") if size else ""
+    start = os.pread(descriptor, _MOST_KEPT, 0)
+    end = os.pread(descriptor, _MOST_KEPT, size - _MOST_KEPT)
+    left_out = f"\n... {size - 2 * _MOST_KEPT:,} bytes ...\n".encode()
+    return (start + left_out + end).decode(errors="backslashreplace")
