@@ -12,8 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from nipype_blm.progress import advance
-from nipype_blm.tasks.calls import check_needs
-from nipype_blm.tasks.commandjournal import CommandJournal, Outcome
+from nipype_blm.tasks.commandjournal import CommandJournal, History, Outcome
 from nipype_blm.tasks.commandlist import Command, find_missing
 from nipype_blm.tasks.commands import (
     UNIT,
@@ -24,7 +23,7 @@ from nipype_blm.tasks.commands import (
     perform_command,
     tell_time,
 )
-from nipype_blm.tasks.dispatch import find_needs, run_as_taken, run_on_pool
+from nipype_blm.tasks.dispatch import run_as_taken, run_on_pool
 from nipype_blm.tasks.pools import Pool, PoolError
 from nipype_blm.tasks.shell import Shell
 from nipype_blm.tasks.task import Task
@@ -50,8 +49,6 @@ def run_on_workers(
     tally: Tally,
 ) -> None:
     """Run commands on a pool; parameters and errors are those of `run_commands`."""
-    if pool.worker is not None:
-        check_needs({"A command": find_needs([])}, pool.worker, "commands")
     places = Places(folder)
     places.bundles.mkdir(exist_ok=True)
     bundles = Bundles(waiting, places.bundles, settings, pool, tally)
@@ -59,11 +56,15 @@ def run_on_workers(
     try:
         with closing(endings):
             for task, done in endings:
+                noted = History(task.output)
                 outcomes = journal.take_over(task.output)
                 for outcome in outcomes:
                     tally.note(outcome, is_told=True)
                 if isinstance(done, PoolError):
-                    _take_loss(task, str(done), bundles, journal, tally)
+                    culprits = _find_culprits(task, noted, retries, bool(outcomes))
+                    for command in culprits:
+                        _note_loss(command, settings, str(done), journal, tally)
+                    bundles.put_back(task, is_alone=not (culprits or outcomes))
                 else:
                     bundles.learn(done.seconds, len(outcomes))
                     bundles.put_back(task)
@@ -75,18 +76,27 @@ def run_on_workers(
             places.bundles.rmdir()
 
 
-def _take_loss(
-    task: Task, reason: str, bundles: "Bundles", journal: CommandJournal, tally: Tally
-) -> None:
-    """Note that a command has cost workers; those beside it go back, each alone."""
+def _find_culprits(task: Task, noted: History, retries: int, has_progress: bool) -> list[Command]:
+    """Return the commands of a lost task that have cost its workers.
+
+    Those beside them go back.
+    """
     commands, _, settings, _ = task.arguments
-    if len(commands) > 1:
-        bundles.put_back(task, is_alone=True)
-        return
-    [command] = commands
+    keys = {command: command.identify(settings.cwd) for command in commands}
+    found = [
+        command
+        for command, key in keys.items()
+        if noted.is_open(key) and noted.count_starts(key) > retries
+    ]
+    # Else a task whose workers are lost before they note anything would go back for ever.
+    return list(commands) if not found and len(commands) == 1 and not has_progress else found
+
+
+def _note_loss(
+    command: Command, settings: Settings, reason: str, journal: CommandJournal, tally: Tally
+) -> None:
+    """Note that a command was lost with its workers."""
     key = command.identify(settings.cwd)
-    if key in tally.outcomes:
-        return  # its end was noted, and only then was its worker lost
     said = find_first_line(reason.partition("Likely reason: ")[2] or reason)
     host = os.uname().nodename
     outcome = Outcome(key, command.text, False, None, host, 0.0, said, tell_time())

@@ -25,6 +25,9 @@ class Outcome(NamedTuple):
     time: str  # when it ended
 
 
+_TYPES = (str, str, bool, int | None, str, int | float, str, str)
+
+
 class Logs:
     """What commands have printed: one file for those that failed, and one for the others.
 
@@ -72,6 +75,8 @@ class History:
             return None
         with suppress(TypeError):
             outcome = Outcome(**{name: line[name] for name in Outcome._fields if name in line})
+            if not all(isinstance(x, t) for x, t in zip(outcome, _TYPES, strict=True)):
+                return None
             self._outcomes[outcome.key] = outcome
             self._open.discard(outcome.key)
             return outcome

@@ -206,12 +206,16 @@ def describe_missing(
 ) -> list[str]:
     """Return what is to be said of programs that are not there."""
     return [
-        f"{_list_lines(programs[program])} {show(program)}, which is not there or cannot be run on "
+        f"{_list_numbers(programs[program])}: {show(program)} is not there, or cannot be run, on "
         f"{where}; install it, or set PATH."
         for program in missing
     ]
 
 
 def _list_lines(commands: Sequence[Command]) -> str:
+    return f"{_list_numbers(commands)}: {show(commands[0].text)}"
+
+
+def _list_numbers(commands: Sequence[Command]) -> str:
     lines = join_some((command.line for command in commands), _MOST_SHOWN)
-    return f"Line{'s' * (len(commands) > 1)} {lines}: {show(commands[0].text)}"
+    return f"Line{'s' * (len(commands) > 1)} {lines}"

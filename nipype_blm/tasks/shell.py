@@ -18,7 +18,9 @@ NOT_FOUND, TIMED_OUT = 127, 124  # as shells, and timeout(1), return
 _GRACE_S = 5.0  # between the request to end and the end
 _MOST_KEPT = 2**19  # bytes of the start, and of the end, of an output
 # Reads what nobody ever writes, until the other end is gone.
-_GUARD = 'trap "" HUP INT TERM; read x; read group <&2; [ "$group" -gt 1 ] && kill -9 -- "-$group"'
+_GUARD = (
+    'trap "" HUP INT TERM; read x; read group <&2; [ "$group" -gt 1 ] && kill -s KILL -- "-$group"'
+)
 
 
 class Ended(NamedTuple):
