@@ -12,8 +12,8 @@ import yaml
 
 from nipype_blm.cli.main import main
 
-COMMANDS = ["fit", "infer", "compare", "diagnose", "export", "pool", "compile"]
-ACTIONS = ["pool start", "pool status", "pool stop", "pool run"]
+COMMANDS = ["fit", "infer", "compare", "diagnose", "export", "commands", "pool", "compile"]
+ACTIONS = ["pool start", "pool status", "pool stop"]
 RUNNING = ["fit", "infer", "compare"]  # what runs a workflow
 STAND_ALONE = ["blm", "blmm", "blmm_compare"]
 

@@ -181,6 +181,7 @@ def test_what_is_put_back_is_handed_out_again(tmp_path: Path) -> None:
     tally, commands = Tally(None), number_commands(number(8))
     bundles = Bundles(commands, tmp_path, Settings("/"), workers, tally)
     bundles.learn(0.1, 100)
+    assert bundles.count_most() == 16
     task = bundles.take()
     assert task is not None
     first, second = task.arguments[0]
