@@ -67,7 +67,7 @@ class _CommandBatchInputSpec(InputSpec):
 class _CommandBatchOutputSpec(TraitedSpec):
     table = File(exists=True, desc="a row for each command: return code, host, seconds, ...")
     journal = File(exists=True, desc="JSON lines: each start and each end of a command")
-    failed_commands = File(desc="list of those that failed, if any did")
+    failed_commands = File(desc="list of those that failed; not there if none has")
     n_done = traits.Int(desc="commands that are done")
 
 
@@ -105,7 +105,7 @@ class CommandBatch(BLMInterface):
         )
         plugin_args = given.get("plugin_args")
         if "pool_file" in given:
-            plugin_args = {"scheduler_file": Path(given["pool_file"])}
+            plugin_args = {"scheduler_file": Path(given["pool_file"]).absolute()}
         out_dir = Path(runtime.cwd, given.get("out_dir", "commands")).absolute()
         with holding(out_dir, "out_dir"):
             summary = run_command_list(commands, out_dir, settings, given["n_procs"], plugin_args)
