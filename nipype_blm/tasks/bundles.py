@@ -1,5 +1,6 @@
 """Commands on the workers of a pool: in bundles, as large as is worth while."""
 
+import errno
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from uuid import uuid4
 
 from nipype_blm.progress import advance
 from nipype_blm.tasks.commandjournal import CommandJournal, History, Outcome
-from nipype_blm.tasks.commandlist import Command, find_missing
+from nipype_blm.tasks.commandlist import Command, find_missing, list_programs
 from nipype_blm.tasks.commands import (
     UNIT,
     Places,
@@ -195,7 +196,13 @@ def run_bundle(
     settings : Settings
     n_failures : int or None
         After more than these nothing new starts.
+
+    Raises
+    ------
+    OSError
+        If this machine has not what the commands need, and others have.
     """
+    _check_machine(commands, settings)
     tally = Tally(n_failures)
     with (
         CommandJournal(output) as journal,
@@ -210,6 +217,16 @@ def run_bundle(
             tally.note(perform_command(command, settings, shell, journal), is_told=True)
             advance(UNIT, 1)
     os.utime(output)  # it counts as written also if all had ended before
+
+
+def _check_machine(commands: Sequence[Command], settings: Settings) -> None:
+    """Blame a machine that lacks what others have: else it would fail a whole list, and quickly."""
+    lacking = find_missing(list_programs(commands), settings.cwd, settings.env)
+    if not Path(settings.cwd).is_dir():
+        lacking = [settings.cwd]
+    if lacking:
+        what = f"{os.uname().nodename}, a machine of the pool, has no {' or '.join(lacking)}"
+        raise OSError(errno.EREMOTEIO, what)
 
 
 def find_missing_there(

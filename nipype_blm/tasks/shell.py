@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from nipype_blm.progress import ANNOUNCE
 
-NOT_FOUND, TIMED_OUT = 127, 124  # as shells, and timeout(1), return
+TIMED_OUT = 124  # as timeout(1) returns
 _GRACE_S = 5.0  # between the request to end and the end
 _MOST_KEPT = 2**19  # bytes of the start, and of the end, of an output
 # Reads what nobody ever writes, until the other end is gone.
@@ -83,15 +83,14 @@ class Shell:
         ------
         StoppedError
             After `stop`.
+        OSError
+            If this machine can start nothing, or has not the working directory.
         """
         for file in (self._out, self._err):
             file.seek(0)
             file.truncate()
         start = time.monotonic()
-        try:
-            code = self._wait(self._start(text))
-        except OSError as error:  # such as a working directory that this machine has not
-            return Ended(NOT_FOUND, time.monotonic() - start, "", str(error))
+        code = self._wait(self._start(text))
         seconds = time.monotonic() - start
         stdout, stderr = _read_ends(self._out.fileno()), _read_ends(self._err.fileno())
         if self._is_late:
@@ -118,9 +117,7 @@ class Shell:
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> int:
         with self._limiting():
-            # It keeps its number until it is asked for the second time, so that nobody else's
-            # processes are killed.
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            _await_end(process)
         with self._lock:
             self._signal(signal.SIGKILL)  # what it has left
             self._group = None
@@ -194,6 +191,14 @@ class _Guard:
         os.close(self._alive)
         self._process.wait()
         self._file.close()
+
+
+def _await_end(process: "subprocess.Popen[bytes]") -> None:
+    """Wait until a process has ended, and leave it its number, so that nobody else's is killed."""
+    if hasattr(os, "waitid"):
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    else:  # macOS with Python before 3.13
+        process.wait()
 
 
 def find_shell() -> str:

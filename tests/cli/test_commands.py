@@ -180,6 +180,17 @@ def test_variables_reach_commands_and_their_values_are_told_nowhere(desk, monkey
     assert not any("secret" in text for text in [*kept, out, err])
 
 
+def test_dask_is_not_imported_where_no_pool_is_asked_for(desk):
+    desk.write("true")
+    program = (
+        "import sys; from nipype_blm.cli.main import main; "
+        "main(['commands', 'list.txt', '--quiet']); "
+        "sys.exit('dask' in sys.modules or 'distributed' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-P", "-c", program], check=True)
+    assert Path("list.txt.out/table.tsv").exists()
+
+
 # -- Killed, interrupted, twice at once ------------------------------------------------------
 
 
@@ -212,14 +223,17 @@ def is_alive(process):
         return False
 
 
-def test_a_driver_of_a_pool_that_is_killed_loses_nothing_that_workers_have_noted(desk, wait_until):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_driver_of_a_pool_that_is_ended_loses_nothing_that_workers_have_noted(
+    desk, wait_until, number
+):
     desk.write(*list_numbered(300))
     options = ("list.txt", "--cluster", "local", "--n-workers", N_PROCS)
     process = desk.begin(*options)
     wait_until(lambda: len(desk.read_ended()) > 100, 90, "a third is done")
     children = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
+    process.send_signal(number)
+    finish(process)
     wait_until(lambda: not any(map(is_alive, children)), 60, "the workers have ended")
     ended = desk.read_ended()
     assert 100 < len(ended) < 300

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from nipype_blm.tasks.bundles import Bundles, run_bundle
 from nipype_blm.tasks.commandjournal import Outcome
 from nipype_blm.tasks.commandlist import number_commands
 from nipype_blm.tasks.commands import Places, Settings, Summary, Tally, run_commands
+from nipype_blm.tasks.disks import blames_machine
 from nipype_blm.tasks.options import Resources, parse_options
 from nipype_blm.tasks.pools import Pool, open_pool
 
@@ -108,6 +110,16 @@ def test_a_program_that_workers_have_not_is_found_before_anything_runs(desk: Des
     with pytest.raises(InputError, match="'no_such_tool' is not there, or cannot be run, on "):
         desk.run(*number(5), "no_such_tool x")
     assert not desk.count_runs()
+
+
+@pytest.mark.parametrize(("program", "cwd"), [("tool", "."), ("true", "gone")])
+def test_a_machine_that_lacks_what_others_have_fails_no_command(tmp_path, program, cwd) -> None:
+    """It is the machine that is blamed, so that the bundle is tried again elsewhere."""
+    output, commands = tmp_path / "bundle.jsonl", number_commands([f"{program} x"])
+    with pytest.raises(OSError, match="a machine of the pool, has no ") as caught:
+        run_bundle(commands, output, Settings(str(tmp_path / cwd)), None)
+    assert blames_machine(format_exception(caught.value))
+    assert not output.exists()
 
 
 def test_a_bundle_that_a_later_run_has_taken_over_goes_no_further(tmp_path: Path) -> None:

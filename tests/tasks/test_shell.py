@@ -10,7 +10,7 @@ import psutil
 import pytest
 from children import Program
 
-from nipype_blm.tasks.shell import NOT_FOUND, TIMED_OUT, Shell, StoppedError
+from nipype_blm.tasks.shell import TIMED_OUT, Shell, StoppedError
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     [
         ('echo $((6 * 7)) "it\'s"; echo b >&2; exit 3', 3, "42 it's\n", "b\n"),
         ("echo $COLOUR", 0, "blue\n", ""),
-        ("-n", NOT_FOUND, "", None),
+        ("-n", 127, "", None),
         ("kill -9 $$", 128 + signal.SIGKILL, "", ""),
         ("printf '\\351'", 0, "\\xe9", ""),
     ],
@@ -43,11 +43,12 @@ def test_a_command_has_its_folder_and_nothing_to_read(shell: Shell, tmp_path: Pa
     assert shell.run("pwd; cat; read x || echo empty").stdout == f"{tmp_path}\nempty\n"
 
 
-def test_a_folder_that_a_machine_has_not_is_an_error_of_the_command(tmp_path: Path) -> None:
-    with Shell(str(tmp_path / "none"), {}) as shell:
-        ended = shell.run("true")
-    assert ended.returncode == NOT_FOUND
-    assert str(tmp_path / "none") in ended.stderr
+def test_a_folder_that_a_machine_has_not_is_no_error_of_the_command(tmp_path: Path) -> None:
+    with (
+        Shell(str(tmp_path / "none"), {}) as shell,
+        pytest.raises(FileNotFoundError, match="none"),
+    ):
+        shell.run("true")
 
 
 def test_of_a_long_output_start_and_end_are_kept(shell: Shell) -> None:
