@@ -11,8 +11,9 @@ from nipype_blm.cli.command import OK, RunError, add_common_options, describe
 from nipype_blm.errors import InputError, Problems, count, join_some
 
 if TYPE_CHECKING:
+    from nipype_blm.tasks.commandfolder import Summary
     from nipype_blm.tasks.commandlist import Command
-    from nipype_blm.tasks.commands import Settings, Summary
+    from nipype_blm.tasks.commands import Settings
 
 _DESCRIPTION = (
     "Run the commands of a text file, one a line, side by side on this machine, on a pool, or on "
@@ -149,7 +150,7 @@ def _run(
 ) -> "Summary":
     """Run a list; its failures, and the loss of a pool, are what the command ends with."""
     from nipype_blm.stages.commands import run_command_list
-    from nipype_blm.tasks.commands import CommandsError
+    from nipype_blm.tasks.commandfolder import CommandsError
     from nipype_blm.tasks.task import PoolError, TaskError
 
     try:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from nipype_blm.errors import InputError
 from nipype_blm.io.lock import hold_folders
 from nipype_blm.private import find_obstacle
+from nipype_blm.tasks.commandfolder import Summary
 from nipype_blm.tasks.commandlist import Command
-from nipype_blm.tasks.commands import Settings, Summary, check_list, run_commands
+from nipype_blm.tasks.commands import Settings, check_list, run_commands
 
 if TYPE_CHECKING:
     from nipype_blm.tasks.options import PoolOptions

@@ -13,11 +13,11 @@ from pathlib import Path
 from uuid import uuid4
 
 from nipype_blm.progress import advance
+from nipype_blm.tasks.commandfolder import Places
 from nipype_blm.tasks.commandjournal import CommandJournal, History, Outcome
 from nipype_blm.tasks.commandlist import Command, find_missing, list_programs
 from nipype_blm.tasks.commands import (
     UNIT,
-    Places,
     Settings,
     Tally,
     find_first_line,

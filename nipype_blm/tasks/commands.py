@@ -10,15 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from nipype_blm.errors import InputError, count, shorten
+from nipype_blm.errors import InputError, shorten
 from nipype_blm.progress import find_listener
-from nipype_blm.tasks.commandjournal import (
-    FAILED_LOG,
-    CommandJournal,
-    History,
-    Logs,
-    Outcome,
-)
+from nipype_blm.tasks.commandfolder import Places, Summary, write_results
+from nipype_blm.tasks.commandjournal import CommandJournal, History, Logs, Outcome
 from nipype_blm.tasks.commandlist import (
     Command,
     check_commands,
@@ -34,12 +29,7 @@ if TYPE_CHECKING:
 
 UNIT = "commands"  # of progress
 _LONGEST_LINE = 300  # characters of what a table shows
-_MOST_TOLD = 5  # failures
 _SECONDS_TO_END = 5.0
-
-
-class CommandsError(RuntimeError):
-    """Commands have failed; the text tells how many, and what the first ones said."""
 
 
 class Settings(NamedTuple):
@@ -75,78 +65,6 @@ class Settings(NamedTuple):
     def products(self) -> Products | None:
         """By which commands are known to be done."""
         return None if self.done_glob is None else Products(self.done_glob, self.cwd)
-
-
-class Places(NamedTuple):
-    """The files of a folder of a list of commands."""
-
-    folder: Path
-
-    @property
-    def journal(self) -> Path:
-        """A JSON line for each start and each end of a command."""
-        return self.folder / "journal.jsonl"
-
-    @property
-    def table(self) -> Path:
-        """A row for each command of the list."""
-        return self.folder / "table.tsv"
-
-    @property
-    def failed_commands(self) -> Path:
-        """Those that failed, as a list that can be run."""
-        return self.folder / "failed_commands"
-
-    @property
-    def logs(self) -> Path:
-        """What commands have printed."""
-        return self.folder / "logs"
-
-    @property
-    def bundles(self) -> Path:
-        """What workers note; nothing is left there when a run ends."""
-        return self.folder / "bundles"
-
-    def list_bundles(self) -> list[Path]:
-        """Return what workers have noted that is not in the journal."""
-        return sorted(self.bundles.glob("*.jsonl"))
-
-
-class Summary(NamedTuple):
-    """What became of a list."""
-
-    n_commands: int
-    n_done: int
-    n_earlier: int  # of these, by an earlier run
-    failed: list[tuple[Command, Outcome]]
-    places: Places
-
-    @property
-    def n_left(self) -> int:
-        """How many were not run."""
-        return self.n_commands - self.n_done - len(self.failed)
-
-    def check(self) -> None:
-        """Raise an error if not all commands are done.
-
-        Raises
-        ------
-        CommandsError
-        """
-        if self.n_done == self.n_commands:
-            return
-        lines = [f"{len(self.failed)} of {count(self.n_commands, 'command')} failed"]
-        if self.n_left:
-            lines[0] += f", and {self.n_left} were not run: more have failed than max_failures"
-        lines[0] += ".  What the first ones said:"
-        for command, outcome in self.failed[:_MOST_TOLD]:
-            code = "lost" if outcome.returncode is None else f"return code {outcome.returncode}"
-            lines.append(f"  line {command.line}, {code}: {outcome.stderr or 'nothing'}")
-        lines.append(
-            f"All that they said is in {self.places.logs / FAILED_LOG}; "
-            f"{self.places.failed_commands} lists them.  The same again runs only what is not done."
-        )
-        raise CommandsError("\n".join(lines))
 
 
 def check_list(commands: Sequence[Command], settings: Settings) -> None:
@@ -267,7 +185,8 @@ def run_commands(
 
                 run_on_workers(waiting, folder, settings, journal, pool, retries, tally)
         finally:
-            summary = _write_results(commands, folder, settings, journal, tally, n_earlier)
+            by_key = {command.identify(settings.cwd): command for command in commands}
+            summary = write_results(by_key, Places(folder), journal, tally.outcomes, n_earlier)
     return summary
 
 
@@ -402,52 +321,3 @@ def find_first_line(text: str) -> str:
 def tell_time() -> str:
     """Return the time, as journals have it."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-_COLUMNS = ("line", "returncode", "host", "seconds", "attempts", "stderr", "command")
-
-
-def _write_results(
-    commands: Sequence[Command],
-    folder: Path,
-    settings: Settings,
-    journal: CommandJournal,
-    tally: Tally,
-    n_earlier: int,
-) -> Summary:
-    """Write the table, and the list of those that failed."""
-    rows, failed = ["\t".join(_COLUMNS)], []
-    for command in commands:
-        key = command.identify(settings.cwd)
-        rows.append(_describe(command, journal.find(key), journal.count_starts(key)))
-        outcome = tally.outcomes.get(key)
-        if outcome is not None and not outcome.is_done:
-            failed.append((command, outcome))
-    n_done = n_earlier + len(tally.outcomes) - len(failed)
-    places = Places(folder)
-    _write(places.table, rows)
-    places.failed_commands.unlink(missing_ok=True)
-    if failed:
-        _write(places.failed_commands, [command.text for command, _ in failed])
-    return Summary(len(commands), n_done, n_earlier, failed, places)
-
-
-def _describe(command: Command, outcome: Outcome | None, n_starts: int) -> str:
-    """Return the row of a command."""
-    known = ["n/a"] * 3
-    if outcome is not None:
-        code = "n/a" if outcome.returncode is None else str(outcome.returncode)
-        known = [code, outcome.host, f"{outcome.seconds:.4g}"]
-    said = "" if outcome is None else outcome.stderr
-    cells = [str(command.line), *known, str(n_starts), said or "n/a", command.text]
-    return "\t".join(cell.replace("\t", "\\t") for cell in cells)
-
-
-def _write(path: Path, lines: Sequence[str]) -> None:
-    """Write lines, at one stroke."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    content = "\n".join(lines) + "\n"
-    temporary.unlink(missing_ok=True)
-    with temporary.open("xb") as file:
-        file.write(content.encode(errors="surrogateescape"))
-    temporary.replace(path)

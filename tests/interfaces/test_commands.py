@@ -11,7 +11,7 @@ from nipype.pipeline.engine.utils import load_resultfile
 
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces import CommandBatch
-from nipype_blm.tasks.commands import CommandsError
+from nipype_blm.tasks.commandfolder import CommandsError
 
 
 def count_runs(folder: Path) -> Counter[str]:

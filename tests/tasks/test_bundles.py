@@ -12,9 +12,10 @@ import pytest
 from nipype_blm.errors import InputError
 from nipype_blm.progress import listening
 from nipype_blm.tasks.bundles import Bundles, run_bundle
+from nipype_blm.tasks.commandfolder import Places, Summary
 from nipype_blm.tasks.commandjournal import Outcome
 from nipype_blm.tasks.commandlist import number_commands
-from nipype_blm.tasks.commands import Places, Settings, Summary, Tally, run_commands
+from nipype_blm.tasks.commands import Settings, Tally, run_commands
 from nipype_blm.tasks.disks import blames_machine
 from nipype_blm.tasks.options import Resources, parse_options
 from nipype_blm.tasks.pools import Pool, open_pool

@@ -11,8 +11,9 @@ import pytest
 
 from nipype_blm.errors import InputError
 from nipype_blm.progress import listening
+from nipype_blm.tasks.commandfolder import CommandsError, Places, Summary
 from nipype_blm.tasks.commandlist import number_commands
-from nipype_blm.tasks.commands import CommandsError, Places, Settings, Summary, run_commands
+from nipype_blm.tasks.commands import Settings, run_commands
 
 
 class Desk:
