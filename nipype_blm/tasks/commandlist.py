@@ -12,25 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nipype_blm.errors import InputError, join_some, show
-from nipype_blm.tasks.shell import find_shell
+from nipype_blm.tasks.shell import BUILTINS, KEYWORDS, PLAIN, find_shell
 
 _LONGEST = 128 * 1024 - 1  # bytes that Linux hands on as one argument
 _MOST_SHOWN = 10  # lines with the same fault
-# What a shell takes as it stands: it means the same in any of its grammar.
-_PLAIN = r"[\w./@%+=:,\\^-]+"
-_KEYWORDS = {
-    *("if", "then", "elif", "else", "fi", "for", "while", "until", "do", "done", "case", "esac"),
-    *("in", "select", "function", "time", "coproc"),
-}
-_BUILTINS = {
-    *(".", ":", "[", "alias", "bg", "bind", "break", "builtin", "caller", "cd", "command"),
-    *("compgen", "complete", "compopt", "continue", "declare", "dirs", "disown", "echo", "enable"),
-    *("eval", "exec", "exit", "export", "false", "fc", "fg", "getopts", "hash", "help", "history"),
-    *("jobs", "kill", "let", "local", "logout", "mapfile", "popd", "printf", "pushd", "pwd"),
-    *("read", "readarray", "readonly", "return", "set", "shift", "shopt", "source", "suspend"),
-    *("test", "times", "trap", "true", "type", "typeset", "ulimit", "umask", "unalias", "unset"),
-    "wait",
-}
 
 
 class Command(NamedTuple):
@@ -163,9 +148,9 @@ def _find_shape(text: str) -> str | None:
     """
 
     def shorten_word(found: re.Match[str]) -> str:
-        return found[0] if found[0] in _KEYWORDS or "\\" in found[0] else "w"
+        return found[0] if found[0] in KEYWORDS or "\\" in found[0] else "w"
 
-    shape = re.sub(_PLAIN, shorten_word, text)
+    shape = re.sub(PLAIN, shorten_word, text)
     return None if re.fullmatch(r"[w\s]+", shape) else shape
 
 
@@ -176,10 +161,10 @@ def list_programs(commands: Sequence[Command]) -> dict[str, list[Command]]:
     """
     programs: dict[str, list[Command]] = {}
     for command in commands:
-        found = re.match(rf"({_PLAIN})(?=[\s;|&<>]|$)", command.text)
+        found = re.match(rf"({PLAIN})(?=[\s;|&<>]|$)", command.text)
         quoted = re.match(r"'([^']+)'(?=\s|$)", command.text)
         word = found[1] if found else quoted[1] if quoted else ""
-        if word and not (re.search(r"[=\\]", word) or word in _KEYWORDS | _BUILTINS):
+        if word and not (re.search(r"[=\\]", word) or word in KEYWORDS | BUILTINS):
             programs.setdefault(word, []).append(command)
     return programs
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import psutil
 import pytest
 from children import Program
 
-from nipype_blm.tasks.shell import TIMED_OUT, Shell, StoppedError
+from nipype_blm.tasks.shell import TIMED_OUT, Shell, StoppedError, find_shell
 
 
 @pytest.fixture
@@ -41,6 +42,42 @@ def test_a_command_ends_with_its_code_and_what_it_printed(
 def test_a_command_has_its_folder_and_nothing_to_read(shell: Shell, tmp_path: Path) -> None:
     """Programs that read their input, as ssh and ffmpeg do, wait for nobody."""
     assert shell.run("pwd; cat; read x || echo empty").stdout == f"{tmp_path}\nempty\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("true", 0),
+        ("false", 1),
+        ("printenv COLOUR", 0),
+        ("COLOUR=red printenv COLOUR", 0),
+        ("./script a  b", 0),
+        ("./script a=1 --b=c:d,e@f%g+h", 0),
+        ("./plain a", 126),
+        ("./none", 127),
+        ("echo a\\b", 0),
+        ("time true", 0),
+        ("~/none", 127),
+        ("exported a", 0),
+    ],
+)
+def test_programs_that_are_started_without_a_shell_do_what_they_do_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, code: int
+) -> None:
+    """Also a script without a first line that names its program, and a function."""
+    for name, mode in (("script", 0o755), ("plain", 0o644)):
+        (tmp_path / name).write_text('printf "<%s>" "$@"; echo "$COLOUR" >&2\n')
+        (tmp_path / name).chmod(mode)
+    monkeypatch.setenv("BASH_FUNC_exported%%", "() { echo function $1; }")
+    command = [find_shell(), "-c", text]
+    env = {**os.environ, "COLOUR": "blue"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    with Shell(str(tmp_path), {"COLOUR": "blue"}) as shell:
+        ended = shell.run(text)
+    assert ended.returncode == done.returncode == code
+    assert ended.stdout == done.stdout
+    if text != "time true":
+        assert ended.stderr == done.stderr
 
 
 def test_a_folder_that_a_machine_has_not_is_no_error_of_the_command(tmp_path: Path) -> None:
