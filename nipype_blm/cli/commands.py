@@ -128,7 +128,7 @@ def _act(arguments: argparse.Namespace) -> int:
     check_list(commands, settings)
     out = (arguments.out or arguments.list.with_name(f"{arguments.list.name}.out")).absolute()
     if arguments.check:
-        _check(arguments, commands, settings, out)
+        _check(commands, settings, out, plugin_args, arguments.quiet)
         return OK
     with holding(out, "--out"):
         n_earlier = len(commands) - len(choose_commands(commands, out, settings))
@@ -241,15 +241,22 @@ def _read_pool(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _check(
-    arguments: argparse.Namespace, commands: "list[Command]", settings: "Settings", out: Path
+    commands: "list[Command]",
+    settings: "Settings",
+    out: Path,
+    plugin_args: dict[str, Any] | None,
+    quiet: bool,
 ) -> None:
     """Say what would run."""
+    from nipype_blm.stages.commands import check_pool
     from nipype_blm.tasks.commands import check_programs, choose_commands
 
     waiting = choose_commands(commands, out, settings)
-    if arguments.pool is arguments.cluster is arguments.plugin_args is None:
-        check_programs(waiting, settings)  # workers may have others
-    if arguments.quiet:
+    if plugin_args is None:
+        check_programs(waiting, settings)
+    else:  # whose workers may have others
+        check_pool(plugin_args)
+    if quiet:
         return
     n_done = len(commands) - len(waiting)
     print(f"{count(len(waiting), 'command')} of {len(commands)} would run, {n_done} are done")

@@ -11,7 +11,7 @@ from nipype_blm.io.lock import hold_folders
 from nipype_blm.private import find_obstacle
 from nipype_blm.tasks.commandfolder import Summary
 from nipype_blm.tasks.commandlist import Command
-from nipype_blm.tasks.commands import Settings, check_list, run_commands
+from nipype_blm.tasks.commands import Settings, check_list, choose_commands, run_commands
 
 if TYPE_CHECKING:
     from nipype_blm.tasks.options import PoolOptions
@@ -69,12 +69,29 @@ def run_command_list(
     """
     if plugin_args is None:
         return run_commands(commands, out_dir, settings, n_procs or count_cores())
-    from nipype_blm.tasks.options import parse_options
-
     check_list(commands, settings)
-    options = parse_options(plugin_args)
+    options = check_pool(plugin_args)
+    if not choose_commands(commands, out_dir, settings):  # workers would be asked for in vain
+        return run_commands(commands, out_dir, settings)
     with _opening(options, out_dir) as pool:
         return run_commands(commands, out_dir, settings, pool=pool, retries=options.retries)
+
+
+def check_pool(plugin_args: Mapping[str, Any]) -> "PoolOptions":
+    """Return the options of a pool; nothing is started, and nobody is connected.
+
+    Raises
+    ------
+    InputError
+        If they are none, or the file of a pool cannot be used.
+    """
+    from nipype_blm.tasks.options import parse_options
+    from nipype_blm.tasks.poolfile import read_pool_file
+
+    options = parse_options(plugin_args)
+    if options.scheduler_file is not None:
+        read_pool_file(options.scheduler_file, options.allow_insecure)
+    return options
 
 
 @contextmanager

@@ -145,7 +145,7 @@ class Shell:
         )
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> int:
-        with self._limiting():
+        with self._limiting(process.pid):
             _await_end(process)
         with self._lock:
             self._signal(signal.SIGKILL)  # what it has left
@@ -157,13 +157,13 @@ class Shell:
         return code if code >= 0 else 128 - code
 
     @contextmanager
-    def _limiting(self) -> Iterator[None]:
+    def _limiting(self, group: int) -> Iterator[None]:
         if self._timeout_s is None:
             yield
             return
         timers = [
-            threading.Timer(self._timeout_s, self._end_late),
-            threading.Timer(self._timeout_s + _GRACE_S, self.kill),
+            threading.Timer(self._timeout_s, self._end_late, [group, signal.SIGTERM]),
+            threading.Timer(self._timeout_s + _GRACE_S, self._end_late, [group, signal.SIGKILL]),
         ]
         for timer in timers:
             timer.daemon = True
@@ -174,10 +174,11 @@ class Shell:
             for timer in timers:
                 timer.cancel()
 
-    def _end_late(self) -> None:
+    def _end_late(self, group: int, number: signal.Signals) -> None:
         with self._lock:
-            self._is_late = self._group is not None
-            self._signal(signal.SIGTERM)
+            if self._group == group:  # else the next one runs already
+                self._is_late = True
+                self._signal(number)
 
     def stop(self) -> None:
         """Ask what runs to end, and run nothing any more; from any thread."""

@@ -168,6 +168,8 @@ def test_bad_input_is_one_clear_error_and_nothing_runs(desk, arguments, words):
     assert error.startswith("error: ")
     assert [word for word in words if word not in error] == []
     assert not Path("was_run").exists()
+    if "--out" not in arguments:
+        assert desk.say(*arguments, "--check") == (2, "", err)
     assert not Path("list.txt.out", "journal.jsonl").exists()
 
 
@@ -239,6 +241,9 @@ def test_a_driver_of_a_pool_that_is_ended_loses_nothing_that_workers_have_noted(
     assert 100 < len(ended) < 300
     code, text = finish(desk.begin(*options))
     assert code == 0, text
+    desk.folder.joinpath("list.txt.out", "workers").rename("logs_of_workers")
+    assert desk.say(*options)[0] == 0
+    assert not Path("list.txt.out", "workers").exists()  # nothing to do: no pool is started
     runs = desk.count_runs()
     assert set(runs) == {str(i) for i in range(300)}
     assert {runs[word] for word in ended} == {1}
