@@ -453,7 +453,7 @@ def test_the_table_of_nodes_names_every_node_and_its_interface():
     }
     assert stages == {n: type(workflow.get_node(n).interface).__name__ for n in stages}
     assert {*stages, "inputnode", "outputnode"} == set(workflow.list_node_names())
-    named |= {*stages.values(), "ResampleMaps", "ExportSPM", "Report"}
+    named |= {*stages.values(), "ResampleMaps", "ExportSPM", "Report", "CommandBatch"}
     assert named == set(interfaces.__all__)
     for name in interfaces.__all__:
         assert f"`{name}`" in DESIGN.read_text(encoding="utf-8") or name in ("BLM", "BLMM")

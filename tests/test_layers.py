@@ -40,6 +40,8 @@ BLIND = {"tasks": ("tasks",), "plugins": ("tasks", "plugins")}
 LIGHT_TASKS = {
     "nipype_blm.tasks",
     *(f"nipype_blm.tasks.{name}" for name in ("disks", "journal", "runner", "task")),
+    *(f"nipype_blm.tasks.{name}" for name in ("commandfolder", "commandjournal")),
+    *(f"nipype_blm.tasks.{name}" for name in ("commandlist", "commands", "products", "shell")),
 }
 SLOW = ("scipy.stats", "pandas", "dask", "distributed", "dask_jobqueue")
 PLOTTING = ("nilearn", "matplotlib")

@@ -13,7 +13,7 @@ _DESCRIPTION = (
     "Compile what reads images, fits linear and mixed models and tests contrasts, which takes "
     "minutes, once for a machine and version; else the first runs do, each what it needs.  Small "
     "made studies are fitted in a temporary folder.  The kernels of one host are not used on "
-    "another: run this on each, such as by `nipype-blm pool run`."
+    "another: run this on each, such as by `nipype-blm commands`."
 )
 
 

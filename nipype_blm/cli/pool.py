@@ -3,15 +3,11 @@
 import argparse
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +20,6 @@ _DEFAULT_FILE = "~/.nipype_blm/pool.json"
 _EXAMPLES = {
     "start": ["--pool pool.json --n-workers 4", "--cluster slurm --plugin-args workers.yml"],
     "status": ["--pool pool.json"],
-    "run": ["--pool pool.json commands.txt", "--pool pool.json commands.txt --check"],
     "stop": ["--pool pool.json"],
 }
 _SECONDS_TO_START = 120
@@ -85,23 +80,14 @@ def _add_actions(parser: argparse.ArgumentParser) -> None:
     stop = actions.add_parser("stop", parents=[attached], help="end the pool and cancel its jobs")
     stop.set_defaults(action=_stop)
 
-    run = actions.add_parser(
-        "run", parents=[attached], help="run the commands of a file on the pool, one a line"
-    )
-    run.add_argument("list", type=Path, metavar="COMMANDS.txt")
-    run.add_argument(
-        "--work-dir",
-        type=Path,
-        metavar="FOLDER",
-        help="folder for output and for resuming (default: COMMANDS.txt.work)",
-    )
-    run.add_argument("--check", action="store_true", help="say what would run, and run nothing")
-    run.set_defaults(action=_run)
+    run = actions.add_parser("run", parents=[attached])  # as it was called once
+    run.add_argument("list", nargs="*", metavar="FILE")
+    run.add_argument("--work-dir", help=argparse.SUPPRESS)
+    run.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
+    run.set_defaults(action=_refuse_run)
     texts = {
         "start": "Start a pool in the background.  Runs use it by its file: `--pool POOL.json`.",
         "status": "Say what a pool does, and which workers it has.",
-        "run": "Run the commands of a file on a pool, one a line.  What has ended well is not "
-        "repeated when it is called again.",
         "stop": "End a pool and cancel its jobs.",
     }
     for action, text in texts.items():
@@ -217,85 +203,8 @@ def _stop(arguments: argparse.Namespace) -> int:
     return FAILED
 
 
-def _read_commands(path: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
-    commands = [line for line in lines if line and not line.startswith("#")]
-    if not commands:
-        raise InputError(f"{path} has no command; expected one a line.")
-    return commands
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    """Run each command as a node: with its output, resuming and errors."""
-    from nipype import logging
-    from nipype.interfaces.base import CommandLine
-    from nipype.pipeline.engine import Node, Workflow
-
-    from nipype_blm.cli.progress import show_progress
-    from nipype_blm.plugins import DaskPlugin
-    from nipype_blm.tasks.pools import PoolError
-
-    commands = _read_commands(arguments.list)
-    folder = arguments.work_dir or arguments.list.with_name(f"{arguments.list.name}.work")
-    if arguments.check:
-        _tell(arguments, "\n".join([f"{len(commands)} commands would run:", *commands]))
-        return OK
-    make_private(folder, "--work-dir")
-    here = shlex.quote(str(Path.cwd()))
-    as_given = dict(zip(_name_nodes(commands), commands, strict=True))
-    workflow = Workflow("commands", base_dir=str(folder.absolute()))
-    for name, line in as_given.items():
-        bash = CommandLine("bash", terminal_output="file")
-        bash.inputs.args = f"-c {shlex.quote(f'cd {here} || exit; {line}')}"
-        workflow.add_nodes([Node(bash, name)])
-    workflow.config["execution"] = {
-        "crashdump_dir": str(folder.absolute() / "crashes"),
-        "crashfile_format": "txt",
-    }
-    logging.getLogger("nipype.workflow").setLevel("CRITICAL")
-    failed: list[Any] = []
-    n_done = 0
-    with show_progress(quiet=arguments.quiet) as note_node:
-
-        def note(node: Any, status: str) -> None:
-            nonlocal n_done
-            note_node(node, status)
-            n_done += status == "end"
-            if status == "exception":
-                failed.append(node)
-
-        plugin = DaskPlugin(
-            {
-                "scheduler_file": arguments.file,
-                "allow_insecure": arguments.allow_insecure,
-                "status_callback": note,
-            }
-        )
-        try:
-            workflow.run(plugin=plugin)
-        except PoolError as error:
-            say(f"error: {error}")
-            return FAILED
-        except RuntimeError:
-            if not failed:
-                raise
-    for node in failed:
-        say(f"failed: {as_given[node.name]}")
-    output = folder / workflow.name / "*" / "output.nipype"
-    _tell(arguments, f"{n_done} of {len(commands)} commands ended well; output: {output}")
-    return FAILED if failed else OK
-
-
-def _name_nodes(commands: Sequence[str]) -> list[str]:
-    """Return a name for each command, the same wherever it stands in the list."""
-    names: list[str] = []
-    seen: Counter[str] = Counter()
-    for line in commands:
-        seen[line] += 1
-        readable = re.sub(r"\W+", "_", line, flags=re.ASCII)[:40]
-        digest = sha256(line.encode()).hexdigest()[:8]
-        names.append(f"{readable}_{digest}_{seen[line]}")
-    return names
+def _refuse_run(arguments: argparse.Namespace) -> int:
+    words = ["nipype-blm", "commands", *arguments.list[:1], "--pool", str(arguments.file)]
+    if arguments.work_dir is not None:
+        words += ["--out", str(arguments.work_dir)]
+    raise InputError(f"Lists of commands have a command of their own: `{shlex.join(words)}`.")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,8 +21,9 @@ _LABELS = {
     "images": "reading images",
     "voxels": "fitting voxels",
     "resamplings": "resampling",
+    "commands": "running commands",
 }
-_EARLIER = {"images": "read", "voxels": "fitted", "resamplings": "done"}
+_EARLIER = {"images": "read", "voxels": "fitted", "resamplings": "done", "commands": "done"}
 _OF_NODES = {
     **{"products": "images", "estimates": "voxels"},
     **{"tiles": "images", "scores": "voxels", "nulls": "resamplings"},
@@ -68,6 +69,13 @@ class NewWork:
     def count_voxels(self) -> list[int]:
         """Return the voxels of each block."""
         return self.n_voxels
+
+
+class CommandWork(NamedTuple):
+    """Commands of a list, and how many of them an earlier run has done."""
+
+    n_commands: int
+    n_done: int
 
 
 class _Nodes:
@@ -123,12 +131,15 @@ class _Amount:
 class _Progress:
     """What is known of a run; subclasses show it."""
 
-    def __init__(self, work: Work | None) -> None:
+    def __init__(self, work: Work | CommandWork | None) -> None:
         self.nodes = _Nodes()
-        self._work = work
+        self._work = None if isinstance(work, CommandWork) else work
         self._compiled: set[str] = set()
         self.amounts: dict[str, _Amount] = {}
-        if work is not None:
+        if isinstance(work, CommandWork):
+            parts = [work.n_done, work.n_commands - work.n_done]
+            self._add("commands", _Amount(parts, {0} if work.n_done else set()))
+        elif work is not None:
             self._add("images", _Amount(work.n_images, work.find_batches()))
             blocks = work.find_blocks()
             if blocks:
@@ -189,7 +200,7 @@ class _Progress:
 class _Lines(_Progress):
     """Prints a line for each tenth that is done, and for each node that has ended."""
 
-    def __init__(self, work: Work | None) -> None:
+    def __init__(self, work: Work | CommandWork | None) -> None:
         self._tenths: Counter[str] = Counter()
         super().__init__(work)
 
@@ -226,7 +237,7 @@ class _Display(Progress):
 class _Bars(_Progress):
     """Draws a bar for what is done."""
 
-    def __init__(self, work: Work | None, display: _Display) -> None:
+    def __init__(self, work: Work | CommandWork | None, display: _Display) -> None:
         self._display = display
         self._tasks: dict[str, Any] = {}
         super().__init__(work)
@@ -246,13 +257,15 @@ class _Bars(_Progress):
 
 
 @contextmanager
-def show_progress(work: Work | None = None, quiet: bool = False) -> Iterator[NodeCallback]:
-    """Show how many images are read, voxels fitted and nodes run while the context lasts.
+def show_progress(
+    work: Work | CommandWork | None = None, quiet: bool = False
+) -> Iterator[NodeCallback]:
+    """Show how much is done, and how many nodes run, while the context lasts.
 
     Parameters
     ----------
-    work : Work, optional
-        Images, voxels and resamplings to be done.
+    work : Work or CommandWork, optional
+        Images, voxels and resamplings, or commands, to be done.
     quiet : bool
         Show nothing.
 

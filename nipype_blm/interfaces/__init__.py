@@ -9,6 +9,7 @@ from nipype_blm.interfaces.blm import (
     PlanBLM,
 )
 from nipype_blm.interfaces.blmm import BLMM, AssembleMixedMaps, PlanBLMM
+from nipype_blm.interfaces.commands import CommandBatch
 from nipype_blm.interfaces.compare import CompareModels
 from nipype_blm.interfaces.diagnose import Diagnose
 from nipype_blm.interfaces.export import ExportBIDS, ExportFSL, ExportSPM
@@ -28,6 +29,7 @@ __all__ = [
     "BLMM",
     "AssembleMaps",
     "AssembleMixedMaps",
+    "CommandBatch",
     "CompareModels",
     "ComputeContrasts",
     "ComputeNulls",

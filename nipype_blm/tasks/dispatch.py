@@ -2,7 +2,9 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from nipype_blm.errors import InputError, Problem
@@ -19,13 +21,44 @@ def run_on_pool(tasks: Sequence[Task], pool: Pool, retries: int) -> Iterator[tup
     """Return tasks as they end; parameters and errors are those of `run_tasks`."""
     if pool.worker is not None:
         check_needs({task.name: find_needs([task]) for task in tasks}, pool.worker)
+    take = partial(next, iter(tasks), None)
+    with closing(run_as_taken(take, pool, retries, lambda: len(tasks))) as endings:
+        for task, done in endings:
+            if isinstance(done, PoolError):
+                raise done
+            yield task, done
+
+
+def run_as_taken(
+    take: Callable[[], Task | None], pool: Pool, retries: int, count_most: Callable[[], int]
+) -> Generator[tuple[Task, Done | PoolError], None, None]:
+    """Return tasks as they end; which there are may depend on those that have ended.
+
+    Parameters
+    ----------
+    take : callable
+        Returns the next task; None if there is none now.  It is asked again whenever one has ended.
+    pool : Pool
+    retries : int
+        As of `run_tasks`.
+    count_most : callable
+        Returns how many the pool is to have at a time, at least 1.
+
+    Yields
+    ------
+    task : Task
+    done : Done or PoolError
+        An error, with the likely reason, if it was lost with its worker more often than `retries`.
+    """
     calls = Calls(pool, retries, PATIENCE_S)
     running: list[_TaskCall] = []
     try:
-        for task in tasks:
-            running.append(_TaskCall(task))
-            calls.submit(running[-1])
-        while running:
+        while True:
+            while len(running) < count_most() and (task := take()) is not None:
+                running.append(_TaskCall(task))
+                calls.submit(running[-1])
+            if not running:
+                return
             calls.wait()
             for call in list(running):
                 done = _take(calls, call)
@@ -65,13 +98,15 @@ def _perform(task: Task) -> Done | list[Problem]:
         return error.problems
 
 
-def _take(calls: Calls, call: _TaskCall) -> Done | None:
-    """Return what a call has done; None while it runs, or its file is not seen here."""
+def _take(calls: Calls, call: _TaskCall) -> Done | PoolError | None:
+    """Return what a call has done, or why it was lost; None while that is not known here."""
     ending = calls.look(call)
     if ending is None:
         return None
     if isinstance(ending.error, CallError):
         raise TaskError(f"{call.name} has failed:\n{''.join(ending.error.args[0])}")
+    if isinstance(ending.error, PoolError):
+        return ending.error
     if ending.error is not None:
         raise ending.error
     try:

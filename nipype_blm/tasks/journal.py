@@ -1,11 +1,12 @@
 """What has been done: a file with one line of JSON for each task that has ended well."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nipype_blm.private import open_plain
 from nipype_blm.tasks.task import Done, Task, find_state
@@ -55,11 +56,8 @@ class Journal:
     def add(self, task: Task, done: Done) -> None:
         """Note that a task has ended well."""
         entry = _Entry(output=self._find_name(task), stamp=task.stamp, **done._asdict())
-        line = json.dumps(entry._asdict()).encode() + b"\n"
-        with open(self._path, "ab+", buffering=0, opener=open_plain) as file:
-            if not _ends_line(file.fileno()):
-                line = b"\n" + line  # else it would be torn with the one before
-            file.write(line)
+        with LineWriter(self._path) as lines:
+            lines.write(entry._asdict())
         self._entries[entry.output] = entry
 
     def _find_name(self, task: Task) -> str:
@@ -69,19 +67,74 @@ class Journal:
 
 def _read_entries(path: Path) -> Iterator[_Entry]:
     """Return what the whole lines of a journal say."""
+    for data in read_lines(path):
+        with suppress(TypeError):
+            entry = _Entry(**data)
+            if all(isinstance(x, t) for x, t in zip(entry, _TYPES, strict=True)):
+                yield entry
+
+
+_TYPES = tuple(_Entry.__annotations__.values())
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Return what the lines of a file of JSON lines hold; nothing if it is not there.
+
+    A line that is torn is left out.
+    """
     try:
         with open(path, "rb", opener=open_plain) as file:
             lines = file.read().split(b"\n")[:-1]  # what no line break ends is torn
     except FileNotFoundError:
         return
     for line in lines:
-        with suppress(ValueError, TypeError, RecursionError):
-            entry = _Entry(**json.loads(line))
-            if all(isinstance(x, t) for x, t in zip(entry, _TYPES, strict=True)):
-                yield entry
+        with suppress(ValueError, RecursionError):
+            data = json.loads(line)
+            if isinstance(data, dict):
+                yield data
 
 
-_TYPES = tuple(_Entry.__annotations__.values())
+class LineWriter:
+    """Appends to a file of JSON lines, each at one stroke; a context that closes the file.
+
+    Parameters
+    ----------
+    path : Path
+        In a folder that exists; the file need not.
+
+    Raises
+    ------
+    InputError
+        If something else than a file has its name, such as a link.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "ab+", buffering=0, opener=open_plain)  # noqa: SIM115
+        self._path = path
+        self._is_torn = not _ends_line(self._file.fileno())
+
+    def __enter__(self) -> "LineWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, *lines: dict[str, Any]) -> None:
+        """Append lines."""
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        # Else the first one would be torn with the one before.
+        data = b"\n" + data if self._is_torn else data
+        self._is_torn = self._file.write(data) != len(data)
+        if self._is_torn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file still has its name."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return False
 
 
 def _ends_line(descriptor: int) -> bool:

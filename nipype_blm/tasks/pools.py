@@ -32,6 +32,7 @@ from nipype_blm.tasks.options import (
 from nipype_blm.tasks.poolfile import connect
 from nipype_blm.tasks.scaling import JobScaling, count_unfinished, find_job, group_workers
 from nipype_blm.tasks.settings import set_defaults
+from nipype_blm.tasks.task import PoolError as PoolError  # where it was for whoever opens a pool
 from nipype_blm.tasks.walltime import EndBeforeJob
 from nipype_blm.tasks.worker import EndWithDriver
 
@@ -46,10 +47,6 @@ _MOST_FAILED_JOBS = 5
 _LINES_OF_LOG = 25
 # Until what started a worker has said how that one ended.
 _SECONDS_TO_LOG = 1
-
-
-class PoolError(RuntimeError):
-    """There are no workers, and waiting for them makes no sense."""
 
 
 class Pool:
@@ -86,6 +83,12 @@ class Pool:
         """Return whether a worker is there."""
         is_running = self.client.status == "running"
         return is_running and address in self.client.scheduler_info(n_workers=-1)["workers"]
+
+    def count_workers(self) -> int:
+        """Return how many workers there are; of those that we start, how many there may be."""
+        if self.client.status != "running":
+            return 0
+        return len(self.client.scheduler_info(n_workers=-1)["workers"])
 
     def explain_loss(self, where: dict[str, Any]) -> str:
         """Return the likely reason why the worker of a node was lost, and its log."""
@@ -135,6 +138,7 @@ class BatchPool(Pool):
         self._n_failed = 0
         n_workers = options.n_workers or (self._processes if options.is_local else _DEFAULT_WORKERS)
         n_jobs = max(1, n_workers // self._processes)
+        self._most_workers = n_jobs * self._processes
         # Lost workers are replaced in any case.
         self._scaling: JobScaling = self._cluster.adapt(
             Adaptive=JobScaling,
@@ -207,6 +211,10 @@ class BatchPool(Pool):
                 f"No worker has started for {self._options.start_timeout:.0f} s "
                 f"(start_timeout); {self._system.name} says: {self._describe_queue()}."
             )
+
+    def count_workers(self) -> int:
+        """Return how many workers there may be."""
+        return self._most_workers
 
     def count_unfinished(self) -> int:
         """Return how many nodes run or wait."""

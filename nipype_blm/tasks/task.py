@@ -39,6 +39,10 @@ class TaskError(RuntimeError):
     """A task has failed."""
 
 
+class PoolError(RuntimeError):
+    """There are no workers, and waiting for them makes no sense."""
+
+
 def perform(task: Task) -> Done:
     """Call the function of a task, here.
 

@@ -12,8 +12,8 @@ import yaml
 
 from nipype_blm.cli.main import main
 
-COMMANDS = ["fit", "infer", "compare", "diagnose", "export", "pool", "compile"]
-ACTIONS = ["pool start", "pool status", "pool stop", "pool run"]
+COMMANDS = ["fit", "infer", "compare", "diagnose", "export", "commands", "pool", "compile"]
+ACTIONS = ["pool start", "pool status", "pool stop"]
 RUNNING = ["fit", "infer", "compare"]  # what runs a workflow
 STAND_ALONE = ["blm", "blmm", "blmm_compare"]
 
@@ -421,10 +421,10 @@ def test_a_pool_runs_fits_and_comparisons_with_the_same_maps(study, say, two_fit
         assert say("fit", "blm.yml", "on_pool", *pool)[0] == 0
         assert say("compare", *two_fits, "compared_on_pool", *pool)[0] == 0
         study.write("commands.txt", "touch done\n")
-        code, text, _ = say("pool", "run", *pool, "commands.txt", "--check")
-        assert (code, text) == (0, "1 commands would run:\ntouch done\n")
+        code, text, _ = say("commands", *pool, "commands.txt", "--check")
+        assert (code, text) == (0, "1 command of 1 would run, 0 are done\ntouch done\n")
         assert not Path("done").exists()
-        assert say("pool", "run", *pool, "commands.txt", "--quiet")[:2] == (0, "")
+        assert say("commands", *pool, "commands.txt", "--quiet")[:2] == (0, "")
         assert Path("done").exists()
     finally:
         assert say("pool", "stop", *pool, "--quiet")[:2] == (0, "")

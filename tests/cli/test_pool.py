@@ -27,8 +27,13 @@ TIME_LIMIT = 180
 
 def start_process(*arguments, folder, **options):
     """Start ``nipype-blm pool``; its output is text."""
+    return start_command("pool", *arguments, folder=folder, **options)
+
+
+def start_command(*arguments, folder, **options):
+    """Start ``nipype-blm``; its output is text."""
     return subprocess.Popen(
-        [sys.executable, "-m", "nipype_blm.cli.main", "pool", *map(str, arguments)],
+        [sys.executable, "-m", "nipype_blm.cli.main", *map(str, arguments)],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -77,6 +82,14 @@ class Pool:
     def begin(self, action, *arguments, folder=None, **options):
         folder = folder or self.folder
         return start_process(action, "--pool", self.file, *arguments, folder=folder, **options)
+
+    def begin_list(self, commands, *options, folder=None):
+        """Start ``nipype-blm commands`` on the pool."""
+        given = ["commands", commands, "--pool", self.file, *options]
+        return start_command(*given, folder=folder or self.folder)
+
+    def run_list(self, commands, *options, folder=None):
+        return finish(self.begin_list(commands, *options, folder=folder))
 
     def start(self, n_workers, *options):
         """Start the pool."""
@@ -179,51 +192,45 @@ def test_status_tells_where_a_pool_is_and_its_workers(pool):
     assert all("127.0.0.1" in worker and "GiB" in worker for worker in workers)
 
 
-def test_a_list_of_commands_keeps_each_output_and_runs_again_what_has_failed(pool, tmp_path):
-    """In the folder of the caller, which is not that of the pool or of the list."""
+def test_a_list_of_commands_runs_in_the_folder_of_the_caller(pool, tmp_path):
+    """Which is not that of the pool or of the list."""
     caller = tmp_path / "the caller's folder"
     caller.mkdir()
     bad = "echo bad >> starts; echo to stderr >&2; test -e mended"
-    commands = pool.write_list(
-        "# a comment",
-        'echo good >> starts; echo "it\'s $((6 * 7))"',
-        "",
-        bad,
-        "echo other >> starts; pwd",
-    )
-    work = tmp_path / "work"
+    lines = ['echo good >> starts; echo "it\'s $((6 * 7))"', bad, "echo other >> starts; pwd"]
+    commands = pool.write_list("# a comment", lines[0], "", *lines[1:])
+    out = tmp_path / "out"
 
     def run():
-        code, out, err = pool.command("run", commands, "--work-dir", work, folder=caller)
-        outputs = sorted(path.read_text() for path in work.rglob("output.nipype"))
-        return code, out, err, sorted((caller / "starts").read_text().split()), outputs
+        found = pool.run_list(commands, "--out", out, "--keep-logs", folder=caller)
+        return *found, sorted((caller / "starts").read_text().split())
 
-    code, out, err, starts, outputs = run()
+    code, text, err, starts = run()
     assert code == 1
-    assert "2 of 3 commands ended well" in out
-    assert [line for line in err.splitlines() if line.startswith("failed")] == [f"failed: {bad}"]
+    assert "1 of 3 commands failed" in err
+    assert "line 4, return code 1: to stderr" in err
     assert starts == ["bad", "good", "other"]
-    assert work.stat().st_mode & 0o777 == 0o700  # Nipype reads pickles there
-    assert {"it's 42\n", f"{caller}\n"} <= set(outputs)
+    log = (out / "logs" / "done.log").read_text()
+    assert f"$ {lines[0]}\nit's 42\n" in log
+    assert f"$ {lines[2]}\n{caller}\n" in log
 
     (caller / "mended").touch()
-    code, out, err, starts, outputs = run()
+    code, text, err, starts = run()
     assert code == 0, err
-    assert "3 of 3 commands ended well" in out
-    assert "failed" not in err.replace("0 failed", "")
+    assert "3 of 3 commands done, 2 of them by an earlier run." in text
     assert starts == ["bad", "bad", "good", "other"]
-    assert outputs == sorted([f"{caller}\n", "it's 42\n", "to stderr\n"])
-
     assert run()[0] == 0
     assert sorted((caller / "starts").read_text().split()) == starts
 
 
-def test_a_list_of_one_command_names_it_when_it_fails(pool, tmp_path):
-    commands = pool.write_list("exit 3")
-    code, out, err = pool.command("run", commands, "--work-dir", tmp_path)
-    assert code == 1
-    assert "0 of 1 commands ended well" in out
-    assert err.splitlines()[-1] == "failed: exit 3"
+@pytest.mark.parametrize("name", ["pool", "cluster"])
+def test_the_old_words_for_lists_say_the_new_ones(name, capsys):
+    arguments = ["--pool", "/x/pool.json", "list.txt", "--work-dir", "w", "--check"]
+    assert main([name, "run", *arguments]) == 2
+    words = "`nipype-blm commands list.txt --pool /x/pool.json --out w`"
+    assert words in capsys.readouterr().err
+    assert main([name, "run"]) == 2
+    assert "nipype-blm commands --pool" in capsys.readouterr().err
 
 
 def test_two_lists_run_on_a_pool_at_once(pool, tmp_path):
@@ -232,11 +239,11 @@ def test_two_lists_run_on_a_pool_at_once(pool, tmp_path):
     for mine, other in (("a", "b"), ("b", "a")):
         commands = tmp_path / f"{mine}.txt"
         commands.write_text(f"touch {mine}; until test -e {other}; do sleep 0.1; done\n")
-        processes.append(pool.begin("run", commands, folder=tmp_path))
+        processes.append(pool.begin_list(commands, folder=tmp_path))
     for process in processes:
         code, out, err = finish(process)
         assert code == 0, err
-        assert "1 of 1 commands ended well" in out
+        assert "1 of 1 command done" in out
 
 
 def test_nodes_import_what_lies_beside_their_script_and_not_in_the_folder_of_the_pool(
@@ -287,11 +294,15 @@ def test_a_pool_without_tls_says_so_and_is_used_by_those_only_who_allow_it(own_p
     assert "security is false" in err
     assert "--allow-insecure" in err
     commands = own_pool.write_list("echo done")
-    for action in (["status"], ["run", commands], ["stop"]):
-        code, out, err = own_pool.command(*action)
+    for insecure, expected in ([], 2), (["--allow-insecure"], 0):
+        code, out, err = own_pool.run_list(commands, *insecure)
+        assert code == expected, err
+        assert ("is reached without TLS" in err) == (not insecure)
+    for action in ("status", "stop"):
+        code, out, err = own_pool.command(action)
         assert code == 2
         assert "is reached without TLS" in err
-        code, out, err = own_pool.command(*action, "--allow-insecure")
+        code, out, err = own_pool.command(action, "--allow-insecure")
         assert code == 0, err
     assert not own_pool.file.exists()
 
@@ -331,7 +342,7 @@ def test_the_log_of_a_pool_is_private_and_never_written_through_a_link(own_pool)
 def test_stop_ends_all_processes_also_while_they_work(own_pool):
     own_pool.start(1)
     commands = own_pool.write_list("touch started; sleep 600", "touch started; sleep 601")
-    run = own_pool.begin("run", commands)
+    run = own_pool.begin_list(commands, folder=own_pool.folder)
     try:
         wait_until(lambda: (own_pool.folder / "started").exists(), "the command runs")
         own_pool.note_children()
@@ -343,9 +354,7 @@ def test_stop_ends_all_processes_also_while_they_work(own_pool):
         wait_until(lambda: own_pool.has_ended, "no process is left")
         code, out, err = finish(run)
         assert code == 1
-        assert "0 of 2 commands ended well" in out
-        for seconds in (600, 601):
-            assert f"failed: touch started; sleep {seconds}\n" in err
+        assert "is gone; start it again" in err or "was lost" in err
     finally:
         run.kill()
 
@@ -429,16 +438,11 @@ def test_a_pool_without_work_ends_by_itself_and_has_made_a_private_folder(own_po
         (["start", "--n-workers", "0"], ["n_workers is 0", "greater than or equal to 1"]),
         (["status"], ["pool.json cannot be read", "nipype-blm pool start"]),
         (["stop"], ["pool.json cannot be read", "nipype-blm pool start"]),
-        (["run", "good.txt"], ["pool.json cannot be read", "nipype-blm pool start"]),
-        (["run", "none.txt"], ["none.txt cannot be read"]),
-        (["run", "empty.txt"], ["empty.txt has no command", "one a line"]),
     ],
     ids=lambda words: words[0] if words[0] in ("status", "stop") else words[-1],
 )
 def test_bad_input_is_one_clear_error(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
-    Path("good.txt").write_text("true\n")
-    Path("empty.txt").write_text("\n# nothing\n")
     assert main(["pool", *arguments, "--pool", "pool.json"]) == 2
     [error] = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
@@ -453,18 +457,6 @@ def test_a_pool_whose_folder_cannot_be_made_is_one_clear_error(tmp_path, capsys)
     [error] = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
     assert str(file) in error
-
-
-def test_a_work_folder_that_cannot_be_made_is_one_clear_error(pool, tmp_path):
-    file = tmp_path / "file"
-    file.touch()
-    commands = pool.write_list("touch was_run")
-    code, out, err = pool.command("run", commands, "--work-dir", file / "below", folder=tmp_path)
-    assert code in (1, 2)
-    assert "Traceback" not in out + err
-    [error] = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert str(file) in error
-    assert not (tmp_path / "was_run").exists()
 
 
 def test_a_file_that_names_no_pool_is_refused(tmp_path, capsys):

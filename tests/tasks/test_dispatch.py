@@ -30,11 +30,11 @@ from distributed import LocalCluster
 from nipype_blm.errors import InputError
 from nipype_blm.progress import listening
 from nipype_blm.tasks import disks, dispatch
-from nipype_blm.tasks.dispatch import find_needs
+from nipype_blm.tasks.dispatch import find_needs, run_as_taken
 from nipype_blm.tasks.options import parse_options
 from nipype_blm.tasks.pools import Pool, PoolError, open_pool
 from nipype_blm.tasks.runner import run_tasks
-from nipype_blm.tasks.task import Task, TaskError
+from nipype_blm.tasks.task import Done, Task, TaskError
 from nipype_blm.units import GIB
 
 N_TASKS = len(NAMES)
@@ -109,6 +109,33 @@ def test_a_pool_that_is_there_already_goes_on_and_keeps_nothing(
     pool.close()
     assert len(cluster.scheduler.workers) == 2
     assert not cluster.scheduler.tasks
+
+
+def test_which_tasks_there_are_may_depend_on_those_that_have_ended(
+    tmp_path: Path, start_pool: Callable[..., Pool], cluster: LocalCluster
+) -> None:
+    """Each that ends brings another one; no more than two are out at a time."""
+    waiting, left = list_tasks(tmp_path)[:1], list_tasks(tmp_path)[1:]
+    out = most = 0
+
+    def take() -> Task | None:
+        nonlocal out, most
+        if not waiting:
+            return None
+        out += 1
+        most = max(most, out)
+        return waiting.pop()
+
+    ended = []
+    for task, done in run_as_taken(take, start_pool(cluster=cluster), 2, lambda: 2):
+        assert isinstance(done, Done)
+        out -= 1
+        ended.append(task.output.name)
+        waiting += left[:2]
+        del left[:2]
+    assert sorted(ended) == NAMES
+    assert most == 2
+    assert count_starts(tmp_path) == ONCE
 
 
 def test_progress_within_a_task_is_told_here(

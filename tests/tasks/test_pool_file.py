@@ -142,9 +142,9 @@ def run_command(action: str) -> Callable[[Path], None]:
     def run(path: Path) -> None:
         commands = path.with_name("commands.txt")
         commands.write_text("true\n")
-        arguments = [str(commands)] if action == "run" else []
+        words = ["commands", str(commands)] if action == "commands" else ["pool", action]
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            if main(["pool", action, "--pool", str(path), *arguments]) == 2:
+            if main([*words, "--pool", str(path)]) == 2:
                 raise InputError(said.getvalue())
 
     return run
@@ -152,8 +152,8 @@ def run_command(action: str) -> Callable[[Path], None]:
 
 @pytest.mark.parametrize(
     "use",
-    [run_on_plugin, run_command("status"), run_command("stop"), run_command("run")],
-    ids=["plugin", "status", "stop", "run"],
+    [run_on_plugin, run_command("status"), run_command("stop"), run_command("commands")],
+    ids=["plugin", "status", "stop", "commands"],
 )
 def test_nothing_connects_to_the_plain_scheduler_of_a_stranger(
     path: Path, stranger: Stranger, use: Callable[[Path], None]

@@ -1,0 +1,263 @@
+"""``nipype-blm commands``: a list of shell commands, here or on a pool, each until it is done."""
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nipype_blm.cli.command import OK, RunError, add_common_options, describe
+from nipype_blm.errors import InputError, Problems, count, join_some
+
+if TYPE_CHECKING:
+    from nipype_blm.tasks.commandfolder import Summary
+    from nipype_blm.tasks.commandlist import Command
+    from nipype_blm.tasks.commands import Settings
+
+_DESCRIPTION = (
+    "Run the commands of a text file, one a line, side by side on this machine, on a pool, or on "
+    "a pool started for them.  The same again runs what is not done."
+)
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_MOST_SHOWN = 20
+
+
+def add_commands(tools: Any) -> None:
+    """Add the command ``commands`` to those of ``nipype-blm``."""
+    parser = tools.add_parser("commands", help="run a list of shell commands, one a line")
+    examples = [
+        "FA/.commands --cwd FA --done-glob '{3}_warp.nii*'",
+        "list.txt --pool pool.json --timeout 2h --retries 1",
+        "list.txt --cluster slurm --plugin-args workers.yml",
+        "list.txt --check",
+    ]
+    describe(parser, _DESCRIPTION, examples)
+    parser.add_argument(
+        "list", type=Path, metavar="FILE", help="commands, one a line; lines with # are comments"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for table.tsv, journal.jsonl, failed_commands and logs; default: FILE.out",
+    )
+    _add_where(parser)
+    _add_how(parser)
+    add_common_options(parser)
+    parser.set_defaults(action=_act)
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--n-procs", type=int, metavar="N", help="commands at a time here; default: all cores"
+    )
+    parser.add_argument(
+        "--pool",
+        type=Path,
+        metavar="POOL.json",
+        help="run on the pool that `nipype-blm pool start` has started",
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="NAME",
+        help="run on a pool of workers started for this: slurm, sge, ..., or local",
+    )
+    parser.add_argument(
+        "--n-workers", type=int, metavar="N", help="most workers of that pool at a time"
+    )
+    parser.add_argument(
+        "--plugin-args",
+        type=Path,
+        metavar="FILE.yml",
+        help="arguments of that pool, one `name: value` a line; as those of DaskPlugin",
+    )
+    parser.add_argument(
+        "--allow-insecure",
+        action="store_true",
+        help="also a POOL.json that somebody else could have written, or a pool without TLS",
+    )
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cwd", type=Path, metavar="FOLDER", help="where commands run; default: here"
+    )
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="variable of the commands, as often as needed; NAME alone has the value that it has "
+        "here",
+    )
+    parser.add_argument(
+        "--retries",
+        type=int,
+        default=0,
+        metavar="N",
+        help="run a command that failed again, up to N times; default 0",
+    )
+    parser.add_argument(
+        "--timeout", metavar="TIME", help="end a command after this time, such as 90s, 30m, 2h"
+    )
+    parser.add_argument(
+        "--max-failures", type=int, metavar="N", help="start nothing new when more have failed"
+    )
+    parser.add_argument(
+        "--done-glob",
+        metavar="PATTERN",
+        help="the product of a command: it is done if that exists; {3} is word 3 of the command, "
+        "0 its program",
+    )
+    parser.add_argument(
+        "--keep-logs", action="store_true", help="keep what commands print that end well, too"
+    )
+    parser.add_argument("--check", action="store_true", help="say what would run, and run nothing")
+
+
+def _act(arguments: argparse.Namespace) -> int:
+    from nipype_blm.cli.progress import CommandWork, show_progress
+    from nipype_blm.stages.commands import holding
+    from nipype_blm.tasks.commandlist import read_commands
+    from nipype_blm.tasks.commands import check_list, choose_commands
+
+    settings = _read_settings(arguments)
+    plugin_args = _read_pool(arguments)
+    commands = read_commands(arguments.list)
+    check_list(commands, settings)
+    out = (arguments.out or arguments.list.with_name(f"{arguments.list.name}.out")).absolute()
+    if arguments.check:
+        _check(commands, settings, out, plugin_args, arguments.quiet)
+        return OK
+    with holding(out, "--out"):
+        n_earlier = len(commands) - len(choose_commands(commands, out, settings))
+        with show_progress(CommandWork(len(commands), n_earlier), arguments.quiet):
+            summary = _run(commands, out, settings, arguments.n_procs, plugin_args)
+    if not arguments.quiet:
+        earlier = f", {summary.n_earlier} of them by an earlier run" if summary.n_earlier else ""
+        print(f"{summary.n_done} of {count(summary.n_commands, 'command')} done{earlier}.")
+        print(summary.places.table)
+    return OK
+
+
+def _run(
+    commands: "list[Command]",
+    out: Path,
+    settings: "Settings",
+    n_procs: int | None,
+    plugin_args: dict[str, Any] | None,
+) -> "Summary":
+    """Run a list; its failures, and the loss of a pool, are what the command ends with."""
+    from nipype_blm.stages.commands import run_command_list
+    from nipype_blm.tasks.commandfolder import CommandsError
+    from nipype_blm.tasks.task import PoolError, TaskError
+
+    try:
+        summary = run_command_list(commands, out, settings, n_procs, plugin_args)
+        summary.check()
+    except (CommandsError, TaskError, PoolError) as error:
+        raise RunError(str(error)) from error
+    return summary
+
+
+def _read_settings(arguments: argparse.Namespace) -> "Settings":
+    """Return how commands are to run.
+
+    Raises
+    ------
+    InputError
+        With all faults.
+    """
+    from nipype_blm.tasks.commands import Settings
+
+    problems = Problems()
+    for name, least in (("n_procs", 1), ("n_workers", 1), ("retries", 0), ("max_failures", 0)):
+        given = getattr(arguments, name)
+        if given is not None and given < least:
+            option = f"--{name.replace('_', '-')}"
+            problems.append(f"{option} {given} was given; expected {least} or more.")
+    timeout_s = problems.attempt(_read_seconds, arguments.timeout)
+    env = problems.attempt(_read_variables, arguments.env)
+    if problems:
+        raise InputError(problems)
+    return Settings(
+        cwd=str((arguments.cwd or Path.cwd()).expanduser().absolute()),
+        env=env or {},
+        retries=arguments.retries,
+        timeout_s=timeout_s,
+        max_failures=arguments.max_failures,
+        done_glob=arguments.done_glob,
+        keep_logs=arguments.keep_logs,
+    )
+
+
+def _read_seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    if found is None or float(found[1]) <= 0:
+        raise InputError(f"--timeout {text} is not a time such as 90s, 30m or 2h.")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _read_variables(given: Sequence[str]) -> dict[str, str]:
+    """Return variables; their values are never said."""
+    env = {}
+    for text in given:
+        name, is_given, value = text.partition("=")
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            raise InputError("--env was given without a name; expected NAME=VALUE or NAME.")
+        if not is_given and name not in os.environ:
+            raise InputError(f"--env {name}: there is no such variable here; give NAME=VALUE.")
+        env[name] = value if is_given else os.environ[name]
+    return env
+
+
+def _read_pool(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the arguments of a pool; None where commands run without one.
+
+    Raises
+    ------
+    InputError
+    """
+    from nipype_blm.cli.plugins import read_arguments
+
+    of_new = {name: getattr(arguments, name) for name in ("cluster", "n_workers")}
+    given = {name: value for name, value in of_new.items() if value is not None}
+    if arguments.pool is not None:
+        if given or arguments.plugin_args is not None:
+            raise InputError(
+                "--pool names the pool that runs everything; leave out --cluster, --n-workers and "
+                "--plugin-args."
+            )
+        pool = arguments.pool.expanduser().absolute()
+        return {"scheduler_file": pool, "allow_insecure": arguments.allow_insecure}
+    if not given and arguments.plugin_args is None:
+        return None
+    if arguments.n_procs is not None:
+        raise InputError("--n-procs is for this machine; of a pool give --n-workers.")
+    return read_arguments(arguments.plugin_args) | given
+
+
+def _check(
+    commands: "list[Command]",
+    settings: "Settings",
+    out: Path,
+    plugin_args: dict[str, Any] | None,
+    quiet: bool,
+) -> None:
+    """Say what would run."""
+    from nipype_blm.stages.commands import check_pool
+    from nipype_blm.tasks.commands import check_programs, choose_commands
+
+    waiting = choose_commands(commands, out, settings)
+    if plugin_args is None:
+        check_programs(waiting, settings)
+    else:  # whose workers may have others
+        check_pool(plugin_args)
+    if quiet:
+        return
+    n_done = len(commands) - len(waiting)
+    print(f"{count(len(waiting), 'command')} of {len(commands)} would run, {n_done} are done")
+    print(join_some((command.text for command in waiting), _MOST_SHOWN, "\n"))
