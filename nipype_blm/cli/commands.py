@@ -117,7 +117,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 
 def _act(arguments: argparse.Namespace) -> int:
-    from nipype_blm.cli.progress import CommandWork, show_progress
+    from nipype_blm.cli.progress import Counted, show_progress
     from nipype_blm.stages.commands import holding
     from nipype_blm.tasks.commandlist import read_commands
     from nipype_blm.tasks.commands import check_list, choose_commands
@@ -132,7 +132,7 @@ def _act(arguments: argparse.Namespace) -> int:
         return OK
     with holding(out, "--out"):
         n_earlier = len(commands) - len(choose_commands(commands, out, settings))
-        with show_progress(CommandWork(len(commands), n_earlier), arguments.quiet):
+        with show_progress(Counted("commands", len(commands), n_earlier), arguments.quiet):
             summary = _run(commands, out, settings, arguments.n_procs, plugin_args)
     if not arguments.quiet:
         earlier = f", {summary.n_earlier} of them by an earlier run" if summary.n_earlier else ""

@@ -22,8 +22,9 @@ _LABELS = {
     "voxels": "fitting voxels",
     "resamplings": "resampling",
     "commands": "running commands",
+    "registrations": "registering",
 }
-_EARLIER = {"images": "read", "voxels": "fitted", "resamplings": "done", "commands": "done"}
+_EARLIER = {"images": "read", "voxels": "fitted"}  # others are done
 _OF_NODES = {
     **{"products": "images", "estimates": "voxels"},
     **{"tiles": "images", "scores": "voxels", "nulls": "resamplings"},
@@ -71,11 +72,12 @@ class NewWork:
         return self.n_voxels
 
 
-class CommandWork(NamedTuple):
-    """Commands of a list, and how many of them an earlier run has done."""
+class Counted(NamedTuple):
+    """Things of one kind to be done, and how many of them an earlier run has done."""
 
-    n_commands: int
-    n_done: int
+    what: str  # of `_LABELS`
+    n: int
+    n_done: int = 0
 
 
 class _Nodes:
@@ -131,14 +133,14 @@ class _Amount:
 class _Progress:
     """What is known of a run; subclasses show it."""
 
-    def __init__(self, work: Work | CommandWork | None) -> None:
+    def __init__(self, work: Work | Counted | None) -> None:
         self.nodes = _Nodes()
-        self._work = None if isinstance(work, CommandWork) else work
+        self._work = None if isinstance(work, Counted) else work
         self._compiled: set[str] = set()
         self.amounts: dict[str, _Amount] = {}
-        if isinstance(work, CommandWork):
-            parts = [work.n_done, work.n_commands - work.n_done]
-            self._add("commands", _Amount(parts, {0} if work.n_done else set()))
+        if isinstance(work, Counted):
+            parts = [work.n_done, work.n - work.n_done]
+            self._add(work.what, _Amount(parts, {0} if work.n_done else set()))
         elif work is not None:
             self._add("images", _Amount(work.n_images, work.find_batches()))
             blocks = work.find_blocks()
@@ -200,14 +202,16 @@ class _Progress:
 class _Lines(_Progress):
     """Prints a line for each tenth that is done, and for each node that has ended."""
 
-    def __init__(self, work: Work | CommandWork | None) -> None:
+    def __init__(self, work: Work | Counted | None) -> None:
         self._tenths: Counter[str] = Counter()
         super().__init__(work)
 
     def begin(self, what: str, amount: _Amount) -> None:
         if amount.found:
             self._tenths[what] = 10 * amount.found // amount.total
-            self.say(f"{what} {_EARLIER[what]} by an earlier run: {amount.found} of {amount.total}")
+            self.say(
+                f"{what} {_EARLIER.get(what, 'done')} by an earlier run: {amount.found} of {amount.total}"
+            )
 
     def show(self, what: str, amount: _Amount) -> None:
         tenths = 10 * amount.done // max(amount.total, 1)
@@ -237,7 +241,7 @@ class _Display(Progress):
 class _Bars(_Progress):
     """Draws a bar for what is done."""
 
-    def __init__(self, work: Work | CommandWork | None, display: _Display) -> None:
+    def __init__(self, work: Work | Counted | None, display: _Display) -> None:
         self._display = display
         self._tasks: dict[str, Any] = {}
         super().__init__(work)
@@ -258,14 +262,14 @@ class _Bars(_Progress):
 
 @contextmanager
 def show_progress(
-    work: Work | CommandWork | None = None, quiet: bool = False
+    work: Work | Counted | None = None, quiet: bool = False
 ) -> Iterator[NodeCallback]:
     """Show how much is done, and how many nodes run, while the context lasts.
 
     Parameters
     ----------
-    work : Work or CommandWork, optional
-        Images, voxels and resamplings, or commands, to be done.
+    work : Work or Counted, optional
+        Images, voxels and resamplings, or things of one other kind, to be done.
     quiet : bool
         Show nothing.
 

@@ -284,18 +284,19 @@ def _describe(plan: "Plan") -> str:
 def _run(plan: "Plan", arguments: argparse.Namespace) -> None:
     """Run the workflow; by default on workers of this machine."""
     from nipype_blm.cli.plugins import DASK, choose_node_runner, count_cores
-    from nipype_blm.cli.progress import show_progress
+    from nipype_blm.cli.progress import Counted, show_progress
     from nipype_blm.cli.run import Places, raise_or_describe, run_workflow
     from nipype_blm.interfaces.tbss import write_plan
     from nipype_blm.io.lock import hold_folders
-    from nipype_blm.tbss.costs import measure_work
+    from nipype_blm.tbss.costs import count_pairs
     from nipype_blm.workflows.tbss import connect_tbss, hold_tbss_plan
 
     places = Places(plan.out_dir, plan.work_dir, plan.work_dir / "tbss_wf")
     n_nodes = _count_nodes(arguments, count_cores())
+    work = Counted("registrations", count_pairs(plan) + len(plan.subjects))
     with (
         hold_folders({"OUT": plan.out_dir, "work_dir": plan.work_dir}, private={"work_dir"}),
-        show_progress(measure_work(plan), arguments.quiet) as note_node,
+        show_progress(work, arguments.quiet) as note_node,
     ):
         runner = choose_node_runner(
             arguments.plugin or DASK,

@@ -1,7 +1,6 @@
 """How long a TBSS takes, said before it begins; measured on one core of a common machine."""
 
 from datetime import timedelta
-from typing import Any
 
 from nipype_blm.errors import count
 from nipype_blm.tbss.engines import ENGINES
@@ -43,8 +42,3 @@ def _describe_maps(plan: Plan) -> str:
 def count_pairs(plan: Plan) -> int:
     """Return how many pairs are still to be registered."""
     return sum(map(len, plan.pair_bundles))
-
-
-def measure_work(plan: Plan) -> Any:
-    """Return how much is to be done, for a bar."""
-    return None

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError, count, join_some
 from nipype_blm.io.files import write_if_changed
-from nipype_blm.progress import advance
 from nipype_blm.tbss.images import Volume, read_volume, write_volume
 from nipype_blm.tbss.plan import FA, Plan
 from nipype_blm.tbss.projection import (
@@ -114,7 +113,6 @@ def _sum(images: Sequence[Path]) -> tuple[Any, Any, Any]:
         total = total + np.where(present, data, 0).astype(np.float64)
         n_present = n_present + present.astype(np.int32)
         who = who + np.where(present, 0, number).astype(np.int64)
-        advance("images", 1)
     alone = who[n_present == len(images) - 1]
     return total, n_present, np.bincount(alone, minlength=len(images))
 
@@ -264,5 +262,4 @@ def project_subjects(plan: Plan, indices: Sequence[int]) -> list[Path]:
             path = plan.paths.find_skeletonised(name, measure)
             write_volume(path, project(data, offsets), skeleton.affine)
             written.append(path)
-        advance("observations", 1)
     return written

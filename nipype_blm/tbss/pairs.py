@@ -1,10 +1,8 @@
 """Every image registered to every other one, to find the one that needs least deformation."""
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,14 @@ import numpy as np
 from nipype_blm.errors import InputError, count, join_some
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
-from nipype_blm.private import open_plain
 from nipype_blm.progress import advance
+from nipype_blm.tasks.journal import LineWriter, read_lines
 from nipype_blm.tbss.engines import ENGINES
 from nipype_blm.tbss.fields import measure_displacement
-from nipype_blm.tbss.plan import FA, Plan
+from nipype_blm.tbss.plan import FA, Plan, Subject
 from nipype_blm.tbss.registration import Prepared, correlate, prepare_fa, register
+
+_MOST_PREPARED = 4  # images that are held
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,18 @@ def register_pairs(plan: Plan, bundle: int) -> Path:
     pairs = plan.pair_bundles[bundle]
     path = plan.paths.pairs / f"{fingerprint(*(str(pair) for pair in pairs))[:16]}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = {_key(pair) for pair in _read_lines(path)}
+    done = {_key(pair) for pair in _read_pairs(path)}
     for fixed, moving in pairs:
         if _find_key(plan, fixed, moving) not in done:
-            _append(path, _register_pair(plan, fixed, moving))
+            pair = _register_pair(plan, fixed, moving)
+            with LineWriter(path) as lines:
+                lines.write(*map(asdict, pair))
         advance("registrations", 1)
     return path
 
 
 def _register_pair(plan: Plan, fixed: int, moving: int) -> list[Pair]:
-    one, other = (_prepare(plan.subjects[i].images[FA], plan.spacing) for i in (fixed, moving))
+    one, other = (_prepare(plan.subjects[i], plan.spacing) for i in (fixed, moving))
     warps = register(one.isotropic, other.isotropic, plan.options.engine)
     found = [_describe(plan, (fixed, moving), warps.forward, one, other)]
     if warps.inverse is not None:
@@ -81,9 +83,16 @@ def _register_pair(plan: Plan, fixed: int, moving: int) -> list[Pair]:
 
 
 # The images of a bundle share most of their fixed ones.
-@lru_cache(maxsize=4)
-def _prepare(path: Path, spacing: float) -> Prepared:
-    return prepare_fa(path, spacing)
+_prepared: dict[tuple[str, float], Prepared] = {}
+
+
+def _prepare(subject: Subject, spacing: float) -> Prepared:
+    key = subject.stamp, spacing
+    if key not in _prepared:
+        while len(_prepared) >= _MOST_PREPARED:
+            _prepared.pop(next(iter(_prepared)))
+        _prepared[key] = prepare_fa(subject.images[FA], spacing)
+    return _prepared[key]
 
 
 def _describe(
@@ -95,23 +104,10 @@ def _describe(
     return Pair(fixed_name, moving_name, stamp, correlation, displacement)
 
 
-def _append(path: Path, pairs: Iterable[Pair]) -> None:
-    lines = "".join(f"{json.dumps(asdict(pair))}\n" for pair in pairs).encode()
-    with open(path, "ab+", buffering=0, opener=open_plain) as file:
-        file.seek(0, 2)
-        if file.tell():
-            file.seek(-1, 2)
-            if file.read(1) != b"\n":
-                lines = b"\n" + lines  # the line before is torn, and lost alone
-        file.write(lines)
-
-
-def _read_lines(path: Path) -> Iterator[Pair]:
-    """Yield what whole lines say; one that a kill has torn counts as if it were not there."""
-    with suppress(FileNotFoundError), open(path, "rb", opener=open_plain) as file:
-        for line in file.read().split(b"\n"):
-            with suppress(ValueError, TypeError):
-                yield Pair(**json.loads(line))
+def _read_pairs(path: Path) -> Iterator[Pair]:
+    for line in read_lines(path):
+        with suppress(TypeError):
+            yield Pair(**line)
 
 
 def _key(pair: Pair) -> tuple[str, str, str]:
@@ -121,7 +117,7 @@ def _key(pair: Pair) -> tuple[str, str, str]:
 def read_pairs(plan: Plan) -> dict[tuple[str, str, str], Pair]:
     """Return all that was found by now, by names of fixed and moving image and stamp."""
     files = sorted(plan.paths.pairs.glob("*.jsonl"))
-    return {_key(pair): pair for path in files for pair in _read_lines(path)}
+    return {_key(pair): pair for path in files for pair in _read_pairs(path)}
 
 
 def choose_target(plan: Plan) -> int:

@@ -117,7 +117,7 @@ def register_subjects(plan: Plan, indices: Sequence[int]) -> list[Path]:
     for index in indices:
         if not _is_done(plan, index, target):
             _register_subject(plan, index, target)
-        advance("observations", 1)
+        advance("registrations", 1)
     return [plan.paths.find_record(plan.subjects[index].name) for index in indices]
 
 
@@ -151,6 +151,7 @@ def _register_subject(plan: Plan, index: int, target: Target) -> None:
         plan.options.template,
         tuple(map(tuple, target.to_standard)),
         plan.spacing,
+        target.stamp,
     )
     fixed = grid.fixed
     prepared = prepare_fa(subject.images[FA], plan.spacing)
@@ -188,9 +189,14 @@ class _Grid(NamedTuple):
     places: NDArray[np.float64]  # (n, 3), of the voxels of the mask, in mm of the target
 
 
-@lru_cache(maxsize=1)  # all observations have the same
+# All observations have the same; the last argument tells a file from what was there before.
+@lru_cache(maxsize=1)
 def _open_grid(
-    path: Path, template: Path | None, to_standard: tuple[tuple[float, ...], ...], spacing: float
+    path: Path,
+    template: Path | None,
+    to_standard: tuple[tuple[float, ...], ...],
+    spacing: float,
+    _: str,
 ) -> _Grid:
     if template == path:
         fixed = prepare_template(path, spacing)
