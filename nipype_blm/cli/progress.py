@@ -209,9 +209,8 @@ class _Lines(_Progress):
     def begin(self, what: str, amount: _Amount) -> None:
         if amount.found:
             self._tenths[what] = 10 * amount.found // amount.total
-            self.say(
-                f"{what} {_EARLIER.get(what, 'done')} by an earlier run: {amount.found} of {amount.total}"
-            )
+            done = f"{what} {_EARLIER.get(what, 'done')} by an earlier run"
+            self.say(f"{done}: {amount.found} of {amount.total}")
 
     def show(self, what: str, amount: _Amount) -> None:
         tenths = 10 * amount.done // max(amount.total, 1)

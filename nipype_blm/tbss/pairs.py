@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,8 @@ from nipype_blm.progress import advance
 from nipype_blm.tasks.journal import LineWriter, read_lines
 from nipype_blm.tbss.engines import ENGINES
 from nipype_blm.tbss.fields import measure_displacement
-from nipype_blm.tbss.plan import FA, Plan, Subject
+from nipype_blm.tbss.plan import FA, Plan
 from nipype_blm.tbss.registration import Prepared, correlate, prepare_fa, register
-
-_MOST_PREPARED = 4  # images that are held
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,8 @@ def register_pairs(plan: Plan, bundle: int) -> Path:
 
 
 def _register_pair(plan: Plan, fixed: int, moving: int) -> list[Pair]:
-    one, other = (_prepare(plan.subjects[i], plan.spacing) for i in (fixed, moving))
+    subjects = (plan.subjects[i] for i in (fixed, moving))
+    one, other = (_prepare(each.images[FA], each.stamp, plan.spacing) for each in subjects)
     warps = register(one.isotropic, other.isotropic, plan.options.engine)
     found = [_describe(plan, (fixed, moving), warps.forward, one, other)]
     if warps.inverse is not None:
@@ -82,17 +82,10 @@ def _register_pair(plan: Plan, fixed: int, moving: int) -> list[Pair]:
     return found
 
 
-# The images of a bundle share most of their fixed ones.
-_prepared: dict[tuple[str, float], Prepared] = {}
-
-
-def _prepare(subject: Subject, spacing: float) -> Prepared:
-    key = subject.stamp, spacing
-    if key not in _prepared:
-        while len(_prepared) >= _MOST_PREPARED:
-            _prepared.pop(next(iter(_prepared)))
-        _prepared[key] = prepare_fa(subject.images[FA], spacing)
-    return _prepared[key]
+# The images of a bundle share most of their fixed ones; a stamp tells a file from one before it.
+@lru_cache(maxsize=4)
+def _prepare(path: Path, _: str, spacing: float) -> Prepared:
+    return prepare_fa(path, spacing)
 
 
 def _describe(
