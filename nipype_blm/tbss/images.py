@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nipype_blm.data.volumes import VolumeSpace
-from nipype_blm.io.files import naming, replacing
+from nipype_blm.io.files import write_if_changed
 
 Float32Array = NDArray[np.float32]
 # Of a brain on the grid of a registration, on each side, in voxels: it may move.
@@ -56,15 +56,16 @@ def write_volume(path: Path, data: NDArray[Any], affine: NDArray[np.float64]) ->
 
 
 def write_image(path: Path, image: Any) -> None:
-    """Write a file of nibabel whole or not at all, compressed if its name ends in .gz."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = image.to_bytes()
-    with naming(path), replacing(path) as file:
-        if path.suffix == ".gz":
-            from zlib_ng import gzip_ng
+    """Write a file of nibabel whole or not at all, compressed if its name ends in .gz.
 
-            content = gzip_ng.compress(content, 1)
-        file.write(content)
+    One that is there with the same content keeps its time, so that nothing is made again of it.
+    """
+    content = image.to_bytes()
+    if path.suffix == ".gz":
+        from zlib_ng import gzip_ng
+
+        content = gzip_ng.compress(content, 1, mtime=0)  # equal images are equal files
+    write_if_changed(path, content)
 
 
 def transform(affine: NDArray[Any], points: NDArray[Any]) -> NDArray[np.float64]:
