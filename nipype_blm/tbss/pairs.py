@@ -1,6 +1,6 @@
 """Every image registered to every other one, to find the one that needs least deformation."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -34,9 +34,16 @@ class Pair:
 def list_missing(plan: Plan) -> list[tuple[int, int]]:
     """Return the registrations that are still to be done, as (fixed, moving)."""
     done = read_pairs(plan)
-    return [
-        pair for pair in _list_registrations(plan) if _find_key(plan, *pair) not in done
-    ]  # fmt: skip
+    return [pair for pair in _list_registrations(plan) if not _is_done(plan, pair, done)]
+
+
+def _is_done(plan: Plan, pair: tuple[int, int], done: Container[tuple[str, str, str]]) -> bool:
+    """Say whether all that a registration gives is known: a kill may have torn one of two lines."""
+    fixed, moving = pair
+    is_known = _find_key(plan, fixed, moving) in done
+    if ENGINES[plan.options.engine].has_inverse:
+        is_known = is_known and _find_key(plan, moving, fixed) in done
+    return is_known
 
 
 def _list_registrations(plan: Plan) -> Iterator[tuple[int, int]]:
@@ -64,7 +71,7 @@ def register_pairs(plan: Plan, bundle: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {_key(pair) for pair in _read_pairs(path)}
     for fixed, moving in pairs:
-        if _find_key(plan, fixed, moving) not in done:
+        if not _is_done(plan, (fixed, moving), done):
             pair = _register_pair(plan, fixed, moving)
             with LineWriter(path) as lines:
                 lines.write(*map(asdict, pair))
@@ -168,7 +175,11 @@ def _write_table(plan: Plan, distance: Any, correlation: Any) -> None:
 def describe_failed(plan: Plan) -> list[str]:
     """Return notices of the pairs whose registration failed."""
     low = plan.options.min_correlation
-    failed = [pair for pair in read_pairs(plan).values() if pair.correlation < low]
+    # Others are of earlier runs: of images that are not in this one, or were not the same.
+    n = len(plan.subjects)
+    asked = {_find_key(plan, i, j) for i in range(n) for j in range(n) if i != j}
+    known = read_pairs(plan).items()
+    failed = [pair for key, pair in known if key in asked and pair.correlation < low]
     if not failed:
         return []
     some = join_some((f"{p.moving} to {p.fixed} ({p.correlation:.2f})" for p in failed), 5)
