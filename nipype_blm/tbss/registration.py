@@ -59,10 +59,10 @@ def correlate(field: Field, fixed: Volume, moving: Volume) -> float:
     """Return the correlation of an image with the moving one that was brought onto it.
 
     Of the voxels where the fixed image is above 0; -1 if one of both has no variance there, or if
-    a displacement is not finite.
+    a displacement anywhere is not finite: beyond the brain, too, fields are interpolated.
     """
     mask = fixed.data > 0
-    if not np.isfinite(field.values[mask]).all():
+    if not np.isfinite(field.values).all():
         return -1.0
     found = interpolate(moving, list_places(mask, fixed.affine) + field.values[mask])
     known = fixed.data[mask]
