@@ -63,7 +63,7 @@ def write_image(path: Path, image: Any) -> None:
         if path.suffix == ".gz":
             from zlib_ng import gzip_ng
 
-            content = gzip_ng.compress(content, 1)
+            content = gzip_ng.compress(content, 1, mtime=0)  # equal images are equal files
         file.write(content)
 
 

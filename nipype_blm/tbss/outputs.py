@@ -82,7 +82,12 @@ def write_series(
     header.set_xyzt_units("mm", "sec")
     header["vox_offset"] = 352
     header["magic"] = b"n+1"
-    with naming(path), replacing(path) as file, gzip_ng.open(file, "wb", compresslevel=1) as out:
+    with (
+        naming(path),
+        replacing(path) as file,
+        # No name and no time in the gzip header: equal images are equal files.
+        gzip_ng.GzipNGFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as out,
+    ):
         out.write(header.binaryblock + bytes(4))
         for volume in volumes:
             out.write(np.asarray(volume, "<f4").tobytes(order="F"))
