@@ -13,6 +13,7 @@ from nipype_blm.tbss.engines import ENGINES, Engine, Warps
 from nipype_blm.tbss.fields import Field
 from nipype_blm.tbss.images import Volume
 from nipype_blm.tbss.plan import FA, Options, Plan, make_plan
+from nipype_blm.tbss.preprocess import erode
 
 SHAPE = (22, 24, 20)
 ZOOM = 3.0
@@ -39,6 +40,13 @@ def write_head(path: Path, size: float = 1.0, shift: Sequence[float] = (0, 0, 0)
     head = make_head(size, shift)
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(head.data, head.affine), path)
+    return path
+
+
+def write_template(path: Path, size: float = 1.0) -> Path:
+    """Write a head without its edge, which subjects of its size lose, too."""
+    head = make_head(size)
+    nib.save(nib.Nifti1Image(erode(head.data), head.affine), path)
     return path
 
 
@@ -93,7 +101,7 @@ def plan_heads(
     """Return a plan for heads, which are written if they are not there yet; see `add_engine`."""
     given = {"engine": "heads", "template": folder / "template.nii.gz"} | options
     if not (folder / "template.nii.gz").exists():
-        write_head(folder / "template.nii.gz")
+        write_template(folder / "template.nii.gz")
         write_heads(folder / FA, sizes)
         for name in maps:
             write_heads(folder / name, sizes)

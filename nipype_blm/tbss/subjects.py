@@ -14,7 +14,7 @@ from scipy import ndimage
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import read_state, write_if_changed
 from nipype_blm.progress import advance
-from nipype_blm.tbss.fields import field_of_affine, measure_displacement, write_field
+from nipype_blm.tbss.fields import Field, field_of_affine, measure_displacement, write_field
 from nipype_blm.tbss.images import (
     Volume,
     interpolate,
@@ -161,6 +161,8 @@ def _register_subject(plan: Plan, index: int, target: Target) -> None:
         field = register(fixed, prepared.isotropic, plan.options.engine).forward
     correlation = correlate(field, fixed, prepared.isotropic)
     displacement = measure_displacement(field, fixed) if correlation > -1 else -1.0
+    if correlation == -1:  # such values can be neither kept nor looked up
+        field = Field(np.where(np.isfinite(field.values), field.values, 0), field.affine)
     write_field(paths.find_warp(subject.name), field)
     places = field.apply(grid.places)
     for measure, path in subject.images.items():
