@@ -79,7 +79,7 @@ def add_engine(
     has_inverse: bool = True,
 ) -> None:
     """Add an engine to those that there are; a test takes it out again."""
-    ENGINES[name] = Engine(register, lambda: None, "of tests", has_inverse)
+    ENGINES[name] = Engine(register, lambda: None, "of tests", name, has_inverse)
 
 
 def write_heads(folder: Path, sizes: Sequence[float]) -> list[Path]:

@@ -1,0 +1,225 @@
+"""From images of known people to the corrected map: what is true is found, and nothing else."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from fa_cohort import Cohort, make_cohort
+from scipy import ndimage
+
+from nipype_blm.tbss.group import read_skeleton
+from nipype_blm.tbss.plan import PLAN_FILE, Plan
+from nipype_blm.tbss.projection import apply_search, project
+from nipype_blm.tbss.volumes import DIRECTIONS
+
+N, ZOOM, EFFECT = 14, 4.0, 0.15
+# 14 people have 2^13 flips that differ; of 500 the least p by counting is 0.002.
+MODEL = ("--formula", "~ group", "--inference", "n=500")
+FILES = ("--images", "fa/{participant_id}.nii.gz", "--template", "template.nii.gz")
+STRANGE = "s14"  # whose image is no brain
+
+
+class Run(NamedTuple):
+    """A command that has ended well."""
+
+    cohort: Cohort
+    out: Path
+    said: str  # on both streams
+
+    def load(self, name: str) -> np.ndarray:
+        return np.asarray(nib.load(self.out / name).dataobj, np.float64)
+
+    def read_subjects(self) -> pd.DataFrame:
+        return pd.read_table(self.out / "subjects.tsv", index_col="name")
+
+
+def run_tbss(cohort: Cohort, source: Path, *options: str) -> Run:
+    command = [sys.executable, "-P", "-m", "nipype_blm.cli.main", "tbss", str(source), "out"]
+    command += [*options, "--n-procs", "2"]
+    done = subprocess.run(
+        command, cwd=cohort.folder, capture_output=True, text=True, check=False, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    return Run(cohort, cohort.folder / "out", done.stdout + done.stderr)
+
+
+def add_stranger(cohort: Cohort) -> None:
+    """Add an image of noise where a brain would be, which no warp makes a brain."""
+    image = nib.load(cohort.fa_files[0])
+    brain = image.get_fdata() > 0
+    noise = np.random.default_rng(8).uniform(0.05, 0.6, brain.shape) * brain
+    path = cohort.folder / "fa" / f"{STRANGE}.nii.gz"
+    nib.save(nib.Nifti1Image(noise.astype(np.float32), image.affine), path)
+    other = cohort.folder / "md" / f"{STRANGE}.nii.gz"
+    other.write_bytes(cohort.md_files[0].read_bytes())
+    with cohort.table.open("a") as table:
+        table.write(f"{STRANGE}\tA\t30\n")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Run:
+    """Two groups, one of which has more FA in a tract; and a stranger."""
+    cohort = make_cohort(tmp_path_factory.mktemp("effect"), N, ZOOM, seed=1, effect=EFFECT)
+    add_stranger(cohort)
+    maps = ("--map", "MD=md/{participant_id}.nii.gz")
+    return run_tbss(cohort, cohort.table, *FILES, *maps, *MODEL)
+
+
+@pytest.fixture(scope="module")
+def null(tmp_path_factory) -> Run:
+    """Two groups that do not differ."""
+    cohort = make_cohort(tmp_path_factory.mktemp("null"), N, ZOOM, seed=2)
+    return run_tbss(cohort, cohort.table, *FILES, *MODEL)
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory) -> Run:
+    """All images registered to each other, without a template."""
+    cohort = make_cohort(tmp_path_factory.mktemp("pairs"), 8, 3.0, seed=3)
+    listed = cohort.folder / "fa_files.txt"
+    listed.write_text("".join(f"{path}\n" for path in cohort.fa_files))
+    return run_tbss(cohort, listed, "--target", "most_representative")
+
+
+def read_p(run: Run, measure: str, kind: str) -> np.ndarray:
+    """Return corrected p; 1 outside of the skeleton."""
+    name = f"fits/{measure}/inference/contrast-group_desc-{kind}FWE_stat-p_statmap.nii"
+    p = run.load(name).squeeze()
+    inside = run.load("stats/mean_FA_skeleton_mask.nii.gz") > 0
+    return np.where(inside & np.isfinite(p), p, 1.0)
+
+
+# ---------------------------------------------------------------------------- the effect
+
+
+@pytest.mark.parametrize("kind", ["voxel", "tfce"])
+def test_the_effect_is_found_in_its_tract_and_nowhere_else(found, kind):
+    is_found = read_p(found, "FA", kind) <= 0.05
+    tract = found.cohort.tract
+    skeleton = found.load("stats/mean_FA_skeleton_mask.nii.gz") > 0
+    on_skeleton = tract & skeleton
+    assert np.count_nonzero(on_skeleton) > 50
+    assert is_found[on_skeleton].mean() > 0.3
+    # The search goes two voxels, and interpolation one further.
+    near = ndimage.binary_dilation(tract, np.ones((3, 3, 3)), iterations=2)
+    assert not (is_found & ~near).any()
+
+
+def test_what_is_found_has_the_sign_and_size_of_what_was_put_in(found):
+    """Less than that: at 4 mm a voxel of the tract is in part outside of it."""
+    is_found = read_p(found, "FA", "tfce") <= 0.05
+    effect = found.load("fits/FA/blm_vox_con.nii").squeeze()[is_found]
+    assert (effect > 0).all()
+    assert 0.5 * EFFECT < np.median(effect) < 1.2 * EFFECT
+
+
+@pytest.mark.parametrize("kind", ["voxel", "cluster", "tfce", "mass"])
+def test_nothing_is_found_where_groups_do_not_differ(null, kind):
+    assert read_p(null, "FA", kind).min() > 0.05
+
+
+def test_all_people_are_brought_onto_the_template(found, null):
+    for run in (found, null):
+        table = run.read_subjects()
+        known = table[table.index != STRANGE]
+        assert len(known) == N
+        assert known.correlation.min() > 0.95
+        assert (known.used == "yes").all()
+        # No brain is cut by its own warp.
+        assert known.lost_share.max() < 0.01
+
+
+# ---------------------------------------------------------------------------- the stranger
+
+
+def test_an_image_that_is_no_brain_is_named_and_left_out_and_the_rest_goes_on(found):
+    table = found.read_subjects()
+    assert table.used[STRANGE] == "no"
+    assert table.correlation[STRANGE] < 0.6
+    assert f"registration has failed for 1 image, which is left out: {STRANGE}" in found.said
+    assert len(list((found.out / "skeletonised" / "FA").iterdir())) == N
+    for measure in ("FA", "MD"):
+        images = pd.read_table(found.out / "fits" / f"{measure}.tsv").image
+        assert len(images) == N
+        assert not images.str.contains(STRANGE).any()
+        n = found.load(f"fits/{measure}/blm_vox_n.nii").squeeze()
+        assert n.max() == N
+    assert found.load("stats/all_FA_skeletonised.nii.gz").shape[3] == N
+
+
+# ---------------------------------------------------------------------------- MD goes with FA
+
+
+def test_md_is_taken_where_fa_was_found(found):
+    """Of each image both are there on the same voxels, and tell of the same tissue.
+
+    MD of the cohort is 0.0011 - 0.0006 FA mm²/s in group A, so that at the place that the search
+    for FA has found MD is as FA there says; at the voxel of the skeleton itself it is farther.
+    """
+    mask = found.load("stats/mean_FA_skeleton_mask.nii.gz") > 0
+    names = [person.name for person in found.cohort.people if person.group == "A"]
+    for name in names:
+        fa, md = (found.load(f"skeletonised/{m}/{name}_{m}.nii.gz")[mask] for m in ("FA", "MD"))
+        stays = found.load(f"work/standard/{name}_MD.nii.gz")[mask]
+        known = 1e-3 * (1.1 - 0.6 * fa)
+        inside = (fa > 0) & (stays > 0)
+        assert inside.mean() > 0.95
+        apart, apart_stays = (np.abs(x - known)[inside].mean() for x in (md, stays))
+        assert apart < 3e-5  # the noise of both
+        assert apart_stays > 1.5 * apart
+
+
+# ---------------------------------------------------------------------------- all to all
+
+
+def test_pairs_correlate_above_0_95(paired):
+    pairs = pd.read_table(paired.out / "pairs.tsv")
+    assert len(pairs) == 8 * 7
+    assert pairs.correlation.min() > 0.95
+
+
+def test_the_least_warped_image_is_the_target(paired):
+    target = json.loads((paired.out / "work" / "target.json").read_text())
+    assert target["name"] == paired.cohort.people[paired.cohort.least_warped].name
+    assert paired.read_subjects().displacement_mm.idxmin() == target["name"]
+
+
+def test_the_skeleton_is_one_voxel_thin(found, paired):
+    """Across it: the next voxel along the direction of the search is hardly ever on it, too."""
+    for run in (found, paired):
+        mask = run.load("stats/mean_FA_skeleton_mask.nii.gz") > 0
+        directions = run.load("stats/mean_FA_skeleton_directions.nii.gz").astype(int)
+        voxels = np.argwhere(mask)
+        steps = DIRECTIONS[directions[mask]]
+        thick = [mask[tuple((voxels + sign * steps).T)] for sign in (1, -1)]
+        assert np.mean(thick[0] | thick[1]) < 0.02
+
+
+def test_the_skeleton_is_connected(found, paired):
+    for run in (found, paired):
+        mask = run.load("stats/mean_FA_skeleton_mask.nii.gz") > 0
+        _, sizes = np.unique(ndimage.label(mask, np.ones((3, 3, 3)))[0][mask], return_counts=True)
+        assert sizes.max() / sizes.sum() > 0.9
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_shift_of_one_and_a_half_voxels_changes_less_of_what_is_projected(paired, axis):
+    skeleton = read_skeleton(Plan.read(paired.out / "work" / PLAN_FILE))
+    name = paired.cohort.people[0].name
+    fa = paired.load(f"work/standard/{name}_FA.nii.gz").astype(np.float32)
+    shift = np.zeros(3)
+    shift[axis] = 1.5
+    shifted = np.maximum(ndimage.shift(fa, shift, order=1), 0)
+    images = fa, shifted
+    stays = [image[skeleton.mask] for image in images]
+    moves = [
+        project(image, apply_search(image, skeleton.search))[skeleton.mask] for image in images
+    ]
+    apart, apart_stays = (np.abs(a - b).mean() for a, b in (moves, stays))
+    assert apart < 0.8 * apart_stays
