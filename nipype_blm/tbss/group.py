@@ -201,10 +201,11 @@ def _describe_unlike(plan: Plan, used: Sequence[int], records: Sequence[Record])
 def _write_subjects(
     plan: Plan, used: Sequence[int], records: Sequence[Record], lost: NDArray[np.float64]
 ) -> None:
-    lines = ["name\tused\tcorrelation\tdisplacement_mm\tlost_share\tFA\n"]
+    lines = ["name\tvolume\tused\tcorrelation\tdisplacement_mm\tlost_share\tFA\n"]
     for i, (subject, record) in enumerate(zip(plan.subjects, records, strict=True)):
         cells = [
             subject.name,
+            str(used.index(i)) if i in used else "n/a",
             "yes" if i in used else "no",
             f"{record.correlation:.4f}",
             f"{np.sqrt(record.displacement):.4g}" if record.displacement >= 0 else "n/a",
