@@ -61,6 +61,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
 # On a skeleton, which is a sheet: as FSL's randomise does with --T2.
 _INFERENCE = ("summaries=tfce,voxel", "tfce_e=1", "tfce_h=2")
 _FITS = "fits"
+_LISTS = ("", ".txt", ".lst", ".list", ".csv", ".tsv")
 # Options that say where images are, which the table on the skeleton says itself.
 _OF_IMAGES = ("images", "derivatives", "participant-label", "no-own-masks", "data-masks")
 _OF_BIDS = ("space", "desc", "contrast", "stat", "filter")
@@ -158,22 +159,37 @@ def _read_source(arguments: argparse.Namespace, options: Mapping[str, Any], out:
                 "give a table with a column of paths, such as image, and what the formula names."
             )
         return _Source({FA: listed}, None, False)
-    from nipype_blm.cli.source import check_places
-
-    kind = check_places(arguments.config, arguments.out, is_formula_given=True)
-    if kind not in ("table", "bids"):
-        raise InputError(
-            f"SOURCE {source} is no table, BIDS data set or list of paths, in which images of FA "
-            "are found."
-        )
-    is_bids = kind == "bids"
+    is_bids = _find_kind(source, arguments.out) == "bids"
     first = _request(source, options, out, is_bids)
     images = {FA: _list_images(first)}
     for name, pattern in patterns.items():
-        other = _request(source, _point_at(options, pattern, is_bids), out, is_bids)
+        pointed = _point_at(options, pattern, is_bids)
+        other = _request(source, pointed, out, is_bids, f"--map {name}")
         _check_rows(name, first, other)
         images[name] = _list_images(other)
     return _Source(images, first.study, is_bids)
+
+
+def _find_kind(source: Path, out: str) -> str:
+    """Return ``table`` or ``bids``; refuse what is neither."""
+    from nipype_blm.cli.source import check_places
+    from nipype_blm.data.kinds import is_image_path
+    from nipype_blm.io.bids import is_data_set
+
+    if source.is_dir() and not is_data_set(source):
+        fault = "is a folder, but no BIDS data set"
+    elif not source.is_dir() and is_image_path(source):
+        fault = "is an image"
+    else:
+        kind = check_places(source, out, is_formula_given=True)
+        if kind in ("table", "bids"):
+            return kind
+        fault = f"is a {kind}"
+    raise InputError(
+        f"SOURCE {source} {fault}; expected a table that has images of FA in a column or by "
+        "--images, a BIDS data set, or a text file of their paths, as `ls FOLDER/*FA.nii.gz > "
+        "fa_files.txt` writes it."
+    )
 
 
 def _read_list(source: Path) -> list[Path] | None:
@@ -181,7 +197,7 @@ def _read_list(source: Path) -> list[Path] | None:
     from nipype_blm.data.kinds import is_image_path
     from nipype_blm.io.tables import read_path_list, read_text
 
-    if not source.is_file() or source.suffix.lower() not in ("", ".txt", ".lst", ".list"):
+    if not source.is_file() or source.suffix.lower() not in _LISTS:
         return None
     lines = [line.strip() for line in read_text(source, "SOURCE").splitlines()]
     first = next((line for line in lines if line and not line.startswith("#")), "")
@@ -199,20 +215,27 @@ def _read_patterns(given: Sequence[str]) -> dict[str, str]:
                 f"--map {text} was given; expected NAME=PATTERN with a name of letters and "
                 'digits, such as "MD={participant_id}_MD.nii.gz".'
             )
-        if name in found or name == FA:
-            raise InputError(f"--map {name} is given twice{' with FA' * (name == FA)}.")
+        if name.casefold() in {FA.casefold(), *map(str.casefold, found)}:
+            what = "the map that all others follow" if name.casefold() == "fa" else "given twice"
+            raise InputError(f"--map {name} is {what}; give each other map once.")
         found[name] = pattern
     return found
 
 
-def _request(source: Path, options: Mapping[str, Any], out: Path, is_bids: bool) -> "Request":
-    """Return what a table or a data set says of images, and of a formula if there is one."""
-    from nipype_blm.frontends.options import read
+def _request(
+    source: Path, options: Mapping[str, Any], out: Path, is_bids: bool, flag: str | None = None
+) -> "Request":
+    """Return what a table or a data set says of images, and of a formula if there is one.
+
+    `flag` is what messages call the option that tells where images are, if it is another one.
+    """
+    from nipype_blm.frontends.options import WORDS, OptionWords, read
 
     request = read(source, {"formula": "~ 1"} | dict(options), out / _FITS, is_bids)
     if request.faults or request.images is None:
         error = InputError(list(request.faults))
-        error.reword(request.words)
+        renamed = {} if flag is None else dict.fromkeys(("pattern", "filters"), flag)
+        error.reword(OptionWords({**WORDS.names, **renamed}))
         raise error
     for notice in request.notices:
         say(f"notice: {notice}")
@@ -319,8 +342,11 @@ def _conclude(plan: "Plan", quiet: bool) -> None:
     """Say what came out."""
     from nipype_blm.tbss.group import choose_used
     from nipype_blm.tbss.images import read_volume
+    from nipype_blm.tbss.notices import read_notices
 
     used, records = choose_used(plan)
+    for notice in read_notices(plan):
+        say(f"notice: {notice}")
     left_out = [record for i, record in enumerate(records) if i not in used]
     if left_out:
         some = join_some((f"{r.name} ({r.correlation:.2f})" for r in left_out), 10)

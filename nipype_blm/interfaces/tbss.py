@@ -1,5 +1,6 @@
 """Tract-based spatial statistics: one interface for each stage, from FA to images on a skeleton."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -172,9 +173,10 @@ class ChooseTarget(TBSSInterface):
         plan = _read_plan(self)
         if plan.options.target == "template":
             set_target(plan)
+            _tell(plan, "choose", [])
         else:
             set_target(plan, choose_target(plan))
-            warn_of(describe_failed(plan))
+            _tell(plan, "choose", describe_failed(plan))
         self._results["target_file"] = str(plan.paths.target)
         return runtime
 
@@ -230,7 +232,7 @@ class MakeSkeleton(TBSSInterface):
         from nipype_blm.tbss.group import make_skeleton
 
         plan = _read_plan(self)
-        warn_of(make_skeleton(plan))
+        _tell(plan, "skeleton", make_skeleton(plan))
         self._results = {
             output: str(plan.paths.stats / f"{name}.nii.gz") for output, name in GROUP_FILES.items()
         }
@@ -290,10 +292,11 @@ class AssembleTBSS(TBSSInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.tbss.group import choose_used
-        from nipype_blm.tbss.outputs import assemble
+        from nipype_blm.tbss.outputs import assemble, describe_tracts
 
         plan = _read_plan(self)
         assemble(plan)
+        _tell(plan, "assemble", describe_tracts(plan))
         used, _ = choose_used(plan)
         names, paths = [plan.subjects[i].name for i in used], plan.paths
         files = {
@@ -311,6 +314,13 @@ class AssembleTBSS(TBSSInterface):
         if plan.options.write_4d:
             self._results["all_skeletonised"] = str(paths.stats / f"all_{FA}_skeletonised.nii.gz")
         return runtime
+
+
+def _tell(plan: "Plan", stage: str, notices: Sequence[str]) -> None:
+    from nipype_blm.tbss.notices import write_notices
+
+    warn_of(notices)
+    write_notices(plan, stage, notices)
 
 
 def _read_plan(interface: TBSSInterface) -> "Plan":

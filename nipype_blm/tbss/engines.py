@@ -80,12 +80,11 @@ def _register_greedy(fixed: Volume, moving: Volume) -> Warps:
     greedy, log = GreedyFloat3D(), io.StringIO()
     said = {"out": log, "err": log}
     images = {"fixed": _to_itk(fixed), "moving": _to_itk(moving)}
-    with tempfile.TemporaryDirectory(prefix="nipype_blm_") as folder:
+    with tempfile.TemporaryDirectory(prefix="nipype_blm_", dir=_choose_folder()) as folder:
         # The start, by centres of mass: brains may fill their images differently.
         start = np.eye(4)
         start[:3, 3] = _find_centre(moving) - _find_centre(fixed)
         names = {name: f"{folder}/{name}.mat" for name in ("start", "affine")}
-        _check_path(folder)
         np.savetxt(names["start"], start)
         affine_to = f"-ia {names['start']} -o {names['affine']}"
         greedy.execute(f"{_ONCE} {_AFFINE} {affine_to}", **said, **images)
@@ -97,12 +96,10 @@ def _register_greedy(fixed: Volume, moving: Volume) -> Warps:
     return Warps(combine(affine, warp), _invert(affine, back, moving))
 
 
-def _check_path(folder: str) -> None:
-    if any(letter in folder for letter in " ,\t\"'\\"):
-        raise InputError(
-            f"The folder for temporary files, {folder}, has a blank, comma or quote in its name, "
-            "which greedy cannot be given; set TMPDIR to another one."
-        )
+def _choose_folder() -> str | None:
+    """Return where files are for greedy, whose command knows no quotes; None: where all are."""
+    usual = tempfile.gettempdir()
+    return "/tmp" if any(letter in usual for letter in " ,\t\"'\\") else None
 
 
 def _find_centre(volume: Volume) -> NDArray[np.float64]:

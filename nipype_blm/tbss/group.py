@@ -1,5 +1,6 @@
 """From all observations in standard space: mean FA, its mask, its skeleton, where to search."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +24,10 @@ from nipype_blm.tbss.skeleton import DIRECTIONS, compute_skeleton, find_directio
 from nipype_blm.tbss.subjects import Record, read_record
 
 _LOST_ALONE = 0.01  # of the mask, which one observation may take away from all others
+_LOST_MORE = 2.0  # than the median of all
 _UNLIKE = 5.0  # robust standard deviations of a correlation below the median
 _LEAST_UNLIKE = 0.05
+_MOST_WARPED = 3.0  # times the median of all
 
 
 class Status(NamedTuple):
@@ -90,7 +93,11 @@ def make_skeleton(plan: Plan) -> list[str]:
     affine = read_volume(images[0]).affine
     lost = np.zeros(len(records))
     lost[used] = lacking / max(1, int(np.count_nonzero(n_present >= len(used) - 1)))
-    notices = _describe_losses(plan, lost) + _describe_unlike(plan, used, records)
+    notices = [
+        *_describe_losses(plan, lost),
+        *_describe_unlike(plan, used, records),
+        *_describe_warped(plan, used, records),
+    ]
     if not mask.any():
         raise InputError(
             f"No voxel has FA above 0 in {plan.options.mask_share:.0%} of the images (mask_share); "
@@ -166,7 +173,9 @@ def _read_directions(path: Path, affine: NDArray[np.float64]) -> NDArray[np.int8
 
 
 def _describe_losses(plan: Plan, lost: NDArray[np.float64]) -> list[str]:
-    worst = [i for i in np.argsort(-lost) if lost[i] > _LOST_ALONE]
+    # In a small group everybody takes something.
+    most = max(_LOST_ALONE, _LOST_MORE * float(np.median(lost)))
+    worst = [i for i in np.argsort(-lost) if lost[i] > most]
     if not worst or plan.options.mask_share < 1:
         return []
     some = join_some((f"{plan.subjects[i].name} ({lost[i]:.1%})" for i in worst), 5)
@@ -198,13 +207,28 @@ def _describe_unlike(plan: Plan, used: Sequence[int], records: Sequence[Record])
     ]
 
 
+def _describe_warped(plan: Plan, used: Sequence[int], records: Sequence[Record]) -> list[str]:
+    """Name images that were warped far more than the others, which can make any two alike."""
+    mm = {i: math.sqrt(max(records[i].displacement, 0)) for i in used}
+    middle = float(np.median(list(mm.values())))
+    far = [i for i in used if mm[i] > _MOST_WARPED * middle]
+    if not far:
+        return []
+    some = join_some((f"{plan.subjects[i].name} ({mm[i]:.3g} mm)" for i in far), 5)
+    return [
+        f"Most images had to be warped by {middle:.3g} mm, but far more: {some}.  Look whether "
+        "their headers tell left from right and front from back, and whether brains are whole."
+    ]
+
+
 def _write_subjects(
     plan: Plan, used: Sequence[int], records: Sequence[Record], lost: NDArray[np.float64]
 ) -> None:
-    lines = ["name\tused\tcorrelation\tdisplacement_mm\tlost_share\tFA\n"]
+    lines = ["name\tvolume\tused\tcorrelation\tdisplacement_mm\tlost_share\tFA\n"]
     for i, (subject, record) in enumerate(zip(plan.subjects, records, strict=True)):
         cells = [
             subject.name,
+            str(used.index(i)) if i in used else "n/a",
             "yes" if i in used else "no",
             f"{record.correlation:.4f}",
             f"{np.sqrt(record.displacement):.4g}" if record.displacement >= 0 else "n/a",

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.data.atlas import read_atlas
+from nipype_blm.errors import count, join_some
 from nipype_blm.io.files import naming, replacing, write_if_changed
 from nipype_blm.tbss.group import choose_used
 from nipype_blm.tbss.images import list_places, read_volume
@@ -113,6 +114,22 @@ def _write_tracts(plan: Plan, measure: str, names: list[str]) -> Path:
     sizes = [f"{region}\t{np.count_nonzero(inside)}\n" for region, inside in regions.items()]
     write_if_changed(plan.paths.tract_sizes, "".join(["tract\tvoxels\n", *sizes]).encode())
     return path
+
+
+def describe_tracts(plan: Plan) -> list[str]:
+    """Return what is odd about the labels of an atlas, of which some lie beside the skeleton."""
+    if plan.options.atlas is None:
+        return []
+    lines = (plan.out_dir / "tracts_voxels.tsv").read_text().splitlines()[1:]
+    rows = [line.rsplit("\t", 1) for line in lines if not line.startswith("mean_")]
+    empty = [name for name, n_voxels in rows if n_voxels == "0"]
+    if not empty:
+        return []
+    return [
+        f"{count(len(empty), 'label')} of {len(rows)} of the atlas {plan.options.atlas} "
+        f"{'has' if len(empty) == 1 else 'have'} no voxel on the skeleton, and n/a in the tables: "
+        f"{join_some(empty, 5)}."
+    ]
 
 
 def _average(values: NDArray[np.float32]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -18,6 +19,7 @@ TARGETS = ("template", "most_representative")
 PLAN_FILE = "tbss.json"
 _ENDINGS = re.compile(r"\.(nii|mgh|mgz|mnc|hdr|img|HEAD|BRIK)(\.(gz|bz2|zst))?$", re.IGNORECASE)
 _OF_FA = re.compile(r"(?<=.)[_.-](FA|fa)$")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # would break lines and columns of tables
 # Pairs or subjects of a node: a minute or two of work, and enough nodes that all workers have some.
 _MOST_IN_BUNDLE, _BUNDLES_PER_NODE, _MOST_BUNDLES = 12, 4, 5000
 # Of the box around a brain, which is 140 x 190 x 150 mm of a human: cubes of 2 mm.
@@ -96,7 +98,7 @@ class Paths:
 
     def find_standard(self, name: str, measure: str) -> Path:
         """Return the image of an observation in standard space."""
-        return self.standard / f"{name}_{measure}.nii.gz"
+        return self.standard / measure / f"{name}_{measure}.nii.gz"
 
     def find_record(self, name: str) -> Path:
         """Return what is noted of the registration of an observation."""
@@ -109,6 +111,10 @@ class Paths:
     def find_skeletonised(self, name: str, measure: str) -> Path:
         """Return the image of an observation on the skeleton."""
         return self.out_dir / "skeletonised" / measure / f"{name}_{measure}.nii.gz"
+
+    def find_notices(self, stage: str) -> Path:
+        """Return what a stage found odd."""
+        return self.work_dir / f"notices_{stage}.json"
 
     def find_tracts(self, measure: str) -> Path:
         """Return the table of means by tract."""
@@ -232,7 +238,7 @@ def make_plan(
     images = {FA: images[FA], **{name: images[name] for name in images if name != FA}}
     check_engine(options.engine)
     check_options(options)
-    checked = check_images(images)
+    checked = check_images(images, options.template)
     names = name_subjects(images[FA])
     subjects = [
         Subject(
@@ -298,22 +304,32 @@ def name_subjects(paths: Sequence[Path]) -> list[str]:
     InputError
         If an image is given twice.
     """
-    twice = [path for path, n in Counter(paths).items() if n > 1]
+    # Links to one file are one image, too.
+    times = Counter(path.resolve() for path in paths)
+    twice = [path for path in dict.fromkeys(paths) if times[path.resolve()] > 1]
     if twice:
         raise InputError(
             f"{count(len(twice), 'image')} given more than once: {join_some(twice, 5)}; every "
             "observation needs an image of its own."
         )
-    stems = [_ENDINGS.sub("", path.name) for path in paths]
+    stems = [_CONTROL.sub("_", _ENDINGS.sub("", path.name)) for path in paths]
     if all(_OF_FA.search(stem) for stem in stems):  # what is written ends in _FA anyway
         stems = [_OF_FA.sub("", stem) for stem in stems]
     names, depth = list(stems), 0
-    while len(set(map(str.casefold, names))) < len(names):
+    while _find_alike(names):
         depth += 1
         names = [
-            "_".join([*path.parent.parts[-depth:], stem]).replace("/", "")
+            _CONTROL.sub("_", "_".join([*path.parent.parts[-depth:], stem]).replace("/", ""))
             for path, stem in zip(paths, stems, strict=True)
         ]
-        if depth > max(len(path.parts) for path in paths):  # names that differ in case only
-            return [f"{i + 1:04d}_{name}" for i, name in enumerate(stems)]
+        if depth > max(len(path.parts) for path in paths):
+            alike = _find_alike(stems)
+            return [f"{i + 1:04d}_{each}" if i in alike else each for i, each in enumerate(stems)]
     return names
+
+
+def _find_alike(names: Sequence[str]) -> set[int]:
+    """Return the numbers of names that others have, too, on some file system."""
+    keys = [unicodedata.normalize("NFC", name).casefold() for name in names]
+    times = Counter(keys)
+    return {i for i, key in enumerate(keys) if times[key] > 1}

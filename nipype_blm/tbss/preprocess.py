@@ -1,11 +1,29 @@
 """What is done to the FA of each observation before registration."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from nipype_blm.errors import InputError
 from nipype_blm.tbss.volumes import Mask, Volume, check_fa, look
+
+LARGEST_FA = 1.2  # a little above 1 is noise: sqrt(3/2) is what negative eigenvalues can give
+_SCALES = (100, 255, 1000, 10000)  # by which programs multiply FA to store whole numbers
+_USUAL_HIGH = 0.75  # the 99th percentile of FA in a brain, of a subject as of a mean
+_MOST_APART = 1.6
+
+
+def find_scale(high: float) -> float:
+    """Return by how much FA has been multiplied whose 99th percentile is `high`.
+
+    One of 1, 100, 255, 1000 and 10000 where one fits; else what makes the percentile a usual one.
+    """
+    if high <= LARGEST_FA:
+        return 1
+    factor = high / _USUAL_HIGH
+    nearest = min(_SCALES, key=lambda scale: abs(math.log(factor / scale)))
+    return nearest if 1 / _MOST_APART < factor / nearest < _MOST_APART else factor
 
 
 def erode(fa: Any) -> Volume:

@@ -9,7 +9,7 @@ from nipype_blm.errors import InputError
 from nipype_blm.tbss.engines import ENGINES, Warps
 from nipype_blm.tbss.fields import Field
 from nipype_blm.tbss.images import Volume, interpolate, list_places, make_isotropic, read_volume
-from nipype_blm.tbss.preprocess import erode
+from nipype_blm.tbss.preprocess import erode, find_scale
 
 
 class Prepared(NamedTuple):
@@ -40,14 +40,12 @@ def prepare_fa(path: Path, spacing: float) -> Prepared:
 def prepare_template(path: Path, spacing: float) -> Volume:
     """Read a template, whose values may be scaled; its edge stays.
 
-    The scale is found from its 99th percentile, which is near 0.75 in a mean of FA.
+    The scale is found from its 99th percentile: see `find_scale`.
     """
     volume = read_volume(path)
     data = np.maximum(volume.data, 0)
-    high = float(np.percentile(data[data > 0], 99))
-    while high > 1.2:  # a template holds 100, 1000 or 10000 times FA
-        data, high = data / 10, high / 10
-    return make_isotropic(Volume(data.astype(np.float32), volume.affine), spacing)
+    data /= find_scale(float(np.percentile(data[data > 0], 99)))
+    return make_isotropic(Volume(data, volume.affine), spacing)
 
 
 def register(fixed: Volume, moving: Volume, engine: str) -> Warps:
