@@ -1,5 +1,6 @@
 """Run a list of commands into a folder that no other run uses meanwhile."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -100,7 +101,12 @@ def _opening(options: "PoolOptions", out_dir: Path) -> Iterator["Pool"]:
     from nipype_blm.tasks.pools import open_pool
 
     pool = open_pool(options, Resources(1, 0), out_dir / "workers")
+    # Its traceback of a lost connection, of which the run itself tells in a sentence.
+    logger = logging.getLogger("distributed.client")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         yield pool
     finally:
         pool.close()
+        logger.setLevel(level)

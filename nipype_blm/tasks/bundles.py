@@ -62,6 +62,10 @@ def run_on_workers(
                 for outcome in outcomes:
                     tally.note(outcome, is_told=True)
                 if isinstance(done, PoolError):
+                    if pool.client.status != "running":
+                        # No command is to blame.
+                        text = f"The pool at {pool.address} is gone; start it again, and run again."
+                        raise PoolError(text) from done
                     culprits = _find_culprits(task, noted, retries, bool(outcomes))
                     for command in culprits:
                         _note_loss(command, settings, str(done), journal, tally)
