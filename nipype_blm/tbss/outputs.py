@@ -13,7 +13,7 @@ from nipype_blm.errors import count, join_some
 from nipype_blm.io.files import naming, replacing, write_if_changed
 from nipype_blm.tbss.group import choose_used
 from nipype_blm.tbss.images import list_places, read_volume
-from nipype_blm.tbss.plan import FA, Plan
+from nipype_blm.tbss.plan import Plan
 
 
 def assemble(plan: Plan) -> list[Path]:
@@ -26,10 +26,7 @@ def assemble(plan: Plan) -> list[Path]:
     used, _ = choose_used(plan)
     names = [plan.subjects[i].name for i in used]
     _remove_others(plan, names)
-    rows = [f"{k}\t{names[k]}\t{plan.subjects[i].images[FA]}\n" for k, i in enumerate(used)]
-    order = plan.out_dir / "order.tsv"
-    write_if_changed(order, "".join(["volume\tname\tFA\n", *rows]).encode())
-    files = [order]
+    files: list[Path] = []
     inside = read_volume(plan.paths.stats / "mean_FA_mask.nii.gz").data > 0
     for measure in plan.measures:
         if plan.options.write_4d:
