@@ -63,7 +63,11 @@ class Desk:
         """Return the words of the commands whose end is noted."""
         ended = set()
         for path in [*Path(self.folder, out).rglob("*.jsonl")]:
-            for line in path.read_bytes().split(b"\n")[:-1]:
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # the driver has just taken it over
+                return self.read_ended(out)
+            for line in content.split(b"\n")[:-1]:
                 entry = json.loads(line)
                 if "command" in entry:
                     ended.add(entry["command"].split(";")[-1].split()[1])
