@@ -237,7 +237,8 @@ def _read_pool(arguments: argparse.Namespace) -> dict[str, Any] | None:
         return None
     if arguments.n_procs is not None:
         raise InputError("--n-procs is for this machine; of a pool give --n-workers.")
-    return read_arguments(arguments.plugin_args) | given
+    insecure = {"allow_insecure": True} if arguments.allow_insecure else {}
+    return read_arguments(arguments.plugin_args) | given | insecure
 
 
 def _check(

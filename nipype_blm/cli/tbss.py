@@ -59,11 +59,11 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "atlas_names": {"metavar": "FILE", "type": Path},
 }
 # On a skeleton, which is a sheet: as FSL's randomise does with --T2.
-_INFERENCE = ("summaries=tfce,voxel", "tfce_e=1", "tfce_h=2")
+_INFERENCE = ("summaries=tfce,voxel", "tfce_e=1")
 _FITS = "fits"
 _LISTS = ("", ".txt", ".lst", ".list", ".csv", ".tsv")
 # Options that say where images are, which the table on the skeleton says itself.
-_OF_IMAGES = ("images", "derivatives", "participant-label", "no-own-masks", "data-masks")
+_OF_IMAGES = ("images", "derivatives", "participant-label")
 _OF_BIDS = ("space", "desc", "contrast", "stat", "filter")
 
 
@@ -90,7 +90,7 @@ def add_tbss(tools: Any) -> None:
         "--no-inference",
         dest="infers",
         action="store_false",
-        help="do not correct p; else as with --inference, and TFCE of sheets (tfce_e=1 tfce_h=2)",
+        help="do not correct p; else as with --inference, and TFCE of sheets (tfce_e=1)",
     )
     add_study_options(parser)
     add_report_options(parser)
@@ -113,6 +113,7 @@ def _act(arguments: argparse.Namespace) -> int:
     options = collect_options(arguments)
     if not arguments.quiet:
         say(f"nipype-blm tbss: checking {arguments.config} ...")
+    _refuse_idle(arguments, options)
     check_running_options(arguments)
     if arguments.graph is not None:
         return _draw(arguments)
@@ -131,6 +132,17 @@ def _act(arguments: argparse.Namespace) -> int:
         for measure in plan.measures:
             _fit(plan, found, measure, options, arguments)
     return OK
+
+
+def _refuse_idle(arguments: argparse.Namespace, options: Mapping[str, Any]) -> None:
+    """Refuse options that nothing would come of."""
+    masks = [f"--{name}" for name in ("data-masks", "no-own-masks") if name in options]
+    if masks:
+        raise InputError(
+            f"{masks[0]} has no place here: FA is 0 outside the brain; mask the images themselves."
+        )
+    if not arguments.infers and "inference" in options:
+        raise InputError("--inference and --no-inference are both given; leave out one of them.")
 
 
 def _draw(arguments: argparse.Namespace) -> int:

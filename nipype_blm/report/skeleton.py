@@ -65,7 +65,7 @@ def _open(path: Path) -> Volume:
 
 
 def _choose_heights(inside: NDArray[np.bool_]) -> Sequence[int]:
-    """Return slices from the lowest to the highest eighth of the skeleton."""
+    """Return slices that cut the skeleton, but for its lowest tenth and its highest twentieth."""
     low, high = np.quantile(np.nonzero(inside)[2], (0.1, 0.95))
     return [int(k) for k in np.linspace(low, high, _N_SLICES)]
 

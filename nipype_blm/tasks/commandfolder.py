@@ -43,7 +43,7 @@ class Places(NamedTuple):
 
     @property
     def bundles(self) -> Path:
-        """What workers note; nothing is left there when a run ends."""
+        """What workers note, until it is in the journal; the next run takes over what is left."""
         return self.folder / "bundles"
 
     def list_bundles(self) -> list[Path]:

@@ -176,11 +176,15 @@ def check_images(images: Mapping[str, Sequence[Path]], template: Path | None = N
 
 def _check_names(images: Mapping[str, Sequence[Path]]) -> None:
     """Refuse names of maps that cannot be part of names of files, on any machine."""
-    odd = [name for name in images if not (name.isidentifier() and name.isascii())]
+    odd = [
+        name
+        for name in images
+        if not (name.isidentifier() and name.isascii()) or name.endswith("_skeletonised")
+    ]
     if odd:
         raise InputError(
             f"{join_some(map(repr, odd), 5)} {'is' if len(odd) == 1 else 'are'} no name of a map; "
-            "expected letters and digits, such as MD."
+            "expected letters and digits, such as MD, and no end that results have."
         )
     if len({name.casefold() for name in images}) < len(images):
         raise InputError(

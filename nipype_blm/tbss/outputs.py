@@ -1,6 +1,6 @@
 """What is left when all is done: files of all images, tables of tracts; nothing of earlier runs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def assemble(plan: Plan) -> list[Path]:
             files += _write_all(plan, measure, names, inside)
         files.append(_write_tracts(plan, measure, names))
     for path in (*plan.paths.stats.glob("all_*.nii.gz"), *plan.out_dir.glob("tracts_*.tsv")):
-        if path not in files and path != plan.paths.tract_sizes:
+        if path not in files:
             path.unlink()  # of an earlier run, which had other maps
     return files
 
@@ -100,7 +100,7 @@ def _write_tracts(plan: Plan, measure: str, names: list[str]) -> Path:
     mask = mask_image.data > 0
     regions = {"skeleton": np.ones(np.count_nonzero(mask), bool)}
     if plan.options.atlas is not None:
-        regions |= _find_regions(plan, list_places(mask, mask_image.affine))
+        regions |= _find_regions(plan, list_places(mask, mask_image.affine), set(regions))
     lines = ["\t".join(["name", *regions]) + "\n"]
     for name in names:
         values = read_volume(plan.paths.find_skeletonised(name, measure)).data[mask]
@@ -117,8 +117,8 @@ def describe_tracts(plan: Plan) -> list[str]:
     """Return what is odd about the labels of an atlas, of which some lie beside the skeleton."""
     if plan.options.atlas is None:
         return []
-    lines = (plan.out_dir / "tracts_voxels.tsv").read_text().splitlines()[1:]
-    rows = [line.rsplit("\t", 1) for line in lines if not line.startswith("mean_")]
+    _, _, *lines = plan.paths.tract_sizes.read_text().splitlines()  # header, whole skeleton
+    rows = [line.rsplit("\t", 1) for line in lines]
     empty = [name for name, n_voxels in rows if n_voxels == "0"]
     if not empty:
         return []
@@ -134,8 +134,10 @@ def _average(values: NDArray[np.float32]) -> str:
     return f"{present.mean(dtype=np.float64):.6g}" if present.size else "n/a"
 
 
-def _find_regions(plan: Plan, places: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
-    """Return which voxels of the skeleton each label has, by its name."""
+def _find_regions(
+    plan: Plan, places: NDArray[np.float64], taken: Container[str]
+) -> dict[str, NDArray[np.bool_]]:
+    """Return which voxels of the skeleton each label has, by its name, with its number if taken."""
     assert plan.options.atlas is not None
     atlas = read_atlas(plan.options.atlas, plan.options.atlas_names)
     labels = atlas.find_labels(places)
@@ -143,6 +145,6 @@ def _find_regions(plan: Plan, places: NDArray[np.float64]) -> dict[str, NDArray[
     regions: dict[str, NDArray[np.bool_]] = {}
     for label in known:
         name = atlas.name(label)
-        name = f"{name} ({label})" if name in regions else name
+        name = f"{name} ({label})" if name in regions or name in taken else name
         regions[name] = labels == label
     return regions

@@ -91,7 +91,7 @@ class Paths:
         self.stats = out_dir / "stats"
         self.warps = out_dir / "warps"
         self.subjects_table = out_dir / "subjects.tsv"
-        self.tract_sizes = out_dir / "tracts_voxels.tsv"
+        self.tract_sizes = out_dir / "tract_voxels.tsv"
         self.pairs = work_dir / "pairs"
         self.standard = work_dir / "standard"  # images in the space of the template
         self.target = work_dir / "target.json"
