@@ -429,7 +429,7 @@ def test_labels_are_found_by_place_and_those_beside_the_skeleton_are_not_0(tmp_p
     names.write_text("index\tname\n1\tright\n9\tghost\n")
     plan, _ = run(tmp_path, write_brains(tmp_path), atlas=atlas, atlas_names=names)
     rows = [line.split("\t") for line in plan.paths.find_tracts(FA).read_text().splitlines()]
-    assert rows[0] == ["name", "mean_FA", "right", "2", "7", "ghost"]
+    assert rows[0] == ["name", "skeleton", "right", "2", "7", "ghost"]
     assert [row[4:] for row in rows[1:]] == [["n/a", "n/a"]] * 3
     mask = read(plan.paths.stats / "mean_FA_skeleton_mask.nii.gz") > 0
     # Voxel i of the coarse grid is at voxel 2 i of the fine one.
