@@ -103,18 +103,19 @@ def read_p(run: Run, measure: str, kind: str) -> np.ndarray:
 # ---------------------------------------------------------------------------- the effect
 
 
-# Of each voxel alone fewer pass than of what TFCE takes together.
-@pytest.mark.parametrize(("kind", "power"), [("voxel", 0.1), ("tfce", 0.5)])
-def test_the_effect_is_found_in_its_tract_and_nowhere_else(found, kind, power):
+# Of each voxel alone fewer pass than of what TFCE takes together.  But a voxel of noise that hangs
+# together with the tract has some of its TFCE: that family-wise error says nothing of these.
+@pytest.mark.parametrize(("kind", "power", "spread"), [("voxel", 0.1, 0), ("tfce", 0.5, 0.05)])
+def test_the_effect_is_found_in_its_tract_and_nowhere_else(found, kind, power, spread):
     is_found = read_p(found, "FA", kind) <= 0.05
     tract = found.cohort.tract
     skeleton = found.load("stats/mean_FA_skeleton_mask.nii.gz") > 0
     on_skeleton = tract & skeleton
     assert np.count_nonzero(on_skeleton) > 50
     assert is_found[on_skeleton].mean() > power
-    # The search goes two voxels, and interpolation one further.
+    # The search goes a voxel, and interpolation one further.
     near = ndimage.binary_dilation(tract, np.ones((3, 3, 3)), iterations=2)
-    assert not (is_found & ~near).any()
+    assert (~near)[is_found].mean() <= spread
 
 
 def test_what_is_found_has_the_sign_and_size_of_what_was_put_in(found):
