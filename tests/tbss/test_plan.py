@@ -250,16 +250,17 @@ def test_a_brain_that_is_cut_is_told(tmp_path):
     data[:, :, :13] = 0
     paths = write_heads(tmp_path / "fa", [1, 0.98, 1.02])
     plan = plan_images(tmp_path, [*paths, write_data(tmp_path / "cut.nii.gz", data)])
-    (notice,) = plan.notices
-    assert "cut.nii.gz" in notice
-    assert "cut or unmasked brains" in notice
+    words = "as of cut or unmasked brains: "
+    assert any(f"{words}{tmp_path / 'cut.nii.gz'}" in notice for notice in plan.notices)
 
 
 def test_an_image_that_is_not_masked_is_told(tmp_path):
-    data = np.where(HEAD > 0, HEAD, 0.05 + 0.05 * RNG.random(HEAD.shape))
-    paths = [write_data(tmp_path / f"p{i}.nii.gz", data) for i in range(2)]
-    (notice,) = plan_images(tmp_path, paths).notices
-    assert "2 images of FA seem not to be masked" in notice
+    paths = []
+    for i in range(2):
+        data = np.where(HEAD > 0, HEAD, 0.05 + 0.05 * RNG.random(HEAD.shape))
+        paths.append(write_data(tmp_path / f"p{i}.nii.gz", data))
+    notices = plan_images(tmp_path, paths).notices
+    assert any("2 images of FA seem not to be masked" in notice for notice in notices)
 
 
 def test_values_above_1_are_counted(tmp_path):
@@ -268,4 +269,4 @@ def test_values_above_1_are_counted(tmp_path):
     paths = write_heads(tmp_path / "fa", [1, 0.98])
     plan = plan_images(tmp_path, [*paths, write_data(tmp_path / "high.nii.gz", data)])
     (notice,) = plan.notices
-    assert "3 voxels of 3 images have FA above 1" in notice
+    assert "3 voxels of 1 image have FA above 1" in notice

@@ -49,7 +49,7 @@ def read_times(plan: Plan) -> dict[str, int]:
     """Return when what belongs to each subject was written."""
     times: dict[str, int] = {}
     for folder in (plan.paths.standard, plan.paths.warps):
-        for path in folder.iterdir():
+        for path in folder.rglob("p*"):
             name = path.name.split("_")[0].split(".")[0]
             times[name] = max(times.get(name, 0), path.stat().st_mtime_ns)
     return times
