@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from nipype_blm.tbss.engines import ENGINES, Engine, Warps
 from nipype_blm.tbss.fields import Field
 from nipype_blm.tbss.images import Volume
-from nipype_blm.tbss.plan import FA, Options, Plan, make_plan
+from nipype_blm.tbss.options import FA, Options
+from nipype_blm.tbss.plan import Plan
+from nipype_blm.tbss.planning import make_plan
 from nipype_blm.tbss.preprocess import erode
 
 SHAPE = (22, 24, 20)

@@ -22,7 +22,7 @@ from nipype_blm.interfaces.tbss import (
 
 from .nodes import FreshNode
 
-_MEM_GB = 1.0  # of a registration on cubes of 2 mm, and images on a grid of 1 mm
+MEM_GB = 1.0  # of a registration on cubes of 2 mm, and images on a grid of 1 mm
 
 
 def init_tbss_wf(
@@ -31,7 +31,7 @@ def init_tbss_wf(
     work_dir: str | Path | None = None,
     target: str = "template",
     parallel_nodes: int = 1,
-    mem_gb: float = _MEM_GB,
+    mem_gb: float = MEM_GB,
     name: str = "tbss_wf",
     **options: Any,
 ) -> Workflow:

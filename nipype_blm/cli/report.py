@@ -84,14 +84,17 @@ def add_report(tools: Any) -> None:
 def _act(arguments: argparse.Namespace) -> int:
     from nipype_blm.cli.plugins import count_cores
     from nipype_blm.report.page import find_place, write_report
-    from nipype_blm.report.reported import open_reported
+    from nipype_blm.report.reported import Reported, open_reported
     from nipype_blm.results.results import Results
 
     if not 0 <= arguments.max_read_gb < inf:
         given = f"--max-read-gb {arguments.max_read_gb:g}"
         raise InputError(f"{given} was given; expected 0 or a number above it.")
     folders = [path for path in (arguments.results, arguments.other) if path is not None]
-    runs = [open_reported(Results(folder), arguments.background) for folder in folders]
+    # What is renewed is OUT/report.html: another page says nothing of that.
+    is_own = arguments.out is None and arguments.other is None
+    open_run = open_reported if is_own else Reported
+    runs = [open_run(Results(folder), arguments.background) for folder in folders]
     out_file = arguments.out or find_place([run.results for run in runs])
     try:
         most = int(arguments.max_read_gb * GIB)

@@ -20,7 +20,7 @@ from nipype_blm.cli.command import (
 from nipype_blm.cli.study import add_study_options, collect_options
 from nipype_blm.cli.terminal import escape_name
 from nipype_blm.errors import InputError, count, join_some
-from nipype_blm.tbss.plan import DESCRIPTIONS, FA, TARGETS
+from nipype_blm.tbss.options import DESCRIPTIONS, FA, TARGETS
 
 if TYPE_CHECKING:
     from nipype_blm.model.request import Request
@@ -65,6 +65,13 @@ _LISTS = ("", ".txt", ".lst", ".list", ".csv", ".tsv")
 # Options that say where images are, which the table on the skeleton says itself.
 _OF_IMAGES = ("images", "derivatives", "participant-label")
 _OF_BIDS = ("space", "desc", "contrast", "stat", "filter")
+# Entities that tell rows of a BIDS data set apart.
+_OF_ROWS = ("subject", "session", "acquisition", "run")
+# What only a model needs.
+_OF_MODELS = (
+    *("test", "inference", "diagnostics", "mask", "min-n", "min-percent", "zeros-are-data"),
+    *("two-sided", "ml", "deficient", "keep"),
+)
 
 
 def add_tbss(tools: Any) -> None:
@@ -108,6 +115,8 @@ class _Source(NamedTuple):
 
 def _act(arguments: argparse.Namespace) -> int:
     from nipype_blm.cli.fit import resolve_out
+    from nipype_blm.io.lock import hold_folders
+    from nipype_blm.tbss.planning import describe_costs
 
     out = resolve_out(arguments.out)
     options = collect_options(arguments)
@@ -119,17 +128,16 @@ def _act(arguments: argparse.Namespace) -> int:
         return _draw(arguments)
     found = _read_source(arguments, options, out)
     work_dir = Path(options["work-dir"]).absolute() if "work-dir" in options else out / "work"
-    plan = _plan(arguments, found, out, work_dir)
-    for notice in plan.notices:
-        say(f"notice: {notice}")
     if arguments.check:
-        print(_describe(plan))
+        print(describe_costs(_plan(arguments, found, out, work_dir)))
         return OK
-    _run(plan, arguments)
-    _conclude(plan, arguments.quiet)
-    if "formula" in options:
-        assert found.study is not None
-        for measure in plan.measures:
+    # The images on the skeleton are read until the last fit has ended.
+    with hold_folders({"OUT": out, "work_dir": work_dir}, private={"work_dir"}):
+        plan = _plan(arguments, found, out, work_dir)
+        _run(plan, arguments)
+        measures = plan.measures if "formula" in options else []
+        _conclude(plan, measures, arguments.quiet)
+        for measure in measures:
             _fit(plan, found, measure, options, arguments)
     return OK
 
@@ -143,6 +151,11 @@ def _refuse_idle(arguments: argparse.Namespace, options: Mapping[str, Any]) -> N
         )
     if not arguments.infers and "inference" in options:
         raise InputError("--inference and --no-inference are both given; leave out one of them.")
+    idle = [f"--{name}" for name in _OF_MODELS if name in options]
+    if "formula" not in options and idle:
+        raise InputError(f"{join_some(idle)} is for a model; give --formula, or leave that out.")
+    if "n-procs" in options and not str(options["n-procs"]).isdecimal():
+        raise InputError(f"--n-procs {options['n-procs']} was given; expected 1 or more.")
 
 
 def _draw(arguments: argparse.Namespace) -> int:
@@ -177,7 +190,7 @@ def _read_source(arguments: argparse.Namespace, options: Mapping[str, Any], out:
     for name, pattern in patterns.items():
         pointed = _point_at(options, pattern, is_bids)
         other = _request(source, pointed, out, is_bids, f"--map {name}")
-        _check_rows(name, first, other)
+        _check_rows(name, first, other, is_bids)
         images[name] = _list_images(other)
     return _Source(images, first.study, is_bids)
 
@@ -243,7 +256,10 @@ def _request(
     """
     from nipype_blm.frontends.options import WORDS, OptionWords, read
 
-    request = read(source, {"formula": "~ 1"} | dict(options), out / _FITS, is_bids)
+    asked = {"formula": "~ 1"} | dict(options)
+    if is_bids:
+        asked |= {"no-own-masks": False}  # FA is its own
+    request = read(source, asked, out / _FITS, is_bids)
     if request.faults or request.images is None:
         error = InputError(list(request.faults))
         renamed = {} if flag is None else dict.fromkeys(("pattern", "filters"), flag)
@@ -274,18 +290,37 @@ def _list_images(request: "Request") -> list[Path]:
     return [image.path for image in request.images]
 
 
-def _check_rows(name: str, first: "Request", other: "Request") -> None:
-    """Refuse a map that other rows have than FA."""
-    assert first.study is not None
-    assert other.study is not None
-    left_out = [{each.row for each in request.study.excluded} for request in (first, other)]  # type: ignore[union-attr]
-    unlike = sorted(left_out[0] ^ left_out[1])
-    if unlike:
-        raise InputError(
-            f"FA and {name} are not there for the same rows: {count(len(unlike), 'row')} lack one "
-            f"of both: {join_some(unlike, 10)}.  Take these rows out of the table, or fetch what "
-            "is missing."
-        )
+def _check_rows(name: str, first: "Request", other: "Request", is_bids: bool) -> None:
+    """Refuse a map that other rows have than FA, or in another order."""
+    rows, others = (_name_rows(request, is_bids) for request in (first, other))
+    if rows == others:
+        return
+    lone = [
+        *(row for row in rows if row not in others),
+        *(row for row in others if row not in rows),
+    ]
+    what = (
+        f"{count(len(lone), 'row')} {'lacks' if len(lone) == 1 else 'lack'} one of both: "
+        f"{join_some(lone, 10)}.  Take these rows out, or fetch what is missing"
+        if lone
+        else "their order differs; sort them alike"
+    )
+    raise InputError(f"FA and {name} are not there for the same rows: {what}.")
+
+
+def _name_rows(request: "Request", is_bids: bool) -> list[str]:
+    """Return what tells each row of a request from the others; those of a table by its cells."""
+    from nipype_blm.frontends.listed import find_entities
+
+    assert request.study is not None
+    if not is_bids:
+        cells = zip(*request.study.columns.values(), strict=True)
+        return [" ".join(map(str, row)) for row in cells]
+    told = [find_entities(path) for path in _list_images(request)]
+    return [
+        " ".join(f"{entity} {each[entity]}" for entity in _OF_ROWS if entity in each)
+        for each in told
+    ]
 
 
 # ------------------------------------------------------------------------------- what is done
@@ -294,12 +329,16 @@ def _check_rows(name: str, first: "Request", other: "Request") -> None:
 def _plan(arguments: argparse.Namespace, found: _Source, out: Path, work_dir: Path) -> "Plan":
     from nipype_blm.cli.plugins import count_cores
     from nipype_blm.interfaces.tbss import make_options
-    from nipype_blm.tbss.plan import make_plan
+    from nipype_blm.tbss.planning import make_plan
 
     given = {name: getattr(arguments, name) for name in _FLAGS}
     given = {name: value for name, value in given.items() if value is not None}
     options = make_options(given | {"write_4d": arguments.write_4d})
-    return make_plan(found.images, options, out, work_dir, _count_nodes(arguments, count_cores()))
+    n_nodes = _count_nodes(arguments, count_cores())
+    plan = make_plan(found.images, options, out, work_dir, n_nodes)
+    for notice in plan.notices:
+        say(f"notice: {notice}")
+    return plan
 
 
 def _count_nodes(arguments: argparse.Namespace, n_cores: int) -> int:
@@ -309,30 +348,19 @@ def _count_nodes(arguments: argparse.Namespace, n_cores: int) -> int:
     return max(n_cores, 10)
 
 
-def _describe(plan: "Plan") -> str:
-    """Say what would be done."""
-    from nipype_blm.tbss.costs import describe_costs
-
-    return describe_costs(plan)
-
-
 def _run(plan: "Plan", arguments: argparse.Namespace) -> None:
     """Run the workflow; by default on workers of this machine."""
     from nipype_blm.cli.plugins import DASK, choose_node_runner, count_cores
     from nipype_blm.cli.progress import Counted, show_progress
     from nipype_blm.cli.run import Places, raise_or_describe, run_workflow
     from nipype_blm.interfaces.tbss import write_plan
-    from nipype_blm.io.lock import hold_folders
-    from nipype_blm.tbss.costs import count_pairs
-    from nipype_blm.workflows.tbss import connect_tbss, hold_tbss_plan
+    from nipype_blm.tbss.planning import count_pairs
+    from nipype_blm.workflows.tbss import MEM_GB, connect_tbss, hold_tbss_plan
 
     places = Places(plan.out_dir, plan.work_dir, plan.work_dir / "tbss_wf")
     n_nodes = _count_nodes(arguments, count_cores())
     work = Counted("registrations", count_pairs(plan) + len(plan.subjects))
-    with (
-        hold_folders({"OUT": plan.out_dir, "work_dir": plan.work_dir}, private={"work_dir"}),
-        show_progress(work, arguments.quiet) as note_node,
-    ):
+    with show_progress(work, arguments.quiet) as note_node:
         runner = choose_node_runner(
             arguments.plugin or DASK,
             arguments.plugin_args,
@@ -342,7 +370,7 @@ def _run(plan: "Plan", arguments: argparse.Namespace) -> None:
             note_node,
         )
         holder = hold_tbss_plan(**write_plan(plan))
-        workflow = connect_tbss(holder, plan.options.target, 1.0, places.workflow_folder.name)
+        workflow = connect_tbss(holder, plan.options.target, MEM_GB, places.workflow_folder.name)
         try:
             run_workflow(workflow, places, runner)
         except Exception as error:
@@ -350,26 +378,30 @@ def _run(plan: "Plan", arguments: argparse.Namespace) -> None:
     shutil.rmtree(places.workflow_folder, ignore_errors=True)
 
 
-def _conclude(plan: "Plan", quiet: bool) -> None:
-    """Say what came out."""
-    from nipype_blm.tbss.group import choose_used
+def _conclude(plan: "Plan", measures: Sequence[str], quiet: bool) -> None:
+    """Say what came out, and what lies beside it of an earlier run."""
+    from nipype_blm.tbss.group import choose_used, describe_record
     from nipype_blm.tbss.images import read_volume
-    from nipype_blm.tbss.notices import read_notices
+    from nipype_blm.tbss.plan import read_notices
 
     used, records = choose_used(plan)
     for notice in read_notices(plan):
         say(f"notice: {notice}")
     left_out = [record for i, record in enumerate(records) if i not in used]
     if left_out:
-        some = join_some((f"{r.name} ({r.correlation:.2f})" for r in left_out), 10)
+        some = join_some(map(describe_record, left_out), 10)
         say(
             f"notice: registration has failed for {count(len(left_out), 'image')}, which "
             f"{'is' if len(left_out) == 1 else 'are'} left out: {some}."
         )
+    earlier = [path for path in (plan.out_dir / _FITS).glob("*/") if path.name not in measures]
+    if earlier:
+        some = join_some((escape_name(str(path)) for path in sorted(earlier)), 5)
+        say(f"notice: these are fits of an earlier run, and not renewed: {some}.")
     picture = _draw_skeleton(plan)
     if quiet:
         return
-    mask = read_volume(plan.paths.stats / "mean_FA_skeleton_mask.nii.gz").data
+    mask = read_volume(plan.paths.skeleton_mask).data
     print(
         f"The skeleton of {len(used)} images has {int(mask.sum()):,} voxels; mean correlation with "
         f"the target {sum(records[i].correlation for i in used) / len(used):.3f}.\n"
@@ -408,13 +440,13 @@ def _fit(
     table = _write_table(plan, found.study, measure)
     dropped = {*_OF_IMAGES, "work-dir", "mask", *(_OF_BIDS if found.is_bids else ())}
     given = {name: value for name, value in options.items() if name not in dropped}
-    given["mask"] = options.get("mask", plan.paths.stats / "mean_FA_skeleton_mask.nii.gz")
+    given["mask"] = options.get("mask", plan.paths.skeleton_mask)
     if arguments.infers:
         given["inference"] = [*_INFERENCE, *options.get("inference", ())]
     request = read(table, given, out_dir, is_bids=False)
     if not arguments.quiet:
         say(f"nipype-blm tbss: fitting {measure} on the skeleton ...")
-    background = plan.paths.stats / "mean_FA.nii.gz"
+    background = plan.paths.mean_fa
     run_request(
         request,
         argparse.Namespace(**vars(arguments) | {"out": str(out_dir), "background": background}),
@@ -440,5 +472,13 @@ def _write_table(plan: "Plan", study: "Study", measure: str) -> Path:
         for coding in study.codings
         if coding.variable in columns
     }
+    for coding in study.codings:
+        left = {str(cell) for cell in columns.get(coding.variable, ())}
+        if coding.reference is not None and left and coding.reference not in left:
+            raise InputError(
+                f"No image is left of {coding.variable} {coding.reference}, with which others are "
+                "compared: registration has failed for all of them.  Take their rows out of the "
+                "table, or give another level of reference."
+            )
     write_frame(path, columns, levels)
     return path

@@ -8,10 +8,11 @@ from nipype.external.due import BibTeX
 from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
 from nipype_blm.interfaces.base import BLMInterface, InputSpec, defined_traits, warn_of
-from nipype_blm.tbss.plan import DESCRIPTIONS, FA, PLAN_FILE, TARGETS
+from nipype_blm.tbss.options import DESCRIPTIONS, FA, TARGETS
 
 if TYPE_CHECKING:
-    from nipype_blm.tbss.plan import Options, Plan
+    from nipype_blm.tbss.options import Options
+    from nipype_blm.tbss.plan import Plan
 
 _TBSS_REFERENCE = BibTeX(
     "@article{tbss, author={Smith, Stephen M. and others},"
@@ -20,18 +21,12 @@ _TBSS_REFERENCE = BibTeX(
     "doi={10.1016/j.neuroimage.2006.02.024}}"
 )
 _RUNNING = ("fa_files", "maps", "out_dir", "work_dir", "parallel_nodes")
-# Files of the group, in the folder stats: the name of the output, and of the file.
-GROUP_FILES = {
-    "mean_fa": "mean_FA",
-    "mean_fa_mask": "mean_FA_mask",
-    "skeleton": "mean_FA_skeleton",
-    "skeleton_mask": "mean_FA_skeleton_mask",
-    "distance": "mean_FA_skeleton_mask_dst",
-}
+# Outputs that are files of the group, as `Paths` names them.
+GROUP_FILES = ("mean_fa", "mean_fa_mask", "skeleton", "skeleton_mask", "distance")
 
 
 class TBSSInterface(BLMInterface):
-    """Base of the stages: each does what is missing, so that it can run every time."""
+    """Base of the stages, which run every time: what was registered is not registered again."""
 
     _always_run = True
     _references: ClassVar = [
@@ -85,7 +80,7 @@ PLAN_OUTPUTS = tuple(_PlanOutputSpec().copyable_trait_names())
 
 def make_options(given: dict[str, Any]) -> "Options":
     """Return options of values by name; paths may be text."""
-    from nipype_blm.tbss.plan import PATH_OPTIONS, Options
+    from nipype_blm.tbss.options import PATH_OPTIONS, Options
 
     options: dict[str, Any] = {
         name: Path(value).absolute() if name in PATH_OPTIONS else value
@@ -96,6 +91,8 @@ def make_options(given: dict[str, Any]) -> "Options":
 
 def write_plan(plan: "Plan") -> dict[str, Any]:
     """Write a plan; return the outputs of `PlanTBSS`."""
+    from nipype_blm.tbss.plan import PLAN_FILE
+
     path = plan.work_dir / PLAN_FILE
     plan.write(path)
     return {
@@ -112,7 +109,7 @@ class PlanTBSS(TBSSInterface):
     output_spec = _PlanOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from nipype_blm.tbss.plan import make_plan
+        from nipype_blm.tbss.planning import make_plan
 
         given = defined_traits(self.inputs)
         options = make_options({k: v for k, v in given.items() if k not in _RUNNING})
@@ -233,9 +230,7 @@ class MakeSkeleton(TBSSInterface):
 
         plan = _read_plan(self)
         _tell(plan, "skeleton", make_skeleton(plan))
-        self._results = {
-            output: str(plan.paths.stats / f"{name}.nii.gz") for output, name in GROUP_FILES.items()
-        }
+        self._results = {name: str(getattr(plan.paths, name)) for name in GROUP_FILES}
         return runtime
 
 
@@ -317,7 +312,7 @@ class AssembleTBSS(TBSSInterface):
 
 
 def _tell(plan: "Plan", stage: str, notices: Sequence[str]) -> None:
-    from nipype_blm.tbss.notices import write_notices
+    from nipype_blm.tbss.plan import write_notices
 
     warn_of(notices)
     write_notices(plan, stage, notices)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from nipype_blm.tbss.group import choose_used
 from nipype_blm.tbss.images import Volume, read_volume
-from nipype_blm.tbss.plan import FA, Plan
+from nipype_blm.tbss.options import FA
+from nipype_blm.tbss.plan import Plan
 
 _N_SLICES, _N_WORST = 6, 3
 _TOP = 0.7  # FA that is white
@@ -28,12 +29,12 @@ def draw_skeleton(plan: Plan, out_file: Path) -> Path:
     """
     from matplotlib.figure import Figure
 
-    stats = plan.paths.stats
-    mean = _open(stats / "mean_FA.nii.gz")
-    inside = _open(stats / "mean_FA_skeleton_mask.nii.gz").data > 0.5
+    mean = _open(plan.paths.mean_fa)
+    inside = _open(plan.paths.skeleton_mask).data > 0.5
     heights = _choose_heights(inside)
     used, records = choose_used(plan)
-    worst = sorted(range(len(records)), key=lambda i: records[i].correlation)[:_N_WORST]
+    there = [i for i, record in enumerate(records) if not record.failure]
+    worst = sorted(there, key=lambda i: records[i].correlation)[:_N_WORST]
     rows = [(f"mean FA of {len(used)} images; their right is on the right", mean.data)]
     for i in worst:
         name, r = records[i].name, records[i].correlation

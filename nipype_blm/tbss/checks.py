@@ -21,8 +21,8 @@ from nipype_blm.tbss.looks import (
     compare_with_template,
     look_at_volume,
 )
-from nipype_blm.tbss.plan import FA, TARGETS, Options
-from nipype_blm.tbss.preprocess import LARGEST_FA, find_scale
+from nipype_blm.tbss.options import FA, TARGETS, Options
+from nipype_blm.tbss.preprocess import LARGEST_FA, erode, find_scale
 
 # Of FA in a brain the median is around 0.2; diffusivities are around 0.0008 mm²/s.
 _SMALLEST_MEDIAN, _LARGEST_MEDIAN = 0.02, 0.6
@@ -124,8 +124,15 @@ def _check_atlas(options: Options) -> None:
         )
 
 
-def check_images(images: Mapping[str, Sequence[Path]], template: Path | None = None) -> list[str]:
-    """Read every image once, before anything takes long.
+class Checked(NamedTuple):
+    """What is known of images that can be used."""
+
+    fixed: list[Look]  # what images are registered to: the template, or each other
+    notices: list[str]  # what is odd and no fault
+
+
+def check_images(images: Mapping[str, Sequence[Path]], template: Path | None = None) -> Checked:
+    """Look at every image, before anything takes long.
 
     Parameters
     ----------
@@ -133,11 +140,6 @@ def check_images(images: Mapping[str, Sequence[Path]], template: Path | None = N
         Of each measure, in one order.
     template : Path, optional
         What they are registered to.
-
-    Returns
-    -------
-    notices : list of str
-        What is odd and no fault.
 
     Raises
     ------
@@ -169,9 +171,11 @@ def check_images(images: Mapping[str, Sequence[Path]], template: Path | None = N
         more = f"{len(problems) - _MOST_PROBLEMS} more such faults."
         raise InputError(problems[:_MOST_PROBLEMS] + [more] * (len(problems) > _MOST_PROBLEMS))
     seen = [look for look in looks if isinstance(look, Look)]
+    fixed = seen
     if template is not None:
-        notices += compare_with_template(template, seen)
-    return [*notices, *compare_looks(seen)]
+        fixed = [look_at_volume(template, read_volume(template), True, 1.0)]
+        notices += compare_with_template(fixed[0], seen)
+    return Checked(fixed, [*notices, *compare_looks(seen)])
 
 
 def _check_names(images: Mapping[str, Sequence[Path]]) -> None:
@@ -210,7 +214,13 @@ def _look_at_fa(path: Path) -> Look:
         raise InputError(
             f"{path} has shape {volume.data.shape}; FA needs 3 voxels or more per axis."
         )
-    return look_at_volume(path, volume, has_place)
+    kept = np.count_nonzero(erode(np.maximum(volume.data, 0)))
+    if not kept:
+        raise InputError(
+            f"{path}: nothing is left of FA when the edge of the brain is taken off, a voxel wide; "
+            "give FA of the whole brain, and not of some tracts."
+        )
+    return look_at_volume(path, volume, has_place, kept / np.count_nonzero(volume.data > 0))
 
 
 def _find_fault(values: Any) -> str | None:

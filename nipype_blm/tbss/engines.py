@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,11 +38,12 @@ class Engine(NamedTuple):
     find_fault: Callable[[], str | None]  # why it cannot be used here, and what to do
     words: str  # what it does
     settings: str  # on which its results depend
+    find_version: Callable[[], str]
     has_inverse: bool
 
 
-def check_engine(name: str) -> Engine:
-    """Return an engine that can be used here.
+def check_engine(name: str) -> None:
+    """See whether an engine can be used here.
 
     Raises
     ------
@@ -52,7 +55,6 @@ def check_engine(name: str) -> Engine:
     fault = ENGINES[name].find_fault()
     if fault is not None:
         raise InputError(f"engine {name} cannot be used: {fault}.")
-    return ENGINES[name]
 
 
 def _needs_package(package: str, extra: str) -> Callable[[], str | None]:
@@ -183,6 +185,11 @@ def _find_fault_of_fsl() -> str | None:
     return None
 
 
+def _find_version_of_fsl() -> str:
+    path = Path(os.environ.get("FSLDIR", ""), "etc", "fslversion")
+    return path.read_text().strip() if path.is_file() else "unknown"
+
+
 def _register_fsl(fixed: Volume, moving: Volume) -> Warps:
     """FLIRT and FNIRT with FSL's settings for FA."""
     with tempfile.TemporaryDirectory(prefix="nipype_blm_") as folder:
@@ -191,15 +198,7 @@ def _register_fsl(fixed: Volume, moving: Volume) -> Warps:
         environment = os.environ | {"FSLOUTPUTTYPE": "NIFTI_GZ", "FSLSUBALREADYRUN": "true"}
         commands = (
             ("fsl_reg", "moving", "fixed", "moving_to_fixed", "-FA"),
-            *[
-                (
-                    "convertwarp",
-                    "--ref=fixed",
-                    "--warp1=moving_to_fixed_warp",
-                    "--relout",
-                    "--out=u",
-                )
-            ],
+            ("convertwarp", "--ref=fixed", "--warp1=moving_to_fixed_warp", "--relout", "--out=u"),
         )
         for command in commands:
             done = subprocess.run(
@@ -244,13 +243,15 @@ ENGINES = {
         _needs_package("picsl_greedy", "tbss"),
         "affine and stationary velocity field by least squares (picsl-greedy)",
         f"{_SCALE} {_ONCE} {_AFFINE} {_WARP}",
+        partial(version, "picsl-greedy"),
         True,
     ),
     "ants": Engine(
         _register_ants,
         _needs_package("ants", "ants"),
         "SyN with its defaults (antspyx)",
-        "SyN",
+        "SyN, seed 1",
+        partial(version, "antspyx"),
         True,
     ),
     "fsl": Engine(
@@ -258,6 +259,7 @@ ENGINES = {
         _find_fault_of_fsl,
         "FLIRT and FNIRT with settings for FA (fsl_reg)",
         "fsl_reg -FA",
+        _find_version_of_fsl,
         False,
     ),
 }

@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from nipype_blm.tbss.images import Float32Array, Volume, list_places, transform, write_image
+from nipype_blm.tbss.images import (
+    Float32Array,
+    Volume,
+    list_places,
+    set_place,
+    transform,
+    write_image,
+)
 
 _STEP_MM = 0.01  # in which displacements are stored: a two hundredth of a voxel of 2 mm
 _MOST_STEPS = 2**15 - 1
@@ -81,9 +88,7 @@ def write_field(path: Path, field: Field) -> None:
     image: Any = nib.Nifti1Image(stored[:, :, :, None], field.affine)
     image.header.set_slope_inter(step, 0)
     image.header.set_intent("displacement vector")
-    image.set_qform(field.affine, code="aligned")
-    image.set_sform(field.affine, code="aligned")
-    image.header.set_xyzt_units("mm", "sec")
+    set_place(image.header, field.affine)
     write_image(path, image)
 
 

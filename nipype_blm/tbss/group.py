@@ -1,6 +1,5 @@
 """From all observations in standard space: mean FA, its mask, its skeleton, where to search."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,9 @@ from numpy.typing import NDArray
 from nipype_blm.errors import InputError, count, join_some
 from nipype_blm.io.files import write_if_changed
 from nipype_blm.tbss.images import Volume, read_volume, write_volume
-from nipype_blm.tbss.plan import FA, Plan
+from nipype_blm.tbss.neighbours import DIRECTIONS
+from nipype_blm.tbss.options import FA
+from nipype_blm.tbss.plan import Plan
 from nipype_blm.tbss.projection import (
     Search,
     apply_search,
@@ -20,7 +21,7 @@ from nipype_blm.tbss.projection import (
     plan_search,
     project,
 )
-from nipype_blm.tbss.skeleton import DIRECTIONS, compute_skeleton, find_directions
+from nipype_blm.tbss.skeleton import compute_skeleton, find_directions
 from nipype_blm.tbss.subjects import Record, read_record
 
 _LOST_ALONE = 0.01  # of the mask, which one observation may take away from all others
@@ -28,17 +29,6 @@ _LOST_MORE = 2.0  # than the median of all
 _UNLIKE = 5.0  # robust standard deviations of a correlation below the median
 _LEAST_UNLIKE = 0.05
 _MOST_WARPED = 3.0  # times the median of all
-
-
-class Status(NamedTuple):
-    """What became of an observation."""
-
-    name: str
-    is_used: bool
-    reason: str  # why it is not used
-    correlation: float
-    displacement_mm: float
-    lost_share: float  # of the voxels that all others have
 
 
 def choose_used(plan: Plan) -> tuple[list[int], list[Record]]:
@@ -60,16 +50,27 @@ def choose_used(plan: Plan) -> tuple[list[int], list[Record]]:
     low = plan.options.min_correlation
     failed = [record for record in known if record.correlation < low]
     used = [i for i, record in enumerate(known) if record.correlation >= low]
-    if len(failed) > plan.options.max_failed * len(known) or len(used) < 2:
-        some = join_some((f"{r.name} ({r.correlation:.2f})" for r in failed), 10)
+    if len(used) < 2 or len(failed) > plan.options.max_failed * len(known):
+        some = join_some((describe_record(record) for record in failed), 10)
+        too_many = (
+            "so that a group is not left"
+            if len(used) < 2
+            else f"more than the share of {plan.options.max_failed:g} (max_failed) that may be "
+            "left out"
+        )
+        target = "target" if plan.options.template is None else "template"
         raise InputError(
-            f"Registration has failed for {len(failed)} of {count(len(known), 'image')}, whose "
-            f"correlation with the target is below {low:g} (min_correlation), more than the share "
-            f"of {plan.options.max_failed:g} (max_failed) that may be left out: {some}.  Is the "
-            "template an image of FA, of a brain like these?  Look at their images in "
+            f"Registration has failed for {len(failed)} of {count(len(known), 'image')} (a "
+            f"correlation with the target below {low:g}, min_correlation), {too_many}: {some}.  Is "
+            f"the {target} an image of FA, of a brain like these?  Look at their images in "
             f"{plan.paths.standard}."
         )
     return used, known
+
+
+def describe_record(record: Record) -> str:
+    """Return an observation as messages name one whose registration failed."""
+    return f"{record.name} ({record.failure or f'{record.correlation:.2f}'})"
 
 
 def make_skeleton(plan: Plan) -> list[str]:
@@ -87,10 +88,9 @@ def make_skeleton(plan: Plan) -> list[str]:
     """
     used, records = choose_used(plan)
     images = [plan.paths.find_standard(plan.subjects[i].name, FA) for i in used]
-    total, n_present, lacking = _sum(images)
+    total, n_present, lacking, affine = _sum(images)
     least = int(np.ceil(plan.options.mask_share * len(used) - 1e-9))
     mask = n_present >= max(1, least)
-    affine = read_volume(images[0]).affine
     lost = np.zeros(len(records))
     lost[used] = lacking / max(1, int(np.count_nonzero(n_present >= len(used) - 1)))
     notices = [
@@ -109,38 +109,41 @@ def make_skeleton(plan: Plan) -> list[str]:
     return notices
 
 
-def _sum(images: Sequence[Path]) -> tuple[Any, Any, Any]:
-    """Return sums of FA, how many images have it, and what each one alone lacks of all others'."""
+def _sum(images: Sequence[Path]) -> tuple[Any, Any, Any, NDArray[np.float64]]:
+    """Return sums of FA, how many images have it, what each alone lacks, and the affine of all."""
+    affine = read_volume(images[0]).affine
     total: Any = 0.0
     n_present: Any = 0
     who: Any = 0  # sum of the numbers of those that lack a voxel: the number, if it is one
     for number, path in enumerate(images):
-        data = read_volume(path).data
+        volume = read_volume(path)
+        if not np.array_equal(volume.affine, affine):
+            raise InputError(
+                f"{path} is not on the grid of {images[0]}; remove both and run again."
+            )
+        data = volume.data
         present = data > 0
         total = total + np.where(present, data, 0).astype(np.float64)
         n_present = n_present + present.astype(np.int32)
         who = who + np.where(present, 0, number).astype(np.int64)
     alone = who[n_present == len(images) - 1]
-    return total, n_present, np.bincount(alone, minlength=len(images))
+    return total, n_present, np.bincount(alone, minlength=len(images)), affine
 
 
 def _write_group(plan: Plan, mean: Any, mask: Any, affine: NDArray[np.float64]) -> None:
-    options, stats = plan.options, plan.paths.stats
+    options, paths = plan.options, plan.paths
     zooms = Volume(mean, affine).zooms.tolist()
-    directions = (
-        find_directions(mean, zooms)
-        if options.directions is None
-        else _read_directions(options.directions, affine)
-    )
+    directions = find_directions(mean, zooms)
+    if options.directions is not None:
+        given = _read_directions(options.directions, affine)
+        directions = np.where(given >= 0, given, directions)
     if options.skeleton is None:
         skeleton = compute_skeleton(mean, zooms, directions)
-        write_volume(stats / "mean_FA_skeleton.nii.gz", skeleton, affine)
         inside = skeleton >= np.float32(options.threshold)
     else:
-        given = read_volume(options.skeleton).data
-        write_volume(stats / "mean_FA_skeleton.nii.gz", given, affine)
-        is_mask = np.unique(given[given != 0]).size == 1
-        inside = given > 0 if is_mask else given >= np.float32(options.threshold)
+        skeleton = read_volume(options.skeleton).data
+        is_mask = np.unique(skeleton[skeleton != 0]).size == 1
+        inside = skeleton > 0 if is_mask else skeleton >= np.float32(options.threshold)
     inside &= mask
     if not inside.any():
         raise InputError(
@@ -149,15 +152,16 @@ def _write_group(plan: Plan, mean: Any, mask: Any, affine: NDArray[np.float64]) 
         )
     where = mask if options.search_mask is None else read_volume(options.search_mask).data > 0
     distance = compute_distance(inside, where | inside, zooms)
-    for name, data in (
-        ("mean_FA", mean),
-        ("mean_FA_mask", mask.astype(np.uint8)),
-        ("mean_FA_skeleton_mask", inside.astype(np.uint8)),
-        ("mean_FA_skeleton_mask_dst", distance),
-        ("mean_FA_skeleton_directions", directions),
+    for path, data in (
+        (paths.mean_fa, mean),
+        (paths.mean_fa_mask, mask.astype(np.uint8)),
+        (paths.skeleton, skeleton),
+        (paths.skeleton_mask, inside.astype(np.uint8)),
+        (paths.distance, distance),
+        (paths.directions, directions),
     ):
-        write_volume(stats / f"{name}.nii.gz", data, affine)
-    write_if_changed(stats / "thresh.txt", f"{options.threshold:g}\n".encode())
+        write_volume(path, data, affine)
+    write_if_changed(paths.stats / "thresh.txt", f"{options.threshold:g}\n".encode())
 
 
 def _read_directions(path: Path, affine: NDArray[np.float64]) -> NDArray[np.int8]:
@@ -209,7 +213,7 @@ def _describe_unlike(plan: Plan, used: Sequence[int], records: Sequence[Record])
 
 def _describe_warped(plan: Plan, used: Sequence[int], records: Sequence[Record]) -> list[str]:
     """Name images that were warped far more than the others, which can make any two alike."""
-    mm = {i: math.sqrt(max(records[i].displacement, 0)) for i in used}
+    mm = {i: records[i].displacement_mm for i in used}
     middle = float(np.median(list(mm.values())))
     far = [i for i in used if mm[i] > _MOST_WARPED * middle]
     if not far:
@@ -224,16 +228,17 @@ def _describe_warped(plan: Plan, used: Sequence[int], records: Sequence[Record])
 def _write_subjects(
     plan: Plan, used: Sequence[int], records: Sequence[Record], lost: NDArray[np.float64]
 ) -> None:
-    lines = ["name\tvolume\tused\tcorrelation\tdisplacement_mm\tlost_share\tFA\n"]
+    lines = ["name\tvolume\tused\tcorrelation\tdisplacement_mm\tlost_share\tFA\tfailure\n"]
     for i, (subject, record) in enumerate(zip(plan.subjects, records, strict=True)):
         cells = [
             subject.name,
             str(used.index(i)) if i in used else "n/a",
             "yes" if i in used else "no",
             f"{record.correlation:.4f}",
-            f"{np.sqrt(record.displacement):.4g}" if record.displacement >= 0 else "n/a",
+            f"{record.displacement_mm:.4g}" if record.displacement_mm >= 0 else "n/a",
             f"{lost[i]:.5f}",
             str(subject.images[FA]),
+            record.failure or "n/a",
         ]
         lines.append("\t".join(cells) + "\n")
     write_if_changed(plan.paths.subjects_table, "".join(lines).encode())
@@ -249,10 +254,9 @@ class Skeleton(NamedTuple):
 
 def read_skeleton(plan: Plan) -> Skeleton:
     """Read what `make_skeleton` has written."""
-    stats = plan.paths.stats
-    inside = read_volume(stats / "mean_FA_skeleton_mask.nii.gz")
-    distance = read_volume(stats / "mean_FA_skeleton_mask_dst.nii.gz").data
-    image: Any = nib.load(stats / "mean_FA_skeleton_directions.nii.gz")
+    inside = read_volume(plan.paths.skeleton_mask)
+    distance = read_volume(plan.paths.distance).data
+    image: Any = nib.load(plan.paths.directions)
     directions = np.asarray(image.dataobj, np.int8)
     rule = plan.options.tubular_mask
     mask = inside.data > 0
@@ -269,21 +273,22 @@ def read_skeleton(plan: Plan) -> Skeleton:
 def project_subjects(plan: Plan, indices: Sequence[int]) -> list[Path]:
     """Write the maps of some observations on the skeleton.
 
-    The search is done on FA; other maps have their values at the places that were found.
+    The search is done on FA; other maps have their values at the places that were found.  An image
+    without FA at a voxel of the skeleton has no value there: what lies farther is of elsewhere.
     """
     skeleton = read_skeleton(plan)
     used, _ = choose_used(plan)
-    inside = read_volume(plan.paths.stats / "mean_FA_mask.nii.gz").data > 0
+    inside = read_volume(plan.paths.mean_fa_mask).data > 0
     written = []
     for index in indices:
         if index not in used:
             continue
         name = plan.subjects[index].name
-        offsets = None
+        fa = np.where(inside, read_volume(plan.paths.find_standard(name, FA)).data, 0)
+        offsets = apply_search(fa, skeleton.search)
         for measure in plan.measures:
             data = np.where(inside, read_volume(plan.paths.find_standard(name, measure)).data, 0)
-            offsets = offsets or apply_search(data, skeleton.search)
             path = plan.paths.find_skeletonised(name, measure)
-            write_volume(path, project(data, offsets), skeleton.affine)
+            write_volume(path, np.where(fa > 0, project(data, offsets), 0), skeleton.affine)
             written.append(path)
     return written

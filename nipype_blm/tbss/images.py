@@ -47,12 +47,23 @@ def read_volume(path: Path) -> Volume:
 
 
 def write_volume(path: Path, data: NDArray[Any], affine: NDArray[np.float64]) -> None:
-    """Write an image, with both affines of NIfTI alike: programs differ in which one they take."""
+    """Write an image."""
     image: Any = nib.Nifti1Image(data, affine)
-    image.set_qform(affine, code="aligned")
-    image.set_sform(affine, code="aligned")
-    image.header.set_xyzt_units("mm", "sec")
+    set_place(image.header, affine)
     write_image(path, image)
+
+
+def set_place(header: Any, affine: NDArray[np.float64]) -> None:
+    """Have both affines of NIfTI say where an image lies: programs differ in which one they take.
+
+    The qform can hold no shear; then it says nothing.
+    """
+    header.set_sform(affine, code="aligned")
+    try:
+        header.set_qform(affine, code="aligned", strip_shears=False)
+    except nib.spatialimages.HeaderDataError:
+        header.set_qform(None, code="unknown")
+    header.set_xyzt_units("mm", "sec")
 
 
 def write_image(path: Path, image: Any) -> None:

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError, count, join_some
-from nipype_blm.tbss.images import Volume, read_volume, transform
+from nipype_blm.tbss.images import Volume, transform
 
 _MOST_OF_BOX = 0.75  # of an image that is FA: a head fills less of it, if it is masked
 _SMALLEST_BRAIN, _LARGEST_BRAIN = 0.6, 1.6  # of the median of all
 _SHORTEST_BRAIN = 0.8  # of the median of all: the length of heads varies by 5 %
 _MOST_ANISOTROPIC = 2.5
+_LEAST_KEPT = 0.3  # of FA without its edge; of a head in voxels of 4 mm it is a half
 _MOST_UNLIKE_ZOOM = 1.5
 # By how much brains may be larger than the template, or smaller: newborns are of a quarter.
 _UNUSUAL_RATIO, _IMPOSSIBLE_RATIO = 2.5, 10.0
@@ -35,9 +36,10 @@ class Look(NamedTuple):
     n_above: int  # voxels above 1
     has_place: bool  # whether the header says where the image lies
     digest: bytes  # of values and place
+    kept: float  # share of FA above 0 that is left without the edge
 
 
-def look_at_volume(path: Path, volume: Volume, has_place: bool) -> Look:
+def look_at_volume(path: Path, volume: Volume, has_place: bool, kept: float) -> Look:
     """Return what is seen of an image that has values."""
     present = volume.data != 0
     box = np.array([np.ptp(places) + 1 for places in np.nonzero(present)])
@@ -56,6 +58,7 @@ def look_at_volume(path: Path, volume: Volume, has_place: bool) -> Look:
         int(np.count_nonzero(volume.data > 1)),
         has_place,
         content.digest(),
+        kept,
     )
 
 
@@ -87,13 +90,14 @@ def compare_looks(looks: Sequence[Look]) -> list[str]:
         _judge_sizes,
         _judge_lengths,
         _judge_masks,
+        _judge_edges,
         _judge_voxels,
         _judge_values,
     )
     return [notice for judge in judges for notice in judge(looks)]
 
 
-def compare_with_template(path: Path, looks: Sequence[Look]) -> list[str]:
+def compare_with_template(template: Look, looks: Sequence[Look]) -> list[str]:
     """Return what is odd about a template beside the images that are registered to it.
 
     Raises
@@ -101,10 +105,9 @@ def compare_with_template(path: Path, looks: Sequence[Look]) -> list[str]:
     InputError
         If it can be no brain of the same kind.
     """
-    template = look_at_volume(path, read_volume(path), True)
     if template.share > _MOST_OF_BOX:
         return [
-            f"The template {path} seems not to be masked: more than {_MOST_OF_BOX:.0%} of the box "
+            f"The template {template.path} seems not to be masked: more than {_MOST_OF_BOX:.0%} of the box "
             "around what is not 0 has values.  Give one that is 0 outside the brain."
         ]
     usual = float(np.median([look.volume_ml for look in looks]))
@@ -113,7 +116,7 @@ def compare_with_template(path: Path, looks: Sequence[Look]) -> list[str]:
         return []
     found = (
         f"FA is not 0 in {_write_ml(usual)} of most images, but in "
-        f"{_write_ml(template.volume_ml)} of the template {path}"
+        f"{_write_ml(template.volume_ml)} of the template {template.path}"
     )
     if ratio > _IMPOSSIBLE_RATIO:
         raise InputError(
@@ -191,6 +194,16 @@ def _judge_masks(looks: Sequence[Look]) -> list[str]:
         f"{count(len(full), 'image')} of FA {'seems' if len(full) == 1 else 'seem'} not to be "
         f"masked: more than {_MOST_OF_BOX:.0%} of the box around what is not 0 has values "
         f"({join_some(full, 5)}).  Registration and the mean mask need 0 outside the brain."
+    ]
+
+
+def _judge_edges(looks: Sequence[Look]) -> list[str]:
+    thin = [f"{look.path} ({look.kept:.0%})" for look in looks if look.kept < _LEAST_KEPT]
+    if not thin:
+        return []
+    return [
+        f"Little of FA is left in {count(len(thin), 'image')} without the edge, a voxel wide, as "
+        f"if FA were cut at a threshold, or had holes: {join_some(thin, 5)}."
     ]
 
 

@@ -12,7 +12,7 @@ from nipype_blm.data.atlas import read_atlas
 from nipype_blm.errors import count, join_some
 from nipype_blm.io.files import naming, replacing, write_if_changed
 from nipype_blm.tbss.group import choose_used
-from nipype_blm.tbss.images import list_places, read_volume
+from nipype_blm.tbss.images import list_places, read_volume, set_place
 from nipype_blm.tbss.plan import Plan
 
 
@@ -27,7 +27,7 @@ def assemble(plan: Plan) -> list[Path]:
     names = [plan.subjects[i].name for i in used]
     _remove_others(plan, names)
     files: list[Path] = []
-    inside = read_volume(plan.paths.stats / "mean_FA_mask.nii.gz").data > 0
+    inside = read_volume(plan.paths.mean_fa_mask).data > 0
     for measure in plan.measures:
         if plan.options.write_4d:
             files += _write_all(plan, measure, names, inside)
@@ -39,9 +39,12 @@ def assemble(plan: Plan) -> list[Path]:
 
 
 def _remove_others(plan: Plan, names: Iterable[str]) -> None:
-    """Remove images on the skeleton that are of none of these observations."""
-    keep = {plan.paths.find_skeletonised(name, m) for name in names for m in plan.measures}
-    for path in (plan.out_dir / "skeletonised").glob("*/*.nii.gz"):
+    """Remove images on the skeleton, and warps, that are of none of these observations."""
+    paths = plan.paths
+    keep = {paths.find_skeletonised(name, m) for name in names for m in plan.measures}
+    keep |= {paths.find_warp(subject.name) for subject in plan.subjects}
+    there = (plan.out_dir / "skeletonised").glob("*/*.nii.gz")
+    for path in (*there, *paths.warps.glob("*_warp.nii.gz")):
         if path not in keep:
             path.unlink()
 
@@ -51,7 +54,7 @@ def _write_all(plan: Plan, measure: str, names: list[str], inside: NDArray[np.bo
     standard = (read_volume(plan.paths.find_standard(name, measure)) for name in names)
     masked = (np.where(inside, volume.data, 0) for volume in standard)
     skeletonised = (read_volume(plan.paths.find_skeletonised(name, measure)) for name in names)
-    affine = read_volume(stats / "mean_FA_mask.nii.gz").affine
+    affine = read_volume(plan.paths.mean_fa_mask).affine
     written = []
     for what, volumes in (
         (f"all_{measure}", masked),
@@ -75,9 +78,7 @@ def write_series(
     header: Any = nib.Nifti1Header()
     header.set_data_shape(shape)
     header.set_data_dtype(np.float32)
-    header.set_qform(affine, code="aligned")
-    header.set_sform(affine, code="aligned")
-    header.set_xyzt_units("mm", "sec")
+    set_place(header, affine)
     header["vox_offset"] = 352
     header["magic"] = b"n+1"
     with (
@@ -96,7 +97,7 @@ def _write_tracts(plan: Plan, measure: str, names: list[str]) -> Path:
 
     Voxels that are 0, which an observation lacks, do not count; where it has none, n/a stands.
     """
-    mask_image = read_volume(plan.paths.stats / "mean_FA_skeleton_mask.nii.gz")
+    mask_image = read_volume(plan.paths.skeleton_mask)
     mask = mask_image.data > 0
     regions = {"skeleton": np.ones(np.count_nonzero(mask), bool)}
     if plan.options.atlas is not None:

@@ -4,6 +4,7 @@ from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,17 @@ from nipype_blm.io.files import write_if_changed
 from nipype_blm.progress import advance
 from nipype_blm.tasks.journal import LineWriter, read_lines
 from nipype_blm.tbss.engines import ENGINES
-from nipype_blm.tbss.fields import measure_displacement
-from nipype_blm.tbss.plan import FA, Plan
-from nipype_blm.tbss.registration import Prepared, correlate, prepare_fa, register
+from nipype_blm.tbss.images import Volume
+from nipype_blm.tbss.options import FA
+from nipype_blm.tbss.plan import Plan
+from nipype_blm.tbss.registration import (
+    FAILED,
+    Judgement,
+    RegistrationError,
+    judge,
+    prepare_fa,
+    register,
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Pair:
     moving: str
     stamp: str
     correlation: float  # of the two, where the fixed one is above 0
-    displacement: float  # median of the squared one without the best rigid motion, mm²
+    displacement_mm: float  # median over the brain, without the best rigid motion
 
 
 def list_missing(plan: Plan) -> list[tuple[int, int]]:
@@ -80,28 +89,30 @@ def register_pairs(plan: Plan, bundle: int) -> Path:
 
 
 def _register_pair(plan: Plan, fixed: int, moving: int) -> list[Pair]:
+    """Return what is known of one registration: of both directions, if the engine gives both."""
     subjects = (plan.subjects[i] for i in (fixed, moving))
-    one, other = (_prepare(each.images[FA], each.stamp, plan.spacing) for each in subjects)
-    warps = register(one.isotropic, other.isotropic, plan.options.engine)
-    found = [_describe(plan, (fixed, moving), warps.forward, one, other)]
+    one, other = (_prepare(each.images[FA], each.stamps[FA], plan.spacing) for each in subjects)
+    forward, backward = (fixed, moving), (moving, fixed)
+    engine = plan.options.engine
+    try:
+        warps = register(one, other, engine)
+    except RegistrationError:
+        judged = [(forward, FAILED), (backward, FAILED)]
+        return [_note(plan, *each) for each in judged[: 1 + ENGINES[engine].has_inverse]]
+    found = [_note(plan, forward, judge(warps.forward, one, other))]
     if warps.inverse is not None:
-        found.append(_describe(plan, (moving, fixed), warps.inverse, other, one))
+        found.append(_note(plan, backward, judge(warps.inverse, other, one)))
     return found
+
+
+def _note(plan: Plan, pair: tuple[int, int], judged: Judgement) -> Pair:
+    return Pair(*_find_key(plan, *pair), *judged)
 
 
 # The images of a bundle share most of their fixed ones; a stamp tells a file from one before it.
 @lru_cache(maxsize=4)
-def _prepare(path: Path, _: str, spacing: float) -> Prepared:
-    return prepare_fa(path, spacing)
-
-
-def _describe(
-    plan: Plan, pair: tuple[int, int], field: Any, fixed: Prepared, moving: Prepared
-) -> Pair:
-    fixed_name, moving_name, stamp = _find_key(plan, *pair)
-    correlation = correlate(field, fixed.isotropic, moving.isotropic)
-    displacement = measure_displacement(field, fixed.isotropic) if correlation > -1 else -1.0
-    return Pair(fixed_name, moving_name, stamp, correlation, displacement)
+def _prepare(path: Path, _: str, spacing: float) -> Volume:
+    return prepare_fa(path, spacing).isotropic
 
 
 def _read_pairs(path: Path) -> Iterator[Pair]:
@@ -123,42 +134,48 @@ def read_pairs(plan: Plan) -> dict[tuple[str, str, str], Pair]:
 def choose_target(plan: Plan) -> int:
     """Return the most representative image: to which all others need least deformation.
 
-    Pairs whose registration failed are left out; an image that failed with most others cannot be
-    chosen.  The table of all pairs is written beside the results.
+    A pair whose registration failed counts as the farthest of all; an image that failed with most
+    others cannot be chosen.  The table of all pairs is written beside the results.
 
     Raises
     ------
     InputError
-        If no image can be chosen.
+        If no image can be chosen, or pairs are missing.
 
     Notes
     -----
     As the user guide of FSL's TBSS describes the choice: of the mean over all others of how far
-    they are warped.  Here that is the root of the median squared displacement, without the best
-    rigid motion.
+    they are warped.
     """
     known = read_pairs(plan)
     n = len(plan.subjects)
     distance = np.full((n, n), np.nan)
     correlation = np.full((n, n), np.nan)
-    for fixed in range(n):
-        for moving in range(n):
-            pair = known.get(_find_key(plan, fixed, moving)) if fixed != moving else None
-            if pair is not None:
-                correlation[fixed, moving] = pair.correlation
-                if pair.correlation >= plan.options.min_correlation:
-                    distance[fixed, moving] = np.sqrt(pair.displacement)
+    n_missing = 0
+    for fixed, moving in permutations(range(n), 2):
+        pair = known.get(_find_key(plan, fixed, moving))
+        if pair is None:
+            n_missing += 1
+            continue
+        correlation[fixed, moving] = pair.correlation
+        if pair.correlation >= plan.options.min_correlation:
+            distance[fixed, moving] = pair.displacement_mm
+    if n_missing:
+        raise InputError(
+            f"{count(n_missing, 'pair')} of images {'is' if n_missing == 1 else 'are'} not "
+            "registered; run again, which does what is missing."
+        )
     _write_table(plan, distance, correlation)
-    n_good = np.isfinite(distance).sum(axis=1)
-    is_able = n_good >= max(1, (n - 1) / 2)
+    has_failed = np.isnan(distance) & ~np.eye(n, dtype=bool)
+    is_able = has_failed.sum(axis=1) <= (n - 1) / 2
     if not is_able.any():
         raise InputError(
-            f"No image can be the target: with most others, registration has failed for each "
-            f"(a correlation below {plan.options.min_correlation:g}, min_correlation).  Look at "
-            f"{plan.out_dir / 'pairs.tsv'}, and register to a template instead."
+            "No image can be the target: with most others, registration has failed for each (a "
+            f"correlation below {plan.options.min_correlation:g}, min_correlation).  Look at "
+            f"{plan.paths.pairs_table}, and register to a template instead."
         )
-    mean = np.full(n, np.inf)
-    mean[is_able] = np.nanmean(distance[is_able], axis=1)
+    distance[has_failed] = np.nanmax(distance)
+    mean = np.where(is_able, np.nansum(distance, axis=1), np.inf)
     return int(mean.argmin())
 
 
@@ -169,7 +186,7 @@ def _write_table(plan: Plan, distance: Any, correlation: Any) -> None:
         value = distance[fixed, moving]
         shown = f"{value:.4g}" if np.isfinite(value) else "n/a"
         rows.append("\t".join([*names, f"{correlation[fixed, moving]:.4f}", shown]) + "\n")
-    write_if_changed(plan.out_dir / "pairs.tsv", "".join(rows).encode())
+    write_if_changed(plan.paths.pairs_table, "".join(rows).encode())
 
 
 def describe_failed(plan: Plan) -> list[str]:
@@ -177,7 +194,7 @@ def describe_failed(plan: Plan) -> list[str]:
     low = plan.options.min_correlation
     # Others are of earlier runs: of images that are not in this one, or were not the same.
     n = len(plan.subjects)
-    asked = {_find_key(plan, i, j) for i in range(n) for j in range(n) if i != j}
+    asked = {_find_key(plan, *pair) for pair in permutations(range(n), 2)}
     known = read_pairs(plan).items()
     failed = [pair for key, pair in known if key in asked and pair.correlation < low]
     if not failed:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nipype_blm.errors import InputError
-from nipype_blm.tbss.volumes import Mask, Volume, check_fa, look
+from nipype_blm.tbss.neighbours import Mask, Volume, check_fa, look
 
 LARGEST_FA = 1.2  # a little above 1 is noise: sqrt(3/2) is what negative eigenvalues can give
 _SCALES = (100, 255, 1000, 10000)  # by which programs multiply FA to store whole numbers

@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from nipype_blm.errors import InputError
-from nipype_blm.tbss.volumes import (
+from nipype_blm.tbss.neighbours import (
     DIRECTIONS,
     Mask,
     Volume,

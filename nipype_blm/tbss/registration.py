@@ -1,13 +1,13 @@
 """Register the FA of one observation to another image, and say how well that went."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from nipype_blm.errors import InputError
 from nipype_blm.tbss.engines import ENGINES, Warps
-from nipype_blm.tbss.fields import Field
+from nipype_blm.tbss.fields import Field, measure_displacement
 from nipype_blm.tbss.images import Volume, interpolate, list_places, make_isotropic, read_volume
 from nipype_blm.tbss.preprocess import erode, find_scale
 
@@ -20,20 +20,9 @@ class Prepared(NamedTuple):
 
 
 def prepare_fa(path: Path, spacing: float) -> Prepared:
-    """Read FA and take off the edge of the brain, as TBSS does; put it onto cubes.
-
-    Raises
-    ------
-    InputError
-        If nothing is left.
-    """
+    """Read FA and take off the edge of the brain, as TBSS does; put it onto cubes."""
     volume = read_volume(path)
     native = Volume(erode(np.maximum(volume.data, 0)), volume.affine)
-    if not native.data.any():
-        raise InputError(
-            f"{path}: nothing is left of FA when the edge of the brain is taken off; is it masked "
-            "to a few voxels?"
-        )
     return Prepared(native, make_isotropic(native, spacing))
 
 
@@ -48,9 +37,46 @@ def prepare_template(path: Path, spacing: float) -> Volume:
     return make_isotropic(Volume(data, volume.affine), spacing)
 
 
+class RegistrationError(RuntimeError):
+    """An engine could not register two images; others may go on."""
+
+
 def register(fixed: Volume, moving: Volume, engine: str) -> Warps:
-    """Register one image to another one, both on cubes."""
-    return ENGINES[engine].register(fixed, moving)
+    """Register one image to another one, both on cubes.
+
+    Raises
+    ------
+    RegistrationError
+        If the engine fails, or gives displacements that are not finite.
+    """
+    try:
+        warps = ENGINES[engine].register(fixed, moving)
+    except (OSError, MemoryError):  # of the machine, not of the images
+        raise
+    except Exception as error:  # of many kinds: engines are libraries of others
+        raise RegistrationError(" ".join(str(error).split()) or type(error).__name__) from error
+    fields = [field for field in warps if field is not None]
+    if not all(np.isfinite(field.values).all() for field in fields):
+        raise RegistrationError("displacements are not finite")
+    return warps
+
+
+class Judgement(NamedTuple):
+    """How well an image was brought onto another one."""
+
+    correlation: float
+    displacement_mm: float  # median over the brain, without the best rigid motion
+
+
+FAILED = Judgement(-1.0, -1.0)
+
+
+def judge(field: Field, fixed: Volume, moving: Volume) -> Judgement:
+    """Say how well an image was brought onto another one, and how far it was warped for that."""
+    correlation = correlate(field, fixed, moving)
+    if correlation == FAILED.correlation:
+        return FAILED
+    return Judgement(correlation, math.sqrt(measure_displacement(field, fixed)))
 
 
 def correlate(field: Field, fixed: Volume, moving: Volume) -> float:
@@ -61,9 +87,9 @@ def correlate(field: Field, fixed: Volume, moving: Volume) -> float:
     """
     mask = fixed.data > 0
     if not np.isfinite(field.values).all():
-        return -1.0
+        return FAILED.correlation
     found = interpolate(moving, list_places(mask, fixed.affine) + field.values[mask])
     known = fixed.data[mask]
     if not (found.std() > 0 and known.std() > 0):
-        return -1.0
+        return FAILED.correlation
     return float(np.corrcoef(found, known)[0, 1])

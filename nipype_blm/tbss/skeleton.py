@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nipype_blm.errors import InputError
-from nipype_blm.tbss.topology import join, thin
-from nipype_blm.tbss.volumes import (
+from nipype_blm.tbss.neighbours import (
     DIRECTIONS,
     Mask,
     Volume,
@@ -21,6 +20,7 @@ from nipype_blm.tbss.volumes import (
     look,
     sum_neighbourhood,
 )
+from nipype_blm.tbss.topology import join, thin
 
 # Nearer to the centre of its voxel than this, a centre of gravity has no direction (voxels).
 LEAST_OFFSET = 0.1

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from nipype_blm.tbss.volumes import DIRECTIONS, Mask, Volume, look
+from nipype_blm.tbss.neighbours import DIRECTIONS, Mask, Volume, look
 
 _NEIGHBOURS = np.concatenate([DIRECTIONS, -DIRECTIONS])  # (26, 3)
 _APART = np.abs(_NEIGHBOURS[:, None] - _NEIGHBOURS)

@@ -14,9 +14,9 @@ from fa_cohort import Cohort, make_cohort
 from scipy import ndimage
 
 from nipype_blm.tbss.group import read_skeleton
+from nipype_blm.tbss.neighbours import DIRECTIONS
 from nipype_blm.tbss.plan import PLAN_FILE, Plan
 from nipype_blm.tbss.projection import apply_search, project
-from nipype_blm.tbss.volumes import DIRECTIONS
 
 N, ZOOM, EFFECT = 14, 4.0, 0.15
 # 14 people have 2^13 flips that differ; of 500 the least p by counting is 0.002.

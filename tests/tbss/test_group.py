@@ -14,7 +14,8 @@ from nipype_blm.errors import InputError
 from nipype_blm.tbss.engines import ENGINES
 from nipype_blm.tbss.group import choose_used, make_skeleton, project_subjects, read_skeleton
 from nipype_blm.tbss.images import read_volume, write_volume
-from nipype_blm.tbss.plan import FA, Plan
+from nipype_blm.tbss.options import FA
+from nipype_blm.tbss.plan import Plan
 from nipype_blm.tbss.projection import apply_search, compute_distance, project
 from nipype_blm.tbss.skeleton import DIRECTIONS, compute_skeleton, find_directions
 

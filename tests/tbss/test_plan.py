@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from nipype_blm.errors import InputError
 from nipype_blm.tbss.engines import ENGINES
 from nipype_blm.tbss.images import Volume, write_volume
-from nipype_blm.tbss.plan import FA, Options, Plan, choose_spacing, cut, make_plan, name_subjects
+from nipype_blm.tbss.options import FA, Options
+from nipype_blm.tbss.plan import Plan
+from nipype_blm.tbss.planning import choose_spacing, cut, make_plan, name_subjects
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from nipype_blm.errors import InputError
+from nipype_blm.tbss.neighbours import DIRECTIONS
 from nipype_blm.tbss.projection import (
     SIGMA_MM,
     apply_search,
@@ -16,7 +17,6 @@ from nipype_blm.tbss.projection import (
     project,
 )
 from nipype_blm.tbss.skeleton import compute_skeleton, find_directions
-from nipype_blm.tbss.volumes import DIRECTIONS
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 ANISOTROPIC = (1.0, 1.3, 2.1)

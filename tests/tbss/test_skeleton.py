@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 from nipype_blm.errors import InputError
+from nipype_blm.tbss.neighbours import DIRECTIONS
 from nipype_blm.tbss.skeleton import compute_skeleton, find_directions
-from nipype_blm.tbss.volumes import DIRECTIONS
 
 TOUCHING = np.ones((3, 3, 3))
 ISOTROPIC = (1.0, 1.0, 1.0)

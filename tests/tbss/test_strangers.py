@@ -11,9 +11,10 @@ from small_brains import AFFINE, SHAPE, make_brain, save, write_brains, write_te
 
 from nipype_blm.errors import InputError
 from nipype_blm.tbss.group import choose_used, make_skeleton, project_subjects
-from nipype_blm.tbss.notices import read_notices, write_notices
+from nipype_blm.tbss.options import FA, Options
 from nipype_blm.tbss.outputs import assemble, describe_tracts
-from nipype_blm.tbss.plan import FA, Options, make_plan, name_subjects
+from nipype_blm.tbss.plan import read_notices, write_notices
+from nipype_blm.tbss.planning import make_plan, name_subjects
 from nipype_blm.tbss.preprocess import find_scale
 from nipype_blm.tbss.subjects import register_subjects, set_target
 

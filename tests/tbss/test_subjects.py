@@ -22,7 +22,9 @@ from scipy.ndimage import map_coordinates
 from nipype_blm.tbss.engines import ENGINES, Warps
 from nipype_blm.tbss.fields import read_field
 from nipype_blm.tbss.images import Volume, read_volume
-from nipype_blm.tbss.plan import FA, Options, Plan, make_plan
+from nipype_blm.tbss.options import FA, Options
+from nipype_blm.tbss.plan import Plan
+from nipype_blm.tbss.planning import make_plan
 from nipype_blm.tbss.preprocess import erode
 from nipype_blm.tbss.registration import prepare_fa
 from nipype_blm.tbss.subjects import read_record, read_target, register_subjects, set_target
@@ -121,7 +123,7 @@ def test_a_record_has_correlation_and_displacement(tmp_path):
         assert record.correlation > 0.95
         # Half of the voxels of an ellipsoid lie within 0.79 of its radius.
         expected = abs(size - 1) * 0.79 * 20
-        assert np.sqrt(record.displacement) == pytest.approx(expected, abs=1.5)  # half a voxel
+        assert record.displacement_mm == pytest.approx(expected, abs=1.5)  # half a voxel
 
 
 @pytest.mark.parametrize("with_template", [True, False])
@@ -133,7 +135,7 @@ def test_the_target_is_brought_onto_itself_by_no_warp(tmp_path, with_template):
     assert not read_field(plan.paths.find_warp("p2")).values.any()
     record = read_record(plan, 2)
     assert record is not None
-    assert (record.correlation, record.displacement) == (pytest.approx(1), pytest.approx(0))
+    assert (record.correlation, record.displacement_mm) == (pytest.approx(1), pytest.approx(0))
     expected = plan.options.template or plan.subjects[2].images[FA]
     image = nib.load(plan.paths.find_standard("p0", FA))
     np.testing.assert_allclose(image.affine, nib.load(expected).affine, atol=1e-5)
@@ -284,7 +286,7 @@ def test_a_warp_that_is_not_finite_is_noted_and_the_rest_goes_on(tmp_path, value
     records = [read_record(plan, index) for index in range(4)]
     assert [record.correlation > 0.9 for record in records] == [True, False, True, True]
     assert records[1].correlation == -1
-    assert records[1].displacement == -1
+    assert records[1].displacement_mm == -1
     assert json.loads(plan.paths.find_record("p1").read_text())["correlation"] == -1
     assert np.isfinite(read_field(plan.paths.find_warp("p1")).values).all()
     assert np.isfinite(nib.load(plan.paths.find_standard("p1", FA)).get_fdata()).all()

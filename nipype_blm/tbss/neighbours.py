@@ -1,4 +1,4 @@
-"""What the arithmetic of TBSS shares: checks of its arrays, and neighbours of voxels."""
+"""What the arithmetic of TBSS shares: neighbours of voxels, and checks of its arrays."""
 
 from collections.abc import Sequence
 from typing import Any
