@@ -81,7 +81,7 @@ def add_engine(
     has_inverse: bool = True,
 ) -> None:
     """Add an engine to those that there are; a test takes it out again."""
-    ENGINES[name] = Engine(register, lambda: None, "of tests", name, has_inverse)
+    ENGINES[name] = Engine(register, lambda: None, "of tests", name, str, has_inverse)
 
 
 def write_heads(folder: Path, sizes: Sequence[float]) -> list[Path]:
@@ -105,7 +105,8 @@ def plan_heads(
     if not (folder / "template.nii.gz").exists():
         write_template(folder / "template.nii.gz")
         write_heads(folder / FA, sizes)
-        for name in maps:
+    for name in maps:
+        if not (folder / name).exists():
             write_heads(folder / name, sizes)
     images = {
         name: [folder / name / f"p{i}.nii.gz" for i in range(len(sizes))] for name in (FA, *maps)

@@ -228,7 +228,7 @@ def _describe_warped(plan: Plan, used: Sequence[int], records: Sequence[Record])
 def _write_subjects(
     plan: Plan, used: Sequence[int], records: Sequence[Record], lost: NDArray[np.float64]
 ) -> None:
-    lines = ["name\tvolume\tused\tcorrelation\tdisplacement_mm\tlost_share\tFA\tfailure\n"]
+    lines = ["name\tvolume\tused\tcorrelation\tdisplacement_mm\tlost_share\tfailure\tFA\n"]
     for i, (subject, record) in enumerate(zip(plan.subjects, records, strict=True)):
         cells = [
             subject.name,
@@ -237,8 +237,8 @@ def _write_subjects(
             f"{record.correlation:.4f}",
             f"{record.displacement_mm:.4g}" if record.displacement_mm >= 0 else "n/a",
             f"{lost[i]:.5f}",
-            str(subject.images[FA]),
             record.failure or "n/a",
+            str(subject.images[FA]),
         ]
         lines.append("\t".join(cells) + "\n")
     write_if_changed(plan.paths.subjects_table, "".join(lines).encode())

@@ -107,8 +107,8 @@ def compare_with_template(template: Look, looks: Sequence[Look]) -> list[str]:
     """
     if template.share > _MOST_OF_BOX:
         return [
-            f"The template {template.path} seems not to be masked: more than {_MOST_OF_BOX:.0%} of the "
-            "box around what is not 0 has values.  Give one that is 0 outside the brain."
+            f"The template {template.path} seems not to be masked: more than {_MOST_OF_BOX:.0%} "
+            "of the box around what is not 0 has values.  Give one that is 0 outside the brain."
         ]
     usual = float(np.median([look.volume_ml for look in looks]))
     ratio = max(usual / template.volume_ml, template.volume_ml / usual)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -103,11 +103,9 @@ class Plan:
         """Return what tells the registration of an image to a target from an earlier one."""
         return fingerprint(self.subjects[index].stamps[FA], target, self._method)
 
-    @cached_property
+    @property
     def _method(self) -> str:
-        engine = ENGINES[self.options.engine]
-        how = (_METHOD, self.options.engine, engine.settings, engine.find_version(), self.spacing)
-        return json.dumps(how)
+        return _describe_method(self.options.engine, self.spacing)
 
     def write(self, path: Path) -> None:
         """Write the plan, for the stages."""
@@ -148,6 +146,13 @@ class Plan:
             data["batches"],
             [[(i, j) for i, j in bundle] for bundle in data["pair_bundles"]],
         )
+
+
+@lru_cache  # of a million pairs
+def _describe_method(engine: str, spacing: float) -> str:
+    """Return what registrations depend on beside the images."""
+    known = ENGINES[engine]
+    return json.dumps((_METHOD, engine, known.settings, known.find_version(), spacing))
 
 
 def stamp_file(path: Path) -> str:

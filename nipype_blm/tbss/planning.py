@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -25,7 +25,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # would break lines and columns of ta
 # Pairs or subjects of a node: a minute or two of work, and enough nodes that all workers have some.
 _MOST_IN_BUNDLE, _BUNDLES_PER_NODE, _MOST_BUNDLES = 12, 4, 5000
 # Of the box around a brain, which is 140 x 190 x 150 mm of a human: cubes of 2 mm.
-_REGISTRATION_VOXELS = 500_000
+_REGISTRATION_VOXELS = 450_000
 
 
 def make_plan(
@@ -110,10 +110,14 @@ def name_subjects(paths: Sequence[Path]) -> list[str]:
             "observation needs an image of its own."
         )
     stems = [_CONTROL.sub("_", _ENDINGS.sub("", path.name)) for path in paths]
-    # What is written ends in _FA anyway.
+    # What is written ends in _FA anyway; of images that only that tells apart it stays.
     shorter = [_OF_FA.sub("", stem) for stem in stems]
-    alike = _find_alike(shorter)
-    stems = [stem if i in alike else shorter[i] for i, stem in enumerate(stems)]
+    told = defaultdict(set)
+    for stem, each in zip(stems, shorter, strict=True):
+        told[each].add(stem)
+    stems = [
+        each if len(told[each]) == 1 else stem for stem, each in zip(stems, shorter, strict=True)
+    ]
     names, depth = list(stems), 0
     while _find_alike(names):
         depth += 1

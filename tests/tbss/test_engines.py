@@ -189,11 +189,6 @@ def test_programs_of_fsl_that_are_not_on_the_path_are_named(monkeypatch, tmp_pat
         check_engine("fsl")
 
 
-def test_every_engine_that_can_be_used_is_returned():
-    assert check_engine("greedy").has_inverse
-    assert not ENGINES["fsl"].has_inverse
-
-
 # ------------------------------------------------------------------------------------------ FSL
 
 

@@ -47,7 +47,7 @@ def write_standard(
             "name": subject.name,
             "stamp": "of tests",
             "correlation": correlation,
-            "displacement": 4.0,
+            "displacement_mm": 2.0,
         }
         plan.paths.find_record(subject.name).write_text(json.dumps(record))
 

@@ -49,8 +49,9 @@ def plan_images(folder: Path, paths, maps=None, **options) -> Plan:
         (["/a/x.1.nii", "/a/x.2.nii"], ["x.1", "x.2"]),
         (["/a/x.nii", "/a/X.nii"], ["0001_x", "0002_X"]),
         (["/a/s1_FA.nii.gz", "/a/s2_FA.nii.gz"], ["s1", "s2"]),
-        (["/a/s1_FA.nii.gz", "/a/s2.nii.gz"], ["s1_FA", "s2"]),
+        (["/a/s1_FA.nii.gz", "/a/s2.nii.gz"], ["s1", "s2"]),
         (["/a/s1/x_FA.nii.gz", "/a/s2/x_FA.nii.gz"], ["s1_x", "s2_x"]),
+        (["/a/x.nii.gz", "/a/x_FA.nii.gz", "/a/y_FA.nii"], ["x", "x_FA", "y"]),
     ],
 )
 def test_names_tell_images_apart(paths, names):
@@ -260,7 +261,7 @@ def test_images_like_each_other_are_not_odd(tmp_path):
 
 def test_a_brain_that_is_cut_is_told(tmp_path):
     data = HEAD.copy()
-    data[:, :, :13] = 0
+    data[:, :, :11] = 0
     paths = write_heads(tmp_path / "fa", [1, 0.98, 1.02])
     plan = plan_images(tmp_path, [*paths, write_data(tmp_path / "cut.nii.gz", data)])
     words = "as of cut or unmasked brains: "

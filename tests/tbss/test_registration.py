@@ -48,7 +48,7 @@ def test_the_engine_that_is_asked_registers(monkeypatch):
         seen.append(images)
         return Warps(make_zero(fixed), None)
 
-    monkeypatch.setitem(ENGINES, "noting", Engine(note, lambda: None, "of tests", "", False))
+    monkeypatch.setitem(ENGINES, "noting", Engine(note, lambda: None, "of tests", "", str, False))
     register(fixed, moving, "noting")
     assert seen == [(fixed, moving)]
 

@@ -1,6 +1,5 @@
 """Every map goes into standard space by the warp of its FA, once, whatever happens."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from fa_small import (
 )
 from scipy.ndimage import map_coordinates
 
+from nipype_blm.tbss import subjects
 from nipype_blm.tbss.engines import ENGINES, Warps
 from nipype_blm.tbss.fields import read_field
 from nipype_blm.tbss.images import Volume, read_volume
@@ -287,9 +287,64 @@ def test_a_warp_that_is_not_finite_is_noted_and_the_rest_goes_on(tmp_path, value
     assert [record.correlation > 0.9 for record in records] == [True, False, True, True]
     assert records[1].correlation == -1
     assert records[1].displacement_mm == -1
-    assert json.loads(plan.paths.find_record("p1").read_text())["correlation"] == -1
-    assert np.isfinite(read_field(plan.paths.find_warp("p1")).values).all()
-    assert np.isfinite(nib.load(plan.paths.find_standard("p1", FA)).get_fdata()).all()
+    assert records[1].failure == "displacements are not finite"
+    assert not plan.paths.find_standard("p1", FA).exists()
+
+
+def test_an_engine_that_fails_for_an_image_is_noted_and_the_rest_goes_on(tmp_path):
+    plan = plan_heads(tmp_path)
+
+    def fail(fixed: Volume, moving: Volume) -> Warps:
+        if len(done) == 1:
+            done.append(moving)
+            raise RuntimeError("Field is\nfolded.")
+        done.append(moving)
+        return register_heads(fixed, moving)
+
+    done: list[Volume] = []
+    add_engine(fail)
+    register_all(plan)
+    records = [read_record(plan, index) for index in range(4)]
+    assert [record.failure for record in records] == ["", "Field is folded.", "", ""]
+    register_all(plan)
+    assert len(done) == 4
+
+
+def test_a_map_that_is_added_leaves_warps_as_they_are(tmp_path):
+    plan = plan_heads(tmp_path)
+    register_all(plan)
+    before = plan.paths.find_warp("p1").stat().st_mtime_ns
+    more = plan_heads(tmp_path, maps=["MD"])
+    add_engine(forbid)
+    register_all(more)
+    assert more.paths.find_standard("p1", "MD").is_file()
+    assert plan.paths.find_warp("p1").stat().st_mtime_ns == before
+
+
+def forbid(fixed: Volume, moving: Volume) -> Warps:
+    raise AssertionError("registered again")
+
+
+def test_a_kill_between_two_targets_leaves_nothing_that_passes_for_current(tmp_path, monkeypatch):
+    """Of another target the images are there, and no record yet: they are made again."""
+    plan = plan_heads(tmp_path)
+    register_all(plan)
+    known = plan.paths.find_standard("p1", FA).read_bytes()
+    other = write_head(tmp_path / "other.nii.gz", 1.1)
+    moved = plan_heads(tmp_path, template=other)
+    set_target(moved)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subjects, "_bring_maps", stop)
+    with pytest.raises(KeyboardInterrupt):
+        register_subjects(moved, [1])
+    plan.paths.find_standard("p1", FA).write_bytes(b"of the other target")
+    monkeypatch.undo()
+    set_target(plan)
+    register_subjects(plan, [1])
+    assert plan.paths.find_standard("p1", FA).read_bytes() == known
 
 
 # ---------------------------------------------------------------------------- real anatomy
