@@ -161,7 +161,7 @@ def run_line(line: str, folder: Path, run_command: Run = run_command) -> None:
             return
         case ["pip", "install", what]:
             extras = read_config()["options.extras_require"]
-            assert what.removeprefix(".[").removesuffix("]") in extras
+            assert set(what.removeprefix(".[").removesuffix("]").split(",")) <= set(extras)
         case ["python", "examples/make_bids.py", name]:
             write_data_set(folder / name)  # with the same names, and smaller
         case [

@@ -314,7 +314,8 @@ def _name_rows(request: "Request", is_bids: bool) -> list[str]:
 
     assert request.study is not None
     if not is_bids:
-        cells = zip(*request.study.columns.values(), strict=True)
+        columns = request.study.columns
+        cells = zip(*(columns[name] for name in columns if name != "image"), strict=True)
         return [" ".join(map(str, row)) for row in cells]
     told = [find_entities(path) for path in _list_images(request)]
     return [

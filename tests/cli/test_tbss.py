@@ -417,9 +417,35 @@ def test_a_run_that_is_interrupted_goes_on(tbss):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(LIMIT_S) == 130
-    done = {path.name: path.stat().st_mtime_ns for path in standard.glob("*.json")}
+    # A record is written when the warp is there, and once more when the maps are.
+    warps = [tbss.out / f"warps/{path.stem}_warp.nii.gz" for path in standard.glob("*.json")]
+    done = {path: path.stat().st_mtime_ns for path in warps}
     assert 0 < len(done) < 6
     code, out, err = tbss(source)
     assert code == 0, err
     assert "The skeleton of 6 images" in out
-    assert tbss.stamps().items() > done.items()
+    assert {path: path.stat().st_mtime_ns for path in warps} == done
+
+
+def test_rows_of_a_data_set_that_a_map_lacks_are_told_and_not_exchanged(tbss):
+    """As many images, of the same people; but not of the same sessions."""
+    root = tbss.folder / "bids"
+    names = {"FA": ["01_ses-1", "01_ses-2", "02_ses-1"], "MD": ["01_ses-1", "02_ses-1", "02_ses-2"]}
+    brains = write_brains(tbss.folder / "fa", 3)
+    for measure, sessions in names.items():
+        for name, brain in zip(sessions, brains, strict=True):
+            label, session = name.split("_")
+            folder = root / "derivatives" / "dti" / f"sub-{label}" / session / "dwi"
+            folder.mkdir(parents=True, exist_ok=True)
+            target = folder / f"sub-{name}_param-{measure}_dwimap.nii.gz"
+            target.write_bytes(brain.read_bytes())
+    (root / "sub-01").mkdir(parents=True)
+    (root / "dataset_description.json").write_text('{"Name": "n", "BIDSVersion": "1.9.0"}')
+    (root / "participants.tsv").write_text("participant_id\tage\nsub-01\t20\nsub-02\t30\n")
+    write_template(tbss.folder)
+    options = ("--filter", "param=FA", "--map", "MD=param=MD", "--template", "template.nii.gz")
+    code, _, err = tbss(root, *options, "--check")
+    assert code == 2
+    assert "not there for the same rows" in err
+    assert "subject 01 session 2" in err
+    assert "subject 02 session 2" in err
