@@ -166,7 +166,7 @@ class Bundles:
         output = self._folder / f"{uuid4().hex}.jsonl"
         n_failures = self._tally.n_left
         arguments = (tuple(commands), output, self._settings, n_failures)
-        return Task(run_bundle, arguments, output, "")
+        return Task(run_bundle, arguments, output, "", inputs=(self._settings.cwd, output))
 
     def learn(self, seconds: float, n_ended: int) -> None:
         """Note how long a bundle has taken."""
@@ -236,7 +236,8 @@ def find_missing_there(
 ) -> tuple[str, list[str]]:
     """Return a worker's host, and the programs that it has not."""
     output = folder / f".programs.{os.getpid()}.json"
-    task = Task(partial(_write_missing, output), (list(programs), settings), output, "")
+    arguments = (list(programs), settings)
+    task = Task(partial(_write_missing, output), arguments, output, "", inputs=(settings.cwd,))
     try:
         for _ in run_on_pool([task], pool, 2):
             host, missing = json.loads(output.read_text())

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 
 from nipype_blm.errors import InputError, Problem
 from nipype_blm.tasks.calls import Call, Calls, check_needs
@@ -87,7 +86,10 @@ class _TaskCall(Call):
 
     def find_files(self) -> list[str]:
         """Return the files that it reads, as far as this machine sees them."""
-        return sorted({path for path in find_paths(self.task.arguments) if Path(path).exists()})
+        task = self.task
+        paths = set(find_paths(task.arguments if task.inputs is None else task.inputs))
+        # A text that is no path may be too long for one, which `Path.exists` takes for an error.
+        return sorted(path for path in paths if os.path.exists(path))  # noqa: PTH110
 
 
 def _perform(task: Task) -> Done | list[Problem]:
