@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -238,9 +238,10 @@ def _run_here(
         while not tally.is_full:
             try:
                 command = queue.popleft()
-                tally.note(perform_command(command, settings, shell, journal))
-            except (IndexError, StoppedError):
+            except IndexError:
                 return
+            with suppress(StoppedError):  # then the queue is empty
+                tally.note(perform_command(command, settings, shell, journal))
 
     n_threads = max(1, min(n_procs, len(queue)))
     with ExitStack() as stack, ThreadPoolExecutor(n_threads) as executor:

@@ -174,6 +174,17 @@ def test_those_who_listen_are_told_of_each_command(desk: Desk) -> None:
     assert told == {"commands": 21}
 
 
+def test_an_error_of_those_who_listen_ends_the_run(desk: Desk) -> None:
+    """Also one of the kind that an empty queue has."""
+
+    def listen(what: str, n: int) -> None:
+        raise IndexError("no such bar")
+
+    with listening(listen), pytest.raises(IndexError, match="no such bar"):
+        desk.run(note("a"), note("b"), n_procs=1)
+    assert desk.ran == ["a"]
+
+
 # -- Products ------------------------------------------------------------------------------
 
 
