@@ -25,9 +25,9 @@ from nipype_blm.tasks.commands import (
     tell_time,
 )
 from nipype_blm.tasks.dispatch import run_as_taken, run_on_pool
-from nipype_blm.tasks.pools import Pool, PoolError
+from nipype_blm.tasks.pools import Pool
 from nipype_blm.tasks.shell import Shell
-from nipype_blm.tasks.task import Task
+from nipype_blm.tasks.task import PoolError, Task
 
 # A bundle costs some milliseconds of the pool: a thousandth of this.
 _SECONDS_PER_BUNDLE = 10.0
@@ -64,8 +64,7 @@ def run_on_workers(
                 if isinstance(done, PoolError):
                     if pool.client.status != "running":
                         # No command is to blame.
-                        text = f"The pool at {pool.address} is gone; start it again, and run again."
-                        raise PoolError(text) from done
+                        raise PoolError(pool.describe_end()) from done
                     culprits = _find_culprits(task, noted, retries, bool(outcomes))
                     for command in culprits:
                         _note_loss(command, settings, str(done), journal, tally)
