@@ -1,7 +1,6 @@
 """Run a list of commands into a folder that no other run uses meanwhile."""
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nipype_blm.errors import InputError
 from nipype_blm.io.lock import hold_folders
+from nipype_blm.machine import count_cores
 from nipype_blm.private import find_obstacle
 from nipype_blm.tasks.commandfolder import Summary
 from nipype_blm.tasks.commandlist import Command
@@ -17,13 +17,6 @@ from nipype_blm.tasks.commands import Settings, check_list, choose_commands, run
 if TYPE_CHECKING:
     from nipype_blm.tasks.options import PoolOptions
     from nipype_blm.tasks.pools import Pool
-
-
-def count_cores() -> int:
-    """Return the cores that this process may use; not every system can tell."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager

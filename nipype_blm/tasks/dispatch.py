@@ -10,8 +10,8 @@ from nipype_blm.errors import InputError, Problem
 from nipype_blm.tasks.calls import Call, Calls, check_needs
 from nipype_blm.tasks.disks import PATIENCE_S, find_paths, list_names
 from nipype_blm.tasks.options import Resources
-from nipype_blm.tasks.pools import Pool, PoolError
-from nipype_blm.tasks.task import Done, Task, TaskError, find_state, perform
+from nipype_blm.tasks.pools import Pool
+from nipype_blm.tasks.task import Done, PoolError, Task, TaskError, find_state, perform
 from nipype_blm.tasks.worker import CallError
 from nipype_blm.units import GIB
 

@@ -33,9 +33,9 @@ from nipype_blm.progress import listening
 from nipype_blm.tasks import disks, dispatch
 from nipype_blm.tasks.dispatch import find_needs, run_as_taken
 from nipype_blm.tasks.options import parse_options
-from nipype_blm.tasks.pools import Pool, PoolError, open_pool
+from nipype_blm.tasks.pools import Pool, open_pool
 from nipype_blm.tasks.runner import run_tasks
-from nipype_blm.tasks.task import Done, Task, TaskError
+from nipype_blm.tasks.task import Done, PoolError, Task, TaskError
 from nipype_blm.units import GIB
 
 N_TASKS = len(NAMES)
