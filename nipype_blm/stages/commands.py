@@ -68,7 +68,7 @@ def run_command_list(
     if not choose_commands(commands, out_dir, settings):  # workers would be asked for in vain
         return run_commands(commands, out_dir, settings)
     with _opening(options, out_dir) as pool:
-        return run_commands(commands, out_dir, settings, pool=pool, retries=options.retries)
+        return run_commands(commands, out_dir, settings, pool=pool, retries_if_lost=options.retries)
 
 
 def check_pool(plugin_args: Mapping[str, Any]) -> "PoolOptions":

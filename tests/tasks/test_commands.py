@@ -56,7 +56,7 @@ def note(word: str, rest: str = "true") -> str:
 def test_a_list_is_run_and_what_has_ended_well_is_not_run_again(desk: Desk) -> None:
     lines = [note("a"), note("b", "test -e mended"), note("c")]
     summary = desk.run(*lines)
-    assert (summary.n_done, summary.n_earlier, summary.n_left) == (2, 0, 0)
+    assert (summary.n_done, summary.n_earlier, summary.n_not_run) == (2, 0, 0)
     assert [command.line for command, _ in summary.failed] == [2]
     (desk.cwd / "mended").touch()
     assert desk.run(*lines)[1:4] == (3, 2, [])
@@ -140,11 +140,11 @@ def test_the_error_counts_failures_and_tells_what_the_first_ones_said(desk: Desk
 def test_nothing_new_starts_after_too_many_failures(desk: Desk) -> None:
     lines = ["true", *[note(str(i), "false") for i in range(5)]]
     summary = desk.run(*lines, max_failures=1)
-    assert (summary.n_done, len(summary.failed), summary.n_left) == (1, 2, 3)
+    assert (summary.n_done, len(summary.failed), summary.n_not_run) == (1, 2, 3)
     assert desk.ran == ["0", "1"]
     with pytest.raises(CommandsError, match="and 3 were not run: more have failed than max_fail"):
         summary.check()
-    assert desk.run(*lines, max_failures=4).n_left == 0
+    assert desk.run(*lines, max_failures=4).n_not_run == 0
 
 
 def test_values_of_variables_reach_commands_and_nothing_that_is_kept(desk: Desk) -> None:
