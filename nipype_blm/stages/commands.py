@@ -12,7 +12,7 @@ from nipype_blm.machine import count_cores
 from nipype_blm.private import find_obstacle
 from nipype_blm.tasks.commandfolder import Summary
 from nipype_blm.tasks.commandlist import Command
-from nipype_blm.tasks.commands import Settings, check_list, choose_commands, run_commands
+from nipype_blm.tasks.commands import Settings, choose_commands, run_commands
 
 if TYPE_CHECKING:
     from nipype_blm.tasks.options import PoolOptions
@@ -47,6 +47,7 @@ def run_command_list(
     Parameters
     ----------
     commands : sequence of Command
+        That `check_list` has accepted.
     out_dir : Path
     settings : Settings
     n_procs : int, optional
@@ -63,7 +64,6 @@ def run_command_list(
     """
     if plugin_args is None:
         return run_commands(commands, out_dir, settings, n_procs or count_cores())
-    check_list(commands, settings)
     options = check_pool(plugin_args)
     if not choose_commands(commands, out_dir, settings):  # workers would be asked for in vain
         return run_commands(commands, out_dir, settings)

@@ -150,6 +150,7 @@ def run_commands(
     Parameters
     ----------
     commands : sequence of Command
+        That `check_list` has accepted.
     folder : Path
         That exists, for journal, table and logs; nobody else writes there meanwhile.
     settings : Settings
@@ -171,7 +172,6 @@ def run_commands(
     PoolError
         If there are no workers any more.
     """
-    check_list(commands, settings)
     waiting = choose_commands(commands, folder, settings)
     check_programs(waiting, settings, pool, folder)
     n_earlier = len(commands) - len(waiting)

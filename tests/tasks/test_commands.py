@@ -13,7 +13,7 @@ from nipype_blm.errors import InputError
 from nipype_blm.progress import listening
 from nipype_blm.tasks.commandfolder import CommandsError, Places, Summary
 from nipype_blm.tasks.commandlist import number_commands
-from nipype_blm.tasks.commands import Settings, run_commands
+from nipype_blm.tasks.commands import Settings, check_list, run_commands
 
 
 class Desk:
@@ -27,7 +27,9 @@ class Desk:
 
     def run(self, *lines: str, n_procs: int = 1, **options: Any) -> Summary:
         settings = Settings(str(self.cwd), **options)
-        return run_commands(number_commands(lines), self.places.folder, settings, n_procs)
+        commands = number_commands(lines)
+        check_list(commands, settings)
+        return run_commands(commands, self.places.folder, settings, n_procs)
 
     @property
     def ran(self) -> list[str]:
