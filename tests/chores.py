@@ -77,6 +77,10 @@ def read_and_write(path: Path, inputs: list[Path]) -> None:
     path.write_text(" ".join(file.read_text() for file in inputs))
 
 
+def write_all(path: Path, texts: list[str]) -> None:
+    path.write_text("".join(texts))
+
+
 def advance_and_write(path: Path) -> None:
     for _ in range(3):
         advance("images", 2)

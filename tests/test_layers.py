@@ -23,6 +23,7 @@ LAYERS = [
 FREE_MODULES = {
     "nipype_blm",
     "nipype_blm.errors",
+    "nipype_blm.machine",
     "nipype_blm.private",
     "nipype_blm.progress",
     "nipype_blm.signals",

@@ -90,9 +90,9 @@ def diagnose_results(
     work_dir: Path | None = None,
 ) -> None:
     """Write what the model of a folder of results leaves, and say what stands out."""
-    from nipype_blm.cli.plugins import count_cores
     from nipype_blm.cli.progress import NewWork, show_progress
     from nipype_blm.cli.recording import recording
+    from nipype_blm.machine import count_cores
     from nipype_blm.report.summary import summarise_diagnostics
     from nipype_blm.results.results import Results
     from nipype_blm.stages.diagnostics import diagnose

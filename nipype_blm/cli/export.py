@@ -102,7 +102,7 @@ def _export_fsl(results: Any, folder: Path | None, arguments: argparse.Namespace
 
 
 def _export_spm(results: Any, folder: Path | None, arguments: argparse.Namespace) -> Path:
-    from nipype_blm.cli.plugins import count_cores
+    from nipype_blm.machine import count_cores
     from nipype_blm.results.export import select_contrasts
     from nipype_blm.results.spm import export_spm, find_spm_folder
     from nipype_blm.stages.reopened import open_values

@@ -162,8 +162,8 @@ def _prepare(
     results_dir: Path, options: "InferenceOptions", running: Running
 ) -> "PreparedInference":
     """Check an inference; say what it will do, and what is no fault of it."""
-    from nipype_blm.cli.plugins import count_cores
     from nipype_blm.frontends.inference import WORDS
+    from nipype_blm.machine import count_cores
     from nipype_blm.stages.inference import prepare_inference
 
     n_nodes = (running.n_workers or count_cores()) if running.is_in_nodes else 1
@@ -178,10 +178,10 @@ def _prepare(
 
 def infer(results_dir: Path, options: "InferenceOptions", running: Running) -> None:
     """Correct the contrasts of a folder of results, and say what came out."""
-    from nipype_blm.cli.plugins import count_cores
     from nipype_blm.cli.progress import show_progress
     from nipype_blm.cli.recording import recording
     from nipype_blm.io.lock import hold_folders
+    from nipype_blm.machine import count_cores
     from nipype_blm.stages.inference import run_inference
 
     prepared = _prepare(results_dir, options, running)

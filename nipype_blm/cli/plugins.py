@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from nipype_blm.cli.progress import NodeCallback
 from nipype_blm.errors import InputError, Problem
 from nipype_blm.io.yamlfile import read_yaml
+from nipype_blm.machine import count_cores
 from nipype_blm.model.planning import Plan
 from nipype_blm.model.request import Request
 from nipype_blm.units import GIB
@@ -31,13 +32,6 @@ class Runner(NamedTuple):
     def polls_cheaply(self) -> bool:
         """Whether it may look for ended nodes often; others ask the scheduler each time."""
         return type(self.plugin).__name__ == "MultiProcPlugin"
-
-
-def count_cores() -> int:
-    """Return the cores that this process may use; not every system can tell."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def count_parallel_nodes(request: Request, name: str | None) -> int:

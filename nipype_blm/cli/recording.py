@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nipype_blm import __version__
-from nipype_blm.cli.plugins import count_cores
 from nipype_blm.cli.progress import NodeCallback
 from nipype_blm.errors import InputError
+from nipype_blm.machine import count_cores
 from nipype_blm.results.results import Results
 from nipype_blm.results.steps import Step, TimedNode, add_step
 

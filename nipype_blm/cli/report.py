@@ -82,7 +82,7 @@ def add_report(tools: Any) -> None:
 
 
 def _act(arguments: argparse.Namespace) -> int:
-    from nipype_blm.cli.plugins import count_cores
+    from nipype_blm.machine import count_cores
     from nipype_blm.report.page import find_place, write_report
     from nipype_blm.report.reported import Reported, open_reported
     from nipype_blm.results.results import Results
@@ -182,7 +182,7 @@ def _renew(
     work_dir: Path | None,
 ) -> None:
     """Write a report, unless it is there as it should be."""
-    from nipype_blm.cli.plugins import count_cores
+    from nipype_blm.machine import count_cores
     from nipype_blm.report.page import is_current, write_report
     from nipype_blm.report.reported import open_reported
 

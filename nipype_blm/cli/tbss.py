@@ -328,8 +328,8 @@ def _name_rows(request: "Request", is_bids: bool) -> list[str]:
 
 
 def _plan(arguments: argparse.Namespace, found: _Source, out: Path, work_dir: Path) -> "Plan":
-    from nipype_blm.cli.plugins import count_cores
     from nipype_blm.interfaces.tbss import make_options
+    from nipype_blm.machine import count_cores
     from nipype_blm.tbss.planning import make_plan
 
     given = {name: getattr(arguments, name) for name in _FLAGS}
@@ -351,10 +351,11 @@ def _count_nodes(arguments: argparse.Namespace, n_cores: int) -> int:
 
 def _run(plan: "Plan", arguments: argparse.Namespace) -> None:
     """Run the workflow; by default on workers of this machine."""
-    from nipype_blm.cli.plugins import DASK, choose_node_runner, count_cores
+    from nipype_blm.cli.plugins import DASK, choose_node_runner
     from nipype_blm.cli.progress import Counted, show_progress
     from nipype_blm.cli.run import Places, raise_or_describe, run_workflow
     from nipype_blm.interfaces.tbss import write_plan
+    from nipype_blm.machine import count_cores
     from nipype_blm.tbss.planning import count_pairs
     from nipype_blm.workflows.tbss import MEM_GB, connect_tbss, hold_tbss_plan
 

@@ -91,7 +91,7 @@ class CommandBatch(BLMInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.stages.commands import holding, run_command_list
         from nipype_blm.tasks.commandlist import number_commands, read_commands
-        from nipype_blm.tasks.commands import Settings
+        from nipype_blm.tasks.commands import Settings, check_list
 
         given = defined_traits(self.inputs)
         if "commands_file" in given:
@@ -103,6 +103,7 @@ class CommandBatch(BLMInterface):
             env=given.get("environ", {}),
             **{name: given[name] for name in _HOW if name in given},
         )
+        check_list(commands, settings)
         plugin_args = given.get("plugin_args")
         if "pool_file" in given:
             plugin_args = {"scheduler_file": Path(given["pool_file"]).absolute()}

@@ -17,7 +17,8 @@ from nipype_blm.tasks.calls import Call, Calls, check_needs
 from nipype_blm.tasks.disks import PATIENCE_S
 from nipype_blm.tasks.modules import LOADING
 from nipype_blm.tasks.options import Resources, describe_worker, parse_options
-from nipype_blm.tasks.pools import Pool, PoolError, open_pool
+from nipype_blm.tasks.pools import Pool, open_pool
+from nipype_blm.tasks.task import PoolError
 from nipype_blm.tasks.worker import CallError, running
 
 # Several nodes end together more often than not: they are looked at together.

@@ -1,7 +1,6 @@
 """Run a list of commands into a folder that no other run uses meanwhile."""
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,21 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from nipype_blm.errors import InputError
 from nipype_blm.io.lock import hold_folders
+from nipype_blm.machine import count_cores
 from nipype_blm.private import find_obstacle
 from nipype_blm.tasks.commandfolder import Summary
 from nipype_blm.tasks.commandlist import Command
-from nipype_blm.tasks.commands import Settings, check_list, choose_commands, run_commands
+from nipype_blm.tasks.commands import Settings, choose_commands, run_commands
 
 if TYPE_CHECKING:
     from nipype_blm.tasks.options import PoolOptions
     from nipype_blm.tasks.pools import Pool
-
-
-def count_cores() -> int:
-    """Return the cores that this process may use; not every system can tell."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager
@@ -54,6 +47,7 @@ def run_command_list(
     Parameters
     ----------
     commands : sequence of Command
+        That `check_list` has accepted.
     out_dir : Path
     settings : Settings
     n_procs : int, optional
@@ -70,12 +64,11 @@ def run_command_list(
     """
     if plugin_args is None:
         return run_commands(commands, out_dir, settings, n_procs or count_cores())
-    check_list(commands, settings)
     options = check_pool(plugin_args)
     if not choose_commands(commands, out_dir, settings):  # workers would be asked for in vain
         return run_commands(commands, out_dir, settings)
     with _opening(options, out_dir) as pool:
-        return run_commands(commands, out_dir, settings, pool=pool, retries=options.retries)
+        return run_commands(commands, out_dir, settings, pool=pool, retries_if_lost=options.retries)
 
 
 def check_pool(plugin_args: Mapping[str, Any]) -> "PoolOptions":

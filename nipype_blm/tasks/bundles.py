@@ -25,9 +25,9 @@ from nipype_blm.tasks.commands import (
     tell_time,
 )
 from nipype_blm.tasks.dispatch import run_as_taken, run_on_pool
-from nipype_blm.tasks.pools import Pool, PoolError
+from nipype_blm.tasks.pools import Pool
 from nipype_blm.tasks.shell import Shell
-from nipype_blm.tasks.task import Task
+from nipype_blm.tasks.task import PoolError, Task
 
 # A bundle costs some milliseconds of the pool: a thousandth of this.
 _SECONDS_PER_BUNDLE = 10.0
@@ -46,14 +46,14 @@ def run_on_workers(
     settings: Settings,
     journal: CommandJournal,
     pool: Pool,
-    retries: int,
+    retries_if_lost: int,
     tally: Tally,
 ) -> None:
     """Run commands on a pool; parameters and errors are those of `run_commands`."""
     places = Places(folder)
     places.bundles.mkdir(exist_ok=True)
     bundles = Bundles(waiting, places.bundles, settings, pool, tally)
-    endings = run_as_taken(bundles.take, pool, retries, bundles.count_most)
+    endings = run_as_taken(bundles.take, pool, retries_if_lost, bundles.count_most)
     try:
         with closing(endings):
             for task, done in endings:
@@ -64,9 +64,8 @@ def run_on_workers(
                 if isinstance(done, PoolError):
                     if pool.client.status != "running":
                         # No command is to blame.
-                        text = f"The pool at {pool.address} is gone; start it again, and run again."
-                        raise PoolError(text) from done
-                    culprits = _find_culprits(task, noted, retries, bool(outcomes))
+                        raise PoolError(pool.describe_end()) from done
+                    culprits = _find_culprits(task, noted, retries_if_lost, bool(outcomes))
                     for command in culprits:
                         _note_loss(command, settings, str(done), journal, tally)
                     bundles.put_back(task, is_alone=not (culprits or outcomes))
@@ -79,7 +78,9 @@ def run_on_workers(
             places.bundles.rmdir()
 
 
-def _find_culprits(task: Task, noted: History, retries: int, has_progress: bool) -> list[Command]:
+def _find_culprits(
+    task: Task, noted: History, retries_if_lost: int, has_progress: bool
+) -> list[Command]:
     """Return the commands of a lost task that have cost its workers.
 
     Those beside them go back.
@@ -89,7 +90,7 @@ def _find_culprits(task: Task, noted: History, retries: int, has_progress: bool)
     found = [
         command
         for command, key in keys.items()
-        if noted.is_open(key) and noted.count_starts(key) > retries
+        if noted.is_open(key) and noted.count_starts(key) > retries_if_lost
     ]
     # Else a task whose workers are lost before they note anything would go back for ever.
     return list(commands) if not found and len(commands) == 1 and not has_progress else found
@@ -164,9 +165,8 @@ class Bundles:
 
     def _make_task(self, commands: list[Command]) -> Task:
         output = self._folder / f"{uuid4().hex}.jsonl"
-        n_failures = self._tally.n_left
-        arguments = (tuple(commands), output, self._settings, n_failures)
-        return Task(run_bundle, arguments, output, "")
+        arguments = (tuple(commands), output, self._settings, self._tally.failures_left)
+        return Task(run_bundle, arguments, output, "", inputs=(self._settings.cwd, output))
 
     def learn(self, seconds: float, n_ended: int) -> None:
         """Note how long a bundle has taken."""
@@ -184,7 +184,7 @@ class Bundles:
 
 
 def run_bundle(
-    commands: Sequence[Command], output: Path, settings: Settings, n_failures: int | None
+    commands: Sequence[Command], output: Path, settings: Settings, failures_left: int | None
 ) -> None:
     """Run commands one after the other, on a worker.
 
@@ -196,7 +196,7 @@ def run_bundle(
     output : Path
         Journal of this bundle.
     settings : Settings
-    n_failures : int or None
+    failures_left : int or None
         After more than these nothing new starts.
 
     Raises
@@ -205,7 +205,7 @@ def run_bundle(
         If this machine has not what the commands need, and others have.
     """
     _check_machine(commands, settings)
-    tally = Tally(n_failures)
+    tally = Tally(failures_left)
     with (
         CommandJournal(output) as journal,
         Shell(settings.cwd, settings.env, settings.timeout_s) as shell,
@@ -236,7 +236,8 @@ def find_missing_there(
 ) -> tuple[str, list[str]]:
     """Return a worker's host, and the programs that it has not."""
     output = folder / f".programs.{os.getpid()}.json"
-    task = Task(partial(_write_missing, output), (list(programs), settings), output, "")
+    arguments = (list(programs), settings)
+    task = Task(partial(_write_missing, output), arguments, output, "", inputs=(settings.cwd,))
     try:
         for _ in run_on_pool([task], pool, 2):
             host, missing = json.loads(output.read_text())

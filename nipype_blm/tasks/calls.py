@@ -19,7 +19,8 @@ from nipype_blm.progress import find_listener
 from nipype_blm.tasks.disks import plan_repeat
 from nipype_blm.tasks.modules import Main
 from nipype_blm.tasks.options import Resources
-from nipype_blm.tasks.pools import Pool, PoolError
+from nipype_blm.tasks.pools import Pool
+from nipype_blm.tasks.task import PoolError
 from nipype_blm.tasks.walltime import SECONDS
 from nipype_blm.tasks.worker import PROGRESS, STARTED, CallError, run_call
 from nipype_blm.units import GIB

@@ -61,7 +61,7 @@ class Summary(NamedTuple):
     places: Places
 
     @property
-    def n_left(self) -> int:
+    def n_not_run(self) -> int:
         """How many were not run."""
         return self.n_commands - self.n_done - len(self.failed)
 
@@ -75,8 +75,8 @@ class Summary(NamedTuple):
         if self.n_done == self.n_commands:
             return
         lines = [f"{len(self.failed)} of {count(self.n_commands, 'command')} failed"]
-        if self.n_left:
-            lines[0] += f", and {self.n_left} were not run: more have failed than max_failures"
+        if self.n_not_run:
+            lines[0] += f", and {self.n_not_run} were not run: more have failed than max_failures"
         lines[0] += ".  What the first ones said:"
         for command, outcome in self.failed[:_MOST_TOLD]:
             code = "lost" if outcome.returncode is None else f"return code {outcome.returncode}"

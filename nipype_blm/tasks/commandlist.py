@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nipype_blm.errors import InputError, join_some, show
-from nipype_blm.tasks.shell import BUILTINS, KEYWORDS, PLAIN, find_shell
+from nipype_blm.tasks.shell import BUILTINS, KEYWORDS, PLAIN, find_shell, list_functions
 
 _LONGEST = 128 * 1024 - 1  # bytes that Linux hands on as one argument
 _MOST_SHOWN = 10  # lines with the same fault
@@ -172,8 +172,7 @@ def list_programs(commands: Sequence[Command]) -> dict[str, list[Command]]:
 def find_missing(programs: Iterable[str], cwd: str, env: Mapping[str, str]) -> list[str]:
     """Return the programs that this machine has not."""
     path = env.get("PATH", os.environ.get("PATH", os.defpath))
-    # Functions that a shell has exported.
-    functions = {name.removeprefix("BASH_FUNC_").rstrip("%()") for name in os.environ}
+    functions = list_functions({**os.environ, **env})
 
     def is_there(program: str) -> bool:
         if program in functions:

@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -143,20 +143,21 @@ def run_commands(
     settings: Settings,
     n_procs: int = 1,
     pool: "Pool | None" = None,
-    retries: int = 2,
+    retries_if_lost: int = 2,
 ) -> Summary:
     """Run the commands of a list that are not done yet.
 
     Parameters
     ----------
     commands : sequence of Command
+        That `check_list` has accepted.
     folder : Path
         That exists, for journal, table and logs; nobody else writes there meanwhile.
     settings : Settings
     n_procs : int
         How many run side by side, without a pool.
     pool : Pool, optional
-    retries : int
+    retries_if_lost : int
         How often commands are run again whose worker was lost.
 
     Returns
@@ -171,7 +172,6 @@ def run_commands(
     PoolError
         If there are no workers any more.
     """
-    check_list(commands, settings)
     waiting = choose_commands(commands, folder, settings)
     check_programs(waiting, settings, pool, folder)
     n_earlier = len(commands) - len(waiting)
@@ -183,7 +183,7 @@ def run_commands(
             elif waiting:
                 from nipype_blm.tasks.bundles import run_on_workers
 
-                run_on_workers(waiting, folder, settings, journal, pool, retries, tally)
+                run_on_workers(waiting, folder, settings, journal, pool, retries_if_lost, tally)
         finally:
             by_key = {command.identify(settings.cwd): command for command in commands}
             summary = write_results(by_key, Places(folder), journal, tally.outcomes, n_earlier)
@@ -214,14 +214,14 @@ class Tally:
                 self._listener(UNIT, 1)
 
     @property
-    def n_left(self) -> int | None:
+    def failures_left(self) -> int | None:
         """How many more may fail; None: any number."""
         return None if self._most is None else self._most - self._n_failed
 
     @property
     def is_full(self) -> bool:
         """Whether nothing new is to start."""
-        return self.n_left is not None and self.n_left < 0
+        return self.failures_left is not None and self.failures_left < 0
 
 
 def _run_here(
@@ -238,9 +238,10 @@ def _run_here(
         while not tally.is_full:
             try:
                 command = queue.popleft()
-                tally.note(perform_command(command, settings, shell, journal))
-            except (IndexError, StoppedError):
+            except IndexError:
                 return
+            with suppress(StoppedError):  # then the queue is empty
+                tally.note(perform_command(command, settings, shell, journal))
 
     n_threads = max(1, min(n_procs, len(queue)))
     with ExitStack() as stack, ThreadPoolExecutor(n_threads) as executor:
@@ -278,11 +279,11 @@ def perform_command(
         If its shell was told to stop; then nothing is noted.
     """
     key = command.identify(settings.cwd)
-    for n_left in range(settings.retries, -1, -1):
+    for attempts_left in range(settings.retries, -1, -1):
         journal.begin(key)
         ended = shell.run(command.text)
         fault = _find_fault(command, settings, ended)
-        if fault is None or not n_left:
+        if fault is None or not attempts_left:
             break
     outcome = Outcome(
         key,

@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 
 from nipype_blm.errors import InputError, Problem
 from nipype_blm.tasks.calls import Call, Calls, check_needs
 from nipype_blm.tasks.disks import PATIENCE_S, find_paths, list_names
 from nipype_blm.tasks.options import Resources
-from nipype_blm.tasks.pools import Pool, PoolError
-from nipype_blm.tasks.task import Done, Task, TaskError, find_state, perform
+from nipype_blm.tasks.pools import Pool
+from nipype_blm.tasks.task import Done, PoolError, Task, TaskError, find_state, perform
 from nipype_blm.tasks.worker import CallError
 from nipype_blm.units import GIB
 
@@ -87,7 +86,10 @@ class _TaskCall(Call):
 
     def find_files(self) -> list[str]:
         """Return the files that it reads, as far as this machine sees them."""
-        return sorted({path for path in find_paths(self.task.arguments) if Path(path).exists()})
+        task = self.task
+        paths = set(find_paths(task.arguments if task.inputs is None else task.inputs))
+        # A text that is no path may be too long for one, which `Path.exists` takes for an error.
+        return sorted(path for path in paths if os.path.exists(path))  # noqa: PTH110
 
 
 def _perform(task: Task) -> Done | list[Problem]:

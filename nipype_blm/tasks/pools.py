@@ -32,7 +32,7 @@ from nipype_blm.tasks.options import (
 from nipype_blm.tasks.poolfile import connect
 from nipype_blm.tasks.scaling import JobScaling, count_unfinished, find_job, group_workers
 from nipype_blm.tasks.settings import set_defaults
-from nipype_blm.tasks.task import PoolError as PoolError  # where it was for whoever opens a pool
+from nipype_blm.tasks.task import PoolError
 from nipype_blm.tasks.walltime import EndBeforeJob
 from nipype_blm.tasks.worker import EndWithDriver
 
@@ -77,7 +77,11 @@ class Pool:
             self.client.status == "closed"
             or time.monotonic() - self._last_answer > self._lost_timeout
         ):
-            raise PoolError(f"The pool at {self.address} is gone; start it again, and run again.")
+            raise PoolError(self.describe_end())
+
+    def describe_end(self) -> str:
+        """Return what is to be said when it is gone."""
+        return f"The pool at {self.address} is gone; run again."
 
     def has_worker(self, address: str) -> bool:
         """Return whether a worker is there."""
@@ -400,6 +404,10 @@ class AttachedPool(Pool):
         self._is_ours = client is not options.cluster
         self._start_timeout = options.start_timeout
         self._last_worker = self._next_look = time.monotonic()
+
+    def describe_end(self) -> str:
+        """Return what is to be said when it is gone."""
+        return f"The pool at {self.address} is gone; start it again, and run again."
 
     def check(self) -> None:
         """Raise `PoolError` if there is no hope for workers any more."""

@@ -1,4 +1,4 @@
-"""Run shell commands one after the other; none outlives the process that started it."""
+"""Run shell commands one after the other; their groups of processes end with this one."""
 
 import os
 import re
@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from tempfile import TemporaryFile
 from types import TracebackType
 from typing import NamedTuple
+from uuid import uuid4
 
 from nipype_blm.progress import ANNOUNCE
 
@@ -35,10 +36,28 @@ BUILTINS = {
 }
 # Programs of that name do the same.
 _SAME_AS_PROGRAMS = {"true", "false"}
-# Reads what nobody ever writes, until the other end is gone.
-_GUARD = (
-    'trap "" HUP INT TERM; read x; read group <&2; [ "$group" -gt 1 ] && kill -s KILL -- "-$group"'
-)
+# With these, bash does something else than to start a program, or something more.
+_FOR_BASH = {"BASH_ENV", "SHELLOPTS"}
+# Tells a command that starts from all others, in its environment.
+_MARK = "NIPYPE_BLM_COMMAND"
+# Reads what nobody ever writes, until the other end is gone.  A command whose group was not noted
+# yet is known by its mark (Linux), twice, as it may still become the program that it is to run.
+_GUARD = f"""
+trap "" HUP INT TERM
+read x
+read group mark <&2
+if [ "$group" -gt 1 ]; then
+    kill -s KILL -- "-$group"
+elif [ -n "$mark" ]; then
+    for pause in 0 1; do
+        sleep $pause
+        for file in $(grep -lsF "{_MARK}=$mark" /proc/[0-9]*/environ); do
+            pid=${{file#/proc/}}
+            kill -s KILL -- "-${{pid%/environ}}" "${{pid%/environ}}" 2> /dev/null
+        done
+    done
+fi
+"""
 
 
 class Ended(NamedTuple):
@@ -58,7 +77,8 @@ class Shell:
     """Runs commands, one at a time; a context that ends with its processes.
 
     A command has a session of its own, no terminal and nothing to read.  What it leaves in the
-    background ends with it.
+    background ends with it, but for what has made a session of its own, as `setsid` does: that goes
+    on, and what it prints is lost.
 
     Parameters
     ----------
@@ -72,9 +92,8 @@ class Shell:
     def __init__(self, cwd: str, env: Mapping[str, str], timeout_s: float | None = None) -> None:
         self._cwd, self._timeout_s = cwd, timeout_s
         self._env = {k: v for k, v in os.environ.items() if k != ANNOUNCE} | dict(env)
+        self._functions = list_functions(self._env)
         self._program = find_shell()
-        self._out = TemporaryFile(buffering=0)  # noqa: SIM115
-        self._err = TemporaryFile(buffering=0)  # noqa: SIM115
         self._guard = _Guard()
         self._lock = threading.Lock()
         self._group: int | None = None  # of the command that runs
@@ -91,8 +110,6 @@ class Shell:
     ) -> None:
         self.kill()
         self._guard.close()
-        self._out.close()
-        self._err.close()
 
     def run(self, text: str) -> Ended:
         """Run a command to its end.
@@ -104,41 +121,41 @@ class Shell:
         OSError
             If this machine can start nothing, or has not the working directory.
         """
-        for file in (self._out, self._err):
-            file.seek(0)
-            file.truncate()
-        start = time.monotonic()
-        code = self._wait(self._start(text))
-        seconds = time.monotonic() - start
-        stdout, stderr = _read_ends(self._out.fileno()), _read_ends(self._err.fileno())
+        # New ones for each: what has left an earlier command may still write into those of that.
+        with TemporaryFile(buffering=0) as out, TemporaryFile(buffering=0) as err:
+            start = time.monotonic()
+            code = self._wait(self._start(text, out.fileno(), err.fileno()))
+            seconds = time.monotonic() - start
+            stdout, stderr = _read_ends(out.fileno()), _read_ends(err.fileno())
         if self._is_late:
             stderr = f"timeout: it was ended after {self._timeout_s:g} s\n{stderr}"
             code = TIMED_OUT
         return Ended(code, seconds, stdout, stderr)
 
-    def _start(self, text: str) -> "subprocess.Popen[bytes]":
+    def _start(self, text: str, out: int, err: int) -> "subprocess.Popen[bytes]":
         with self._lock:
             if self._is_stopped:
                 raise StoppedError
-            process = self._spawn(text)
+            self._env[_MARK] = self._guard.expect()
+            process = self._spawn(text, out, err)
             self._guard.watch(process.pid)
             self._group, self._is_late = process.pid, False
         return process
 
-    def _spawn(self, text: str) -> "subprocess.Popen[bytes]":
+    def _spawn(self, text: str, out: int, err: int) -> "subprocess.Popen[bytes]":
         """Start a program as it is, which takes half the time, or a shell."""
         words = find_plain_words(text)
-        if words:
+        if words and words[0] not in self._functions and _FOR_BASH.isdisjoint(self._env):
             with suppress(OSError):  # whatever it is, a shell says it as users know it
-                return self._spawn_words(words)
-        return self._spawn_words([self._program, "-c", "--", text])
+                return self._spawn_words(words, out, err)
+        return self._spawn_words([self._program, "-c", "--", text], out, err)
 
-    def _spawn_words(self, words: list[str]) -> "subprocess.Popen[bytes]":
+    def _spawn_words(self, words: list[str], out: int, err: int) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
-            stdout=self._out,
-            stderr=self._err,
+            stdout=out,
+            stderr=err,
             cwd=self._cwd,
             env=self._env,
             start_new_session=True,
@@ -202,6 +219,7 @@ class _Guard:
 
     def __init__(self) -> None:
         self._file = TemporaryFile(buffering=0)  # noqa: SIM115
+        self._name, self._n_expected = uuid4().hex, 0
         self.watch(0)
         reader, self._alive = os.pipe()
         self._process = subprocess.Popen(
@@ -209,13 +227,24 @@ class _Guard:
             stdin=reader,
             stdout=subprocess.DEVNULL,
             stderr=self._file,
+            env={k: v for k, v in os.environ.items() if k != _MARK},  # nobody else's to kill
             start_new_session=True,
         )
         os.close(reader)
 
+    def expect(self) -> str:
+        """Note that a command is about to start; return the mark that it is to have."""
+        self._n_expected += 1
+        mark = f"{self._name}-{self._n_expected}-"
+        self._write(f"0 {mark}")
+        return mark
+
     def watch(self, group: int) -> None:
         """Note which group of processes is to be killed; 0: none."""
-        os.pwrite(self._file.fileno(), b"%-11d\n" % group, 0)
+        self._write(str(group))
+
+    def _write(self, text: str) -> None:
+        os.pwrite(self._file.fileno(), f"{text:<63}\n".encode(), 0)
 
     def close(self) -> None:
         os.close(self._alive)
@@ -238,6 +267,12 @@ def find_plain_words(text: str) -> list[str]:
     if not is_plain or "=" in words[0] or words[0] in KEYWORDS | BUILTINS - _SAME_AS_PROGRAMS:
         return []
     return words
+
+
+def list_functions(env: Mapping[str, str]) -> set[str]:
+    """Return the names of the functions that an environment has for bash."""
+    start = "BASH_FUNC_"
+    return {name.removeprefix(start).rstrip("%()") for name in env if name.startswith(start)}
 
 
 def find_shell() -> str:

@@ -18,6 +18,8 @@ class Task(NamedTuple):
     output: Path
     stamp: str  # fingerprint of everything that the file is made from
     bytes: int = 0  # memory that it needs
+    # Files that its machine must see first; None: all absolute paths among the arguments.
+    inputs: tuple[str | Path, ...] | None = None
 
     @property
     def name(self) -> str:

@@ -285,13 +285,12 @@ def test_a_second_run_at_the_same_time_is_refused(desk, wait_until):
     assert finish(process)[0] == 0
 
 
-# -- Lists as people have them ---------------------------------------------------------------
+# -- A list of TBSS ----------------------------------------------------------------------------
 
 FSL_REG = """#!/bin/sh
 # fsl_reg input reference output options
 [ -e "$1.nii.gz" ] || { echo "Cannot open volume $1 for reading!" >&2; exit 1; }
 echo "$3" >> ran
-[ -e broken ] && [ "$3" = s3_to_s1 ] && exit 1
 echo warp > "$3_warp.nii.gz"
 echo log > "$3_warp.log"
 """
@@ -331,83 +330,3 @@ def test_registrations_of_tbss_are_done_when_their_warp_is_there_whatever_was_to
     assert len(tbss.count_runs()) == 11
     assert len(list(tbss.folder.glob("*_warp.nii.gz"))) == 12
     assert tbss.say(*TBSS)[1].startswith("12 of 12 commands done, 12 of them")
-
-
-def test_a_registration_that_failed_is_named_and_run_again_alone(tbss):
-    (tbss.folder / "broken").touch()
-    code, _, err = tbss.say(*TBSS)
-    assert code == 1
-    assert "1 of 12 commands failed" in err
-    failed = tbss.folder / ".commands.out" / "failed_commands"
-    assert failed.read_text() == "fsl_reg s3 s1 s3_to_s1 -e -FA\n"
-    (tbss.folder / "broken").unlink()
-    assert tbss.say(failed, *TBSS[1:])[0] == 0
-    assert tbss.count_runs() == Counter(
-        {
-            f"s{a}_to_s{b}": 1 + (a == 3 and b == 1)
-            for a in range(1, 5)
-            for b in range(1, 5)
-            if a != b
-        }
-    )
-
-
-def test_programs_of_fsl_that_are_not_there_are_found_before_anything_runs(tbss, monkeypatch):
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    code, _, err = tbss.say(*TBSS)
-    assert code == 2
-    [error] = err.splitlines()
-    assert "Lines 1, 2, 3" in error
-    assert "'fsl_reg' is not there" in error
-
-
-def test_the_last_line_of_a_list_needs_no_line_break(desk):
-    """TACC/launcher 63."""
-    Path("list.txt").write_bytes(b"echo a >> ran\r\necho b >> ran")
-    assert desk.say("list.txt")[0] == 0
-    assert desk.count_runs() == Counter("ab")
-
-
-def test_empty_lines_start_nothing(desk):
-    """SMART-Lab/smartdispatch 129, and what fsl_sub refuses."""
-    desk.write("echo a >> ran", "", "  ", "# b", "echo c >> ran", "")
-    assert desk.say("list.txt")[1].startswith("2 of 2 commands done.")
-
-
-def test_values_with_spaces_in_the_environment_disturb_nothing(desk, monkeypatch):
-    """TACC/launcher 5."""
-    value = "okayvar crashvar\nthird )"
-    monkeypatch.setenv("TESTVAR", value)
-    desk.write('printf %s "$TESTVAR" > given')
-    assert desk.say("list.txt")[0] == 0
-    assert Path("given").read_text() == value
-
-
-def test_a_list_that_ran_out_of_time_goes_on_with_what_failed_or_not(desk):
-    """TACC/launcher 67, flatironinstitute/disBatch 7, ycrc/dSQ 6."""
-    lines = [f"echo {i} >> ran; test {i} != 3 -o -e mended" for i in range(6)]
-    desk.write(*lines[:4])
-    assert desk.say("list.txt", "--out", "out")[0] == 1
-    Path("mended").touch()
-    desk.write(*lines)
-    assert desk.say("list.txt", "--out", "out")[0] == 0
-    assert desk.count_runs() == Counter("0123345")
-
-
-def test_commands_that_read_their_input_take_nothing_from_the_list(desk):
-    """As ssh and ffmpeg do in a loop of `while read`."""
-    desk.write("cat > swallowed; echo a >> ran", "cat >> swallowed; echo b >> ran")
-    assert desk.say("list.txt")[0] == 0
-    assert desk.count_runs() == Counter("ab")
-    assert Path("swallowed").read_text() == ""
-
-
-def test_a_failure_that_a_pipe_hides_is_seen_by_its_product(desk):
-    """NOAA-OWP/inundation-mapping 6: return codes behind `| tee`."""
-    desk.write("./make.sh out1 2>&1 | tee log1", "./make.sh out2 2>&1 | tee log2")
-    Path("make.sh").write_text("#!/bin/sh\n[ $1 = out1 ] || exit 1\ntouch $1\n")
-    Path("make.sh").chmod(0o755)
-    assert desk.say("list.txt", "--out", "a")[0] == 0
-    code, _, err = desk.say("list.txt", "--out", "b", "--done-glob", "{1}")
-    assert code == 1
-    assert "line 2, return code 0: it ended with 0, but there is no" in err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from nipype import IdentityInterface, Node
 
-from nipype_blm.cli.plugins import choose_runner, count_cores
+from nipype_blm.cli.plugins import choose_runner
 from nipype_blm.cli.run import (
     build_workflow,
     describe_failure,
@@ -19,6 +19,7 @@ from nipype_blm.cli.run import (
 )
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces.base import INPUT_ERROR
+from nipype_blm.machine import count_cores
 from nipype_blm.model.planning import BASE_BYTES
 from nipype_blm.stages.plan import prepare_run
 

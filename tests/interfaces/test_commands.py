@@ -77,3 +77,6 @@ def test_faults_are_told_in_the_names_of_the_traits(tmp_path: Path) -> None:
         CommandBatch(commands=["true"], out_dir=tmp_path / "file").run(cwd=tmp_path)
     with pytest.raises(InputError, match="There is no command"):
         CommandBatch(commands=["# none"]).run(cwd=tmp_path)
+    with pytest.raises(InputError, match="cannot be read by the shell"):
+        CommandBatch(commands=["echo 'a"], out_dir=tmp_path / "out").run(cwd=tmp_path)
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from nipype import Function, Node, Workflow
 
 from nipype_blm.errors import InputError
 from nipype_blm.plugins import DaskPlugin
-from nipype_blm.tasks.pools import PoolError
+from nipype_blm.tasks.task import PoolError
 
 # A run takes some 10 s; this is for a machine that is busy.
 TIME_LIMIT = 120

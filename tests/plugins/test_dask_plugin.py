@@ -21,7 +21,7 @@ from nipype.pipeline.engine.utils import load_resultfile
 from nipype_blm.errors import InputError
 from nipype_blm.plugins import DaskPlugin, register
 from nipype_blm.tasks import batch, disks, pools
-from nipype_blm.tasks.pools import PoolError
+from nipype_blm.tasks.task import PoolError
 
 # What a test waits for takes seconds; this is for a machine that is busy.
 TIME_LIMIT = 180

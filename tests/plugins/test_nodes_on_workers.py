@@ -20,7 +20,7 @@ from plugins.test_dask_plugin import Run, fail, measure_times, same
 from nipype_blm.errors import InputError
 from nipype_blm.plugins import DaskPlugin
 from nipype_blm.tasks.batch import BATCH_SYSTEMS
-from nipype_blm.tasks.pools import PoolError
+from nipype_blm.tasks.task import PoolError
 
 # What a test waits for takes seconds; this is for a machine that is busy.
 TIME_LIMIT = 90

@@ -1,6 +1,7 @@
 """Lists of commands on the workers of a pool, some of which are lost."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_a_command_that_costs_each_of_its_workers_fails_and_the_others_are_done(
 def test_nothing_new_starts_on_a_pool_after_too_many_failures(desk: Desk) -> None:
     summary = desk.run(*number(300, "echo {} >> ran; false"), max_failures=3)
     assert len(summary.failed) >= 4
-    assert summary.n_left > 200  # some tasks were handed out already
+    assert summary.n_not_run > 200  # some tasks were handed out already
     assert sum(desk.count_runs().values()) == len(summary.failed)
 
 
@@ -142,6 +143,25 @@ def test_a_bundle_that_is_run_again_leaves_out_what_has_ended(tmp_path: Path) ->
     assert output.stat().st_mtime_ns > before.st_mtime_ns  # it counts as written
     ended = [line for line in map(json.loads, output.read_text().splitlines()) if "key" in line]
     assert [line["command"] for line in ended] == [c.text for c in commands]
+
+
+def test_texts_of_commands_and_values_of_variables_are_no_files_that_a_worker_waits_for(
+    tmp_path: Path,
+) -> None:
+    """A worker's machine need not have them, and a text may be longer than a path can be."""
+    folders = [tmp_path / name for name in ("cwd", "out", "tool")]
+    for folder in folders:
+        folder.mkdir()
+    cwd, out, tool = map(str, folders)
+    workers: Any = Workers(2)
+    settings = Settings(cwd, {"TOOLS": tool})
+    task = Bundles(number_commands([tool]), Path(out), settings, workers, Tally(None)).take()
+    assert task is not None
+    assert task.inputs == (cwd, task.output)  # the latter, of a worker that was lost
+
+
+def test_a_long_command_that_begins_with_a_path_runs_on_a_pool(desk: Desk) -> None:
+    assert desk.run(f"{shutil.which('true')} {'image ' * 1000}").n_done == 1
 
 
 # -- Sizes ---------------------------------------------------------------------------------

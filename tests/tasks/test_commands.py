@@ -13,7 +13,7 @@ from nipype_blm.errors import InputError
 from nipype_blm.progress import listening
 from nipype_blm.tasks.commandfolder import CommandsError, Places, Summary
 from nipype_blm.tasks.commandlist import number_commands
-from nipype_blm.tasks.commands import Settings, run_commands
+from nipype_blm.tasks.commands import Settings, check_list, run_commands
 
 
 class Desk:
@@ -27,7 +27,9 @@ class Desk:
 
     def run(self, *lines: str, n_procs: int = 1, **options: Any) -> Summary:
         settings = Settings(str(self.cwd), **options)
-        return run_commands(number_commands(lines), self.places.folder, settings, n_procs)
+        commands = number_commands(lines)
+        check_list(commands, settings)
+        return run_commands(commands, self.places.folder, settings, n_procs)
 
     @property
     def ran(self) -> list[str]:
@@ -56,7 +58,7 @@ def note(word: str, rest: str = "true") -> str:
 def test_a_list_is_run_and_what_has_ended_well_is_not_run_again(desk: Desk) -> None:
     lines = [note("a"), note("b", "test -e mended"), note("c")]
     summary = desk.run(*lines)
-    assert (summary.n_done, summary.n_earlier, summary.n_left) == (2, 0, 0)
+    assert (summary.n_done, summary.n_earlier, summary.n_not_run) == (2, 0, 0)
     assert [command.line for command, _ in summary.failed] == [2]
     (desk.cwd / "mended").touch()
     assert desk.run(*lines)[1:4] == (3, 2, [])
@@ -140,11 +142,11 @@ def test_the_error_counts_failures_and_tells_what_the_first_ones_said(desk: Desk
 def test_nothing_new_starts_after_too_many_failures(desk: Desk) -> None:
     lines = ["true", *[note(str(i), "false") for i in range(5)]]
     summary = desk.run(*lines, max_failures=1)
-    assert (summary.n_done, len(summary.failed), summary.n_left) == (1, 2, 3)
+    assert (summary.n_done, len(summary.failed), summary.n_not_run) == (1, 2, 3)
     assert desk.ran == ["0", "1"]
     with pytest.raises(CommandsError, match="and 3 were not run: more have failed than max_fail"):
         summary.check()
-    assert desk.run(*lines, max_failures=4).n_left == 0
+    assert desk.run(*lines, max_failures=4).n_not_run == 0
 
 
 def test_values_of_variables_reach_commands_and_nothing_that_is_kept(desk: Desk) -> None:
@@ -172,6 +174,17 @@ def test_those_who_listen_are_told_of_each_command(desk: Desk) -> None:
     with listening(lambda what, n: told.update({what: n})):
         desk.run(*[f"true {i}" for i in range(20)], "false", n_procs=3)
     assert told == {"commands": 21}
+
+
+def test_an_error_of_those_who_listen_ends_the_run(desk: Desk) -> None:
+    """Also one of the kind that an empty queue has."""
+
+    def listen(what: str, n: int) -> None:
+        raise IndexError("no such bar")
+
+    with listening(listen), pytest.raises(IndexError, match="no such bar"):
+        desk.run(note("a"), note("b"), n_procs=1)
+    assert desk.ran == ["a"]
 
 
 # -- Products ------------------------------------------------------------------------------

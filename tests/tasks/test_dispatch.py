@@ -22,6 +22,7 @@ from chores import (
     refuse,
     stumble,
     write,
+    write_all,
     write_slowly,
     write_where_others_do_not_look,
 )
@@ -32,9 +33,9 @@ from nipype_blm.progress import listening
 from nipype_blm.tasks import disks, dispatch
 from nipype_blm.tasks.dispatch import find_needs, run_as_taken
 from nipype_blm.tasks.options import parse_options
-from nipype_blm.tasks.pools import Pool, PoolError, open_pool
+from nipype_blm.tasks.pools import Pool, open_pool
 from nipype_blm.tasks.runner import run_tasks
-from nipype_blm.tasks.task import Done, Task, TaskError
+from nipype_blm.tasks.task import Done, PoolError, Task, TaskError
 from nipype_blm.units import GIB
 
 N_TASKS = len(NAMES)
@@ -209,6 +210,14 @@ def test_a_pool_has_as_many_workers_as_have_the_memory_of_the_largest_task(
     assert pool.worker is not None
     assert pool.worker.mem_gb == 4
     assert run(tmp_path, tasks, pool) == ONCE
+
+
+def test_a_text_among_the_arguments_that_is_too_long_for_a_path_is_no_file(
+    tmp_path: Path, start_pool: Callable[..., Pool], cluster: LocalCluster
+) -> None:
+    text, path = f"/opt/{'x' * 5000}", tmp_path / "out.txt"
+    run(tmp_path, [Task(write_all, (path, [text]), path, "stamp")], start_pool(cluster=cluster))
+    assert path.read_text() == text
 
 
 # -- Errors --------------------------------------------------------------------------------

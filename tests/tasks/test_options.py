@@ -25,7 +25,7 @@ from nipype_blm.tasks.options import (
     describe_worker,
     parse_options,
 )
-from nipype_blm.tasks.pools import PoolError
+from nipype_blm.tasks.task import PoolError
 
 SLURM: dict[str, Any] = {"cluster": "slurm", "cores": 4, "memory": "16GiB"}
 SMALL = Resources(1, 0.2)

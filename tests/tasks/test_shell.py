@@ -80,6 +80,21 @@ def test_programs_that_are_started_without_a_shell_do_what_they_do_with_one(
         assert ended.stderr == done.stderr
 
 
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_a_function_goes_before_a_program_of_its_name_as_it_does_in_bash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """It was exported, or stands in the file that bash reads first."""
+    body = "() { echo function $1; }"
+    (tmp_path / "functions").write_text(f"printenv {body}\n")
+    if place == "environment":
+        monkeypatch.setenv("BASH_FUNC_printenv%%", body)
+    else:
+        monkeypatch.setenv("BASH_ENV", str(tmp_path / "functions"))
+    with Shell(str(tmp_path), {}) as shell:
+        assert shell.run("printenv PATH").stdout == "function PATH\n"
+
+
 def test_a_folder_that_a_machine_has_not_is_no_error_of_the_command(tmp_path: Path) -> None:
     with (
         Shell(str(tmp_path / "none"), {}) as shell,
@@ -102,6 +117,17 @@ def test_what_is_left_in_the_background_ends_with_its_command(
     assert shell.run("sleep 600 & echo $! > pid").returncode == 0
     pid = int((tmp_path / "pid").read_text())
     wait_until(lambda: not is_running(pid), 30, "the sleep has ended")
+
+
+def test_what_has_left_its_command_prints_into_no_other(
+    shell: Shell,
+) -> None:
+    """A process with a session of its own goes on, as `setsid` is there for."""
+    wait = "until test -e {}; do sleep 0.01; done"
+    left = f"touch left; {wait.format('go')}; echo late; echo late >&2; touch end"
+    assert shell.run(f"setsid sh -c '{left}' & {wait.format('left')}; echo 1").stdout == "1\n"
+    ended = shell.run(f"touch go; {wait.format('end')}; echo 2")
+    assert (ended.stdout, ended.stderr) == ("2\n", "")
 
 
 def is_running(pid: int) -> bool:
@@ -159,3 +185,41 @@ def test_a_command_ends_with_the_process_that_started_it(
     assert all(map(is_running, started))
     os.kill(program._process.pid, number)
     wait_until(lambda: not any(map(is_running, started)), 30, "nothing is left")
+
+
+DIES_IN_BETWEEN = """
+import os, signal, subprocess, sys
+from nipype_blm.tasks.shell import Shell
+
+start = subprocess.Popen
+
+def start_and_die(words, **options):
+    process = start(words, **options)
+    if "300" in words:
+        with open("pids", "a") as file:
+            file.write(f"{process.pid} end\\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return process
+
+os.chdir(sys.argv[1])
+with Shell(sys.argv[1], {}) as shell:
+    left = "setsid sh -c 'echo $$ > pids; exec sleep 600' & "
+    shell.run(left + "until test -s pids; do sleep 0.01; done")
+    subprocess.Popen = start_and_die
+    shell.run("sleep 300")
+"""
+
+
+def test_a_command_that_has_just_started_ends_with_the_process_that_started_it(
+    tmp_path: Path, start_program: Callable[..., Program], wait_until: Callable
+) -> None:
+    """Before its group could be noted; what an earlier one has left with `setsid` goes on."""
+    start_program(DIES_IN_BETWEEN, str(tmp_path))
+    pids = tmp_path / "pids"
+    wait_until(lambda: pids.exists() and "end" in pids.read_text(), 30, "it has started")
+    left, started = map(int, pids.read_text().split()[:2])
+    try:
+        wait_until(lambda: not is_running(started), 30, "it is gone")
+        assert is_running(left)
+    finally:
+        os.kill(left, signal.SIGKILL)
