@@ -78,8 +78,10 @@ class Resampled:
     @property
     def nulls_stamp(self) -> str:
         """Fingerprint of a null distribution, however many resamplings it has."""
-        how = (self.seed, self.exhaustive, self.sides, self.summaries, *self.options)
-        return fingerprint(self.stamp, repr((*how, self.neighbours)))
+        how = (self.seed, self.exhaustive, self.sides, self.summaries, self.height)
+        exponents = self.options[1:]
+        usual = exponents == DEFAULTS[1:]  # as before there was another choice
+        return fingerprint(self.stamp, repr((*how, self.neighbours, *(() if usual else exponents))))
 
     def draw(self, numbers: range) -> NDArray[Any]:
         """Return the weights of the resamplings with these numbers."""

@@ -1,8 +1,8 @@
 """What does `nipype-blm tbss` take, from FA to the report, and every image to every other one?
 
 A cohort of the group FA that TractSeg ships, bent by known fields.  20 people of 2 mm with a
-template, 10 people all to all of 2 mm, 20 of 3 mm; and the same pairs in one process without
-workers.  From these units a plan of 100 and of 1,000 people.
+template, 10 people all to all of 2 mm, 20 of 3 mm; and some of the same pairs in one process
+without workers.  From these units a plan of 100 and of 1,000 people.
 """
 
 import json
@@ -15,6 +15,7 @@ from harness import Usage, aim, format_table, measure, parse_arguments, summaris
 
 TESTS = Path(__file__).resolve().parents[1]
 MOST_CPU_MIN, MOST_OVERHEAD, LEAST_CORRELATION = 8.0, 1.02, 0.95
+N_BARE = 15  # pairs in one process
 # Registers the pairs that a plan lists, one after the other, and nothing else.
 _BARE = """
 import sys
@@ -47,8 +48,10 @@ def run_command(tool: Path, people: Path, out: Path, *options: str) -> Usage:
 
 
 def run_bare(people: Path, out: Path) -> Usage:
-    """Register the same pairs in one process."""
+    """Register some of the same pairs in one process."""
     plan = json.loads((out / "work" / "tbss.json").read_text())
+    pairs = [pair for bundle in plan["pair_bundles"] for pair in bundle]
+    plan["pair_bundles"] = [pairs[:: len(pairs) // N_BARE][:N_BARE]]
     plan["work_dir"] = str(people / "bare")
     shutil.rmtree(plan["work_dir"], ignore_errors=True)
     path = people / "bare.json"
@@ -63,7 +66,7 @@ def read_correlations(table: Path) -> list[float]:
     return [float(row[column]) for row in rows]
 
 
-def plan_runs(s_template: float, s_pair: float, mib: float) -> list[dict[str, Any]]:
+def plan_runs(s_pair: float, mib: float) -> list[dict[str, Any]]:
     """Return what cohorts of other sizes would take, of 2 mm."""
     rows = []
     for n in (100, 1000):
@@ -71,9 +74,9 @@ def plan_runs(s_template: float, s_pair: float, mib: float) -> list[dict[str, An
         rows.append(
             {
                 "people": n,
-                "template_cpu_h": round(n * s_template / 3600, 2),
+                "template_cpu_h": round(n * s_pair / 3600, 2),
                 "pairs": pairs,
-                "all_to_all_cpu_h": round((pairs * s_pair + n * s_template) / 3600, 1),
+                "all_to_all_cpu_h": round((pairs + n) * s_pair / 3600, 1),
                 "all_to_all_h_on_100_workers": round(pairs * s_pair / 3600 / 100, 2),
                 "worker_mib": round(mib),
             }
@@ -100,7 +103,6 @@ def main() -> None:
         aim("20 people of 2 mm, FA to report: CPU min", usage.cpu_s / 60, "<=", MOST_CPU_MIN)
     )
     aims.append(aim("least correlation with the template", min(found), ">=", LEAST_CORRELATION))
-    s_template = run_command(tool, people, people / "bare_out", *fit[:2]).cpu_s / 20
     s_pair, mib = 0.0, 0.0
     for n, zoom in ((10, 2.0), (20, 3.0)):
         people = make_people(data, n, zoom)
@@ -108,23 +110,27 @@ def main() -> None:
         pooled = run_command(tool, people, out, "--target", "most_representative", "--no-4d")
         n_pairs = n * (n - 1) // 2
         bare = run_bare(people, out)
-        # The command also registers each image to the target; what a pool adds is beside that.
-        beside = n / n_pairs * bare.cpu_s
-        ratio = pooled.cpu_s / (bare.cpu_s + beside)
+        each = bare.cpu_s / N_BARE
+        # The command also registers each image but one to the target.
+        ratio = pooled.cpu_s / ((n_pairs + n - 1) * each)
         found = read_correlations(out / "pairs.tsv")
         name = f"{n} of {zoom:g} mm, all to all"
-        each = bare.cpu_s / n_pairs
         note(name, pooled, pairs=n_pairs, least_correlation=min(found))
         note(f"{name}, in one process", bare, cpu_s_per_pair=round(each, 2))
         aims.append(
-            aim(f"{name}: CPU of the command / of bare registrations", ratio, "<=", MOST_OVERHEAD)
+            aim(
+                f"{name}: CPU of the command / of as many bare registrations",
+                ratio,
+                "<=",
+                MOST_OVERHEAD,
+            )
         )
         aims.append(
             aim(f"{name}: least correlation of a pair", min(found), ">=", LEAST_CORRELATION)
         )
         if not s_pair:
             s_pair, mib = each, bare.rss_mib
-    plan = plan_runs(s_template, s_pair, mib)
+    plan = plan_runs(s_pair, mib)
     print(format_table(plan))
     write_result(arguments.results, "tbss", aims, rows=rows, plan=plan)
 
