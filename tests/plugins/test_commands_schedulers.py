@@ -12,7 +12,8 @@ from faults.runs import ARGUMENTS
 
 LIMIT_S = 240
 N_COMMANDS = 200
-LOST = "test -e {0} || {{ touch {0}; {1}; sleep 60; }}; echo {2} >> ran"
+# No shell is left that could go on when the sleep alone is killed first.
+LOST = "test -e {0} || {{ touch {0}; {1}; exec sleep 60; }}; echo {2} >> ran"
 
 
 def test_a_list_survives_the_loss_of_a_worker_and_of_a_job(
