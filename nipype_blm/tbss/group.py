@@ -285,10 +285,10 @@ def project_subjects(plan: Plan, indices: Sequence[int]) -> list[Path]:
             continue
         name = plan.subjects[index].name
         fa = np.where(inside, read_volume(plan.paths.find_standard(name, FA)).data, 0)
-        offsets = apply_search(fa, skeleton.search)
+        centres = apply_search(fa, skeleton.search)
         for measure in plan.measures:
             data = np.where(inside, read_volume(plan.paths.find_standard(name, measure)).data, 0)
             path = plan.paths.find_skeletonised(name, measure)
-            write_volume(path, np.where(fa > 0, project(data, offsets), 0), skeleton.affine)
+            write_volume(path, np.where(fa > 0, project(data, centres), 0), skeleton.affine)
             written.append(path)
     return written

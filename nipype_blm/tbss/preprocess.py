@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nipype_blm.errors import InputError
-from nipype_blm.tbss.neighbours import Mask, Volume, check_fa, look
+from nipype_blm.tbss.neighbours import Volume, check_fa, look
 
 LARGEST_FA = 1.2  # a little above 1 is noise: sqrt(3/2) is what negative eigenvalues can give
 _SCALES = (100, 255, 1000, 10000)  # by which programs multiply FA to store whole numbers
@@ -63,8 +63,3 @@ def erode(fa: Any) -> Volume:
     for step in np.ndindex(3, 3, 3):
         kept &= look(is_brain, np.subtract(step, 1))
     return np.where(keep, np.minimum(fa, 1), 0).astype(np.float32)
-
-
-def find_brain(fa: Any) -> Mask:
-    """Return where there is FA: the brain, of a map that is 0 outside of it."""
-    return check_fa("fa", fa) > 0

@@ -42,7 +42,7 @@ class Search(NamedTuple):
     rounds: list[Round]  # the nearest places first, along each ray
 
 
-class Offsets(NamedTuple):
+class Centres(NamedTuple):
     """Where the centre of the tract of each voxel of a skeleton lies in one image."""
 
     shape: tuple[int, ...]  # of the volume
@@ -82,13 +82,51 @@ def plan_search(
     directions: NDArray[np.int8],
     distance: Any,
     zooms: Sequence[float],
-    search_rule: Any = None,
+    tubular_mask: Any = None,
     max_distance_mm: float = MAX_DISTANCE_MM,
     sigma_mm: float = SIGMA_MM,
 ) -> Search:
     """Return where each voxel of a skeleton looks for the centre of its tract.
 
-    It is the same for all images of a study.  See `find_offsets` for parameters and method.
+    It is the same for all images of a study.
+
+    Parameters
+    ----------
+    skeleton_mask : array of shape (nx, ny, nz)
+        The skeleton above its threshold.
+    directions : array of shape (nx, ny, nz)
+        Across the tract, as `find_directions` returns them.
+    distance : array of shape (nx, ny, nz)
+        What `compute_distance` returns, mm.
+    zooms : sequence of 3 floats
+        Sizes of voxels, mm.
+    tubular_mask : array of shape (nx, ny, nz), optional
+        Where tracts are tubes rather than sheets: the lower cingulum.
+    max_distance_mm : float
+        The search ends there.
+    sigma_mm : float
+        Standard deviation of the weight of a distance.
+
+    Returns
+    -------
+    Search
+
+    Notes
+    -----
+    Each voxel of the skeleton looks both ways across its tract, as long as the distance from the
+    skeleton grows, for the highest FA times ``exp(-d² / (2 sigma²))``, d being the distance from
+    the voxel ([1]_, where the full width at half maximum is 20 mm).  Of equal values the nearest
+    is taken.
+
+    The cingulum bundle beside the hippocampus is a tube, and has no one direction across it: there
+    the search is circular.  It goes along `N_RAYS` rays in the plane across the tube, by the same
+    rules.  That plane is taken from the voxels of the skeleton within `TUBE_MM`, the axis being
+    that of their largest spread.  FSL's own way to find it may differ.
+
+    References
+    ----------
+    .. [1] S. M. Smith et al. (2006). Tract-based spatial statistics: voxelwise analysis of
+       multi-subject diffusion data. NeuroImage 31, 1487-1505.
     """
     check_volume("skeleton_mask", skeleton_mask)
     skeleton = np.asarray(skeleton_mask, bool)
@@ -100,9 +138,9 @@ def plan_search(
     if (chosen < 0).any():
         raise InputError("directions has none at voxels of the skeleton: find them in its FA.")
     is_tube = np.zeros(voxels.size, bool)
-    if search_rule is not None:
-        check_volume("search_rule", search_rule, skeleton.shape)
-        is_tube = np.asarray(search_rule, bool).ravel()[voxels]
+    if tubular_mask is not None:
+        check_volume("tubular_mask", tubular_mask, skeleton.shape)
+        is_tube = np.asarray(tubular_mask, bool).ravel()[voxels]
     walker = _Walker(np.pad(np.asarray(distance, np.float32), 1), sizes, max_distance_mm, sigma_mm)
     sheets, tubes = np.flatnonzero(~is_tube), np.flatnonzero(is_tube)
     rounds: list[Round] = []
@@ -134,9 +172,9 @@ class _Walker(NamedTuple):
         k = 0
         while rows.size:
             k += 1
-            offsets = np.rint(k * steps).astype(np.intp)
-            places = start + offsets
-            length = np.linalg.norm(offsets * self.sizes, axis=1)
+            centres = np.rint(k * steps).astype(np.intp)
+            places = start + centres
+            length = np.linalg.norm(centres * self.sizes, axis=1)
             now = self.distance[tuple(places.T + 1)]
             goes_on = (now > last) & (length <= self.max_distance_mm)
             rows, start, steps, last = rows[goes_on], start[goes_on], steps[goes_on], now[goes_on]
@@ -165,10 +203,15 @@ def _find_rays(
         yield steps / np.abs(steps).max(axis=1, keepdims=True)
 
 
-def apply_search(fa: Any, search: Search) -> Offsets:
+def apply_search(fa: Any, search: Search) -> Centres:
     """Return where FA of one image is highest, weighted by distance, for each voxel of a skeleton.
 
-    See `find_offsets`.
+    Parameters
+    ----------
+    fa : array of shape (nx, ny, nz)
+        FA of the image, in the space of the skeleton.
+    search : Search
+        What `plan_search` returns.
     """
     check_volume("fa", fa, search.shape)
     values = np.asarray(fa, np.float32).ravel()
@@ -180,75 +223,17 @@ def apply_search(fa: Any, search: Search) -> Offsets:
         wins = weighted > best[rows]
         best[rows[wins]] = weighted[wins]
         found[rows[wins]] = places[wins]
-    return Offsets(search.shape, search.voxels, found)
+    return Centres(search.shape, search.voxels, found)
 
 
-def find_offsets(
-    fa: Any,
-    skeleton_mask: Any,
-    directions: NDArray[np.int8],
-    distance: Any,
-    zooms: Sequence[float],
-    search_rule: Any = None,
-    max_distance_mm: float = MAX_DISTANCE_MM,
-    sigma_mm: float = SIGMA_MM,
-) -> Offsets:
-    """Return where in one image the centre of the tract of each voxel of the skeleton lies.
-
-    Parameters
-    ----------
-    fa : array of shape (nx, ny, nz)
-        FA of the image, in the space of the skeleton.
-    skeleton_mask : array of shape (nx, ny, nz)
-        The skeleton above its threshold.
-    directions : array of shape (nx, ny, nz)
-        Across the tract, as `find_directions` returns them.
-    distance : array of shape (nx, ny, nz)
-        What `compute_distance` returns, mm.
-    zooms : sequence of 3 floats
-        Sizes of voxels, mm.
-    search_rule : array of shape (nx, ny, nz), optional
-        Where tracts are tubes rather than sheets: the lower cingulum.
-    max_distance_mm : float
-        The search ends there.
-    sigma_mm : float
-        Standard deviation of the weight of a distance.
-
-    Returns
-    -------
-    Offsets
-
-    Notes
-    -----
-    Each voxel of the skeleton looks both ways across its tract, as long as the distance from the
-    skeleton grows, for the highest FA times ``exp(-d² / (2 sigma²))``, d being the distance from
-    the voxel ([1]_, where the full width
-    at half maximum is 20 mm).  Of equal values the nearest is taken.
-
-    The cingulum bundle beside the hippocampus is a tube, and has no one direction across it: there
-    the search is circular.  It goes along `N_RAYS` rays in the plane across the tube, by the same
-    rules.  That plane is taken from the voxels of the skeleton within `TUBE_MM`, the axis being
-    that of their largest spread.  FSL's own way to find it may differ.
-
-    References
-    ----------
-    .. [1] S. M. Smith et al. (2006). Tract-based spatial statistics: voxelwise analysis of
-       multi-subject diffusion data. NeuroImage 31, 1487-1505.
-    """
-    search = plan_search(
-        skeleton_mask, directions, distance, zooms, search_rule, max_distance_mm, sigma_mm
-    )
-    return apply_search(fa, search)
-
-
-def project(values: Any, offsets: Offsets) -> Volume:
+def project(values: Any, centres: Centres) -> Volume:
     """Return values of any map at the centres of tracts, on the skeleton.
 
     Parameters
     ----------
     values : array of shape (nx, ny, nz)
         A map of the image that was searched, in any units.
-    offsets : Offsets
+    centres : Centres
         Of its FA.
 
     Returns
@@ -256,7 +241,7 @@ def project(values: Any, offsets: Offsets) -> Volume:
     array of float32, of shape (nx, ny, nz)
         0 off the skeleton.
     """
-    check_volume("values", values, offsets.shape)
-    projected = np.zeros(offsets.shape, np.float32)
-    projected.ravel()[offsets.voxels] = np.asarray(values).ravel()[offsets.found]
+    check_volume("values", values, centres.shape)
+    projected = np.zeros(centres.shape, np.float32)
+    projected.ravel()[centres.voxels] = np.asarray(values).ravel()[centres.found]
     return projected

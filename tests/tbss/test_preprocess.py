@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nipype_blm.errors import InputError
-from nipype_blm.tbss.preprocess import erode, find_brain
+from nipype_blm.tbss.preprocess import erode
 
 
 def erode_slowly(fa):
@@ -52,12 +52,6 @@ def test_the_image_given_is_left_as_it_is():
 def test_an_empty_image_stays_empty():
     nothing = np.zeros((4, 4, 4))
     assert not erode(nothing).any()
-    assert not find_brain(nothing).any()
-
-
-def test_the_brain_is_where_fa_is():
-    fa = np.array([0, 0.1, 0.9, 0]).reshape(1, 2, 2)
-    np.testing.assert_array_equal(find_brain(fa), [[[False, True], [True, False]]])
 
 
 @pytest.mark.parametrize(

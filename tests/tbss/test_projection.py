@@ -12,7 +12,6 @@ from nipype_blm.tbss.projection import (
     SIGMA_MM,
     apply_search,
     compute_distance,
-    find_offsets,
     plan_search,
     project,
 )
@@ -21,6 +20,10 @@ from nipype_blm.tbss.skeleton import compute_skeleton, find_directions
 ISOTROPIC = (1.0, 1.0, 1.0)
 ANISOTROPIC = (1.0, 1.3, 2.1)
 SHAPE = (21, 20, 22)
+
+
+def find_centres(fa, *where, **limits):
+    return apply_search(fa, plan_search(*where, **limits))
 
 
 def make_study(seed, zooms=ISOTROPIC, shape=SHAPE):
@@ -61,8 +64,8 @@ def find_offset_slowly(fa, voxel, steps, distance, zooms, max_distance_mm=20.0, 
     return found
 
 
-def list_found(offsets):
-    return [tuple(map(int, np.unravel_index(place, offsets.shape))) for place in offsets.found]
+def list_found(centres):
+    return [tuple(map(int, np.unravel_index(place, centres.shape))) for place in centres.found]
 
 
 @pytest.mark.parametrize("zooms", [ISOTROPIC, ANISOTROPIC, (2.0, 2.0, 2.0)])
@@ -98,23 +101,23 @@ def test_with_nothing_to_search_or_nothing_to_end_at_distances_are_0():
 
 @pytest.mark.parametrize("zooms", [ISOTROPIC, ANISOTROPIC])
 @pytest.mark.parametrize("limits", [{}, {"max_distance_mm": 3.0, "sigma_mm": 2.0}])
-def test_offsets_are_those_of_the_definition(zooms, limits):
+def test_centres_are_those_of_the_definition(zooms, limits):
     fa, skeleton, directions, distance = make_study(2, zooms)
-    offsets = find_offsets(fa, skeleton, directions, distance, zooms, **limits)
+    centres = find_centres(fa, skeleton, directions, distance, zooms, **limits)
     expected = []
     for voxel in map(tuple, np.argwhere(skeleton)):
         step = DIRECTIONS[directions[voxel]]
         found = find_offset_slowly(fa, voxel, [step, -step], distance, zooms, **limits)
         expected.append(tuple(map(int, found)))
-    assert list_found(offsets) == expected
-    assert np.mean(offsets.found != offsets.voxels) > 0.1
+    assert list_found(centres) == expected
+    assert np.mean(centres.found != centres.voxels) > 0.1
 
 
 def test_one_plan_serves_all_images():
     fa, skeleton, directions, distance = make_study(3)
     search = plan_search(skeleton, directions, distance, ISOTROPIC)
     for image in (fa, fa[::-1], fa**2):
-        found = find_offsets(image, skeleton, directions, distance, ISOTROPIC).found
+        found = find_centres(image, skeleton, directions, distance, ISOTROPIC).found
         np.testing.assert_array_equal(apply_search(image, search).found, found)
 
 
@@ -126,7 +129,7 @@ def test_a_shifted_sheet_is_found(place):
     np.testing.assert_array_equal(np.unique(np.argwhere(skeleton)[:, 0]), [10])
     distance = compute_distance(skeleton, mean_fa > 0, ISOTROPIC)
     fa = make_wall(place)
-    projected = project(fa, find_offsets(fa, skeleton, directions, distance, ISOTROPIC))
+    projected = project(fa, find_centres(fa, skeleton, directions, distance, ISOTROPIC))
     np.testing.assert_array_equal(projected, np.where(skeleton, fa.max(), 0))
 
 
@@ -136,7 +139,7 @@ def test_no_search_goes_nearer_to_another_sheet():
     skeleton = compute_skeleton(mean_fa, ISOTROPIC, directions) > 0.2
     distance = compute_distance(skeleton, mean_fa > 0, ISOTROPIC)
     fa = make_wall(6.0)
-    projected = project(fa, find_offsets(fa, skeleton, directions, distance, ISOTROPIC))
+    projected = project(fa, find_centres(fa, skeleton, directions, distance, ISOTROPIC))
     # Between both the search ends in the middle, so that the first sheet is not found twice.
     np.testing.assert_array_equal(projected[14][skeleton[14]], fa[10, 0, 0])
 
@@ -151,7 +154,7 @@ def test_the_weight_keeps_a_far_maximum_from_winning_by_little():
         fa = np.full(skeleton.shape, 0.1, np.float32)
         fa[20] = 0.4
         fa[24] = 0.4 * factor / weight
-        found = find_offsets(fa, skeleton, directions, distance, (2.0, 9.0, 9.0))
+        found = find_centres(fa, skeleton, directions, distance, (2.0, 9.0, 9.0))
         assert {place[0] for place in list_found(found)} == {expected}
 
 
@@ -162,7 +165,7 @@ def test_the_search_goes_as_far_as_the_limit_and_no_further():
     distance = compute_distance(skeleton, np.ones_like(skeleton), (2.0, 2.0, 2.0))
     rising = np.broadcast_to(np.exp(np.arange(31.0)).reshape(-1, 1, 1), skeleton.shape)
     for limit, expected in ((10.0, 20), (9.9, 19), (1.9, 15)):
-        found = find_offsets(
+        found = find_centres(
             rising, skeleton, directions, distance, (2.0, 2.0, 2.0), max_distance_mm=limit
         )
         assert {place[0] for place in list_found(found)} == {expected}
@@ -175,11 +178,11 @@ def test_the_width_of_the_weight_is_20_mm_at_half_of_its_height():
 
 def test_values_are_those_of_the_map_and_places_those_of_fa():
     fa, skeleton, directions, distance = make_study(4)
-    offsets = find_offsets(fa, skeleton, directions, distance, ISOTROPIC)
+    centres = find_centres(fa, skeleton, directions, distance, ISOTROPIC)
     md = np.random.default_rng(5).random(fa.shape) * 1e-3
-    projected = project(md, offsets)
+    projected = project(md, centres)
     assert projected.dtype == np.float32
-    expected = [md[place].astype(np.float32) for place in list_found(offsets)]
+    expected = [md[place].astype(np.float32) for place in list_found(centres)]
     np.testing.assert_array_equal(projected[skeleton], expected)
     assert not projected[~skeleton].any()
 
@@ -188,17 +191,17 @@ def test_a_map_without_structure_stays_on_the_skeleton():
     _, skeleton, directions, distance = make_study(6)
     flat = np.full(skeleton.shape, 0.3, np.float32)
     for fa in (flat, 0 * flat):
-        offsets = find_offsets(fa, skeleton, directions, distance, ISOTROPIC)
-        np.testing.assert_array_equal(offsets.found, offsets.voxels)
+        centres = find_centres(fa, skeleton, directions, distance, ISOTROPIC)
+        np.testing.assert_array_equal(centres.found, centres.voxels)
 
 
 def test_places_without_a_value_are_not_found():
     fa, skeleton, directions, distance = make_study(7)
-    usual = find_offsets(fa, skeleton, directions, distance, ISOTROPIC)
+    usual = find_centres(fa, skeleton, directions, distance, ISOTROPIC)
     lost = fa.copy()
     lost.ravel()[usual.found[::3]] = np.nan
-    offsets = find_offsets(lost, skeleton, directions, distance, ISOTROPIC)
-    has_place = ~np.isnan(lost.ravel()[offsets.found])
+    centres = find_centres(lost, skeleton, directions, distance, ISOTROPIC)
+    has_place = ~np.isnan(lost.ravel()[centres.found])
     assert has_place[~np.isnan(lost[skeleton])].all()
     assert has_place.mean() > 0.9
 
@@ -206,7 +209,7 @@ def test_places_without_a_value_are_not_found():
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_flipped_images_are_projected_alike(axis):
     fa, skeleton, directions, distance = make_study(8, ANISOTROPIC)
-    usual = project(fa, find_offsets(fa, skeleton, directions, distance, ANISOTROPIC))
+    usual = project(fa, find_centres(fa, skeleton, directions, distance, ANISOTROPIC))
     sign = np.ones(3, int)
     sign[axis] = -1
     turned = [
@@ -215,14 +218,14 @@ def test_flipped_images_are_projected_alike(axis):
     ]
     flipped_directions = np.where(directions >= 0, np.take(turned, directions), -1)
     flipped = [np.flip(v, axis) for v in (fa, skeleton, flipped_directions, distance)]
-    found = project(flipped[0], find_offsets(*flipped, ANISOTROPIC))
+    found = project(flipped[0], find_centres(*flipped, ANISOTROPIC))
     np.testing.assert_array_equal(np.flip(found, axis), usual)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3)))[1:])
 def test_permuted_axes_are_projected_alike(order):
     fa, skeleton, directions, distance = make_study(9, ANISOTROPIC)
-    usual = project(fa, find_offsets(fa, skeleton, directions, distance, ANISOTROPIC))
+    usual = project(fa, find_centres(fa, skeleton, directions, distance, ANISOTROPIC))
     turned = [
         next(i for i, d in enumerate(DIRECTIONS) if (d == s).all() or (d == -s).all())
         for s in DIRECTIONS[:, order]
@@ -230,15 +233,15 @@ def test_permuted_axes_are_projected_alike(order):
     permuted_directions = np.where(directions >= 0, np.take(turned, directions), -1)
     permuted = [np.transpose(v, order) for v in (fa, skeleton, permuted_directions, distance)]
     zooms = [ANISOTROPIC[axis] for axis in order]
-    found = project(permuted[0], find_offsets(*permuted, zooms))
+    found = project(permuted[0], find_centres(*permuted, zooms))
     np.testing.assert_array_equal(found, np.transpose(usual, order))
 
 
 @pytest.mark.parametrize("scale", [0.25, 4.0])
 def test_scaled_fa_is_found_at_the_same_places(scale):
     fa, skeleton, directions, distance = make_study(10)
-    usual = find_offsets(fa, skeleton, directions, distance, ISOTROPIC).found
-    scaled = find_offsets(np.float32(scale) * fa, skeleton, directions, distance, ISOTROPIC).found
+    usual = find_centres(fa, skeleton, directions, distance, ISOTROPIC).found
+    scaled = find_centres(np.float32(scale) * fa, skeleton, directions, distance, ISOTROPIC).found
     np.testing.assert_array_equal(scaled, usual)
 
 
@@ -259,14 +262,14 @@ def test_a_tube_is_found_whichever_way_it_lies_across(zooms, shift):
     distance = compute_distance(skeleton, np.ones(SHAPE), zooms)
     shift_mm = (shift[0] * zooms[0], shift[1] * zooms[2])
     fa = make_tube(zooms, shift_mm)
-    offsets = find_offsets(fa, skeleton, directions, distance, zooms, np.ones(SHAPE))
+    centres = find_centres(fa, skeleton, directions, distance, zooms, np.ones(SHAPE))
     middle = (10 + shift[0], 10 + shift[1])
     # Rays are 22.5 degrees apart, so that the nearest passes within half a voxel, or the next one.
-    for voxel, place in zip(np.argwhere(skeleton), list_found(offsets), strict=True):
+    for voxel, place in zip(np.argwhere(skeleton), list_found(centres), strict=True):
         assert place[1] == voxel[1]
         assert np.hypot(place[0] - middle[0], place[2] - middle[1]) <= 1
-    plain = find_offsets(fa, skeleton, directions, distance, zooms)
-    assert project(fa, offsets)[skeleton].min() >= project(fa, plain)[skeleton].max() * 0.999
+    plain = find_centres(fa, skeleton, directions, distance, zooms)
+    assert project(fa, centres)[skeleton].min() >= project(fa, plain)[skeleton].max() * 0.999
 
 
 @pytest.mark.parametrize("zooms", [ISOTROPIC, (1.0, 2.0, 3.0)])
@@ -281,26 +284,26 @@ def test_the_search_across_a_tube_is_that_of_the_definition(zooms):
     for angle in np.radians(22.5 * np.arange(16)):
         ray = np.array([np.cos(angle) / zooms[0], 0, np.sin(angle) / zooms[2]])
         rays.append(ray / np.abs(ray).max())
-    offsets = find_offsets(fa, skeleton, np.zeros(SHAPE, int), distance, zooms, skeleton)
+    centres = find_centres(fa, skeleton, np.zeros(SHAPE, int), distance, zooms, skeleton)
     weights = []
-    for voxel, place in zip(np.argwhere(skeleton), list_found(offsets), strict=True):
+    for voxel, place in zip(np.argwhere(skeleton), list_found(centres), strict=True):
         expected = find_offset_slowly(fa, tuple(voxel), rays, distance, zooms)
         weights.append([fa[place], fa[expected]])
     np.testing.assert_array_equal(*np.transpose(weights))
-    assert np.mean(offsets.found != offsets.voxels) > 0.5
+    assert np.mean(centres.found != centres.voxels) > 0.5
 
 
 def test_the_rule_counts_only_where_it_is_set():
     fa, skeleton, directions, distance = make_study(11)
-    usual = find_offsets(fa, skeleton, directions, distance, ISOTROPIC)
+    usual = find_centres(fa, skeleton, directions, distance, ISOTROPIC)
     rule = np.zeros(SHAPE, bool)
-    nowhere = find_offsets(fa, skeleton, directions, distance, ISOTROPIC, rule)
+    nowhere = find_centres(fa, skeleton, directions, distance, ISOTROPIC, rule)
     np.testing.assert_array_equal(nowhere.found, usual.found)
     rule[:, :10] = True
-    offsets = find_offsets(fa, skeleton, directions, distance, ISOTROPIC, rule)
+    centres = find_centres(fa, skeleton, directions, distance, ISOTROPIC, rule)
     is_tube = rule[skeleton]
-    np.testing.assert_array_equal(offsets.found[~is_tube], usual.found[~is_tube])
-    assert (offsets.found[is_tube] != usual.found[is_tube]).any()
+    np.testing.assert_array_equal(centres.found[~is_tube], usual.found[~is_tube])
+    assert (centres.found[is_tube] != usual.found[is_tube]).any()
 
 
 def test_a_single_voxel_may_be_a_tube():
@@ -308,22 +311,22 @@ def test_a_single_voxel_may_be_a_tube():
     skeleton[2, 2, 2] = True
     distance = compute_distance(skeleton, np.ones_like(skeleton), ISOTROPIC)
     fa = np.full((5, 5, 5), 0.2)
-    offsets = find_offsets(fa, skeleton, np.zeros((5, 5, 5), int), distance, ISOTROPIC, skeleton)
-    np.testing.assert_array_equal(offsets.found, offsets.voxels)
+    centres = find_centres(fa, skeleton, np.zeros((5, 5, 5), int), distance, ISOTROPIC, skeleton)
+    np.testing.assert_array_equal(centres.found, centres.voxels)
 
 
 def test_an_empty_skeleton_gives_zeros():
     nothing = np.zeros((4, 5, 6))
-    offsets = find_offsets(nothing, nothing, nothing.astype(int), nothing, ISOTROPIC, nothing)
-    assert offsets.found.size == 0
-    assert not project(nothing + 1, offsets).any()
+    centres = find_centres(nothing, nothing, nothing.astype(int), nothing, ISOTROPIC, nothing)
+    assert centres.found.size == 0
+    assert not project(nothing + 1, centres).any()
 
 
 def test_the_order_of_an_image_in_memory_does_not_matter():
     study = make_study(14)
-    usual = project(study[0], find_offsets(*study, ISOTROPIC, study[1]))
+    usual = project(study[0], find_centres(*study, ISOTROPIC, study[1]))
     as_read = [np.asfortranarray(volume) for volume in study]
-    found = project(as_read[0], find_offsets(*as_read, ISOTROPIC, as_read[1]))
+    found = project(as_read[0], find_centres(*as_read, ISOTROPIC, as_read[1]))
     np.testing.assert_array_equal(found, usual)
 
 
@@ -331,7 +334,7 @@ def test_inputs_are_left_as_they_are():
     fa, skeleton, directions, distance = make_study(12)
     given = (fa, skeleton, directions, distance)
     before = [v.copy() for v in given]
-    project(fa, find_offsets(*given, ISOTROPIC, skeleton))
+    project(fa, find_centres(*given, ISOTROPIC, skeleton))
     for value, copy in zip(given, before, strict=True):
         np.testing.assert_array_equal(value, copy)
 
@@ -347,19 +350,19 @@ ONES = np.ones((4, 5, 6))
         ({"directions": np.ones((4, 5, 7), int)}, "directions has shape"),
         ({"directions": np.full((4, 5, 6), -1)}, "directions has none"),
         ({"distance": np.ones((4, 5, 7))}, "distance has shape"),
-        ({"search_rule": np.ones((4, 5, 7))}, "search_rule has shape"),
+        ({"tubular_mask": np.ones((4, 5, 7))}, "tubular_mask has shape"),
         ({"zooms": (1, -1, 1)}, "zooms"),
     ],
 )
 def test_volumes_that_do_not_fit_are_refused(change, message):
     given = {"fa": ONES, "skeleton_mask": ONES, "directions": ONES.astype(int), "distance": ONES}
     with pytest.raises(InputError, match=message):
-        find_offsets(**{**given, "zooms": ISOTROPIC, **change})
+        find_centres(**{**given, "zooms": ISOTROPIC, **change})
 
 
 def test_a_map_of_another_shape_is_refused():
-    offsets = find_offsets(ONES, ONES, ONES.astype(int), ONES, ISOTROPIC)
+    centres = find_centres(ONES, ONES, ONES.astype(int), ONES, ISOTROPIC)
     with pytest.raises(InputError, match="values has shape"):
-        project(np.ones((4, 5, 7)), offsets)
+        project(np.ones((4, 5, 7)), centres)
     with pytest.raises(InputError, match="search_mask has shape"):
         compute_distance(ONES, np.ones((4, 5, 7)), ISOTROPIC)
