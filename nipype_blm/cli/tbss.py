@@ -1,6 +1,7 @@
 """``nipype-blm tbss``: from images of FA to their values on a skeleton, and a model of these."""
 
 import argparse
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -154,7 +155,7 @@ def _refuse_idle(arguments: argparse.Namespace, options: Mapping[str, Any]) -> N
     idle = [f"--{name}" for name in _OF_MODELS if name in options]
     if "formula" not in options and idle:
         raise InputError(f"{join_some(idle)} is for a model; give --formula, or leave that out.")
-    if "n-procs" in options and not str(options["n-procs"]).isdecimal():
+    if "n-procs" in options and not re.fullmatch("0*[1-9][0-9]*", str(options["n-procs"])):
         raise InputError(f"--n-procs {options['n-procs']} was given; expected 1 or more.")
 
 

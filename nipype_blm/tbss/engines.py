@@ -1,11 +1,13 @@
 """Programs that register images: one function for each, which all give displacement fields."""
 
+import ctypes
 import io
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -89,13 +91,34 @@ def _register_greedy(fixed: Volume, moving: Volume) -> Warps:
         names = {name: f"{folder}/{name}.mat" for name in ("start", "affine")}
         np.savetxt(names["start"], start)
         affine_to = f"-ia {names['start']} -o {names['affine']}"
-        greedy.execute(f"{_ONCE} {_AFFINE} {affine_to}", **said, **images)
+        with _silence():
+            greedy.execute(f"{_ONCE} {_AFFINE} {affine_to}", **said, **images)
         affine = np.loadtxt(names["affine"])
         warp_to = f"-it {names['affine']} -o warp -oinv inverse"
         greedy.execute(f"{_ONCE} {_WARP} {warp_to}", **said, warp=None, inverse=None)
     warp = Field(_from_itk(greedy["warp"]), fixed.affine)
     back = Field(_from_itk(greedy["inverse"]), fixed.affine)
     return Warps(combine(affine, warp), _invert(affine, back, moving))
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what the libraries of greedy print themselves, as that a search has ended, from users."""
+    libc = ctypes.CDLL(None)
+    libc.fflush(None)
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no standard output
+        yield
+        return
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        libc.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _choose_folder() -> str | None:
