@@ -103,7 +103,7 @@ def _register_greedy(fixed: Volume, moving: Volume) -> Warps:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep what the libraries of greedy print themselves, as that a search has ended, from users."""
+    """Keep from users what the libraries of greedy print themselves, as how a search has ended."""
     libc = ctypes.CDLL(None)
     libc.fflush(None)
     try:
@@ -111,7 +111,7 @@ def _silence() -> Iterator[None]:
     except OSError:  # there is no standard output
         yield
         return
-    with open(os.devnull, "wb") as nowhere:
+    with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
     try:
         yield
