@@ -1,17 +1,16 @@
 """Mean FA, its mask and what is left out are those of plain arrays."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from fa_small import add_engine, make_head, plan_heads
+from fa_small import make_head, plan_heads
 
 from nipype_blm.errors import InputError
-from nipype_blm.tbss.engines import ENGINES
 from nipype_blm.tbss.group import choose_used, make_skeleton, project_subjects, read_skeleton
 from nipype_blm.tbss.images import read_volume, write_volume
 from nipype_blm.tbss.options import FA
@@ -24,13 +23,7 @@ N = 4
 ZOOMS = [3.0, 3.0, 3.0]
 
 
-@pytest.fixture(autouse=True)
-def _engines() -> Iterator[None]:
-    before = dict(ENGINES)
-    add_engine()
-    yield
-    ENGINES.clear()
-    ENGINES.update(before)
+pytestmark = pytest.mark.usefixtures("heads")
 
 
 def write_standard(

@@ -1,14 +1,11 @@
 """Tables by tract and files of all images are those of plain loops; nothing old is left."""
 
-from collections.abc import Iterator
-
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from fa_small import SHAPE, add_engine, make_head, plan_heads
+from fa_small import SHAPE, make_head, plan_heads
 
-from nipype_blm.tbss.engines import ENGINES
 from nipype_blm.tbss.group import make_skeleton, project_subjects
 from nipype_blm.tbss.images import write_volume
 from nipype_blm.tbss.outputs import assemble, write_series
@@ -18,13 +15,7 @@ from nipype_blm.tbss.subjects import register_subjects, set_target
 NAMES = [f"p{i}" for i in range(4)]
 
 
-@pytest.fixture(autouse=True)
-def _engines() -> Iterator[None]:
-    before = dict(ENGINES)
-    add_engine()
-    yield
-    ENGINES.clear()
-    ENGINES.update(before)
+pytestmark = pytest.mark.usefixtures("heads")
 
 
 def run(plan: Plan) -> Plan:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +28,7 @@ from nipype_blm.tbss.planning import make_plan
 SIZES = (0.8, 1.2, 1.0, 0.9, 1.1)
 
 
-@pytest.fixture(autouse=True)
-def _engines() -> Iterator[None]:
-    before = dict(ENGINES)
-    add_engine()
-    yield
-    ENGINES.clear()
-    ENGINES.update(before)
+pytestmark = pytest.mark.usefixtures("heads")
 
 
 def plan_pairs(folder: Path, sizes=SIZES, **options) -> Plan:

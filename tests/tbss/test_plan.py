@@ -1,7 +1,6 @@
 """What is asked of a TBSS is checked as a whole, cut into pieces, and kept in a file."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -13,21 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nipype_blm.errors import InputError
-from nipype_blm.tbss.engines import ENGINES
 from nipype_blm.tbss.images import Volume, write_volume
 from nipype_blm.tbss.looks import look_at_volume
 from nipype_blm.tbss.options import FA, Options
 from nipype_blm.tbss.plan import Plan
 from nipype_blm.tbss.planning import choose_spacing, cut, make_plan, name_subjects
 
-
-@pytest.fixture(autouse=True)
-def _engines() -> Iterator[None]:
-    before = dict(ENGINES)
-    add_engine()
-    yield
-    ENGINES.clear()
-    ENGINES.update(before)
+pytestmark = pytest.mark.usefixtures("heads")
 
 
 def plan_images(folder: Path, paths, maps=None, **options) -> Plan:

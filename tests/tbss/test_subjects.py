@@ -1,6 +1,6 @@
 """Every map goes into standard space by the warp of its FA, once, whatever happens."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -19,7 +19,7 @@ from fa_small import (
 from scipy.ndimage import map_coordinates
 
 from nipype_blm.tbss import subjects
-from nipype_blm.tbss.engines import ENGINES, Warps
+from nipype_blm.tbss.engines import Warps
 from nipype_blm.tbss.fields import read_field
 from nipype_blm.tbss.images import Volume, read_volume
 from nipype_blm.tbss.options import FA, Options
@@ -33,13 +33,7 @@ from nipype_blm.tbss.subjects import read_record, read_target, register_subjects
 FLOAT32, STORED = 1e-5, 5e-3
 
 
-@pytest.fixture(autouse=True)
-def _engines() -> Iterator[None]:
-    before = dict(ENGINES)
-    add_engine()
-    yield
-    ENGINES.clear()
-    ENGINES.update(before)
+pytestmark = pytest.mark.usefixtures("heads")
 
 
 def register_all(plan: Plan, index: int | None = None) -> list[Path]:
