@@ -23,12 +23,23 @@ from nipype_blm.interfaces.inference import (
     ResampleMaps,
 )
 from nipype_blm.interfaces.report import Report
+from nipype_blm.interfaces.tbss import (
+    AssembleTBSS,
+    ChooseTarget,
+    MakeSkeleton,
+    PlanTBSS,
+    ProjectOntoSkeleton,
+    RegisterPairs,
+    RegisterToTarget,
+)
 
 __all__ = [
     "BLM",
     "BLMM",
     "AssembleMaps",
     "AssembleMixedMaps",
+    "AssembleTBSS",
+    "ChooseTarget",
     "CommandBatch",
     "CompareModels",
     "ComputeContrasts",
@@ -43,9 +54,14 @@ __all__ = [
     "ExportSPM",
     "FindImages",
     "FitModel",
+    "MakeSkeleton",
     "PlanBLM",
     "PlanBLMM",
     "PlanInference",
+    "PlanTBSS",
+    "ProjectOntoSkeleton",
+    "RegisterPairs",
+    "RegisterToTarget",
     "Report",
     "ResampleMaps",
 ]
