@@ -66,8 +66,6 @@ _LISTS = ("", ".txt", ".lst", ".list", ".csv", ".tsv")
 # Options that say where images are, which the table on the skeleton says itself.
 _OF_IMAGES = ("images", "derivatives", "participant-label")
 _OF_BIDS = ("space", "desc", "contrast", "stat", "filter")
-# Entities that tell rows of a BIDS data set apart.
-_OF_ROWS = ("subject", "session", "acquisition", "run")
 # What only a model needs.
 _OF_MODELS = (
     *("test", "inference", "diagnostics", "mask", "min-n", "min-percent", "zeros-are-data"),
@@ -191,7 +189,7 @@ def _read_source(arguments: argparse.Namespace, options: Mapping[str, Any], out:
     for name, pattern in patterns.items():
         pointed = _point_at(options, pattern, is_bids)
         other = _request(source, pointed, out, is_bids, f"--map {name}")
-        _check_rows(name, first, other, is_bids)
+        _check_rows(name, first, other)
         images[name] = _list_images(other)
     return _Source(images, first.study, is_bids)
 
@@ -291,9 +289,9 @@ def _list_images(request: "Request") -> list[Path]:
     return [image.path for image in request.images]
 
 
-def _check_rows(name: str, first: "Request", other: "Request", is_bids: bool) -> None:
+def _check_rows(name: str, first: "Request", other: "Request") -> None:
     """Refuse a map that other rows have than FA, or in another order."""
-    rows, others = (_name_rows(request, is_bids) for request in (first, other))
+    rows, others = ([image.where for image in request.images or ()] for request in (first, other))
     if rows == others:
         return
     lone = [
@@ -307,22 +305,6 @@ def _check_rows(name: str, first: "Request", other: "Request", is_bids: bool) ->
         else "their order differs; sort them alike"
     )
     raise InputError(f"FA and {name} are not there for the same rows: {what}.")
-
-
-def _name_rows(request: "Request", is_bids: bool) -> list[str]:
-    """Return what tells each row of a request from the others; those of a table by its cells."""
-    from nipype_blm.frontends.listed import find_entities
-
-    assert request.study is not None
-    if not is_bids:
-        columns = request.study.columns
-        cells = zip(*(columns[name] for name in columns if name != "image"), strict=True)
-        return [" ".join(map(str, row)) for row in cells]
-    told = [find_entities(path) for path in _list_images(request)]
-    return [
-        " ".join(f"{entity} {each[entity]}" for entity in _OF_ROWS if entity in each)
-        for each in told
-    ]
 
 
 # ------------------------------------------------------------------------------- what is done
@@ -469,6 +451,7 @@ def _write_table(plan: "Plan", study: "Study", measure: str) -> Path:
         if name.casefold() != "image"
     }
     names = [plan.subjects[i].name for i in used]
+    columns.setdefault("name", list(names))  # as in the other tables
     columns["image"] = [str(plan.paths.find_skeletonised(name, measure)) for name in names]
     levels = {
         coding.variable: list(coding.levels)

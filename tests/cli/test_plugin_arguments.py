@@ -335,26 +335,3 @@ def pool(tmp_path_factory):
         yield found
     finally:
         found.kill()
-
-
-def test_a_changed_list_repeats_no_command_that_has_ended_well(pool, tmp_path):
-    # Alike in their first eighty letters.
-    long = [f"echo {name} >> starts; : {'-' * 80} {name}" for name in ("first", "second")]
-    same = "echo same >> starts"
-
-    def run(*lines):
-        before = read_starts()
-        code, out, err = pool.command(
-            "run", pool.write_list(*lines), "--work-dir", tmp_path / "work", folder=tmp_path
-        )
-        assert code == 0, err
-        assert f"{len(lines)} of {len(lines)} commands ended well" in out
-        return sorted(read_starts()[len(before) :])
-
-    def read_starts():
-        path = tmp_path / "starts"
-        return path.read_text().split() if path.exists() else []
-
-    assert run(*long, same, same) == ["first", "same", "same", "second"]
-    assert run("echo new >> starts", same, *reversed(long), same) == ["new"]
-    assert run(same, same, same) == ["same"]

@@ -447,5 +447,5 @@ def test_rows_of_a_data_set_that_a_map_lacks_are_told_and_not_exchanged(tbss):
     code, _, err = tbss(root, *options, "--check")
     assert code == 2
     assert "not there for the same rows" in err
-    assert "subject 01 session 2" in err
-    assert "subject 02 session 2" in err
+    assert "sub-01 ses-2" in err
+    assert "sub-02 ses-2" in err
