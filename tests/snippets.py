@@ -164,6 +164,8 @@ def run_line(line: str, folder: Path, run_command: Run = run_command) -> None:
             assert set(what.removeprefix(".[").removesuffix("]").split(",")) <= set(extras)
         case ["python", "examples/make_bids.py", name]:
             write_data_set(folder / name)  # with the same names, and smaller
+        case ["python", "examples/make_fa.py", name]:
+            run([sys.executable, CHECKOUT / "examples" / "make_fa.py", name], folder)
         case [
             "blm" | "blmm" | "blmm_compare" | "nipype-blm" | "nipype-blm-bids",
             *_,
