@@ -1,7 +1,7 @@
 """What does `nipype-blm tbss` take, from FA to the report, and every image to every other one?
 
 A cohort of the group FA that TractSeg ships, bent by known fields.  20 people of 2 mm with a
-template, 10 people all to all of 2 mm, 20 of 3 mm; and some of the same pairs in one process
+template, 10 people all to all of 2 mm, 20 of 4 mm; and some of the same pairs in one process
 without workers.  From these units a plan of 100 and of 1,000 people.
 """
 
@@ -104,7 +104,7 @@ def main() -> None:
     )
     aims.append(aim("least correlation with the template", min(found), ">=", LEAST_CORRELATION))
     s_pair, mib = 0.0, 0.0
-    for n, zoom in ((10, 2.0), (20, 3.0)):
+    for n, zoom in ((10, 2.0), (20, 4.0)):
         people = make_people(data, n, zoom)
         out = people / "pairs"
         pooled = run_command(tool, people, out, "--target", "most_representative", "--no-4d")
