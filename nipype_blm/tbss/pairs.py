@@ -78,6 +78,7 @@ def register_pairs(plan: Plan, bundle: int) -> Path:
     pairs = plan.pair_bundles[bundle]
     path = plan.paths.pairs / f"{fingerprint(*(str(pair) for pair in pairs))[:16]}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()  # also where there is nothing to do
     done = {_key(pair) for pair in _read_pairs(path)}
     for fixed, moving in pairs:
         if not _is_done(plan, (fixed, moving), done):

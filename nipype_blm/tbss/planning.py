@@ -70,7 +70,8 @@ def make_plan(
     plan = Plan(options, subjects, out_dir, work_dir, spacing, batches, notices=checked.notices)
     if options.target == "template":
         return plan
-    return replace(plan, pair_bundles=cut(list_missing(plan), parallel_nodes))
+    # One without pairs where all are done: Nipype runs no list of no node.
+    return replace(plan, pair_bundles=cut(list_missing(plan), parallel_nodes) or [[]])
 
 
 def cut(items: Sequence[Any], parallel_nodes: int) -> list[list[Any]]:

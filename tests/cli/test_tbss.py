@@ -449,3 +449,20 @@ def test_rows_of_a_data_set_that_a_map_lacks_are_told_and_not_exchanged(tbss):
     assert "not there for the same rows" in err
     assert "sub-01 ses-2" in err
     assert "sub-02 ses-2" in err
+
+
+def test_pairs_that_are_done_are_not_registered_again(tbss):
+    source = list_files(tbss.folder, write_brains(tbss.folder / "fa", 3))
+    options = ("--target", "most_representative", "--plugin", "Linear")
+    pairs = tbss.out / "work/pairs"
+
+    def read_pairs():
+        return sorted(line for path in pairs.glob("*") for line in path.read_text().splitlines())
+
+    code, _, err = tbss(source, *options, template=False)
+    assert code == 0, err
+    known = read_pairs()
+    assert len(known) == 6
+    code, _, err = tbss(source, *options, template=False)
+    assert code == 0, err
+    assert read_pairs() == known
