@@ -34,7 +34,7 @@ from nipype_blm.model.arithmetic import parse_number
 from nipype_blm.results.compare import DECLARED as COMPARISON_MAPS
 from nipype_blm.results.declared import Declaration, select_declared
 from nipype_blm.tasks.options import PoolOptions
-from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_inference_wf
+from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_inference_wf, init_tbss_wf
 
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 README = PAGES[0]
@@ -447,13 +447,16 @@ def test_the_table_of_nodes_names_every_node_and_its_interface():
         stages = {n: node for n, node in nodes.items() if n not in ("inputnode", "outputnode")}
         assert documented == {n: type(node.interface).__name__ for n, node in stages.items()}
         named |= set(documented.values())
-    workflow = init_inference_wf()
-    stages = {
-        unquote(row[0]): unquote(row[1]) for row in read_tables(DESIGN, "Stage of an inference")
-    }
-    assert stages == {n: type(workflow.get_node(n).interface).__name__ for n in stages}
-    assert {*stages, "inputnode", "outputnode"} == set(workflow.list_node_names())
-    named |= {*stages.values(), "ResampleMaps", "ExportSPM", "Report", "CommandBatch"}
+    pairs = init_tbss_wf(out_dir="out", target="most_representative")
+    for header, workflow in (
+        ("Stage of an inference", init_inference_wf()),
+        ("Stage of a TBSS", pairs),
+    ):
+        stages = {unquote(row[0]): unquote(row[1]) for row in read_tables(DESIGN, header)}
+        assert stages == {n: type(workflow.get_node(n).interface).__name__ for n in stages}
+        assert {*stages, "inputnode", "outputnode"} == set(workflow.list_node_names())
+        named |= set(stages.values())
+    named |= {"ResampleMaps", "ExportSPM", "Report", "CommandBatch"}
     assert named == set(interfaces.__all__)
     for name in interfaces.__all__:
         assert f"`{name}`" in DESIGN.read_text(encoding="utf-8") or name in ("BLM", "BLMM")
