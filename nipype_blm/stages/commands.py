@@ -67,7 +67,7 @@ def run_command_list(
     options = check_pool(plugin_args)
     if not choose_commands(commands, out_dir, settings):  # workers would be asked for in vain
         return run_commands(commands, out_dir, settings)
-    with _opening(options, out_dir) as pool:
+    with opening_pool(options, out_dir / "workers") as pool:
         return run_commands(commands, out_dir, settings, pool=pool, retries_if_lost=options.retries)
 
 
@@ -89,11 +89,12 @@ def check_pool(plugin_args: Mapping[str, Any]) -> "PoolOptions":
 
 
 @contextmanager
-def _opening(options: "PoolOptions", out_dir: Path) -> Iterator["Pool"]:
+def opening_pool(options: "PoolOptions", log_folder: Path) -> Iterator["Pool"]:
+    """Open a pool for tasks of one core, and close it in the end."""
     from nipype_blm.tasks.options import Resources
     from nipype_blm.tasks.pools import open_pool
 
-    pool = open_pool(options, Resources(1, 0), out_dir / "workers")
+    pool = open_pool(options, Resources(1, 0), log_folder)
     # Its traceback of a lost connection, of which the run itself tells in a sentence.
     logger = logging.getLogger("distributed.client")
     level = logger.level

@@ -1,9 +1,11 @@
 """Run a list of tasks, here or on a pool; what an earlier run has done is not done again."""
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
+from contextvars import copy_context
 from pathlib import Path
 from traceback import format_exception
 from typing import TYPE_CHECKING
@@ -71,7 +73,7 @@ def run_tasks(
 
     missing = [task for task in tasks if not is_done(task)]
     advance("tasks", len(tasks) - len(missing))
-    with closing(_run(missing, pool, retries)) as endings:
+    with closing(run_each(missing, pool, retries)) as endings:
         for task, done in endings:
             noted.add(task, done)
             advance("tasks", 1)
@@ -85,16 +87,39 @@ def _check_outputs(tasks: Sequence[Task]) -> None:
         raise ValueError(f"Several tasks write {', '.join(twice)}; give each a file of its own.")
 
 
-def _run(
-    tasks: Sequence[Task], pool: "Pool | None", retries: int
+def run_each(
+    tasks: Sequence[Task], pool: "Pool | None", retries: int, n_threads: int = 1
 ) -> Generator[tuple[Task, Done], None, None]:
-    """Return tasks as they end."""
-    if pool is None:
-        yield from ((task, _run_here(task, retries)) for task in tasks)
-    elif tasks:
-        from nipype_blm.tasks.dispatch import run_on_pool
+    """Return tasks as they end; nothing is noted anywhere.
 
-        yield from run_on_pool(tasks, pool, retries)
+    Parameters and errors are those of `run_tasks`.  Without a pool some threads may share them.
+    """
+    if pool is not None:
+        if tasks:
+            from nipype_blm.tasks.dispatch import run_on_pool
+
+            yield from run_on_pool(tasks, pool, retries)
+    elif n_threads == 1:
+        yield from ((task, _run_here(task, retries)) for task in tasks)
+    else:
+        yield from _run_in_threads(tasks, retries, n_threads)
+
+
+def _run_in_threads(
+    tasks: Sequence[Task], retries: int, n_threads: int
+) -> Generator[tuple[Task, Done], None, None]:
+    waiting, running = deque(tasks), dict[Future[Done], Task]()
+    with ThreadPoolExecutor(n_threads) as executor:
+        try:
+            while waiting or running:
+                while waiting and len(running) < n_threads:
+                    task = waiting.popleft()
+                    # In a context of its own, so that whoever listens hears of it.
+                    running[executor.submit(copy_context().run, _run_here, task, retries)] = task
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        finally:
+            waiting.clear()
 
 
 def _run_here(task: Task, retries: int) -> Done:

@@ -1,0 +1,276 @@
+"""Read blocks, call the function on each, and keep what it returns."""
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from traceback import format_exc
+from typing import Any
+
+from numpy.typing import NDArray
+
+from nipype_blm.blockmap.blocks import Block
+from nipype_blm.blockmap.functions import Record, Returned, ReturnError, call, place_records
+from nipype_blm.blockmap.journal import (
+    DONE,
+    SKIPPED,
+    Ended,
+    History,
+    format_end,
+    format_start,
+    name_host,
+)
+from nipype_blm.blockmap.options import Config
+from nipype_blm.blockmap.outputs import Learned, Writer
+from nipype_blm.blockmap.plan import Plan
+from nipype_blm.blockmap.sources import Channel
+from nipype_blm.errors import InputError, count, shorten
+from nipype_blm.progress import advance
+from nipype_blm.tasks.journal import LineWriter
+
+logger = logging.getLogger(__name__)
+
+UNIT, BYTES = "blocks", "bytes"
+# A block whose worker is lost this often is taken for the reason, and skipped.
+_MOST_LOSSES = 2
+_LONGEST_PAUSE_S = 60.0
+
+
+class ReadError(RuntimeError):
+    """A block could not be read."""
+
+
+class BlockError(RuntimeError):
+    """A function has failed on a block, and nothing is to be skipped."""
+
+
+class SkippedError(RuntimeError):
+    """More blocks were skipped than may be."""
+
+
+class Worker:
+    """Computes blocks one after the other, in one process.
+
+    Parameters
+    ----------
+    plan : Plan
+    learned : Learned or None
+        What the function returns for each block; None: the first one tells.
+    create : callable, optional
+        Makes, of what the function has returned for the first block, what all are written to.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        learned: Learned | None,
+        create: Callable[[Returned], Learned] | None = None,
+    ) -> None:
+        self._plan, self.learned, self._create = plan, learned, create
+        self._channels = plan.open_channels()
+        self._writer = None if learned is None else Writer(plan, learned.outputs)
+        self._names = list(learned.outputs if learned else plan.config.outputs or {})
+
+    def read(self, block: Block) -> dict[str, NDArray[Any]]:
+        """Return the voxels of a block in all channels.
+
+        Raises
+        ------
+        ReadError
+            If that fails after all retries.
+        InputError
+            If it makes no sense to try again.
+        """
+        start, stop = block.read_start, block.read_stop
+        return {
+            name: read_steadily(channel, start, stop, self._plan.config)
+            for name, channel in self._channels.items()
+        }
+
+    def call(self, data: Mapping[str, NDArray[Any]], block: Block) -> Returned:
+        """Return what the function gives for a block.
+
+        Raises
+        ------
+        Exception
+            Of the function, or `ReturnError`.
+        """
+        plan = self._plan
+        found = call(plan.function, data, block, plan.config.arguments, self._names)
+        if self._writer is None:
+            return found
+        return found._replace(arrays=self._writer.check(found.arrays, block))
+
+    def compute(self, index: int, lines: LineWriter) -> Ended:
+        """Compute a block, and note how it has ended.
+
+        Raises
+        ------
+        ReadError, BlockError
+            If nothing is to be skipped.
+        """
+        block, start = self._plan.grid[index], time.monotonic()
+        lines.write(format_start(index, block.key))
+        tried = self.attempt(index, block)
+        if isinstance(tried, Ended):
+            lines.write(format_end(tried))
+            return tried
+        returned, n_bytes = tried
+        if self._writer is None:
+            self._writer, returned = self._learn(returned, block)
+        self._writer.write(returned.arrays, block)
+        seconds = round(time.monotonic() - start, 4)
+        ended = Ended(index, block.key, DONE, seconds, name_host(), n_bytes)
+        lines.write(format_end(ended, self._place(returned, block)))
+        return ended
+
+    def _learn(self, returned: Returned, block: Block) -> tuple[Writer, Returned]:
+        assert self._create is not None
+        self.learned = self._create(returned)
+        writer = Writer(self._plan, self.learned.outputs)
+        try:
+            return writer, returned._replace(arrays=writer.check(returned.arrays, block))
+        except ReturnError as error:
+            raise InputError(f"Block {block.key}: {error}.") from error
+
+    def _place(self, returned: Returned, block: Block) -> list[Record] | None:
+        """Return records with their places; None if the function has no table."""
+        has_table = returned.has_records or (self.learned is not None and self.learned.has_records)
+        return place_records(returned.records, block) if has_table else None
+
+    def attempt(self, index: int, block: Block) -> tuple[Returned, int] | Ended:
+        """Return what the function gives and the bytes read; or why the block is skipped.
+
+        Raises
+        ------
+        ReadError, BlockError
+            If nothing is to be skipped.
+        """
+        config, start = self._plan.config, time.monotonic()
+        try:
+            data = self.read(block)
+        except ReadError as error:
+            if config.on_read_error == "stop":
+                raise
+            return _note_skipped(index, block, time.monotonic() - start, str(error), "")
+        n_bytes = sum(each.nbytes for each in data.values())
+        try:
+            return self.call(data, block), n_bytes
+        except (Exception, SystemExit) as error:
+            said = shorten(f"{type(error).__name__}: {error}".strip().rstrip(":"), 300)
+            traceback = _redact(format_exc())
+            if config.on_error == "stop":
+                raise BlockError(
+                    f"The function has failed on block {block.key}, and on_error is stop:\n"
+                    f"{traceback}"
+                ) from None
+            return _note_skipped(index, block, time.monotonic() - start, said, traceback)
+
+
+def _note_skipped(index: int, block: Block, seconds: float, said: str, traceback: str) -> Ended:
+    """Return what is noted of a block that is skipped."""
+    line = " ".join(_redact(said).split())
+    return Ended(index, block.key, SKIPPED, round(seconds, 4), name_host(), 0, line, traceback)
+
+
+def _redact(text: str) -> str:
+    """Return a text without any token that this process has used."""
+    from nipype_blm.blockmap.tokens import redact
+
+    return redact(text)
+
+
+def read_steadily(channel: Channel, start: Any, stop: Any, config: Config) -> NDArray[Any]:
+    """Return a box of a channel; reading is tried again after pauses that double.
+
+    Raises
+    ------
+    ReadError
+        If all fails.
+    InputError
+        If what is wrong stays wrong, such as a token that is refused.
+    """
+    place = f"{channel.name} at z, y, x from {start} to {stop}"
+    for attempt in range(config.read_retries + 1):
+        try:
+            return channel.read(start, stop)
+        except InputError:
+            raise
+        except OSError as error:
+            reason = _redact(f"{type(error).__name__}: {error}")
+            if attempt == config.read_retries:
+                raise ReadError(
+                    f"{place} could not be read, {count(attempt + 1, 'time')}: {reason}"
+                ) from error
+        except Exception as error:
+            raise ReadError(
+                f"{place} could not be read: {_redact(f'{type(error).__name__}: {error}')}"
+            ) from error
+        pause_s = min(_LONGEST_PAUSE_S, config.read_pause_s * 2**attempt)
+        # Not all workers at the same moment: the server has too much to do already.
+        pause_s *= 1 + random.random() / 4
+        logger.warning("%s is read again in %.1f s: %s", place, pause_s, reason)
+        time.sleep(pause_s)
+    raise AssertionError
+
+
+def compute_bundle(plan: Plan, indices: Sequence[int], journal: Path) -> None:
+    """Compute some blocks one after the other; each is noted as soon as it has ended.
+
+    What the journal has already, by a worker that was lost meanwhile, is not done again.
+
+    Parameters
+    ----------
+    plan : Plan
+    indices : sequence of int
+        Numbers of the blocks.
+    journal : Path
+        Of this bundle.
+
+    Raises
+    ------
+    ReadError, BlockError, SkippedError
+        If a block cannot be read, or may not be skipped.
+    """
+    learned = Learned.read(plan.paths.outputs)
+    if learned is None:
+        raise FileNotFoundError(plan.paths.outputs)
+    before = History()
+    before.read(journal)
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    worker = Worker(plan, learned)
+    most, n_skipped = plan.config.max_skipped, 0
+    with LineWriter(journal) as lines:
+        for index in indices:
+            if index in before.ended:
+                continue
+            if before.n_starts.get(index, 0) >= _MOST_LOSSES:
+                ended = _blame(plan, index)
+                lines.write(format_end(ended))
+            else:
+                ended = worker.compute(index, lines)
+            advance(UNIT, 1)
+            advance(BYTES, ended.n_bytes)
+            n_skipped += ended.state == SKIPPED
+            if most is not None and n_skipped > most:
+                raise SkippedError(describe_skipped(n_skipped, ended, most))
+    os.utime(journal)  # it counts as written also if all had ended before
+
+
+def _blame(plan: Plan, index: int) -> Ended:
+    """Return what is noted of a block that has cost several workers."""
+    block = plan.grid[index]
+    said = f"its worker was lost {_MOST_LOSSES} times while it ran, as for too much memory"
+    if plan.config.on_error == "stop":
+        raise BlockError(f"Block {block.key}: {said}.")
+    return _note_skipped(index, block, 0.0, said, "")
+
+
+def describe_skipped(n: int, last: Ended, most: int) -> str:
+    """Return why a run ends that has skipped too many blocks."""
+    return (
+        f"{count(n, 'block')} were skipped, more than max_skipped {most}; the last one, "
+        f"{last.key}: {last.error}"
+    )

@@ -1,0 +1,255 @@
+"""What is asked for, checked at once: of a configuration, of traits, or of a call."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from nipype_blm.blockmap.blocks import AXES, DEFAULT_SIZE, read_triple
+from nipype_blm.blockmap.sources import OPENERS, Source
+from nipype_blm.errors import InputError, join_some, show
+
+MERGES = ("crop", "max", "sum", "mean")
+AUTO = "auto"
+
+
+def _as_mapping(value: Any) -> Any:
+    """Take a path alone for a mapping with one."""
+    return {"path": str(value)} if isinstance(value, str | Path) else value
+
+
+def _read_dtype(value: Any) -> str | None:
+    if value is None:
+        return None
+    try:
+        dtype = np.dtype(str(value))
+    except TypeError as error:
+        raise ValueError(f"{show(value)} is no type of NumPy, such as uint8 or float32") from error
+    if dtype.kind not in "biuf":
+        raise ValueError(f"{show(value)} was given; expected whole or real numbers")
+    return dtype.name
+
+
+def _read_voxels(name: str, least: int) -> BeforeValidator:
+    def read(value: Any) -> dict[str, int] | str:
+        if value == AUTO and least:
+            return AUTO
+        try:
+            return dict(zip(AXES, read_triple(value, name, least), strict=True))
+        except InputError as error:
+            raise ValueError(str(error).rstrip(".")) from error
+
+    return BeforeValidator(read)
+
+
+def _read_ranges(value: Any) -> dict[str, tuple[int, int]]:
+    if not isinstance(value, Mapping) or not set(value) <= set(AXES):
+        raise ValueError(
+            f"{show(value)} was given; expected start and stop by axis, such as {{x: [0, 4000]}}"
+        )
+    ranges = {}
+    for axis, pair in value.items():
+        is_pair = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
+        if not is_pair or not all(
+            isinstance(n, int | np.integer) and not isinstance(n, bool) for n in pair
+        ):
+            raise ValueError(f"{axis}: {show(pair)} was given; expected [start, stop]")
+        ranges[axis] = (int(pair[0]), int(pair[1]))
+    return ranges
+
+
+_Axes = Annotated[str, BeforeValidator(lambda value: str(value).lower())]
+
+
+class SourceFields(BaseModel):
+    """Where the voxels of a channel are; see `sources.Source`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    kind: Literal["", *OPENERS] = ""  # type: ignore[valid-type]
+    dataset: str | None = None
+    level: Annotated[int, Field(ge=0)] = 0
+    channel: int | str | None = None
+    axes: _Axes | None = None
+    at: dict[str, int] = {}
+    keep: _Axes = ""
+    options: dict[str, Any] = {}
+
+
+class OutputFields(BaseModel):
+    """Where an array that the function returns goes, and how blocks are put together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(
+        "",
+        description="Zarr (.zarr), NIfTI (.nii, .nii.gz) or a BOSS channel (bossdb://...); "
+        "default: NAME.zarr",
+    )
+    dtype: Annotated[str | None, BeforeValidator(_read_dtype)] = Field(
+        None, description="type of the voxels; default: that of the first block's result"
+    )
+    merge: Literal["crop", "max", "sum", "mean"] = Field(
+        "crop",
+        description="crop: each block keeps its own voxels; max, sum, mean: over all blocks that "
+        "have a voxel, halo too",
+    )
+    chunks: Annotated[Any, _read_voxels("chunks", 1)] | None = Field(
+        None, description="of Zarr, along x, y, z; default: as the blocks"
+    )
+    fill: float = Field(0, description="value where no block has one, such as of a skipped block")
+    options: dict[str, Any] = Field({}, description="of a BOSS channel: host, protocol, token")
+
+
+class Config(BaseModel):
+    """All that is asked of a run over blocks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    channels: dict[str, Annotated[SourceFields, BeforeValidator(_as_mapping)]] = Field(
+        description="volumes by name, as the function gets them: paths, or path, level, axes, ..."
+    )
+    function: str = Field(
+        description="module:function or file.py:function; it gets {channel: array of z, y, x}, and "
+        "the block, if it has a parameter of this name"
+    )
+    arguments: dict[str, Any] = Field({}, description="further arguments of the function, by name")
+    ranges: Annotated[dict[str, tuple[int, int]], BeforeValidator(_read_ranges)] = Field(
+        {}, description="start and stop along x, y, z, in voxels; default: all"
+    )
+    block_size: Annotated[Any, _read_voxels("block_size", 1)] = Field(
+        dict(zip(reversed(AXES), DEFAULT_SIZE, strict=True)),
+        description="voxels of a block along x, y, z; auto: as many chunks of the first channel as "
+        "max_mem_gb has room for; default 1000, 1000, 10",
+    )
+    halo: Annotated[Any, _read_voxels("halo", 0)] = Field(
+        dict.fromkeys(AXES, 0),
+        description="voxels around a block that the function gets, too, along x, y, z; default 0",
+    )
+    outputs: dict[str, Annotated[OutputFields, BeforeValidator(_as_mapping)]] | None = Field(
+        None,
+        description="arrays that the function returns, by name: path, dtype, merge, chunks, fill; "
+        "default: as the first block returns them",
+    )
+    table: str = Field(
+        "table.tsv", description="table of the records that it returns: .tsv, .csv or .parquet"
+    )
+    on_error: Literal["skip", "stop"] = Field(
+        "skip", description="what an error of the function does: skip the block, or end the run"
+    )
+    on_read_error: Literal["skip", "stop"] = Field(
+        "stop", description="the same of a block that cannot be read"
+    )
+    max_skipped: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="end the run when more blocks were skipped; default: never"
+    )
+    read_retries: Annotated[int, Field(ge=0, le=100)] = Field(
+        5, description="how often reading is tried again; pauses double from read_pause_s"
+    )
+    read_pause_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        1.0, description="seconds before reading is tried again, the first time"
+    )
+    max_mem_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        2.0, description="memory of a block's data, in GiB, for block_size auto"
+    )
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Where the channels are."""
+        return {name: Source(**dict(each)) for name, each in self.channels.items()}
+
+
+def make_config(given: Mapping[str, Any], base: Path | None = None) -> Config:
+    """Return what is asked for, checked; relative paths start from `base`.
+
+    Raises
+    ------
+    InputError
+        With all faults together.
+    """
+    if not isinstance(given, Mapping):
+        raise InputError(f"{show(given)} was given; expected fields such as channels and function.")
+    try:
+        config = Config.model_validate(dict(given))
+    except ValidationError as error:
+        raise InputError([_explain(fault) for fault in error.errors()]) from error
+    if not config.channels:
+        raise InputError("channels is empty; name at least one volume that the function gets.")
+    for name, output in (config.outputs or {}).items():
+        if not name or "/" in name or name.startswith("."):
+            raise InputError(f"The output {show(name)} has no name that a file can have.")
+        if output.merge == "mean" and output.dtype and np.dtype(output.dtype).kind != "f":
+            raise InputError(
+                f"The output {name} is a mean, and its dtype {output.dtype}; give float32 or "
+                "float64."
+            )
+    base = (base or Path.cwd()).absolute()
+    resolved = {
+        name: each.model_copy(update={"path": _resolve(each.path, base)})
+        for name, each in config.channels.items()
+    }
+    return config.model_copy(update={"channels": resolved})
+
+
+def _resolve(path: str, base: Path) -> str:
+    """Return a path as an absolute one, an address as it is."""
+    scheme, has_scheme, rest = path.partition("://")
+    if path.startswith("python:") or (has_scheme and "://" in rest):
+        return path
+    if has_scheme and scheme in ("precomputed", "n5", "zarr2", "zarr3"):
+        return f"{scheme}://{Path(base, rest).expanduser()}"
+    return path if has_scheme else str(Path(base, Path(path).expanduser()))
+
+
+def _explain(fault: Any) -> str:
+    """Turn one of pydantic's errors into a sentence."""
+    place = [str(part) for part in fault["loc"]]
+    where = ".".join(place)
+    if fault["type"] == "missing":
+        return f"{where} is missing; it is mandatory."
+    if fault["type"] == "extra_forbidden":
+        models: dict[str, type[BaseModel]] = {"channels": SourceFields, "outputs": OutputFields}
+        known = models.get(place[0], Config).model_fields
+        return f"{where} is not known; there are {join_some(known, 40)}."
+    reason = fault["ctx"]["error"] if fault["type"] == "value_error" else fault["msg"]
+    given = "" if fault["type"] == "value_error" else f"{show(fault['input'])} was given: "
+    return f"{where}: {given}{str(reason).rstrip('.')}."
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the fields of a configuration: YAML or JSON, or a ``neurodata.cfg``.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    if path.suffix.lower() in (".cfg", ".ini"):
+        return _read_neurodata(path)
+    from nipype_blm.io.yamlfile import read_yaml
+
+    fields = read_yaml(path)
+    if not isinstance(fields, dict):
+        raise InputError(f"{path} has no fields; expected channels, function and others.")
+    return fields
+
+
+def _read_neurodata(path: Path) -> dict[str, Any]:
+    """Return the fields that a configuration of Nd-Multicore has: where the channels are."""
+    from dataclasses import asdict
+
+    from nipype_blm.blockmap import boss
+
+    found = boss.read_config(path)
+    channels = {
+        name: {
+            "path": f"bossdb://{volume.collection}/{volume.experiment}/{volume.channel}",
+            "options": asdict(volume),
+        }
+        for name, volume in found.volumes.items()
+    }
+    ranges = {axis: list(pair) for axis, pair in (found.ranges or {}).items()}
+    return {"channels": channels, "ranges": ranges}

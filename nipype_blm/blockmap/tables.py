@@ -1,0 +1,118 @@
+"""Tables of blocks, and of the records that the function has returned."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from nipype_blm.blockmap.blocks import AXES, Grid
+from nipype_blm.blockmap.journal import Ended, History, find_records, read_records
+from nipype_blm.blockmap.plan import Plan
+from nipype_blm.io.files import replacing
+
+_CORNERS = [f"{axis}_{end}" for axis in AXES for end in ("start", "stop")]
+# Columns that every row begins with, if it has them.
+_FIRST = ["block", *AXES, *_CORNERS]
+
+
+def write_block_tables(plan: Plan, history: History) -> None:
+    """Write the table of all blocks, and that of those that were skipped."""
+    paths = plan.paths
+    ended = [history.ended[number] for number in sorted(history.ended)]
+    columns = ["block", *_CORNERS, "state", "seconds", "host", "bytes"]
+    rows = (
+        [*_describe_place(plan.grid, each), each.state, each.seconds, each.host, each.n_bytes]
+        for each in ended
+    )
+    _write_rows(paths.blocks_table, columns, rows)
+    skipped = history.skipped
+    if not skipped:
+        paths.skipped_table.unlink(missing_ok=True)
+        return
+    columns = ["block", *_CORNERS, "error", "traceback"]
+    # A row is a line: tracebacks have their breaks as \n.
+    _write_rows(
+        paths.skipped_table,
+        columns,
+        (
+            [*_describe_place(plan.grid, each), each.error, each.traceback.replace("\n", "\\n")]
+            for each in skipped
+        ),
+    )
+
+
+def _describe_place(grid: Grid, ended: Ended) -> list[Any]:
+    block = grid[ended.number]
+    pairs = zip(block.start, block.stop, strict=True)
+    return [ended.key, *(n for pair in pairs for n in pair)]
+
+
+def _write_rows(
+    path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], separator: str = "\t"
+) -> None:
+    with replacing(path) as raw:
+        file = io.TextIOWrapper(raw, encoding="utf-8", newline="")
+        writer = csv.writer(file, delimiter=separator, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+        file.flush()
+        file.detach()
+
+
+def write_table(plan: Plan, done: Iterable[int]) -> Path:
+    """Write the records of all blocks that are done, in the order of blocks; return the table.
+
+    Columns are those that any record has; where one lacks a column its cell is empty.
+    """
+    path = Path(plan.out_dir, Path(plan.config.table).expanduser())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wanted = set(done)
+    places = [place for place in find_records(plan.paths.journal) if place[0] in wanted]
+    columns = _order(dict.fromkeys(key for row in read_records(places) for key in row))
+    if path.suffix == ".parquet":
+        _write_parquet(path, columns, list(read_records(places)))
+    else:
+        rows = ([_write_cell(row.get(c)) for c in columns] for row in read_records(places))
+        _write_rows(path, columns, rows, "," if path.suffix == ".csv" else "\t")
+    return path
+
+
+def _order(found: Iterable[str]) -> list[str]:
+    """Return columns: first block and place, then as they came."""
+    names = list(found) or ["block"]
+    first = [name for name in _FIRST if name in names]
+    return [*first, *(name for name in names if name not in first)]
+
+
+def _write_cell(value: Any) -> Any:
+    return "n/a" if value is None or value != value else value
+
+
+def _write_parquet(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = [_make_column([row.get(column) for row in rows]) for column in columns]
+    with replacing(path) as file:
+        pq.write_table(pa.table(arrays, names=list(columns)), file)
+
+
+def _make_column(values: Sequence[Any]) -> Any:
+    """Return a column: whole numbers exactly, also above what a float can hold."""
+    import pyarrow as pa
+
+    present = [value for value in values if value is not None]
+    kinds = {type(value) for value in present}
+    if kinds == {int} and max(present) >= 2**63 and min(present) >= 0:
+        return pa.array(values, pa.uint64())
+    if kinds == {int, float}:
+        return pa.array([None if v is None else float(v) for v in values], pa.float64())
+    if len(kinds) > 1:
+        return pa.array([None if v is None else str(v) for v in values], pa.string())
+    return pa.array(values)
+
+
+def iterate_rows(plan: Plan) -> Iterator[dict[str, Any]]:
+    """Yield the records of all blocks, in the order of blocks."""
+    return read_records(find_records(plan.paths.journal))
