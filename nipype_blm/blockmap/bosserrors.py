@@ -55,7 +55,7 @@ def _translate(error: Exception, volume: "Volume", asked: str) -> Exception:
             f"of this channel, or that cannot be read here ({redact(str(error))}): expected "
             "uint8, uint16 or uint64."
         )
-    if type(error).__module__.partition(".")[0] == "blosc":
+    if type(error).__module__.startswith("blosc"):
         return OSError(f"{volume.host} sent {asked} in a form that cannot be unpacked")
     return error
 
