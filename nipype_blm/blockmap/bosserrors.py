@@ -1,0 +1,98 @@
+"""What a BOSS refuses, said to its user; what may pass, left to those who try again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import requests
+
+from nipype_blm.blockmap.tokens import PUBLIC, describe_place, redact
+from nipype_blm.errors import InputError, shorten
+
+if TYPE_CHECKING:
+    from nipype_blm.blockmap.boss import Volume
+
+# Of the statuses that mean a wrong request, those that may be right later.
+_TRANSIENT = {408, 425, 429}
+
+
+class NotFoundError(InputError):
+    """The server knows nothing of this name."""
+
+
+@contextmanager
+def explained(volume: "Volume", asked: str) -> Iterator[None]:
+    """Turn what a user can mend into an InputError; let all else go on, without the token.
+
+    Parameters
+    ----------
+    volume : Volume
+    asked : str
+        What the server was asked for.
+
+    Raises
+    ------
+    InputError
+        If the server refuses it, or answers with what cannot be used.
+    OSError
+        If it may answer when it is asked again.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = _translate(error, volume, asked)
+        if told is error:
+            raise
+        raise told from None
+
+
+def _translate(error: Exception, volume: "Volume", asked: str) -> Exception:
+    if isinstance(error, requests.RequestException):
+        return _translate_request(error, volume, asked)
+    if isinstance(error, ValueError) and not isinstance(error, InputError):
+        return InputError(
+            f"{volume.host} answers {asked} with what is not of the type and shape that it tells "
+            f"of this channel, or that cannot be read here ({redact(str(error))}): expected "
+            "uint8, uint16 or uint64."
+        )
+    if type(error).__module__.startswith("blosc"):
+        return OSError(f"{volume.host} sent {asked} in a form that cannot be unpacked")
+    return error
+
+
+def _translate_request(error: requests.RequestException, volume: "Volume", asked: str) -> Exception:
+    response = error.response
+    # The headers of a request have the token, and an error is pickled with its request.
+    error.request = error.response = None
+    if isinstance(error, requests.HTTPError) and response is not None:
+        status = response.status_code
+        if 400 <= status < 500 and status not in _TRANSIENT:
+            kind = NotFoundError if status == 404 else InputError
+            return kind(_explain(volume, asked, status, response.text))
+    if isinstance(error, requests.exceptions.JSONDecodeError):
+        return OSError(f"{volume.protocol}://{volume.host} does not answer as a BOSS does")
+    text = redact(str(error))
+    if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
+        return InputError(
+            f"The certificate of {volume.host} is not one that this machine trusts: if it should "
+            "be, set $REQUESTS_CA_BUNDLE to a file of certificates with its own."
+        )
+    return type(error)(text)
+
+
+def _explain(volume: "Volume", asked: str, status: int, answer: str) -> str:
+    where = describe_place(volume.token)
+    if status == 401:
+        return (
+            f"{volume.host} does not know the token in {where}: get one from "
+            f"{volume.protocol}://{volume.host}/v1/mgmt/token and put it in its place."
+        )
+    if status == 403 and volume.token == PUBLIC:
+        return f"{volume.host} refuses {asked}, which is not public: say where your token is."
+    if status == 403:
+        return (
+            f"{volume.host} refuses {asked} to the token in {where}: ask who owns "
+            f"{volume.collection}/{volume.experiment} for the permission."
+        )
+    told = shorten(redact(" ".join(answer.split())), 300)
+    return f"{volume.host} refuses {asked} (status {status}): {told}"
