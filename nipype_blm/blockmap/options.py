@@ -187,11 +187,30 @@ def make_config(given: Mapping[str, Any], base: Path | None = None) -> Config:
                 "float64."
             )
     base = (base or Path.cwd()).absolute()
-    resolved = {
-        name: each.model_copy(update={"path": _resolve(each.path, base)})
-        for name, each in config.channels.items()
+    channels = {name: _resolve_all(each, base) for name, each in config.channels.items()}
+    outputs = config.outputs and {
+        name: each.model_copy(update={"options": _resolve_token(each.options, base)})
+        for name, each in config.outputs.items()
     }
-    return config.model_copy(update={"channels": resolved})
+    return config.model_copy(update={"channels": channels, "outputs": outputs})
+
+
+def _resolve_all(fields: SourceFields, base: Path) -> SourceFields:
+    options = _resolve_token(fields.options, base)
+    return fields.model_copy(update={"path": _resolve(fields.path, base), "options": options})
+
+
+def _resolve_token(options: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Return options whose token lies in a file with an absolute path; see `tokens`."""
+    if "token" not in options:
+        return dict(options)
+    from nipype_blm.blockmap.tokens import check_place
+
+    place = str(options["token"])
+    check_place(place)
+    kind, _, name = place.partition(":")
+    where = f"file:{Path(base, Path(name).expanduser())}" if kind == "file" else place
+    return {**options, "token": where}
 
 
 def _resolve(path: str, base: Path) -> str:
@@ -239,15 +258,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _read_neurodata(path: Path) -> dict[str, Any]:
     """Return the fields that a configuration of Nd-Multicore has: where the channels are."""
-    from dataclasses import asdict
-
     from nipype_blm.blockmap import boss
 
     found = boss.read_config(path)
     channels = {
         name: {
             "path": f"bossdb://{volume.collection}/{volume.experiment}/{volume.channel}",
-            "options": asdict(volume),
+            "options": {"host": volume.host, "protocol": volume.protocol, "token": volume.token},
         }
         for name, volume in found.volumes.items()
     }

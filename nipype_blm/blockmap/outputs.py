@@ -272,7 +272,8 @@ class Writer:
         from nipype_blm.blockmap import boss
 
         if output.name not in self._targets:
-            self._targets[output.name] = boss.parse_uri(output.path, **output.options)
+            volume = boss.parse_uri(output.path, **output.options)
+            self._targets[output.name] = boss.open_volume(volume)
         boss.write_region(self._targets[output.name], block.start, values)
 
 
@@ -472,12 +473,12 @@ def write_boss(plan: Plan, output: Output) -> None:
     """Send an output that was put together from overlapping blocks to its channel."""
     from nipype_blm.blockmap import boss
 
-    volume = boss.parse_uri(output.path, **output.options)
+    channel = boss.open_volume(boss.parse_uri(output.path, **output.options))
     array = open_target(plan, output)
     for box in make_merge_grid(plan):
         region = tuple(slice(a, b) for a, b in zip(box.start, box.stop, strict=True))
         z, y, x = (a + s for a, s in zip(box.start, plan.grid.start, strict=True))
-        boss.write_region(volume, (z, y, x), array[region])
+        boss.write_region(channel, (z, y, x), array[region])
 
 
 # ------------------------------------------------------------------------------ what is known

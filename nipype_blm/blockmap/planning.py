@@ -12,7 +12,7 @@ from nipype_blm.blockmap.functions import Function, check_arguments, find_functi
 from nipype_blm.blockmap.options import AUTO, Config
 from nipype_blm.blockmap.outputs import plan_output
 from nipype_blm.blockmap.plan import Plan, make_stamp
-from nipype_blm.blockmap.sources import Channel, open_channel
+from nipype_blm.blockmap.sources import Channel, find_volume, open_channel
 from nipype_blm.errors import InputError, Problems, join_some
 from nipype_blm.units import GIB
 
@@ -187,7 +187,7 @@ def find_oddities(config: Config, grid: Grid, channels: Mapping[str, Channel]) -
         if channel.source.opener == "boss":
             from nipype_blm.blockmap import boss
 
-            notices += boss.list_notices(boss.Volume(**channel.source.options))
+            notices += boss.list_notices(find_volume(channel.source))
         if channel.source.path.endswith((".gz", ".bz2", ".mgz")) and not _has_index():
             notices.append(
                 f"{name} is compressed, and each block unpacks all that comes before it; install "

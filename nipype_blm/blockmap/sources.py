@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.blockmap.blocks import AXES, Extent, Triple
 from nipype_blm.errors import InputError, join_some, show
+
+if TYPE_CHECKING:
+    from nipype_blm.blockmap.boss import Volume
 
 _NIFTI = re.compile(r"\.(nii|mgh|mgz|mnc|hdr|img)(\.(gz|bz2|zst))?$", re.IGNORECASE)
 _HDF5 = re.compile(r"\.(h5|hdf5|hdf|he5|nwb|ims)(?=/|$)", re.IGNORECASE)
@@ -82,7 +85,8 @@ class Opened:
     axes: str  # a letter for each axis of the array
     voxel_size: Mapping[str, float] = field(default_factory=dict)  # by axis
     unit: str = ""  # of that
-    start: Mapping[str, int] = field(default_factory=dict)  # of axes that do not begin at 0
+    # Start and stop of axes that do not begin at 0.
+    extent: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     chunks: Sequence[int] | None = None  # of the store, along all axes
     labels: Sequence[str] = ()  # of channels
     affine: Any = None  # of NIfTI: (4, 4), from x, y, z in voxels to mm
@@ -164,13 +168,12 @@ class Channel:
     @property
     def extent(self) -> Extent:
         """Start and stop along z, y, x, in voxels."""
-        start = {axis: int(self.opened.start.get(axis, 0)) for axis in AXES}
-        return {axis: (start[axis], start[axis] + self._sizes.get(axis, 1)) for axis in AXES}
+        return {a: self.opened.extent.get(a, (0, self._sizes.get(a, 1))) for a in AXES}
 
     @property
     def shape(self) -> Triple:
         """Voxels along z, y, x."""
-        z, y, x = (self._sizes.get(axis, 1) for axis in AXES)
+        z, y, x = (stop - start for start, stop in self.extent.values())
         return z, y, x
 
     @property
@@ -462,19 +465,25 @@ def _open_tensorstore(source: Source, name: str) -> Opened:
     units = dict(zip(axes, store.dimension_units or (), strict=False))
     voxel_size = {a: float(u.multiplier) for a, u in units.items() if a in AXES and u is not None}
     unit = next((u.base_unit for a, u in units.items() if a in AXES and u is not None), "")
-    start = {a: int(n) for a, n in zip(axes, domain.inclusive_min, strict=False)}
+    bounds = zip(domain.inclusive_min, domain.exclusive_max, strict=True)
+    extent = {a: (int(low), int(high)) for a, (low, high) in zip(axes, bounds, strict=False)}
     chunks = [int(n or 1) for n in store.chunk_layout.read_chunk.shape or ()] or None
-    return Opened(store, axes, voxel_size, unit, start, chunks)
+    return Opened(store, axes, voxel_size, unit, extent, chunks)
 
 
 def _open_boss(source: Source, name: str) -> Opened:
-    from nipype_blm.blockmap.boss import Volume, find_extent, open_volume
+    from nipype_blm.blockmap.boss import find_extent, open_volume
 
-    volume = Volume(**source.options)
-    array = open_volume(volume)
-    start = {axis: int(first) for axis, (first, _) in find_extent(volume).items()}
+    array = open_volume(find_volume(source))
     voxel_size = dict(zip(AXES, map(float, array.voxel_size), strict=True))
-    return Opened(array, "zyx", voxel_size, str(array.voxel_unit or ""), start)
+    return Opened(array, "zyx", voxel_size, str(array.voxel_unit or ""), find_extent(array))
+
+
+def find_volume(source: Source) -> "Volume":
+    """Return the volume of a BOSS that a source is."""
+    from nipype_blm.blockmap.boss import parse_uri
+
+    return parse_uri(source.path, **{"resolution": source.level, **source.options})
 
 
 def _open_python(source: Source, name: str) -> Opened:
