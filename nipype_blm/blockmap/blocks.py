@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple, overload
 
 from nipype_blm.errors import InputError, show
@@ -123,6 +123,16 @@ class Grid(Sequence[Block]):
         """Voxels of the whole extent along z, y, x."""
         z, y, x = (self.extent[axis][1] - self.extent[axis][0] for axis in AXES)
         return z, y, x
+
+    @property
+    def n_read(self) -> int:
+        """Voxels that are read in all; those in a halo several times."""
+        n = 1
+        for axis, bounds, halo in zip(AXES, self._bounds, self.halo, strict=True):
+            first, last = self.extent[axis]
+            pairs = pairwise(bounds)
+            n *= sum(min(last, stop + halo) - max(first, start - halo) for start, stop in pairs)
+        return n
 
     @property
     def largest_read(self) -> Triple:

@@ -32,7 +32,8 @@ from nipype_blm.tasks.journal import LineWriter
 
 logger = logging.getLogger(__name__)
 
-UNIT, BYTES = "blocks", "bytes"
+MIB = 2**20
+UNIT, BYTES = "blocks", "MiB"
 # A block whose worker is lost this often is taken for the reason, and skipped.
 _MOST_LOSSES = 2
 _LONGEST_PAUSE_S = 60.0
@@ -241,7 +242,7 @@ def compute_bundle(plan: Plan, indices: Sequence[int], journal: Path) -> None:
     before.read(journal)
     journal.parent.mkdir(parents=True, exist_ok=True)
     worker = Worker(plan, learned)
-    most, n_skipped = plan.config.max_skipped, 0
+    most, n_skipped, n_bytes = plan.config.max_skipped, 0, 0
     with LineWriter(journal) as lines:
         for index in indices:
             if index in before.ended:
@@ -252,7 +253,8 @@ def compute_bundle(plan: Plan, indices: Sequence[int], journal: Path) -> None:
             else:
                 ended = worker.compute(index, lines)
             advance(UNIT, 1)
-            advance(BYTES, ended.n_bytes)
+            advance(BYTES, (n_bytes + ended.n_bytes) // MIB - n_bytes // MIB)
+            n_bytes += ended.n_bytes
             n_skipped += ended.state == SKIPPED
             if most is not None and n_skipped > most:
                 raise SkippedError(describe_skipped(n_skipped, ended, most))

@@ -68,15 +68,26 @@ class SourceFields(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str
-    kind: Literal["", *OPENERS] = ""  # type: ignore[valid-type]
-    dataset: str | None = None
-    level: Annotated[int, Field(ge=0)] = 0
-    channel: int | str | None = None
-    axes: _Axes | None = None
-    at: dict[str, int] = {}
-    keep: _Axes = ""
-    options: dict[str, Any] = {}
+    path: str = Field(
+        description="a path, or an address: precomputed://..., n5://..., zarr2://..., zarr3://..., "
+        "bossdb://collection/experiment/channel, python:module:function"
+    )
+    kind: Literal["", *OPENERS] = Field(  # type: ignore[valid-type]
+        "", description=f"what opens it: {', '.join(OPENERS)}; default: as the path tells"
+    )
+    dataset: str | None = Field(None, description="array in a Zarr group or an HDF5 file")
+    level: Annotated[int, Field(ge=0)] = Field(0, description="resolution level; 0 is the finest")
+    channel: int | str | None = Field(None, description="number or label, where there are several")
+    axes: _Axes | None = Field(
+        None, description="letters of all axes, such as tczyx; default: as the store says"
+    )
+    at: dict[str, int] = Field({}, description="place along further axes, such as {t: 0}")
+    keep: _Axes = Field("", description="further axes that the function gets, before z, y, x")
+    options: dict[str, Any] = Field(
+        {},
+        description="of a BOSS: host, protocol, token (file:PATH or env:NAME); of TensorStore: its "
+        "specification; of a function: its arguments",
+    )
 
 
 class OutputFields(BaseModel):
@@ -160,6 +171,13 @@ class Config(BaseModel):
     def sources(self) -> dict[str, Source]:
         """Where the channels are."""
         return {name: Source(**dict(each)) for name, each in self.channels.items()}
+
+
+MODELS: dict[str, type[BaseModel]] = {
+    "CONFIG": Config,
+    "a channel": SourceFields,
+    "an output": OutputFields,
+}
 
 
 def make_config(given: Mapping[str, Any], base: Path | None = None) -> Config:

@@ -230,9 +230,9 @@ def describe_costs(plan: Plan, n_done: int = 0) -> str:
         f"{len(grid):,} blocks of {_by_axis(grid.size)} voxels, halo {_by_axis(grid.halo)}; "
         f"{n_done:,} are done",
         f"Volume: {_describe(grid.extent)}: {math.prod(grid.shape) / 1e6:,.4g} megavoxels, "
-        f"{math.prod(grid.shape) * itemsize / GIB:.3g} GiB to be read"
-        + (" and the halos" if any(grid.halo) else ""),
-        f"A block has {math.prod(read) * itemsize / 2**20:.4g} MiB in "
+        f"{_show_bytes(grid.n_read * itemsize)} to be read"
+        + (" with the halos" if any(grid.halo) else ""),
+        f"A block has {_show_bytes(math.prod(read) * itemsize)} in "
         + ("one channel" if len(channels) == 1 else f"{len(channels)} channels"),
         f"Function: {name_function(plan.function)}",
     ]
@@ -240,6 +240,11 @@ def describe_costs(plan: Plan, n_done: int = 0) -> str:
         z, y, x = channel.shape
         lines.append(f"  {name}: {channel.source.path}, {channel.dtype}, {x} x {y} x {z}")
     return "\n".join(lines)
+
+
+def _show_bytes(n: int) -> str:
+    power = min(4, max(0, (n.bit_length() - 1) // 10))
+    return f"{n / 1024**power:.4g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def _by_axis(values: Triple) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from nipype_blm.blockmap.compute import (
     BYTES,
+    MIB,
     UNIT,
     SkippedError,
     Worker,
@@ -206,13 +207,13 @@ def prepare(plan: Plan, overwrite: bool = False) -> Learned:
     """
     paths = plan.paths
     known = read_stamp(paths.plan)
-    if known is not None and known != plan.stamp:
-        if not overwrite:
-            raise InputError(
-                f"{plan.out_dir} has the results of other settings, or of another volume (see "
-                f"{paths.plan}); name another folder, or give overwrite."
-            )
+    if overwrite:
         _remove(plan)
+    elif known not in (None, plan.stamp):
+        raise InputError(
+            f"{plan.out_dir} has the results of other settings, or of another volume (see "
+            f"{paths.plan}); name another folder, or give overwrite."
+        )
     _compare_code(plan)
     plan.write()
     paths.journal.mkdir(parents=True, exist_ok=True)
@@ -299,7 +300,7 @@ def _learn(plan: Plan) -> Learned:
             ended = worker.compute(index, lines)
             if worker.learned is not None:
                 advance(UNIT, 1)
-                advance(BYTES, ended.n_bytes)
+                advance(BYTES, ended.n_bytes // MIB)
                 return worker.learned
             failed.append(ended)
     shutil.rmtree(plan.paths.journal)
@@ -340,6 +341,19 @@ def list_waiting(plan: Plan) -> list[int]:
     return [i for i in range(len(plan.grid)) if i not in done]
 
 
+def count_done(plan: Plan) -> int:
+    """Return how many blocks an earlier run has done; 0 if it was one of something else."""
+    if read_stamp(plan.paths.plan) != plan.stamp:
+        return 0
+    return len(read_history(plan.paths.journal).done)
+
+
+def count_bytes(plan: Plan) -> int:
+    """Return how much is read in all, in MiB."""
+    channels = plan.open_channels().values()
+    return sum(each.dtype.itemsize * each.n_kept for each in channels) * plan.grid.n_read // MIB
+
+
 def cut(waiting: Sequence[int], n_workers: int) -> list[list[int]]:
     """Return bundles of blocks: some for each worker."""
     n = len(waiting)
@@ -353,6 +367,19 @@ def name_journal(plan: Plan, bundle: Sequence[int]) -> Path:
     from uuid import uuid4
 
     return plan.paths.journal / f"{bundle[0]:09d}-{uuid4().hex[:12]}.jsonl"
+
+
+def run_bundle(plan: Plan, bundle: Sequence[int]) -> Path:
+    """Do some blocks, in a process of its own; return their journal.
+
+    What another try of the same bundle has done, such as one that was killed, is not done again.
+    """
+    history = read_history(plan.paths.journal)
+    waiting = [number for number in bundle if number not in history.done]
+    journal = name_journal(plan, waiting or [0])
+    journal.touch()
+    compute_bundle(plan, waiting, journal)
+    return journal
 
 
 def _run_blocks(

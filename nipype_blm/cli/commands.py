@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nipype_blm.cli.command import OK, RunError, add_common_options, describe
+from nipype_blm.cli.where import add_where_options, list_too_low, read_pool
 from nipype_blm.errors import InputError, Problems, count, join_some
 
 if TYPE_CHECKING:
@@ -42,41 +43,10 @@ def add_commands(tools: Any) -> None:
         metavar="FOLDER",
         help="folder for table.tsv, journal.jsonl, failed_commands and logs; default: FILE.out",
     )
-    _add_where(parser)
+    add_where_options(parser, "commands at a time here; default: all cores")
     _add_how(parser)
     add_common_options(parser)
     parser.set_defaults(action=_act)
-
-
-def _add_where(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--n-procs", type=int, metavar="N", help="commands at a time here; default: all cores"
-    )
-    parser.add_argument(
-        "--pool",
-        type=Path,
-        metavar="POOL.json",
-        help="run on the pool that `nipype-blm pool start` has started",
-    )
-    parser.add_argument(
-        "--cluster",
-        metavar="NAME",
-        help="run on a pool of workers started for this: slurm, sge, ..., or local",
-    )
-    parser.add_argument(
-        "--n-workers", type=int, metavar="N", help="most workers of that pool at a time"
-    )
-    parser.add_argument(
-        "--plugin-args",
-        type=Path,
-        metavar="FILE.yml",
-        help="arguments of that pool, one `name: value` a line; as those of DaskPlugin",
-    )
-    parser.add_argument(
-        "--allow-insecure",
-        action="store_true",
-        help="also a POOL.json that somebody else could have written, or a pool without TLS",
-    )
 
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +93,7 @@ def _act(arguments: argparse.Namespace) -> int:
     from nipype_blm.tasks.commands import check_list, choose_commands
 
     settings = _read_settings(arguments)
-    plugin_args = _read_pool(arguments)
+    plugin_args = read_pool(arguments)
     commands = read_commands(arguments.list)
     check_list(commands, settings)
     out = (arguments.out or arguments.list.with_name(f"{arguments.list.name}.out")).absolute()
@@ -171,12 +141,8 @@ def _read_settings(arguments: argparse.Namespace) -> "Settings":
     """
     from nipype_blm.tasks.commands import Settings
 
-    problems = Problems()
-    for name, least in (("n_procs", 1), ("n_workers", 1), ("retries", 0), ("max_failures", 0)):
-        given = getattr(arguments, name)
-        if given is not None and given < least:
-            option = f"--{name.replace('_', '-')}"
-            problems.append(f"{option} {given} was given; expected {least} or more.")
+    least = {"n_procs": 1, "n_workers": 1, "retries": 0, "max_failures": 0}
+    problems = Problems(list_too_low(arguments, least))
     timeout_s = problems.attempt(_read_seconds, arguments.timeout)
     env = problems.attempt(_read_variables, arguments.env)
     if problems:
@@ -212,33 +178,6 @@ def _read_variables(given: Sequence[str]) -> dict[str, str]:
             raise InputError(f"--env {name}: there is no such variable here; give NAME=VALUE.")
         env[name] = value if is_given else os.environ[name]
     return env
-
-
-def _read_pool(arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """Return the arguments of a pool; None where commands run without one.
-
-    Raises
-    ------
-    InputError
-    """
-    from nipype_blm.cli.plugins import read_arguments
-
-    of_new = {name: getattr(arguments, name) for name in ("cluster", "n_workers")}
-    given = {name: value for name, value in of_new.items() if value is not None}
-    if arguments.pool is not None:
-        if given or arguments.plugin_args is not None:
-            raise InputError(
-                "--pool names the pool that runs everything; leave out --cluster, --n-workers and "
-                "--plugin-args."
-            )
-        pool = arguments.pool.expanduser().absolute()
-        return {"scheduler_file": pool, "allow_insecure": arguments.allow_insecure}
-    if not given and arguments.plugin_args is None:
-        return None
-    if arguments.n_procs is not None:
-        raise InputError("--n-procs is for this machine; of a pool give --n-workers.")
-    insecure = {"allow_insecure": True} if arguments.allow_insecure else {}
-    return read_arguments(arguments.plugin_args) | given | insecure
 
 
 def _check(

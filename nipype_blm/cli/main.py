@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from nipype_blm import __version__
+from nipype_blm.cli.blockmap import add_blockmap
 from nipype_blm.cli.command import EXIT_CODES, GOES_ON, describe, report_errors, run_process
 from nipype_blm.cli.commands import add_commands
 from nipype_blm.cli.compare import add_compare
@@ -32,6 +33,7 @@ _EXAMPLES = (
     "pool start --pool pool.json --n-workers 4",
     "fit study.yml results --pool pool.json",
     "commands list.txt --pool pool.json",
+    "blockmap blocks.yml",
 )
 _MORE = "`nipype-blm COMMAND --help` explains one.  blm, blmm and blmm_compare stand alone, too."
 
@@ -55,7 +57,7 @@ def _make_parser() -> argparse.ArgumentParser:
     tools = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         *(add_fit, add_init, add_infer, add_diagnose, add_compare, add_export, add_report),
-        *(add_tbss, add_commands, add_pool, add_compile),
+        *(add_tbss, add_blockmap, add_commands, add_pool, add_compile),
     ):
         add(tools)
     return parser

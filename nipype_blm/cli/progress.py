@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +23,8 @@ _LABELS = {
     "resamplings": "resampling",
     "commands": "running commands",
     "registrations": "registering",
+    "blocks": "running blocks",
+    "MiB": "reading MiB",
 }
 _EARLIER = {"images": "read", "voxels": "fitted"}  # others are done
 _OF_NODES = {
@@ -133,14 +135,14 @@ class _Amount:
 class _Progress:
     """What is known of a run; subclasses show it."""
 
-    def __init__(self, work: Work | Counted | None) -> None:
+    def __init__(self, work: Work | Sequence[Counted] | None) -> None:
         self.nodes = _Nodes()
-        self._work = None if isinstance(work, Counted) else work
+        self._work = None if isinstance(work, Sequence) else work
         self._compiled: set[str] = set()
         self.amounts: dict[str, _Amount] = {}
-        if isinstance(work, Counted):
-            parts = [work.n_done, work.n - work.n_done]
-            self._add(work.what, _Amount(parts, {0} if work.n_done else set()))
+        if isinstance(work, Sequence):
+            for what, n, n_done in work:
+                self._add(what, _Amount([n_done, n - n_done], {0} if n_done else set()))
         elif work is not None:
             self._add("images", _Amount(work.n_images, work.find_batches()))
             blocks = work.find_blocks()
@@ -202,7 +204,7 @@ class _Progress:
 class _Lines(_Progress):
     """Prints a line for each tenth that is done, and for each node that has ended."""
 
-    def __init__(self, work: Work | Counted | None) -> None:
+    def __init__(self, work: Work | Sequence[Counted] | None) -> None:
         self._tenths: Counter[str] = Counter()
         super().__init__(work)
 
@@ -240,7 +242,7 @@ class _Display(Progress):
 class _Bars(_Progress):
     """Draws a bar for what is done."""
 
-    def __init__(self, work: Work | Counted | None, display: _Display) -> None:
+    def __init__(self, work: Work | Sequence[Counted] | None, display: _Display) -> None:
         self._display = display
         self._tasks: dict[str, Any] = {}
         super().__init__(work)
@@ -261,14 +263,14 @@ class _Bars(_Progress):
 
 @contextmanager
 def show_progress(
-    work: Work | Counted | None = None, quiet: bool = False
+    work: Work | Counted | Sequence[Counted] | None = None, quiet: bool = False
 ) -> Iterator[NodeCallback]:
     """Show how much is done, and how many nodes run, while the context lasts.
 
     Parameters
     ----------
-    work : Work or Counted, optional
-        Images, voxels and resamplings, or things of one other kind, to be done.
+    work : Work, Counted or list of Counted, optional
+        Images, voxels and resamplings, or things of other kinds, to be done.
     quiet : bool
         Show nothing.
 
@@ -277,6 +279,8 @@ def show_progress(
     callable
         The `status_callback` of a plugin of Nipype.
     """
+    if isinstance(work, Counted):
+        work = [work]
     # Its control characters are meant; those of what others print meanwhile are not.
     stream: Any = Unfailing(getattr(sys.stderr, "unescaped", sys.stderr))
     console = Console(file=stream)

@@ -9,6 +9,7 @@ from nipype_blm.interfaces.blm import (
     PlanBLM,
 )
 from nipype_blm.interfaces.blmm import BLMM, AssembleMixedMaps, PlanBLMM
+from nipype_blm.interfaces.blockmap import AssembleBlocks, BlockMap, MapBlocks, PlanBlocks
 from nipype_blm.interfaces.commands import CommandBatch
 from nipype_blm.interfaces.compare import CompareModels
 from nipype_blm.interfaces.diagnose import Diagnose
@@ -36,9 +37,11 @@ from nipype_blm.interfaces.tbss import (
 __all__ = [
     "BLM",
     "BLMM",
+    "AssembleBlocks",
     "AssembleMaps",
     "AssembleMixedMaps",
     "AssembleTBSS",
+    "BlockMap",
     "ChooseTarget",
     "CommandBatch",
     "CompareModels",
@@ -55,8 +58,10 @@ __all__ = [
     "FindImages",
     "FitModel",
     "MakeSkeleton",
+    "MapBlocks",
     "PlanBLM",
     "PlanBLMM",
+    "PlanBlocks",
     "PlanInference",
     "PlanTBSS",
     "ProjectOntoSkeleton",
