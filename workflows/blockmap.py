@@ -1,5 +1,6 @@
 """The workflow of a function over blocks of volumes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ MEM_GB = 2.0  # of a node: the data of a block, and what the function makes of i
 def init_blockmap_wf(
     *,
     out_dir: str | Path,
+    channels: Mapping[str, Any] | None = None,
     parallel_nodes: int = 1,
     mem_gb: float = MEM_GB,
     n_procs: int = 1,
@@ -39,6 +41,9 @@ def init_blockmap_wf(
     ----------
     out_dir : path
         Folder for results, tables and journal.
+    channels : mapping, optional
+        Volumes by name: paths, addresses, or mappings of a path and how it is read; may be given
+        to the workflow later.
     parallel_nodes : int
         Nodes that run at the same time.
     mem_gb : float
@@ -48,12 +53,12 @@ def init_blockmap_wf(
     name : str
         Name of the workflow.
     **options
-        As the inputs of `PlanBlocks`: `channels`, `function`, `block_size`, `config_file`, ...
+        As the inputs of `PlanBlocks`: `function`, `block_size`, `config_file`, ...
 
     Inputs
     ------
     channels
-        Volumes by name: paths, addresses, or mappings of a path and how it is read.
+        As the parameter.
 
     Outputs
     -------
@@ -61,8 +66,16 @@ def init_blockmap_wf(
         As of `AssembleBlocks`.
     """
     inputnode = Node(IdentityInterface(fields=["channels"]), name="inputnode")
+    if channels is not None:
+        inputnode.inputs.channels = dict(channels)
     plan = FreshNode(
-        PlanBlocks(out_dir=str(Path(out_dir).absolute()), parallel_nodes=parallel_nodes, **options),
+        PlanBlocks(
+            out_dir=str(Path(out_dir).absolute()),
+            # Relative paths are those of who builds the workflow, not of the node.
+            base_dir=str(Path.cwd()),
+            parallel_nodes=parallel_nodes,
+            **options,
+        ),
         name="plan",
         mem_gb=mem_gb,
     )
