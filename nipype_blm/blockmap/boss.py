@@ -217,7 +217,8 @@ def parse_uri(
     found = re.fullmatch(r"(?:(https?)://)?(.*)", uri.removeprefix(scheme or ""))
     parts = found[2].rstrip("/").split("/") if found else []
     if found and (found[1] or "." in parts[0] or ":" in parts[0]):
-        host, protocol = host or parts.pop(0), protocol or found[1]
+        named = parts.pop(0)
+        host, protocol = host or named, protocol or found[1]
     if len(parts) == 4 and parts[3].isdecimal():
         level = int(parts.pop())
         resolution = level if resolution is None else resolution

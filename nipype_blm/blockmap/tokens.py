@@ -27,8 +27,8 @@ def check_place(place: str) -> None:
     Parameters
     ----------
     place : str
-        ``file:PATH`` (a configuration with a token in its section Default, or a file with nothing
-        but the token), ``env:NAME``, or ``public``.
+        ``file:PATH``, absolute or from ``~`` (a configuration with a token in its section
+        Default, or a file with nothing but the token), ``env:NAME``, or ``public``.
 
     Raises
     ------
@@ -40,6 +40,11 @@ def check_place(place: str) -> None:
         raise InputError(
             f"The token is said to be at something that is not {_FORMS}: say where the token is, "
             "never the token itself."
+        )
+    if kind == "file" and not Path(name).expanduser().is_absolute():
+        raise InputError(
+            "The token is said to be in a file without its folder, which a worker would look for "
+            "elsewhere: give the whole path."
         )
 
 

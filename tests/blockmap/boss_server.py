@@ -48,6 +48,7 @@ class Fault:
     times: int = 1
     seconds: float = 0.0
     body: bytes | None = None
+    hang_up: bool = False  # in the middle of the answer
 
 
 @dataclass
@@ -122,6 +123,10 @@ class BossServer:
         """Let the next requests whose line has this path wait."""
         self.faults.append(Fault(path, times=times, seconds=seconds))
 
+    def hang_up(self, path: str) -> None:
+        """Break off in the middle of the next answer whose line has this path."""
+        self.faults.append(Fault(path, hang_up=True))
+
     def cutouts(self, method: str = "GET") -> list[str]:
         """Return the paths of all cut-outs that were asked for."""
         return [each.split(" ")[1] for each in self.requests if f"{method} /v1/cutout" in each]
@@ -166,6 +171,7 @@ class _Refusal(Exception):  # noqa: N818
 class _Handler(BaseHTTPRequestHandler):
     boss: BossServer
     protocol_version = "HTTP/1.1"  # which keeps connections
+    disable_nagle_algorithm = True  # else each answer waits 40 ms after its headers
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -182,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = self._find_answer(body)
         except _Refusal as refusal:
             status, answer = refusal.status, refusal.answer
-        self._send(status, answer)
+        self._send(status, answer, bool(fault and fault.hang_up))
 
     do_GET = do_POST = do_PUT = _answer  # noqa: N815
 
@@ -194,13 +200,14 @@ class _Handler(BaseHTTPRequestHandler):
                 return fault
         return None
 
-    def _send(self, status: int, answer: bytes | dict[str, Any]) -> None:
+    def _send(self, status: int, answer: bytes | dict[str, Any], hang_up: bool = False) -> None:
         body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         try:
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if hang_up else body)
+            self.close_connection |= hang_up
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # whoever asked waits no more
 

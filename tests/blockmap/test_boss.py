@@ -195,6 +195,7 @@ def test_a_uri_has_the_forms_that_intern_reads(monkeypatch: pytest.MonkeyPatch) 
     assert parse_uri("bossdb://localhost:80/c/e/x/1", protocol="http") == Volume(
         "c", "e", "x", "localhost:80", "http", 1
     )
+    assert parse_uri("bossdb://h.org/c/e/x", host="i.org").host == "i.org"
     for wrong in ("c/e/x", "s3://c/e/x", "bossdb://c/e", "bossdb://c/e/x/y", "bossdb://"):
         assert "no volume of a BOSS" in refuse(parse_uri, wrong)
 
@@ -337,14 +338,23 @@ def read_slice(array, z: int) -> np.ndarray:
     return array[z : z + 1, :, :]
 
 
+_inherited = []
+
+
+def read_inherited(z: int) -> np.ndarray:
+    return read_slice(_inherited[-1], z)
+
+
 def test_daemonic_forked_workers_read_an_array_that_is_open(
     volume: Volume, voxels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(bossclient, "TIMEOUT_S", (5.0, 10.0))
     array = open_volume(volume)
     read_slice(array, 0)  # so that there is a connection to inherit
-    with get_context("fork").Pool(3) as pool:
-        read = pool.starmap(read_slice, [(array, z) for z in range(12)])
-    assert np.array_equal(np.concatenate(read), voxels)
+    with get_context("fork").Pool(3, _inherited.append, [array]) as pool:
+        read = pool.map(read_inherited, [z % 12 for z in range(60)], chunksize=1)
+    assert np.array_equal(np.concatenate(read[:12]), voxels)
+    assert np.array_equal(np.concatenate(read[12:]), np.concatenate([voxels] * 4))
 
 
 # What goes wrong
@@ -380,6 +390,17 @@ def test_a_slow_answer_is_waited_for(
 ) -> None:
     array = open_volume(volume)
     server.delay("cutout", 0.5)
+    assert np.array_equal(array[:, :, :], voxels)
+
+
+def test_an_answer_that_breaks_off_is_an_oserror(
+    server: BossServer, volume: Volume, voxels: np.ndarray
+) -> None:
+    array = open_volume(volume)
+    server.hang_up("cutout")
+    with pytest.raises(OSError, match="IncompleteRead") as caught:
+        array[:, :, :]
+    assert not leak(caught.value, server.token)
     assert np.array_equal(array[:, :, :], voxels)
 
 
@@ -495,6 +516,16 @@ def test_a_password_of_the_host_in_netrc_does_not_take_the_place_of_the_token(
     assert np.array_equal(open_volume(volume)[:, :, :], voxels)
 
 
+def test_a_proxy_is_used_for_other_machines_only(
+    server: BossServer, volume: Volume, voxels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://{server.host}")
+    refuse(open_volume, dataclasses.replace(volume, host="boss.invalid"))
+    assert server.requests[0].startswith("GET http://boss.invalid/v1/")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert np.array_equal(open_volume(volume)[:, :, :], voxels)
+
+
 # Writing
 
 
@@ -601,6 +632,7 @@ def leak(error: BaseException, token: str) -> list[str]:
         "repr": repr(error),
         "attributes": repr(vars(error)),
         "pickle": repr(pickle.dumps(error)),
+        "cause": repr(vars(getattr(error.__context__, "request", None) or error)),
     }
     return [name for name, text in texts.items() if token in text]
 
@@ -670,6 +702,7 @@ def test_what_no_header_can_have_is_refused_unseen(
 def test_a_token_is_looked_for_where_it_is_said_to_be(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    assert "whole path" in refuse(read_token, "file:token")
     assert "$NONE is not set" in refuse(read_token, "env:NONE")
     assert "cannot be read" in refuse(read_token, f"file:{tmp_path}/none")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
