@@ -221,7 +221,7 @@ def parse_uri(
         host, protocol = host or named, protocol or found[1]
     if len(parts) == 4 and parts[3].isdecimal():
         level = int(parts.pop())
-        resolution = level if resolution is None else resolution
+        resolution = resolution or level
     if scheme is None or len(parts) != 3:
         raise InputError(
             f"{show(uri)} is no volume of a BOSS: expected bossdb://collection/experiment/channel, "

@@ -196,6 +196,8 @@ def test_a_uri_has_the_forms_that_intern_reads(monkeypatch: pytest.MonkeyPatch) 
         "c", "e", "x", "localhost:80", "http", 1
     )
     assert parse_uri("bossdb://h.org/c/e/x", host="i.org").host == "i.org"
+    assert parse_uri("bossdb://c/e/x/3", resolution=0).resolution == 3
+    assert parse_uri("bossdb://c/e/x/3", resolution=2).resolution == 2
     for wrong in ("c/e/x", "s3://c/e/x", "bossdb://c/e", "bossdb://c/e/x/y", "bossdb://"):
         assert "no volume of a BOSS" in refuse(parse_uri, wrong)
 
