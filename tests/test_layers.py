@@ -17,7 +17,7 @@ FOLDERS = {"nipype_blm": CHECKOUT / "nipype_blm", "nipype_blm.workflows": CHECKO
 
 LAYERS = [
     *("core", "model", "io", "data", "formula", "frontends", "results", "tasks", "stages", "tbss"),
-    *("report", "interfaces", "workflows", "plugins", "cli"),
+    *("blockmap", "report", "interfaces", "workflows", "plugins", "cli"),
 ]
 # In no layer; anyone may import them.
 FREE_MODULES = {
@@ -32,7 +32,7 @@ FREE_MODULES = {
 CORE_PACKAGES = {"numpy", "scipy", "numba", "llvmlite"}
 NIPYPE_LAYERS = {"interfaces", "workflows", "plugins", "cli"}
 # Those that know of three dimensions, and the modules and words of data that do.
-DIMENSION_LAYERS = {"data", "report", "tbss"}
+DIMENSION_LAYERS = {"data", "report", "tbss", "blockmap"}
 OF_VOLUMES = ("volumes", "grids", "headers", "images")
 WORDS_OF_VOLUMES = {"affine", "grid", "grids", "nifti"}
 # What knows nothing of voxels, and the rooms that it may use.
@@ -44,6 +44,8 @@ LIGHT_TASKS = {
     *(f"nipype_blm.tasks.{name}" for name in ("commandfolder", "commandjournal")),
     *(f"nipype_blm.tasks.{name}" for name in ("commandlist", "commands", "products", "shell")),
 }
+# What users install; the others are for tests.
+EXTRAS = ("plot", "tbss", "ants", "zarr", "hdf5", "tensorstore", "parquet", "boss")
 SLOW = ("scipy.stats", "pandas", "dask", "distributed", "dask_jobqueue")
 PLOTTING = ("nilearn", "matplotlib")
 
@@ -296,7 +298,7 @@ def test_names_are_listed_wherever_they_stand():
 def test_every_third_party_import_is_declared_in_setup_cfg():
     config = configparser.ConfigParser(interpolation=None)
     config.read(CHECKOUT / "setup.cfg", encoding="utf-8")
-    extras = [config["options.extras_require"][name] for name in ("plot", "tbss", "ants")]
+    extras = [config["options.extras_require"][name] for name in EXTRAS]
     requirements = "\n".join([config["options"]["install_requires"], *extras])
     names = re.findall(r"^[\w.-]+", requirements, flags=re.MULTILINE)
     declared = {normalise(name) for name in names} | {"llvmlite"}  # llvmlite is a part of numba

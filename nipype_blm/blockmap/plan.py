@@ -73,6 +73,11 @@ class Plan:
         return Paths(self.out_dir)
 
     @property
+    def n_blocks(self) -> int:
+        """How many blocks there are."""
+        return len(self.grid)
+
+    @property
     def function(self) -> Function:
         """What is called on every block."""
         return self.given or find_function(self.config.function, self.folder)

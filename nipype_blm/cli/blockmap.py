@@ -178,7 +178,7 @@ def _run(
     from nipype_blm.tasks.task import PoolError, TaskError
 
     n_done = 0 if arguments.overwrite else count_done(plan)
-    n = len(plan.grid)
+    n = plan.n_blocks
     n_mib = count_bytes(plan)
     work = [Counted(UNIT, n, n_done)]
     if n_mib:
