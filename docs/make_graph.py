@@ -18,6 +18,7 @@ from nipype_blm.cli.graph import draw_graph
 from nipype_blm.workflows import (
     init_blm_wf,
     init_blmm_wf,
+    init_blockmap_wf,
     init_compare_wf,
     init_fsl_handover_wf,
     init_inference_wf,
@@ -30,10 +31,11 @@ STUDY = Path.cwd()  # which has a folder bids, of which nothing is read
 
 # With the nodes of FSL.
 init_clusters_wf = partial(init_fsl_handover_wf, z_threshold=2.3)
+init_volume_wf = partial(init_blockmap_wf, out_dir="blocks")
 init_all_pairs_wf = partial(init_tbss_wf, out_dir="tracts", target="most_representative")
 WORKFLOWS = (
     *(init_blm_wf, init_blmm_wf, init_compare_wf, init_inference_wf, init_clusters_wf),
-    init_all_pairs_wf,
+    *(init_all_pairs_wf, init_volume_wf),
 )
 
 

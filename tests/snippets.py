@@ -17,6 +17,8 @@ from bids_study import write_data_set
 from forked import fork_with_all
 
 CHECKOUT = Path(__file__).parents[1]
+# Examples that pages run as they are.
+_MADE = {f"examples/{name}.py" for name in ("make_fa", "make_volume", "connected_components")}
 Run = Callable[[list[str], Path], None]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -164,8 +166,8 @@ def run_line(line: str, folder: Path, run_command: Run = run_command) -> None:
             assert set(what.removeprefix(".[").removesuffix("]").split(",")) <= set(extras)
         case ["python", "examples/make_bids.py", name]:
             write_data_set(folder / name)  # with the same names, and smaller
-        case ["python", "examples/make_fa.py", name]:
-            run([sys.executable, CHECKOUT / "examples" / "make_fa.py", name], folder)
+        case ["python", example, *arguments] if example in _MADE:
+            run([sys.executable, CHECKOUT / example, *arguments], folder)
         case [
             "blm" | "blmm" | "blmm_compare" | "nipype-blm" | "nipype-blm-bids",
             *_,
@@ -181,8 +183,10 @@ def run_snippet(language: str, text: str, folder: Path, run_command: Run = run_c
         assert name, "the first line of a configuration names its file"
         (folder / name[1]).write_text(text)
     elif language == "python":
-        (folder / "snippet.py").write_text(text)
-        run([sys.executable, "snippet.py"], folder)
+        named = re.match(r"# (\w+\.py)\n", text)
+        name = named[1] if named else "snippet.py"
+        (folder / name).write_text(text)
+        run([sys.executable, name], folder)
     else:
         assert language == "bash", f"no rule for snippets in {language!r}"
         for line in text.splitlines():

@@ -34,7 +34,13 @@ from nipype_blm.model.arithmetic import parse_number
 from nipype_blm.results.compare import DECLARED as COMPARISON_MAPS
 from nipype_blm.results.declared import Declaration, select_declared
 from nipype_blm.tasks.options import PoolOptions
-from nipype_blm.workflows import init_blm_wf, init_blmm_wf, init_inference_wf, init_tbss_wf
+from nipype_blm.workflows import (
+    init_blm_wf,
+    init_blmm_wf,
+    init_blockmap_wf,
+    init_inference_wf,
+    init_tbss_wf,
+)
 
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 README = PAGES[0]
@@ -451,12 +457,13 @@ def test_the_table_of_nodes_names_every_node_and_its_interface():
     for header, workflow in (
         ("Stage of an inference", init_inference_wf()),
         ("Stage of a TBSS", pairs),
+        ("Stage of a block map", init_blockmap_wf(out_dir="out")),
     ):
         stages = {unquote(row[0]): unquote(row[1]) for row in read_tables(DESIGN, header)}
         assert stages == {n: type(workflow.get_node(n).interface).__name__ for n in stages}
         assert {*stages, "inputnode", "outputnode"} == set(workflow.list_node_names())
         named |= set(stages.values())
-    named |= {"ResampleMaps", "ExportSPM", "Report", "CommandBatch"}
+    named |= {"ResampleMaps", "ExportSPM", "Report", "CommandBatch", "BlockMap"}
     assert named == set(interfaces.__all__)
     for name in interfaces.__all__:
         assert f"`{name}`" in DESIGN.read_text(encoding="utf-8") or name in ("BLM", "BLMM")
