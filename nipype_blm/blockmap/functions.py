@@ -60,7 +60,7 @@ def find_function(text: str, folder: str = "") -> Function:
         raise
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"The function {text} cannot be imported: {type(error).__name__}: {error}"
+            f"The function {text} cannot be imported: {type(error).__name__}: {error}."
         ) from error
     found: Any = module
     for each in name.split("."):

@@ -96,7 +96,8 @@ class _PrintFields(argparse.Action):
             for name, each in model.model_fields.items():
                 text = each.description or ""
                 lines += textwrap.wrap(text, 88, initial_indent=f"  {name:<14} ", **_BELOW)
-        parser.exit(message="\n".join([*lines, ""]))
+        print("\n".join(lines))
+        parser.exit()
 
 
 def _act(arguments: argparse.Namespace) -> int:
