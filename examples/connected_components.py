@@ -72,6 +72,11 @@ def join_parts(parts: np.ndarray, contacts: pd.DataFrame) -> np.ndarray:
     return np.argsort(np.argsort(first))[component] + 1
 
 
+def read_columns(path: Path, *names: str) -> pd.DataFrame:
+    """Read columns of whole numbers; where no block has found anything, there are none."""
+    return pd.read_csv(path, sep="\t").reindex(columns=list(names)).astype(np.int64)
+
+
 def label_volume(volume: Any, out: Path, threshold: float = 128, **how: Any) -> pd.DataFrame:
     """Write OUT/labels.zarr, and return the size of each component.
 
@@ -90,10 +95,10 @@ def label_volume(volume: Any, out: Path, threshold: float = 128, **how: Any) -> 
     shape = open_channel(source, "volume").shape
     arguments = {"threshold": threshold, "shape": shape}
     first = map_blocks(label_parts, {"volume": volume}, out / "1", arguments=arguments, **how)
-    sizes = pd.read_csv(first.table, sep="\t").sort_values("part")
+    sizes = read_columns(first.table, "part", "voxels").sort_values("part")
     parts = {"parts": first.outputs["parts"]}
     second = map_blocks(find_contacts, parts, out / "2", halo=1, **how)
-    contacts = pd.read_csv(second.table, sep="\t").reindex(columns=["one", "other"])
+    contacts = read_columns(second.table, "one", "other")
     component = join_parts(sizes["part"].to_numpy(), contacts)
     table = np.zeros((2, len(sizes) + 1), np.uint64)
     table[:, 1:] = sizes["part"], component
