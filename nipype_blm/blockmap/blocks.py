@@ -1,5 +1,6 @@
 """Cut a volume into blocks: what each owns, and what it is given to read."""
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, product
@@ -127,19 +128,22 @@ class Grid(Sequence[Block]):
     @property
     def n_read(self) -> int:
         """Voxels that are read in all; those in a halo several times."""
-        n = 1
-        for axis, bounds, halo in zip(AXES, self._bounds, self.halo, strict=True):
-            first, last = self.extent[axis]
-            pairs = pairwise(bounds)
-            n *= sum(min(last, stop + halo) - max(first, start - halo) for start, stop in pairs)
-        return n
+        return math.prod(map(sum, self._find_lengths()))
 
     @property
     def largest_read(self) -> Triple:
         """Voxels along z, y, x of the largest box that is read."""
-        sides = zip(self.size, self.halo, self.shape, strict=True)
-        z, y, x = (min(size + 2 * halo, length) for size, halo, length in sides)
+        z, y, x = map(max, self._find_lengths())
         return z, y, x
+
+    def _find_lengths(self) -> list[list[int]]:
+        """Return, for each axis, the lengths of what is read."""
+        return [
+            [min(last, stop + n) - max(first, start - n) for start, stop in pairwise(bounds)]
+            for (first, last), bounds, n in zip(
+                self.extent.values(), self._bounds, self.halo, strict=True
+            )
+        ]
 
     @property
     def start(self) -> Triple:
@@ -186,16 +190,28 @@ def compute_blocks(
     >>> [block.key for block in blocks]
     ['0_0_0', '0_0_1000']
     """
-    if isinstance(source, Mapping):
-        extent = {axis: (int(source[axis][0]), int(source[axis][1])) for axis in AXES}
-    else:
-        extent = {a: (0, int(n)) for a, n in zip(AXES, source.shape[-3:], strict=True)}
+    extent = _read_extent(source)
     empty = [axis for axis in AXES if extent[axis][1] <= extent[axis][0]]
     if empty:
         start, stop = extent[empty[0]]
-        raise InputError(f"The range of {empty[0]} is {start} to {stop}, which has no voxel.")
+        raise InputError(
+            f"The range of {empty[0]} is {start} to {stop}, which has no voxel; give a stop that is "
+            "greater than the start."
+        )
     size = read_triple(block_size, "block_size", 1)
     return Grid(extent, size, read_triple(halo, "halo", 0))
+
+
+def _read_extent(source: Any) -> dict[str, tuple[int, int]]:
+    if isinstance(source, Mapping) and set(source) == set(AXES):
+        return {axis: (int(source[axis][0]), int(source[axis][1])) for axis in AXES}
+    shape = getattr(source, "shape", ())
+    if len(shape) < len(AXES):
+        raise InputError(
+            f"{show(source)} was given; expected an array of z, y, x, or start and stop by axis, "
+            'such as {"x": (0, 4000), "y": (0, 4000), "z": (0, 100)}.'
+        )
+    return {axis: (0, int(n)) for axis, n in zip(AXES, shape[-3:], strict=True)}
 
 
 def read_triple(given: Any, name: str, least: int) -> Triple:
@@ -212,15 +228,9 @@ def read_triple(given: Any, name: str, least: int) -> Triple:
         values = {str(axis): given[axis] for axis in given}
     elif isinstance(given, Sequence) and not isinstance(given, str) and len(given) == len(AXES):
         values = dict(zip(reversed(AXES), given, strict=True))
-    elif isinstance(given, int) and not isinstance(given, bool):
-        values = dict.fromkeys(AXES, given)
     else:
-        values = {}
-    is_good = set(values) == set(AXES) and all(
-        hasattr(n, "__index__") and not isinstance(n, bool) and int(n) >= least
-        for n in values.values()
-    )
-    if not is_good:
+        values = dict.fromkeys(AXES, given)
+    if set(values) != set(AXES) or not all(_is_count(n, least) for n in values.values()):
         raise InputError(f"{name} {show(given)} was given; {expected}.")
     z, y, x = (int(values[axis]) for axis in AXES)
     return z, y, x
