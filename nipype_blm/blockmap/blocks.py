@@ -160,7 +160,7 @@ def _cut(start: int, stop: int, size: int) -> list[int]:
 
 def compute_blocks(
     source: Any,
-    block_size: Sequence[int] | Mapping[str, int] = DEFAULT_SIZE,
+    block_size: int | Sequence[int] | Mapping[str, int] = DEFAULT_SIZE,
     halo: int | Sequence[int] | Mapping[str, int] = 0,
 ) -> Grid:
     """Cut a volume into blocks.
@@ -169,7 +169,7 @@ def compute_blocks(
     ----------
     source : array-like or mapping
         With a `shape` of z, y, x; or start and stop by axis, such as ``{"x": (0, 4000), ...}``.
-    block_size : (int, int, int) or mapping
+    block_size : int, (int, int, int) or mapping
         Voxels along x, y, z, in this order, or by axis.
     halo : int, (int, int, int) or mapping
         Voxels that are read beyond a block, on each side.
@@ -195,8 +195,8 @@ def compute_blocks(
     if empty:
         start, stop = extent[empty[0]]
         raise InputError(
-            f"The range of {empty[0]} is {start} to {stop}, which has no voxel; give a stop that is "
-            "greater than the start."
+            f"The range of {empty[0]} is {start} to {stop}, which has no voxel; give a stop "
+            "that is greater than the start."
         )
     size = read_triple(block_size, "block_size", 1)
     return Grid(extent, size, read_triple(halo, "halo", 0))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nipype_blm.blockmap.blocks import AXES, Block, Grid, Triple
 from nipype_blm.blockmap.functions import ReturnError
+from nipype_blm.blockmap.openers import METRES
 from nipype_blm.blockmap.options import OutputFields
 from nipype_blm.blockmap.plan import Plan
 from nipype_blm.blockmap.sources import Channel
@@ -321,11 +322,15 @@ def create_target(plan: Plan, output: Output, channel: Channel) -> None:
 
 def describe_image(name: str, grid: Grid, channel: Channel) -> dict[str, Any]:
     """Return the attributes of an image of OME-NGFF 0.5, whose coordinates are of the volume."""
-    scale, unit = convert_unit(channel)
+    factor, unit = convert_unit(channel)
+    scale = [float(f"{n * factor:.12g}") for n in channel.voxel_size]
     axes: list[dict[str, str]] = [{"name": axis, "type": "space"} for axis in AXES]
     if unit:
         axes = [axis | {"unit": unit} for axis in axes]
-    origin = [float(n * size) for n, size in zip(grid.start, scale, strict=True)]
+    origin = [
+        n * size + float(f"{shift * factor:.12g}")
+        for n, size, shift in zip(grid.start, scale, channel.origin, strict=True)
+    ]
     steps: list[dict[str, Any]] = [{"type": "scale", "scale": list(scale)}]
     if any(origin):
         steps.append({"type": "translation", "translation": origin})
@@ -333,23 +338,17 @@ def describe_image(name: str, grid: Grid, channel: Channel) -> dict[str, Any]:
     return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": [level]}]}
 
 
-_METRES = {
-    **{"nm": 1e-9, "nanometer": 1e-9, "nanometre": 1e-9},
-    **{"um": 1e-6, "µm": 1e-6, "micron": 1e-6, "micrometer": 1e-6, "micrometre": 1e-6},
-    **{"mm": 1e-3, "millimeter": 1e-3, "millimetre": 1e-3},
-    **{"cm": 1e-2, "centimeter": 1e-2, "m": 1.0, "meter": 1.0, "metre": 1.0},
-}
 _NAMES = {1e-9: "nanometer", 1e-6: "micrometer", 1e-3: "millimeter"}
 
 
-def convert_unit(channel: Channel) -> tuple[list[float], str]:
-    """Return the size of voxels along z, y, x, and the unit's name as OME-NGFF has it."""
-    metres = _METRES.get(channel.opened.unit.lower().removesuffix("s"))
+def convert_unit(channel: Channel) -> tuple[float, str]:
+    """Return what lengths are multiplied with, and then their unit as OME-NGFF names it."""
+    metres = METRES.get(channel.opened.unit.lower().removesuffix("s"))
     if metres is None:
-        return list(channel.voxel_size), ""
+        return 1.0, ""
     if metres in _NAMES:
-        return list(channel.voxel_size), _NAMES[metres]
-    return [float(f"{n * metres * 1e9:.12g}") for n in channel.voxel_size], "nanometer"
+        return 1.0, _NAMES[metres]
+    return metres * 1e9, "nanometer"
 
 
 def find_affine(grid: Grid, channel: Channel) -> NDArray[np.float64]:
@@ -357,8 +356,9 @@ def find_affine(grid: Grid, channel: Channel) -> NDArray[np.float64]:
     if channel.opened.affine is not None:
         affine = np.array(channel.opened.affine, float)
     else:
-        metres = _METRES.get(channel.opened.unit.lower().removesuffix("s"), 1e-3)
-        affine = np.diag([*(n * metres * 1e3 for n in reversed(channel.voxel_size)), 1.0])
+        factor = METRES.get(channel.opened.unit.lower().removesuffix("s"), 1e-3) * 1e3
+        affine = np.diag([*(n * factor for n in reversed(channel.voxel_size)), 1.0])
+        affine[:3, 3] = [n * factor for n in reversed(channel.origin)]
     affine[:3, 3] = affine[:3] @ [*reversed(grid.start), 1.0]
     return affine
 

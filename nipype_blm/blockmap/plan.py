@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from nipype_blm.blockmap.blocks import AXES, Grid
 from nipype_blm.blockmap.functions import Function, find_function
+from nipype_blm.blockmap.openers import find_place
 from nipype_blm.blockmap.options import Config
 from nipype_blm.blockmap.sources import Channel, open_channel, reopen_channel
 from nipype_blm.io.arrayfile import fingerprint
@@ -136,7 +137,7 @@ def make_stamp(config: Config, grid: Grid, channels: Mapping[str, Channel]) -> s
     for each in asked["channels"].values():
         each["options"] = {k: v for k, v in each["options"].items() if k != "token"}
     known = {
-        name: [list(each.shape), each.dtype.str, _stamp_file(each.source.path)]
+        name: [list(each.shape), each.dtype.str, _stamp_file(find_place(each.source))]
         for name, each in channels.items()
     }
     extent = [grid.extent[axis] for axis in AXES]
@@ -144,12 +145,11 @@ def make_stamp(config: Config, grid: Grid, channels: Mapping[str, Channel]) -> s
     return fingerprint(json.dumps(content, sort_keys=True))
 
 
-def _stamp_file(path: str) -> str:
+def _stamp_file(path: Path | None) -> str:
     """Return size and time of a file; of a folder, such as of Zarr, only its metadata count."""
-    for candidate in (
-        Path(path),
-        *(Path(path) / name for name in ("zarr.json", ".zarray", "info")),
-    ):
+    if path is None:
+        return ""
+    for candidate in (path, *(path / name for name in ("zarr.json", ".zarray", "info"))):
         if candidate.is_file():
             found = candidate.stat()
             return f"{found.st_size} {found.st_mtime_ns}"

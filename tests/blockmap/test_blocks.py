@@ -135,7 +135,7 @@ def test_millions_of_blocks_take_no_memory() -> None:
     "size", [0, -1, 1.5, True, "10", [1, 2], [1, 2, 0], {"x": 1, "y": 2}, None]
 )
 def test_a_size_that_is_none_is_refused(size: Any) -> None:
-    with pytest.raises(InputError, match="block_size .* was given; expected whole numbers from 1"):
+    with pytest.raises(InputError, match=r"block_size .* was given; expected whole numbers from 1"):
         compute_blocks(np.zeros((2, 2, 2)), size)
 
 
