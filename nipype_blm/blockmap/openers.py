@@ -78,12 +78,12 @@ def tell_kind(path: str) -> str:
             f"{path} does not say what is stored there; write precomputed://{path}, "
             f"zarr2://{path}, zarr3://{path} or n5://{path}."
         )
+    if _NIFTI.search(path):
+        return "nifti"
     if _HDF5.search(path):
         return "hdf5"
     if _ZARR.search(path) or Path(path).name in _ZARR_FILES or _is_zarr(Path(path)):
         return "zarr"
-    if _NIFTI.search(path):
-        return "nifti"
     if _N5.search(path) or (Path(path) / "info").is_file():
         return "tensorstore"
     raise InputError(
@@ -147,11 +147,16 @@ def _need_path(path: Path, name: str) -> None:
         raise InputError(f"{name}: {path} {reason}.")
 
 
+def _end(reason: object) -> str:
+    """Return what a library says as the end of a sentence."""
+    return f"{' '.join(str(reason).split()).rstrip('.')}."
+
+
 def _split_inside(source: "Source", ending: re.Pattern[str]) -> tuple[Path, str]:
     """Return the path of a store, and that of an array within it."""
     inner = (source.dataset or "").strip("/")
     found = ending.search(source.path)
-    if found is None or Path(source.path).is_file():
+    if found is None or Path(source.path).exists():
         return Path(source.path), inner
     rest = source.path[found.end() :].strip("/")
     return Path(source.path[: found.end()]), "/".join(each for each in (rest, inner) if each)
@@ -213,7 +218,7 @@ def _open_zarr(source: "Source", name: str) -> Opened:
             f"{_list_members(root)}."
         ) from None
     except Exception as error:
-        raise InputError(f"{name}: {path} cannot be opened as Zarr: {error}") from error
+        raise InputError(f"{name}: {path} cannot be opened as Zarr: {_end(error)}") from error
     if not isinstance(node, zarr.Array):
         return _open_group(node, source, name)
     if source.level:
@@ -376,7 +381,7 @@ def _open_hdf5(source: "Source", name: str) -> Opened:
             f"{name}: {path} is held by a program that writes to it; wait until that has closed it."
         ) from error
     except OSError as error:
-        raise InputError(f"{name}: {path} cannot be opened as HDF5: {error}") from error
+        raise InputError(f"{name}: {path} cannot be opened as HDF5: {_end(error)}") from error
     datasets: list[str] = []
 
     def note(key: str, node: Any) -> None:
@@ -430,7 +435,7 @@ def _open_tensorstore(source: "Source", name: str) -> Opened:
         store = ts.open({**spec, **source.options}, open=True, read=True).result()
     except (ValueError, OSError) as error:
         # The first sentence; the rest repeats the whole specification.
-        reason = str(error).partition(" [")[0]
+        reason = _end(str(error).partition(" [")[0])
         raise InputError(f"{name}: {source.path} cannot be opened: {reason}") from error
     domain = store.domain
     axes = "".join((label or "?")[0].lower() for label in domain.labels)
@@ -489,7 +494,7 @@ def _open_python(source: "Source", name: str) -> Opened:
         raise
     except Exception as error:  # of many kinds
         raise InputError(
-            f"{name}: {source.path} has failed: {type(error).__name__}: {error}"
+            f"{name}: {source.path} has failed: {type(error).__name__}: {_end(error)}"
         ) from error
     return describe_array(array, name)
 

@@ -9,16 +9,18 @@ import numpy as np
 
 from nipype_blm.blockmap.blocks import AXES, Extent, Grid, Triple, compute_blocks
 from nipype_blm.blockmap.functions import Function, check_arguments, find_function, name_function
+from nipype_blm.blockmap.openers import find_place, find_volume, is_compressed
 from nipype_blm.blockmap.options import AUTO, Config
 from nipype_blm.blockmap.outputs import plan_output
 from nipype_blm.blockmap.plan import Plan, make_stamp
-from nipype_blm.blockmap.sources import Channel, find_volume, open_channel
+from nipype_blm.blockmap.sources import Channel, open_channel
 from nipype_blm.errors import InputError, Problems, join_some
 from nipype_blm.units import GIB
 
 # The BOSS answers no request for more.
 _MOST_BOSS_BYTES = 2 * 2**30
-_MOST_CHUNKS_COUNTED = 10_000
+# Of the memory for a block: the store unpacks it, the function gets it, computes and returns.
+_SHARE = 4
 
 
 def make_plan(
@@ -58,7 +60,7 @@ def make_plan(
         raise InputError(problems)
     channels = {name: channel for name, channel in opened.items() if channel is not None}
     extent = find_extent(config, channels)
-    grid = compute_blocks(extent, _choose_size(config, channels), config.halo)
+    grid = compute_blocks(extent, _choose_size(config, channels, extent), config.halo)
     plan = Plan(
         config,
         grid,
@@ -70,7 +72,7 @@ def make_plan(
         arrays,
     )
     _check_blocks(grid, channels)
-    _check_places(plan)
+    check_places(plan, {name: each.path for name, each in (config.outputs or {}).items()})
     for name, output in (config.outputs or {}).items():
         # Of an unknown type: all else can be checked now.
         plan_output(name, output, np.dtype(output.dtype or "uint8"), plan)
@@ -87,11 +89,12 @@ def find_extent(config: Config, channels: Mapping[str, Channel]) -> Extent:
     """
     first_name, first = next(iter(channels.items()))
     for name, channel in channels.items():
-        if channel.extent != first.extent and set(config.ranges) != set(AXES):
+        free = [axis for axis in AXES if axis not in config.ranges]
+        if any(channel.extent[axis] != first.extent[axis] for axis in free):
             raise InputError(
                 f"{name} has {_describe(channel.extent)}, and {first_name} has "
-                f"{_describe(first.extent)}; channels need the same voxels, or ranges along x, y "
-                "and z that all of them have."
+                f"{_describe(first.extent)}; expected the same voxels in all channels: give ranges "
+                f"along {join_some(reversed(free))} that all of them have."
             )
     ranges = {axis: config.ranges.get(axis, first.extent[axis]) for axis in AXES}
     problems = []
@@ -100,8 +103,8 @@ def find_extent(config: Config, channels: Mapping[str, Channel]) -> Extent:
             low, high = channel.extent[axis]
             if not low <= start < stop <= high:
                 problems.append(
-                    f"The range {start} to {stop} along {axis} was asked for; {name} has {low} to "
-                    f"{high}, stop excluded."
+                    f"The range {start} to {stop} along {axis} was asked for, and {name} has {low} "
+                    f"to {high}, stop excluded; give a start, and a greater stop, within that."
                 )
     if problems:
         raise InputError(problems)
@@ -112,29 +115,55 @@ def _describe(extent: Extent) -> str:
     return ", ".join(f"{axis} {a} to {b}" for axis, (a, b) in reversed(list(extent.items())))
 
 
-def _choose_size(config: Config, channels: Mapping[str, Channel]) -> dict[str, int]:
+def _choose_size(config: Config, channels: Mapping[str, Channel], extent: Extent) -> dict[str, int]:
     """Return the size of blocks, planned from memory and chunks if it is not given."""
     if config.block_size != AUTO:
         return dict(config.block_size)
+    first = next(iter(channels.values()))
+    # Of all channels, and as much again for what the function makes of it.
+    itemsize = sum(each.dtype.itemsize * each.n_kept for each in channels.values())
+    most = int(config.max_mem_gb * GIB / _SHARE / itemsize)
+    whole = compute_blocks(extent, 1, config.halo)
+    return dict(zip(AXES, plan_size(whole.shape, whole.halo, first.chunks, most), strict=True))
+
+
+def plan_size(shape: Triple, halo: Triple, chunks: Triple | None, most: int) -> Triple:
+    """Return a size of blocks: multiples of chunks, or parts of them if memory has no room for one.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Voxels of the volume along z, y, x.
+    halo : (int, int, int)
+    chunks : (int, int, int), optional
+        What the store reads at once.
+    most : int
+        Voxels that a block may have with its halo; exceeded only if the halo alone does.
+    """
+    limit = max(1, most)
+    while True:
+        size = _divide(shape, chunks, limit)
+        sides = zip(size, halo, shape, strict=True)
+        n_read = math.prod(min(n + 2 * h, length) for n, h, length in sides)
+        if n_read <= most or limit == 1:
+            return size
+        limit = max(1, int(limit * min(0.9, most / n_read)))
+
+
+def _divide(shape: Triple, chunks: Triple | None, limit: int) -> Triple:
     from dask.array.core import normalize_chunks
 
-    first = next(iter(channels.values()))
-    extent = find_extent(config, channels)
-    shape = tuple(extent[axis][1] - extent[axis][0] for axis in AXES)
-    # A block, its halo aside, of all channels, and what the function makes of it.
-    itemsize = sum(each.dtype.itemsize * each.n_kept for each in channels.values())
-    limit = max(1, int(config.max_mem_gb * GIB / 4))
-    chunks = first.chunks
+    known = chunks or (1, 1, 1)
+    previous = None if chunks is None else tuple(map(_repeat, shape, chunks))
     planned = normalize_chunks(
-        "auto",
-        shape,
-        limit=limit,
-        dtype=np.dtype(f"V{itemsize}"),
-        previous_chunks=None
-        if chunks is None
-        else [_repeat(n, c) for n, c in zip(shape, chunks, strict=True)],
+        "auto", shape, limit=limit, dtype=np.dtype("V1"), previous_chunks=previous
     )
-    return {axis: int(max(sizes)) for axis, sizes in zip(AXES, planned, strict=True)}
+    # Dask does not always keep to multiples.
+    z, y, x = (
+        n if n == length or n < chunk else n // chunk * chunk
+        for n, length, chunk in zip(map(max, planned), shape, known, strict=True)
+    )
+    return z, y, x
 
 
 def _repeat(length: int, chunk: int) -> tuple[int, ...]:
@@ -154,71 +183,83 @@ def _check_blocks(grid: Grid, channels: Mapping[str, Channel]) -> None:
             )
 
 
-def _check_places(plan: Plan) -> None:
-    """Refuse to write over what is read."""
-    read = [
-        Path(each.path).resolve()
-        for each in plan.config.sources.values()
-        if Path(each.path).exists()
-    ]
-    written = {"OUT": plan.out_dir}
-    for name, output in (plan.config.outputs or {}).items():
-        if output.path and "://" not in output.path:
-            written[f"The output {name}"] = Path(plan.out_dir, Path(output.path).expanduser())
-    for what, path in written.items():
+def check_places(plan: Plan, outputs: Mapping[str, str]) -> None:
+    """Refuse to write over what is read, or two outputs to one place.
+
+    Parameters
+    ----------
+    plan : Plan
+    outputs : mapping of str to str
+        Their paths or addresses by name; empty: where they go by default.
+
+    Raises
+    ------
+    InputError
+    """
+    sources = [each for name, each in plan.config.sources.items() if name not in plan.arrays]
+    read = [place.resolve() for place in map(find_place, sources) if place is not None]
+    written = {"OUT": plan.out_dir.resolve()}
+    for name, path in outputs.items():
+        if "://" not in path:
+            place = Path(plan.out_dir, Path(path or f"{name}.zarr").expanduser())
+            written[f"The output {name}"] = place.resolve()
+        elif path in [each.path for each in sources]:
+            raise InputError(f"The output {name} is {path}, which is read; give another channel.")
+    for what, place in written.items():
         for source in read:
-            place = path.resolve()
-            if place == source or place.is_relative_to(source):
-                raise InputError(f"{what} is {path}, which is, or lies in, what is read: {source}.")
+            if place.is_relative_to(source):
+                raise InputError(
+                    f"{what} is {place}, which is, or lies in, {source}, which is read; give "
+                    "another place."
+                )
             if what != "OUT" and source.is_relative_to(place):
-                raise InputError(f"{what} is {path}, in which {source} lies, which is read.")
-    paths = [str(path) for path in written.values()]
-    if len(set(paths)) < len(paths):
-        raise InputError("Two outputs have the same path; give each one of its own.")
+                raise InputError(
+                    f"{what} is {place}, in which {source} lies, which is read; give another place."
+                )
+    places = [str(place) for place in written.values()]
+    places += [path for path in outputs.values() if "://" in path]
+    twice = [place for i, place in enumerate(places) if place in places[:i]]
+    if twice:
+        raise InputError(f"Two outputs go to {twice[0]}; give each a path of its own.")
 
 
 def find_oddities(config: Config, grid: Grid, channels: Mapping[str, Channel]) -> list[str]:
     """Return what is no fault but may not be meant."""
     notices = []
     for name, channel in channels.items():
-        empty = _find_empty(channel)
-        if empty:
-            notices.append(f"{name} {channel.source.path} {empty}.")
+        if channel.opened.oddity:
+            notices.append(f"{name} {channel.source.path} {channel.opened.oddity}.")
         if channel.source.opener == "boss":
             from nipype_blm.blockmap import boss
 
             notices += boss.list_notices(find_volume(channel.source))
-        if channel.source.path.endswith((".gz", ".bz2", ".mgz")) and not _has_index():
-            notices.append(
-                f"{name} is compressed, and each block unpacks all that comes before it; install "
-                "indexed_gzip, or unpack it first"
-            )
-    missing = [axis for axis, n, c in zip(AXES, grid.size, grid.halo, strict=True) if c >= n]
-    if missing:
+        if channel.source.opener == "nifti" and is_compressed(channel.source.path):
+            notices += _list_compression(channel)
+    # Of an axis that is cut at all.
+    wide = [
+        axis
+        for axis, n, halo, length in zip(AXES, grid.size, grid.halo, grid.shape, strict=True)
+        if halo >= n and length > n
+    ]
+    if wide:
         notices.append(
-            f"The halo is as large as a block along {join_some(missing)}: most voxels are read "
+            f"The halo is as large as a block along {join_some(wide)}: most voxels are read "
             "several times."
         )
     return notices
 
 
-def _find_empty(channel: Channel) -> str:
-    """Return what is odd about a Zarr without any chunk, whose voxels all have one value."""
-    array = channel.opened.array
-    if channel.source.opener != "zarr" or not hasattr(array, "nchunks_initialized"):
-        return ""
-    if array.nchunks > _MOST_CHUNKS_COUNTED or array.nchunks_initialized:
-        return ""
-    return (
-        f"has none of its {array.nchunks} chunks: all its voxels read as {array.fill_value}.  If "
-        "there are files in it, its dimension_separator does not say how they are named"
-    )
-
-
-def _has_index() -> bool:
+def _list_compression(channel: Channel) -> list[str]:
     from importlib.util import find_spec
 
-    return find_spec("indexed_gzip") is not None
+    has_index = channel.source.path.lower().endswith((".gz", ".mgz"))
+    if has_index and find_spec("indexed_gzip") is not None:
+        return []
+    remedy = "install indexed_gzip, or unpack it first" if has_index else "unpack it first"
+    return [
+        f"{channel.name} {channel.source.path} is compressed, and a block before the one that was "
+        f"read last unpacks it from its start: {remedy}."
+    ]
 
 
 def describe_costs(plan: Plan, n_done: int = 0) -> str:

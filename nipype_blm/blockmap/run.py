@@ -39,7 +39,7 @@ from nipype_blm.blockmap.outputs import (
     write_nifti,
 )
 from nipype_blm.blockmap.plan import Plan, read_stamp
-from nipype_blm.blockmap.planning import make_plan
+from nipype_blm.blockmap.planning import check_places, make_plan
 from nipype_blm.blockmap.tables import write_block_tables, write_table
 from nipype_blm.errors import InputError, count
 from nipype_blm.io.arrayfile import fingerprint
@@ -280,6 +280,7 @@ def _create(plan: Plan, dtypes: Mapping[str, Any], has_records: bool) -> Learned
         name: plan_output(name, asked.get(name, default), np.dtype(dtype), plan)
         for name, dtype in dtypes.items()
     }
+    check_places(plan, {name: each.path for name, each in outputs.items()})
     first = next(iter(plan.open_channels().values()))
     for output in outputs.values():
         create_target(plan, output, first)

@@ -368,6 +368,8 @@ def test_one_of_several_datasets_is_named(tmp_path: Path) -> None:
         open_channel(Source(str(path)), "em")
     with pytest.raises(InputError, match="has no dataset deep; it has deep/labels, deep/raw: give"):
         open_channel(Source(str(path), dataset="deep"), "em")
+    with pytest.raises(InputError, match="does not exist"):
+        open_channel(Source(f"{tmp_path}/none.h5/raw"), "em")
     path.write_bytes(b"text")
     with pytest.raises(InputError, match=r"em.h5 cannot be opened as HDF5"):
         open_channel(Source(str(path)), "em")
@@ -489,6 +491,7 @@ def test_what_is_not_there_is_an_error(path: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         open_channel(Source(path), "em")
     assert message in str(caught.value)
+    assert str(caught.value).endswith(".")
 
 
 @pytest.mark.parametrize(
