@@ -549,6 +549,20 @@ def test_a_process_opens_a_source_once_and_a_forked_one_again(tmp_path: Path) ->
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_an_open_file_does_not_go_to_other_processes(tmp_path: Path) -> None:
+    array = volumes.make_hdf5_array(tmp_path, make_values(SHAPE), CHUNKS)
+    with pytest.raises(InputError, match="an array of this process, which workers do not have"):
+        map_blocks(
+            find_largest,
+            {"em": array},
+            tmp_path / "out",
+            block_size=4,
+            arguments={"reach": 0},
+            plugin_args={"cluster": "local", "n_workers": 1},
+        )
+    array.file.close()
+
+
 # --------------------------------------------------------------------------------- all of it
 
 
@@ -570,7 +584,8 @@ def test_blocks_put_together_are_what_one_call_on_the_whole_gives(
     folder = tmp_path_factory.mktemp("merged")
     shape, chunks = draw(st.tuples(size, size, size)), draw(st.tuples(size, size, size))
     reach = draw(st.integers(0, 2))
-    halo = draw(st.tuples(*[st.integers(reach, 11)] * 3))
+    # As small as may be, mostly: then nothing is read too much.
+    halo = draw(st.tuples(*[st.sampled_from([reach, reach, reach + 1, 11])] * 3))
     values = make_values(shape, seed=draw(st.integers(0, 99)))
     made = MAKERS[draw(st.sampled_from(QUICK))](folder, values, chunks)
     result = map_blocks(
