@@ -57,7 +57,7 @@ def pry(data, block=None):
     text = " ".join(seen)
     token = next(iter(sys.modules["nipype_blm.blockmap.tokens"]._used))
     # It would be cut in two where the message is shortened.
-    raise ValueError("." * (128 - block.start[0]) + token + "." * 500 + token + text)
+    raise ValueError("." * (108 - block.start[0]) + token + "." * 500 + token + text)
 """
 # Fails on two blocks, as users' functions do; keeps what it got.
 DETECT = """\
