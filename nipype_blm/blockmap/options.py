@@ -158,7 +158,9 @@ class Config(BaseModel):
         None, description="end the run when more blocks were skipped; default: never"
     )
     read_retries: Annotated[int, Field(ge=0, le=100)] = Field(
-        5, description="how often reading is tried again; pauses double from read_pause_s"
+        5,
+        description="how often reading, and writing to a BOSS, is tried again; pauses double from "
+        "read_pause_s",
     )
     read_pause_s: Annotated[float, Field(ge=0, le=3600)] = Field(
         1.0, description="seconds before reading is tried again, the first time"
