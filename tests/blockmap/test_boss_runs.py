@@ -648,13 +648,19 @@ def test_nodes_of_nipype_leave_no_token(
     asked = {"block_size": [50, 40, 2], "channels": channels}
     good = init_blockmap_wf(out_dir="good", function="pipeline.py:count", **asked, name="good_wf")
     bad = init_blockmap_wf(out_dir="bad", function="pipeline.py:pry", **asked, name="bad_wf")
-    for workflow in (good, bad):
+    stop = init_blockmap_wf(
+        out_dir="stop", function="pipeline.py:count", **asked, **QUICK, name="stop_wf"
+    )
+    for workflow in (good, bad, stop):
         workflow.base_dir = str(tmp_path)
         workflow.config["execution"] = {"crashdump_dir": str(tmp_path / "crashes")}
     good.run()
     with pytest.raises(Exception, match="has failed on all 3 blocks"):
         bad.run()
-    assert list(Path("crashes").iterdir())
+    server.fail("/4:6/", 503, times=3)
+    with pytest.raises(Exception, match="could not be read, 3 times"):
+        stop.run()
+    assert len(list(Path("crashes").iterdir())) == 2
     single = BlockMap(function="pipeline.py:count", base_dir=str(tmp_path), **asked)
     assert len(Node(single, name="node", base_dir=tmp_path).run().outputs.keys) == 3
     names = {path.name for path in tmp_path.rglob("*")}
