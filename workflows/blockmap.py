@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.utility import IdentityInterface
-from nipype.pipeline.engine import MapNode, Node, Workflow
+from nipype.pipeline.engine import Node, Workflow
 
 from nipype_blm.interfaces.blockmap import (
     AssembleBlocks,
@@ -14,7 +14,7 @@ from nipype_blm.interfaces.blockmap import (
     PlanBlocks,
 )
 
-from .nodes import FreshNode
+from .nodes import DiscreetMapNode, FreshNode
 
 MEM_GB = 2.0  # of a node: the data of a block, and what the function makes of it
 
@@ -79,7 +79,7 @@ def init_blockmap_wf(
         name="plan",
         mem_gb=mem_gb,
     )
-    blocks = MapNode(MapBlocks(), iterfield=["bundle"], name="blocks", mem_gb=mem_gb)
+    blocks = DiscreetMapNode(MapBlocks(), iterfield=["bundle"], name="blocks", mem_gb=mem_gb)
     assemble = FreshNode(
         AssembleBlocks(n_procs=n_procs), name="assemble", mem_gb=mem_gb, n_procs=n_procs
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from nipype.interfaces.base import isdefined
 from nipype.pipeline.engine import MapNode, Node
+from nipype.utils.filemanip import loadpkl, savepkl
 
 from nipype_blm.io.arrayfile import is_empty, is_whole
 
@@ -26,6 +27,21 @@ class FreshNode(Node):
         if must_run or not (cached and updated):
             _find_record(self).unlink(missing_ok=True)
         return cached, updated
+
+
+class DiscreetMapNode(MapNode):
+    """A MapNode that leaves no environment, in which a token may be, in its record if it fails."""
+
+    def _run_interface(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super()._run_interface(*arguments, **options)
+        except Exception:
+            record = _find_record(self)
+            if record.is_file():
+                result = loadpkl(record)
+                result.runtime.environ = {}
+                savepkl(str(record), result)
+            raise
 
 
 class FileMapNode(MapNode):

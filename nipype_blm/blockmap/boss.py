@@ -116,7 +116,7 @@ class Config:
     ranges: dict[str, tuple[int, int]] | None = field(default=None)
 
 
-def read_config(path: str | os.PathLike[str]) -> Config:
+def read_config(path: str | os.PathLike[str], token: str | None = None) -> Config:
     """Return what a configuration of Nd-Multicore asks for.
 
     Parameters
@@ -125,6 +125,8 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         Has ``[Default]`` with host, token and, if it is not https, protocol; and ``[Parallel]``
         with collection, experiment, channels and, perhaps, x_range, y_range and z_range.  No
         channels means all of the experiment, for which the server is asked.
+    token : str, optional
+        Where the token is, as `Volume` has it, in place of the one in the file.
 
     Raises
     ------
@@ -134,7 +136,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     path = Path(path).expanduser().absolute()
     parser = read_ini(path)
     default, parallel = find_section(parser, "Default"), find_section(parser, "Parallel")
-    place = f"file:{path}"
+    place = token or f"file:{path}"
     read_token(place)
 
     def get(section: Mapping[str, str], name: str, key: str) -> str:

@@ -1,5 +1,6 @@
 """What a BOSS refuses, said to its user; what may pass, left to those who try again."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -71,13 +72,36 @@ def _translate_request(error: requests.RequestException, volume: "Volume", asked
             return kind(_explain(volume, asked, status, response.text))
     if isinstance(error, requests.exceptions.JSONDecodeError):
         return OSError(f"{volume.protocol}://{volume.host} does not answer as a BOSS does")
-    text = redact(str(error))
-    if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
+    text = _shorten_reason(error)
+    if isinstance(error, requests.exceptions.SSLError):
+        return _translate_ssl(text, volume) or type(error)(text)
+    return type(error)(text)
+
+
+def _shorten_reason(error: requests.RequestException) -> str:
+    """Return why there is no answer; of a connection without the objects that tried to make one."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    if reason is None:
+        return redact(str(error))
+    host = getattr(error.args[0].pool, "host", "")
+    return redact(
+        f"{host}: {re.sub(r'^HTTPS?Connection[^ ]*( port=[0-9]+[)])?: ', '', str(reason))}"
+    )
+
+
+def _translate_ssl(text: str, volume: "Volume") -> InputError | None:
+    """Return what stays wrong however often it is tried."""
+    if "CERTIFICATE_VERIFY_FAILED" in text:
         return InputError(
             f"The certificate of {volume.host} is not one that this machine trusts: if it should "
             "be, set $REQUESTS_CA_BUNDLE to a file of certificates with its own."
         )
-    return type(error)(text)
+    if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
+        return InputError(
+            f"{volume.host} does not speak https there: if it is the right host and port, set "
+            "protocol = http, by which others on the way can read the token."
+        )
+    return None
 
 
 def _explain(volume: "Volume", asked: str, status: int, answer: str) -> str:

@@ -1,8 +1,6 @@
 """Read blocks, call the function on each, and keep what it returns."""
 
-import logging
 import os
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,25 +20,18 @@ from nipype_blm.blockmap.journal import (
     format_start,
     name_host,
 )
-from nipype_blm.blockmap.options import Config
 from nipype_blm.blockmap.outputs import Learned, Writer
 from nipype_blm.blockmap.plan import Plan
-from nipype_blm.blockmap.sources import Channel
+from nipype_blm.blockmap.steady import ReadError, act_steadily, read_steadily
+from nipype_blm.blockmap.tokens import redact
 from nipype_blm.errors import InputError, count, shorten
 from nipype_blm.progress import advance
 from nipype_blm.tasks.journal import LineWriter
-
-logger = logging.getLogger(__name__)
 
 MIB = 2**20
 UNIT, BYTES = "blocks", "MiB"
 # A block whose worker is lost this often is taken for the reason, and skipped.
 _MOST_LOSSES = 2
-_LONGEST_PAUSE_S = 60.0
-
-
-class ReadError(RuntimeError):
-    """A block could not be read."""
 
 
 class BlockError(RuntimeError):
@@ -70,7 +61,9 @@ class Worker:
         create: Callable[[Returned], Learned] | None = None,
     ) -> None:
         self._plan, self.learned, self._create = plan, learned, create
-        self._channels = plan.open_channels()
+        self._channels = act_steadily(
+            plan.open_channels, "The channels could not be opened", ReadError, plan.config
+        )
         self._writer = None if learned is None else Writer(plan, learned.outputs)
         self._names = list(learned.outputs if learned else plan.config.outputs or {})
 
@@ -160,8 +153,9 @@ class Worker:
         try:
             return self.call(data, block), n_bytes
         except (Exception, SystemExit) as error:
-            said = shorten(f"{type(error).__name__}: {error}".strip().rstrip(":"), 300)
-            traceback = _redact(format_exc())
+            # Before it is shortened: half a token would be taken for none.
+            said = redact(f"{type(error).__name__}: {error}").strip().rstrip(":")
+            traceback = redact(format_exc())
             if config.on_error == "stop":
                 raise BlockError(
                     f"The function has failed on block {block.key}, and on_error is stop:\n"
@@ -172,49 +166,8 @@ class Worker:
 
 def _note_skipped(index: int, block: Block, seconds: float, said: str, traceback: str) -> Ended:
     """Return what is noted of a block that is skipped."""
-    line = " ".join(_redact(said).split())
+    line = shorten(" ".join(said.split()), 300)
     return Ended(index, block.key, SKIPPED, round(seconds, 4), name_host(), 0, line, traceback)
-
-
-def _redact(text: str) -> str:
-    """Return a text without any token that this process has used."""
-    from nipype_blm.blockmap.tokens import redact
-
-    return redact(text)
-
-
-def read_steadily(channel: Channel, start: Any, stop: Any, config: Config) -> NDArray[Any]:
-    """Return a box of a channel; reading is tried again after pauses that double.
-
-    Raises
-    ------
-    ReadError
-        If all fails.
-    InputError
-        If what is wrong stays wrong, such as a token that is refused.
-    """
-    place = f"{channel.name} at z, y, x from {start} to {stop}"
-    for attempt in range(config.read_retries + 1):
-        try:
-            return channel.read(start, stop)
-        except InputError:
-            raise
-        except OSError as error:
-            reason = _redact(f"{type(error).__name__}: {error}")
-            if attempt == config.read_retries:
-                raise ReadError(
-                    f"{place} could not be read, {count(attempt + 1, 'time')}: {reason}"
-                ) from error
-        except Exception as error:
-            raise ReadError(
-                f"{place} could not be read: {_redact(f'{type(error).__name__}: {error}')}"
-            ) from error
-        pause_s = min(_LONGEST_PAUSE_S, config.read_pause_s * 2**attempt)
-        # Not all workers at the same moment: the server has too much to do already.
-        pause_s *= 1 + random.random() / 4
-        logger.warning("%s is read again in %.1f s: %s", place, pause_s, reason)
-        time.sleep(pause_s)
-    raise AssertionError
 
 
 def compute_bundle(plan: Plan, indices: Sequence[int], journal: Path) -> None:
@@ -232,8 +185,8 @@ def compute_bundle(plan: Plan, indices: Sequence[int], journal: Path) -> None:
 
     Raises
     ------
-    ReadError, BlockError, SkippedError
-        If a block cannot be read, or may not be skipped.
+    ReadError, WriteError, BlockError, SkippedError
+        If a block cannot be read or written, or may not be skipped.
     """
     learned = Learned.read(plan.paths.outputs)
     if learned is None:

@@ -158,7 +158,9 @@ class Config(BaseModel):
         None, description="end the run when more blocks were skipped; default: never"
     )
     read_retries: Annotated[int, Field(ge=0, le=100)] = Field(
-        5, description="how often reading is tried again; pauses double from read_pause_s"
+        5,
+        description="how often reading, and writing to a BOSS, is tried again; pauses double from "
+        "read_pause_s",
     )
     read_pause_s: Annotated[float, Field(ge=0, le=3600)] = Field(
         1.0, description="seconds before reading is tried again, the first time"
@@ -256,8 +258,14 @@ def _explain(fault: Any) -> str:
     return f"{where}: {given}{str(reason).rstrip('.')}."
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, token: str | None = None) -> dict[str, Any]:
     """Return the fields of a configuration: YAML or JSON, or a ``neurodata.cfg``.
+
+    Parameters
+    ----------
+    path : Path
+    token : str, optional
+        Where the token of all channels and outputs in a BOSS is, in place of what the file says.
 
     Raises
     ------
@@ -265,20 +273,41 @@ def read_config(path: Path) -> dict[str, Any]:
         If it cannot be read.
     """
     if path.suffix.lower() in (".cfg", ".ini"):
-        return _read_neurodata(path)
+        return _read_neurodata(path, token)
     from nipype_blm.io.yamlfile import read_yaml
 
     fields = read_yaml(path)
     if not isinstance(fields, dict):
         raise InputError(f"{path} has no fields; expected channels, function and others.")
-    return fields
+    return fields if token is None else _set_token(fields, token)
 
 
-def _read_neurodata(path: Path) -> dict[str, Any]:
+def _set_token(fields: dict[str, Any], token: str) -> dict[str, Any]:
+    """Return fields with the token of all that is in a BOSS; what is no such field stays."""
+    changed = dict(fields)
+    for group in ("channels", "outputs"):
+        if isinstance(fields.get(group), dict):
+            changed[group] = {
+                name: _set_token_of(_as_mapping(each), token)
+                for name, each in fields[group].items()
+            }
+    return changed
+
+
+def _set_token_of(each: Any, token: str) -> Any:
+    is_boss = isinstance(each, dict) and (
+        each.get("kind") == "boss" or str(each.get("path")).startswith("bossdb://")
+    )
+    if not is_boss or not isinstance(each.get("options", {}), dict):
+        return each
+    return each | {"options": each.get("options", {}) | {"token": token}}
+
+
+def _read_neurodata(path: Path, token: str | None) -> dict[str, Any]:
     """Return the fields that a configuration of Nd-Multicore has: where the channels are."""
     from nipype_blm.blockmap import boss
 
-    found = boss.read_config(path)
+    found = boss.read_config(path, token)
     channels = {
         name: {
             "path": f"bossdb://{volume.collection}/{volume.experiment}/{volume.channel}",

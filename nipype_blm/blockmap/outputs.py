@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nipype_blm.blockmap.openers import METRES
 from nipype_blm.blockmap.options import OutputFields
 from nipype_blm.blockmap.plan import Plan
 from nipype_blm.blockmap.sources import Channel
+from nipype_blm.blockmap.steady import WriteError, act_steadily
 from nipype_blm.errors import InputError, show
 from nipype_blm.io.files import replacing, write_if_changed
 
@@ -270,12 +272,9 @@ class Writer:
         return self._targets[output.name]
 
     def _write_boss(self, output: Output, values: NDArray[Any], block: Block) -> None:
-        from nipype_blm.blockmap import boss
-
         if output.name not in self._targets:
-            volume = boss.parse_uri(output.path, **output.options)
-            self._targets[output.name] = boss.open_volume(volume)
-        boss.write_region(self._targets[output.name], block.start, values)
+            self._targets[output.name] = _open_boss(self._plan, output)
+        _send(self._plan, output, self._targets[output.name], block.start, values)
 
 
 def _write_part(folder: Path, values: NDArray[Any], block: Block) -> None:
@@ -471,14 +470,27 @@ def _cut_slabs(n: int, size: int) -> Iterator[slice]:
 
 def write_boss(plan: Plan, output: Output) -> None:
     """Send an output that was put together from overlapping blocks to its channel."""
-    from nipype_blm.blockmap import boss
-
-    channel = boss.open_volume(boss.parse_uri(output.path, **output.options))
-    array = open_target(plan, output)
+    channel, array = _open_boss(plan, output), open_target(plan, output)
     for box in make_merge_grid(plan):
         region = tuple(slice(a, b) for a, b in zip(box.start, box.stop, strict=True))
         z, y, x = (a + s for a, s in zip(box.start, plan.grid.start, strict=True))
-        boss.write_region(channel, (z, y, x), array[region])
+        _send(plan, output, channel, (z, y, x), array[region])
+
+
+def _open_boss(plan: Plan, output: Output) -> Any:
+    from nipype_blm.blockmap import boss
+
+    volume = boss.parse_uri(output.path, **output.options)
+    failed = f"The output {output.name} could not be opened"
+    return act_steadily(partial(boss.open_volume, volume), failed, WriteError, plan.config)
+
+
+def _send(plan: Plan, output: Output, channel: Any, start: Triple, values: NDArray[Any]) -> None:
+    from nipype_blm.blockmap import boss
+
+    failed = f"The output {output.name} at z, y, x from {start} could not be written"
+    write = partial(boss.write_region, channel, start, values)
+    act_steadily(write, failed, WriteError, plan.config)
 
 
 # ------------------------------------------------------------------------------ what is known

@@ -134,8 +134,8 @@ def make_stamp(config: Config, grid: Grid, channels: Mapping[str, Channel]) -> s
     """Return the fingerprint of everything that results are made from."""
     asked = config.model_dump(mode="json", exclude=_IDLE)
     # `token` says where a token is, which may move.
-    for each in asked["channels"].values():
-        each["options"] = {k: v for k, v in each["options"].items() if k != "token"}
+    for each in (*asked["channels"].values(), *(asked["outputs"] or {}).values()):
+        each["options"].pop("token", None)
     known = {
         name: [list(each.shape), each.dtype.str, _stamp_file(find_place(each.source))]
         for name, each in channels.items()

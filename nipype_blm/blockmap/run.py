@@ -14,6 +14,7 @@ from nipype_blm.blockmap.compute import (
     BYTES,
     MIB,
     UNIT,
+    BlockError,
     SkippedError,
     Worker,
     compute_bundle,
@@ -40,6 +41,7 @@ from nipype_blm.blockmap.outputs import (
 )
 from nipype_blm.blockmap.plan import Plan, read_stamp
 from nipype_blm.blockmap.planning import check_places, make_plan
+from nipype_blm.blockmap.steady import ReadError, WriteError
 from nipype_blm.blockmap.tables import write_block_tables, write_table
 from nipype_blm.errors import InputError, count
 from nipype_blm.io.arrayfile import fingerprint
@@ -49,7 +51,7 @@ from nipype_blm.private import find_obstacle
 from nipype_blm.progress import advance
 from nipype_blm.tasks.journal import LineWriter
 from nipype_blm.tasks.runner import run_each
-from nipype_blm.tasks.task import Task
+from nipype_blm.tasks.task import Task, TaskError
 
 if TYPE_CHECKING:
     from nipype_blm.tasks.pools import Pool
@@ -133,7 +135,7 @@ def map_blocks(
     ------
     InputError
         Before any block is read.
-    ReadError, BlockError, SkippedError, TaskError, PoolError
+    ReadError, WriteError, BlockError, SkippedError, TaskError, PoolError
         If the run has ended early.
 
     Examples
@@ -392,7 +394,7 @@ def _run_blocks(
         arguments = (plan, bundle, journal)
         tasks.append(Task(compute_bundle, arguments, journal, "", inputs=(plan.paths.plan,)))
     most, skipped = plan.config.max_skipped, History()
-    with closing(run_each(tasks, pool, _RETRIES, n_threads)) as endings:
+    with _retelling(), closing(run_each(tasks, pool, _RETRIES, n_threads)) as endings:
         for task, _ in endings:
             if most is None:
                 continue
@@ -400,6 +402,19 @@ def _run_blocks(
             if len(skipped.skipped) > most:
                 last = skipped.skipped[-1]
                 raise SkippedError(describe_skipped(len(skipped.skipped), last, most))
+
+
+@contextmanager
+def _retelling() -> Any:
+    """Raise what says all by itself as it is, and not as a traceback of a worker."""
+    try:
+        yield
+    except TaskError as error:
+        for kind in (ReadError, WriteError, BlockError, SkippedError):
+            _, found, told = str(error).rpartition(f"\n{kind.__module__}.{kind.__name__}: ")
+            if found:
+                raise kind(told.strip()) from None
+        raise
 
 
 @contextmanager

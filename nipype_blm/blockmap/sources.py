@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -250,7 +249,7 @@ def open_channel(source: Source | Any, name: str) -> Channel:
         opened = describe_array(source, name)
         return Channel(opened, Source(type(source).__name__, "array"), name)
     try:
-        return Channel(OPENERS[source.opener](source, name), source, name)
+        return _remember(Channel(OPENERS[source.opener](source, name), source, name))
     except ImportError as error:
         extra = source.opener if source.opener in EXTRAS else "blockmap"
         raise InputError(
@@ -259,9 +258,22 @@ def open_channel(source: Source | Any, name: str) -> Channel:
         ) from error
 
 
-@lru_cache(maxsize=64)
-def _remember(description: str, name: str, process: int) -> Channel:
-    return open_channel(Source(**json.loads(description)), name)
+_MOST_OPENED = 64
+_opened: dict[tuple[str, str, int], Channel] = {}  # the last one is the newest
+
+
+def _identify(source: Source, name: str) -> tuple[str, str, int]:
+    # A process that was forked shares the place in an open file with its parent.
+    return json.dumps(source.describe(), sort_keys=True, default=repr), name, os.getpid()
+
+
+def _remember(channel: Channel) -> Channel:
+    key = _identify(channel.source, channel.name)
+    _opened.pop(key, None)
+    _opened[key] = channel
+    for old in list(_opened)[:-_MOST_OPENED]:
+        _opened.pop(old, None)
+    return channel
 
 
 def reopen_channel(source: Source, name: str) -> Channel:
@@ -269,5 +281,4 @@ def reopen_channel(source: Source, name: str) -> Channel:
 
     Opening reads metadata, of a remote store over the network: once for each process.
     """
-    # A process that was forked shares the place in an open file with its parent.
-    return _remember(json.dumps(source.describe(), sort_keys=True), name, os.getpid())
+    return _opened.get(_identify(source, name)) or open_channel(source, name)

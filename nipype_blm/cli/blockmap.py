@@ -143,41 +143,43 @@ def _plan(arguments: argparse.Namespace) -> "Plan":
     from nipype_blm.blockmap.planning import make_plan
 
     path = arguments.config.expanduser().absolute()
-    fields = read_config(path)
+    fields = read_config(path, _ask_token(arguments) if arguments.ask_token else None)
     given = {name: getattr(arguments, name) for name in ("function", "block_size", "halo")}
     fields |= {name: value for name, value in given.items() if value is not None}
-    if arguments.ask_token:
-        _ask_token(fields)
     out = (arguments.out or path.with_name(f"{path.name}.out")).expanduser().absolute()
     # A function on the command line lies where the user is, that of a file beside it.
     folder = Path.cwd() if arguments.function else path.parent
     return make_plan(make_config(fields, path.parent), out, str(folder))
 
 
-def _ask_token(fields: dict[str, Any]) -> None:
-    """Have all channels of a BOSS read with a token that is typed in, and kept in no file."""
+def _ask_token(arguments: argparse.Namespace) -> str:
+    """Ask for a token, which is kept in no file; return where the workers find it."""
     from getpass import getpass
 
-    if not sys.stdin.isatty():
+    if arguments.pool is not None:
+        raise InputError(
+            "--ask-token is for workers that are started now, and those of --pool run already; put "
+            "the token into a file, or leave out --pool."
+        )
+    if sys.stdin is None or not sys.stdin.isatty():
         raise InputError("--ask-token needs a terminal; put the token into a file, or a variable.")
-    os.environ[_TOKEN] = getpass("Token: ")
-    for group in ("channels", "outputs"):
-        for name, source in (fields.get(group) or {}).items():
-            if isinstance(source, str):
-                source = {"path": source}
-            if isinstance(source, dict) and str(source.get("path")).startswith("bossdb://"):
-                options = dict(source.get("options") or {}) | {"token": f"env:{_TOKEN}"}
-                fields[group][name] = source | {"options": options}
+    try:
+        os.environ[_TOKEN] = getpass("Token: ")
+    except EOFError:
+        raise InputError("No token was given; type or paste it, and press Enter.") from None
+    return f"env:{_TOKEN}"
 
 
 def _run(
     plan: "Plan", arguments: argparse.Namespace, plugin_args: dict[str, Any] | None
 ) -> "Result":
-    from nipype_blm.blockmap.compute import BYTES, UNIT, BlockError, ReadError, SkippedError
+    from nipype_blm.blockmap.compute import BYTES, UNIT, BlockError, SkippedError
     from nipype_blm.blockmap.run import count_bytes, count_done, run_plan
+    from nipype_blm.blockmap.steady import ReadError, WriteError
     from nipype_blm.cli.progress import Counted, show_progress
     from nipype_blm.tasks.task import PoolError, TaskError
 
+    known = (ReadError, WriteError, BlockError, SkippedError)
     n_done = 0 if arguments.overwrite else count_done(plan)
     n = plan.n_blocks
     n_mib = count_bytes(plan)
@@ -187,7 +189,7 @@ def _run(
     with show_progress(work, arguments.quiet):
         try:
             return run_plan(plan, arguments.threads or 1, plugin_args, arguments.overwrite)
-        except (ReadError, BlockError, SkippedError, TaskError, PoolError) as error:
+        except (*known, TaskError, PoolError) as error:
             raise RunError(str(error)) from error
 
 

@@ -27,8 +27,11 @@ _RUNNING = (
 class BlockMapInputSpec(InputSpec):
     """What is asked of a run over blocks; all that a configuration has, or in its place."""
 
+    # Not hashed: a neurodata.cfg has a token, which may be another one next time.
     config_file = File(
-        exists=True, desc="YAML with these inputs, or a neurodata.cfg; others are given besides"
+        exists=True,
+        nohash=True,
+        desc="YAML with these inputs, or a neurodata.cfg; others are given besides",
     )
     channels = traits.Dict(
         traits.Str,
@@ -109,6 +112,11 @@ class _BlockMapInterface(BLMInterface):
 
     _always_run = True
     _references: ClassVar = []
+
+    def _pre_run_hook(self, runtime: Any) -> Any:
+        # Nipype keeps the environment with the result, and in a report: a token may be in it.
+        runtime.environ = {}
+        return runtime
 
 
 class BlockMap(_BlockMapInterface):
