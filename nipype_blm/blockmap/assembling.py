@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from nipype_blm.blockmap.compute import check_journal
+from nipype_blm.blockmap.compute import check_skipped
 from nipype_blm.blockmap.images import find_target, remove_torn, write_boss, write_nifti
 from nipype_blm.blockmap.journal import Ended, find_records, read_history
 from nipype_blm.blockmap.merging import merge
@@ -57,7 +57,7 @@ def assemble(plan: Plan, learned: Learned, n_threads: int = 1) -> Result:
     """
     history = read_history(plan.paths.journal)
     write_block_tables(plan, history)
-    check_journal(history, plan.config.max_skipped)
+    check_skipped(history, plan.config.max_skipped)
     if not plan.paths.whole.is_file():
         _write_outputs(plan, learned, n_threads)
         write_if_changed(plan.paths.whole, b"")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from traceback import format_exc
+from traceback import format_exception
 from typing import Any
 
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ UNIT, BYTES = "blocks", "MiB"
 # A block whose worker is lost this often is taken for the reason, and skipped.
 _MOST_LOSSES = 2
 _LONGEST_PAUSE_S = 60.0
+_HERE = Path(__file__).parent
 
 
 class ReadError(RuntimeError):
@@ -180,13 +181,21 @@ class Worker:
             return self.call(data, block), n_bytes
         except (Exception, SystemExit) as error:
             said = shorten(f"{type(error).__name__}: {error}".strip().rstrip(":"), 300)
-            traceback = _redact(format_exc())
+            traceback = _redact("".join(format_exception(_drop_own_frames(error))))
             if config.on_error == "stop":
                 raise BlockError(
                     f"The function has failed on block {block.key}, and on_error is stop:\n"
                     f"{traceback}"
                 ) from None
             return _note_skipped(index, block, time.monotonic() - start, said, traceback)
+
+
+def _drop_own_frames(error: BaseException) -> BaseException:
+    """Return an error whose traceback begins in the function, if it comes from there."""
+    frame = error.__traceback__
+    while frame is not None and Path(frame.tb_frame.f_code.co_filename).parent == _HERE:
+        frame = frame.tb_next
+    return error.with_traceback(frame)
 
 
 def _note_skipped(index: int, block: Block, seconds: float, said: str, traceback: str) -> Ended:
@@ -309,6 +318,11 @@ def check_journal(history: History, most_skipped: int | None) -> None:
     for kind, text in history.failures:
         if kind in _ERRORS:
             raise _ERRORS[kind](text)
+    check_skipped(history, most_skipped)
+
+
+def check_skipped(history: History, most_skipped: int | None) -> None:
+    """Raise `SkippedError` if more blocks were skipped than may be."""
     skipped = history.skipped
     if most_skipped is not None and len(skipped) > most_skipped:
         last = skipped[-1]

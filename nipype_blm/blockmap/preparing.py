@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nipype_blm.blockmap.compute import BYTES, MIB, UNIT, Worker, check_journal
+from nipype_blm.blockmap.compute import BYTES, MIB, UNIT, Worker, check_skipped
 from nipype_blm.blockmap.functions import Returned, read_code
 from nipype_blm.blockmap.images import create_target, find_target
 from nipype_blm.blockmap.journal import Ended, History, name_journal, read_history
@@ -181,7 +181,7 @@ def _learn(plan: Plan, overwrite: bool, tried: History) -> Learned:
             if worker.learned is not None:
                 return worker.learned
             failed.append(ended)
-            check_journal(tried, plan.config.max_skipped)
+            check_skipped(tried, plan.config.max_skipped)
     raise InputError(
         f"The function has failed on {'all' if len(failed) == len(plan.grid) else 'the first'} "
         f"{count(len(failed), 'block')} that were tried, so that it is not known what it returns; "

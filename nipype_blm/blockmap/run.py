@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from nipype_blm.tasks.runner import run_each
 from nipype_blm.tasks.task import PoolError, Task
 
 if TYPE_CHECKING:
+    from nipype_blm.tasks.options import PoolOptions
     from nipype_blm.tasks.pools import Pool
 
 _RETRIES = 2  # of a bundle whose worker was lost
@@ -105,11 +106,11 @@ def run_plan(
     overwrite: bool = False,
 ) -> Result:
     """Run all that a plan asks for; parameters and errors are those of `map_blocks`."""
+    options = None if plugin_args is None else _check_pool(plugin_args, plan)
     with holding(plan.out_dir):
         learned, waiting, history = prepare(plan, overwrite)
         try:
-            needs_pool = plugin_args is not None and waiting
-            with _opening(plugin_args or {}, plan) if needs_pool else nullcontext() as pool:
+            with _opening(options if waiting else None, plan) as pool:
                 n_workers = n_threads if pool is None else pool.count_workers()
                 _run_blocks(plan, cut(waiting, n_workers), history, n_threads, pool)
         except Exception:
@@ -222,16 +223,25 @@ def _pop(waiting: deque[Task]) -> Task | None:
     return waiting.popleft() if waiting else None
 
 
-@contextmanager
-def _opening(plugin_args: Mapping[str, Any], plan: Plan) -> Iterator["Pool"]:
-    from nipype_blm.stages.commands import check_pool, opening_pool
+def _check_pool(plugin_args: Mapping[str, Any], plan: Plan) -> "PoolOptions":
+    from nipype_blm.stages.commands import check_pool
 
     if plan.arrays and not _can_travel(plan):
         raise InputError(
             "A channel is an array of this process, which workers do not have; give a path, or run "
             "with threads."
         )
-    with opening_pool(check_pool(plugin_args), plan.out_dir / "workers") as pool:
+    return check_pool(plugin_args)
+
+
+@contextmanager
+def _opening(options: "PoolOptions | None", plan: Plan) -> Iterator["Pool | None"]:
+    if options is None:
+        yield None
+        return
+    from nipype_blm.stages.commands import opening_pool
+
+    with opening_pool(options, plan.out_dir / "workers") as pool:
         yield pool
 
 
