@@ -91,7 +91,7 @@ def map_blocks(
             given[str(name)] = source
         else:
             arrays[str(name)] = source
-            given[str(name)] = {"path": type(source).__name__, "kind": ""}
+            given[str(name)] = {"path": f"array://{type(source).__name__}"}
     text = function if isinstance(function, str) else name_function(function)
     config = make_config({"channels": given, "function": text, **options})
     called = None if isinstance(function, str) else function

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nipype_blm.io.files import naming
 from nipype_blm.private import open_plain
 from nipype_blm.tasks.task import Done, Task, find_state
 
@@ -124,7 +125,8 @@ class LineWriter:
         data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
         # Else the first one would be torn with the one before.
         data = b"\n" + data if self._is_torn else data
-        self._is_torn = self._file.write(data) != len(data)
+        with naming(self._path):
+            self._is_torn = self._file.write(data) != len(data)
         if self._is_torn:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 

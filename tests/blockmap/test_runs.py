@@ -404,7 +404,7 @@ def test_blocks_that_cost_their_workers_are_skipped_and_no_other(
     assert all("its worker was lost 2 times" in error for error in skipped.values())
     assert len(result.keys) == len(KEYS) - 3
     calls = Counter((tmp_path / "calls.txt").read_text().split())
-    assert calls == Counter(KEYS) + Counter(skipped)
+    assert calls == Counter(KEYS) + Counter(list(skipped))
     assert result.table
     assert {row["threads"] for row in read_rows(result.table)} == {"1"}
 
