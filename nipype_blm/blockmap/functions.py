@@ -91,7 +91,8 @@ def _import_file(text: str, folder: str) -> Any:
     module = sys.modules.get(path.stem)
     if getattr(module, "__file__", None) == str(path):
         return module
-    name = path.stem if path.stem.isidentifier() and module is None else f"_file_{path.stem}"
+    is_free = module is None and path.stem not in sys.stdlib_module_names
+    name = path.stem if path.stem.isidentifier() and is_free else f"_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

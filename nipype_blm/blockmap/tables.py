@@ -105,8 +105,9 @@ def _make_column(values: Sequence[Any]) -> Any:
     import pyarrow as pa
 
     kinds = {type(value) for value in values if not _is_missing(value)}
-    if kinds == {int}:  # NaN is how pandas and others write that one is missing
+    if float not in kinds and kinds:  # NaN is how pandas and others write that one is missing
         values = [None if _is_missing(value) else value for value in values]
+    if kinds == {int}:
         for dtype in (pa.int64(), pa.uint64()):
             with suppress(OverflowError, pa.ArrowInvalid):
                 return pa.array(values, dtype)

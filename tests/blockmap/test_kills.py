@@ -7,11 +7,8 @@ import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from blockmap.volumes import read_rows, read_zarr
 from forked import Done, Forked, Forker
 
 from nipype_blm.blockmap.journal import DONE, SKIPPED, read_history
