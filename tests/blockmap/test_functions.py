@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from blockmap.volumes import VOLUME, read_rows, read_zarr
+from blockmap.block_runs import VOLUME, read_rows, read_zarr
 from numpy.typing import NDArray
 
 from nipype_blm.blockmap import Block, compute_blocks, map_blocks

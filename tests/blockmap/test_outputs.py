@@ -10,7 +10,7 @@ import numpy as np
 import ome_zarr_models
 import pytest
 import zarr
-from blockmap.volumes import KEYS, SHAPE, SIZE, VOLUME, Calls, read_zarr
+from blockmap.block_runs import KEYS, SHAPE, SIZE, VOLUME, Calls, read_zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray

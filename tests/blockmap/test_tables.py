@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from blockmap.volumes import KEYS, SIZE, VOLUME, Calls, read_rows
+from blockmap.block_runs import KEYS, SIZE, VOLUME, Calls, read_rows
 from numpy.typing import NDArray
 
 from nipype_blm.blockmap import Block, map_blocks
