@@ -106,7 +106,8 @@ class OutputFields(BaseModel):
     merge: Literal["crop", "max", "sum", "mean"] = Field(
         "crop",
         description="crop: each block keeps its own voxels; max, sum, mean: over all blocks that "
-        "have a voxel, halo too",
+        "have a voxel, halo too, but for those that are skipped; max passes over NaN, sum and mean "
+        "do not",
     )
     chunks: Annotated[Any, _read_voxels("chunks", 1)] | None = Field(
         None, description="of Zarr, along x, y, z; default: as the blocks"

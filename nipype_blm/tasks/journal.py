@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nipype_blm.io.files import naming
 from nipype_blm.private import open_plain
 from nipype_blm.tasks.task import Done, Task, find_state
 
@@ -125,8 +124,11 @@ class LineWriter:
         data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
         # Else the first one would be torn with the one before.
         data = b"\n" + data if self._is_torn else data
-        with naming(self._path):
+        try:
             self._is_torn = self._file.write(data) != len(data)
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
         if self._is_torn:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
