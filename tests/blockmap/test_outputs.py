@@ -465,7 +465,8 @@ def test_a_nifti_lies_where_the_volume_does(tmp_path: Path, ending: str) -> None
     assert set(seen) == {np.dtype(np.float64)}  # scaled, whatever the file holds
     assert isinstance(found, nib.Nifti1Image)
     assert found.get_data_dtype() == np.float32
-    header = nib.Nifti1Header.from_fileobj(nib.openers.ImageOpener(result.outputs["copy"]))
+    with nib.openers.ImageOpener(result.outputs["copy"]) as file:
+        header = nib.Nifti1Header.from_fileobj(file)
     assert (float(header["scl_slope"]), float(header["scl_inter"])) == (1, 0)
     whole: Any = nib.load(tmp_path / "em.nii.gz")
     assert np.array_equal(found.get_fdata(), whole.get_fdata()[3:, 1:6].astype(np.float32))
