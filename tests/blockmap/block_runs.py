@@ -1,4 +1,4 @@
-"""Small volumes, and what runs over them have written."""
+"""Small runs over blocks, and what they have written."""
 
 import csv
 from collections import Counter
