@@ -102,7 +102,7 @@ class Forked:
     @property
     def said(self) -> str:
         """What it has written to standard error."""
-        return self._said.read_text()
+        return self._said.read_text() if self._said.exists() else ""
 
     def poll(self) -> int | None:
         return self._ask(0)

@@ -3,8 +3,9 @@
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from traceback import format_exc
+from traceback import format_exception
 from typing import Any
 
 from numpy.typing import NDArray
@@ -17,21 +18,25 @@ from nipype_blm.blockmap.journal import (
     Ended,
     History,
     format_end,
+    format_failure,
     format_start,
     name_host,
 )
-from nipype_blm.blockmap.outputs import Learned, Writer
+from nipype_blm.blockmap.outputs import Learned
 from nipype_blm.blockmap.plan import Plan
-from nipype_blm.blockmap.steady import ReadError, act_steadily, read_steadily
+from nipype_blm.blockmap.steady import ReadError, WriteError, act_steadily, read_steadily
 from nipype_blm.blockmap.tokens import redact
+from nipype_blm.blockmap.values import Writer
 from nipype_blm.errors import InputError, count, shorten
 from nipype_blm.progress import advance
 from nipype_blm.tasks.journal import LineWriter
+from nipype_blm.tasks.runner import is_ending
 
 MIB = 2**20
 UNIT, BYTES = "blocks", "MiB"
 # A block whose worker is lost this often is taken for the reason, and skipped.
 _MOST_LOSSES = 2
+_HERE = Path(__file__).parent
 
 
 class BlockError(RuntimeError):
@@ -40,6 +45,9 @@ class BlockError(RuntimeError):
 
 class SkippedError(RuntimeError):
     """More blocks were skipped than may be."""
+
+
+_ENDING = (ReadError, WriteError, BlockError)  # the run
 
 
 class Worker:
@@ -102,23 +110,35 @@ class Worker:
 
         Raises
         ------
-        ReadError, BlockError
+        ReadError, WriteError, BlockError
             If nothing is to be skipped.
+        OSError
+            If a disk does not take it.
         """
-        block, start = self._plan.grid[index], time.monotonic()
+        block = self._plan.grid[index]
         lines.write(format_start(index, block.key))
+        try:
+            ended, records = self._compute(index, block)
+        except BaseException as error:
+            # Else its worker would be taken for lost.
+            with suppress(OSError):
+                lines.write(format_failure(index, error, redact(str(error))))
+            raise
+        lines.write(format_end(ended, records))
+        return ended
+
+    def _compute(self, index: int, block: Block) -> tuple[Ended, list[Record] | None]:
+        start = time.monotonic()
         tried = self.attempt(index, block)
         if isinstance(tried, Ended):
-            lines.write(format_end(tried))
-            return tried
+            return tried, None
         returned, n_bytes = tried
         if self._writer is None:
             self._writer, returned = self._learn(returned, block)
         self._writer.write(returned.arrays, block)
         seconds = round(time.monotonic() - start, 4)
         ended = Ended(index, block.key, DONE, seconds, name_host(), n_bytes)
-        lines.write(format_end(ended, self._place(returned, block)))
-        return ended
+        return ended, self._place(returned, block)
 
     def _learn(self, returned: Returned, block: Block) -> tuple[Writer, Returned]:
         assert self._create is not None
@@ -155,13 +175,21 @@ class Worker:
         except (Exception, SystemExit) as error:
             # Before it is shortened: half a token would be taken for none.
             said = redact(f"{type(error).__name__}: {error}").strip().rstrip(":")
-            traceback = redact(format_exc())
+            traceback = redact("".join(format_exception(_drop_own_frames(error))))
             if config.on_error == "stop":
                 raise BlockError(
                     f"The function has failed on block {block.key}, and on_error is stop:\n"
                     f"{traceback}"
                 ) from None
             return _note_skipped(index, block, time.monotonic() - start, said, traceback)
+
+
+def _drop_own_frames(error: BaseException) -> BaseException:
+    """Return an error whose traceback begins in the function, if it comes from there."""
+    frame = error.__traceback__
+    while frame is not None and Path(frame.tb_frame.f_code.co_filename).parent == _HERE:
+        frame = frame.tb_next
+    return error.with_traceback(frame)
 
 
 def _note_skipped(index: int, block: Block, seconds: float, said: str, traceback: str) -> Ended:
@@ -173,7 +201,8 @@ def _note_skipped(index: int, block: Block, seconds: float, said: str, traceback
 def compute_bundle(plan: Plan, indices: Sequence[int], journal: Path) -> None:
     """Compute some blocks one after the other; each is noted as soon as it has ended.
 
-    What the journal has already, by a worker that was lost meanwhile, is not done again.
+    What the journal has already, by a worker that was lost meanwhile, is not done again.  If a
+    block cannot be read or written, or may not be skipped, the rest is left: see `check_journal`.
 
     Parameters
     ----------
@@ -185,47 +214,83 @@ def compute_bundle(plan: Plan, indices: Sequence[int], journal: Path) -> None:
 
     Raises
     ------
-    ReadError, WriteError, BlockError, SkippedError
-        If a block cannot be read or written, or may not be skipped.
+    OSError
+        If a disk does not take what is written.
     """
     learned = Learned.read(plan.paths.outputs)
     if learned is None:
         raise FileNotFoundError(plan.paths.outputs)
     before = History()
     before.read(journal)
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    worker = Worker(plan, learned)
-    most, n_skipped, n_bytes = plan.config.max_skipped, 0, 0
+    worker: Worker | None = None
+    most, n_skipped, n_bytes = plan.config.max_skipped, len(before.skipped), 0
     with LineWriter(journal) as lines:
         for index in indices:
             if index in before.ended:
                 continue
-            if before.n_starts.get(index, 0) >= _MOST_LOSSES:
-                ended = _blame(plan, index)
-                lines.write(format_end(ended))
-            else:
-                ended = worker.compute(index, lines)
+            # A run that does all again has removed the journal of a worker that it does not know.
+            if is_ending() or not lines.is_there or (most is not None and n_skipped > most):
+                break
+            try:
+                if before.n_starts.get(index, 0) >= _MOST_LOSSES:
+                    ended = _blame(plan, index, lines)
+                else:
+                    worker = worker or _start(plan, learned, index, lines)
+                    ended = worker.compute(index, lines)
+            except _ENDING:  # it is noted
+                break
             advance(UNIT, 1)
             advance(BYTES, (n_bytes + ended.n_bytes) // MIB - n_bytes // MIB)
             n_bytes += ended.n_bytes
             n_skipped += ended.state == SKIPPED
-            if most is not None and n_skipped > most:
-                raise SkippedError(describe_skipped(n_skipped, ended, most))
     os.utime(journal)  # it counts as written also if all had ended before
 
 
-def _blame(plan: Plan, index: int) -> Ended:
-    """Return what is noted of a block that has cost several workers."""
+def _start(plan: Plan, learned: Learned, index: int, lines: LineWriter) -> Worker:
+    """Open the channels; note it, as of the first block, if that fails."""
+    try:
+        return Worker(plan, learned)
+    except ReadError as error:
+        lines.write(format_failure(index, error, str(error)))
+        raise
+
+
+def _blame(plan: Plan, index: int, lines: LineWriter) -> Ended:
+    """Note a block that has cost several workers as skipped."""
     block = plan.grid[index]
     said = f"its worker was lost {_MOST_LOSSES} times while it ran, as for too much memory"
     if plan.config.on_error == "stop":
-        raise BlockError(f"Block {block.key}: {said}.")
-    return _note_skipped(index, block, 0.0, said, "")
+        error = BlockError(f"Block {block.key}: {said}.")
+        lines.write(format_failure(index, error, str(error)))
+        raise error
+    ended = _note_skipped(index, block, 0.0, said, "")
+    lines.write(format_end(ended))
+    return ended
 
 
-def describe_skipped(n: int, last: Ended, most: int) -> str:
-    """Return why a run ends that has skipped too many blocks."""
-    return (
-        f"{count(n, 'block')} were skipped, more than max_skipped {most}; the last one, "
-        f"{last.key}: {last.error}"
-    )
+def check_journal(history: History, most_skipped: int | None) -> None:
+    """Raise what ends a run, by what the journals of its bundles say.
+
+    Raises
+    ------
+    ReadError, WriteError, BlockError
+        If a block could not be read or written, or could not be skipped.
+    SkippedError
+        If more were skipped than may be.
+    """
+    for kind, text in history.failures:
+        for known in _ENDING:
+            if kind == known.__name__:
+                raise known(text)
+    check_skipped(history, most_skipped)
+
+
+def check_skipped(history: History, most_skipped: int | None) -> None:
+    """Raise `SkippedError` if more blocks were skipped than may be."""
+    skipped = history.skipped
+    if most_skipped is not None and len(skipped) > most_skipped:
+        last = skipped[-1]
+        raise SkippedError(
+            f"{count(len(skipped), 'block')} {'was' if len(skipped) == 1 else 'were'} skipped, "
+            f"more than max_skipped {most_skipped}; the last one, {last.key}: {last.error}"
+        )

@@ -91,7 +91,8 @@ def _import_file(text: str, folder: str) -> Any:
     module = sys.modules.get(path.stem)
     if getattr(module, "__file__", None) == str(path):
         return module
-    name = path.stem if path.stem.isidentifier() and module is None else f"_file_{path.stem}"
+    is_free = module is None and path.stem not in sys.stdlib_module_names
+    name = path.stem if path.stem.isidentifier() and is_free else f"_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -240,7 +241,11 @@ def _is_table(value: Any) -> bool:
 
 
 def _read_records(value: Any) -> list[Record]:
-    rows: Iterable[Any] = value.to_dict("records") if hasattr(value, "columns") else value
+    rows: Iterable[Any] = value
+    if hasattr(value, "to_dicts"):  # of polars
+        rows = value.to_dicts()
+    elif hasattr(value, "columns"):
+        rows = value.to_dict("records")
     return [_read_record(row) for row in rows]
 
 
@@ -249,6 +254,8 @@ def _read_record(row: Mapping[Any, Any]) -> Record:
     record = {}
     for key, value in row.items():
         plain = value.item() if isinstance(value, np.generic) else value
+        if type(plain).__name__ == "NAType":  # of pandas
+            plain = None
         if isinstance(plain, np.ndarray) and plain.ndim == 0:
             plain = plain.item()
         if not (plain is None or isinstance(plain, bool | int | float | str)):
@@ -281,9 +288,14 @@ def place_records(records: Sequence[Record], block: Block) -> list[Record]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return whether a value is a coordinate; NaN is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
 def _is_inside(place: float, block: Block, axis: int) -> bool:
-    """Return whether the voxel around a place is one of the block: centres are whole numbers."""
-    return block.start[axis] - 0.5 <= place < block.stop[axis] - 0.5
+    """Return whether a place lies not in the halo; centres of voxels are whole numbers."""
+    has_before = block.read_start[axis] < block.start[axis]
+    has_after = block.read_stop[axis] > block.stop[axis]
+    return (not has_before or place >= block.start[axis] - 0.5) and (
+        not has_after or place < block.stop[axis] - 0.5
+    )

@@ -2,6 +2,8 @@
 
 import json
 import os
+import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,6 +13,8 @@ from typing import Any, NamedTuple
 from nipype_blm.tasks.journal import read_lines
 
 START, DONE, SKIPPED = "start", "done", "skipped"
+# Of a try that ended with an error, which ended the run, or after which there is another one.
+FAILED = "failed"
 
 
 class Ended(NamedTuple):
@@ -32,6 +36,7 @@ class History:
 
     ended: dict[int, Ended] = field(default_factory=dict)
     n_starts: dict[int, int] = field(default_factory=dict)  # without an end so far
+    failures: list[tuple[str, str]] = field(default_factory=list)  # names of errors, and their text
 
     @property
     def done(self) -> set[int]:
@@ -54,6 +59,10 @@ class History:
         if line["state"] == START:
             self.n_starts[number] = self.n_starts.get(number, 0) + 1
             return
+        if line["state"] == FAILED:
+            self.n_starts[number] = max(0, self.n_starts.get(number, 0) - 1)
+            self.failures.append((line["kind"], line["error"]))
+            return
         fields = {name: line[name] for name in Ended._fields if name in line}
         known = self.ended.get(number)
         # One that was skipped may have been done by another run, whose journal is read before.
@@ -71,13 +80,23 @@ def read_history(folder: Path) -> History:
 
 
 def list_journals(folder: Path) -> list[Path]:
-    """Return the journals of a folder, in the order of their names."""
+    """Return the journals of a folder, those of earlier runs first."""
     return sorted(folder.glob("*.jsonl"))
+
+
+def name_journal(folder: Path) -> Path:
+    """Return a file that no run before has written, and whose name comes after all theirs."""
+    return folder / f"{time.time_ns():020d}-{secrets.token_hex(4)}.jsonl"
 
 
 def format_start(number: int, key: str) -> dict[str, Any]:
     """Return the line that tells that a block has started."""
     return {"number": number, "key": key, "state": START}
+
+
+def format_failure(number: int, error: BaseException, said: str) -> dict[str, Any]:
+    """Return the line that tells that a try has ended with an error, and not the block."""
+    return {"number": number, "state": FAILED, "kind": type(error).__name__, "error": said}
 
 
 def format_end(ended: Ended, records: Iterable[dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -89,7 +108,7 @@ def format_end(ended: Ended, records: Iterable[dict[str, Any]] | None = None) ->
 def find_records(folder: Path) -> list[tuple[int, Path, int]]:
     """Return where the records of blocks are: number of the block, file and place in it.
 
-    Of a block that was done twice the last one in the order of files counts.
+    Of a block that was done twice the last one counts.
     """
     places = {}
     for path in list_journals(folder):

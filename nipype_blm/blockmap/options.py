@@ -106,7 +106,8 @@ class OutputFields(BaseModel):
     merge: Literal["crop", "max", "sum", "mean"] = Field(
         "crop",
         description="crop: each block keeps its own voxels; max, sum, mean: over all blocks that "
-        "have a voxel, halo too",
+        "have a voxel, halo too, but for those that are skipped; max passes over NaN, sum and mean "
+        "do not",
     )
     chunks: Annotated[Any, _read_voxels("chunks", 1)] | None = Field(
         None, description="of Zarr, along x, y, z; default: as the blocks"
@@ -199,8 +200,7 @@ def make_config(given: Mapping[str, Any], base: Path | None = None) -> Config:
     if not config.channels:
         raise InputError("channels is empty; name at least one volume that the function gets.")
     for name, output in (config.outputs or {}).items():
-        if not name or "/" in name or name.startswith("."):
-            raise InputError(f"The output {show(name)} has no name that a file can have.")
+        check_output_name(name)
         if output.merge == "mean" and output.dtype and np.dtype(output.dtype).kind != "f":
             raise InputError(
                 f"The output {name} is a mean, and its dtype {output.dtype}; give float32 or "
@@ -213,6 +213,17 @@ def make_config(given: Mapping[str, Any], base: Path | None = None) -> Config:
         for name, each in config.outputs.items()
     }
     return config.model_copy(update={"channels": channels, "outputs": outputs})
+
+
+def check_output_name(name: str) -> None:
+    """Refuse the name of an output that no file can have.
+
+    Raises
+    ------
+    InputError
+    """
+    if not name or "/" in name or name.startswith("."):
+        raise InputError(f"The output {show(name)} has no name that a file can have.")
 
 
 def _resolve_all(fields: SourceFields, base: Path) -> SourceFields:

@@ -30,6 +30,8 @@ class Paths:
         self.skipped_table = out_dir / "skipped.tsv"
         self.work = out_dir / "work"
         self.outputs = self.work / "outputs.json"
+        self.whole = self.work / "whole"  # is there if all that is done is in the outputs
+        self.code = out_dir / ".function"
 
     def find_parts(self, name: str) -> Path:
         """Return the folder of what blocks have of an output, where they overlap."""

@@ -74,8 +74,8 @@ def make_plan(
     _check_blocks(grid, channels)
     check_places(plan, {name: each.path for name, each in (config.outputs or {}).items()})
     for name, output in (config.outputs or {}).items():
-        # Of an unknown type: all else can be checked now.
-        plan_output(name, output, np.dtype(output.dtype or "uint8"), plan)
+        # Of a type that may not be known: all else can be checked now.
+        plan_output(name, output, None, plan)
     return plan
 
 

@@ -1,99 +1,36 @@
 """Run a function over all blocks: the first one here, the rest anywhere, then the whole."""
 
-import logging
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from nipype_blm.blockmap.compute import (
-    BYTES,
-    MIB,
-    UNIT,
-    BlockError,
-    SkippedError,
-    Worker,
-    compute_bundle,
-    describe_skipped,
-)
-from nipype_blm.blockmap.functions import Function, Returned, name_function, read_code
-from nipype_blm.blockmap.journal import (
-    Ended,
-    History,
-    find_records,
-    read_history,
-)
-from nipype_blm.blockmap.options import Config, OutputFields, make_config
-from nipype_blm.blockmap.outputs import (
-    Learned,
-    create_target,
-    find_target,
-    make_merge_grid,
-    merge_box,
-    open_target,
-    plan_output,
-    write_boss,
-    write_nifti,
-)
+from nipype_blm.blockmap.assembling import Result, assemble
+from nipype_blm.blockmap.compute import MIB, check_journal, compute_bundle
+from nipype_blm.blockmap.functions import Function, name_function
+from nipype_blm.blockmap.journal import History, name_journal, read_history
+from nipype_blm.blockmap.options import make_config
 from nipype_blm.blockmap.plan import Plan, read_stamp
-from nipype_blm.blockmap.planning import check_places, make_plan
-from nipype_blm.blockmap.steady import ReadError, WriteError
-from nipype_blm.blockmap.tables import write_block_tables, write_table
-from nipype_blm.errors import InputError, count
-from nipype_blm.io.arrayfile import fingerprint
-from nipype_blm.io.files import write_if_changed
+from nipype_blm.blockmap.planning import make_plan
+from nipype_blm.blockmap.preparing import prepare
+from nipype_blm.blockmap.tables import write_block_tables
+from nipype_blm.errors import InputError
 from nipype_blm.io.lock import hold_folders
 from nipype_blm.private import find_obstacle
-from nipype_blm.progress import advance
-from nipype_blm.tasks.journal import LineWriter
 from nipype_blm.tasks.runner import run_each
-from nipype_blm.tasks.task import Task, TaskError
+from nipype_blm.tasks.task import PoolError, Task
 
 if TYPE_CHECKING:
+    from nipype_blm.tasks.options import PoolOptions
     from nipype_blm.tasks.pools import Pool
 
-logger = logging.getLogger(__name__)
-
-# So many blocks are tried until the function has worked on one, where its results are not known.
-_MOST_TRIED = 3
-# Of a worker: what a slow one has left is not the whole of a run, and few files are written.
 _RETRIES = 2  # of a bundle whose worker was lost
+# Of a worker: what a slow one has left is not the whole of a run, and few files are written.
 _BUNDLES_PER_WORKER, _MOST_IN_BUNDLE, _MOST_BUNDLES = 8, 64, 5000
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run has made.
-
-    Attributes
-    ----------
-    out_dir : Path
-    outputs : dict of str to str
-        Where the arrays are that the function has returned.
-    table : Path or None
-        Of the records that it has returned.
-    keys : list of str
-        Of the blocks that are done, in their order: ``z_y_x`` of the first voxel.
-    skipped : list of Ended
-        The blocks that were skipped, with `error` and `traceback`.
-    n_blocks : int
-    """
-
-    out_dir: Path
-    outputs: dict[str, str]
-    table: Path | None
-    keys: list[str]
-    skipped: list[Ended]
-    n_blocks: int
-
-    @property
-    def blocks_table(self) -> Path:
-        """A row for each block."""
-        return self.out_dir / "blocks.tsv"
+# Each bundle takes its arrays along.
+_MOST_ARRAY_BYTES = 2**20
 
 
 def map_blocks(
@@ -135,8 +72,8 @@ def map_blocks(
     ------
     InputError
         Before any block is read.
-    ReadError, WriteError, BlockError, SkippedError, TaskError, PoolError
-        If the run has ended early.
+    ReadError, WriteError, BlockError, SkippedError, OSError, TaskError, PoolError
+        If the run has ended early; what is done stays done.
 
     Examples
     --------
@@ -154,7 +91,7 @@ def map_blocks(
             given[str(name)] = source
         else:
             arrays[str(name)] = source
-            given[str(name)] = {"path": type(source).__name__, "kind": ""}
+            given[str(name)] = {"path": f"array://{type(source).__name__}"}
     text = function if isinstance(function, str) else name_function(function)
     config = make_config({"channels": given, "function": text, **options})
     called = None if isinstance(function, str) else function
@@ -169,18 +106,22 @@ def run_plan(
     overwrite: bool = False,
 ) -> Result:
     """Run all that a plan asks for; parameters and errors are those of `map_blocks`."""
+    options = None if plugin_args is None else _check_pool(plugin_args, plan)
     with holding(plan.out_dir):
-        learned = prepare(plan, overwrite)
-        waiting = list_waiting(plan)
-        needs_pool = plugin_args is not None and waiting
-        with _opening(plugin_args or {}, plan) if needs_pool else nullcontext() as pool:
-            n_workers = n_threads if pool is None else pool.count_workers()
-            _run_blocks(plan, cut(waiting, n_workers), n_threads, pool)
-            return assemble(plan, learned, n_threads, pool)
+        learned, waiting, history = prepare(plan, overwrite)
+        try:
+            with _opening(options if waiting else None, plan) as pool:
+                n_workers = n_threads if pool is None else pool.count_workers()
+                _run_blocks(plan, cut(waiting, n_workers), history, n_threads, pool)
+        except Exception:
+            with suppress(OSError):  # of a full disk
+                write_block_tables(plan, read_history(plan.paths.journal))
+            raise
+        return assemble(plan, learned, n_threads)
 
 
 @contextmanager
-def holding(out_dir: Path) -> Any:
+def holding(out_dir: Path) -> Iterator[None]:
     """Hold the folder of a run.
 
     Raises
@@ -193,155 +134,6 @@ def holding(out_dir: Path) -> Any:
         raise InputError(f"OUT {out_dir} {obstacle}.")
     with hold_folders({"OUT": out_dir}):
         yield
-
-
-# ------------------------------------------------------------------- before other blocks run
-
-
-def prepare(plan: Plan, overwrite: bool = False) -> Learned:
-    """Make all that blocks are written to; the first block is done here if it has to tell what.
-
-    Raises
-    ------
-    InputError
-        If the folder has the results of something else, or the function works on none of the first
-        blocks.
-    """
-    paths = plan.paths
-    known = read_stamp(paths.plan)
-    if overwrite:
-        _remove(plan)
-    elif known not in (None, plan.stamp):
-        raise InputError(
-            f"{plan.out_dir} has the results of other settings, or of another volume (see "
-            f"{paths.plan}); name another folder, or give overwrite."
-        )
-    _compare_code(plan)
-    plan.write()
-    paths.journal.mkdir(parents=True, exist_ok=True)
-    learned = Learned.read(paths.outputs)
-    if learned is None:
-        learned = _declare(plan) or _learn(plan)
-    _check_outputs(plan, learned)
-    if list_waiting(plan):
-        (paths.work / _WHOLE).unlink(missing_ok=True)
-    return learned
-
-
-def _check_outputs(plan: Plan, learned: Learned) -> None:
-    """Refuse to go on from blocks whose voxels have been removed."""
-    is_whole = (plan.paths.work / _WHOLE).is_file()
-    for name, output in learned.outputs.items():
-        path = Path(output.path) if is_whole else find_target(plan, output)
-        if not (output.kind == "boss" or path.exists()):
-            raise InputError(
-                f"{path}, the output {name} of blocks that are done, is gone; to do them again, "
-                "give overwrite, or another folder."
-            )
-
-
-def _remove(plan: Plan) -> None:
-    """Remove what an earlier run has made, as far as it is known."""
-    paths = plan.paths
-    learned = Learned.read(paths.outputs)
-    for output in learned.outputs.values() if learned else ():
-        if output.kind == "zarr":
-            shutil.rmtree(output.path, ignore_errors=True)
-        elif output.kind == "nifti":
-            Path(output.path).unlink(missing_ok=True)
-    for folder in (paths.journal, paths.work):
-        shutil.rmtree(folder, ignore_errors=True)
-    for path in (paths.plan, paths.blocks_table, paths.skipped_table):
-        path.unlink(missing_ok=True)
-
-
-def _compare_code(plan: Plan) -> None:
-    """Say if the function has another text than in the run before: what is done stays."""
-    path = plan.paths.out_dir / ".function"
-    code = fingerprint(read_code(plan.function)).encode()
-    has_changed = path.is_file() and path.read_bytes() != code
-    if has_changed and read_history(plan.paths.journal).done:
-        logger.warning(
-            "The function has changed since the last run.  Blocks that are done stay as they are; "
-            "to do all of them again, give overwrite, or another folder."
-        )
-    write_if_changed(path, code)
-
-
-def _declare(plan: Plan) -> Learned | None:
-    """Return what the configuration says of all results; None if it leaves something open."""
-    asked = plan.config.outputs
-    if asked is None or not asked or any(each.dtype is None for each in asked.values()):
-        return None
-    return _create(plan, {name: each.dtype for name, each in asked.items()}, False)
-
-
-def _create(plan: Plan, dtypes: Mapping[str, Any], has_records: bool) -> Learned:
-    asked, default = plan.config.outputs or {}, OutputFields.model_validate({})
-    outputs = {
-        name: plan_output(name, asked.get(name, default), np.dtype(dtype), plan)
-        for name, dtype in dtypes.items()
-    }
-    check_places(plan, {name: each.path for name, each in outputs.items()})
-    first = next(iter(plan.open_channels().values()))
-    for output in outputs.values():
-        create_target(plan, output, first)
-    learned = Learned(outputs, has_records)
-    learned.write(plan.paths.outputs)
-    return learned
-
-
-def _learn(plan: Plan) -> Learned:
-    """Do the first block, and make what its results, and those of all others, are written to.
-
-    A block that is skipped tells nothing; then another one is tried.
-    """
-    failed: list[Ended] = []
-    worker = Worker(plan, None, lambda returned: _create_for(plan, returned))
-    with LineWriter(plan.paths.journal / "first.jsonl") as lines:
-        for index in choose_tried(len(plan.grid)):
-            ended = worker.compute(index, lines)
-            if worker.learned is not None:
-                advance(UNIT, 1)
-                advance(BYTES, ended.n_bytes // MIB)
-                return worker.learned
-            failed.append(ended)
-    shutil.rmtree(plan.paths.journal)
-    raise InputError(
-        f"The function has failed on {'all' if len(failed) == len(plan.grid) else 'the first'} "
-        f"{count(len(failed), 'block')} that were tried, so that it is not known what it returns; "
-        f"on block {failed[0].key}: {failed[0].error}\n{failed[0].traceback.rstrip()}"
-    )
-
-
-def _create_for(plan: Plan, returned: Returned) -> Learned:
-    _check_names(plan.config, returned.arrays)
-    dtypes = {name: values.dtype for name, values in returned.arrays.items()}
-    return _create(plan, dtypes, returned.has_records)
-
-
-def choose_tried(n_blocks: int) -> list[int]:
-    """Return the numbers of the blocks that may be first: those inside are less often empty."""
-    return list(dict.fromkeys((0, n_blocks // 2, n_blocks - 1)))[:_MOST_TRIED]
-
-
-def _check_names(config: Config, arrays: Iterable[str]) -> None:
-    """Refuse outputs that the function does not return, and others."""
-    if config.outputs is not None and set(config.outputs) != set(arrays):
-        raise InputError(
-            f"outputs names {', '.join(config.outputs) or 'nothing'}, and the function returned "
-            f"{', '.join(arrays) or 'no array'}; name what it returns (one array without a name is "
-            "called as the first of outputs)."
-        )
-
-
-# --------------------------------------------------------------------------------- all blocks
-
-
-def list_waiting(plan: Plan) -> list[int]:
-    """Return the numbers of the blocks that are not done: also those that were skipped."""
-    done = read_history(plan.paths.journal).done
-    return [i for i in range(len(plan.grid)) if i not in done]
 
 
 def count_done(plan: Plan) -> int:
@@ -365,68 +157,91 @@ def cut(waiting: Sequence[int], n_workers: int) -> list[list[int]]:
     return [list(waiting[i : i + size]) for i in range(0, n, size)]
 
 
-def name_journal(plan: Plan, bundle: Sequence[int]) -> Path:
-    """Return a file that no run before has written."""
-    from uuid import uuid4
-
-    return plan.paths.journal / f"{bundle[0]:09d}-{uuid4().hex[:12]}.jsonl"
-
-
 def run_bundle(plan: Plan, bundle: Sequence[int]) -> Path:
     """Do some blocks, in a process of its own; return their journal.
 
     What another try of the same bundle has done, such as one that was killed, is not done again.
+
+    Raises
+    ------
+    ReadError, WriteError, BlockError, SkippedError
+        If a block cannot be read, or may not be skipped.
     """
-    history = read_history(plan.paths.journal)
-    waiting = [number for number in bundle if number not in history.done]
-    journal = name_journal(plan, waiting or [0])
-    journal.touch()
-    compute_bundle(plan, waiting, journal)
+    done = read_history(plan.paths.journal).done
+    journal = name_journal(plan.paths.journal)
+    compute_bundle(plan, [number for number in bundle if number not in done], journal)
+    history = History()
+    history.read(journal)
+    check_journal(history, plan.config.max_skipped)
     return journal
 
 
 def _run_blocks(
-    plan: Plan, bundles: Sequence[Sequence[int]], n_threads: int, pool: "Pool | None"
+    plan: Plan,
+    bundles: Sequence[Sequence[int]],
+    history: History,
+    n_threads: int,
+    pool: "Pool | None",
 ) -> None:
     tasks = []
     for bundle in bundles:
-        journal = name_journal(plan, bundle)
+        journal = name_journal(plan.paths.journal)
         arguments = (plan, bundle, journal)
         tasks.append(Task(compute_bundle, arguments, journal, "", inputs=(plan.paths.plan,)))
-    most, skipped = plan.config.max_skipped, History()
-    with _retelling(), closing(run_each(tasks, pool, _RETRIES, n_threads)) as endings:
+    endings: Generator[Any, None, None]
+    if pool is None:
+        endings = run_each(tasks, None, _RETRIES, n_threads)
+    else:
+        endings = _run_on_pool(tasks, pool)
+    with closing(endings):
         for task, _ in endings:
-            if most is None:
+            history.read(task.output)
+            check_journal(history, plan.config.max_skipped)
+
+
+def _run_on_pool(tasks: Sequence[Task], pool: "Pool") -> Generator[Any, None, None]:
+    """Yield bundles as they end; one that is lost goes back, if some of its blocks have ended."""
+    from nipype_blm.tasks.dispatch import run_as_taken
+
+    waiting, n_ended = deque(tasks), dict[Path, int]()
+    take = partial(_pop, waiting)
+    with closing(run_as_taken(take, pool, _RETRIES, lambda: len(tasks))) as endings:
+        for task, done in endings:
+            if not isinstance(done, PoolError):
+                yield task, done
                 continue
-            skipped.read(task.output)
-            if len(skipped.skipped) > most:
-                last = skipped.skipped[-1]
-                raise SkippedError(describe_skipped(len(skipped.skipped), last, most))
+            history = History()
+            history.read(task.output)
+            # A block that costs its workers is skipped, and the next one may be another.
+            if pool.client.status != "running" or len(history.ended) == n_ended.get(task.output, 0):
+                raise done
+            n_ended[task.output] = len(history.ended)
+            waiting.append(task)
 
 
-@contextmanager
-def _retelling() -> Any:
-    """Raise what says all by itself as it is, and not as a traceback of a worker."""
-    try:
-        yield
-    except TaskError as error:
-        for kind in (ReadError, WriteError, BlockError, SkippedError):
-            _, found, told = str(error).rpartition(f"\n{kind.__module__}.{kind.__name__}: ")
-            if found:
-                raise kind(told.strip()) from None
-        raise
+def _pop(waiting: deque[Task]) -> Task | None:
+    return waiting.popleft() if waiting else None
 
 
-@contextmanager
-def _opening(plugin_args: Mapping[str, Any], plan: Plan) -> Any:
-    from nipype_blm.stages.commands import check_pool, opening_pool
+def _check_pool(plugin_args: Mapping[str, Any], plan: Plan) -> "PoolOptions":
+    from nipype_blm.stages.commands import check_pool
 
     if plan.arrays and not _can_travel(plan):
         raise InputError(
             "A channel is an array of this process, which workers do not have; give a path, or run "
             "with threads."
         )
-    with opening_pool(check_pool(plugin_args), plan.out_dir / "workers") as pool:
+    return check_pool(plugin_args)
+
+
+@contextmanager
+def _opening(options: "PoolOptions | None", plan: Plan) -> Iterator["Pool | None"]:
+    if options is None:
+        yield None
+        return
+    from nipype_blm.stages.commands import opening_pool
+
+    with opening_pool(options, plan.out_dir / "workers") as pool:
         yield pool
 
 
@@ -434,80 +249,6 @@ def _can_travel(plan: Plan) -> bool:
     import cloudpickle
 
     try:
-        cloudpickle.dumps(plan.arrays)
+        return len(cloudpickle.dumps(plan.arrays)) <= _MOST_ARRAY_BYTES
     except Exception:  # of many kinds
         return False
-    return True
-
-
-# -------------------------------------------------------------------------------- the whole
-
-_WHOLE = "whole"  # a file in the work folder: all that is done is in the outputs
-
-
-def assemble(
-    plan: Plan, learned: Learned, n_threads: int = 1, pool: "Pool | None" = None
-) -> Result:
-    """Put blocks together, write the outputs and the tables, and say what there is.
-
-    Raises
-    ------
-    SkippedError
-        If more blocks are skipped than may be.
-    """
-    history = read_history(plan.paths.journal)
-    marker = plan.paths.work / _WHOLE
-    first = next(iter(plan.open_channels().values()))
-    if not marker.is_file():
-        for output in learned.outputs.values():
-            if not output.is_direct:
-                _merge(plan, output, n_threads)
-            if output.kind == "nifti":
-                write_nifti(plan, output, first)
-            if output.kind == "boss" and not output.is_direct:
-                write_boss(plan, output)
-    write_block_tables(plan, history)
-    has_table = learned.has_records or _has_records(plan)
-    table = write_table(plan, history.done) if has_table else None
-    skipped = history.skipped
-    write_if_changed(marker, b"")
-    if len(history.done) == len(plan.grid):
-        _remove_parts(plan, learned)
-    most = plan.config.max_skipped
-    if most is not None and len(skipped) > most:
-        raise SkippedError(describe_skipped(len(skipped), skipped[-1], most))
-    return Result(
-        plan.out_dir,
-        {name: each.path for name, each in learned.outputs.items()},
-        table,
-        [plan.grid[i].key for i in sorted(history.done)],
-        skipped,
-        len(plan.grid),
-    )
-
-
-def _has_records(plan: Plan) -> bool:
-    return bool(find_records(plan.paths.journal))
-
-
-def _merge(plan: Plan, output: Any, n_threads: int) -> None:
-    """Put overlapping blocks together, box by box."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    target = open_target(plan, output)
-
-    def write(box: Any) -> None:
-        region = tuple(slice(a, b) for a, b in zip(box.start, box.stop, strict=True))
-        target[region] = merge_box(plan, output, box)
-
-    with ThreadPoolExecutor(n_threads) as executor:
-        for _ in executor.map(write, make_merge_grid(plan)):
-            pass
-
-
-def _remove_parts(plan: Plan, learned: Learned) -> None:
-    """Remove what is in the outputs now, once nothing can be added any more."""
-    for name, output in learned.outputs.items():
-        shutil.rmtree(plan.paths.find_parts(name), ignore_errors=True)
-        if output.kind != "zarr":
-            shutil.rmtree(find_target(plan, output), ignore_errors=True)

@@ -2,12 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nipype_blm.blockmap.blocks import AXES, Grid
-from nipype_blm.blockmap.journal import Ended, History, find_records, read_records
+from nipype_blm.blockmap.journal import Ended, History, read_records
 from nipype_blm.blockmap.plan import Plan
 from nipype_blm.io.files import replacing
 
@@ -52,7 +53,7 @@ def _write_rows(
     path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], separator: str = "\t"
 ) -> None:
     with replacing(path) as raw:
-        file = io.TextIOWrapper(raw, encoding="utf-8", newline="")
+        file = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="")
         writer = csv.writer(file, delimiter=separator, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
@@ -60,22 +61,23 @@ def _write_rows(
         file.detach()
 
 
-def write_table(plan: Plan, done: Iterable[int]) -> Path:
-    """Write the records of all blocks that are done, in the order of blocks; return the table.
+def find_table(plan: Plan) -> Path:
+    """Return where the table of records is."""
+    return Path(plan.out_dir, Path(plan.config.table).expanduser())
+
+
+def write_table(path: Path, places: Sequence[tuple[int, Path, int]]) -> None:
+    """Write records, as `find_records` has found them, in the order of blocks.
 
     Columns are those that any record has; where one lacks a column its cell is empty.
     """
-    path = Path(plan.out_dir, Path(plan.config.table).expanduser())
     path.parent.mkdir(parents=True, exist_ok=True)
-    wanted = set(done)
-    places = [place for place in find_records(plan.paths.journal) if place[0] in wanted]
     columns = _order(dict.fromkeys(key for row in read_records(places) for key in row))
     if path.suffix == ".parquet":
         _write_parquet(path, columns, list(read_records(places)))
     else:
         rows = ([_write_cell(row.get(c)) for c in columns] for row in read_records(places))
         _write_rows(path, columns, rows, "," if path.suffix == ".csv" else "\t")
-    return path
 
 
 def _order(found: Iterable[str]) -> list[str]:
@@ -86,7 +88,7 @@ def _order(found: Iterable[str]) -> list[str]:
 
 
 def _write_cell(value: Any) -> Any:
-    return "n/a" if value is None or value != value else value
+    return "n/a" if _is_missing(value) else value
 
 
 def _write_parquet(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
@@ -99,20 +101,30 @@ def _write_parquet(path: Path, columns: Sequence[str], rows: list[dict[str, Any]
 
 
 def _make_column(values: Sequence[Any]) -> Any:
-    """Return a column: whole numbers exactly, also above what a float can hold."""
+    """Return a column: whole numbers exactly, also above what a real one can hold."""
     import pyarrow as pa
 
-    present = [value for value in values if value is not None]
-    kinds = {type(value) for value in present}
-    if kinds == {int} and max(present) >= 2**63 and min(present) >= 0:
-        return pa.array(values, pa.uint64())
-    if kinds == {int, float}:
+    kinds = {type(value) for value in values if not _is_missing(value)}
+    if float not in kinds and kinds:  # NaN is how pandas and others write that one is missing
+        values = [None if _is_missing(value) else value for value in values]
+    if kinds == {int}:
+        for dtype in (pa.int64(), pa.uint64()):
+            with suppress(OverflowError, pa.ArrowInvalid):
+                return pa.array(values, dtype)
+    if kinds == {int, float} and all(map(_is_real, values)):
         return pa.array([None if v is None else float(v) for v in values], pa.float64())
-    if len(kinds) > 1:
-        return pa.array([None if v is None else str(v) for v in values], pa.string())
-    return pa.array(values)
+    if kinds in ({bool}, {float}, {str}, set()):
+        return pa.array(values)
+    return pa.array([None if v is None else str(v) for v in values], pa.string())
 
 
-def iterate_rows(plan: Plan) -> Iterator[dict[str, Any]]:
-    """Yield the records of all blocks, in the order of blocks."""
-    return read_records(find_records(plan.paths.journal))
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value
+
+
+def _is_real(value: Any) -> bool:
+    """Return whether a number is one that a real one can hold."""
+    try:
+        return _is_missing(value) or float(value) == value
+    except OverflowError:
+        return False

@@ -18,8 +18,8 @@ from nipype_blm.cli.where import add_where_options, list_too_low, read_pool
 from nipype_blm.errors import InputError, count, join_some
 
 if TYPE_CHECKING:
+    from nipype_blm.blockmap.assembling import Result
     from nipype_blm.blockmap.plan import Plan
-    from nipype_blm.blockmap.run import Result
 
 _DESCRIPTION = (
     "Run a function on every block of volumes that are too big for one machine: NIfTI, Zarr, HDF5, "

@@ -14,8 +14,8 @@ from nipype_blm.interfaces.base import (
 )
 
 if TYPE_CHECKING:
+    from nipype_blm.blockmap.assembling import Result
     from nipype_blm.blockmap.plan import Plan
-    from nipype_blm.blockmap.run import Result
 
 # Inputs that are no fields of a configuration.
 _RUNNING = (
@@ -165,15 +165,16 @@ class PlanBlocks(_BlockMapInterface):
     output_spec = _PlanBlocksOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from nipype_blm.blockmap.run import cut, holding, list_waiting, prepare
+        from nipype_blm.blockmap.preparing import prepare
+        from nipype_blm.blockmap.run import cut, holding
 
         given = defined_traits(self.inputs)
         plan = make_plan(given, Path(runtime.cwd))
         warn_of(plan.notices)
         with holding(plan.out_dir):
-            prepare(plan, given["overwrite"])
+            prepared = prepare(plan, given["overwrite"])
             # One without blocks where all are done: Nipype runs no list of no node.
-            bundles = cut(list_waiting(plan), given["parallel_nodes"]) or [[]]
+            bundles = cut(prepared.waiting, given["parallel_nodes"]) or [[]]
         self._results = {"plan_file": str(plan.paths.plan), "bundles": bundles}
         return runtime
 
@@ -214,8 +215,9 @@ class AssembleBlocks(_BlockMapInterface):
     output_spec = BlockMapOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.blockmap.assembling import assemble
         from nipype_blm.blockmap.outputs import Learned
-        from nipype_blm.blockmap.run import assemble, holding
+        from nipype_blm.blockmap.run import holding
 
         plan = _read_plan(self.inputs.plan_file)
         learned = Learned.read(plan.paths.outputs)

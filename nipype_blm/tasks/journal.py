@@ -124,7 +124,11 @@ class LineWriter:
         data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
         # Else the first one would be torn with the one before.
         data = b"\n" + data if self._is_torn else data
-        self._is_torn = self._file.write(data) != len(data)
+        try:
+            self._is_torn = self._file.write(data) != len(data)
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
         if self._is_torn:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 

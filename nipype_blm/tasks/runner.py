@@ -5,8 +5,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from pathlib import Path
+from threading import Event
 from traceback import format_exception
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,14 @@ from nipype_blm.tasks.task import Done, Task, perform
 
 if TYPE_CHECKING:
     from nipype_blm.tasks.pools import Pool
+
+_ending: ContextVar[Event | None] = ContextVar("ending", default=None)
+
+
+def is_ending() -> bool:
+    """Return whether the run is to end of which this thread does a task, as after an error."""
+    ending = _ending.get()
+    return ending is not None and ending.is_set()
 
 
 def run_tasks(
@@ -109,16 +118,23 @@ def _run_in_threads(
     tasks: Sequence[Task], retries: int, n_threads: int
 ) -> Generator[tuple[Task, Done], None, None]:
     waiting, running = deque(tasks), dict[Future[Done], Task]()
+    ending = Event()
+
+    def run(task: Task) -> Done:
+        _ending.set(ending)
+        return _run_here(task, retries)
+
     with ThreadPoolExecutor(n_threads) as executor:
         try:
             while waiting or running:
                 while waiting and len(running) < n_threads:
                     task = waiting.popleft()
                     # In a context of its own, so that whoever listens hears of it.
-                    running[executor.submit(copy_context().run, _run_here, task, retries)] = task
+                    running[executor.submit(copy_context().run, run, task)] = task
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
         finally:
+            ending.set()
             waiting.clear()
 
 

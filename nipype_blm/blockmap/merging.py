@@ -1,0 +1,113 @@
+"""Put overlapping blocks together."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nipype_blm.blockmap.blocks import AXES, Block, Grid, Triple
+from nipype_blm.blockmap.functions import ReturnError
+from nipype_blm.blockmap.images import open_target
+from nipype_blm.blockmap.outputs import Output
+from nipype_blm.blockmap.plan import Plan
+from nipype_blm.blockmap.values import fit_type
+from nipype_blm.errors import InputError
+
+
+def merge(plan: Plan, output: Output, n_threads: int = 1) -> None:
+    """Put the blocks of an output together, box by box.
+
+    Raises
+    ------
+    InputError
+        If it cannot hold what comes out, such as a sum that is too large.
+    """
+    target = open_target(plan, output)
+
+    def write(box: Block) -> None:
+        region = tuple(slice(a, b) for a, b in zip(box.start, box.stop, strict=True))
+        target[region] = merge_box(plan, output, box)
+
+    with ThreadPoolExecutor(n_threads) as executor:
+        try:
+            for _ in executor.map(write, make_merge_grid(plan, output)):
+                pass
+        except ReturnError as error:
+            raise InputError(f"Blocks cannot be put together: {error}.") from error
+
+
+def make_merge_grid(plan: Plan, output: Output) -> Grid:
+    """Return the boxes in which overlapping blocks are put together: no two share a chunk."""
+    extent = {axis: (0, n) for axis, n in zip(AXES, plan.grid.shape, strict=True)}
+    z, y, x = (
+        chunk * max(1, size // chunk)
+        for chunk, size in zip(output.chunks, plan.grid.size, strict=True)
+    )
+    return Grid(extent, (z, y, x))
+
+
+def merge_box(plan: Plan, output: Output, box: Block) -> NDArray[Any]:
+    """Return a box of an output, of all blocks that have voxels in it.
+
+    Parameters
+    ----------
+    box : Block
+        Counted from the start of the volume that is asked for.
+    """
+    offset = plan.grid.start
+    z, y, x = (a + o for a, o in zip(box.start, offset, strict=True))
+    start: Triple = (z, y, x)
+    z, y, x = (a + o for a, o in zip(box.stop, offset, strict=True))
+    whole = Block(start, (z, y, x), start, (z, y, x))
+    target = np.dtype(output.dtype)
+    wide = _widen(target) if output.merge in ("sum", "mean") else target
+    total = np.zeros(whole.shape, wide)
+    n_blocks = np.zeros(whole.shape, np.uint32)
+    folder = plan.paths.find_parts(output.name)
+    for block in plan.grid.find_overlapping(whole):
+        found = _read_part(folder, block, whole)
+        if found is None:
+            continue
+        region, values = found
+        with np.errstate(all="ignore"):  # whatever the function has left
+            _combine(total[region], values, n_blocks[region], output.merge)
+        n_blocks[region] += 1
+    if output.merge == "mean":
+        np.divide(total, n_blocks, out=total, where=n_blocks > 0)
+    total[n_blocks == 0] = output.fill
+    return fit_type(total, output)
+
+
+def _widen(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype({"b": "u8", "u": "u8", "i": "i8", "f": "f8"}[dtype.kind])
+
+
+def _combine(total: NDArray[Any], values: NDArray[Any], n_before: NDArray[Any], merge: str) -> None:
+    """Add the values of a block to those of others, in place."""
+    if merge == "crop":
+        total[...] = values
+    elif merge == "max":
+        # fmax: a block that has NaN where another one has a number does not count there.
+        total[...] = np.where(n_before == 0, values, np.fmax(total, values))
+    else:
+        total += values
+
+
+def _read_part(
+    folder: Path, block: Block, box: Block
+) -> tuple[tuple[slice, ...], NDArray[Any]] | None:
+    """Return where a block has voxels of a box, counted from its start, and their values."""
+    try:
+        part = np.load(folder / f"{block.key}.npy", mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:  # it was skipped
+        return None
+    start = block.read_start if part.shape == block.read_shape else block.start
+    first = [max(a, b) for a, b in zip(start, box.start, strict=True)]
+    last = [min(a + n, b) for a, n, b in zip(start, part.shape, box.stop, strict=True)]
+    if any(a >= b for a, b in zip(first, last, strict=True)):
+        return None
+    inside = tuple(slice(a - s, b - s) for a, b, s in zip(first, last, start, strict=True))
+    region = tuple(slice(a - s, b - s) for a, b, s in zip(first, last, box.start, strict=True))
+    return region, part[inside]

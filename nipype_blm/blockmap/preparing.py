@@ -1,0 +1,206 @@
+"""Before all blocks run: what earlier runs have done, and what the results are written to."""
+
+import logging
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nipype_blm.blockmap.compute import BYTES, MIB, UNIT, Worker, check_skipped
+from nipype_blm.blockmap.functions import Returned, read_code
+from nipype_blm.blockmap.images import create_target, find_target
+from nipype_blm.blockmap.journal import Ended, History, name_journal, read_history
+from nipype_blm.blockmap.options import Config, OutputFields, check_output_name
+from nipype_blm.blockmap.outputs import Learned, Output, plan_output
+from nipype_blm.blockmap.plan import Plan, read_stamp
+from nipype_blm.blockmap.planning import check_places
+from nipype_blm.errors import InputError, count
+from nipype_blm.io.arrayfile import fingerprint
+from nipype_blm.io.files import write_if_changed
+from nipype_blm.progress import advance
+from nipype_blm.tasks.journal import LineWriter
+
+logger = logging.getLogger(__name__)
+
+# So many blocks are tried until the function has worked on one, where its results are not known.
+_MOST_TRIED = 3
+
+
+class Prepared(NamedTuple):
+    """What is known when blocks can run."""
+
+    learned: Learned
+    waiting: list[int]  # numbers of the blocks that are to run
+    history: History  # of the blocks that have run already to learn
+
+
+def prepare(plan: Plan, overwrite: bool = False) -> Prepared:
+    """Make all that blocks are written to; the first block is done here if it has to tell what.
+
+    Raises
+    ------
+    InputError
+        If the folder has the results of something else, or the function works on none of the first
+        blocks.
+    ReadError, WriteError, BlockError, SkippedError
+        If the first block ends the run.
+    """
+    paths = plan.paths
+    known, history = read_stamp(paths.plan), read_history(paths.journal)
+    if known not in (None, plan.stamp) and history.done and not overwrite:
+        raise InputError(
+            f"{plan.out_dir} has the results of other settings, or of another volume (see "
+            f"{paths.plan}); name another folder, or give overwrite."
+        )
+    learned = Learned.read(paths.outputs)
+    if overwrite or known != plan.stamp or learned is None:
+        _remove(plan, learned)
+        learned, history = None, History()
+    _compare_code(plan, history)
+    plan.write()
+    paths.journal.mkdir(parents=True, exist_ok=True)
+    waiting = list_waiting(plan, history)
+    tried = History()
+    if learned is None:
+        learned = _declare(plan, overwrite) or _learn(plan, overwrite, tried)
+    elif not history.done:  # it was ended before they were whole
+        _create_targets(plan, learned)
+    _check_outputs(plan, learned)
+    waiting = [number for number in waiting if number not in tried.ended]
+    if waiting:
+        paths.whole.unlink(missing_ok=True)
+    return Prepared(learned, waiting, tried)
+
+
+def list_waiting(plan: Plan, history: History) -> list[int]:
+    """Return the numbers of the blocks that are not done: also those that were skipped."""
+    done = history.done
+    return [number for number in range(len(plan.grid)) if number not in done]
+
+
+def _check_outputs(plan: Plan, learned: Learned) -> None:
+    """Refuse to go on from blocks whose voxels have been removed."""
+    is_whole = plan.paths.whole.is_file()
+    for name, output in learned.outputs.items():
+        path = Path(output.path) if is_whole else find_target(plan, output)
+        if not (output.kind == "boss" or path.exists()):
+            raise InputError(
+                f"{path}, the output {name} of blocks that are done, is gone; to do them again, "
+                "give overwrite, or another folder."
+            )
+
+
+def _remove(plan: Plan, learned: Learned | None) -> None:
+    """Remove what an earlier run has made, as far as it is known."""
+    paths = plan.paths
+    # First, so that nothing that is half removed is taken for done.
+    shutil.rmtree(paths.journal, ignore_errors=True)
+    for output in learned.outputs.values() if learned else ():
+        if output.kind == "zarr":
+            shutil.rmtree(output.path, ignore_errors=True)
+        elif output.kind == "nifti":
+            Path(output.path).unlink(missing_ok=True)
+    shutil.rmtree(paths.work, ignore_errors=True)
+    for path in (paths.plan, paths.blocks_table, paths.skipped_table):
+        path.unlink(missing_ok=True)
+
+
+def _compare_code(plan: Plan, history: History) -> None:
+    """Say if the function has another text than in the run before: what is done stays."""
+    path = plan.paths.code
+    code = fingerprint(read_code(plan.function)).encode()
+    if history.done and path.is_file() and path.read_bytes() != code:
+        logger.warning(
+            "The function has changed since the last run.  Blocks that are done stay as they are; "
+            "to do all of them again, give overwrite, or another folder."
+        )
+    write_if_changed(path, code)
+
+
+def _declare(plan: Plan, overwrite: bool) -> Learned | None:
+    """Return what the configuration says of all results; None if it leaves something open."""
+    asked = plan.config.outputs
+    if not asked or any(each.dtype is None for each in asked.values()):
+        return None
+    return _create(plan, {name: each.dtype for name, each in asked.items()}, False, overwrite)
+
+
+def _create(plan: Plan, dtypes: Mapping[str, Any], has_records: bool, overwrite: bool) -> Learned:
+    asked, default = plan.config.outputs or {}, OutputFields.model_validate({})
+    outputs = {
+        name: plan_output(name, asked.get(name, default), np.dtype(dtype), plan)
+        for name, dtype in dtypes.items()
+    }
+    check_places(plan, {name: each.path for name, each in outputs.items()})
+    if not overwrite:
+        _keep_others(outputs.values())
+    learned = Learned(outputs, has_records)
+    # First, so that what a run that is killed here has made is known to be ours.
+    learned.write(plan.paths.outputs)
+    _create_targets(plan, learned)
+    return learned
+
+
+def _keep_others(outputs: Iterable[Output]) -> None:
+    """Refuse to write over what no run into this folder has made."""
+    for output in outputs:
+        if output.kind != "boss" and Path(output.path).exists():
+            raise InputError(
+                f"{output.path}, to which the output {output.name} goes, is there already, and not "
+                "of a run into this folder; give another path, or overwrite."
+            )
+
+
+def _create_targets(plan: Plan, learned: Learned) -> None:
+    first = next(iter(plan.open_channels().values()))
+    for output in learned.outputs.values():
+        create_target(plan, output, first)
+
+
+def _learn(plan: Plan, overwrite: bool, tried: History) -> Learned:
+    """Do the first block, and make what its results, and those of all others, are written to.
+
+    A block that is skipped tells nothing; then another one is tried.
+    """
+
+    def create(returned: Returned) -> Learned:
+        _check_names(plan.config, returned.arrays)
+        dtypes = {name: values.dtype for name, values in returned.arrays.items()}
+        return _create(plan, dtypes, returned.has_records, overwrite)
+
+    worker = Worker(plan, None, create)
+    failed: list[Ended] = []
+    with LineWriter(name_journal(plan.paths.journal)) as lines:
+        for number in choose_tried(len(plan.grid)):
+            ended = worker.compute(number, lines)
+            tried.ended[number] = ended
+            advance(UNIT, 1)
+            advance(BYTES, ended.n_bytes // MIB)
+            if worker.learned is not None:
+                return worker.learned
+            failed.append(ended)
+            check_skipped(tried, plan.config.max_skipped)
+    raise InputError(
+        f"The function has failed on {'all' if len(failed) == len(plan.grid) else 'the first'} "
+        f"{count(len(failed), 'block')} that were tried, so that it is not known what it returns; "
+        f"on block {failed[0].key}: {failed[0].error}\n{failed[0].traceback.rstrip()}"
+    )
+
+
+def choose_tried(n_blocks: int) -> list[int]:
+    """Return the numbers of the blocks that may be first: those inside are less often empty."""
+    return list(dict.fromkeys((0, n_blocks // 2, n_blocks - 1)))[:_MOST_TRIED]
+
+
+def _check_names(config: Config, arrays: Iterable[str]) -> None:
+    """Refuse outputs that the function does not return, and others."""
+    for name in arrays:
+        check_output_name(name)
+    if config.outputs is not None and set(config.outputs) != set(arrays):
+        raise InputError(
+            f"outputs names {', '.join(config.outputs) or 'nothing'}, and the function returned "
+            f"{', '.join(arrays) or 'no array'}; name what it returns (one array without a name is "
+            "called as the first of outputs)."
+        )
