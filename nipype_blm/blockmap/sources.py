@@ -248,14 +248,18 @@ def open_channel(source: Source | Any, name: str) -> Channel:
     if not isinstance(source, Source):
         opened = describe_array(source, name)
         return Channel(opened, Source(type(source).__name__, "array"), name)
+    # What was opened before may be of another file by now, or of another token.
+    _opened.pop(_identify(source, name), None)
     try:
-        return _remember(Channel(OPENERS[source.opener](source, name), source, name))
+        channel = Channel(OPENERS[source.opener](source, name), source, name)
     except ImportError as error:
         extra = source.opener if source.opener in EXTRAS else "blockmap"
         raise InputError(
             f"{name}: reading {source.path} needs {error.name or error}, which is not installed; "
             f"install nipype_blm[{extra}]."
         ) from error
+    # A file that is only looked at is not held open; a BOSS would be asked for all of it again.
+    return _remember(channel) if source.opener == "boss" else channel
 
 
 _MOST_OPENED = 64
@@ -268,9 +272,7 @@ def _identify(source: Source, name: str) -> tuple[str, str, int]:
 
 
 def _remember(channel: Channel) -> Channel:
-    key = _identify(channel.source, channel.name)
-    _opened.pop(key, None)
-    _opened[key] = channel
+    _opened[_identify(channel.source, channel.name)] = channel
     for old in list(_opened)[:-_MOST_OPENED]:
         _opened.pop(old, None)
     return channel
@@ -281,4 +283,4 @@ def reopen_channel(source: Source, name: str) -> Channel:
 
     Opening reads metadata, of a remote store over the network: once for each process.
     """
-    return _opened.get(_identify(source, name)) or open_channel(source, name)
+    return _opened.get(_identify(source, name)) or _remember(open_channel(source, name))
