@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nipype_blm.blockmap import map_blocks
 from nipype_blm.blockmap.blocks import AXES, Grid, compute_blocks
 from nipype_blm.blockmap.openers import find_place, tell_kind
-from nipype_blm.blockmap.outputs import describe_image, find_affine
+from nipype_blm.blockmap.images import describe_image, find_affine
 from nipype_blm.blockmap.sources import Channel, Source, open_channel, reopen_channel
 from nipype_blm.errors import InputError
 
