@@ -84,6 +84,6 @@ def test_outputs_of_the_workflow_are_those_of_the_node(tmp_path):
 def test_faults_are_told_by_the_first_node(tmp_path):
     write_volume(tmp_path)
     node = BlockMap(**describe(tmp_path, ranges={"y": [0, 21]}), out_dir=tmp_path / "out")
-    with pytest.raises(ValueError, match="range 0 to 21 along y was asked for; em has 0 to 20"):
+    with pytest.raises(ValueError, match="range 0 to 21 along y was asked for, and em has 0 to 20"):
         node.run()
     assert not (tmp_path / "out").exists()
