@@ -35,7 +35,7 @@ class BlockMapInputSpec(InputSpec):
     )
     channels = traits.Dict(
         traits.Str,
-        traits.Either(traits.Str, traits.Dict),
+        traits.Any,  # text or a mapping: old versions of traits have no dictionary of either
         desc="volumes by name: a path or an address, or a mapping of path, level, axes, ...",
     )
     function = traits.Str(desc="module:function or file.py:function")
@@ -58,7 +58,7 @@ class BlockMapInputSpec(InputSpec):
     )
     outputs = traits.Dict(
         traits.Str,
-        traits.Either(traits.Str, traits.Dict),
+        traits.Any,  # text or a mapping: old versions of traits have no dictionary of either
         desc="arrays that the function returns, by name: a path, or a mapping of path, dtype, "
         "merge, chunks and fill",
     )
