@@ -24,7 +24,7 @@ from nipype_blm.blockmap.journal import (
 )
 from nipype_blm.blockmap.outputs import Learned
 from nipype_blm.blockmap.plan import Plan
-from nipype_blm.blockmap.steady import ReadError, WriteError, act_steadily, read_steadily
+from nipype_blm.blockmap.retrying import ReadError, WriteError, read_with_retries, retry
 from nipype_blm.blockmap.tokens import redact
 from nipype_blm.blockmap.values import Writer
 from nipype_blm.errors import InputError, count, shorten
@@ -33,7 +33,7 @@ from nipype_blm.tasks.journal import LineWriter
 from nipype_blm.tasks.runner import is_ending
 
 MIB = 2**20
-UNIT, BYTES = "blocks", "MiB"
+UNIT, VOLUME = "blocks", "MiB"
 # A block whose worker is lost this often is taken for the reason, and skipped.
 _MOST_LOSSES = 2
 _HERE = Path(__file__).parent
@@ -69,7 +69,7 @@ class Worker:
         create: Callable[[Returned], Learned] | None = None,
     ) -> None:
         self._plan, self.learned, self._create = plan, learned, create
-        self._channels = act_steadily(
+        self._channels = retry(
             plan.open_channels, "The channels could not be opened", ReadError, plan.config
         )
         self._writer = None if learned is None else Writer(plan, learned.outputs)
@@ -87,7 +87,7 @@ class Worker:
         """
         start, stop = block.read_start, block.read_stop
         return {
-            name: read_steadily(channel, start, stop, self._plan.config)
+            name: read_with_retries(channel, start, stop, self._plan.config)
             for name, channel in self._channels.items()
         }
 
@@ -240,7 +240,7 @@ def compute_bundle(plan: Plan, indices: Sequence[int], journal: Path) -> None:
             except _ENDING:  # it is noted
                 break
             advance(UNIT, 1)
-            advance(BYTES, (n_bytes + ended.n_bytes) // MIB - n_bytes // MIB)
+            advance(VOLUME, (n_bytes + ended.n_bytes) // MIB - n_bytes // MIB)
             n_bytes += ended.n_bytes
             n_skipped += ended.state == SKIPPED
     os.utime(journal)  # it counts as written also if all had ended before

@@ -12,8 +12,8 @@ from nipype_blm.blockmap.blocks import AXES, Grid, Triple
 from nipype_blm.blockmap.openers import METRES
 from nipype_blm.blockmap.outputs import Output
 from nipype_blm.blockmap.plan import Plan
+from nipype_blm.blockmap.retrying import WriteError, retry
 from nipype_blm.blockmap.sources import Channel
-from nipype_blm.blockmap.steady import WriteError, act_steadily
 from nipype_blm.io.files import replacing
 
 ARRAY = "0"  # name of the array in a Zarr: its finest, and only, level
@@ -160,7 +160,7 @@ def open_boss(plan: Plan, output: Output) -> Any:
 
     volume = boss.parse_uri(output.path, **output.options)
     failed = f"The output {output.name} could not be opened"
-    return act_steadily(partial(boss.open_volume, volume), failed, WriteError, plan.config)
+    return retry(partial(boss.open_volume, volume), failed, WriteError, plan.config)
 
 
 def send_boss(
@@ -171,4 +171,4 @@ def send_boss(
 
     failed = f"The output {output.name} at z, y, x from {start} could not be written"
     write = partial(boss.write_region, channel, start, values)
-    act_steadily(write, failed, WriteError, plan.config)
+    retry(write, failed, WriteError, plan.config)

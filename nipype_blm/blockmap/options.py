@@ -158,12 +158,12 @@ class Config(BaseModel):
     max_skipped: Annotated[int, Field(ge=0)] | None = Field(
         None, description="end the run when more blocks were skipped; default: never"
     )
-    read_retries: Annotated[int, Field(ge=0, le=100)] = Field(
+    retries: Annotated[int, Field(ge=0, le=100)] = Field(
         5,
         description="how often reading, and writing to a BOSS, is tried again; pauses double from "
-        "read_pause_s",
+        "retry_pause_s",
     )
-    read_pause_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+    retry_pause_s: Annotated[float, Field(ge=0, le=3600)] = Field(
         1.0, description="seconds before reading is tried again, the first time"
     )
     max_mem_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(

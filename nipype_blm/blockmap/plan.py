@@ -127,7 +127,7 @@ def read_stamp(path: Path) -> str | None:
 
 # What changes where or how fast things are done, and not what.
 _IDLE = {
-    *("on_error", "on_read_error", "max_skipped", "read_retries", "read_pause_s", "max_mem_gb"),
+    *("on_error", "on_read_error", "max_skipped", "retries", "retry_pause_s", "max_mem_gb"),
     "table",
 }
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nipype_blm.blockmap.compute import BYTES, MIB, UNIT, Worker, check_skipped
+from nipype_blm.blockmap.compute import MIB, UNIT, VOLUME, Worker, check_skipped
 from nipype_blm.blockmap.functions import Returned, read_code
 from nipype_blm.blockmap.images import create_target, find_target
 from nipype_blm.blockmap.journal import Ended, History, name_journal, read_history
@@ -177,7 +177,7 @@ def _learn(plan: Plan, overwrite: bool, tried: History) -> Learned:
             ended = worker.compute(number, lines)
             tried.ended[number] = ended
             advance(UNIT, 1)
-            advance(BYTES, ended.n_bytes // MIB)
+            advance(VOLUME, ended.n_bytes // MIB)
             if worker.learned is not None:
                 return worker.learned
             failed.append(ended)

@@ -143,7 +143,7 @@ def count_done(plan: Plan) -> int:
     return len(read_history(plan.paths.journal).done)
 
 
-def count_bytes(plan: Plan) -> int:
+def count_mib(plan: Plan) -> int:
     """Return how much is read in all, in MiB."""
     channels = plan.open_channels().values()
     return sum(each.dtype.itemsize * each.n_kept for each in channels) * plan.grid.n_read // MIB

@@ -173,19 +173,19 @@ def _ask_token(arguments: argparse.Namespace) -> str:
 def _run(
     plan: "Plan", arguments: argparse.Namespace, plugin_args: dict[str, Any] | None
 ) -> "Result":
-    from nipype_blm.blockmap.compute import BYTES, UNIT, BlockError, SkippedError
-    from nipype_blm.blockmap.run import count_bytes, count_done, run_plan
-    from nipype_blm.blockmap.steady import ReadError, WriteError
+    from nipype_blm.blockmap.compute import UNIT, VOLUME, BlockError, SkippedError
+    from nipype_blm.blockmap.retrying import ReadError, WriteError
+    from nipype_blm.blockmap.run import count_done, count_mib, run_plan
     from nipype_blm.cli.progress import Counted, show_progress
     from nipype_blm.tasks.task import PoolError, TaskError
 
     known = (ReadError, WriteError, BlockError, SkippedError)
     n_done = 0 if arguments.overwrite else count_done(plan)
     n = plan.n_blocks
-    n_mib = count_bytes(plan)
+    n_mib = count_mib(plan)
     work = [Counted(UNIT, n, n_done)]
     if n_mib:
-        work.append(Counted(BYTES, n_mib, n_mib * n_done // n))
+        work.append(Counted(VOLUME, n_mib, n_mib * n_done // n))
     with show_progress(work, arguments.quiet):
         try:
             return run_plan(plan, arguments.threads or 1, plugin_args, arguments.overwrite)

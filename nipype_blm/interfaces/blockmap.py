@@ -66,8 +66,13 @@ class BlockMapInputSpec(InputSpec):
     on_error = traits.Enum("skip", "stop", desc="what an error of the function does to the run")
     on_read_error = traits.Enum("stop", "skip", desc="the same of a block that cannot be read")
     max_skipped = traits.Range(low=0, desc="end the run when more blocks were skipped")
-    read_retries = traits.Range(low=0, high=100, nohash=True, desc="how often reading is repeated")
-    read_pause_s = traits.Float(nohash=True, desc="seconds before that, the first time")
+    retries = traits.Range(
+        low=0,
+        high=100,
+        nohash=True,
+        desc="how often what cannot be read, or sent to a BOSS, is tried again",
+    )
+    retry_pause_s = traits.Float(nohash=True, desc="seconds before that, the first time")
     max_mem_gb = traits.Float(desc="memory of a block's data, in GiB, for block_size auto")
     base_dir = Directory(
         exists=True, desc="where relative paths start without a config_file; default: here"

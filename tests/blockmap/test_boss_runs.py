@@ -22,8 +22,8 @@ from intern.utils.parallel import block_compute
 from nipype_blm.blockmap import sources
 from nipype_blm.blockmap.journal import read_history
 from nipype_blm.blockmap.plan import Plan
+from nipype_blm.blockmap.retrying import ReadError, WriteError
 from nipype_blm.blockmap.run import map_blocks, run_bundle
-from nipype_blm.blockmap.steady import ReadError, WriteError
 from nipype_blm.cli.main import main
 from nipype_blm.errors import InputError
 
@@ -72,7 +72,7 @@ def detect(data, block):
 """
 COMMAND = [sys.executable, "-P", "-m", "nipype_blm.cli.main", "blockmap"]
 TOKEN = BossServer.token
-QUICK = {"read_pause_s": 0.01, "read_retries": 2}
+QUICK = {"retry_pause_s": 0.01, "retries": 2}
 
 
 def is_setting(name: str) -> bool:
@@ -391,7 +391,7 @@ def test_a_busy_server_is_asked_again_after_pauses_that_double(
 ) -> None:
     server.fail("/2:3/", 503, times=2)
     begun = time.monotonic()
-    result = run_sums(server, read_pause_s=0.2)
+    result = run_sums(server, retry_pause_s=0.2)
     assert 0.6 <= time.monotonic() - begun < 5
     assert list_sums(result) == [int(each.sum(dtype=int)) for each in voxels["DAPI"]]
     pauses = [float(n) for n in re.findall(r"again in ([\d.]+) s: HTTPError: .*503", caplog.text)]
@@ -525,7 +525,7 @@ def test_a_token_that_is_withdrawn_ends_the_run_at_once(
         return add(data)
 
     channels = {"DAPI": describe(server, "DAPI")}
-    options: dict[str, Any] = {"block_size": (50, 40, 1), "read_pause_s": 60.0}
+    options: dict[str, Any] = {"block_size": (50, 40, 1), "retry_pause_s": 60.0}
     with pytest.raises(InputError, match="does not know the token"):
         map_blocks(withdraw, channels, "out", **options)
     # The user puts a new one into the same file, in the same session.

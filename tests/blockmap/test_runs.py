@@ -220,8 +220,8 @@ def test_reading_is_tried_again_after_pauses(tmp_path: Path, n_threads: int) -> 
         {"em": disk},
         tmp_path,
         block_size=SIZE,
-        read_retries=3,
-        read_pause_s=0.02,
+        retries=3,
+        retry_pause_s=0.02,
         n_threads=n_threads,
     )
     assert time.monotonic() - start > 0.02 + 0.04 + 0.08
@@ -237,8 +237,8 @@ def test_a_block_that_cannot_be_read_ends_the_run(tmp_path: Path, n_threads: int
     calls = Calls()
     options: dict[str, Any] = {
         "block_size": SIZE,
-        "read_retries": 2,
-        "read_pause_s": 0,
+        "retries": 2,
+        "retry_pause_s": 0,
         "n_threads": n_threads,
     }
     with pytest.raises(ReadError, match=r"\(2, 3, 4\) .* could not be read, 3 times: .*refused"):

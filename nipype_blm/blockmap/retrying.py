@@ -28,15 +28,13 @@ class WriteError(RuntimeError):
     """Something could not be written."""
 
 
-def read_steadily(channel: Channel, start: Any, stop: Any, config: Config) -> NDArray[Any]:
-    """Return a box of a channel; errors are those of `act_steadily`."""
+def read_with_retries(channel: Channel, start: Any, stop: Any, config: Config) -> NDArray[Any]:
+    """Return a box of a channel; errors are those of `retry`."""
     place = f"{channel.name} at z, y, x from {start} to {stop} could not be read"
-    return act_steadily(partial(channel.read, start, stop), place, ReadError, config)
+    return retry(partial(channel.read, start, stop), place, ReadError, config)
 
 
-def act_steadily(
-    action: Callable[[], T], failed: str, kind: type[RuntimeError], config: Config
-) -> T:
+def retry(action: Callable[[], T], failed: str, kind: type[RuntimeError], config: Config) -> T:
     """Return what an action gives; it is tried again after pauses that double.
 
     Parameters
@@ -57,18 +55,18 @@ def act_steadily(
     InputError
         If what is wrong stays wrong, such as a token that is refused.
     """
-    for attempt in range(config.read_retries + 1):
+    for attempt in range(config.retries + 1):
         try:
             return action()
         except InputError:
             raise
         except OSError as error:
             reason = redact(f"{type(error).__name__}: {error}")
-            if attempt == config.read_retries:
+            if attempt == config.retries:
                 raise kind(f"{failed}, {count(attempt + 1, 'time')}: {reason}") from error
         except Exception as error:
             raise kind(f"{failed}: {redact(f'{type(error).__name__}: {error}')}") from error
-        pause_s = min(_LONGEST_PAUSE_S, config.read_pause_s * 2**attempt)
+        pause_s = min(_LONGEST_PAUSE_S, config.retry_pause_s * 2**attempt)
         # Not all workers at the same moment: the server has too much to do already.
         pause_s *= 1 + random.random() / 4
         logger.warning("%s, and is tried again in %.1f s: %s", failed, pause_s, reason)
