@@ -44,7 +44,10 @@ def explained(volume: "Volume", asked: str) -> Iterator[None]:
         told = _translate(error, volume, asked)
         if told is error:
             raise
-        raise told from None
+    else:
+        return
+    # Not while the other one is handled: it would be told's context, and be pickled with it.
+    raise told
 
 
 def _translate(error: Exception, volume: "Volume", asked: str) -> Exception:
