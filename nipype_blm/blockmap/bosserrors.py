@@ -44,10 +44,9 @@ def explained(volume: "Volume", asked: str) -> Iterator[None]:
         told = _translate(error, volume, asked)
         if told is error:
             raise
-    else:
-        return
-    # Not while the other one is handled: it would be told's context, and be pickled with it.
-    raise told
+        # Whatever is hidden is still pickled with what is told, by those who keep contexts.
+        error.args = ()
+        raise told from None
 
 
 def _translate(error: Exception, volume: "Volume", asked: str) -> Exception:
