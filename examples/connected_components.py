@@ -25,14 +25,19 @@ STEPS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
 def label_parts(
-    data: dict[str, np.ndarray], block: Block, threshold: float, shape: tuple[int, int, int]
+    data: dict[str, np.ndarray],
+    block: Block,
+    threshold: float,
+    start: list[int],
+    shape: list[int],
 ) -> dict[str, Any]:
-    """Label a block by itself, and list its parts."""
+    """Label a block by itself, and list its parts; `start` and `shape` are those of the volume."""
     labels, n = ndimage.label(data["volume"] > threshold)
     _, first, n_voxels = np.unique(labels, return_index=True, return_counts=True)
     places = np.unravel_index(first, labels.shape)
+    inside = [own - first for own, first in zip(block.start, start, strict=True)]
     numbers = np.ravel_multi_index(
-        tuple(place + start for place, start in zip(places, block.start, strict=True)), shape
+        tuple(place + first for place, first in zip(places, inside, strict=True)), shape
     )
     has_outside = int(len(first) > n)  # whose label is 0
     names = np.zeros(n + 1, np.uint64)
@@ -45,7 +50,7 @@ def label_parts(
 
 
 def find_contacts(data: dict[str, np.ndarray]) -> list[dict[str, int]]:
-    """List the parts that touch: those of one block do not, so that the others are in the halo."""
+    """List the parts that touch: those of one block do not, so that each pair reaches the halo."""
     parts, pairs = data["parts"], []
     for step in STEPS:
         one = parts[tuple(slice(None, -n or None) for n in step)]
@@ -92,8 +97,14 @@ def label_volume(volume: Any, out: Path, threshold: float = 128, **how: Any) -> 
     from nipype_blm.blockmap.sources import Source, open_channel
 
     source = Source(str(volume)) if isinstance(volume, str | Path) else volume
-    shape = open_channel(source, "volume").shape
-    arguments = {"threshold": threshold, "shape": shape}
+    extent = open_channel(source, "volume").extent.values()
+    arguments = {
+        "threshold": threshold,
+        "start": [start for start, _ in extent],
+        "shape": [stop - start for start, stop in extent],
+    }
+    # A block that is missing would cut what goes through it.
+    how |= {"on_error": "stop", "on_read_error": "stop"}
     first = map_blocks(label_parts, {"volume": volume}, out / "1", arguments=arguments, **how)
     sizes = read_columns(first.table, "part", "voxels").sort_values("part")
     parts = {"parts": first.outputs["parts"]}

@@ -79,7 +79,9 @@ def init_blockmap_wf(
         name="plan",
         mem_gb=mem_gb,
     )
-    blocks = DiscreetMapNode(MapBlocks(), iterfield=["bundle"], name="blocks", mem_gb=mem_gb)
+    blocks = DiscreetMapNode(
+        MapBlocks(), iterfield=["bundle", "journal"], name="blocks", mem_gb=mem_gb
+    )
     assemble = FreshNode(
         AssembleBlocks(n_procs=n_procs), name="assemble", mem_gb=mem_gb, n_procs=n_procs
     )
@@ -89,7 +91,11 @@ def init_blockmap_wf(
     workflow.connect(
         [
             (inputnode, plan, [("channels", "channels")]),
-            (plan, blocks, [("plan_file", "plan_file"), ("bundles", "bundle")]),
+            (
+                plan,
+                blocks,
+                [("plan_file", "plan_file"), ("bundles", "bundle"), ("journals", "journal")],
+            ),
             (plan, assemble, [("plan_file", "plan_file")]),
             (blocks, assemble, [("journal_file", "journal_files")]),
             (assemble, outputnode, [(each, each) for each in results]),

@@ -1,11 +1,14 @@
 """Run a function over all blocks: the first one here, the rest anywhere, then the whole."""
 
+import os
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from threadpoolctl import threadpool_limits
 
 from nipype_blm.blockmap.assembling import Result, assemble
 from nipype_blm.blockmap.compute import MIB, check_journal, compute_bundle
@@ -17,8 +20,7 @@ from nipype_blm.blockmap.planning import make_plan
 from nipype_blm.blockmap.preparing import prepare
 from nipype_blm.blockmap.tables import write_block_tables
 from nipype_blm.errors import InputError
-from nipype_blm.io.lock import hold_folders
-from nipype_blm.private import find_obstacle
+from nipype_blm.stages.commands import holding
 from nipype_blm.tasks.runner import run_each
 from nipype_blm.tasks.task import PoolError, Task
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from nipype_blm.tasks.options import PoolOptions
     from nipype_blm.tasks.pools import Pool
 
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _RETRIES = 2  # of a bundle whose worker was lost
 # Of a worker: what a slow one has left is not the whole of a run, and few files are written.
 _BUNDLES_PER_WORKER, _MOST_IN_BUNDLE, _MOST_BUNDLES = 8, 64, 5000
@@ -52,7 +55,8 @@ def map_blocks(
         Returns nothing, an array (or several by name) of the shape that it got or of the block,
         or records: dictionaries of numbers and text.
     channels : mapping
-        Paths, addresses, mappings of a path and how it is read, or array-likes, by name.
+        Paths, addresses, mappings of a path and how it is read, or array-likes of shape (z, y, x),
+        by name.
     out_dir : path
         For results, tables and the journal.
     n_threads : int
@@ -71,7 +75,7 @@ def map_blocks(
     Raises
     ------
     InputError
-        Before any block is read.
+        Before any block but the first one is read.
     ReadError, WriteError, BlockError, SkippedError, OSError, TaskError, PoolError
         If the run has ended early; what is done stays done.
 
@@ -107,7 +111,7 @@ def run_plan(
 ) -> Result:
     """Run all that a plan asks for; parameters and errors are those of `map_blocks`."""
     options = None if plugin_args is None else _check_pool(plugin_args, plan)
-    with holding(plan.out_dir):
+    with holding(plan.out_dir, "OUT"), one_thread():
         learned, waiting, history = prepare(plan, overwrite)
         try:
             with _opening(options if waiting else None, plan) as pool:
@@ -121,18 +125,12 @@ def run_plan(
 
 
 @contextmanager
-def holding(out_dir: Path) -> Iterator[None]:
-    """Hold the folder of a run.
-
-    Raises
-    ------
-    InputError
-        If another run has it, or nothing can be written there.
-    """
-    obstacle = find_obstacle(out_dir)
-    if obstacle is not None:
-        raise InputError(f"OUT {out_dir} {obstacle}.")
-    with hold_folders({"OUT": out_dir}):
+def one_thread() -> Iterator[None]:
+    """Have libraries use one thread, unless the user says otherwise: blocks run side by side."""
+    if any(name in os.environ for name in _THREAD_VARIABLES):
+        yield
+        return
+    with threadpool_limits(1):
         yield
 
 
@@ -157,23 +155,20 @@ def cut(waiting: Sequence[int], n_workers: int) -> list[list[int]]:
     return [list(waiting[i : i + size]) for i in range(0, n, size)]
 
 
-def run_bundle(plan: Plan, bundle: Sequence[int]) -> Path:
-    """Do some blocks, in a process of its own; return their journal.
+def run_bundle(plan: Plan, bundle: Sequence[int], journal: Path) -> None:
+    """Do some blocks, in a process of its own.
 
-    What another try of the same bundle has done, such as one that was killed, is not done again.
+    What another try of the same bundle has noted, such as one that was killed, is not done again.
 
     Raises
     ------
     ReadError, WriteError, BlockError, SkippedError
-        If a block cannot be read, or may not be skipped.
+        If a block cannot be read or written, or may not be skipped.
     """
-    done = read_history(plan.paths.journal).done
-    journal = name_journal(plan.paths.journal)
-    compute_bundle(plan, [number for number in bundle if number not in done], journal)
+    compute_bundle(plan, bundle, journal)
     history = History()
     history.read(journal)
     check_journal(history, plan.config.max_skipped)
-    return journal
 
 
 def _run_blocks(
@@ -187,7 +182,7 @@ def _run_blocks(
     for bundle in bundles:
         journal = name_journal(plan.paths.journal)
         arguments = (plan, bundle, journal)
-        tasks.append(Task(compute_bundle, arguments, journal, "", inputs=(plan.paths.plan,)))
+        tasks.append(Task(_compute_alone, arguments, journal, "", inputs=(plan.paths.plan,)))
     endings: Generator[Any, None, None]
     if pool is None:
         endings = run_each(tasks, None, _RETRIES, n_threads)
@@ -197,6 +192,11 @@ def _run_blocks(
         for task, _ in endings:
             history.read(task.output)
             check_journal(history, plan.config.max_skipped)
+
+
+def _compute_alone(plan: Plan, bundle: Sequence[int], journal: Path) -> None:
+    with one_thread():  # also on a worker
+        compute_bundle(plan, bundle, journal)
 
 
 def _run_on_pool(tasks: Sequence[Task], pool: "Pool") -> Generator[Any, None, None]:

@@ -56,9 +56,13 @@ def add_blockmap(tools: Any) -> None:
     parser.add_argument(
         "--function", metavar="MODULE:FUNCTION", help="in place of the one of CONFIG"
     )
-    for name, what in (("block-size", "voxels of a block"), ("halo", "voxels around it")):
+    for name, what in (("block-size", "voxels of a block"), ("halo", "voxels around a block")):
         parser.add_argument(
-            f"--{name}", type=int, nargs=3, metavar=_VOXELS, help=f"{what}, likewise"
+            f"--{name}",
+            type=int,
+            nargs=3,
+            metavar=_VOXELS,
+            help=f"{what} along x, y, z, in place of those of CONFIG",
         )
     add_where_options(parser, "processes of this machine; default: all cores but one")
     parser.add_argument(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
+from nipype_blm.blockmap.options import Config
 from nipype_blm.interfaces.base import (
     BLMInterface,
     InputSpec,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from nipype_blm.blockmap.assembling import Result
     from nipype_blm.blockmap.plan import Plan
 
+DESCRIPTIONS = {name: each.description for name, each in Config.model_fields.items()}
 # Inputs that are no fields of a configuration.
 _RUNNING = (
     *("config_file", "out_dir", "n_procs", "pool_file", "plugin_args", "overwrite"),
@@ -33,50 +35,31 @@ class BlockMapInputSpec(InputSpec):
         nohash=True,
         desc="YAML with these inputs, or a neurodata.cfg; others are given besides",
     )
-    channels = traits.Dict(
-        traits.Str,
-        traits.Any,  # text or a mapping: old versions of traits have no dictionary of either
-        desc="volumes by name: a path or an address, or a mapping of path, level, axes, ...",
-    )
-    function = traits.Str(desc="module:function or file.py:function")
-    arguments = traits.Dict(traits.Str, desc="further arguments of the function, by name")
-    ranges = traits.Dict(
-        traits.Str, traits.Any, desc="start and stop along x, y, z, in voxels; default: all"
-    )
+    # Text or a mapping: old versions of traits have no dictionary of either.
+    channels = traits.Dict(traits.Str, traits.Any, desc=DESCRIPTIONS["channels"])
+    function = traits.Str(desc=DESCRIPTIONS["function"])
+    arguments = traits.Dict(traits.Str, desc=DESCRIPTIONS["arguments"])
+    ranges = traits.Dict(traits.Str, traits.Any, desc=DESCRIPTIONS["ranges"])
     block_size = traits.Either(
         traits.Enum("auto"),
         traits.Dict(traits.Str, traits.Int),
         traits.List(traits.Int),
-        desc="voxels of a block along x, y, z; auto: planned from chunks and memory; default 1000, "
-        "1000, 10",
+        desc=DESCRIPTIONS["block_size"],
     )
     halo = traits.Either(
         traits.Int,
         traits.Dict(traits.Str, traits.Int),
         traits.List(traits.Int),
-        desc="voxels around a block that the function gets, too",
+        desc=DESCRIPTIONS["halo"],
     )
-    outputs = traits.Dict(
-        traits.Str,
-        traits.Any,  # text or a mapping: old versions of traits have no dictionary of either
-        desc="arrays that the function returns, by name: a path, or a mapping of path, dtype, "
-        "merge, chunks and fill",
-    )
-    table = traits.Str(desc="table of the records that it returns: .tsv, .csv or .parquet")
-    on_error = traits.Enum("skip", "stop", desc="what an error of the function does to the run")
-    on_read_error = traits.Enum("stop", "skip", desc="the same of a block that cannot be read")
-    max_skipped = traits.Range(low=0, desc="end the run when more blocks were skipped")
-    retries = traits.Range(
-        low=0,
-        high=100,
-        nohash=True,
-        desc="how often what cannot be read, or sent to a BOSS, is tried again",
-    )
-    retry_pause_s = traits.Float(nohash=True, desc="seconds before that, the first time")
-    max_mem_gb = traits.Float(desc="memory of a block's data, in GiB, for block_size auto")
-    base_dir = Directory(
-        exists=True, desc="where relative paths start without a config_file; default: here"
-    )
+    outputs = traits.Dict(traits.Str, traits.Any, desc=DESCRIPTIONS["outputs"])
+    table = traits.Str(desc=DESCRIPTIONS["table"])
+    on_error = traits.Enum("skip", "stop", desc=DESCRIPTIONS["on_error"])
+    on_read_error = traits.Enum("stop", "skip", desc=DESCRIPTIONS["on_read_error"])
+    max_skipped = traits.Range(low=0, desc=DESCRIPTIONS["max_skipped"])
+    retries = traits.Range(low=0, high=100, nohash=True, desc=DESCRIPTIONS["retries"])
+    retry_pause_s = traits.Float(nohash=True, desc=DESCRIPTIONS["retry_pause_s"])
+    max_mem_gb = traits.Float(desc=DESCRIPTIONS["max_mem_gb"])
     out_dir = Directory(
         desc="folder for results, tables and journal, from which a run that was killed goes on; "
         "default: blocks in the working directory, which Nipype empties before a node runs again"
@@ -130,7 +113,7 @@ class BlockMap(_BlockMapInterface):
     Examples
     --------
     >>> from nipype_blm.interfaces.blockmap import BlockMap
-    >>> blocks = BlockMap(channels={"em": "em.zarr"}, function="scipy.ndimage:label", n_procs=2)
+    >>> blocks = BlockMap(channels={"em": "em.zarr"}, function="cells.py:detect", n_procs=2)
     >>> blocks.run().outputs.skipped  # doctest: +SKIP
     []
     """
@@ -153,6 +136,9 @@ class BlockMap(_BlockMapInterface):
 
 
 class _PlanBlocksInputSpec(BlockMapInputSpec):
+    base_dir = Directory(
+        exists=True, desc="where relative paths start without a config_file; default: here"
+    )
     parallel_nodes = traits.Range(
         low=1, value=1, usedefault=True, nohash=True, desc="nodes that run at the same time"
     )
@@ -161,6 +147,7 @@ class _PlanBlocksInputSpec(BlockMapInputSpec):
 class _PlanBlocksOutputSpec(TraitedSpec):
     plan_file = File(exists=True, desc="what every stage reads")
     bundles = traits.List(traits.List(traits.Int), desc="numbers of the blocks of each node")
+    journals = traits.List(traits.Str, desc="where each node notes what it has done")
 
 
 class PlanBlocks(_BlockMapInterface):
@@ -170,23 +157,30 @@ class PlanBlocks(_BlockMapInterface):
     output_spec = _PlanBlocksOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.blockmap.journal import name_journal
         from nipype_blm.blockmap.preparing import prepare
-        from nipype_blm.blockmap.run import cut, holding
+        from nipype_blm.blockmap.run import cut
+        from nipype_blm.stages.commands import holding
 
         given = defined_traits(self.inputs)
         plan = make_plan(given, Path(runtime.cwd))
         warn_of(plan.notices)
-        with holding(plan.out_dir):
+        with holding(plan.out_dir, "out_dir"):
             prepared = prepare(plan, given["overwrite"])
             # One without blocks where all are done: Nipype runs no list of no node.
             bundles = cut(prepared.waiting, given["parallel_nodes"]) or [[]]
-        self._results = {"plan_file": str(plan.paths.plan), "bundles": bundles}
+        self._results = {
+            "plan_file": str(plan.paths.plan),
+            "bundles": bundles,
+            "journals": [str(name_journal(plan.paths.journal)) for _ in bundles],
+        }
         return runtime
 
 
 class _MapBlocksInputSpec(InputSpec):
     plan_file = File(exists=True, mandatory=True, desc="what every stage reads")
     bundle = traits.List(traits.Int, mandatory=True, desc="numbers of the blocks")
+    journal = traits.Str(mandatory=True, desc="where it is noted what is done")
 
 
 class _MapBlocksOutputSpec(TraitedSpec):
@@ -202,8 +196,9 @@ class MapBlocks(_BlockMapInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.blockmap.run import run_bundle
 
-        journal = run_bundle(_read_plan(self.inputs.plan_file), self.inputs.bundle)
-        self._results["journal_file"] = str(journal)
+        inputs = self.inputs
+        run_bundle(_read_plan(inputs.plan_file), inputs.bundle, Path(inputs.journal))
+        self._results["journal_file"] = inputs.journal
         return runtime
 
 
@@ -222,12 +217,12 @@ class AssembleBlocks(_BlockMapInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.blockmap.assembling import assemble
         from nipype_blm.blockmap.outputs import Learned
-        from nipype_blm.blockmap.run import holding
+        from nipype_blm.stages.commands import holding
 
         plan = _read_plan(self.inputs.plan_file)
         learned = Learned.read(plan.paths.outputs)
         assert learned is not None
-        with holding(plan.out_dir):
+        with holding(plan.out_dir, "out_dir"):
             result = assemble(plan, learned, self.inputs.n_procs)
         self._results = describe_result(result)
         return runtime

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import tensorstore as ts
 import zarr
 from example_runs import EXAMPLES
 from scipy import ndimage
@@ -98,3 +99,29 @@ def test_the_model_on_a_zarr_is_that_of_the_images(tmp_path):
     variance = rss[0] / (len(y) - 2) * np.linalg.inv(X.T @ X)[1, 1]
     assert maps["t_2"][i, j, k] == pytest.approx(estimate[1] / np.sqrt(variance), rel=1e-5)
     assert maps["dof"][i, j, k] == len(y) - 2
+
+
+def test_components_of_a_volume_that_begins_elsewhere(tmp_path):
+    from connected_components import label_volume
+
+    values = (np.random.default_rng(2).random((9, 8, 7)) * 255).astype(np.uint8)
+    path, start = f"precomputed://{tmp_path / 'volume'}", (5, 3, 1)  # x, y, z
+    store = ts.open(
+        {
+            "driver": "neuroglancer_precomputed",
+            "kvstore": f"file://{tmp_path / 'volume'}/",
+            "multiscale_metadata": {"type": "image", "data_type": "uint8", "num_channels": 1},
+            "scale_metadata": {
+                "size": values.T.shape,
+                "voxel_offset": start,
+                "chunk_size": [4, 4, 4],
+                "resolution": [8, 8, 40],
+                "encoding": "raw",
+            },
+        },
+        create=True,
+    ).result()
+    store[..., 0] = values.T
+    label_volume(path, tmp_path, 128, block_size=[4, 5, 3])
+    found = zarr.open_array(tmp_path / "labels.zarr", path="0")[:]
+    np.testing.assert_array_equal(found, ndimage.label(values > 128)[0])
