@@ -67,7 +67,7 @@ def main() -> None:
             "<=",
             1.05,
         ),
-        aim("memory of 10 gigavoxels, in MiB", usage.pss_mib, "<=", 500),
+        aim("memory of 10 gigavoxels, in MiB", float(usage.pss_mib), "<=", 500),
         aim("blocks done twice after a kill, one at a time", again["nipype_blm"], "<=", 1),
     ]
     write_result(
@@ -75,7 +75,7 @@ def main() -> None:
         "blockmap",
         aims,
         cpu_s=cpu,
-        big={"voxels": int(np.prod(BIG)), "cpu_s": usage.cpu_s, "memory_mib": usage.pss_mib},
+        big={"voxels": int(np.prod(BIG)), "cpu_s": usage.cpu_s, "memory_mib": float(usage.pss_mib)},
         blocks_done_twice=again,
         blocks_of_killed_runs=N_SLOW,
     )

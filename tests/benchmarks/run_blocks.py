@@ -113,7 +113,8 @@ def run_cubed(source: Path, out: Path, size: Any, invert: Any) -> Any:
             return invert(block, block_id)
 
         result = cubed.map_blocks(call, values, dtype=values.dtype)
-        cubed.to_zarr(result, str(out / "out.zarr"), resume=True)
+        # With `resume` it looks for intermediate arrays of this plan; a new process has another.
+        cubed.to_zarr(result, str(out / "out.zarr"))
 
     return act
 
