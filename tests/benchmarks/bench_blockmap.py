@@ -117,7 +117,7 @@ def kill(command: list[str], folder: Path, side: str) -> int:
     calls = out / "calls"
 
     def count() -> Counter[str]:
-        return Counter(calls.read_text().split() if calls.exists() else [])
+        return Counter(calls.read_text().splitlines() if calls.exists() else [])
 
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while sum(count().values()) < N_SLOW // 2:

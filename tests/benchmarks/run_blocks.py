@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 
 BLOCK = (10, 1024, 1024)  # z, y, x
-SLOW_BLOCK = (25, 512, 256)
+SLOW_BLOCK = (50, 512, 512)
 
 
 def main(side: str, out: Path, cubed_path: str, source: Path, seconds: float = 0.0) -> None:
