@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import sys
 import threading
 import time
 from collections import Counter
