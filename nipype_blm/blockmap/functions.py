@@ -151,7 +151,7 @@ def _is_installed(file: str) -> bool:
     path = Path(file)
     if {"site-packages", "dist-packages"} & set(path.parts):
         return True
-    folders = [Path(__file__).parents[1], sysconfig.get_path("stdlib")]
+    folders = [str(Path(__file__).parents[1]), sysconfig.get_path("stdlib")]
     return any(path.is_relative_to(folder) for folder in folders)
 
 
