@@ -295,6 +295,15 @@ def test_another_text_of_the_function_is_told_of(
     assert "The function has changed" in caplog.text
 
 
+def test_a_function_that_is_edited_meanwhile_goes_on_as_it_began(tmp_path: Path) -> None:
+    path = tmp_path / "edits_itself.py"
+    text = "from pathlib import Path\ndef act(data):\n    Path(__file__).write_text('def (')\n"
+    path.write_text(f"{text}    return data['em']\n")
+    options: dict[str, Any] = {"outputs": {"copy": {"dtype": "uint16"}}, "on_error": "stop"}
+    result = map_blocks(f"{path}:act", EM, tmp_path / "out", block_size=(11, 7, 1), **options)
+    assert np.array_equal(read_zarr(result.outputs["copy"]), VOLUME)
+
+
 def test_an_output_that_is_gone_is_missed(tmp_path: Path) -> None:
     outputs = {"copy": {"path": "copy.nii"}}
     result = map_blocks(Calls(), EM, tmp_path, block_size=SIZE, outputs=outputs)
