@@ -1,24 +1,33 @@
 """The function that is called on every block: found by its name, called, and what it returned."""
 
 import importlib
-import importlib.util
 import inspect
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import lru_cache, partial
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from itertools import islice
 from pathlib import Path
+from threading import RLock
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.blockmap.blocks import AXES, Block
-from nipype_blm.errors import InputError, join_some, show
+from nipype_blm.errors import InputError, join_some, shorten, show
 
 Function = Callable[..., Any]
 Record = dict[str, Any]
 # The name of a result that has none.
 RESULT = "result"
+# Of the values that a function holds: characters of each, and how many of one list.
+_LONGEST_VALUE, _MOST_VALUES = 2000, 10_000
 
 
 class Returned(NamedTuple):
@@ -33,9 +42,10 @@ class ReturnError(ValueError):
     """A function has returned what cannot be used."""
 
 
-@lru_cache(maxsize=8)
 def find_function(text: str, folder: str = "") -> Function:
-    """Return the function of ``module:function`` or ``file.py:function``.
+    """Return the function of ``module:function`` or ``file.py:function``, as its file is now.
+
+    A file that was changed since this process has run it is run again; an installed library is not.
 
     Parameters
     ----------
@@ -52,10 +62,13 @@ def find_function(text: str, folder: str = "") -> Function:
     if not (has_name and where and name.replace(".", "_").isidentifier()):
         raise InputError(
             f"The function {show(text)} was given; expected module:function, such as "
-            "scipy.ndimage:label, or file.py:function."
+            "my_steps:segment, or file.py:function."
         )
     try:
-        module = _import_file(where, folder) if where.endswith(".py") else _import(where, folder)
+        with _importing:
+            module = (
+                _import_file(where, folder) if where.endswith(".py") else _import(where, folder)
+            )
     except InputError:
         raise
     except (Exception, SystemExit) as error:
@@ -74,36 +87,107 @@ def find_function(text: str, folder: str = "") -> Function:
     return function
 
 
-def _import(name: str, folder: str) -> Any:
-    if folder and folder not in sys.path:
-        sys.path.insert(0, folder)
-    return importlib.import_module(name)
+_importing = RLock()
+# What the files of users were when they were run, by the names of their modules.
+_run_files: dict[str, tuple[str, int, int]] = {}
 
 
-def _import_file(text: str, folder: str) -> Any:
+def _import(name: str, folder: str) -> ModuleType:
+    """Import a module: a library, or else one in the folder, or wherever Python finds it."""
+    top = name.partition(".")[0]
+    spec = PathFinder.find_spec(top, [folder]) if folder and not _is_library(top) else None
+    # Of another folder, in a process that has had the module of that name from elsewhere.
+    is_other = top in _run_files and spec is not None and _run_files[top][0] != spec.origin
+    if spec is not None and spec.has_location and (top not in sys.modules or is_other):
+        for each in [key for key in sys.modules if key.startswith(f"{top}.")]:
+            del sys.modules[each]
+        _add_folder(folder)
+        _load(spec)
+    module = importlib.import_module(name)
+    file = getattr(module, "__file__", None) or ""
+    if name != "__main__" and file.endswith(".py") and not _is_installed(file):
+        _refresh(module, file)
+    return module
+
+
+def _import_file(text: str, folder: str) -> ModuleType:
     """Import a file by its path; what lies beside it can be imported from it."""
     path = Path(folder, text).expanduser().absolute()
     if not path.is_file():
         raise InputError(f"The file {path} of the function is not there.")
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
     # By its name, so that what it defines can be pickled; unless a library has that name.
-    module = sys.modules.get(path.stem)
-    if getattr(module, "__file__", None) == str(path):
-        return module
-    is_free = module is None and path.stem not in sys.stdlib_module_names
-    name = path.stem if path.stem.isidentifier() and is_free else f"_file_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    names = (path.stem, f"_file_{path.stem}")
+    for module in filter(None, map(sys.modules.get, names)):
+        if getattr(module, "__file__", None) == str(path):
+            _refresh(module, str(path))
+            return module
+    is_free = path.stem.isidentifier() and path.stem not in sys.modules
+    name = names[0] if is_free and not _is_library(path.stem) else names[1]
+    _add_folder(str(path.parent))
+    spec = spec_from_file_location(name, path)
     assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    return _load(spec)
+
+
+def _add_folder(folder: str) -> None:
+    """Have modules found in a folder; libraries come first."""
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _is_library(name: str) -> bool:
+    """Return whether Python or an installed library has the name of a module."""
+    if name in sys.stdlib_module_names:
+        return True
     try:
-        spec.loader.exec_module(module)
+        spec = find_spec(name)
+    except (ImportError, ValueError):  # of a module that has no such thing, such as __main__
+        return False
+    return spec is not None and _is_installed(spec.origin or "")
+
+
+def _is_installed(file: str) -> bool:
+    """Return whether a file belongs to what is installed, and not to a user."""
+    path = Path(file)
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return True
+    folders = [str(Path(__file__).parents[1]), sysconfig.get_path("stdlib")]
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _load(spec: ModuleSpec) -> ModuleType:
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        _run_file(module, str(spec.origin))
     except BaseException:
-        del sys.modules[name]
+        sys.modules.pop(spec.name, None)
         raise
     return module
+
+
+def _refresh(module: ModuleType, file: str) -> None:
+    """Run the file of a module again if it has changed since."""
+    known = _run_files.setdefault(module.__name__, _stamp(file))
+    if known != _stamp(file):
+        _run_file(module, file)
+
+
+def _run_file(module: ModuleType, file: str) -> None:
+    if not file.endswith(".py"):
+        assert module.__spec__ is not None
+        assert module.__spec__.loader is not None
+        module.__spec__.loader.exec_module(module)
+        return
+    stamp = _stamp(file)
+    # Not what Python has compiled before, which it knows by size and whole seconds alone.
+    exec(compile(Path(file).read_bytes(), file, "exec"), vars(module))
+    _run_files[module.__name__] = stamp
+
+
+def _stamp(file: str) -> tuple[str, int, int]:
+    found = Path(file).stat()
+    return file, found.st_mtime_ns, found.st_size
 
 
 def name_function(function: Function) -> str:
@@ -114,9 +198,74 @@ def name_function(function: Function) -> str:
 
 
 def read_code(function: Function) -> str:
-    """Return the text of a function, by which one that was changed is known; empty if unknown."""
+    """Return a text by which a function that was changed is known; empty if nothing is known.
+
+    It has the whole file of a user's function, what it calls there included, and the values that
+    a `partial`, a closure or a callable object holds.
+    """
+    return "\n".join(_list_code(function, set()))
+
+
+def _list_code(function: Any, seen: set[int]) -> Iterator[str]:
+    if id(function) in seen:
+        return
+    seen.add(id(function))
+    if isinstance(function, partial):
+        yield from _list_code(function.func, seen)
+        yield from _list_value([function.args, function.keywords], seen)
+    elif inspect.ismethod(function):
+        yield from _list_code(function.__func__, seen)
+        yield from _list_value(function.__self__, seen)
+    elif inspect.isfunction(function):
+        plain = inspect.unwrap(function)
+        yield _read_text(plain)
+        cells = [each for one in {function, plain} for each in one.__closure__ or ()]
+        defaults = [plain.__defaults__, plain.__kwdefaults__]
+        yield from _list_value([*defaults, *(_read_cell(each) for each in cells)], seen)
+    elif inspect.isclass(function):
+        yield _read_text(function)
+    elif not inspect.isroutine(function):
+        yield _read_text(type(function))
+        yield from _list_value(getattr(function, "__dict__", {}), seen)
+
+
+def _list_value(value: Any, seen: set[int]) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, each in islice(value.items(), _MOST_VALUES):
+            yield repr(key)
+            yield from _list_value(each, seen)
+    elif isinstance(value, list | tuple):
+        for each in islice(value, _MOST_VALUES):
+            yield from _list_value(each, seen)
+    elif isinstance(value, set | frozenset):
+        yield from sorted(map(repr, value))
+    elif _is_opaque(value):
+        yield from _list_code(value, seen)
+    else:
+        # Where an object is in memory is another one each time.
+        yield shorten(re.sub(r" at 0x[0-9a-f]+", "", repr(value)), _LONGEST_VALUE)
+
+
+def _is_opaque(value: Any) -> bool:
+    """Return whether what a value prints does not tell what it is."""
+    plain = type(value).__repr__ is object.__repr__
+    return plain or inspect.isroutine(value) or isinstance(value, type | partial)
+
+
+def _read_cell(cell: Any) -> Any:
     try:
-        return inspect.getsource(inspect.unwrap(function))
+        return cell.cell_contents
+    except ValueError:  # it is empty so far
+        return None
+
+
+def _read_text(what: Any) -> str:
+    """Return the file of what a user has defined; of what a library has only its own lines."""
+    try:
+        file = inspect.getsourcefile(what)
+        if file and Path(file).is_file() and not _is_installed(file):
+            return Path(file).read_text(errors="replace")
+        return inspect.getsource(what)
     except (OSError, TypeError):
         return ""
 
@@ -132,6 +281,13 @@ def check_arguments(function: Function, arguments: Mapping[str, Any]) -> None:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # of some that are written in C
         return
+    first = next(iter(signature.parameters.values()), None)
+    if first is not None and first.name == "block" and first.kind != first.KEYWORD_ONLY:
+        raise InputError(
+            f"The function {name_function(function)}{signature} calls its first argument block; "
+            "this gets the dictionary of channels: name it otherwise, such as data (a further "
+            "argument block gets the place of the block)."
+        )
     try:
         signature.bind({}, **_add_block(function, None, arguments))
     except TypeError as error:
@@ -181,7 +337,9 @@ def call(
     Exception
         Of the function.
     """
-    return sort_returned(function(dict(data), **_add_block(function, block, arguments)), names)
+    # Its own, so that what it changes is not there for the next block.
+    own = deepcopy(dict(arguments))
+    return sort_returned(function(dict(data), **_add_block(function, block, own)), names)
 
 
 def sort_returned(value: Any, names: Sequence[str] = ()) -> Returned:

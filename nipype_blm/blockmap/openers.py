@@ -23,6 +23,7 @@ _NIFTI = re.compile(r"\.(nii|mgh|mgz|mnc|hdr|img)(\.(gz|bz2|zst))?$", re.IGNOREC
 _HDF5 = re.compile(r"\.(h5|hdf5|hdf|he5|nwb|ims)(?=/|$)", re.IGNORECASE)
 _ZARR = re.compile(r"\.zarr(\.zip)?(?=/|$)", re.IGNORECASE)
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+_METADATA = (*_ZARR_FILES, ".zattrs", "info", "attributes.json")
 _N5 = re.compile(r"\.n5(?=/|$)", re.IGNORECASE)
 # Schemes whose rest is the address of a store, and the driver of TensorStore that reads it.
 DRIVERS = {
@@ -114,6 +115,46 @@ def find_place(source: "Source") -> Path | None:
     return Path(path) if path and Path(path).exists() else None
 
 
+def find_array_place(array: Any) -> Path | None:
+    """Return the file or folder that an array-like reads from; None if it tells of none."""
+    # Of Zarr, of a folder or a file; of NumPy; of HDF5; of nibabel.
+    ways = "store.root", "store.path", "filename", "file.filename", "file_like"
+    for names in (each.split(".") for each in ways):
+        found = array
+        for name in names:
+            found = getattr(found, name, None)
+        if isinstance(found, str | Path) and Path(found).exists():
+            return Path(found)
+    return None
+
+
+def stamp_source(source: "Source") -> list[tuple[str, int, int, int]]:
+    """Return by what a source that was written again is known: of a folder, by its metadata."""
+    if source.opener == "python":
+        place: Path | None = Path(source.path.removeprefix("python:").rpartition(":")[0])
+    else:
+        place = find_place(source)
+    if place is None:
+        return []
+    return [
+        (str(path), found.st_ino, found.st_mtime_ns, found.st_size)
+        for path in [place, *_list_metadata(source, place)]
+        if path.is_file()
+        for found in [path.stat()]
+    ]
+
+
+def _list_metadata(source: "Source", place: Path) -> Iterator[Path]:
+    if not place.is_dir():
+        return
+    inner = Path(source.path.rpartition("://")[2], (source.dataset or "").strip("/"))
+    for folder in {place, inner, inner.parent} if inner.is_relative_to(place) else {place}:
+        yield from (folder / name for name in _METADATA)
+    # Of the levels of an image; within an array there may be as many folders as chunks.
+    if inner.is_dir() and not (inner / ".zarray").is_file():
+        yield from (path for name in _ZARR_FILES for path in sorted(inner.glob(f"*/{name}")))
+
+
 def describe_array(array: Any, name: str) -> Opened:
     """Take an array-like as it is, with axes z, y, x.
 
@@ -177,9 +218,23 @@ def _open_nifti(source: "Source", name: str) -> Opened:
     with explaining(path), quiet_libraries():
         image: Any = nib.load(path, mmap=False, **options)
         array = _Scaled(image)
-    sizes = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0))
-    axes = "xyztcuv"[: len(array.shape)]
-    return Opened(array, axes, list(map(float, sizes)), "millimeter", affine=image.affine)
+    axes = image.affine[:3, :3]
+    sizes = np.sqrt((axes**2).sum(axis=0))
+    # In other stores there is an origin only where the axes are those of space.
+    is_straight = np.allclose(axes, np.diag(sizes), rtol=1e-5, atol=1e-5 * sizes.min())
+    return Opened(
+        array,
+        "xyztcuv"[: len(array.shape)],
+        _round(sizes),
+        "millimeter",
+        _round(image.affine[:3, 3]) if is_straight else (),
+        affine=image.affine,
+    )
+
+
+def _round(values: Any) -> list[float]:
+    """Return as many digits as numbers of single precision have, as those of a header."""
+    return [float(f"{n:.7g}") for n in values]
 
 
 class _Scaled:
@@ -226,13 +281,46 @@ def _open_zarr(source: "Source", name: str) -> Opened:
             f"{name} was asked for level {source.level}, and {source.path} is an array, which has "
             "no levels; leave level out, or give the image that it belongs to."
         )
+    found = _find_image(node, root)
+    if found is not None:
+        group, level = found
+        return _open_multiscale(group, _read_image(group), replace(source, level=level), name)
     return _describe_zarr(node, Opened(node, _name_axes(node)), name)
 
 
-def _open_group(node: Any, source: "Source", name: str) -> Opened:
-    attributes = dict(node.attrs)
+def _find_image(array: Any, root: Any) -> tuple[Any, int] | None:
+    """Return the image of OME-NGFF that an array is a level of, and the number of the level."""
+    import zarr
+
+    group: Any
+    if isinstance(root, zarr.Group):
+        above, _, last = array.path.rpartition("/")
+        group = root[above] if above else root
+    else:
+        folder = Path(getattr(array.store, "root", ""))
+        last = folder.name
+        group = zarr.open_group(folder.parent, mode="r") if _is_group(folder.parent) else None
+    image = {} if group is None else _read_image(group)
+    for number, level in enumerate(image["multiscales"][0]["datasets"] if image else ()):
+        if level["path"] == last:
+            return group, number
+    return None
+
+
+def _is_group(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup"))
+
+
+def _read_image(group: Any) -> dict[str, Any]:
+    """Return the attributes of an image of OME-NGFF; empty if it is none."""
+    attributes = dict(group.attrs)
     attributes = attributes.get("ome", attributes)
-    if "multiscales" in attributes:
+    return attributes if "multiscales" in attributes else {}
+
+
+def _open_group(node: Any, source: "Source", name: str) -> Opened:
+    attributes = _read_image(node)
+    if attributes:
         return _open_multiscale(node, attributes, source, name)
     arrays = [array for _, array in node.arrays()]
     if len(arrays) == 1 and not list(node.group_keys()) and not source.level:
@@ -487,7 +575,9 @@ def find_volume(source: "Source") -> "Volume":
 def _open_python(source: "Source", name: str) -> Opened:
     from nipype_blm.blockmap.functions import find_function
 
-    function = find_function(source.path.removeprefix("python:"))
+    where, _, called = source.path.removeprefix("python:").rpartition(":")
+    folder, _, module = where.rpartition("/")
+    function = find_function(f"{module}:{called}", folder or ("/" if where[:1] == "/" else ""))
     try:
         array = function(**source.options)
     except InputError:
@@ -508,5 +598,35 @@ OPENERS: dict[str, Callable[["Source", str], Opened]] = {
     "boss": _open_boss,
     "python": _open_python,
 }
+# What each of them uses of a source.
+_USED = {
+    "zarr": ("dataset", "level"),
+    "hdf5": ("dataset",),
+    "tensorstore": ("dataset", "level", "options"),
+    "boss": ("level", "options"),
+    "python": ("options",),
+}
+
+
+def check_fields(source: "Source", name: str) -> None:
+    """Refuse fields that an opener does not use.
+
+    Raises
+    ------
+    InputError
+    """
+    used = _USED.get(source.opener, ())
+    idle = [
+        field
+        for field in ("dataset", "level", "options")
+        if getattr(source, field) and field not in used
+    ]
+    if idle:
+        raise InputError(
+            f"{name} was given {join_some(idle)}, which {source.path}, read as {source.opener}, "
+            f"does not have; leave {'it' if len(idle) == 1 else 'them'} out."
+        )
+
+
 # Those whose libraries are in an extra of this name.
 EXTRAS = ("zarr", "hdf5", "tensorstore", "boss")

@@ -60,6 +60,41 @@ def _read_ranges(value: Any) -> dict[str, tuple[int, int]]:
     return ranges
 
 
+def _simplify(value: Any) -> Any:
+    """Return what JSON can hold of what was given, in the types of Python."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        values = map(_simplify, value)
+        return tuple(values) if isinstance(value, tuple) else list(values)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {str(key): _simplify(each) for key, each in value.items()}
+    raise ValueError(
+        f"{show(value)} was given, which other processes do not get as it is; expected numbers, "
+        "text, lists, or dictionaries with text as keys"
+    )
+
+
+def _read_table(value: Any) -> Any:
+    name = Path(str(value)).name.lower()
+    if not name.endswith((".tsv", ".csv", ".parquet")):
+        raise ValueError(f"{show(value)} was given; expected a name that ends in {_TABLES}")
+    if str(Path(str(value))) in ("blocks.tsv", "skipped.tsv"):
+        raise ValueError(f"{value} is the table of the blocks; give another name")
+    return str(value)
+
+
+_TABLES = ".tsv, .csv or .parquet"
+_Values = Annotated[dict[str, Any], BeforeValidator(_simplify)]
+_Inner = Annotated[
+    str | None,
+    # As the levels of images are called.
+    BeforeValidator(lambda given: str(given) if type(given) is int else given),
+]
 _Axes = Annotated[str, BeforeValidator(lambda value: str(value).lower())]
 
 
@@ -75,7 +110,7 @@ class SourceFields(BaseModel):
     kind: Literal["", *OPENERS] = Field(  # type: ignore[valid-type]
         "", description=f"what opens it: {', '.join(OPENERS)}; default: as the path tells"
     )
-    dataset: str | None = Field(None, description="array in a Zarr group or an HDF5 file")
+    dataset: _Inner = Field(None, description="array in a Zarr group or an HDF5 file")
     level: Annotated[int, Field(ge=0)] = Field(0, description="resolution level; 0 is the finest")
     channel: int | str | None = Field(None, description="number or label, where there are several")
     axes: _Axes | None = Field(
@@ -83,7 +118,7 @@ class SourceFields(BaseModel):
     )
     at: dict[str, int] = Field({}, description="place along further axes, such as {t: 0}")
     keep: _Axes = Field("", description="further axes that the function gets, before z, y, x")
-    options: dict[str, Any] = Field(
+    options: _Values = Field(
         {},
         description="of a BOSS: host, protocol, token (file:PATH or env:NAME); of TensorStore: its "
         "specification; of a function: its arguments",
@@ -113,7 +148,7 @@ class OutputFields(BaseModel):
         None, description="of Zarr, along x, y, z; default: as the blocks"
     )
     fill: float = Field(0, description="value where no block has one, such as of a skipped block")
-    options: dict[str, Any] = Field({}, description="of a BOSS channel: host, protocol, token")
+    options: _Values = Field({}, description="of a BOSS channel: host, protocol, token")
 
 
 class Config(BaseModel):
@@ -128,7 +163,7 @@ class Config(BaseModel):
         description="module:function or file.py:function; it gets {channel: array of z, y, x}, and "
         "the block, if it has a parameter of this name"
     )
-    arguments: dict[str, Any] = Field({}, description="further arguments of the function, by name")
+    arguments: _Values = Field({}, description="further arguments of the function, by name")
     ranges: Annotated[dict[str, tuple[int, int]], BeforeValidator(_read_ranges)] = Field(
         {}, description="start and stop along x, y, z, in voxels; default: all"
     )
@@ -146,8 +181,8 @@ class Config(BaseModel):
         description="arrays that the function returns, by name: path, dtype, merge, chunks, fill; "
         "default: as the first block returns them",
     )
-    table: str = Field(
-        "table.tsv", description="table of the records that it returns: .tsv, .csv or .parquet"
+    table: Annotated[str, BeforeValidator(_read_table)] = Field(
+        "table.tsv", description=f"table of the records that it returns: {_TABLES}"
     )
     on_error: Literal["skip", "stop"] = Field(
         "skip", description="what an error of the function does: skip the block, or end the run"
@@ -247,11 +282,23 @@ def _resolve_token(options: Mapping[str, Any], base: Path) -> dict[str, Any]:
 def _resolve(path: str, base: Path) -> str:
     """Return a path as an absolute one, an address as it is."""
     scheme, has_scheme, rest = path.partition("://")
-    if path.startswith("python:") or (has_scheme and "://" in rest):
+    if path.startswith("python:"):
+        return _resolve_function(path, base)
+    if has_scheme and "://" in rest:
         return path
     if has_scheme and scheme in ("precomputed", "n5", "zarr2", "zarr3"):
         return f"{scheme}://{Path(base, rest).expanduser()}"
     return path if has_scheme else str(Path(base, Path(path).expanduser()))
+
+
+def _resolve_function(address: str, base: Path) -> str:
+    """Return the address of a function with its folder, if it lies in `base`."""
+    where, _, called = address.removeprefix("python:").rpartition(":")
+    if where.endswith(".py"):
+        return f"python:{Path(base, Path(where).expanduser())}:{called}"
+    module = Path(base, where.partition(".")[0])
+    is_here = "/" not in where and (module.is_dir() or module.with_suffix(".py").is_file())
+    return f"python:{base / where}:{called}" if where and is_here else address
 
 
 def _explain(fault: Any) -> str:

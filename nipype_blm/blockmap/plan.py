@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,10 +81,14 @@ class Plan:
         """How many blocks there are."""
         return len(self.grid)
 
-    @property
+    @cached_property
     def function(self) -> Function:
-        """What is called on every block."""
+        """What is called on every block, also where its file is edited meanwhile."""
         return self.given or find_function(self.config.function, self.folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what other processes get; they find the function themselves."""
+        return {name: value for name, value in vars(self).items() if name != "function"}
 
     def open_channels(self) -> dict[str, Channel]:
         """Return the channels, opened in this process."""

@@ -1,7 +1,8 @@
 """Check what is asked of a run before any block is read, and cut the volume."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ import numpy as np
 
 from nipype_blm.blockmap.blocks import AXES, Extent, Grid, Triple, compute_blocks
 from nipype_blm.blockmap.functions import Function, check_arguments, find_function, name_function
-from nipype_blm.blockmap.openers import find_place, find_volume, is_compressed
+from nipype_blm.blockmap.images import convert_unit
+from nipype_blm.blockmap.openers import (
+    METRES,
+    find_array_place,
+    find_place,
+    find_volume,
+    is_compressed,
+)
 from nipype_blm.blockmap.options import AUTO, Config
 from nipype_blm.blockmap.outputs import plan_output
 from nipype_blm.blockmap.plan import Plan, make_stamp
@@ -91,10 +99,16 @@ def find_extent(config: Config, channels: Mapping[str, Channel]) -> Extent:
     for name, channel in channels.items():
         free = [axis for axis in AXES if axis not in config.ranges]
         if any(channel.extent[axis] != first.extent[axis] for axis in free):
+            has_others = any(_length(channel, axis) != _length(first, axis) for axis in free)
+            remedy = (
+                f"give ranges along {join_some(reversed(free))} that all of them have"
+                if has_others
+                else "there are as many, and they are counted from another one; store them with "
+                "the same offset"
+            )
             raise InputError(
                 f"{name} has {_describe(channel.extent)}, and {first_name} has "
-                f"{_describe(first.extent)}; expected the same voxels in all channels: give ranges "
-                f"along {join_some(reversed(free))} that all of them have."
+                f"{_describe(first.extent)}; expected the same voxels in all channels: {remedy}."
             )
     ranges = {axis: config.ranges.get(axis, first.extent[axis]) for axis in AXES}
     problems = []
@@ -109,6 +123,11 @@ def find_extent(config: Config, channels: Mapping[str, Channel]) -> Extent:
     if problems:
         raise InputError(problems)
     return ranges
+
+
+def _length(channel: Channel, axis: str) -> int:
+    start, stop = channel.extent[axis]
+    return stop - start
 
 
 def _describe(extent: Extent) -> str:
@@ -197,7 +216,8 @@ def check_places(plan: Plan, outputs: Mapping[str, str]) -> None:
     InputError
     """
     sources = [each for name, each in plan.config.sources.items() if name not in plan.arrays]
-    read = [place.resolve() for place in map(find_place, sources) if place is not None]
+    found = [*map(find_place, sources), *map(find_array_place, plan.arrays.values())]
+    read = [place.resolve() for place in found if place is not None]
     written = {"OUT": plan.out_dir.resolve()}
     for name, path in outputs.items():
         if "://" not in path:
@@ -206,26 +226,37 @@ def check_places(plan: Plan, outputs: Mapping[str, str]) -> None:
         elif path in [each.path for each in sources]:
             raise InputError(f"The output {name} is {path}, which is read; give another channel.")
     for what, place in written.items():
-        for source in read:
-            if place.is_relative_to(source):
-                raise InputError(
-                    f"{what} is {place}, which is, or lies in, {source}, which is read; give "
-                    "another place."
-                )
-            if what != "OUT" and source.is_relative_to(place):
-                raise InputError(
-                    f"{what} is {place}, in which {source} lies, which is read; give another place."
-                )
+        _keep_sources(what, place, read)
     places = [str(place) for place in written.values()]
     places += [path for path in outputs.values() if "://" in path]
     twice = [place for i, place in enumerate(places) if place in places[:i]]
     if twice:
         raise InputError(f"Two outputs go to {twice[0]}; give each a path of its own.")
+    for (one, inner), (other, outer) in permutations(written.items(), 2):
+        if other != "OUT" and inner.is_relative_to(outer):
+            raise InputError(
+                f"{one} is {inner}, which lies in {outer}, where {other.lower()} goes; give "
+                "another place."
+            )
+
+
+def _keep_sources(what: str, place: Path, read: Iterable[Path]) -> None:
+    """Refuse to write into what is read, or around it."""
+    for source in read:
+        if place.is_relative_to(source):
+            raise InputError(
+                f"{what} is {place}, which is, or lies in, {source}, which is read; give "
+                "another place."
+            )
+        if what != "OUT" and source.is_relative_to(place):
+            raise InputError(
+                f"{what} is {place}, in which {source} lies, which is read; give another place."
+            )
 
 
 def find_oddities(config: Config, grid: Grid, channels: Mapping[str, Channel]) -> list[str]:
     """Return what is no fault but may not be meant."""
-    notices = []
+    notices = _compare_places(channels)
     for name, channel in channels.items():
         if channel.opened.oddity:
             notices.append(f"{name} {channel.source.path} {channel.opened.oddity}.")
@@ -247,6 +278,56 @@ def find_oddities(config: Config, grid: Grid, channels: Mapping[str, Channel]) -
             "several times."
         )
     return notices
+
+
+def _compare_places(channels: Mapping[str, Channel]) -> list[str]:
+    """Return in what channels differ from the first one that says where its voxels are."""
+    known = {name: each for name, each in channels.items() if len(each.opened.voxel_size)}
+    notices = []
+    for name, channel in list(known.items())[1:]:
+        first_name, first = next(iter(known.items()))
+        what = _find_difference(channel, first)
+        if what:
+            notices.append(
+                f"{name} and {first_name} differ in {what}: voxels with the same numbers are taken "
+                "for the same place."
+            )
+    return notices
+
+
+# Lengths in voxels that may be of rounding.
+_ROUNDING = 1e-3
+
+
+def _find_difference(one: Channel, other: Channel) -> str:
+    """Return in what two channels differ, and how; empty if in nothing that is known."""
+    units = [convert_unit(each) for each in (one, other)]
+    if "" in (units[0][1], units[1][1]) and units[0][1] != units[1][1]:
+        return ""
+    metres = [factor * METRES.get(unit, 1.0) for factor, unit in units]
+    size, other_size = np.multiply([one.voxel_size, other.voxel_size], np.transpose([metres]))
+    if not np.allclose(size, other_size, rtol=_ROUNDING, atol=0):
+        return f"voxel size ({_tell(one, 'voxel_size')}, and {_tell(other, 'voxel_size')})"
+    if one.opened.affine is not None and other.opened.affine is not None:
+        # From x, y, z in voxels to mm.
+        moved = np.abs(one.opened.affine - other.opened.affine)[:3]
+        return "affine" if (moved > _ROUNDING * min(other.voxel_size)).any() else ""
+    if _is_turned(one) or _is_turned(other):
+        return ""
+    origin, other_origin = np.multiply([one.origin, other.origin], np.transpose([metres]))
+    if not np.allclose(origin, other_origin, rtol=0, atol=_ROUNDING * size.min()):
+        return f"origin ({_tell(one, 'origin')}, and {_tell(other, 'origin')})"
+    return ""
+
+
+def _is_turned(channel: Channel) -> bool:
+    """Return whether the axes are not those of space, so that there is no origin along them."""
+    return channel.opened.affine is not None and not len(channel.opened.origin)
+
+
+def _tell(channel: Channel, field: str) -> str:
+    values = " x ".join(f"{n:.7g}" for n in reversed(getattr(channel, field)))
+    return f"{values} {channel.opened.unit}".strip()
 
 
 def _list_compression(channel: Channel) -> list[str]:

@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.blockmap.blocks import AXES, Extent, Triple
-from nipype_blm.blockmap.openers import EXTRAS, OPENERS, Opened, describe_array, tell_kind
+from nipype_blm.blockmap.openers import (
+    EXTRAS,
+    OPENERS,
+    Opened,
+    check_fields,
+    describe_array,
+    stamp_source,
+    tell_kind,
+)
 from nipype_blm.errors import InputError, join_some, show
 
 __all__ = ["OPENERS", "Channel", "Source", "open_channel", "reopen_channel"]
@@ -248,8 +256,10 @@ def open_channel(source: Source | Any, name: str) -> Channel:
     if not isinstance(source, Source):
         opened = describe_array(source, name)
         return Channel(opened, Source(type(source).__name__, "array"), name)
-    # What was opened before may be of another file by now, or of another token.
+    check_fields(source, name)
+    # What was opened before may be of another token by now.
     _opened.pop(_identify(source, name), None)
+    stamp = stamp_source(source)
     try:
         channel = Channel(OPENERS[source.opener](source, name), source, name)
     except ImportError as error:
@@ -259,11 +269,12 @@ def open_channel(source: Source | Any, name: str) -> Channel:
             f"install nipype_blm[{extra}]."
         ) from error
     # A file that is only looked at is not held open; a BOSS would be asked for all of it again.
-    return _remember(channel) if source.opener == "boss" else channel
+    return _remember(channel, stamp) if source.opener == "boss" else channel
 
 
 _MOST_OPENED = 64
-_opened: dict[tuple[str, str, int], Channel] = {}  # the last one is the newest
+# Each with its stamp; the last one is the newest.
+_opened: dict[tuple[str, str, int], tuple[Channel, Any]] = {}
 
 
 def _identify(source: Source, name: str) -> tuple[str, str, int]:
@@ -271,8 +282,8 @@ def _identify(source: Source, name: str) -> tuple[str, str, int]:
     return json.dumps(source.describe(), sort_keys=True, default=repr), name, os.getpid()
 
 
-def _remember(channel: Channel) -> Channel:
-    _opened[_identify(channel.source, channel.name)] = channel
+def _remember(channel: Channel, stamp: Any) -> Channel:
+    _opened[_identify(channel.source, channel.name)] = channel, stamp
     for old in list(_opened)[:-_MOST_OPENED]:
         _opened.pop(old, None)
     return channel
@@ -281,6 +292,12 @@ def _remember(channel: Channel) -> Channel:
 def reopen_channel(source: Source, name: str) -> Channel:
     """Return a channel that this process has opened before, or open it.
 
-    Opening reads metadata, of a remote store over the network: once for each process.
+    Opening reads metadata, of a remote store over the network: once for each process, and again
+    where the files were written anew.
     """
-    return _opened.get(_identify(source, name)) or _remember(open_channel(source, name))
+    stamp = stamp_source(source)
+    channel, known = _opened.get(_identify(source, name), (None, None))
+    if channel is not None and stamp == known:
+        return channel
+    del channel  # a library may know an open file by its name alone
+    return _remember(open_channel(source, name), stamp)

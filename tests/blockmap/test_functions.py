@@ -1,7 +1,11 @@
 """The function of a run: found by its name, called, and what it may return."""
 
 import functools
+import importlib
+import inspect
 import json
+import json.encoder
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +17,7 @@ import pytest
 from blockmap.block_runs import VOLUME, read_rows, read_zarr
 from numpy.typing import NDArray
 
-from nipype_blm.blockmap import Block, compute_blocks, map_blocks
+from nipype_blm.blockmap import Block, compute_blocks, functions, map_blocks
 from nipype_blm.blockmap.functions import (
     ReturnError,
     call,
@@ -37,7 +41,6 @@ def _imports() -> Iterator[None]:
     sys.path[:] = path
     for name in set(sys.modules) - modules:
         del sys.modules[name]
-    find_function.cache_clear()
 
 
 # --------------------------------------------------------------------------------- names
@@ -122,7 +125,116 @@ def test_a_function_gets_the_block_if_it_asks_and_a_dictionary_of_its_own() -> N
 
 def test_the_text_of_a_function_is_known_where_python_knows_it() -> None:
     assert "BLOCK.key" in read_code(lambda _: BLOCK.key)
-    assert read_code(functools.partial(print)) == read_code(print) == ""
+    assert read_code(print) == ""
+
+
+def test_a_function_whose_file_has_changed_is_the_new_one(tmp_path: Path) -> None:
+    for text in ("steps.py:act", "mine:act"):
+        path = write(tmp_path, f"{text.partition(':')[0].removesuffix('.py')}.py")
+        old = find_function(text, str(tmp_path))
+        assert find_function(text, str(tmp_path)) is old
+        # Of the same size, within the same second.
+        write(tmp_path, path.name, path.read_text().replace("mine", "ours"))
+        new = find_function(text, str(tmp_path))
+        assert (old({}), new({})) == ("mine", "ours")
+        assert pickle.loads(pickle.dumps(new)) is new
+        path.write_text("def act(")
+        with pytest.raises(InputError, match="SyntaxError"):
+            find_function(text, str(tmp_path))
+        write(tmp_path, path.name)
+        assert find_function(text, str(tmp_path))({}) == "mine"
+
+
+def test_a_library_is_not_run_again() -> None:
+    assert find_function("json.encoder:JSONEncoder") is json.JSONEncoder
+    path = Path(json.encoder.__file__)
+    found = path.stat()
+    assert functions._is_installed(str(path))
+    assert functions._is_installed(np.__file__)
+    assert not functions._is_installed(__file__)
+    assert path.stat() == found
+
+
+@pytest.mark.parametrize("text", ["steps:act", "steps.py:act", "pack.steps:act"])
+def test_each_folder_has_its_own_module_of_a_name(tmp_path: Path, text: str) -> None:
+    for name in ("a", "b", "a"):
+        folder = tmp_path / name
+        (folder / "pack").mkdir(parents=True, exist_ok=True)
+        write(folder / "pack", "__init__.py", "")
+        for each in (folder, folder / "pack"):
+            write(each, "steps.py", f"def act(data):\n    return {name!r}\n")
+        assert find_function(text, str(folder))({}) == name
+
+
+def test_a_file_does_not_take_the_place_of_a_library_that_comes_later(tmp_path: Path) -> None:
+    library = tmp_path / "site-packages"
+    library.mkdir()
+    write(library, "rare_library.py")
+    sys.path.append(str(library))
+    path = write(tmp_path, "rare_library.py", "import beside\ndef act(data):\n    return 'own'\n")
+    write(tmp_path, "beside.py")
+    assert find_function(f"{path}:act")({}) == "own"
+    found = importlib.import_module("rare_library")
+    assert found.__file__ == str(library / "rare_library.py")
+    assert find_function(f"{path}:act")({}) == "own"
+    assert find_function("rare_library:act", str(tmp_path))({}) == "mine"
+
+
+def test_a_first_argument_called_block_is_told_of() -> None:
+    def act(block: Any) -> None: ...
+
+    with pytest.raises(InputError, match="calls its first argument block; this gets the dict"):
+        check_arguments(act, {})
+
+
+def test_arguments_are_as_they_were_given_for_each_block() -> None:
+    def act(data: Any, seen: list[int]) -> dict[str, int]:
+        seen.append(1)
+        return {"n": len(seen)}
+
+    for _ in range(2):
+        assert call(act, {}, BLOCK, {"seen": []}).records == [{"n": 1}]
+    arguments: dict[str, Any] = {"seen": []}
+    assert [call(act, {}, BLOCK, arguments).records[0]["n"] for _ in range(2)] == [1, 1]
+
+
+class Scaled:
+    """A callable object, as users write them."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor, self.inner = factor, json.dumps
+
+    def __call__(self, data: Any) -> Any:
+        return data["em"] * self.factor
+
+    def act(self, data: Any) -> Any:
+        return self(data)
+
+
+def enclose(n: Any) -> Any:
+    return lambda data: data["em"] * n
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(Scaled, enclose, lambda n: Scaled(n).act, lambda n: functools.partial(max, key=n)),
+        *(lambda n: functools.partial(print, n), lambda n: enclose(enclose(n))),
+    ],
+)
+def test_other_values_that_a_function_holds_make_another_text(make: Any) -> None:
+    assert read_code(make(1)) == read_code(make(1)) != read_code(make(2))
+    assert read_code(make({"a", "b"})) == read_code(make({"b", "a"}))
+
+
+def test_what_a_function_calls_in_its_file_belongs_to_its_text(tmp_path: Path) -> None:
+    text = "K = 1\ndef act(data):\n    return K\n"
+    path = write(tmp_path, "steps.py", text)
+    before = read_code(find_function(f"{path}:act"))
+    write(tmp_path, "steps.py", text.replace("K = 1", "K = 2"))
+    assert read_code(find_function(f"{path}:act")) != before
+    # Of a library only its own lines.
+    assert read_code(json.dumps).startswith(inspect.getsource(json.dumps))
 
 
 # ----------------------------------------------------------------------------- what it returns

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from blockmap.volumes import MAKERS, make_values, save_zarr
+from blockmap.volumes import MAKERS, make_values, save_ome, save_zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,6 +154,13 @@ def test_channels_have_the_same_voxels_or_ranges_that_all_have(tmp_path: Path) -
     assert "em has" not in message
 
 
+def test_channels_that_count_from_another_voxel_are_told_so(tmp_path: Path) -> None:
+    made = MAKERS["precomputed"](tmp_path, make_values(SHAPE), CHUNKS)
+    message = explain(tmp_path, channels={"em": save(tmp_path, "other"), "moved": made})
+    assert "there are as many, and they are counted from another one" in message
+    assert "ranges" not in message
+
+
 # --------------------------------------------------------------------------- what is refused
 
 
@@ -254,7 +261,142 @@ def double(data: Any) -> Any:
     return data["em"] * 2
 
 
+def test_an_output_does_not_go_into_another_one(tmp_path: Path) -> None:
+    outputs = {"mask": {"path": "all.zarr"}, "other": {"path": "all.zarr/other.zarr"}}
+    message = explain(tmp_path, outputs=outputs)
+    out = tmp_path / "out"
+    assert f"The output other is {out}/all.zarr/other.zarr, which lies in {out}/all.zarr" in message
+
+
+@pytest.mark.parametrize("kind", ["zarr", "memmap", "hdf5", "nifti"])
+def test_an_output_does_not_go_where_an_array_is_read_from(kind: str, tmp_path: Path) -> None:
+    import h5py
+    import nibabel as nib
+    import zarr
+
+    path, values = tmp_path / ("em.nii" if kind == "nifti" else "em.zarr"), make_values(SHAPE)
+    if kind == "zarr":
+        save_zarr(path, values, CHUNKS)
+        array: Any = zarr.open_array(path, mode="r")
+    elif kind == "memmap":
+        array = np.memmap(path, "int16", "w+", shape=SHAPE)[1:]
+    elif kind == "hdf5":
+        array = h5py.File(path, "w").create_dataset("raw", data=values)
+    else:
+        nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+        array = nib.Nifti1Image.from_filename(path).dataobj
+    fields = {"channels": {"em": "array"}, "arrays": {"em": array}}
+    message = explain(tmp_path, **fields, outputs={"mask": f"../{path.name}"})
+    assert f"The output mask is {path}, which is, or lies in, {path}, which is read" in message
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        *(("rows.txt", "'rows.txt' was given; expected a name that ends in .tsv"),),
+        *(("", "expected a name that ends in .tsv, .csv or .parquet"),),
+        *(("./blocks.tsv", "is the table of the blocks"), ("skipped.tsv", "give another name")),
+    ],
+)
+def test_a_table_has_a_name_of_its_own(table: str, message: str, tmp_path: Path) -> None:
+    assert message in explain(tmp_path, table=table)
+
+
+@pytest.mark.parametrize("value", [{1}, 1j, b"x", {1: 2}, [object()], np.array([1j])])
+def test_arguments_that_other_processes_would_not_get_are_refused(
+    value: Any, tmp_path: Path
+) -> None:
+    message = explain(tmp_path, arguments={"factor": value})
+    assert message.startswith("arguments: ")
+    assert "which other processes do not get as it is; expected numbers, text" in message
+
+
+def test_numbers_of_numpy_may_be_given(tmp_path: Path) -> None:
+    given = {"factor": [np.uint16(3), np.arange(2), (np.float64(0.5), {"a": np.bool_(True)})]}
+    found = plan(tmp_path, arguments=given, channels={"em": save(tmp_path, "em")})
+    (tmp_path / "out").mkdir()
+    found.write()
+    again = Plan.read(found.paths.plan).config.arguments
+    assert found.config.arguments == {"factor": [3, [0, 1], (0.5, {"a": True})]}
+    assert again == {"factor": [3, [0, 1], [0.5, {"a": True}]]}
+
+
+def test_an_array_may_be_called_by_a_number(tmp_path: Path) -> None:
+    made = MAKERS["ome_05"](tmp_path, make_values(SHAPE), CHUNKS)
+    assert plan(tmp_path, channels={"em": made | {"dataset": 0}}).grid.shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    "address", ["vol.py:make", "vol:make", "pack.vol:make", "./pack/../vol.py:make"]
+)
+def test_a_function_that_makes_a_volume_lies_beside_the_configuration(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for folder, n in ((here, 2), (elsewhere, 3)):
+        (folder / "pack").mkdir(parents=True)
+        text = f"import numpy as np\ndef make(z):\n    return np.zeros((z, {n}, {n}))\n"
+        for path in ("vol.py", "pack/vol.py"):
+            (folder / path).write_text(text)
+        (folder / "pack/__init__.py").touch()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr(sys, "path", [str(elsewhere), *sys.path])
+    for name in ("vol", "pack", "pack.vol"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    made = {"path": f"python:{address}", "options": {"z": np.int16(5)}}
+    assert plan(here, channels={"em": made}).grid.shape == (5, 2, 2)
+    for name in ("vol", "pack", "pack.vol"):
+        sys.modules.pop(name, None)
+
+
 # --------------------------------------------------------------------------------- notices
+
+
+def save_placed(path: Path, unit: str, size: float, origin: float) -> Any:
+    axes = [{"name": axis, "type": "space", "unit": unit} for axis in AXES]
+    steps = [
+        {"type": "scale", "scale": [size, 1, 1]},
+        {"type": "translation", "translation": [0, origin, 0]},
+    ]
+    return save_ome(path, [make_values(SHAPE)], axes, steps=[steps])
+
+
+@pytest.mark.parametrize(
+    ("unit", "size", "origin", "reason"),
+    [
+        *(("micrometer", 4.0, 7.0, ""), ("micrometer", 4.000001, 7.0000001, "")),
+        ("nanometer", 4.0, 7.0, "voxel size (1 x 1 x 4 nanometer, and 1 x 1 x 4 micrometer)"),
+        ("micrometer", 4.1, 7.0, "voxel size (1 x 1 x 4.1 micrometer, and 1 x 1 x 4 micrometer)"),
+        ("micrometer", 4.0, 6.0, "origin (0 x 6 x 0 micrometer, and 0 x 7 x 0 micrometer)"),
+    ],
+)
+def test_channels_that_lie_elsewhere_are_noticed(
+    unit: str, size: float, origin: float, reason: str, tmp_path: Path
+) -> None:
+    channels = {
+        "em": save_placed(tmp_path / "em.zarr", "micrometer", 4.0, 7.0),
+        "plain": save(tmp_path, "plain"),
+        "labels": save_placed(tmp_path / "labels.zarr", unit, size, origin),
+    }
+    notices = plan(tmp_path, channels=channels).notices
+    assert bool(notices) == bool(reason)
+    assert all(each.startswith(f"labels and em differ in {reason}: ") for each in notices)
+
+
+@pytest.mark.parametrize(("turned", "is_noticed"), [(False, False), (True, True)])
+def test_images_of_other_affines_are_noticed(
+    turned: bool, is_noticed: bool, tmp_path: Path
+) -> None:
+    import nibabel as nib
+
+    affines = {"em": np.eye(4), "labels": np.diag([-1.0 if turned else 1.0, 1, 1, 1])}
+    for name, affine in affines.items():
+        nib.save(nib.Nifti1Image(make_values(SHAPE).T, affine), tmp_path / f"{name}.nii")
+    channels = {name: str(tmp_path / f"{name}.nii") for name in affines}
+    notices = plan(tmp_path, channels=channels).notices
+    assert [each.partition(":")[0] for each in notices] == ["labels and em differ in affine"] * (
+        is_noticed
+    )
 
 
 def test_what_may_not_be_meant_is_noticed(tmp_path: Path) -> None:

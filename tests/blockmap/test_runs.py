@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import sys
 import threading
 import time
 from collections import Counter
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 
 from nipype_blm.blockmap import Block, map_blocks, run
 from nipype_blm.blockmap.compute import BlockError, ReadError, SkippedError
-from nipype_blm.blockmap.functions import find_function
 from nipype_blm.errors import InputError
 
 EM = {"em": VOLUME}
@@ -292,11 +290,18 @@ def test_another_text_of_the_function_is_told_of(
     path.write_text("def act(data):\n    return data['em']\n")
     map_blocks(f"{path}:act", EM, tmp_path / "out", **options)
     path.write_text("def act(data):\n    return data['em'] + 1\n")
-    sys.modules.pop("text")
-    find_function.cache_clear()
     with caplog.at_level(logging.WARNING):
         map_blocks(f"{path}:act", EM, tmp_path / "out", **options)
     assert "The function has changed" in caplog.text
+
+
+def test_a_function_that_is_edited_meanwhile_goes_on_as_it_began(tmp_path: Path) -> None:
+    path = tmp_path / "edits_itself.py"
+    text = "from pathlib import Path\ndef act(data):\n    Path(__file__).write_text('def (')\n"
+    path.write_text(f"{text}    return data['em']\n")
+    options: dict[str, Any] = {"outputs": {"copy": {"dtype": "uint16"}}, "on_error": "stop"}
+    result = map_blocks(f"{path}:act", EM, tmp_path / "out", block_size=(11, 7, 1), **options)
+    assert np.array_equal(read_zarr(result.outputs["copy"]), VOLUME)
 
 
 def test_an_output_that_is_gone_is_missed(tmp_path: Path) -> None:

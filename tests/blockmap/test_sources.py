@@ -1,6 +1,7 @@
 """Sources: each store gives what the whole array has, in blocks of the caller's own."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -547,6 +548,111 @@ def test_a_process_opens_a_source_once_and_a_forked_one_again(tmp_path: Path) ->
     if not child:
         os._exit(reopen_channel(source, "em") is opened)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "in_place"),
+    [
+        *(("nifti", True), ("nifti_packed", True), ("zarr3", True), ("n5", True)),
+        # A process that has a file of HDF5 open cannot write it.
+        *(("hdf5", False), ("nifti_packed", False), ("ome_04", False), ("precomputed", False)),
+    ],
+)
+def test_a_source_that_was_written_again_is_opened_again(
+    kind: str, in_place: bool, tmp_path: Path
+) -> None:
+    old, new = make_values(SHAPE), make_values((4, 6, 9), seed=1)
+    made = MAKERS[kind](tmp_path, old, CHUNKS)
+    source = Source(**made)
+    np.testing.assert_array_equal(read_whole(reopen_channel(source, "em")), old)
+    place = find_place(source)
+    assert place is not None
+    if in_place and place.is_dir():
+        shutil.rmtree(place)
+    if in_place:
+        MAKERS[kind](tmp_path, new, CHUNKS)
+    else:
+        (tmp_path / "new").mkdir()
+        MAKERS[kind](tmp_path / "new", new, CHUNKS)
+        place.rename(tmp_path / "old")
+        (tmp_path / "new" / place.name).rename(place)
+    np.testing.assert_array_equal(read_whole(reopen_channel(source, "em")), new)
+
+
+def test_a_level_that_was_written_again_is_opened_again(tmp_path: Path) -> None:
+    source = Source(**volumes.make_ome_05(tmp_path, make_values(SHAPE), CHUNKS))
+    assert reopen_channel(source, "em").shape == SHAPE
+    level = tmp_path / "em.ome.zarr" / "0"
+    shape = (*reopen_channel(source, "em").opened.array.shape[:-3], 3, 4, 5)
+    save_zarr(level, make_values(shape), shape, overwrite=True)
+    assert reopen_channel(source, "em").shape == (3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (
+            "nifti",
+            {"level": 1, "dataset": "raw"},
+            "em was given dataset, level, which /.*nii, read",
+        ),
+        ("hdf5_within", {"level": 1}, "em was given level, which .*, read as hdf5, does not have"),
+        ("zarr3", {"options": {"a": 1}}, "leave it out"),
+    ],
+)
+def test_fields_that_a_store_does_not_have_are_refused(
+    kind: str, fields: Any, message: str, tmp_path: Path
+) -> None:
+    made = MAKERS[kind](tmp_path, make_values(SHAPE), CHUNKS)
+    with pytest.raises(InputError, match=message):
+        open_made(made, **fields)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_level_by_its_own_path_has_the_coordinates_of_its_image(
+    version: str, tmp_path: Path
+) -> None:
+    axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in AXES]
+    steps = [
+        [{"type": "scale", "scale": [40, 4, 4]}],
+        [
+            {"type": "scale", "scale": [40, 8, 8]},
+            {"type": "translation", "translation": [0, 2, 2]},
+        ],
+    ]
+    values = make_values(SHAPE)
+    save_ome(tmp_path / "em.zarr", [values, values[:, ::2, ::2]], axes, version, steps)
+    for fields in ({"path": "em.zarr/1"}, {"path": "em.zarr", "dataset": "1"}):
+        made = {**fields, "path": str(tmp_path / fields["path"])}
+        channel = open_made(made)
+        np.testing.assert_array_equal(read_whole(channel), values[:, ::2, ::2])
+        assert (channel.voxel_size, channel.origin) == ((40, 8, 8), (0, 2, 2))
+        assert channel.opened.unit == "nanometer"
+
+
+@pytest.mark.parametrize(
+    ("affine", "origin"),
+    [
+        ([[0.1, 0, 0, 7], [0, 0.7, 0, -3], [0, 0, 40, 0.3]], (0.3, -3, 7)),
+        ([[-0.1, 0, 0, 7], [0, 0.7, 0, -3], [0, 0, 40, 0.3]], None),
+        ([[0, 0.7, 0, 7], [0.1, 0, 0, -3], [0, 0, 40, 0.3]], None),
+    ],
+)
+def test_an_image_whose_axes_are_those_of_space_has_an_origin(
+    affine: Any, origin: Any, tmp_path: Path
+) -> None:
+    import nibabel as nib
+
+    image = nib.Nifti1Image(make_values(SHAPE).T, np.array([*affine, [0, 0, 0, 1]]))
+    nib.save(image, tmp_path / "em.nii")
+    channel = open_channel(Source(str(tmp_path / "em.nii")), "em")
+    assert sorted(channel.voxel_size) == [0.1, 0.7, 40]
+    assert channel.origin == (origin or (0, 0, 0))
+    # With that of voxel 2, 1, 3, the outputs are where the input is.
+    scale, moved, unit = find_steps(channel, (2, 1, 3))
+    shift = [n * size for n, size in zip((2, 1, 3), scale, strict=True)]
+    np.testing.assert_allclose(moved, np.add(shift, origin or 0))
+    assert unit == "millimeter"
 
 
 def test_an_open_file_does_not_go_to_other_processes(tmp_path: Path) -> None:
