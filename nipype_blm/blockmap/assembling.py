@@ -10,7 +10,7 @@ from nipype_blm.blockmap.journal import Ended, find_records, read_history
 from nipype_blm.blockmap.merging import merge
 from nipype_blm.blockmap.outputs import Learned
 from nipype_blm.blockmap.plan import Plan
-from nipype_blm.blockmap.tables import find_table, write_block_tables, write_table
+from nipype_blm.blockmap.tables import find_table, note_table, write_block_tables, write_table
 from nipype_blm.io.files import write_if_changed
 
 
@@ -66,6 +66,7 @@ def assemble(plan: Plan, learned: Learned, n_threads: int = 1) -> Result:
     table = find_table(plan)
     if has_table:
         remove_torn(table)
+        note_table(plan)
         write_table(table, places)
     if len(history.done) == len(plan.grid):
         _remove_parts(plan, learned)

@@ -35,7 +35,7 @@ from nipype_blm.tasks.runner import is_ending
 MIB = 2**20
 UNIT, VOLUME = "blocks", "MiB"
 # A block whose worker is lost this often is taken for the reason, and skipped.
-_MOST_LOSSES = 2
+MOST_LOSSES = 2
 _HERE = Path(__file__).parent
 
 
@@ -232,8 +232,8 @@ def compute_bundle(plan: Plan, indices: Sequence[int], journal: Path) -> None:
             if is_ending() or not lines.is_there or (most is not None and n_skipped > most):
                 break
             try:
-                if before.n_starts.get(index, 0) >= _MOST_LOSSES:
-                    ended = _blame(plan, index, lines)
+                if before.n_starts.get(index, 0) >= MOST_LOSSES:
+                    ended = blame(plan, index, lines)
                 else:
                     worker = worker or _start(plan, learned, index, lines)
                     ended = worker.compute(index, lines)
@@ -255,10 +255,10 @@ def _start(plan: Plan, learned: Learned, index: int, lines: LineWriter) -> Worke
         raise
 
 
-def _blame(plan: Plan, index: int, lines: LineWriter) -> Ended:
+def blame(plan: Plan, index: int, lines: LineWriter) -> Ended:
     """Note a block that has cost several workers as skipped."""
     block = plan.grid[index]
-    said = f"its worker was lost {_MOST_LOSSES} times while it ran, as for too much memory"
+    said = f"its worker was lost {MOST_LOSSES} times while it ran, as for too much memory"
     if plan.config.on_error == "stop":
         error = BlockError(f"Block {block.key}: {said}.")
         lines.write(format_failure(index, error, str(error)))
@@ -287,8 +287,10 @@ def check_journal(history: History, most_skipped: int | None) -> None:
 
 def check_skipped(history: History, most_skipped: int | None) -> None:
     """Raise `SkippedError` if more blocks were skipped than may be."""
+    if most_skipped is None:
+        return
     skipped = history.skipped
-    if most_skipped is not None and len(skipped) > most_skipped:
+    if len(skipped) > most_skipped:
         last = skipped[-1]
         raise SkippedError(
             f"{count(len(skipped), 'block')} {'was' if len(skipped) == 1 else 'were'} skipped, "
