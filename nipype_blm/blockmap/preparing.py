@@ -58,16 +58,18 @@ def prepare(plan: Plan, overwrite: bool = False) -> Prepared:
     plan.write()
     paths.journal.mkdir(parents=True, exist_ok=True)
     waiting = list_waiting(plan, history)
-    tried = _skip_lethal(plan, history)
+    tried, suspects = History(), _find_suspects(waiting, history)
+    _skip_lethal(plan, suspects, tried)
     if learned is None:
         learned = _declare(plan, overwrite) or _learn(plan, overwrite, waiting, tried)
     elif not history.done:  # it was ended before they were whole
         _create_targets(plan, learned)
     _check_outputs(plan, learned)
-    # As it was before: what a worker of an earlier run has done since may not be in the targets.
-    waiting = [number for number in waiting if number not in tried.ended]
     if waiting:
         paths.whole.unlink(missing_ok=True)
+    _try_alone(plan, learned, suspects, tried)
+    # As it was before: what a worker of an earlier run has done since may not be in the targets.
+    waiting = [number for number in waiting if number not in tried.ended]
     return Prepared(learned, waiting, tried)
 
 
@@ -97,17 +99,37 @@ def _keep_results(plan: Plan, known: str | None, history: History, learned: Lear
         )
 
 
-def _skip_lethal(plan: Plan, history: History) -> History:
-    """Note blocks as skipped that have ended the processes of several runs."""
-    tried = History()
-    lethal = [number for number, n in history.n_starts.items() if n >= MOST_LOSSES]
-    if lethal:
-        with LineWriter(name_journal(plan.paths.journal)) as lines:
-            for number in sorted(lethal):
-                tried.ended[number] = blame(plan, number, lines)
-                advance(UNIT, 1)
-        check_skipped(tried, plan.config.max_skipped)
-    return tried
+def _find_suspects(waiting: Sequence[int], history: History) -> dict[int, int]:
+    """Return blocks that several runs have lost, each of which may have ended them; how often."""
+    n_lost = {number: history.n_starts.get(number, 0) for number in waiting}
+    return {number: n for number, n in n_lost.items() if n >= MOST_LOSSES}
+
+
+def _skip_lethal(plan: Plan, suspects: Mapping[int, int], tried: History) -> None:
+    """Note as skipped the only block that was lost with several runs, or that was lost alone."""
+    most = MOST_LOSSES if len(suspects) == 1 else MOST_LOSSES + 1
+    lethal = [number for number, n_lost in suspects.items() if n_lost >= most]
+    if not lethal:
+        return
+    with LineWriter(name_journal(plan.paths.journal)) as lines:
+        for number in lethal:
+            tried.ended[number] = blame(plan, number, lines)
+            advance(UNIT, 1)
+    check_skipped(tried, plan.config.max_skipped)
+
+
+def _try_alone(plan: Plan, learned: Learned, suspects: Mapping[int, int], tried: History) -> None:
+    """Do one by one what was lost together, so that only the one to blame is lost again."""
+    numbers = [number for number in suspects if number not in tried.ended]
+    if not numbers:
+        return
+    worker = Worker(plan, learned)
+    with LineWriter(name_journal(plan.paths.journal)) as lines:
+        for number in numbers:
+            tried.ended[number] = ended = worker.compute(number, lines)
+            advance(UNIT, 1)
+            advance(VOLUME, ended.n_bytes // MIB)
+    check_skipped(tried, plan.config.max_skipped)
 
 
 def _check_outputs(plan: Plan, learned: Learned) -> None:
@@ -230,7 +252,8 @@ def _create_targets(plan: Plan, learned: Learned) -> None:
 def _learn(plan: Plan, overwrite: bool, waiting: Sequence[int], tried: History) -> Learned:
     """Do the first block, and make what its results, and those of all others, are written to.
 
-    A block that is skipped tells nothing; then another one is tried.
+    A block that is skipped, or for which it returns nothing, tells nothing; then another one is
+    tried.
     """
 
     def create(returned: Returned) -> Learned:
@@ -248,6 +271,8 @@ def _learn(plan: Plan, overwrite: bool, waiting: Sequence[int], tried: History) 
             if worker.learned is not None:
                 return worker.learned
             check_skipped(tried, plan.config.max_skipped)
+        if tried.done:
+            return worker.learn_nothing(lines)
     failed = tried.skipped
     raise InputError(
         f"The function has failed on {'all' if len(failed) == len(plan.grid) else 'the first'} "
