@@ -1,17 +1,23 @@
 """After all blocks have run: the outputs, the tables, and what there is."""
 
 import shutil
+import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from nipype_blm.blockmap.compute import check_skipped
 from nipype_blm.blockmap.images import find_target, remove_torn, write_boss, write_nifti
-from nipype_blm.blockmap.journal import Ended, find_records, read_history
+from nipype_blm.blockmap.journal import Ended, History, find_records, read_history
 from nipype_blm.blockmap.merging import merge
 from nipype_blm.blockmap.outputs import Learned
 from nipype_blm.blockmap.plan import Plan
-from nipype_blm.blockmap.tables import find_table, write_block_tables, write_table
+from nipype_blm.blockmap.tables import find_table, note_table, write_block_tables, write_table
+from nipype_blm.errors import count
 from nipype_blm.io.files import write_if_changed
+from nipype_blm.tasks.disks import PATIENCE_S, list_names
+
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,18 +60,21 @@ def assemble(plan: Plan, learned: Learned, n_threads: int = 1) -> Result:
         If an output cannot hold what several blocks make.
     SkippedError
         If more blocks are skipped than may be.
+    OSError
+        If no journal says how a block has ended.
     """
-    history = read_history(plan.paths.journal)
+    history = _await_ends(plan)
     write_block_tables(plan, history)
     check_skipped(history, plan.config.max_skipped)
     if not plan.paths.whole.is_file():
-        _write_outputs(plan, learned, n_threads)
+        _write_outputs(plan, learned, history.done, n_threads)
         write_if_changed(plan.paths.whole, b"")
     places = find_records(plan.paths.journal)
     has_table = learned.has_records or bool(places)
     table = find_table(plan)
     if has_table:
         remove_torn(table)
+        note_table(plan)
         write_table(table, places)
     if len(history.done) == len(plan.grid):
         _remove_parts(plan, learned)
@@ -79,14 +88,31 @@ def assemble(plan: Plan, learned: Learned, n_threads: int = 1) -> Result:
     )
 
 
-def _write_outputs(plan: Plan, learned: Learned, n_threads: int) -> None:
+def _await_ends(plan: Plan) -> History:
+    """Return how all blocks have ended; network disks may show journals of other machines late."""
+    folder, end = plan.paths.journal, time.monotonic() + PATIENCE_S
+    while True:
+        history = read_history(folder)
+        missed = [number for number in range(len(plan.grid)) if number not in history.ended]
+        if not missed:
+            return history
+        if time.monotonic() >= end:
+            raise OSError(
+                f"The journals in {folder} do not say how {count(len(missed), 'block')} ended, "
+                f"such as {plan.grid[missed[0]].key}; run the same again, which does only those."
+            )
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        list_names(str(folder))
+
+
+def _write_outputs(plan: Plan, learned: Learned, done: Collection[int], n_threads: int) -> None:
     first = next(iter(plan.open_channels().values()))
     for output in learned.outputs.values():
         if output.kind != "boss":
             remove_torn(find_target(plan, output))
             remove_torn(Path(output.path))
         if not output.is_direct:
-            merge(plan, output, n_threads)
+            merge(plan, output, done, n_threads)
         if output.kind == "nifti":
             write_nifti(plan, output, first)
         if output.kind == "boss" and not output.is_direct:

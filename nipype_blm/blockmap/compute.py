@@ -22,7 +22,7 @@ from nipype_blm.blockmap.journal import (
     format_start,
     name_host,
 )
-from nipype_blm.blockmap.outputs import Learned
+from nipype_blm.blockmap.outputs import LARGEST_ITEM, Learned
 from nipype_blm.blockmap.plan import Plan
 from nipype_blm.blockmap.retrying import ReadError, WriteError, read_with_retries, retry
 from nipype_blm.blockmap.tokens import redact
@@ -35,7 +35,7 @@ from nipype_blm.tasks.runner import is_ending
 MIB = 2**20
 UNIT, VOLUME = "blocks", "MiB"
 # A block whose worker is lost this often is taken for the reason, and skipped.
-_MOST_LOSSES = 2
+MOST_LOSSES = 2
 _HERE = Path(__file__).parent
 
 
@@ -73,6 +73,8 @@ class Worker:
             plan.open_channels, "The channels could not be opened", ReadError, plan.config
         )
         self._writer = None if learned is None else Writer(plan, learned.outputs)
+        # Blocks for which the function has returned nothing, before it is known what it returns.
+        self._without: list[Ended] = []
         self._names = list(learned.outputs if learned else plan.config.outputs or {})
 
     def read(self, block: Block) -> dict[str, NDArray[Any]]:
@@ -101,7 +103,7 @@ class Worker:
         """
         plan = self._plan
         found = call(plan.function, data, block, plan.config.arguments, self._names)
-        if self._writer is None:
+        if self._writer is None or is_nothing(found):
             return found
         return found._replace(arrays=self._writer.check(found.arrays, block))
 
@@ -124,8 +126,28 @@ class Worker:
             with suppress(OSError):
                 lines.write(format_failure(index, error, redact(str(error))))
             raise
-        lines.write(format_end(ended, records))
+        if ended.state == DONE and self._writer is None:
+            # Noted later: if this run is killed now, nobody knows what it has to be written to.
+            self._without.append(ended)
+        else:
+            self._note_without(lines)
+            lines.write(format_end(ended, records))
         return ended
+
+    def learn_nothing(self, lines: LineWriter) -> Learned:
+        """Take it that the function returns nothing, as for all blocks so far."""
+        self._writer, _ = self._learn(Returned({}, [], False), self._plan.grid[0])
+        self._note_without(lines)
+        assert self.learned is not None
+        return self.learned
+
+    def _note_without(self, lines: LineWriter) -> None:
+        if self._writer is None:
+            return
+        for ended in self._without:
+            self._writer.write({}, self._plan.grid[ended.number])
+            lines.write(format_end(ended))
+        self._without.clear()
 
     def _compute(self, index: int, block: Block) -> tuple[Ended, list[Record] | None]:
         start = time.monotonic()
@@ -133,15 +155,24 @@ class Worker:
         if isinstance(tried, Ended):
             return tried, None
         returned, n_bytes = tried
-        if self._writer is None:
+        if self._writer is None and not is_nothing(returned):
             self._writer, returned = self._learn(returned, block)
-        self._writer.write(returned.arrays, block)
+        if self._writer is not None:
+            self._writer.write(returned.arrays, block)
         seconds = round(time.monotonic() - start, 4)
         ended = Ended(index, block.key, DONE, seconds, name_host(), n_bytes)
         return ended, self._place(returned, block)
 
     def _learn(self, returned: Returned, block: Block) -> tuple[Writer, Returned]:
         assert self._create is not None
+        asked = self._plan.config.outputs or {}
+        for name, values in returned.arrays.items():
+            is_given = name in asked and asked[name].dtype is not None
+            if not is_given and (values.dtype.kind not in "biuf" or values.itemsize > LARGEST_ITEM):
+                raise InputError(
+                    f"Block {block.key}: {name} is an array of {values.dtype}; expected whole or "
+                    "real numbers of at most 64 bits."
+                )
         self.learned = self._create(returned)
         writer = Writer(self._plan, self.learned.outputs)
         try:
@@ -182,6 +213,11 @@ class Worker:
                     f"{traceback}"
                 ) from None
             return _note_skipped(index, block, time.monotonic() - start, said, traceback)
+
+
+def is_nothing(returned: Returned) -> bool:
+    """Return whether a function has returned neither arrays nor a table."""
+    return not returned.arrays and not returned.has_records
 
 
 def _drop_own_frames(error: BaseException) -> BaseException:
@@ -232,8 +268,8 @@ def compute_bundle(plan: Plan, indices: Sequence[int], journal: Path) -> None:
             if is_ending() or not lines.is_there or (most is not None and n_skipped > most):
                 break
             try:
-                if before.n_starts.get(index, 0) >= _MOST_LOSSES:
-                    ended = _blame(plan, index, lines)
+                if before.n_starts.get(index, 0) >= MOST_LOSSES:
+                    ended = blame(plan, index, lines)
                 else:
                     worker = worker or _start(plan, learned, index, lines)
                     ended = worker.compute(index, lines)
@@ -255,10 +291,10 @@ def _start(plan: Plan, learned: Learned, index: int, lines: LineWriter) -> Worke
         raise
 
 
-def _blame(plan: Plan, index: int, lines: LineWriter) -> Ended:
+def blame(plan: Plan, index: int, lines: LineWriter) -> Ended:
     """Note a block that has cost several workers as skipped."""
     block = plan.grid[index]
-    said = f"its worker was lost {_MOST_LOSSES} times while it ran, as for too much memory"
+    said = f"its worker was lost {MOST_LOSSES} times while it ran, as for too much memory"
     if plan.config.on_error == "stop":
         error = BlockError(f"Block {block.key}: {said}.")
         lines.write(format_failure(index, error, str(error)))
@@ -287,8 +323,10 @@ def check_journal(history: History, most_skipped: int | None) -> None:
 
 def check_skipped(history: History, most_skipped: int | None) -> None:
     """Raise `SkippedError` if more blocks were skipped than may be."""
+    if most_skipped is None:
+        return
     skipped = history.skipped
-    if most_skipped is not None and len(skipped) > most_skipped:
+    if len(skipped) > most_skipped:
         last = skipped[-1]
         raise SkippedError(
             f"{count(len(skipped), 'block')} {'was' if len(skipped) == 1 else 'were'} skipped, "

@@ -430,11 +430,13 @@ def place_records(records: Sequence[Record], block: Block) -> list[Record]:
 
     Columns z, y, x are voxels of what the function was given: what lies in the halo belongs to
     another block, and is left out.  Records without them get the corners of the block.
+    Column block is the key of the block; one that records have already is called block_.
     """
     corners = {f"{a}_start": n for a, n in zip(AXES, block.start, strict=True)}
     corners |= {f"{a}_stop": n for a, n in zip(AXES, block.stop, strict=True)}
     placed = []
-    for record in records:
+    for given in records:
+        record = _free_name(given, "block")
         own = {axis: record[axis] for axis in AXES if _is_number(record.get(axis))}
         if not own:
             placed.append({"block": block.key} | corners | record)
@@ -443,6 +445,16 @@ def place_records(records: Sequence[Record], block: Block) -> list[Record]:
         if all(_is_inside(moved[axis], block, AXES.index(axis)) for axis in own):
             placed.append({"block": block.key} | record | moved)
     return placed
+
+
+def _free_name(record: Record, name: str) -> Record:
+    """Return a record with another name for a column, such as block_ for block."""
+    if name not in record:
+        return record
+    other = f"{name}_"
+    while other in record:
+        other += "_"
+    return {other if key == name else key: value for key, value in record.items()}
 
 
 def _is_number(value: Any) -> bool:

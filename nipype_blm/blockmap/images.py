@@ -1,5 +1,6 @@
 """Whole outputs: Zarr with coordinates, NIfTI, channels of a BOSS."""
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 from nipype_blm.blockmap.blocks import AXES, Grid, Triple
 from nipype_blm.blockmap.openers import METRES
 from nipype_blm.blockmap.outputs import Output
-from nipype_blm.blockmap.plan import Plan
+from nipype_blm.blockmap.plan import PLAN_FILE, Plan
 from nipype_blm.blockmap.retrying import WriteError, retry
 from nipype_blm.blockmap.sources import Channel
+from nipype_blm.errors import InputError
 from nipype_blm.io.files import replacing
 
+# Attribute of Zarrs that may be written over, since they come from here.
+_MARK = "nipype_blm"
 ARRAY = "0"  # name of the array in a Zarr: its finest, and only, level
 
 
@@ -38,9 +42,12 @@ def create_target(plan: Plan, output: Output, channel: Channel) -> None:
     import zarr
 
     target = find_target(plan, output)
+    check_own(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    group = zarr.create_group(target, zarr_format=3, overwrite=True)
+    attributes = {"ome": describe_image(output.name, plan.grid, channel), _MARK: PLAN_FILE}
+    group = zarr.create_group(target, zarr_format=3, overwrite=True, attributes=attributes)
     dtype = np.dtype(output.dtype)
+    # Last: a target that opens is whole.
     group.create_array(
         ARRAY,
         shape=plan.grid.shape,
@@ -49,7 +56,39 @@ def create_target(plan: Plan, output: Output, channel: Channel) -> None:
         fill_value=dtype.type(output.fill),
         dimension_names=list(AXES),
     )
-    group.attrs["ome"] = describe_image(output.name, plan.grid, channel)
+
+
+def has_target(plan: Plan, output: Output) -> bool:
+    """Return whether the Zarr that blocks are written to is there, and whole."""
+    try:
+        array = open_target(plan, output)
+    except (FileNotFoundError, ValueError, KeyError):  # of half a Zarr
+        return False
+    return bool(array.shape == plan.grid.shape and array.dtype == output.dtype)
+
+
+def check_own(path: str | Path) -> None:
+    """Refuse to write over a folder that is no Zarr of a run over blocks.
+
+    Raises
+    ------
+    InputError
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and _is_own(path)):
+        raise InputError(
+            f"{path} is there already, and no Zarr that a run over blocks has made, which alone "
+            "may be written over; give another path, or remove it."
+        )
+
+
+def _is_own(folder: Path) -> bool:
+    try:
+        return _MARK in json.loads((folder / "zarr.json").read_text())["attributes"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        # What a kill has left of one that was being made.
+        files = (each for each in folder.rglob("*") if not each.is_dir())
+        return all(each.suffix == ".partial" for each in files)
 
 
 def describe_image(name: str, grid: Grid, channel: Channel) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Put overlapping blocks together."""
 
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,29 @@ from nipype_blm.blockmap.values import fit_type
 from nipype_blm.errors import InputError
 
 
-def merge(plan: Plan, output: Output, n_threads: int = 1) -> None:
+def merge(plan: Plan, output: Output, done: Collection[int], n_threads: int = 1) -> None:
     """Put the blocks of an output together, box by box.
+
+    Parameters
+    ----------
+    plan : Plan
+    output : Output
+    done : collection of int
+        Numbers of the blocks that count; all others are skipped.
+    n_threads : int
 
     Raises
     ------
     InputError
-        If it cannot hold what comes out, such as a sum that is too large.
+        If it cannot hold what comes out, such as a sum that is too large, or the values of a block
+        are gone.
     """
+    keys = {plan.grid[number].key for number in done}
     target = open_target(plan, output)
 
     def write(box: Block) -> None:
         region = tuple(slice(a, b) for a, b in zip(box.start, box.stop, strict=True))
-        target[region] = merge_box(plan, output, box)
+        target[region] = merge_box(plan, output, box, keys)
 
     with ThreadPoolExecutor(n_threads) as executor:
         try:
@@ -48,13 +59,15 @@ def make_merge_grid(plan: Plan, output: Output) -> Grid:
     return Grid(extent, (z, y, x))
 
 
-def merge_box(plan: Plan, output: Output, box: Block) -> NDArray[Any]:
+def merge_box(plan: Plan, output: Output, box: Block, keys: Collection[str]) -> NDArray[Any]:
     """Return a box of an output, of all blocks that have voxels in it.
 
     Parameters
     ----------
     box : Block
         Counted from the start of the volume that is asked for.
+    keys : collection of str
+        Of the blocks that are done.
     """
     offset = plan.grid.start
     z, y, x = (a + o for a, o in zip(box.start, offset, strict=True))
@@ -67,12 +80,14 @@ def merge_box(plan: Plan, output: Output, box: Block) -> NDArray[Any]:
     n_blocks = np.zeros(whole.shape, np.uint32)
     folder = plan.paths.find_parts(output.name)
     for block in plan.grid.find_overlapping(whole):
+        if block.key not in keys:
+            continue
         found = _read_part(folder, block, whole)
         if found is None:
             continue
         region, values = found
         with np.errstate(all="ignore"):  # whatever the function has left
-            _combine(total[region], values, n_blocks[region], output.merge)
+            _combine(total[region], values, n_blocks[region], output)
         n_blocks[region] += 1
     if output.merge == "mean":
         np.divide(total, n_blocks, out=total, where=n_blocks > 0)
@@ -84,25 +99,41 @@ def _widen(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype({"b": "u8", "u": "u8", "i": "i8", "f": "f8"}[dtype.kind])
 
 
-def _combine(total: NDArray[Any], values: NDArray[Any], n_before: NDArray[Any], merge: str) -> None:
+def _combine(
+    total: NDArray[Any], values: NDArray[Any], n_before: NDArray[Any], output: Output
+) -> None:
     """Add the values of a block to those of others, in place."""
-    if merge == "crop":
+    if output.merge == "crop":
         total[...] = values
-    elif merge == "max":
+    elif output.merge == "max":
         # fmax: a block that has NaN where another one has a number does not count there.
         total[...] = np.where(n_before == 0, values, np.fmax(total, values))
     else:
-        total += values
+        added = total + values
+        # Whole numbers wrap around.
+        if total.dtype.kind != "f" and np.any((values >= 0) != (added >= total)):
+            raise ReturnError(
+                f"{output.name} has sums that {total.dtype} cannot hold; give outputs: "
+                f"{{{output.name}: {{dtype: float64}}}}"
+            )
+        total[...] = added
 
 
 def _read_part(
     folder: Path, block: Block, box: Block
 ) -> tuple[tuple[slice, ...], NDArray[Any]] | None:
-    """Return where a block has voxels of a box, counted from its start, and their values."""
+    """Return where a block has voxels of a box, counted from its start, and their values.
+
+    The function may have returned none for it, as its empty file says.
+    """
+    path = folder / f"{block.key}.npy"
     try:
-        part = np.load(folder / f"{block.key}.npy", mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:  # it was skipped
-        return None
+        part = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}, the values of block {block.key}, which is done, is gone; to do all blocks "
+            "again, give overwrite, or another folder."
+        ) from error
     start = block.read_start if part.shape == block.read_shape else block.start
     first = [max(a, b) for a, b in zip(start, box.start, strict=True)]
     last = [min(a + n, b) for a, n, b in zip(start, part.shape, box.stop, strict=True)]

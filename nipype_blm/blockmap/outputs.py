@@ -15,6 +15,7 @@ from nipype_blm.blockmap.plan import Plan
 from nipype_blm.errors import InputError, show
 from nipype_blm.io.files import write_if_changed
 
+LARGEST_ITEM = 8  # bytes; no format has wider numbers
 _LARGEST_CHUNK = 64 * 2**20  # bytes; larger ones are slow to look at
 # A chunk may be this much smaller than a block that does not begin at a multiple of its size.
 _LEAST_SHARE = 8
@@ -38,6 +39,23 @@ class Output:
     def kind(self) -> str:
         """``zarr``, ``nifti`` or ``boss``."""
         return tell_kind(self.path, self.name)
+
+
+def place_path(path: str, folder: Path) -> str:
+    """Return a path, which counts from a folder; addresses stay as they are."""
+    return path if "://" in path else str(Path(folder, Path(path).expanduser()))
+
+
+def shorten_path(path: str, folder: Path) -> str:
+    """Return a path, from a folder if it lies there, so that the folder may be copied or moved."""
+    if "://" in path or not (is_inside(path, folder) and Path(path).is_relative_to(folder)):
+        return path
+    return str(Path(path).relative_to(folder))
+
+
+def is_inside(path: str | Path, folder: Path) -> bool:
+    """Return whether a path lies in a folder, wherever links lead."""
+    return Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def tell_kind(path: str, name: str) -> str:
@@ -74,9 +92,7 @@ def plan_output(
     InputError
         If its chunks do not fit the blocks, or its format cannot hold it.
     """
-    path = fields.path or f"{name}.zarr"
-    if "://" not in path:
-        path = str(Path(plan.out_dir, Path(path).expanduser()))
+    path = place_path(fields.path or f"{name}.zarr", plan.out_dir)
     kind = tell_kind(path, name)
     found = np.dtype("uint8")  # the least that it may be, by which all else can be checked
     if fields.dtype:
@@ -85,6 +101,8 @@ def plan_output(
         found = _choose_type(returned, fields.merge, kind)
     if found.kind not in "biuf":
         raise InputError(f"The output {name} is {found}; expected whole or real numbers.")
+    if found.itemsize > LARGEST_ITEM:
+        raise InputError(f"The output {name} is {found}; expected a type of at most 64 bits.")
     is_known = fields.dtype is not None or returned is not None
     if is_known and not _can_hold(found, fields.fill):
         raise InputError(
@@ -121,7 +139,8 @@ def _choose_type(dtype: np.dtype[Any], merge: str, kind: str) -> np.dtype[Any]:
 
 def _can_hold(dtype: np.dtype[Any], value: float) -> bool:
     if dtype.kind == "f":
-        return True
+        with np.errstate(over="ignore"):
+            return not math.isfinite(value) or bool(np.isfinite(dtype.type(value)))
     if not float(value).is_integer():
         return False
     if dtype.kind == "b":
@@ -188,11 +207,12 @@ class Learned:
     has_records: bool
 
     def write(self, path: Path) -> None:
-        """Write it for other processes."""
-        data = {
-            "outputs": [asdict(each) for each in self.outputs.values()],
-            "has_records": self.has_records,
-        }
+        """Write it for other processes, into the folder of the run."""
+        outputs = [
+            asdict(each) | {"path": shorten_path(each.path, path.parent)}
+            for each in self.outputs.values()
+        ]
+        data = {"outputs": outputs, "has_records": self.has_records}
         write_if_changed(path, f"{json.dumps(data, indent=1)}\n".encode())
 
     @classmethod
@@ -202,5 +222,11 @@ class Learned:
             data = json.loads(path.read_text())
         except FileNotFoundError:
             return None
-        outputs = [Output(**(each | {"chunks": tuple(each["chunks"])})) for each in data["outputs"]]
+        outputs = [
+            Output(
+                **each
+                | {"chunks": tuple(each["chunks"]), "path": place_path(each["path"], path.parent)}
+            )
+            for each in data["outputs"]
+        ]
         return cls({each.name: each for each in outputs}, data["has_records"])

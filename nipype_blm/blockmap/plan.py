@@ -30,13 +30,16 @@ class Paths:
         self.blocks_table = out_dir / "blocks.tsv"
         self.skipped_table = out_dir / "skipped.tsv"
         self.work = out_dir / "work"
-        self.outputs = self.work / "outputs.json"
-        self.whole = self.work / "whole"  # is there if all that is done is in the outputs
+        self.outputs = out_dir / "outputs.json"
+        self.whole = out_dir / ".whole"  # is there if all that is done is in the outputs
+        self.own_tables = out_dir / ".tables"  # says which tables runs into this folder have made
         self.code = out_dir / ".function"
+
+        self.parts = self.work / "parts"
 
     def find_parts(self, name: str) -> Path:
         """Return the folder of what blocks have of an output, where they overlap."""
-        return self.work / "parts" / name
+        return self.parts / name
 
     def find_staged(self, name: str) -> Path:
         """Return the Zarr from which an output of another format is written."""
@@ -123,10 +126,16 @@ class Plan:
 
 
 def read_stamp(path: Path) -> str | None:
-    """Return the stamp of a plan that is there."""
+    """Return the stamp of a plan; None if it is not there, or torn.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read, which does not tell that it is another one.
+    """
     try:
         return str(json.loads(path.read_text())["stamp"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -9,8 +9,11 @@ from typing import Any
 
 from nipype_blm.blockmap.blocks import AXES, Grid
 from nipype_blm.blockmap.journal import Ended, History, read_records
+from nipype_blm.blockmap.outputs import place_path, shorten_path
 from nipype_blm.blockmap.plan import Plan
+from nipype_blm.errors import InputError
 from nipype_blm.io.files import replacing
+from nipype_blm.tasks.journal import LineWriter, read_lines
 
 _CORNERS = [f"{axis}_{end}" for axis in AXES for end in ("start", "stop")]
 # Columns that every row begins with, if it has them.
@@ -64,6 +67,36 @@ def _write_rows(
 def find_table(plan: Plan) -> Path:
     """Return where the table of records is."""
     return Path(plan.out_dir, Path(plan.config.table).expanduser())
+
+
+def check_table(plan: Plan) -> None:
+    """Refuse to write over a table that no run into this folder has made.
+
+    Raises
+    ------
+    InputError
+    """
+    path = find_table(plan)
+    if path.exists() and path not in list_own_tables(plan):
+        raise InputError(
+            f"{path}, to which records go, is there already, and not of a run into this folder; "
+            "give another table, or overwrite."
+        )
+
+
+def list_own_tables(plan: Plan) -> list[Path]:
+    """Return the tables that runs into this folder have made."""
+    return [
+        Path(place_path(line["path"], plan.out_dir)) for line in read_lines(plan.paths.own_tables)
+    ]
+
+
+def note_table(plan: Plan) -> None:
+    """Note, before it is written, that the table is of a run into this folder."""
+    path = find_table(plan)
+    if path not in list_own_tables(plan):
+        with LineWriter(plan.paths.own_tables) as lines:
+            lines.write({"path": shorten_path(str(path), plan.out_dir)})
 
 
 def write_table(path: Path, places: Sequence[tuple[int, Path, int]]) -> None:

@@ -100,9 +100,17 @@ class Writer:
         return checked
 
     def write(self, arrays: Mapping[str, NDArray[Any]], block: Block) -> None:
-        """Write what `check` has returned."""
-        for name, values in arrays.items():
-            output = self._outputs[name]
+        """Write what `check` has returned; where that is nothing, outputs keep their fill.
+
+        What an earlier try has left of such a block goes, but for voxels of a BOSS.
+        """
+        for name, output in self._outputs.items():
+            values = arrays.get(name)
+            if values is None and output.kind == "boss" and output.is_direct:
+                continue
+            if values is None:
+                shape = block.shape if output.is_direct else (0, 0, 0)
+                values = np.full(shape, output.fill, output.dtype)
             if not output.is_direct:
                 _write_part(self._plan.paths.find_parts(name), values, block)
             elif output.kind == "boss":

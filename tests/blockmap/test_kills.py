@@ -3,6 +3,7 @@
 import functools
 import os
 import random
+import re
 import signal
 import subprocess
 from collections import Counter
@@ -22,8 +23,12 @@ PROGRAM = """
 import resource, sys, time
 from pathlib import Path
 import numpy as np
-from nipype_blm.blockmap import map_blocks
+from nipype_blm.blockmap import map_blocks, preparing
+from nipype_blm.tasks import disks
 
+# Kills come from outside here, and no block is to blame for one.
+preparing.MOST_LOSSES = 1000
+disks._SECONDS_TO_RECOVER = 0
 out, calls, n_threads, limit = sys.argv[1:]
 volume = np.arange(8 * 9 * 10, dtype="u2").reshape(8, 9, 10)
 
@@ -153,3 +158,42 @@ def test_a_full_disk_at_the_end_runs_no_block_again(
     assert runs.run().returncode == 0
     assert runs.read() == undisturbed
     assert runs.counts.total() <= N_BLOCKS + N_THREADS
+
+
+LETHAL = """
+import os, signal, sys
+import numpy as np
+from nipype_blm.blockmap import map_blocks
+
+def act(data, block):
+    with open("calls.txt", "a") as file:
+        file.write(f"{block.key}\\n")
+    if block.key == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return data["em"]
+
+em = np.ones((1, 1, 6), "u1")
+result = map_blocks(act, {"em": em}, "out", block_size=(1, 1, 1), n_threads=int(sys.argv[2]))
+print(*(f"{each.key}: {each.error}" for each in result.skipped))
+"""
+
+
+@pytest.mark.parametrize(("lethal", "n_threads"), [("0_0_0", 1), ("0_0_4", 1), ("0_0_2", 2)])
+def test_a_block_that_kills_every_run_is_skipped_and_no_other(
+    tmp_path: Path, lethal: str, n_threads: int
+) -> None:
+    def run() -> Done:
+        return _forker().run(LETHAL, tmp_path, os.environ, lethal, str(n_threads))
+
+    assert [run().returncode for _ in range(2)] == [-signal.SIGKILL] * 2
+    done = run()
+    if n_threads > 1 and done.returncode:  # it was lost with another one, and now alone
+        assert done.returncode == -signal.SIGKILL
+        done = run()
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(f"{lethal}: its worker was lost 2 times [^:]*", done.stdout)
+    calls = Counter((tmp_path / "calls.txt").read_text().split())
+    assert calls[lethal] <= 1 + max(2, n_threads)
+    assert len(calls) == 6
+    if n_threads == 1:  # the others were done before it killed the second run
+        assert calls == Counter({f"0_0_{x}": 1 for x in range(6)}) + Counter([lethal])

@@ -182,7 +182,130 @@ def test_a_sum_that_its_type_cannot_hold_is_told_of(tmp_path: Path) -> None:
         run(tmp_path, function, halo=2, outputs=outputs)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("uint64", [2**63, 2**63]),
+        ("int64", [2**62, 2**62]),
+        ("int64", [-(2**62) - 1, -(2**62)]),
+    ],
+)
+def test_a_sum_that_no_whole_number_can_hold_does_not_wrap(
+    tmp_path: Path, dtype: str, values: list[int]
+) -> None:
+    def act(data: dict[str, NDArray[Any]], block: Block) -> NDArray[Any]:
+        return np.full(data["em"].shape, values[block.start[2] // 2], dtype)
+
+    volume = {"em": np.zeros((1, 1, 4), np.uint8)}
+    options: dict[str, Any] = {"block_size": (2, 1, 1), "halo": (1, 0, 0)}
+    with pytest.raises(InputError, match=f"out has sums that {dtype} cannot hold"):
+        map_blocks(act, volume, tmp_path, outputs={"out": {"merge": "sum"}}, **options)
+    values[:] = [values[0], values[0] // -2]
+    if dtype == "int64":  # numbers of both signs add up to less
+        out = {"merge": "sum"}
+        result = map_blocks(act, volume, tmp_path / "less", outputs={"out": out}, **options)
+        expected = [values[0], sum(values), sum(values), values[1]]
+        assert read_zarr(result.outputs["out"]).ravel().tolist() == expected
+
+
+def test_values_of_a_block_that_are_gone_are_missed(tmp_path: Path) -> None:
+    def act(data: NDArray[Any], block: Block) -> NDArray[Any]:
+        if block.key == KEYS[-1]:
+            raise ValueError
+        return data
+
+    options: dict[str, Any] = {"halo": 1, "outputs": {"out": {"merge": "max"}}}
+    run(tmp_path, Calls(act), **options)
+    (tmp_path / "work" / "parts" / "out" / f"{KEYS[4]}.npy").unlink()
+    with pytest.raises(InputError, match=f"block {KEYS[4]}, which is done, is gone; .*overwrite"):
+        run(tmp_path, Calls(), **options)
+    result = run(tmp_path, Calls(), **options, overwrite=True)
+    assert np.array_equal(read_zarr(result.outputs["out"]), VOLUME)
+
+
+# ---------------------------------------------------------------- blocks that return nothing
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("merge", ["crop", "max"])
+@pytest.mark.parametrize("dtype", [None, "uint16"])
+@pytest.mark.parametrize("empty", [KEYS[1:3], [KEYS[0], KEYS[len(KEYS) // 2], KEYS[5]]])
+def test_blocks_without_a_result_are_done_and_keep_the_fill(
+    tmp_path: Path, empty: list[str], dtype: str | None, merge: str, n_threads: int
+) -> None:
+    def act(data: NDArray[Any], block: Block) -> Any:
+        return None if block.key in empty else {"out": data, "rows": [{"n": 1}]}
+
+    outputs = {"out": {"merge": merge, "fill": 9, "dtype": dtype}}
+    calls = Calls(act)
+    result = run(tmp_path, calls, outputs=outputs, n_threads=n_threads)
+    assert (result.keys, result.skipped) == (KEYS, [])
+    assert max(calls.counts.values()) == 1
+    expected = VOLUME.copy()
+    for key in empty:
+        z, y, x = map(int, key.split("_"))
+        expected[z : z + 2, y : y + 3, x : x + 4] = 9
+    assert np.array_equal(read_zarr(result.outputs["out"]), expected)
+
+
+@pytest.mark.parametrize("merge", ["crop", "max"])
+def test_the_fill_replaces_what_a_run_that_was_killed_has_left(tmp_path: Path, merge: str) -> None:
+    calls = Calls(lambda data, block: None if block.key == KEYS[-1] else data)
+    outputs = {"out": {"merge": merge, "fill": 9}}
+
+    def fail(data: NDArray[Any], block: Block) -> NDArray[Any]:
+        if block.key == KEYS[-1]:
+            raise ValueError
+        return data
+
+    run(tmp_path, Calls(fail), outputs=outputs)  # so that the values of blocks stay
+    for path in sorted((tmp_path / "journal").iterdir()):  # a kill between writing and noting
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(x for x in lines if KEYS[4] not in x or "done" not in x))
+    calls.act = lambda data, block: None if block.key == KEYS[4] else data
+    result = run(tmp_path, calls, outputs=outputs)
+    assert sorted(calls.keys) == sorted([KEYS[4], KEYS[-1]])
+    expected = VOLUME.copy()
+    expected[:2, 3:6, 4:8] = 9
+    assert np.array_equal(read_zarr(result.outputs["out"]), expected)
+
+
+def test_a_run_that_is_killed_before_anything_is_learned_runs_again(tmp_path: Path) -> None:
+    def act(data: NDArray[Any], block: Block) -> Any:
+        if block.key == KEYS[0]:
+            return None
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Calls(act))
+    result = run(tmp_path, Calls())
+    assert result.keys == KEYS
+    assert np.array_equal(read_zarr(result.outputs["result"]), VOLUME)
+
+
+def test_outputs_that_no_block_returns_are_told_of(tmp_path: Path) -> None:
+    calls = Calls(lambda *_: None)
+    with pytest.raises(InputError, match="outputs names copy, and the function returned no array"):
+        run(tmp_path, calls, outputs={"copy": {}})
+    assert len(calls.keys) == 3
+
+
 # -------------------------------------------------------------------- the values of a block
+
+
+@pytest.mark.parametrize("dtype", ["longdouble", "object", "complex64", "U3"])
+def test_a_type_that_no_format_has_is_told_of_with_its_block(tmp_path: Path, dtype: str) -> None:
+    name = str(np.dtype(dtype))
+    with pytest.raises(InputError, match=f"^Block {KEYS[0]}: result is an array of {name}; ex"):
+        run(tmp_path, Calls(lambda data, _: data.astype(dtype)))
+
+
+@pytest.mark.parametrize(("dtype", "fill"), [("float32", 1e39), ("float16", -1e6)])
+def test_a_fill_that_would_be_infinite_is_refused(tmp_path: Path, dtype: str, fill: float) -> None:
+    with pytest.raises(InputError, match="cannot hold its fill"):
+        run(tmp_path, Calls(), outputs={"out": {"dtype": dtype, "fill": fill}})
+    outputs = {"out": {"dtype": dtype, "fill": -np.inf}}
+    assert run(tmp_path, Calls(lambda *_: None), outputs=outputs).keys == KEYS
 
 
 @pytest.mark.parametrize(
@@ -259,11 +382,11 @@ def test_a_block_of_another_shape_is_skipped(tmp_path: Path) -> None:
 
 
 def test_other_arrays_than_those_of_the_first_block_are_skipped(tmp_path: Path) -> None:
-    odd: dict[str, Any] = {KEYS[1]: None, KEYS[2]: {}, KEYS[3]: [], KEYS[4]: {"b": VOLUME}}
+    odd: dict[str, Any] = {KEYS[2]: {"b": VOLUME}, KEYS[3]: [], KEYS[4]: {"n": 1}}
     function = Calls(lambda data, block: odd.get(block.key, {"a": data}))
     result = run(tmp_path, function)
     assert [each.key for each in result.skipped] == list(odd)
-    assert "returned b; expected a" in result.skipped[-1].error
+    assert "returned b; expected a" in result.skipped[0].error
     assert list(result.outputs) == ["a"]
 
 

@@ -12,6 +12,7 @@ from blockmap.block_runs import KEYS, SIZE, VOLUME, Calls, read_rows
 from numpy.typing import NDArray
 
 from nipype_blm.blockmap import Block, map_blocks
+from nipype_blm.errors import InputError
 
 EM = {"em": VOLUME}
 CORNERS = [f"{axis}_{end}" for axis in "zyx" for end in ("start", "stop")]
@@ -142,3 +143,42 @@ def test_a_block_that_was_done_twice_has_its_rows_once(tmp_path: Path) -> None:
     path = run(tmp_path, {}, "t.tsv")
     assert len(read_rows(path)) == 1
     assert np.array_equal(len(read_rows(tmp_path / "blocks.tsv")), len(KEYS))
+
+
+@pytest.mark.parametrize("rows", [{}, {"block_": 7}])
+def test_a_column_of_the_name_block_keeps_the_key(tmp_path: Path, rows: dict[str, Any]) -> None:
+    path = run(tmp_path, {KEYS[4]: [{"n": 1, "block": "mine", "z": 0} | rows]}, "t.tsv")
+    (row,) = read_rows(path)
+    assert row["block"] == KEYS[4]
+    assert row["block__" if rows else "block_"] == "mine"
+    assert row.get("block_") == ("7" if rows else "mine")
+
+
+def test_a_table_that_no_run_has_made_stays(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs.tsv"
+    theirs.write_text("years of work")
+    calls = Calls(lambda *_: {"n": 1})
+    options: dict[str, Any] = {"block_size": SIZE, "table": str(theirs)}
+    with pytest.raises(InputError, match=r"theirs\.tsv, .* is there already"):
+        map_blocks(calls, EM, tmp_path / "out", **options)
+    assert (calls.keys, theirs.read_text()) == ([], "years of work")
+    map_blocks(calls, EM, tmp_path / "out", **options, overwrite=True)
+    assert len(read_rows(theirs)) == len(KEYS)
+    # Now it is one of ours, which the same run may write again.
+    assert map_blocks(calls, EM, tmp_path / "out", **options).table == theirs
+
+
+def test_tables_of_an_earlier_run_go_with_it(tmp_path: Path) -> None:
+    theirs = tmp_path / "notes.tsv"
+    theirs.write_text("years of work")
+    calls = Calls(lambda *_: {"n": 1})
+    tables = [
+        map_blocks(calls, EM, tmp_path, block_size=SIZE, table=name).table
+        for name in ("a.tsv", "b.csv")
+    ]
+    assert all(path and path.is_file() for path in tables)
+    calls.act = lambda data, _: data
+    result = map_blocks(calls, EM, tmp_path, block_size=SIZE, overwrite=True)
+    assert result.table is None
+    assert not any(path and path.exists() for path in tables)
+    assert theirs.read_text() == "years of work"
