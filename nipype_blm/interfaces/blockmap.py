@@ -60,6 +60,9 @@ class BlockMapInputSpec(InputSpec):
     retries = traits.Range(low=0, high=100, nohash=True, desc=DESCRIPTIONS["retries"])
     retry_pause_s = traits.Float(nohash=True, desc=DESCRIPTIONS["retry_pause_s"])
     max_mem_gb = traits.Float(desc=DESCRIPTIONS["max_mem_gb"])
+    base_dir = Directory(
+        exists=True, desc="where relative paths start without a config_file; default: here"
+    )
     out_dir = Directory(
         desc="folder for results, tables and journal, from which a run that was killed goes on; "
         "default: blocks in the working directory, which Nipype empties before a node runs again"
@@ -136,9 +139,6 @@ class BlockMap(_BlockMapInterface):
 
 
 class _PlanBlocksInputSpec(BlockMapInputSpec):
-    base_dir = Directory(
-        exists=True, desc="where relative paths start without a config_file; default: here"
-    )
     parallel_nodes = traits.Range(
         low=1, value=1, usedefault=True, nohash=True, desc="nodes that run at the same time"
     )

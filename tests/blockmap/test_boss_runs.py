@@ -20,7 +20,7 @@ from blockmap.boss_server import BossServer
 from intern.utils.parallel import block_compute
 
 from nipype_blm.blockmap import sources
-from nipype_blm.blockmap.journal import read_history
+from nipype_blm.blockmap.journal import name_journal, read_history
 from nipype_blm.blockmap.plan import Plan
 from nipype_blm.blockmap.retrying import ReadError, WriteError
 from nipype_blm.blockmap.run import map_blocks, run_bundle
@@ -507,12 +507,12 @@ def test_a_worker_that_cannot_open_the_channels_tries_again(
     plan = Plan.read(Path("out/blockmap.json").absolute())
     sources._opened.clear()  # as in a new process
     server.fail("GET /v1/collection", 503, times=2)
-    run_bundle(plan, [0, 1])
+    run_bundle(plan, [0, 1], name_journal(plan.paths.journal))
     assert read_history(plan.paths.journal).done == {0, 1}
     sources._opened.clear()
     server.fail("GET /v1/collection", 503, times=3)
     with pytest.raises(ReadError, match=r"channels could not be opened, 3 times: .*503"):
-        run_bundle(plan, [2])
+        run_bundle(plan, [2], name_journal(plan.paths.journal))
 
 
 def test_a_token_that_is_withdrawn_ends_the_run_at_once(
