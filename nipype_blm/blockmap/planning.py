@@ -159,14 +159,24 @@ def plan_size(shape: Triple, halo: Triple, chunks: Triple | None, most: int) -> 
     most : int
         Voxels that a block may have with its halo; exceeded only if the halo alone does.
     """
+
+    def count_read(size: Triple) -> int:
+        sides = zip(size, halo, shape, strict=True)
+        return math.prod(min(n + 2 * h, length) for n, h, length in sides)
+
     limit = max(1, most)
     while True:
         size = _divide(shape, chunks, limit)
-        sides = zip(size, halo, shape, strict=True)
-        n_read = math.prod(min(n + 2 * h, length) for n, h, length in sides)
+        n_read = count_read(size)
         if n_read <= most or limit == 1:
-            return size
+            break
         limit = max(1, int(limit * min(0.9, most / n_read)))
+    if chunks is None:
+        return size
+    z, y, x = map(min, chunks, shape)
+    # Dask may plan less than the one chunk that there is room for.
+    is_less = any(n < chunk for n, chunk in zip(size, (z, y, x), strict=True))
+    return (z, y, x) if is_less and count_read((z, y, x)) <= most else size
 
 
 def _divide(shape: Triple, chunks: Triple | None, limit: int) -> Triple:

@@ -130,8 +130,14 @@ def one_thread() -> Iterator[None]:
     if any(name in os.environ for name in _THREAD_VARIABLES):
         yield
         return
-    with threadpool_limits(1):
-        yield
+    # For libraries that are loaded by now, and for those that the function loads.
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        for name in _THREAD_VARIABLES:
+            os.environ.pop(name, None)
 
 
 def count_done(plan: Plan) -> int:

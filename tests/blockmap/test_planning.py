@@ -76,6 +76,10 @@ def test_planned_blocks_are_chunks_as_many_as_memory_holds(
         assert math.prod(size) * (16 if whole else 10**9) > most
 
 
+def test_a_chunk_that_memory_holds_is_not_cut() -> None:
+    assert plan_size((44, 2, 2), (0, 0, 0), (26, 1, 1), 28) == (26, 1, 1)
+
+
 def test_a_volume_that_memory_holds_is_one_block() -> None:
     assert plan_size((5, 7, 11), (1, 1, 1), (2, 3, 4), 5 * 7 * 11) == (5, 7, 11)
 
