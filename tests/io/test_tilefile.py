@@ -119,13 +119,14 @@ def test_what_is_known_of_rows_is_beside_them(files):
     assert is_whole(files[0])
 
 
-def test_no_thread_is_started_that_nobody_has_counted(tmp_path):
-    """Blosc, called in the main thread, would have its own."""
+def test_no_thread_is_started_that_nobody_has_counted(tmp_path, monkeypatch):
+    """Blosc, called in the main thread, would have its own; zarr tells it not to."""
+    from numcodecs import blosc
+
+    monkeypatch.setattr(blosc, "use_threads", None)  # as without zarr
     before = set(threading.enumerate())
     write(tmp_path / "a.blm", VALUES)
     TileFile(tmp_path / "a.blm").read()
-    from numcodecs import blosc
-
     assert blosc.use_threads is None
     assert set(threading.enumerate()) <= before
 
