@@ -120,7 +120,7 @@ def _load(path: Path) -> Any:
     """Let nibabel read the header of an image."""
     try:
         image: Any = nib.load(path)
-    except ImageFileError:
+    except (ImageFileError, OSError):  # indexed_gzip has an OSError for a wrong checksum
         if is_gzip(path):
             check_gzip(path)  # which may be why
         raise
