@@ -422,7 +422,7 @@ def _look_for_chunks(array: Any, name: str) -> str:
     folder = Path(root, array.path)
     files = list(islice(_list_chunks(folder), _MOST_FILES_LOOKED_AT))
     if not files:
-        return f"has no chunk: all its voxels read as {array.fill_value}"
+        return f"has no chunk: all its voxels read as {array.fill_value or 0}"
     if any(_is_chunk(array, each) for each in files):
         return ""
     expected = array.metadata.encode_chunk_key((0,) * array.ndim)

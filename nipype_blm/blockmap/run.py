@@ -127,16 +127,16 @@ def run_plan(
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Have libraries use one thread, unless the user says otherwise: blocks run side by side."""
-    if any(name in os.environ for name in _THREAD_VARIABLES):
-        yield
-        return
-    # For libraries that are loaded by now, and for those that the function loads.
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    given = [os.environ[name] for name in _THREAD_VARIABLES if name in os.environ]
+    n_threads = next((int(text) for text in given if text.isdecimal() and int(text)), 1)
+    missing = [] if given else _THREAD_VARIABLES
+    # For libraries that the function loads, and for those that are loaded by now.
+    os.environ.update(dict.fromkeys(missing, str(n_threads)))
     try:
-        with threadpool_limits(1):
+        with threadpool_limits(n_threads):
             yield
     finally:
-        for name in _THREAD_VARIABLES:
+        for name in missing:
             os.environ.pop(name, None)
 
 
