@@ -184,11 +184,11 @@ def _run_blocks(
     n_threads: int,
     pool: "Pool | None",
 ) -> None:
-    tasks = []
+    tasks, compute = [], compute_bundle if pool is None else _compute_on_worker
     for bundle in bundles:
         journal = name_journal(plan.paths.journal)
         arguments = (plan, bundle, journal)
-        tasks.append(Task(_compute_alone, arguments, journal, "", inputs=(plan.paths.plan,)))
+        tasks.append(Task(compute, arguments, journal, "", inputs=(plan.paths.plan,)))
     endings: Generator[Any, None, None]
     if pool is None:
         endings = run_each(tasks, None, _RETRIES, n_threads)
@@ -200,8 +200,8 @@ def _run_blocks(
             check_journal(history, plan.config.max_skipped)
 
 
-def _compute_alone(plan: Plan, bundle: Sequence[int], journal: Path) -> None:
-    with one_thread():  # also on a worker
+def _compute_on_worker(plan: Plan, bundle: Sequence[int], journal: Path) -> None:
+    with one_thread():
         compute_bundle(plan, bundle, journal)
 
 
