@@ -41,9 +41,15 @@ class Block(NamedTuple):
     @property
     def core(self) -> tuple[slice, slice, slice]:
         """Where the block lies in what is read."""
-        first = _subtract(self.start, self.read_start)
-        z, y, x = (slice(a, a + n) for a, n in zip(first, self.shape, strict=True))
-        return z, y, x
+        return find_region(self.start, self.stop, self.read_start)
+
+
+def find_region(
+    start: Sequence[int], stop: Sequence[int], origin: Sequence[int]
+) -> tuple[slice, slice, slice]:
+    """Return where a box lies in an array whose first voxel is `origin`."""
+    z, y, x = (slice(a - o, b - o) for a, b, o in zip(start, stop, origin, strict=True))
+    return z, y, x
 
 
 def _subtract(one: Triple, other: Triple) -> Triple:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.blockmap.blocks import AXES, Grid, Triple
+from nipype_blm.blockmap.blocks import AXES, Grid, Triple, find_region
 from nipype_blm.blockmap.openers import METRES
 from nipype_blm.blockmap.outputs import Output
 from nipype_blm.blockmap.plan import PLAN_FILE, Plan
@@ -182,8 +182,7 @@ def write_boss(plan: Plan, output: Output) -> None:
     """Send an output that was put together from overlapping blocks to its channel."""
     channel, array = open_boss(plan, output), open_target(plan, output)
     for block in plan.grid:
-        pairs = zip(block.start, block.stop, plan.grid.start, strict=True)
-        region = tuple(slice(a - s, b - s) for a, b, s in pairs)
+        region = find_region(block.start, block.stop, plan.grid.start)
         send_boss(plan, output, channel, block.start, array[region])
 
 

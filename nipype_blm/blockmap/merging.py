@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.blockmap.blocks import AXES, Block, Grid, Triple
+from nipype_blm.blockmap.blocks import AXES, Block, Grid, Triple, find_region
 from nipype_blm.blockmap.functions import ReturnError
 from nipype_blm.blockmap.images import open_target
 from nipype_blm.blockmap.outputs import Output
@@ -38,8 +38,7 @@ def merge(plan: Plan, output: Output, done: Collection[int], n_threads: int = 1)
     target = open_target(plan, output)
 
     def write(box: Block) -> None:
-        region = tuple(slice(a, b) for a, b in zip(box.start, box.stop, strict=True))
-        target[region] = merge_box(plan, output, box, keys)
+        target[find_region(box.start, box.stop, (0, 0, 0))] = merge_box(plan, output, box, keys)
 
     with ThreadPoolExecutor(n_threads) as executor:
         try:
@@ -139,6 +138,4 @@ def _read_part(
     last = [min(a + n, b) for a, n, b in zip(start, part.shape, box.stop, strict=True)]
     if any(a >= b for a, b in zip(first, last, strict=True)):
         return None
-    inside = tuple(slice(a - s, b - s) for a, b, s in zip(first, last, start, strict=True))
-    region = tuple(slice(a - s, b - s) for a, b, s in zip(first, last, box.start, strict=True))
-    return region, part[inside]
+    return find_region(first, last, box.start), part[find_region(first, last, start)]

@@ -11,7 +11,6 @@ from nipype_blm.blockmap.blocks import AXES, DEFAULT_SIZE, read_triple
 from nipype_blm.blockmap.sources import OPENERS, Source
 from nipype_blm.errors import InputError, join_some, show
 
-MERGES = ("crop", "max", "sum", "mean")
 AUTO = "auto"
 
 

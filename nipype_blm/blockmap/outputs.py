@@ -113,7 +113,7 @@ def plan_output(
             f"The output {name} is {found}, which NIfTI does not have; give dtype "
             f"{_NIFTI_TYPES[found.name]}."
         )
-    chunks, fits = choose_chunks(plan.grid, found.itemsize, fields.chunks, name)
+    chunks, fits = choose_chunks(plan.grid, found.itemsize, fields.chunks)
     is_direct = fields.merge == "crop" and fits
     if kind == "boss":
         from nipype_blm.blockmap import boss
@@ -149,7 +149,7 @@ def _can_hold(dtype: np.dtype[Any], value: float) -> bool:
 
 
 def choose_chunks(
-    grid: Grid, itemsize: int, given: Mapping[str, int] | None, name: str
+    grid: Grid, itemsize: int, given: Mapping[str, int] | None
 ) -> tuple[Triple, bool]:
     """Return the chunks of an output, and whether no two blocks share one of them."""
     if given is not None:

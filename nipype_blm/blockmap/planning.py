@@ -140,7 +140,7 @@ def _choose_size(config: Config, channels: Mapping[str, Channel], extent: Extent
         return dict(config.block_size)
     first = next(iter(channels.values()))
     # Of all channels, and as much again for what the function makes of it.
-    itemsize = sum(each.dtype.itemsize * each.n_kept for each in channels.values())
+    itemsize = sum(each.n_bytes for each in channels.values())
     most = int(config.max_mem_gb * GIB / _SHARE / itemsize)
     whole = compute_blocks(extent, 1, config.halo)
     return dict(zip(AXES, plan_size(whole.shape, whole.halo, first.chunks, most), strict=True))
@@ -357,7 +357,7 @@ def describe_costs(plan: Plan, n_done: int = 0) -> str:
     """Say what would be done."""
     grid, channels = plan.grid, plan.open_channels()
     read = grid.largest_read
-    itemsize = sum(each.dtype.itemsize * each.n_kept for each in channels.values())
+    itemsize = sum(each.n_bytes for each in channels.values())
     lines = [
         f"{len(grid):,} blocks of {_by_axis(grid.size)} voxels, halo {_by_axis(grid.halo)}; "
         f"{n_done:,} are done",

@@ -150,7 +150,7 @@ def count_done(plan: Plan) -> int:
 def count_mib(plan: Plan) -> int:
     """Return how much is read in all, in MiB."""
     channels = plan.open_channels().values()
-    return sum(each.dtype.itemsize * each.n_kept for each in channels) * plan.grid.n_read // MIB
+    return sum(each.n_bytes for each in channels) * plan.grid.n_read // MIB
 
 
 def cut(waiting: Sequence[int], n_workers: int) -> list[list[int]]:

@@ -207,6 +207,11 @@ class Channel:
         return z, y, x
 
     @property
+    def n_bytes(self) -> int:
+        """Bytes at each voxel."""
+        return self.dtype.itemsize * self.n_kept
+
+    @property
     def n_kept(self) -> int:
         """Values at each voxel."""
         return int(np.prod(self._kept_shape, dtype=int))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.blockmap.blocks import Block
+from nipype_blm.blockmap.blocks import Block, find_region
 from nipype_blm.blockmap.functions import ReturnError
 from nipype_blm.blockmap.images import open_boss, open_target, send_boss
 from nipype_blm.blockmap.outputs import Output
@@ -116,11 +116,7 @@ class Writer:
             elif output.kind == "boss":
                 self._write_boss(output, values, block)
             else:
-                start = self._plan.grid.start
-                region = tuple(
-                    slice(a - s, b - s)
-                    for a, b, s in zip(block.start, block.stop, start, strict=True)
-                )
+                region = find_region(block.start, block.stop, self._plan.grid.start)
                 self._open(output)[region] = values
 
     def _open(self, output: Output) -> Any:
