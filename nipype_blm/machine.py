@@ -2,6 +2,9 @@
 
 import os
 
+# By which libraries know how many threads they may have.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
 
 def count_cores() -> int:
     """Return the cores that this process may use; not every system can tell."""

@@ -20,6 +20,7 @@ from nipype_blm.blockmap.planning import make_plan
 from nipype_blm.blockmap.preparing import prepare
 from nipype_blm.blockmap.tables import write_block_tables
 from nipype_blm.errors import InputError
+from nipype_blm.machine import THREAD_VARIABLES
 from nipype_blm.stages.commands import holding
 from nipype_blm.tasks.runner import run_each
 from nipype_blm.tasks.task import PoolError, Task
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from nipype_blm.tasks.options import PoolOptions
     from nipype_blm.tasks.pools import Pool
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _RETRIES = 2  # of a bundle whose worker was lost
 # Of a worker: what a slow one has left is not the whole of a run, and few files are written.
 _BUNDLES_PER_WORKER, _MOST_IN_BUNDLE, _MOST_BUNDLES = 8, 64, 5000
@@ -127,9 +127,9 @@ def run_plan(
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Have libraries use one thread, unless the user says otherwise: blocks run side by side."""
-    given = [os.environ[name] for name in _THREAD_VARIABLES if name in os.environ]
+    given = [os.environ[name] for name in THREAD_VARIABLES if name in os.environ]
     n_threads = next((int(text) for text in given if text.isdecimal() and int(text)), 1)
-    missing = [] if given else _THREAD_VARIABLES
+    missing = [] if given else THREAD_VARIABLES
     # For libraries that the function loads, and for those that are loaded by now.
     os.environ.update(dict.fromkeys(missing, str(n_threads)))
     try:

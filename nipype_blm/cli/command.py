@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 
+from nipype_blm.machine import THREAD_VARIABLES
+
 # Before NumPy is imported: its own threads would compete with ours.
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+for _variable in THREAD_VARIABLES:
     os.environ.setdefault(_variable, "1")
 os.environ.setdefault("NIPYPE_NO_ET", "1")
 

@@ -291,6 +291,28 @@ class MixedInputSpec(InputSpec):
     resms = traits.Bool(False, usedefault=True, desc="write blmm_vox_resms")
 
 
+class PoolInputSpec(InputSpec):
+    """Where a node that hands out its work does so."""
+
+    pool_file = File(
+        xor=["plugin_args"],
+        nohash=True,
+        desc="file of a running pool (nipype-blm pool start) that does the work",
+    )
+    plugin_args = traits.Dict(
+        xor=["pool_file"],
+        nohash=True,
+        desc="arguments of DaskPlugin: a pool of workers is started for the work",
+    )
+
+
+def find_plugin_args(given: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the arguments of a pool, of the inputs of `PoolInputSpec`; None: there is none."""
+    if "pool_file" in given:
+        return {"scheduler_file": Path(given["pool_file"]).absolute()}
+    return given.get("plugin_args")
+
+
 def defined_traits(inputs: Any) -> dict[str, Any]:
     """Return the inputs that have a value."""
     values = {name: getattr(inputs, name) for name in inputs.copyable_trait_names()}

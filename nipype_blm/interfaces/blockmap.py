@@ -9,7 +9,9 @@ from nipype_blm.blockmap.options import Config
 from nipype_blm.interfaces.base import (
     BLMInterface,
     InputSpec,
+    PoolInputSpec,
     defined_traits,
+    find_plugin_args,
     threads_trait,
     warn_of,
 )
@@ -72,18 +74,8 @@ class BlockMapInputSpec(InputSpec):
     )
 
 
-class _BlockMapNodeInputSpec(BlockMapInputSpec):
+class _BlockMapNodeInputSpec(BlockMapInputSpec, PoolInputSpec):
     n_procs = threads_trait()
-    pool_file = File(
-        xor=["plugin_args"],
-        nohash=True,
-        desc="file of a running pool (nipype-blm pool start) that runs the blocks",
-    )
-    plugin_args = traits.Dict(
-        xor=["pool_file"],
-        nohash=True,
-        desc="arguments of DaskPlugin: a pool of workers is started for the blocks",
-    )
 
 
 class BlockMapOutputSpec(TraitedSpec):
@@ -128,12 +120,9 @@ class BlockMap(_BlockMapInterface):
         from nipype_blm.blockmap.run import run_plan
 
         given = defined_traits(self.inputs)
-        plugin_args = given.get("plugin_args")
-        if "pool_file" in given:
-            plugin_args = {"scheduler_file": Path(given["pool_file"]).absolute()}
         plan = make_plan(given, Path(runtime.cwd))
         warn_of(plan.notices)
-        result = run_plan(plan, given["n_procs"], plugin_args, given["overwrite"])
+        result = run_plan(plan, given["n_procs"], find_plugin_args(given), given["overwrite"])
         self._results = describe_result(result)
         return runtime
 

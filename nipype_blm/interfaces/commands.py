@@ -5,12 +5,17 @@ from typing import Any, ClassVar
 
 from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
-from nipype_blm.interfaces.base import BLMInterface, InputSpec, defined_traits
+from nipype_blm.interfaces.base import (
+    BLMInterface,
+    PoolInputSpec,
+    defined_traits,
+    find_plugin_args,
+)
 
 _HOW = ("retries", "timeout_s", "max_failures", "done_glob", "keep_logs")
 
 
-class _CommandBatchInputSpec(InputSpec):
+class _CommandBatchInputSpec(PoolInputSpec):
     commands_file = File(
         exists=True,
         mandatory=True,
@@ -37,16 +42,6 @@ class _CommandBatchInputSpec(InputSpec):
         usedefault=True,
         nohash=True,
         desc="commands that run side by side on this machine",
-    )
-    pool_file = File(
-        xor=["plugin_args"],
-        nohash=True,
-        desc="file of a running pool (nipype-blm pool start) that runs them",
-    )
-    plugin_args = traits.Dict(
-        xor=["pool_file"],
-        nohash=True,
-        desc="arguments of DaskPlugin: a pool of workers is started for them",
     )
     retries = traits.Range(
         low=0, value=0, usedefault=True, desc="how often a command that failed is run again"
@@ -104,9 +99,7 @@ class CommandBatch(BLMInterface):
             **{name: given[name] for name in _HOW if name in given},
         )
         check_list(commands, settings)
-        plugin_args = given.get("plugin_args")
-        if "pool_file" in given:
-            plugin_args = {"scheduler_file": Path(given["pool_file"]).absolute()}
+        plugin_args = find_plugin_args(given)
         out_dir = Path(runtime.cwd, given.get("out_dir", "commands")).absolute()
         with holding(out_dir, "out_dir"):
             summary = run_command_list(commands, out_dir, settings, given["n_procs"], plugin_args)

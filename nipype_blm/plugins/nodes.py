@@ -12,10 +12,9 @@ from nipype import config, logging
 from nipype.pipeline.engine import MapNode
 from traits.api import TraitError
 
+from nipype_blm.machine import THREAD_VARIABLES
 from nipype_blm.tasks.disks import find_paths, list_names
 from nipype_blm.tasks.worker import running
-
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def run_node(node: Any, updatehash: bool) -> None:
@@ -34,8 +33,8 @@ def _prepared_for(node: Any) -> Iterator[None]:
     config.update_config(node.config)
     logging.update_logging(config)
     n_procs = node.n_procs or 1
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(n_procs)))
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(n_procs)))
     try:
         # What a node computes with Dask stays in it; the workers of the pool could wait for ever.
         with dask.config.set(scheduler="threads", num_workers=n_procs):
