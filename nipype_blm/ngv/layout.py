@@ -1,0 +1,41 @@
+"""Where the files of a circuit are, as ArchNGV's own workflow lays them out."""
+
+from pathlib import Path
+
+# What ArchNGV calls the populations of a circuit; its configuration of a circuit has no others.
+ASTROCYTES, VASCULATURE = "astrocytes", "vasculature"
+GLIOVASCULAR, NEUROGLIAL, GLIALGLIAL = "gliovascular", "neuroglial", "glialglial"
+
+
+class Layout:
+    """The files of a circuit.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the circuit; what is computed goes into ``build``, which `ngv_config.json` relies on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bioname = folder / "bioname"
+        self.build = build = folder / "build"
+        sonata, unfinished = build / "sonata" / "networks", build / "sonata.tmp"
+        self.vasculature = sonata / "nodes" / VASCULATURE / "nodes.h5"
+        self.somata = unfinished / "nodes" / "glia.somata.h5"
+        self.emodels = unfinished / "nodes" / "glia.emodels.h5"
+        self.astrocytes = sonata / "nodes" / ASTROCYTES / "nodes.h5"
+        self.microdomains = build / "microdomains.h5"
+        self.gliovascular_connectivity = unfinished / "edges" / "gliovascular.connectivity.h5"
+        self.neuroglial_connectivity = unfinished / "edges" / "neuroglial.connectivity.h5"
+        self.endfeet_meshes = build / "endfeet_meshes.h5"
+        self.morphologies = build / "morphologies"
+        self.touches = build / "connectome" / "touches"
+        self.gliovascular = sonata / "edges" / GLIOVASCULAR / "edges.h5"
+        self.neuroglial = sonata / "edges" / NEUROGLIAL / "edges.h5"
+        self.glialglial = sonata / "edges" / GLIALGLIAL / "edges.h5"
+        self.surface_mesh = build / "ngv_prepared_tetrahedral_mesh.stl"
+        self.mesh_script = build / "ngv_prepared_tetrahedral_mesh.geo"
+        self.volume_mesh = build / "ngv_tetrahedral_mesh.msh"
+        self.refined_mesh = build / "ngv_refined_tetrahedral_mesh.msh"
+        self.config = build / "ngv_config.json"
