@@ -17,7 +17,7 @@ FOLDERS = {"nipype_blm": CHECKOUT / "nipype_blm", "nipype_blm.workflows": CHECKO
 
 LAYERS = [
     *("core", "model", "io", "data", "formula", "frontends", "results", "tasks", "stages", "tbss"),
-    *("blockmap", "report", "interfaces", "workflows", "plugins", "cli"),
+    *("blockmap", "ngv", "report", "interfaces", "workflows", "plugins", "cli"),
 ]
 # In no layer; anyone may import them.
 FREE_MODULES = {
@@ -45,7 +45,7 @@ LIGHT_TASKS = {
     *(f"nipype_blm.tasks.{name}" for name in ("commandlist", "commands", "products", "shell")),
 }
 # What users install; the others are for tests.
-EXTRAS = ("plot", "tbss", "ants", "zarr", "hdf5", "tensorstore", "parquet", "boss")
+EXTRAS = ("plot", "tbss", "ants", "zarr", "hdf5", "tensorstore", "parquet", "boss", "ngv")
 SLOW = ("scipy.stats", "pandas", "dask", "distributed", "dask_jobqueue")
 PLOTTING = ("nilearn", "matplotlib")
 

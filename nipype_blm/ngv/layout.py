@@ -18,8 +18,9 @@ class Layout:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.bioname = folder / "bioname"
         self.build = build = folder / "build"
+        self.recipe = build / "recipe"  # what was asked for, with absolute paths
+        self.manifest = self.recipe / "MANIFEST.yaml"
         sonata, unfinished = build / "sonata" / "networks", build / "sonata.tmp"
         self.vasculature = sonata / "nodes" / VASCULATURE / "nodes.h5"
         self.somata = unfinished / "nodes" / "glia.somata.h5"
@@ -39,3 +40,5 @@ class Layout:
         self.volume_mesh = build / "ngv_tetrahedral_mesh.msh"
         self.refined_mesh = build / "ngv_refined_tetrahedral_mesh.msh"
         self.config = build / "ngv_config.json"
+        self.integrity = build / "integrity.txt"
+        self.logs = build / "logs"

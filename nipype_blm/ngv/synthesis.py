@@ -1,0 +1,265 @@
+"""Grow astrocytes, each by itself: what is written stays, and what fails is named."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from nipype_blm.errors import InputError, count, join_some
+from nipype_blm.io.arrayfile import fingerprint
+from nipype_blm.io.files import read_state, write_if_changed
+from nipype_blm.ngv.companion import SCRIPTS, CompanionError, Ended, run_command
+from nipype_blm.ngv.running import StageError
+from nipype_blm.progress import advance
+
+UNIT = "astrocytes"  # of progress
+PLAN_FILE = "synthesis.json"
+DONE = "_DONE"  # as ArchNGV's workflow marks a folder of morphologies that is complete
+_STAMP = "_STAMP"  # of what morphologies are made from
+_FAILED = "failed_cells.tsv"
+# Some for each node that runs at the same time: cells take between seconds and minutes.
+_BUNDLES_PER_NODE, _MOST_IN_BUNDLE, _MOST_BUNDLES = 4, 50, 2000
+# Seeded anew, a cell fails the same way; only what a machine has done may go better.
+_OF_MACHINE = ("OSError", "BlockingIOError", "MemoryError", "PermissionError", "TimeoutError")
+_MOST_SHOWN = 10
+
+
+class Inputs(NamedTuple):
+    """The files that morphologies are made from."""
+
+    config: Path
+    tns_distributions: Path
+    tns_parameters: Path
+    tns_context: Path
+    er_data: Path
+    astrocytes: Path
+    microdomains: Path
+    gliovascular_connectivity: Path
+    neuroglial_connectivity: Path
+    endfeet_meshes: Path
+    neuronal_connectivity: Path
+
+
+class Failure(NamedTuple):
+    """A cell that could not be grown."""
+
+    name: str
+    error: str
+
+
+@dataclass(frozen=True)
+class SynthesisPlan:
+    """What those have to know that grow some of the cells."""
+
+    inputs: Mapping[str, str]  # paths by name
+    seed: int
+    names: Sequence[str]  # of all cells
+    bundles: Sequence[Sequence[int]]  # numbers of those that are to be grown
+    folder: str
+    retries: int
+
+    def find(self, index: int) -> Path:
+        """Return the file of a cell."""
+        return Path(self.folder, f"{self.names[index]}.h5")
+
+    def write(self, path: Path) -> None:
+        """Write the plan."""
+        write_if_changed(path, json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a plan."""
+        return cls(**json.loads(path.read_text()))
+
+
+def plan_synthesis(
+    inputs: Inputs,
+    seed: int,
+    folder: Path,
+    versions: str,
+    parallel_nodes: int = 1,
+    retries: int = 2,
+) -> SynthesisPlan:
+    """See which cells are still to be grown, and cut them into bundles.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    seed : int
+        Each cell has its own, made of this and its number.
+    folder : Path
+        For morphologies.  Those that were made from other inputs are removed.
+    versions : str
+        What tells the environment from others, see `Environment.stamp`.
+    parallel_nodes : int
+        Nodes that run at the same time.
+    retries : int
+        How often a cell is tried again whose machine failed.
+
+    Raises
+    ------
+    InputError
+        If an astrocyte has no domain.
+    """
+    names = read_names(inputs.astrocytes)
+    check_domains(inputs.microdomains, names)
+    _forget_others(folder, _stamp(inputs, seed, versions))
+    missing = [i for i, name in enumerate(names) if not (folder / f"{name}.h5").is_file()]
+    return SynthesisPlan(
+        {name: str(path) for name, path in inputs._asdict().items()},
+        seed,
+        names,
+        cut(missing, parallel_nodes) or [[]],  # Nipype runs no list of no node
+        str(folder),
+        retries,
+    )
+
+
+def cut(cells: Sequence[int], parallel_nodes: int) -> list[list[int]]:
+    """Return pieces of a list: some for each node that runs at the same time, none too long."""
+    n_pieces = max(-(-len(cells) // _MOST_IN_BUNDLE), _BUNDLES_PER_NODE * parallel_nodes)
+    size = max(1, -(-len(cells) // min(n_pieces, _MOST_BUNDLES)))
+    return [list(cells[i : i + size]) for i in range(0, len(cells), size)]
+
+
+def _stamp(inputs: Inputs, seed: int, versions: str) -> str:
+    states = [str(read_state(path)[:2]) for path in inputs[1:]]
+    return fingerprint(inputs.config.read_bytes(), *states, str(seed), versions)
+
+
+def _forget_others(folder: Path, stamp: str) -> None:
+    """Remove morphologies that were made from something else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    noted = folder / _STAMP
+    if not noted.is_file() or noted.read_text() != stamp:
+        for path in (folder / DONE, *folder.glob("*.h5")):
+            path.unlink(missing_ok=True)
+    for path in folder.glob(".*.part"):  # of cells that were interrupted
+        shutil.rmtree(path, ignore_errors=True)
+    write_if_changed(noted, stamp.encode())
+
+
+def read_names(astrocytes: Path) -> list[str]:
+    """Return the names of morphologies, in the order of the cells.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    import h5py
+
+    with h5py.File(astrocytes) as file:
+        (population,) = file["nodes"].values()
+        names = [name.decode() for name in population["0/morphology"][()]]
+    if not names:
+        raise InputError(
+            f"{astrocytes} has no astrocyte: the density of the atlas gives none in this region; "
+            "is it per mm^3, and the voxels in um?"
+        )
+    return names
+
+
+def check_domains(microdomains: Path, names: Sequence[str]) -> None:
+    """Refuse domains of which an astrocyte has none.
+
+    Raises
+    ------
+    InputError
+        With the names of these.
+    """
+    import h5py
+    import numpy as np
+
+    with h5py.File(microdomains) as file:
+        n_points = np.diff(file["offsets/points"][()])
+    if len(n_points) != len(names):
+        raise InputError(
+            f"{microdomains} has {count(len(n_points), 'domain')}, and there are {len(names)} "
+            "astrocytes; these files are not of one circuit."
+        )
+    without = [name for name, n in zip(names, n_points, strict=True) if not n]
+    if without:
+        raise InputError(
+            f"{join_some(without, _MOST_SHOWN)} {'has' if len(without) == 1 else 'have'} no domain "
+            f"in {microdomains}: somata are outside of the region that domains are cut to; is it "
+            "the region, and the mask, in which cells were placed?"
+        )
+
+
+def synthesize(python: Path, plan_file: Path, bundle: int, logs: Path) -> list[Failure]:
+    """Grow the cells of a bundle that are not there; return those that could not be grown.
+
+    Parameters
+    ----------
+    python : Path
+        Of the environment of ArchNGV, of which a process is kept.
+    plan_file : Path
+    bundle : int
+    logs : Path
+        Folder for what is said of cells that fail.
+    """
+    plan = SynthesisPlan.read(plan_file)
+    failures = []
+    for index in plan.bundles[bundle]:
+        if not plan.find(index).is_file():
+            ended = _grow(python, plan_file, plan, index, logs)
+            if ended.code:
+                failures.append(Failure(plan.names[index], ended.describe()))
+        advance(UNIT, 1)
+    return failures
+
+
+def _grow(python: Path, plan_file: Path, plan: SynthesisPlan, index: int, logs: Path) -> Ended:
+    log = logs / f"{plan.names[index]}.log"
+    ended = Ended(1, "it was not tried")
+    for _ in range(plan.retries + 1):
+        scratch = Path(plan.folder, f".{plan.names[index]}.part")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        log.unlink(missing_ok=True)
+        try:
+            argv = [str(SCRIPTS / "synthesize.py"), str(plan_file), str(index)]
+            ended = run_command(python, argv, scratch, log)
+            if not ended.code:
+                (scratch / plan.find(index).name).replace(plan.find(index))
+                log.unlink(missing_ok=True)
+                break
+        except CompanionError as error:
+            ended = Ended(1, f"OSError: {error}")
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        if ended.code > 0 and not ended.error.startswith(_OF_MACHINE):
+            break
+    return ended
+
+
+def gather(plan_file: Path, failures: Sequence[Failure]) -> Path:
+    """Mark the morphologies as complete, once all are there; return that mark.
+
+    Raises
+    ------
+    StageError
+        With the names of cells that are missing, and why; all are in a table.
+    """
+    plan = SynthesisPlan.read(plan_file)
+    folder = Path(plan.folder)
+    table = folder.parent / _FAILED
+    missing = [name for i, name in enumerate(plan.names) if not plan.find(i).is_file()]
+    if not missing:
+        table.unlink(missing_ok=True)
+        write_if_changed(folder / DONE, (folder / _STAMP).read_bytes())
+        return folder / DONE
+    (folder / DONE).unlink(missing_ok=True)
+    reasons: dict[str, Any] = dict.fromkeys(missing, "it was lost")
+    reasons |= {each.name: each.error for each in failures if each.name in reasons}
+    rows = [f"{name}\t{' '.join(reason.split())}\n" for name, reason in reasons.items()]
+    write_if_changed(table, "".join(["cell\terror\n", *rows]).encode())
+    some = join_some((f"{name} ({reason})" for name, reason in reasons.items()), _MOST_SHOWN)
+    raise StageError(
+        f"{count(len(missing), 'astrocyte')} of {len(plan.names)} could not be grown, without "
+        f"which connections cannot be completed: {some}.  All are in {table}; the same command "
+        "tries these again, and keeps the others."
+    )
