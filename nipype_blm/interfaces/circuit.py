@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, traits
 
 from nipype_blm.interfaces.base import InputSpec, warn_of
@@ -11,6 +12,7 @@ from nipype_blm.interfaces.ngv import NGVInputSpec, NGVInterface, OutFileSpec, f
 from nipype_blm.ngv.stages import STAGES, TNS_FILES
 
 if TYPE_CHECKING:
+    from nipype_blm.ngv.morphologies import Cells
     from nipype_blm.ngv.prepare import Prepared
 
 
@@ -208,9 +210,132 @@ class GatherMorphologies(NGVInterface):
         return runtime
 
 
+class _CellsInputSpec(InputSpec):
+    astrocytes = File(exists=True, mandatory=True, desc="of FinalizeAstrocytes")
+    morphologies = Directory(exists=True, mandatory=True, desc="folder of all morphologies")
+    done_file = File(exists=True, desc="of GatherMorphologies: tells whether these have changed")
+
+
+class _PlanTouchesInputSpec(_CellsInputSpec):
+    parallel_nodes = traits.Range(
+        low=1, value=1, usedefault=True, nohash=True, desc="nodes that run at the same time"
+    )
+
+
+class _PlanTouchesOutputSpec(TraitedSpec):
+    boxes_file = File(exists=True, desc="boxes around all cells")
+    sources = traits.List(traits.List(traits.Int), desc="numbers of cells, of each bundle")
+
+
+class PlanTouches(NGVInterface):
+    """Measure how far each astrocyte reaches, and cut them into bundles."""
+
+    input_spec, output_spec = _PlanTouchesInputSpec, _PlanTouchesOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.ngv.synthesis import cut
+        from nipype_blm.ngv.touches import measure_cells
+
+        cells = _open_cells(self.inputs)
+        path = Path(runtime.cwd, "boxes.npy")
+        np.save(path, measure_cells(cells))
+        bundles = cut(range(len(cells)), self.inputs.parallel_nodes)
+        self._results = {"boxes_file": str(path), "sources": bundles}
+        return runtime
+
+
+class _DetectTouchesInputSpec(_CellsInputSpec):
+    boxes_file = File(exists=True, mandatory=True, desc="of PlanTouches")
+    sources = traits.List(traits.Int, mandatory=True, desc="numbers of some cells")
+    min_overlap = traits.Float(
+        0.0, usedefault=True, desc="capsules touch if they overlap by more than this, um"
+    )
+
+
+class DetectTouches(NGVInterface):
+    """Find where some astrocytes touch all others."""
+
+    input_spec, output_spec = _DetectTouchesInputSpec, OutFileSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.ngv.touches import find_touches
+
+        given = self.inputs
+        boxes = np.load(given.boxes_file, allow_pickle=False)
+        touches = find_touches(_open_cells(given), given.sources, given.min_overlap, boxes=boxes)
+        path = Path(runtime.cwd, "touches.npy")
+        np.save(path, touches)
+        self._results["out_file"] = str(path)
+        return runtime
+
+
+class _TouchesOutputSpec(TraitedSpec):
+    touches = Directory(exists=True, desc="folder of touches.* and touchesData.*")
+    done_file = File(exists=True, desc="tells whether these have changed")
+
+
+class _GatherTouchesInputSpec(InputSpec):
+    touch_files = traits.List(
+        File(exists=True), mandatory=True, desc="of DetectTouches, of all bundles"
+    )
+    out_dir = Directory("touches", usedefault=True, desc="folder for touches")
+
+
+class GatherTouches(NGVInterface):
+    """Write the touches of all bundles as touchdetector does."""
+
+    input_spec, output_spec = _GatherTouchesInputSpec, _TouchesOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.ngv.touches import finish_touches, write_touches
+
+        # Of bundles of cells in their order: however these were cut, the whole is the same.
+        parts = [np.load(path, allow_pickle=False) for path in self.inputs.touch_files]
+        folder = Path(runtime.cwd, self.inputs.out_dir)
+        write_touches(folder, 0, np.concatenate(parts))
+        finish_touches(folder, 1)
+        self._results = _find_touches(folder)
+        return runtime
+
+
+class _RunTouchDetectorInputSpec(_CellsInputSpec):
+    command = traits.Str(
+        mandatory=True,
+        desc="a command with {astrocytes}, {morphologies}, {recipe} and {touches} in it",
+    )
+    recipe = File(exists=True, desc="for the command, an XML file")
+    out_dir = Directory("touches", usedefault=True, desc="folder for touches")
+
+
+class RunTouchDetector(NGVInterface):
+    """Have another program find touches, such as touchdetector, where it is installed."""
+
+    input_spec, output_spec = _RunTouchDetectorInputSpec, _TouchesOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.ngv.running import run_touch_detector
+
+        given = self.inputs
+        folder = Path(runtime.cwd, given.out_dir)
+        places = {
+            "astrocytes": Path(given.astrocytes).absolute(),
+            "morphologies": Path(given.morphologies).absolute(),
+            "touches": folder,
+        }
+        if isdefined(given.recipe):
+            places["recipe"] = Path(given.recipe).absolute()
+        run_touch_detector(given.command, places, Path(runtime.cwd, "touches.log"))
+        self._results = _find_touches(folder)
+        return runtime
+
+
 class _CheckIntegrityInputSpec(NGVInputSpec):
     config = File(exists=True, mandatory=True, desc="ngv_config.json, of WriteCircuitConfig")
-    in_files = traits.List(File(exists=True), desc="parts of the circuit: all are to be there")
+    vasculature = File(exists=True, mandatory=True, desc="of VasculatureToSonata")
+    astrocytes = File(exists=True, mandatory=True, desc="of FinalizeAstrocytes")
+    gliovascular = File(exists=True, mandatory=True, desc="of FinalizeGliovascular")
+    neuroglial = File(exists=True, mandatory=True, desc="of FinalizeNeuroglial")
+    glialglial = File(exists=True, mandatory=True, desc="of ConnectGlialglial")
     out_file = File("integrity.txt", usedefault=True, desc="what was said")
 
 
@@ -238,3 +363,13 @@ class CheckIntegrity(NGVInterface):
         write_if_changed(place, b"ngv verify-circuit-integrity: all parts fit together\n")
         self._results["out_file"] = str(place)
         return runtime
+
+
+def _find_touches(folder: Path) -> dict[str, str]:
+    return {"touches": str(folder), "done_file": str(folder / "_SUCCESS")}
+
+
+def _open_cells(inputs: _CellsInputSpec) -> "Cells":
+    from nipype_blm.ngv.morphologies import Cells, read_somata
+
+    return Cells(read_somata(Path(inputs.astrocytes)), Path(inputs.morphologies))

@@ -1,4 +1,4 @@
-"""Write down what a circuit is made from, a file for each stage, in a form that all of them read."""
+"""Write down what a circuit is made from, a file for each stage."""
 
 import shutil
 from collections.abc import Mapping

@@ -1,11 +1,16 @@
 """Run a stage of ArchNGV: what it writes appears at once, when it has ended well."""
 
 import filecmp
+import shlex
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nipype_blm.errors import InputError, show
 from nipype_blm.ngv.companion import run_command
+
+SUCCESS = "_SUCCESS"  # marks a folder of touches that is complete
 
 
 class StageError(RuntimeError):
@@ -62,6 +67,52 @@ def run_stage(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return places
+
+
+def run_touch_detector(command: str, places: Mapping[str, Path], log: Path) -> None:
+    """Have another program find touches, into an empty folder.
+
+    Parameters
+    ----------
+    command : str
+        With names of `places` in braces.
+    places : mapping of str to Path
+        ``touches`` is the folder for what it finds.
+    log : Path
+        For what it says.
+
+    Raises
+    ------
+    InputError
+        If the command has something else in braces.
+    StageError
+        If it fails, or writes no touches.
+    """
+    try:
+        argv = [word.format(**places) for word in shlex.split(command)]
+    except (ValueError, LookupError, AttributeError) as error:
+        names = ", ".join(f"{{{name}}}" for name in places)
+        raise InputError(
+            f"touches: command: {show(command)} was given; expected a command with {names} in it "
+            f"({error})."
+        ) from error
+    folder = places["touches"]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with log.open("wb") as file:
+        try:
+            code = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+            ).returncode
+        except OSError as error:
+            raise StageError(
+                f"{argv[0]}, which is to find touches, cannot be run: {error}"
+            ) from error
+    if code:
+        raise StageError(f"{argv[0]} has failed, with {code}.  All that it said is in {log}.")
+    if not any(folder.glob("touchesData.*")):
+        raise StageError(f"{argv[0]} has written no touchesData.* into {folder}; see {log}.")
+    (folder / SUCCESS).touch()
 
 
 def _is_same(one: Path, other: Path) -> bool:
