@@ -336,7 +336,7 @@ class _CheckIntegrityInputSpec(NGVInputSpec):
     gliovascular = File(exists=True, mandatory=True, desc="of FinalizeGliovascular")
     neuroglial = File(exists=True, mandatory=True, desc="of FinalizeNeuroglial")
     glialglial = File(exists=True, mandatory=True, desc="of ConnectGlialglial")
-    out_file = File("integrity.txt", usedefault=True, desc="what was said")
+    out_file = File("integrity.txt", usedefault=True, hash_files=False, desc="what was said")
 
 
 class CheckIntegrity(NGVInterface):

@@ -110,7 +110,9 @@ def _name(value: str) -> Any:
 
 
 def _out(name: str, flag: str = "--output") -> Any:
-    return File(name, usedefault=True, flag=flag, desc="file to write; default: in the node")
+    # Its content is not what the stage depends on.
+    desc = "file to write; default: in the node"
+    return File(name, usedefault=True, hash_files=False, flag=flag, desc=desc)
 
 
 _CONFIG = "MANIFEST.yaml, or one with the sections that are read"
