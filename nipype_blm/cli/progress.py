@@ -24,6 +24,7 @@ _LABELS = {
     "commands": "running commands",
     "registrations": "registering",
     "blocks": "running blocks",
+    "astrocytes": "growing astrocytes",
     "MiB": "reading MiB",
 }
 _EARLIER = {"images": "read", "voxels": "fitted"}  # others are done
@@ -78,8 +79,9 @@ class Counted(NamedTuple):
     """Things of one kind to be done, and how many of them an earlier run has done."""
 
     what: str  # of `_LABELS`
-    n: int
+    n: int = 0
     n_done: int = 0
+    later: Callable[[], tuple[int, int]] | None = None  # says both, once the first is done
 
 
 class _Nodes:
@@ -139,10 +141,14 @@ class _Progress:
         self.nodes = _Nodes()
         self._work = None if isinstance(work, Sequence) else work
         self._compiled: set[str] = set()
+        self._later: dict[str, Callable[[], tuple[int, int]]] = {}
         self.amounts: dict[str, _Amount] = {}
         if isinstance(work, Sequence):
-            for what, n, n_done in work:
-                self._add(what, _Amount([n_done, n - n_done], {0} if n_done else set()))
+            for what, n, n_done, later in work:
+                if later is None:
+                    self._add_counted(what, n, n_done)
+                else:
+                    self._later[what] = later
         elif work is not None:
             self._add("images", _Amount(work.n_images, work.find_batches()))
             blocks = work.find_blocks()
@@ -150,6 +156,9 @@ class _Progress:
                 self._add("voxels", _Amount(work.count_voxels(), blocks))
             if work.n_resamplings:
                 self._add("resamplings", _Amount(work.n_resamplings, set()))
+
+    def _add_counted(self, what: str, n: int, n_done: int) -> None:
+        self._add(what, _Amount([n_done, n - n_done], {0} if n_done else set()))
 
     def _add(self, what: str, amount: _Amount) -> None:
         self.amounts[what] = amount
@@ -184,7 +193,9 @@ class _Progress:
             self.show(what, self.amounts[what])
 
     def _find(self, what: str) -> None:
-        """Ask how many voxels have data, as soon as that is known."""
+        """Ask how many voxels have data, or how much else there is, as soon as that is known."""
+        if what in self._later:
+            self._add_counted(what, *self._later.pop(what)())
         if what == "voxels" and what not in self.amounts and self._work is not None:
             self._add(what, _Amount(self._work.count_voxels(), self._work.find_blocks()))
 
