@@ -10,6 +10,7 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 MOST_PAIRS = 1 << 17  # looked at together: some 100 bytes each, so that they stay in the cache
+_PARALLEL = 1e-12  # sine of an angle
 _N_HALVINGS = 45  # of an interval from 0 to 1: beyond the digits that a position of 100 um has
 
 
@@ -216,7 +217,8 @@ def _find_stationary(first: Capsules, second: Capsules) -> tuple[Floats, Floats]
     grow_u, grow_v = first.radii[:, 1] - first.radii[:, 0], second.radii[:, 1] - second.radii[:, 0]
     across = np.cross(u, v)
     uu, uv, vv, mm = _dot(u, u), _dot(u, v), _dot(v, v), _dot(across, across)
-    is_parallel = mm <= 0
+    # As parallel as rounding can tell: then an edge is as good, and quotients would overflow.
+    is_parallel = mm <= _PARALLEL**2 * uu * vv
     mm = np.where(is_parallel, 1, mm)
     # n = alpha u + beta v + gamma (u x v) with n . u = grow_u, n . v = -grow_v and |n| = 1.
     alpha, beta = (vv * grow_u + uv * grow_v) / mm, (-uv * grow_u - uu * grow_v) / mm
@@ -225,8 +227,8 @@ def _find_stationary(first: Capsules, second: Capsules) -> tuple[Floats, Floats]
     distance = np.abs(_dot(w, across)) / np.sqrt(mm * np.where(is_nowhere, 1, rest))
     # w + s u - t v = distance n, times u and times v.
     e, f = distance * grow_u - _dot(w, u), -distance * grow_v - _dot(w, v)
-    s, t = (vv * e - uv * f) / mm, (uv * e - uu * f) / mm
-    return tuple(np.where(is_nowhere, 0, np.clip(x, 0, 1)) for x in (s, t))  # type: ignore[return-value]
+    s, t = np.clip([vv * e - uv * f, uv * e - uu * f] / mm, 0, 1)
+    return np.where(is_nowhere, 0, s), np.where(is_nowhere, 0, t)
 
 
 def _find_end(first: Capsules, second: Capsules, inside: Floats, outermost: float) -> Floats:

@@ -52,11 +52,11 @@ class Cells(Sequence[Segments]):
     """
 
     def __init__(self, somata: Somata, folder: Path) -> None:
-        self._somata, self._folder = somata, folder
+        self.somata, self.folder = somata, folder
         self._read = lru_cache(_N_KEPT)(self._read_cell)
 
     def __len__(self) -> int:
-        return len(self._somata.names)
+        return len(self.somata.names)
 
     def __getitem__(self, cell: Any) -> Any:
         if not -len(self) <= cell < len(self):
@@ -64,13 +64,13 @@ class Cells(Sequence[Segments]):
         return self._read(int(cell) % len(self))
 
     def _read_cell(self, cell: int) -> Segments:
-        path = self._folder / f"{self._somata.names[cell]}.h5"
+        path = self.folder / f"{self.somata.names[cell]}.h5"
         if not path.is_file():
             raise InputError(
                 f"Astrocyte {cell} has the morphology {show(path.stem)}, but there is no {path}. "
                 "Run the synthesis of morphologies again, or give the folder that they are in."
             )
-        return read_segments(path, self._somata.positions[cell], self._somata.radii[cell])
+        return read_segments(path, self.somata.positions[cell], self.somata.radii[cell])
 
 
 def read_somata(path: Path, population: str = ASTROCYTES) -> Somata:

@@ -67,6 +67,18 @@ def test_the_greatest_overlap_is_that_of_a_search():
     assert (found.overlap < 0).any()
 
 
+@pytest.mark.parametrize("angle", [0, 1e-14, 1e-10, 1e-6, 1e-3])
+def test_nearly_parallel_capsules_overlap_as_a_search_finds(angle):
+    first = make_capsules(100, 1)
+    rng = np.random.default_rng(2)
+    shifts = rng.uniform(-1, 1, (2, 100, 3)) * np.array([1, angle]).reshape(2, 1, 1)
+    starts, ends = first.starts + shifts[0], first.ends + shifts.sum(axis=0)
+    second = Capsules(starts, ends, rng.uniform(0, 1, (100, 2)))
+    with np.errstate(all="raise"):
+        found = find_deepest(first, second)
+    assert_allclose(found.overlap, search_deepest(first, second), atol=1e-6)
+
+
 WHOLE = st.integers(-2, 2)
 POINTS = st.tuples(WHOLE, WHOLE, WHOLE)
 RADII = st.tuples(*(st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0]),) * 2)
