@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from children import Program, wait_until
+from circuits import fetch_source, find_ngv_python, share_circuit
 from hypothesis import settings
 
 os.environ["NIPYPE_NO_ET"] = "1"  # Nipype asks the network for its newest version
@@ -34,6 +35,35 @@ def test_data() -> Path:
     if not Path(folder).is_dir():
         pytest.skip(f"NIPYPE_BLM_TEST_DATA={folder} is not a folder: get the test data into it")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ngv_python() -> Path:
+    """Python of the environment of ArchNGV."""
+    return find_ngv_python()
+
+
+@pytest.fixture(scope="session")
+def functional_circuit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of what a circuit of 5 astrocytes is made from, and what ArchNGV expects of it."""
+    return fetch_source(_shared_folder(tmp_path_factory)) / "functional"
+
+
+@pytest.fixture(scope="session")
+def built_circuit(
+    tmp_path_factory: pytest.TempPathFactory, functional_circuit: Path, ngv_python: Path
+) -> Path:
+    """That circuit, computed once for all processes of tests."""
+    folder = _shared_folder(tmp_path_factory)
+    return share_circuit(folder, functional_circuit / "bioname", ngv_python)
+
+
+def _shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that processes of pytest-xdist have in common."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "circuits"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

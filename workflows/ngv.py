@@ -374,7 +374,7 @@ class _Builder:
         self._put(
             "glial_gap_junctions",
             MapNode(
-                DetectTouches(min_overlap=options.min_overlap),
+                DetectTouches(**options.model_dump(exclude={"command"})),
                 iterfield=["sources"],
                 name="glial_gap_junctions",
             ),

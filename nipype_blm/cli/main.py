@@ -15,6 +15,7 @@ from nipype_blm.cli.export import add_export
 from nipype_blm.cli.fit import add_fit
 from nipype_blm.cli.infer import add_infer
 from nipype_blm.cli.init import add_init
+from nipype_blm.cli.ngv import add_ngv
 from nipype_blm.cli.pool import add_pool
 from nipype_blm.cli.report import add_report
 from nipype_blm.cli.study import take_filters
@@ -34,6 +35,7 @@ _EXAMPLES = (
     "fit study.yml results --pool pool.json",
     "commands list.txt --pool pool.json",
     "blockmap blocks.yml",
+    "ngv run bioname circuit",
 )
 _MORE = "`nipype-blm COMMAND --help` explains one.  blm, blmm and blmm_compare stand alone, too."
 
@@ -57,7 +59,7 @@ def _make_parser() -> argparse.ArgumentParser:
     tools = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         *(add_fit, add_init, add_infer, add_diagnose, add_compare, add_export, add_report),
-        *(add_tbss, add_blockmap, add_commands, add_pool, add_compile),
+        *(add_tbss, add_blockmap, add_ngv, add_commands, add_pool, add_compile),
     ):
         add(tools)
     return parser

@@ -29,20 +29,20 @@ _DESCRIPTION = (
     "Circuits of neurons, glia and vessels by ArchNGV (Zisis et al. 2021), which runs in an "
     "environment of its own: install it, write an example, compute a circuit, look at it."
 )
-_EXAMPLES = ("install", "example circuit", "run circuit/bioname circuit", "show circuit")
+_EXAMPLES = ("install", "example circuit", "run circuit circuit", "show circuit")
 _RUN = (
     "Compute a circuit stage by stage; astrocytes are grown side by side.  What is done is not "
     "done again, nor is a cell that is written."
 )
 _RUN_EXAMPLES = (
-    "circuit/bioname circuit --until cell-placement",
-    "circuit/bioname circuit --n-procs 8",
+    "circuit circuit --until cell-placement",
+    "bioname circuit --n-procs 8",
     "circuit.yml circuit --plugin SLURM",
-    "circuit/bioname circuit --check",
+    "bioname circuit --check",
 )
 _MORE = (
-    "CONFIG is ArchNGV's folder with MANIFEST.yaml, tns_distributions.json, ...; or a YAML file\n"
-    "with `bioname:`, that folder, and what differs from it.  All is written to OUT/build.\n"
+    "CONFIG is ArchNGV's folder bioname, with MANIFEST.yaml, tns_distributions.json, ..., or the\n"
+    "folder around it; or a YAML file with `bioname:` and what differs from it.  All is written to OUT/build.\n"
     "Stages are named as the rules of ArchNGV's Snakefile are."
 )
 _STAGE_NOTE = "one of ArchNGV's stages, with all that come before it; may be given more than once"
@@ -78,7 +78,11 @@ def _add_example(tools: Any) -> None:
     describe(parser, what, ["circuit", "circuit --side 150 --seed 1"])
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="for the example")
     parser.add_argument(
-        "--side", type=float, metavar="UM", help="of the cube of tissue; default 110"
+        "--side",
+        type=float,
+        default=100.0,
+        metavar="UM",
+        help="of the cube of tissue; default 100, for about 12 astrocytes",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     _add_python(parser)
@@ -129,13 +133,12 @@ def _example(arguments: argparse.Namespace) -> int:
 
     python = find_environment(arguments.ngv_python, arguments.any_versions).python
     folder = arguments.folder.expanduser().absolute()
-    options = {} if arguments.side is None else {"side": arguments.side}
-    bioname = make_example(folder, python, seed=arguments.seed, **options)
+    make_example(folder, python, side_um=arguments.side, seed=arguments.seed)
     if not arguments.quiet:
         shown = escape_name(str(arguments.folder))
         print(
-            f"An example is in {shown}: its recipe in bioname, what it is made from in data.\n"
-            f"nipype-blm ngv run {escape_name(str(bioname))} {shown}"
+            f"An example is in {shown}; README.md tells what it is made from.  To compute it:\n"
+            f"nipype-blm ngv run {shown} {shown}"
         )
     return OK
 
@@ -173,7 +176,9 @@ def _run(arguments: argparse.Namespace) -> int:
     with hold_folders({"OUT": out, "work_dir": work_dir}, private={"work_dir"}):
         _compute(recipe, environment, Layout(out), work_dir, arguments)
         close_companions()
-        _conclude(recipe, Layout(out), arguments.quiet)
+        if not arguments.quiet:
+            print(f"{recipe.stages[-1]} is done; the circuit is in {escape_name(str(out))}")
+        _show_circuit(Layout(out), arguments.quiet)
     return OK
 
 
@@ -246,16 +251,6 @@ def _compute(
         shutil.rmtree(places.workflow_folder / "logs", ignore_errors=True)
 
 
-def _conclude(recipe: "Recipe", layout: "Layout", quiet: bool) -> None:
-    """Say what there is, and draw it."""
-    picture = _show_circuit(layout, None, None)
-    if quiet:
-        return
-    print(f"{recipe.stages[-1]} is done: the circuit is in {escape_name(str(layout.build))}")
-    for path in filter(None, [layout.folder / _COUNTS, picture]):
-        print(escape_name(str(path)))
-
-
 # --------------------------------------------------------------------------------------- show
 
 _COUNTS, _PICTURE = "counts.tsv", "circuit.png"
@@ -268,11 +263,32 @@ def _show(arguments: argparse.Namespace) -> int:
     layout = Layout(out)
     if not layout.build.is_dir():
         raise InputError(
-            f"OUT {out} has no circuit: there is no {layout.build}; give the OUT of `nipype-blm ngv "
-            "run`."
+            f"OUT {out} has no circuit: there is no {layout.build}; give the OUT of `nipype-blm "
+            "ngv run`."
         )
-    picture = _show_circuit(layout, arguments.cell, arguments.picture, arguments.quiet)
-    if not arguments.quiet:
-        for path in filter(None, [out / _COUNTS, picture]):
-            print(escape_name(str(path)))
+    _show_circuit(layout, arguments.quiet, arguments.picture, arguments.cell or "")
     return OK
+
+
+def _show_circuit(
+    layout: "Layout", quiet: bool, picture: Path | None = None, cell: str = ""
+) -> None:
+    """Write the table of a circuit, draw it, and say what is in the table."""
+    from nipype_blm.ngv.counts import describe_counts, measure_circuit, write_counts
+    from nipype_blm.ngv.recipe import read_manifest
+    from nipype_blm.report.circuit import draw_circuit
+
+    manifest = read_manifest(layout.manifest) if layout.manifest.is_file() else None
+    counts = measure_circuit(layout, manifest)
+    table = layout.folder / _COUNTS
+    write_counts(table, counts)
+    place = layout.folder / _PICTURE if picture is None else picture.expanduser().absolute()
+    made = [table]
+    try:
+        made.append(draw_circuit(layout, place, manifest, cell))
+    except ImportError as error:
+        say(f"notice: no picture was drawn: {error}. pip install 'nipype_blm[ngv]'")
+    if not quiet:
+        print(describe_counts(counts))
+        for path in made:
+            print(escape_name(str(path)))

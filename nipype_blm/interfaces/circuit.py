@@ -250,6 +250,12 @@ class _DetectTouchesInputSpec(_CellsInputSpec):
     min_overlap = traits.Float(
         0.0, usedefault=True, desc="capsules touch if they overlap by more than this, um"
     )
+    gap = traits.Float(
+        5.0, usedefault=True, desc="overlaps of a section with a cell closer than this are one, um"
+    )
+    spacing = traits.Float(
+        6.0, usedefault=True, desc="between touches of one overlap that is long, um"
+    )
 
 
 class DetectTouches(NGVInterface):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,9 +28,11 @@ class TouchOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_overlap: float = Field(0.0, ge=0, description="least overlap of a touch, in um")
+    min_overlap: Annotated[float, Field(ge=0)] = 0.0  # as `find_touches` has these
+    gap: Annotated[float, Field(ge=0)] = 5.0
+    spacing: Annotated[float, Field(gt=0)] = 6.0
     command: str | None = Field(
-        None,
+        default=None,
         description="another program that finds them: a command with {astrocytes}, {morphologies}, "
         "{recipe} and {touches} (the folder for its touches.* and touchesData.* files) in it",
     )
@@ -91,7 +93,8 @@ def read_recipe(
     Parameters
     ----------
     source : path
-        A folder with MANIFEST.yaml, tns_distributions.json, ... as ArchNGV's is; or a YAML file: a
+        A folder with MANIFEST.yaml, tns_distributions.json, ... as ArchNGV's is, or the folder
+        around that, where it is called ``bioname``; or a YAML file: a
         MANIFEST.yaml itself, or one with ``bioname`` (that folder) and whatever differs from its
         manifest; also with ``seeds``, ``cluster``, ``touches``, ``ngv_python``, ``until`` and the
         paths of the other files.
@@ -107,7 +110,10 @@ def read_recipe(
     """
     path = Path(source).expanduser().absolute()
     own, bioname, manifest_path = _read_source(path)
-    data = _merge(_read_manifest(manifest_path), {k: v for k, v in own.items() if k in SECTIONS})
+    data = _merge(
+        read_manifest(manifest_path) if manifest_path else {},
+        {k: v for k, v in own.items() if k in SECTIONS},
+    )
     stages = select_stages(until or _read_until(own.get("until"), path))
     if seed is not None:
         data["common"] = dict(data.get("common") or {}) | {"seed": seed}
@@ -142,7 +148,8 @@ _OWN = ("bioname", "seeds", "cluster", "touches", "ngv_python", "until", *TNS_FI
 def _read_source(path: Path) -> tuple[dict[str, Any], Path, Path | None]:
     """Return what a YAML file has of its own, the folder of the recipe, and its manifest."""
     if path.is_dir():
-        return {}, path, _find_manifest(path)
+        folder = path / "bioname" if (path / "bioname" / MANIFEST).is_file() else path
+        return {}, folder, _find_manifest(folder)
     if not path.is_file():
         raise InputError(
             f"CONFIG {path} is not there; give ArchNGV's bioname folder, which has {MANIFEST}, or "
@@ -170,9 +177,6 @@ def _find_manifest(folder: Path) -> Path:
     found = [folder / name for name in (MANIFEST, "MANIFEST.yml") if (folder / name).is_file()]
     if found:
         return found[0]
-    inside = folder / "bioname"
-    if (inside / MANIFEST).is_file():
-        raise InputError(f"CONFIG {folder} has no {MANIFEST}, but {inside} has; give that folder.")
     what = "has no" if folder.is_dir() else "is no folder with a"
     raise InputError(f"CONFIG {folder} {what} {MANIFEST}; give ArchNGV's bioname folder.")
 
@@ -184,9 +188,8 @@ def _read_mapping(path: Path, name: str) -> dict[str, Any]:
     return data
 
 
-def _read_manifest(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the sections of a MANIFEST.yaml, as they stand there."""
     data = _read_mapping(path, MANIFEST)
     # That of a circuit of neurons may have it as a section.
     return data["ngv"] if isinstance(data.get("ngv"), dict) else data

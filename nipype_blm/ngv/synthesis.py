@@ -117,6 +117,12 @@ def plan_synthesis(
     )
 
 
+def count_cells(plan_file: Path) -> tuple[int, int]:
+    """Return how many cells there are, and how many were grown before."""
+    plan = SynthesisPlan.read(plan_file)
+    return len(plan.names), len(plan.names) - sum(map(len, plan.bundles))
+
+
 def cut(cells: Sequence[int], parallel_nodes: int) -> list[list[int]]:
     """Return pieces of a list: some for each node that runs at the same time, none too long."""
     n_pieces = max(-(-len(cells) // _MOST_IN_BUNDLE), _BUNDLES_PER_NODE * parallel_nodes)

@@ -1,0 +1,2 @@
+def add_install(tools):
+    pass
