@@ -1,11 +1,9 @@
-"""The environment of ArchNGV: which versions it has, where it is, and how it is made."""
+"""The environment of ArchNGV: which versions it has, and where it is."""
 
 import json
 import os
-import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,8 +12,7 @@ from typing import Any, NamedTuple
 from nipype_blm.errors import InputError, join_some, shorten
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
-from nipype_blm.ngv.companion import make_environment
-from nipype_blm.private import find_obstacle
+from nipype_blm.ngv.companion import make_environment, suspect_libraries
 
 VARIABLE = "NIPYPE_BLM_NGV_PYTHON"
 INSTALL = "nipype-blm ngv install"
@@ -25,8 +22,8 @@ _DECISIVE = (
     *("morph-tool", "neurom", "voxcell", "vascpy", "libsonata", "bluepysnap", "brain-indexer"),
     *("openmesh", "multivoro", "ngv-ctools", "trimesh", "gmsh"),
 )
-_PYTHONS = ((3, 11), (3, 12))  # that have wheels of all pins
-_RECORD = "nipype_blm.json"  # what was installed, written when all is
+RECORD = "nipype_blm.json"  # what was installed, written when all is
+_WHERE = "where there is network, as on a login node"
 _MOST_SHOWN = 4
 _LOOK = """
 import json, re, sys
@@ -61,9 +58,15 @@ def read_pins() -> dict[str, str]:
 
 
 def find_default_folder() -> Path:
-    """Return where the environment is made if nothing else is said."""
+    """Return where the environment is made if nothing else is said.
+
+    Raises
+    ------
+    InputError
+        If this user has no home.
+    """
     home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(home, "nipype_blm", "ngv").expanduser()
+    return expand("the folder of data", Path(home, "nipype_blm", "ngv"))
 
 
 def find_environment(given: str | Path | None = None, any_versions: bool = False) -> Environment:
@@ -80,45 +83,97 @@ def find_environment(given: str | Path | None = None, any_versions: bool = False
     Raises
     ------
     InputError
-        If there is none, or what decides results has other versions.
+        If there is none, it is not whole, or what decides results has other versions.
     """
-    name, path = next(_list_candidates(given))
+    name, path = _choose(given)
     python = path / "bin" / "python" if path.is_dir() else path
     if not python.is_file():
         where = f"{name} {path} is not there" if name else f"there is none in {path}"
+        if python.is_symlink():
+            where = f"that of {python} is gone, or not on this machine ({os.path.realpath(python)})"
         raise InputError(
-            f"Circuits are computed by an environment of their own, with ArchNGV, and {where}.  "
-            f"`{INSTALL}` makes one, in a few minutes."
+            f"Circuits are computed by a Python of their own, with ArchNGV, and {where}.  "
+            f"`{INSTALL}` makes it, in some minutes, {_WHERE}."
         )
-    # Not resolved: the Python of an environment is a link to another one.
-    python = Path(os.path.abspath(python))  # noqa: PTH100
+    python = _follow(python.absolute())
+    if _read_record(python.parent.parent) == {}:
+        raise InputError(
+            f"The environment in {python.parent.parent} was not made to its end; `{INSTALL}` does "
+            f"that, {_WHERE}."
+        )
     found = _look(python)
     _check_versions(python, found["versions"], any_versions)
     return Environment(python, {each: found["versions"].get(each, "") for each in _DECISIVE})
 
 
-def _list_candidates(given: str | Path | None) -> Iterator[tuple[str, Path]]:
+def _choose(given: str | Path | None) -> tuple[str, Path]:
+    """Return what names the environment, and what it names."""
+    variable = os.environ.get(VARIABLE)
     if given is not None:
-        yield "ngv_python", Path(given).expanduser()
-    if os.environ.get(VARIABLE):
-        yield VARIABLE, Path(os.environ[VARIABLE]).expanduser()
-    yield "", find_default_folder()
+        name, path = "ngv_python", Path(given)
+    elif variable:
+        name, path = VARIABLE, Path(variable)
+    else:
+        name, path = "", find_default_folder()
+    return name, expand(name, path)
+
+
+def expand(name: str, path: Path) -> Path:
+    """Return a path without ~.
+
+    Raises
+    ------
+    InputError
+        If there is no such user.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{name} {path}: {error}") from error
+
+
+def _follow(python: Path) -> Path:
+    """Return where a link leads, but not the link to another Python that an environment has."""
+    while python.is_symlink() and not (python.parent.parent / "pyvenv.cfg").is_file():
+        python = python.parent / python.readlink()
+    return python
 
 
 @cache
 def _look(python: Path) -> Any:
     """Return version and distributions of a Python."""
     try:
-        done = subprocess.run(
-            [python, "-I", "-c", _LOOK], capture_output=True, text=True, env=make_environment()
-        )
-        return json.loads(done.stdout)
+        return ask(python, _LOOK)
     except (OSError, ValueError) as error:
-        said = done.stderr.strip() if isinstance(error, ValueError) else str(error)
         raise InputError(
-            f"ngv_python {python} is not a Python that can be used: {shorten(said)}.  Give that of "
-            f"an environment with ArchNGV, as `{INSTALL}` makes it."
+            f"ngv_python {python} is not a Python that can be used: {error}.{suspect_libraries()}  "
+            f"Give that of an environment with ArchNGV, as `{INSTALL}` makes it."
         ) from error
+
+
+def ask(python: str | Path, code: str) -> Any:
+    """Return what a Python prints as JSON.
+
+    Raises
+    ------
+    OSError
+        If it cannot be started.
+    ValueError
+        With the last line of what it says instead.
+    """
+    done = subprocess.run(
+        [python, "-I", "-c", code],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=make_environment(),
+    )
+    try:
+        return json.loads(done.stdout)
+    except ValueError as error:
+        said = done.stderr.strip() or f"it ended with {done.returncode}"
+        raise ValueError(shorten(said.splitlines()[-1])) from error
 
 
 def _check_versions(python: Path, found: Mapping[str, str], any_versions: bool) -> None:
@@ -144,123 +199,25 @@ def _check_versions(python: Path, found: Mapping[str, str], any_versions: bool) 
 
 def is_installed(folder: Path) -> bool:
     """Say whether `install` has made all of an environment, with today's versions."""
+    whole = _read_record(folder) == {"pins": read_pins()}
+    return whole and (folder / "bin" / "python").is_file()
+
+
+def _read_record(folder: Path) -> Any:
+    """Return what `install` has noted: nothing before all is there; None is not of `install`."""
     try:
-        noted = json.loads((folder / _RECORD).read_text())
-    except (OSError, ValueError):
-        return False
-    return noted == _describe() and (folder / "bin" / "python").is_file()
-
-
-def _describe() -> dict[str, Any]:
-    return {"pins": read_pins()}
-
-
-def install(folder: Path, python: Path | None, say: Callable[[str], None]) -> Path:
-    """Make the environment of ArchNGV; return its Python.
-
-    Parameters
-    ----------
-    folder : Path
-        For the environment; one that was begun there is gone on with.
-    python : Path, optional
-        That it is made with: 3.11 or 3.12; default: this one, or one that is found.
-    say : callable
-        Is told what is done.
-
-    Raises
-    ------
-    InputError
-        If the folder has something else, no Python fits, or the installation fails; with the last
-        line of what the program said that failed, and where all of it is.
-    """
-    if is_installed(folder):
-        say(f"{folder} has the environment already.")
-        return folder / "bin" / "python"
-    obstacle = find_obstacle(folder)
-    if obstacle is not None:
-        raise InputError(f"{folder} {obstacle}; choose another folder.")
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / _RECORD).is_file():
-            raise InputError(f"{folder} has something else in it; choose another folder.")
-        shutil.rmtree(folder)  # of an earlier version, or a try that was interrupted
-    base = _find_base(python)
-    log = folder / "install.log"
-    write_if_changed(folder / _RECORD, b"{}")
-    own, pins = folder / "bin" / "python", resources.files("nipype_blm.ngv") / "pins.txt"
-    pip = [own, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    say(f"Making an environment with {base} in {folder}")
-    _perform([base, "-I", "-m", "venv", folder], log, folder)
-    say(f"Installing {len(read_pins())} packages; this takes some minutes")
-    with resources.as_file(pins) as path:
-        # The list is complete: to look for what else is needed would take longer than all the rest.
-        _perform([*pip, "install", "--no-deps", "--requirement", path], log, folder)
-    _perform([*pip, "check"], log, folder)
-    say("Looking whether all of it can be imported")
-    _perform([own, "-I", "-c", "import archngv.app.ngv, vascpy, brain_indexer"], log, folder)
-    write_if_changed(folder / _RECORD, json.dumps(_describe(), indent=1).encode())
-    _look.cache_clear()
-    return own
-
-
-def _perform(command: Sequence[str | Path], log: Path, folder: Path) -> None:
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=make_environment(),
-    )
-    with log.open("ab") as file:
-        file.write(done.stdout)
-    if done.returncode:
-        raise InputError(
-            f"The environment in {folder} could not be made: {_find_reason(done.stdout)}  All that "
-            f"was said is in {log}; the same command tries again."
-        )
-
-
-def _find_reason(output: bytes) -> str:
-    text = output.decode(errors="replace")
-    if "ensurepip is not available" in text:
-        return "this Python has no ensurepip; Debian and Ubuntu have it in python3-venv."
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("ERROR:", "Error:"))]
-    return shorten(f"{(errors or lines or ['nothing was said'])[-1].rstrip('.')}.", 400)
-
-
-def _find_base(given: Path | None) -> Path:
-    """Return a Python that all pins are there for."""
-    names = [f"python{major}.{minor}" for major, minor in _PYTHONS]
-    if given is not None:
-        candidates = [str(given)]
-    else:
-        root = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
-        candidates = [sys.executable, *(shutil.which(name) or "" for name in names)]
-        candidates += [str(path) for name in names for path in sorted(root.glob(f"*/bin/{name}"))]
-    versions = {}
-    for candidate in filter(None, candidates):
-        version = _find_version(candidate)
-        if version in _PYTHONS:
-            return Path(candidate)
-        versions[candidate] = version
-    known = " or ".join(".".join(map(str, version)) for version in _PYTHONS)
-    if given is not None:
-        version = versions[str(given)]
-        what = f"is Python {'.'.join(map(str, version))}" if version else "cannot be run"
-        raise InputError(f"--python {given} {what}; expected {known}, for which ArchNGV's are.")
-    raise InputError(
-        f"ArchNGV needs Python {known}, and none is found here; install one (as by `pyenv install "
-        f"{known[:4]}`), and give it as --python."
-    )
-
-
-def _find_version(python: str) -> tuple[int, int] | None:
-    code = "import sys; print(*sys.version_info[:2])"
-    try:
-        done = subprocess.run(
-            [python, "-I", "-c", code], capture_output=True, text=True, env=make_environment()
-        )
-        major, minor = map(int, done.stdout.split())
+        return json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
         return None
-    return major, minor
+
+
+def note(folder: Path, is_whole: bool) -> None:
+    """Note that an environment is being made, or that all of it is there."""
+    noted = {"pins": read_pins()} if is_whole else {}
+    write_if_changed(folder / RECORD, json.dumps(noted, indent=1).encode())
+    _look.cache_clear()
+
+
+def owns(folder: Path) -> bool:
+    """Say whether `install` has made an environment in a folder, or begun to."""
+    return (folder / RECORD).is_file()
