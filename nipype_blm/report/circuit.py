@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError, join_some, show
 from nipype_blm.io.files import replacing
-from nipype_blm.ngv.capsules import Capsules
+from nipype_blm.ngv.capsules import Capsules, find_nearest
 from nipype_blm.ngv.circuit import (
     PERIVASCULAR,
     Circuit,
@@ -435,14 +435,21 @@ def _draw_astrocyte(
     scene.draw(axis, fog=0.3)
     _limit(axis, view.flatten(points))
     counts = [
-        _count(len(targets), "endfoot") if circuit.endfeet is not None else "no endfeet yet",
-        _count(len(synapses), "synapse") if circuit.synapses is not None else "no synapses yet",
+        "no endfeet yet" if circuit.endfeet is None else _count(len(targets), "endfoot"),
+        _count_synapses(circuit, chosen, is_drawn=len(synapses) > 0),
         *(["no branches yet"] if branches is None else []),
     ]
     axis.set_title(name)
     axis.text(0.0, 0.99, "\n".join(counts), va="top", transform=axis.transAxes, zorder=9)
     draw_scale(axis)
     return None
+
+
+def _count_synapses(circuit: Circuit, chosen: int, is_drawn: bool) -> str:
+    if circuit.synapses is None:
+        return "no synapses yet"
+    n = int((circuit.synapses.astrocytes == chosen).sum())
+    return _count(n, "synapse") + (", places unknown" if n and not is_drawn else "")
 
 
 def _find_synapses(
@@ -476,12 +483,11 @@ def _find_endfeet(circuit: Circuit, chosen: int) -> tuple[list[FloatArray], Floa
 
 def _are_near(vessels: Capsules, targets: FloatArray) -> NDArray[np.bool_]:
     """Return which segments are near to any endfoot."""
-    from scipy.spatial import KDTree
-
-    if not len(targets):
-        return np.zeros(len(vessels.starts), bool)
-    distances, _ = KDTree(targets).query(_find_middles(vessels))
-    return np.asarray(distances <= _NEAR)
+    near = np.zeros(len(vessels.starts), bool)
+    for target in targets:
+        along = find_nearest(np.broadcast_to(target, vessels.starts.shape), vessels)
+        near |= np.linalg.norm(vessels.find_points(along) - target, axis=1) <= _NEAR
+    return near
 
 
 def _add_branches(scene: Scene, branches: Segments) -> None:
@@ -623,11 +629,13 @@ def _draw_numbers(
         return _empty(axis)
     shown = np.bincount(np.bincount(astrocytes, minlength=n))
     axis.bar(np.arange(len(shown)), shown, width=0.85, color=_SKY)
+    axis.set_xlim(-0.7, max(len(shown), 5) - 0.3)
     axis.set_ylabel("astrocytes")
     _count_whole(axis, is_x=True)
     if asked is not None:
-        top = max(len(shown) - 1, int(np.ceil(min(asked[3], asked[0] + 3 * asked[1]))))
-        numbers = np.arange(top + 1)
+        top = max(len(shown), 5, int(np.ceil(min(asked[3], asked[0] + 3 * asked[1]))) + 1)
+        numbers = np.arange(top)
+        axis.set_xlim(-0.7, top - 0.3)
         axis.plot(numbers, n * find_share(asked, numbers), "o-", color=_VERMILION, linewidth=1.5,
                   markersize=5, label="as asked")  # fmt: skip
         _explain(axis)

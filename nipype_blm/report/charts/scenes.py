@@ -9,7 +9,7 @@ from nipype_blm.core.linalg import FloatArray
 
 # Shares of a radius, how near to the viewer they are, and how light: what makes a tube look round.
 _LAYERS = ((1.0, 0.0, 0.78), (0.74, 0.6, 1.0), (0.36, 0.9, 1.18))
-_ANGLES = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+_N_CORNERS, _N_CORNERS_OF_TUBES = 40, 14  # of the polygons that circles are drawn as
 _FOG = 0.55  # how white the farthest is
 
 
@@ -73,14 +73,17 @@ class Scene:
             a, b = (share * r[:, None] * across for r in radii.T)
             near = depth + nearer * radii.mean(axis=1)
             self._add(np.stack([p + a, q + b, q - b, p - a], axis=1), near, colour, light)
-        self.add_balls(starts, radii[:, 0], colour)
-        self.add_balls(ends, radii[:, 1], colour)
+        for points, radius in ((starts, radii[:, 0]), (ends, radii[:, 1])):
+            self.add_balls(points, radius, colour, _N_CORNERS_OF_TUBES)
 
-    def add_balls(self, middles: FloatArray, radii: FloatArray, colour: str) -> None:
+    def add_balls(
+        self, middles: FloatArray, radii: FloatArray, colour: str, n_corners: int = _N_CORNERS
+    ) -> None:
         """Add balls; middles (n, 3), radii (n,)."""
         if not len(middles):
             return
-        circle = np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)])
+        angles = np.linspace(0, 2 * np.pi, n_corners, endpoint=False)
+        circle = np.column_stack([np.cos(angles), np.sin(angles)])
         at, depth = self.view.flatten(middles)[:, None], self.view.find_depth(middles)
         for share, nearer, light in _LAYERS:
             polygons = at + share * radii[:, None, None] * circle
