@@ -42,8 +42,8 @@ _RUN_EXAMPLES = (
 )
 _MORE = (
     "CONFIG is ArchNGV's folder bioname, with MANIFEST.yaml, tns_distributions.json, ..., or the\n"
-    "folder around it; or a YAML file with `bioname:` and what differs from it.  All is written to OUT/build.\n"
-    "Stages are named as the rules of ArchNGV's Snakefile are."
+    "folder around it; or a YAML file with `bioname:` and what differs from it.\n"
+    "All is written to OUT/build.  Stages are named as the rules of ArchNGV's Snakefile are."
 )
 _STAGE_NOTE = "one of ArchNGV's stages, with all that come before it; may be given more than once"
 

@@ -46,5 +46,8 @@ def _write(out: str) -> None:
 if __name__ == "__main__":
     gmsh.initialize(["gmsh"], readConfigFiles=False)
     gmsh.option.setNumber("General.Terminal", 1)
-    {"build": _build, "refine": _refine}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "build":
+        _build(*sys.argv[2:])
+    else:
+        _refine(*sys.argv[2:])
     gmsh.finalize()
