@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nipype_blm.errors import InputError, Problems, shorten
 
-LEAST_SIDE_UM = 50.0
+# For an astrocyte or two; and for what is an example, with 340 of them.
+SIDES_UM = 50.0, 300.0
 _SCRIPT = Path(__file__).parent / "scripts" / "make_example.py"
 
 
@@ -66,25 +67,27 @@ def _check(folder: Path, side_um: float, n_neurons: int | None, n_synapses: int,
     problems = Problems()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problems.add(None, "There is something in {folder} already; name another.", folder=folder)
-    if not LEAST_SIDE_UM <= side_um < float("inf"):
+    least, most = SIDES_UM
+    if not least <= side_um <= most:
         problems.add(
             None,
-            "The side is {side} um; it has to be {least} at least, for an astrocyte or two.",
+            "The side is {side} um; it can be {least:g} to {most:g} um.",
             side=side_um,
-            least=LEAST_SIDE_UM,
+            least=least,
+            most=most,
         )
-    for name, number, least in (
+    for name, number, fewest in (
         ("neurons", n_neurons, 2),  # a synapse has two ends
         ("synapses", n_synapses, 1),
         ("seed", seed, 0),
     ):
-        if number is not None and number < least:
+        if number is not None and number < fewest:
             problems.add(
                 None,
                 "{what} is {number}; give {least} or more.",
                 what=name,
                 number=number,
-                least=least,
+                least=fewest,
             )
     if seed >= 2**32:
         problems.add(None, "seed is {seed}; ArchNGV takes those below 2**32.", seed=seed)

@@ -94,7 +94,7 @@ n = float(density.raw[region.raw].sum() * density.voxel_volume * 1e-9)
 print(json.dumps([n, str(density.raw.dtype), region.bbox.tolist()]))
 """
     n, kind, box = ask(ngv_python, program, example / "data" / "atlas")
-    # 12 500 per mm^3 are 2.7 here; a tenth is for rounding.
+    # 12 500 per mm^3 are 2.7 here; a tenth more, that sums of float32 round to 3.
     assert n == pytest.approx(3.1, abs=1e-4)
     assert kind == "float32"
     assert np.allclose(box, [[0] * 3, [SIDE_UM] * 3])
@@ -229,7 +229,7 @@ def test_the_same_seed_gives_the_same_content(example, ngv_python, tmp_path):
     }
 
 
-def test_numbers_that_are_too_small_are_all_told(ngv_python, tmp_path):
+def test_numbers_that_cannot_be_are_all_told(ngv_python, tmp_path):
     with pytest.raises(InputError) as told:
         make_example(tmp_path / "new", ngv_python, side_um=10, n_neurons=1, n_synapses=0, seed=-1)
     assert len(told.value.problems) == 4

@@ -152,7 +152,7 @@ def write_atlas(folder: Path, side: float, n_astrocytes: int) -> None:
     """Write an atlas that is one region, all with the density that gives so many astrocytes."""
     shape = (max(3, round(side / VOXEL)),) * 3
     voxel = (side / shape[0],) * 3
-    # The rounded number is placed: half an astrocyte more keeps clear of the rounding of sums.
+    # ArchNGV rounds their number: a tenth more makes up for sums of float32 that fall short.
     density = np.float32((n_astrocytes + 0.1) / (side**3 * 1e-9))
     for name, values in (
         ("brain_regions", np.full(shape, REGION_ID, np.int32)),
