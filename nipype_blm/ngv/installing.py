@@ -36,7 +36,7 @@ _PROBE = """
 import json, sys, sysconfig
 from importlib.util import find_spec
 print(json.dumps({
-    "version": list(sys.version_info[:2]), "executable": sys.executable,
+    "version": list(sys.version_info[:2]), "executable": getattr(sys, "_base_executable", sys.executable),
     "ensurepip": find_spec("ensurepip") is not None, "include": sysconfig.get_path("include"),
 }))
 """
@@ -135,12 +135,12 @@ def _make(own: Path, base: _Base, work: "_Work") -> None:
     work.say(f"Making an environment with {base.python} in {work.folder}")
     work.perform([base.python, "-I", "-m", "venv", work.folder])
     pip = [str(own), "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    must_compile = not _has_wheel(pip, work)
-    if must_compile:
+    if not _has_wheel(pip, work):
         _check_compiler(base)
         work.say(f"Fetching what compiles {_COMPILED}")
         try:
-            work.perform([*pip, "install", "--only-binary", ":all:", *_TOOLS])
+            where = ["--target", str(work.scratch / "tools"), "--only-binary", ":all:"]
+            work.perform([*pip, "install", *where, *_TOOLS])
         except InstallError:
             if not shutil.which("cmake"):
                 raise
@@ -148,8 +148,6 @@ def _make(own: Path, base: _Base, work: "_Work") -> None:
     with resources.as_file(resources.files("nipype_blm.ngv") / "pins.txt") as path:
         # The list is complete: to look for what else is needed would take longer than all the rest.
         work.perform([*pip, "--verbose", "install", "--no-deps", "--requirement", str(path)])
-    if must_compile:
-        work.perform([*pip, "uninstall", "--yes", *(re.split("<", tool)[0] for tool in _TOOLS)])
     work.perform([*pip, "check"])
     work.say("Looking whether all of it can be imported")
     work.perform([own, "-I", "-c", "import archngv.app.ngv, vascpy, brain_indexer"])
@@ -218,8 +216,8 @@ class _Work:
         # Not the temporary directory, which may be small, or forbid that what is there is run.
         self.scratch = folder / "tmp"
         self.scratch.mkdir()
-        self._environment = _make_environment(folder, self.scratch)
-        self._said = time.monotonic()
+        self._environment = _make_environment(self.scratch)
+        self._start = self._said = time.monotonic()
 
     def perform(self, command: Sequence[str | Path]) -> None:
         """Run a program to its end.
@@ -275,7 +273,8 @@ class _Work:
                     raise self.fail(f"nothing was said for {_STUCK_S / 60:g} minutes.", "")
                 if now - self._said > _SAYING_S:
                     self._said = now
-                    self.say(f"  {shorten(last.decode(errors='replace'), 80)}")
+                    words = shorten(last.decode(errors="replace"), 80)
+                    self.say(f"  {now - self._start:.0f} s  {words}".rstrip())
 
     def fail(self, reason: str, text: str) -> InstallError:
         """Return the error that tells of a failure, and what to do about it."""
@@ -286,13 +285,15 @@ class _Work:
         )
 
 
-def _make_environment(folder: Path, scratch: Path) -> dict[str, str]:
+def _make_environment(scratch: Path) -> dict[str, str]:
     """Return the environment of pip: its settings are those of the Python that runs this."""
     environment = make_environment()
     for name in _ELSEWHERE:
         environment.pop(name, None)
     environment |= {"PIP_USER": "0", "TMPDIR": str(scratch), "CMAKE_POLICY_VERSION_MINIMUM": "3.5"}
-    environment["PATH"] = os.pathsep.join([str(folder / "bin"), os.environ.get("PATH", os.defpath)])
+    # CMake itself, not the script that starts it: pip hides from that where its module is.
+    tools = [scratch / "tools" / "cmake" / "data" / "bin", scratch / "tools" / "bin"]
+    environment["PATH"] = os.pathsep.join([*map(str, tools), os.environ.get("PATH", os.defpath)])
     environment.setdefault("CMAKE_BUILD_PARALLEL_LEVEL", str(min(count_cores(), _MOST_COMPILING)))
     settings = Path(sys.prefix, "pip.conf")  # of a virtual environment, which nobody inherits
     if settings.is_file():
