@@ -30,10 +30,15 @@ from nipype_blm.ngv.circuit import (
 )
 from nipype_blm.ngv.layout import Layout
 from nipype_blm.ngv.morphologies import Segments, Somata
+from nipype_blm.ngv.targets import (
+    Target,
+    find_share,
+    find_target,
+    judge,
+    read_distribution,
+    take_numbers,
+)
 
-AS_ASKED, ABOVE, BELOW = "as asked", "above", "below"
-# How far from its target, in standard errors of so many draws, is still as asked.
-_MOST_ERRORS = 3.0
 _UM3_PER_MM3 = 1e9
 _MOST_NAMES = 10
 # Areas follow the quantiles of their target, of which the last is its largest value.
@@ -52,15 +57,6 @@ class Count(NamedTuple):
     unit: str = ""
     fits: str = ""  # "as asked", "above" or "below"; empty without a target
     note: str = ""
-
-
-class Target(NamedTuple):
-    """What values are drawn from."""
-
-    mean: float
-    sd: float
-    kurtosis: float  # 3 of a normal distribution
-    median: float
 
 
 def measure_circuit(layout: Layout, manifest: Mapping[str, Any] | None = None) -> list[Count]:
@@ -165,94 +161,7 @@ def _write(x: float) -> str:
     return f"{x:,.0f}" if x == round(x) or abs(x) >= 1000 else f"{x:.4g}"
 
 
-# ---------------------------------------------------------------------------------------- targets
-
-
-def find_target(values: Sequence[float], is_whole: bool = False) -> Target:
-    """Return the moments of a normal distribution that is cut off at both ends.
-
-    Parameters
-    ----------
-    values : sequence of four numbers
-        Mean and standard deviation before it is cut, the least and the largest value.
-    is_whole : bool
-        Whether draws are rounded, as numbers of endfeet are.
-    """
-    from scipy.stats import truncnorm
-
-    mean, sd, low, high = values
-    drawn = truncnorm((low - mean) / sd, (high - mean) / sd, loc=mean, scale=sd)
-    if is_whole:
-        whole = np.arange(np.floor(low), np.ceil(high) + 1)
-        return _find_moments(whole, np.diff(drawn.cdf([*(whole - 0.5), whole[-1] + 0.5])))
-    m, v, _, k = drawn.stats("mvsk")
-    return Target(float(m), float(np.sqrt(v)), float(k) + 3, float(drawn.median()))
-
-
-def find_share(values: Sequence[float], whole: NDArray[Any]) -> Floats:
-    """Return the share of rounded draws that are each of some whole numbers; see `find_target`."""
-    from scipy.stats import truncnorm
-
-    mean, sd, low, high = values
-    drawn = truncnorm((low - mean) / sd, (high - mean) / sd, loc=mean, scale=sd)
-    return np.asarray(drawn.cdf(whole + 0.5) - drawn.cdf(whole - 0.5))
-
-
-def read_distribution(
-    manifest: Mapping[str, Any] | None, part: Sequence[str], name: str
-) -> tuple[float, ...] | None:
-    """Return mean, standard deviation, least and largest value as a manifest has them.
-
-    Parameters
-    ----------
-    manifest : mapping
-    part : sequence of str
-        Where the distribution is in it.
-    name : str
-
-    Returns
-    -------
-    tuple of four numbers, or None
-        None where it is not in the manifest.
-
-    Raises
-    ------
-    InputError
-        If it is there, but not as four such numbers.
-    """
-    given = choose_part(manifest, *part).get(name)
-    if given is None:
-        return None
-    values = _take_numbers(given, 4)
-    if values is None or values[1] <= 0 or values[2] >= values[3]:
-        raise InputError(
-            f"{name} of {'.'.join(part)} in the manifest is {show(given)}; expected four numbers: "
-            "mean, standard deviation (above 0), least and largest value."
-        )
-    return values
-
-
-def _take_numbers(given: Any, n: int) -> tuple[float, ...] | None:
-    try:
-        values = tuple(map(float, given))
-    except (TypeError, ValueError):
-        return None
-    return values if len(values) == n and np.isfinite(values).all() else None
-
-
-def _find_moments(values: Floats, shares: Floats) -> Target:
-    mean = float(shares @ values)
-    variance, fourth = (float(shares @ (values - mean) ** power) for power in (2, 4))
-    median = float(values[np.searchsorted(np.cumsum(shares), 0.5)])
-    return Target(mean, float(np.sqrt(variance)), fourth / variance**2, median)
-
-
-def judge(measured: float, target: float, error: float = 0.0) -> str:
-    """Return whether a value is as asked: within three times its standard error, or rounding."""
-    near = _MOST_ERRORS * error + 1e-6 * abs(target)
-    if abs(measured - target) <= near:
-        return AS_ASKED
-    return ABOVE if measured > target else BELOW
+# ----------------------------------------------------------------------------------------- stages
 
 
 def _compare(
@@ -276,9 +185,6 @@ def _compare(
     else:
         error = target.sd * (max(target.kurtosis - (n - 3) / (n - 1), 0.0) / (4 * n)) ** 0.5
         yield Count(stage, f"{what}{_SD}", sd, target.sd, unit, judge(sd, target.sd, error))
-
-
-# ----------------------------------------------------------------------------------------- stages
 
 
 def _measure_vessels(circuit: Circuit) -> Iterator[Count]:
@@ -361,7 +267,7 @@ def _measure_microdomains(
     stage, volumes = "microdomains", domains.volumes
     yield from _compare(stage, "volume", volumes, "um^3")
     given = choose_part(manifest, "microdomains", "overlap_distribution").get("values")
-    values = None if given is None else _take_numbers(given, 2)
+    values = None if given is None else take_numbers(given, 2)
     if given is not None and values is None:
         raise InputError(
             f"overlap_distribution of microdomains in the manifest has the values {show(given)}; "

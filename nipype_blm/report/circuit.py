@@ -21,9 +21,10 @@ from nipype_blm.ngv.circuit import (
     read_circuit,
     read_synapse_positions,
 )
-from nipype_blm.ngv.counts import find_share, read_distribution
 from nipype_blm.ngv.layout import Layout
 from nipype_blm.ngv.morphologies import Segments
+from nipype_blm.ngv.targets import read_distribution
+from nipype_blm.report.charts.asked import FAINT, draw_numbers, draw_values, say
 from nipype_blm.report.charts.drawing import COLOURS, own_style
 from nipype_blm.report.charts.scenes import (
     Scene,
@@ -38,7 +39,7 @@ from nipype_blm.report.charts.scenes import (
 )
 
 _BLUE, _VERMILION, _GREEN, _PURPLE, _ORANGE, _SKY = COLOURS
-_VESSEL, _CUT_VESSEL, _INK, _FAINT = "#B9B2AC", "#9C948D", "#222222", "#8A8A8A"
+_VESSEL, _CUT_VESSEL, _INK = "#B9B2AC", "#9C948D", "#222222"
 _SOMA, _ENDFOOT, _PERIVASCULAR, _PERISYNAPTIC = _BLUE, _VERMILION, _ORANGE, _SKY
 _SYNAPSE, _DOMAIN = _PURPLE, _GREEN
 # Pale, so that what lies upon them is seen.
@@ -238,11 +239,6 @@ def _limit(axis: Any, points: FloatArray) -> None:
     axis.set_ylim(middle[1] - half - _BELOW * width, middle[1] + half)
 
 
-def _say(axis: Any, text: str) -> None:
-    """Say in a panel what there is not."""
-    axis.text(*(0.5, 0.5), text, ha="center", va="center", color=_FAINT, transform=axis.transAxes)
-
-
 def _find_middles(segments: Capsules) -> FloatArray:
     return (segments.starts + segments.ends) / 2
 
@@ -295,7 +291,7 @@ def _choose_width(vessels: Capsules, frame: _Frame) -> float:
 
 def _note(axis: Any, text: str) -> None:
     """Say something at the lower left of a panel."""
-    style = {"color": _FAINT, "fontsize": 11, "transform": axis.transAxes}
+    style = {"color": FAINT, "fontsize": 11, "transform": axis.transAxes}
     axis.text(0.01, 0.02, text, **style)
 
 
@@ -332,7 +328,7 @@ def _draw_domains(axis: Any, circuit: Circuit, frame: _Frame, chosen: int | None
     _prepare(axis, "b", "microdomains, cut")
     domains, somata = circuit.microdomains, circuit.somata
     if domains is None or somata is None or chosen is None:
-        return _say(axis, "no microdomains yet")
+        return say(axis, "no microdomains yet")
     at = float(somata.positions[chosen, frame.axis])
     name = "xyz"[frame.axis]
     axis.set_title(f"microdomains, cut at {name} = {at:.0f} µm")
@@ -363,7 +359,7 @@ def _are_beside(points: FloatArray, frame: _Frame, margin: float = 60.0) -> NDAr
 def _fill(axis: Any, hull: FloatArray, colour: str, is_chosen: bool) -> None:
     from matplotlib.patches import Polygon
 
-    edge, width = (_DOMAIN, 2.5) if is_chosen else (_FAINT, 0.9)
+    edge, width = (_DOMAIN, 2.5) if is_chosen else (FAINT, 0.9)
     axis.add_patch(Polygon(hull, facecolor=colour, alpha=0.75, edgecolor="none", zorder=1))
     axis.add_patch(Polygon(hull, fill=False, edgecolor=edge, linewidth=width, zorder=2 + is_chosen))
 
@@ -405,7 +401,7 @@ def _draw_astrocyte(
     """Draw one astrocyte with its microdomain, endfeet and synapses."""
     _prepare(axis, "c", "one astrocyte")
     if circuit.somata is None or chosen is None:
-        return _say(axis, "no astrocytes yet")
+        return say(axis, "no astrocytes yet")
     name, middle = circuit.somata.names[chosen], circuit.somata.positions[chosen]
     radius = circuit.somata.radii[chosen]
     branches = read_branches(layout, circuit.somata, chosen)
@@ -550,108 +546,16 @@ def _draw_histograms(figure: Any, circuit: Circuit, manifest: Mapping[str, Any] 
     n = 0 if circuit.somata is None else len(circuit.somata.names)
     asked = read_distribution(manifest, ("cell_placement",), "soma_radius")
     values = None if circuit.somata is None else circuit.somata.radii
-    _draw_values(radius, values, "radius of a soma (µm)", asked, "somata")
+    draw_values(radius, values, "radius of a soma (µm)", asked, "somata")
     part = ("gliovascular_connectivity", "connection")
     asked = read_distribution(manifest, part, "endfeet_distribution")
     found = None if circuit.endfeet is None else circuit.endfeet.astrocytes
-    _draw_numbers(endfeet, found, n, asked)
+    draw_numbers(endfeet, found, n, asked)
     asked = read_distribution(manifest, ("endfeet_surface_meshes",), "area_distribution")
     meshes = circuit.endfeet_meshes
     areas = None if meshes is None else meshes.areas[meshes.meshes.sizes > 0]
-    _draw_values(area, areas, "area of an endfoot (µm²)", asked, "endfeet")
+    draw_values(area, areas, "area of an endfoot (µm²)", asked, "endfeet")
     counts = None
     if circuit.synapses is not None:
         counts = np.bincount(circuit.synapses.astrocytes, minlength=n).astype(float)
-    _draw_values(synapses, counts, "synapses of an astrocyte", None, "astrocytes")
-
-
-def _draw_values(
-    axis: Any,
-    values: FloatArray | None,
-    label: str,
-    asked: tuple[float, ...] | None,
-    what: str,
-) -> None:
-    """Draw a histogram, and the density that was asked for."""
-    from scipy.stats import truncnorm
-
-    axis.set_xlabel(label)
-    if values is None or not values.size:
-        return _empty(axis)
-    low, high = _choose_range(values, asked)
-    inside = values[(values >= low) & (values <= high)]
-    n_bins = int(np.clip(2 * len(values) ** 0.5, 5, 30))
-    _, edges, _ = axis.hist(inside, n_bins, range=(low, high), color=_SKY, edgecolor="white")
-    axis.set_ylabel(what)
-    _count_whole(axis)
-    if asked is not None:
-        mean, sd, least, most = asked
-        x = np.linspace(low, high, 400)
-        drawn = truncnorm((least - mean) / sd, (most - mean) / sd, loc=mean, scale=sd)
-        y = drawn.pdf(x) * len(values) * (edges[1] - edges[0])
-        axis.plot(x, y, color=_VERMILION, linewidth=2, label="as asked")
-        _explain(axis)
-    far = np.sort(values[(values < low) | (values > high)])
-    if len(far):
-        where = " and ".join(f"{x:,.0f}" for x in far)
-        if len(far) > 2:
-            where = f"{len(far)} from {far[0]:,.0f} to {far[-1]:,.0f}"
-        axis.set_title(f"beyond: {where}", loc="right", fontsize=10, color=_FAINT)
-    return None
-
-
-def _explain(axis: Any) -> None:
-    """Say which line is the target, above all bars."""
-    axis.set_ylim(0, axis.get_ylim()[1] * 1.25)
-    axis.legend(frameon=False, loc="upper right", fontsize=10, handlelength=1.2, borderpad=0)
-
-
-def _choose_range(values: FloatArray, asked: tuple[float, ...] | None) -> tuple[float, float]:
-    """Return a range that has what was asked for and most values, but for those far away."""
-    low, high = float(values.min()), float(values.max())
-    if asked is not None:
-        mean, sd, least, most = asked
-        quarter, median, three = np.percentile(values, [25, 50, 75])
-        spread = 2.5 * (three - quarter + sd)
-        low = min(max(low, median - spread), max(mean - 3.5 * sd, least))
-        high = max(min(high, median + spread), min(mean + 3.5 * sd, most))
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
-    return low, high
-
-
-def _draw_numbers(
-    axis: Any, astrocytes: NDArray[np.int64] | None, n: int, asked: tuple[float, ...] | None
-) -> None:
-    """Draw how many astrocytes have so many endfeet, and how many were asked for."""
-    axis.set_xlabel("endfeet of an astrocyte")
-    if astrocytes is None or not n:
-        return _empty(axis)
-    shown = np.bincount(np.bincount(astrocytes, minlength=n))
-    axis.bar(np.arange(len(shown)), shown, width=0.85, color=_SKY)
-    axis.set_xlim(-0.7, max(len(shown), 5) - 0.3)
-    axis.set_ylabel("astrocytes")
-    _count_whole(axis, is_x=True)
-    if asked is not None:
-        top = max(len(shown), 5, int(np.ceil(min(asked[3], asked[0] + 3 * asked[1]))) + 1)
-        numbers = np.arange(top)
-        axis.set_xlim(-0.7, top - 0.3)
-        axis.plot(numbers, n * find_share(asked, numbers), "o-", color=_VERMILION, linewidth=1.5,
-                  markersize=5, label="as asked")  # fmt: skip
-        _explain(axis)
-    return None
-
-
-def _count_whole(axis: Any, is_x: bool = False) -> None:
-    """Have whole numbers at an axis, of counts."""
-    from matplotlib.ticker import MaxNLocator
-
-    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    if is_x:
-        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-
-
-def _empty(axis: Any) -> None:
-    axis.set_xticks([])
-    axis.set_yticks([])
-    _say(axis, "not there yet")
+    draw_values(synapses, counts, "synapses of an astrocyte", None, "astrocytes")

@@ -22,13 +22,11 @@ from nipype_blm.errors import InputError
 from nipype_blm.ngv.counts import (
     count_tetrahedra,
     describe_counts,
-    find_share,
-    find_target,
-    judge,
     measure_circuit,
     write_counts,
 )
 from nipype_blm.ngv.layout import Layout
+from nipype_blm.ngv.targets import find_share, find_target, judge
 
 MANIFEST = {
     "common": {},
