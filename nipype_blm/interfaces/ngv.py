@@ -84,13 +84,17 @@ class ArchNGVInterface(NGVInterface):
         """Return the files that are written, and where they go."""
         return {place.name: place}
 
+    def _list_further_commands(self, out_file: str) -> list[list[str]]:
+        """Return what is to be done with what was written."""
+        return []
+
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.ngv.running import run_stage
 
         place = Path(runtime.cwd, self.inputs.out_file)
-        argv = self._make_argv(place.name)
+        commands = [self._make_argv(place.name), *self._list_further_commands(place.name)]
         log = Path(runtime.cwd, "ngv.log")
-        run_stage(find_python(self.inputs), argv, self._list_files(place), log)
+        run_stage(find_python(self.inputs), commands, self._list_files(place), log)
         self._results["out_file"] = str(place)
         return runtime
 
@@ -123,6 +127,10 @@ class OutFileSpec(TraitedSpec):
     """The output of a stage that writes one file."""
 
     out_file = File(exists=True, desc="what was written")
+
+
+def _index(edges: str, *nodes: str) -> list[str]:
+    return [str(SCRIPTS / "index_edges.py"), edges, *(str(Path(path).absolute()) for path in nodes)]
 
 
 class _VasculatureInputSpec(NGVInputSpec):
@@ -248,6 +256,9 @@ class ConnectNeuroglial(ArchNGVInterface):
     input_spec, output_spec = _ConnectNeuroglialInputSpec, OutFileSpec
     _command = ("ngv", "neuroglial-connectivity")
 
+    def _list_further_commands(self, out_file: str) -> list[list[str]]:
+        return [_index(out_file, self.inputs.astrocytes, self.inputs.neurons)]
+
 
 class _GrowEndfeetInputSpec(NGVInputSpec):
     config = _file("--config-path", _CONFIG)
@@ -324,6 +335,9 @@ class ConnectGlialglial(ArchNGVInterface):
 
     input_spec, output_spec = _ConnectGlialglialInputSpec, OutFileSpec
     _command = ("ngv", "glialglial-connectivity")
+
+    def _list_further_commands(self, out_file: str) -> list[list[str]]:
+        return [_index(out_file, self.inputs.astrocytes, self.inputs.astrocytes)]
 
 
 class _PrepareMeshInputSpec(NGVInputSpec):

@@ -18,15 +18,15 @@ class StageError(RuntimeError):
 
 
 def run_stage(
-    python: Path, argv: Sequence[str], outputs: Mapping[str, Path], log: Path
+    python: Path, commands: Sequence[Sequence[str]], outputs: Mapping[str, Path], log: Path
 ) -> list[Path]:
-    """Run a command that writes files, and move these to where they belong.
+    """Run commands that write files, and move these to where they belong.
 
     Parameters
     ----------
     python : Path
         Of the environment of ArchNGV.
-    argv : sequence of str
+    commands : sequence of sequence of str
         ``ngv`` or ``vascpy`` and arguments, or a script and its own; paths are absolute, but for
         those of what is written, which are names in the working directory.
     outputs : mapping of str to Path
@@ -53,14 +53,15 @@ def run_stage(
     scratch.mkdir()
     log.unlink(missing_ok=True)
     try:
-        ended = run_command(python, argv, scratch, log)
-        if ended.code:
-            raise StageError(
-                f"{_name(argv)} has failed: {ended.describe()}\nAll that it said is in {log}."
-            )
+        for argv in commands:
+            ended = run_command(python, argv, scratch, log)
+            if ended.code:
+                raise StageError(
+                    f"{_name(argv)} has failed: {ended.describe()}\nAll that it said is in {log}."
+                )
         for name in outputs:
             if not (scratch / name).is_file():
-                raise StageError(f"{_name(argv)} has written no {name}; see {log}.")
+                raise StageError(f"{_name(commands[0])} has written no {name}; see {log}.")
         for name, place in outputs.items():
             if not _is_same(scratch / name, place):
                 (scratch / name).replace(place)

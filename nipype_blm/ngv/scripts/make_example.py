@@ -40,15 +40,8 @@ NEURONS, SYNAPSES = "neurons", "synapses"
 ARTERIOLE, CAPILLARY = 4, 6
 
 # Only ArchNGV's own workflow reads this, all of it, even where it submits no job.
-CLUSTER = {
-    "account": "yours",
-    "constraint": "none",
-    "jobname": "ngv_example",
-    "nodes": 1,
-    "partition": "yours",
-    "tasks": 1,
-    "time": "01:00:00",
-}
+# For a batch system; a site may want account and partition besides.
+CLUSTER = {"__default__": {"time": "01:00:00"}, "synthesis": {"cpus-per-task": 1, "mem": "4G"}}
 MESH, SKELETON, CIRCUIT = "vasculature.obj", "vasculature.h5", "circuit_config.json"
 
 README = """\
@@ -65,7 +58,8 @@ Brain Project/EPFL, Apache License 2.0), copied from where it is installed, with
 * `tns_parameters.json`, `tns_context.json`: astrocytes grow by steps that are 20 times as long, and
   branch at twice the distance, which takes a tenth of the time. They have fewer and shorter
   branches than the original settings would give.
-* `cluster.yaml`: nobody's account.
+* `cluster.yaml`: an hour, and 4 GB where astrocytes grow; your site may want `account` and
+  `partition` besides.
 
 `data/` was computed, by random numbers, for this example:
 
@@ -371,7 +365,7 @@ def write_bioname(folder: Path, seed: int) -> None:
     shutil.copytree(exemplar, folder)
     manifest = yaml.safe_load((exemplar / "MANIFEST.yaml").read_text())
     adapt_manifest(manifest, seed)
-    (folder / "cluster.yaml").write_text(yaml.safe_dump({"__default__": CLUSTER}))
+    (folder / "cluster.yaml").write_text(yaml.safe_dump(CLUSTER, sort_keys=False))
     (folder / "MANIFEST.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
     coarsen_growth(folder / "tns_parameters.json", folder / "tns_context.json")
 
