@@ -36,7 +36,8 @@ _PROBE = """
 import json, sys, sysconfig
 from importlib.util import find_spec
 print(json.dumps({
-    "version": list(sys.version_info[:2]), "executable": getattr(sys, "_base_executable", sys.executable),
+    "version": list(sys.version_info[:2]),
+    "executable": getattr(sys, "_base_executable", sys.executable),
     "ensurepip": find_spec("ensurepip") is not None, "include": sysconfig.get_path("include"),
 }))
 """
