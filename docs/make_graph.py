@@ -15,6 +15,10 @@ from pathlib import Path
 from nipype.pipeline.engine import Workflow
 
 from nipype_blm.cli.graph import draw_graph
+from nipype_blm.interfaces import PrepareCircuit
+from nipype_blm.ngv.layout import Layout
+from nipype_blm.ngv.recipe import Recipe
+from nipype_blm.ngv.stages import STAGES
 from nipype_blm.workflows import (
     init_blm_wf,
     init_blmm_wf,
@@ -24,6 +28,8 @@ from nipype_blm.workflows import (
     init_inference_wf,
     init_tbss_wf,
 )
+from nipype_blm.workflows.ngv import connect_circuit
+from nipype_blm.workflows.nodes import FreshNode
 
 DEFAULT = Path(__file__).parent / "_static"
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -33,9 +39,19 @@ STUDY = Path.cwd()  # which has a folder bids, of which nothing is read
 init_clusters_wf = partial(init_fsl_handover_wf, z_threshold=2.3)
 init_volume_wf = partial(init_blockmap_wf, out_dir="blocks")
 init_all_pairs_wf = partial(init_tbss_wf, out_dir="tracts", target="most_representative")
+
+
+def init_circuit_wf() -> Workflow:
+    """Return the workflow of a circuit, of which nothing is read."""
+    folder = Path("circuit")
+    recipe = Recipe(folder, folder, {}, list(STAGES), {}, {})
+    prepare = FreshNode(PrepareCircuit(), name="prepare")
+    return connect_circuit(prepare, recipe, Layout(folder), {}, "ngv_wf")
+
+
 WORKFLOWS = (
     *(init_blm_wf, init_blmm_wf, init_compare_wf, init_inference_wf, init_clusters_wf),
-    *(init_all_pairs_wf, init_volume_wf),
+    *(init_all_pairs_wf, init_volume_wf, init_circuit_wf),
 )
 
 

@@ -90,8 +90,8 @@ def test_every_trait_has_a_type_and_a_description(interface) -> None:
 @pytest.mark.parametrize("interface", ALL, ids=interfaces.__all__)
 def test_the_version_is_the_package_s_and_there_are_references(interface) -> None:
     assert interface().version == nipype_blm.__version__
-    # Commands and functions are anybody's; TBSS has a paper of its own.
-    n_papers = {"commands": 0, "blockmap": 0, "tbss": 1}.get(
+    # Commands and functions are anybody's; TBSS and ArchNGV have papers of their own.
+    n_papers = {"commands": 0, "blockmap": 0, "tbss": 1, "ngv": 1, "circuit": 1}.get(
         interface.__module__.rpartition(".")[2], 2
     )
     assert len(interface._references) == n_papers
