@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import h5py
 import psutil
 import pytest
 
@@ -110,6 +111,34 @@ def test_how_a_script_ends_is_told(run: Run, source: str, code: int, error: str,
     assert run(source) == Ended(code, error)
     log = (tmp_path / "log.txt").read_text()
     assert not error or error.splitlines()[0][:12].split("\udcff")[0] in log
+
+
+def test_a_script_ends_as_python_ends(run: Run, tmp_path: Path):
+    """Files that nobody closes are written, threads waited for, and what is registered is done."""
+    source = (
+        "import atexit, threading, time\n"
+        "file = open('file', 'w'); file.write('written')\n"
+        "class Loop: pass\n"
+        "loop = Loop(); loop.loop = loop\n"
+        "loop.file = open('loop', 'w'); loop.file.write('written')\n"
+        "atexit.register(lambda: open('atexit', 'w').write('written'))\n"
+        "late = lambda: (time.sleep(0.5), open('thread', 'w').write('written'))\n"
+        "threading.Thread(target=late).start()\n"
+    )
+    assert run(source) == Ended(0)
+    for name in ("file", "loop", "atexit", "thread"):
+        assert (tmp_path / name).read_text() == "written"
+
+
+def test_an_hdf5_file_that_nobody_closes_is_whole(ngv_python: Path, tmp_path: Path):
+    source = (
+        "import h5py\nfile = h5py.File('a.h5', 'w')\nfile['x'] = list(range(9))\ng = lambda: file"
+    )
+    (tmp_path / "s.py").write_text(source)
+    argv = [str(tmp_path / "s.py")]
+    assert run_command(ngv_python, argv, tmp_path, tmp_path / "log.txt") == Ended(0)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["x"][:].tolist() == list(range(9))
 
 
 def test_an_error_of_megabytes_is_cut(run: Run):

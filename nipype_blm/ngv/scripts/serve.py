@@ -11,13 +11,17 @@ process group that it was started in; and after 600 seconds without a request.
 seconds each time: libraries of macOS do not survive that a process is copied after they were used.
 """
 
+import atexit
+import ctypes
 import gc
+import io
 import json
 import os
 import runpy
 import select
 import signal
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from importlib import import_module
@@ -116,8 +120,6 @@ class _Server:
 def _end_with(server: int) -> None:
     """Have this process killed when the server is, as for too much memory; Linux can."""
     if sys.platform == "linux":
-        import ctypes
-
         ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != server:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -157,8 +159,24 @@ def become(text: str, told: int) -> NoReturn:
             traceback.print_exc()
     if error:
         os.write(told, json.dumps(error[:_LONGEST_ERROR]).encode())
-    gc.freeze()  # to free every object takes longer than most commands do
-    sys.exit(code)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End this process as Python and C do: open files are written.
+
+    Except that no module is taken apart.  To touch all that is shared with the server copies it,
+    which takes longer than many commands do.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as Python does
+    atexit._run_exitfuncs()
+    files = [each for each in gc.get_objects() if issubclass(type(each), io.IOBase)]
+    for file in (*files, sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            file.flush()
+    gc.collect()
+    ctypes.CDLL(None).exit(code)  # HDF5 writes what is open
+    raise SystemExit(code)
 
 
 def _explain(ending: Any) -> tuple[int, str]:
