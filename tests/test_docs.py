@@ -44,11 +44,11 @@ from nipype_blm.workflows import (
 
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 README = PAGES[0]
-USER_GUIDE, OUTPUTS, METHODS, DESIGN, COMPARE, CLUSTERS, FROM_FMRIPREP, FROM_FEAT = (
+USER_GUIDE, OUTPUTS, METHODS, DESIGN, COMPARE, CLUSTERS, FROM_FMRIPREP, FROM_FEAT, NGV = (
     CHECKOUT / "docs" / f"{name}.md"
     for name in (
         *("user_guide", "outputs", "methods", "design", "compare", "clusters"),
-        *("from_fmriprep", "from_feat"),
+        *("from_fmriprep", "from_feat", "ngv"),
     )
 )
 EXAMPLES = {  # in the order of the page
@@ -98,13 +98,27 @@ def study(tmp_path) -> Path:
     return write_study(tmp_path)
 
 
-OTHER_PAGES = [page for page in PAGES[1:] if page not in (CLUSTERS, FROM_FMRIPREP, FROM_FEAT)]
+_ALONE = (CLUSTERS, FROM_FMRIPREP, FROM_FEAT, NGV)
+OTHER_PAGES = [page for page in PAGES[1:] if page not in _ALONE]
 
 
 @pytest.mark.parametrize("page", OTHER_PAGES, ids=page_id)
 def test_all_snippets_of_a_page_run_one_after_the_other(page, study):
     write_tables(study)
     run_snippets(page, study, fork_command)
+
+
+def test_the_page_of_circuits_leaves_one_that_is_whole_and_drawn(tmp_path, monkeypatch, ngv_python):
+    environment = tmp_path / "home" / "nipype_blm" / "ngv"  # which is installed already
+    environment.parent.mkdir(parents=True)
+    environment.symlink_to(ngv_python.parent.parent)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("NIPYPE_BLM_NGV_PYTHON", raising=False)
+    run_snippets(NGV, tmp_path, fork_command)
+    assert (tmp_path / "circuit" / "build" / "integrity.txt").is_file()
+    assert (tmp_path / "circuit" / "circuit.png").is_file()
+    made = {path.name for path in (tmp_path / "by_workflow" / "build").iterdir()}
+    assert made == {"microdomains.h5", "recipe", "sonata", "sonata.tmp"}
 
 
 def test_the_pipeline_from_bids_leaves_the_maps_of_the_command_in_bids(study):
