@@ -107,6 +107,8 @@ def check_index(
     if not (path / "meta_data.json").is_file():
         findings.refuse(f"{where} has no meta_data.json, and is no spatial index; {make}.")
         return
+    if "error" in facts and n_synapses is None:  # opened with these synapses, which are at fault
+        return
     if findings.refuse_unread(where, facts, f"a spatial index of synapses; {make}"):
         return
     if not facts["has_heavy"]:

@@ -96,7 +96,7 @@ def _inspect_atlas(request: Any) -> dict[str, Any]:
         ids = facts.pop("ids", None)
         if ids is None:
             return facts
-    if all(facts["regions"].get(key) is not None for key in ("voxel", "shape")):
+    if len(facts["regions"].get("voxel") or ()) == len(facts["regions"].get("shape", ())) == 3:
         facts |= _attempt(_count_voxels, paths, facts, ids)
     return facts
 

@@ -14,7 +14,11 @@ _PIECE_BYTES = 2**24  # of a file that is read in pieces
 _PIECE_ROWS = 2**20
 _MOST_READ = 2**28  # bytes of a mesh: of a larger one, blocks
 _MOST_POINTS = 10**6
+_RUN = 1000  # points of a skeleton that are read together, if it is large
 _SAMPLE = 2000
+_N_NEAREST = 8  # segments that a vertex may belong to
+_FAR_RADII, _FAR_UM = 0.25, 1.0  # which a vertex may be out of a vessel; the larger one counts
+_N_STEPS = 30
 # What the units of a mesh may be, if they are not those of the skeleton; and voxels of 10 or 25 um.
 _FACTORS = (1000.0, 1e-3, 25.0, 0.04, 10.0, 0.1, 1e4, 1e-4, 1e6, 1e-6)
 
@@ -117,7 +121,10 @@ def inspect_mesh(request: Any, region: Any) -> dict[str, Any]:
         codes = np.sort(ends[:, 0].astype(np.int64) * len(vertices) + ends[:, 1])
         facts["n_complex"] = int((codes[1:] == codes[:-1]).sum())
     if request.get("skeleton"):
-        facts["match"] = _match(request["skeleton"], vertices, facts, region)
+        try:
+            facts["match"] = _match(request["skeleton"], vertices, facts, region)
+        except Exception as fault:
+            facts["match"] = {"error": f"{type(fault).__name__}: {fault}"}
     return facts
 
 
@@ -137,9 +144,9 @@ def _read_obj(path: Path) -> tuple[Any, Any]:
                 block += file.readline()
             lines = block.split(b"\n")
             found = _read_vertices([line[2:] for line in lines if line[:2] == b"v "])
-            faces.append(_read_faces([line[2:] for line in lines if line[:2] == b"f "], n_before))
             vertices.append(found)
             n_before += len(found)
+            faces.append(_read_faces([line[2:] for line in lines if line[:2] == b"f "], n_before))
     return np.concatenate(vertices), np.concatenate(faces)
 
 
@@ -167,71 +174,107 @@ def _read_faces(lines: list[bytes], n_before: int) -> Any:
     return np.where(triangles < 0, triangles + n_before, triangles - 1)
 
 
-def _match(skeleton: str, vertices: Any, facts: dict[str, Any], region: Any) -> dict[str, Any]:
-    """Compare distances of the skeleton to the mesh with its radii."""
-    middles, radii, lengths = _sample_skeleton(skeleton, region)
+class _Skeleton:
+    """Segments of vessels, those in the region if any are; of many, some."""
+
+    def __init__(self, path: str, region: Any) -> None:
+        with h5py.File(path, "r") as file:
+            starts = file["structure"][:, 0].astype(np.int64)
+            pairs = np.concatenate([_pair(file["points"], starts, *span) for span in _choose(file)])
+        self.center = (pairs[..., :3].min(axis=(0, 1)) + pairs[..., :3].max(axis=(0, 1))) / 2
+        if region is not None and (inside := region.is_in_box(pairs.mean(axis=1)[:, :3])).any():
+            pairs = pairs[inside]
+        self._low, self._high = pairs[..., :3].min(axis=(0, 1)), pairs[..., :3].max(axis=(0, 1))
+        self._begins, self._steps = pairs[:, 0], pairs[:, 1] - pairs[:, 0]
+        middles = pairs.mean(axis=1)
+        self._tree = cKDTree(middles[:, :3])
+        some = _choose_some(middles)
+        self.points, self.radii = some[:, :3], some[:, 3] / 2
+
+    def covers(self, vertices: Any) -> float | None:
+        """Return how many of the vertices in its box are on vessels, or in them."""
+        own = vertices[((vertices >= self._low) & (vertices <= self._high)).all(axis=1)]
+        if not len(own):
+            return None
+        outside, radii, _ = self._measure(_choose_some(own))
+        return float((outside <= np.maximum(_FAR_RADII * radii, _FAR_UM)).mean())
+
+    def find_shift(self, vertices: Any, shift: Any) -> Any:
+        """Move vertices until they are on vessels, beginning with a shift, as ICP does."""
+        some = _choose_some(vertices)
+        for _ in range(_N_STEPS):
+            outside, radii, ways = self._measure(some + shift)
+            is_on = outside > -_FAR_RADII * radii  # others are where vessels join
+            if not is_on.any():
+                break
+            shift = shift - (ways * outside[:, None])[is_on].mean(axis=0)
+        return shift
+
+    def _measure(self, places: Any) -> tuple[Any, Any, Any]:
+        """Return how far places are out of the vessel that they belong to, and the way there."""
+        nearest = self._tree.query(places, k=min(_N_NEAREST, self._tree.n))[1]
+        nearest = nearest.reshape(len(places), -1)
+        begins, steps = self._begins[nearest], self._steps[nearest]
+        along = ((places[:, None] - begins[..., :3]) * steps[..., :3]).sum(axis=2)
+        along = np.clip(along / np.maximum((steps[..., :3] ** 2).sum(axis=2), 1e-12), 0, 1)
+        feet = begins + along[..., None] * steps
+        ways, radii = places[:, None] - feet[..., :3], feet[..., 3] / 2
+        distances = np.linalg.norm(ways, axis=2)
+        best = np.arange(len(places)), np.argmin(distances - radii, axis=1)
+        ways = ways[best] / np.maximum(distances[best], 1e-9)[:, None]
+        return (distances - radii)[best], radii[best], ways
+
+
+def _choose(file: Any) -> list[tuple[int, int]]:
+    n = len(file["points"])
+    if n <= _MOST_POINTS:
+        return [(0, n)]
+    step = n * _RUN // _MOST_POINTS + 1
+    return [(first, first + _RUN) for first in range(0, n - _RUN, step)]
+
+
+def _pair(data: Any, starts: Any, first: int, last: int) -> Any:
+    """Return both ends of segments, each with its diameter."""
+    piece = data[first:last].astype(float)
+    keep = np.isfinite(piece[1:] + piece[:-1]).all(axis=1)
+    keep[starts[(starts > first) & (starts < last)] - first - 1] = False
+    return np.stack([piece[:-1], piece[1:]], axis=1)[keep]
+
+
+def _choose_some(rows: Any) -> Any:
     rng = np.random.default_rng(0)
-    edge = facts.get("edge", 0.0)
-    chosen = rng.choice(len(middles), min(_SAMPLE, len(middles)), replace=False)
-    points, r = middles[chosen], radii[chosen]
-    found: dict[str, Any] = {"n_points": len(points), "radius": float(np.median(r))}
-    tree = cKDTree(vertices)
-    if facts["is_whole"]:
-        distances = tree.query(points)[0]
-        found["distance"] = float(np.median(distances))
-        found["covered"] = _compare(distances, r, edge)
-    own = vertices if region is None else vertices[region.is_in_box(vertices, 50.0)]
-    found["n_near"] = len(own)
-    if len(own):
-        some = own[rng.choice(len(own), min(_SAMPLE, len(own)), replace=False)]
-        distances, nearest = cKDTree(middles).query(some)
-        slack = lengths[nearest] / 2
-        found["on_skeleton"] = _compare(distances, radii[nearest], slack)
-    found["fits"] = _find_fit(tree, points, r, edge, facts["box"])
-    return found
+    return rows[rng.choice(len(rows), min(_SAMPLE, len(rows)), replace=False)]
 
 
-def _compare(distances: Any, radii: Any, edge: Any) -> float:
-    return float(np.mean(np.abs(distances - radii) <= edge + radii / 2))
+def _match(path: str, vertices: Any, facts: dict[str, Any], region: Any) -> dict[str, Any]:
+    """Compare distances between a skeleton and a mesh with radii."""
+    skeleton = _Skeleton(path, region)
+    found: dict[str, Any] = {"radius": float(np.median(skeleton.radii))}
+    found["on_skeleton"] = skeleton.covers(vertices)
+    if not facts["is_whole"]:
+        return found
+    tree, edge = cKDTree(vertices), facts["edge"]
+    found["distance"] = float(np.median(tree.query(skeleton.points)[0]))
+    found["covered"] = _find_covered(skeleton, tree, edge)
+    if found["covered"] >= 0.9 and (found["on_skeleton"] or 0) >= 0.95:
+        return found
+    fits: list[dict[str, Any]] = [{"factor": factor} for factor in _FACTORS]
+    middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+    starts = (np.zeros(3), skeleton.center - middle)
+    fits += [{"shift": skeleton.find_shift(vertices, start).tolist()} for start in starts]
+    for fit in fits:
+        factor, shift = fit.get("factor", 1.0), np.array(fit.get("shift", [0.0] * 3))
+        fit["covered"] = _find_covered(skeleton, tree, edge, factor, shift)
+        if fit["covered"] > 0.5:
+            fit["on_skeleton"] = skeleton.covers(vertices * factor + shift)
+    return found | {"fits": fits}
 
 
-def _sample_skeleton(path: str, region: Any) -> tuple[Any, Any, Any]:
-    """Return middles of segments, their radii and their lengths; in the region, if any are."""
-    with h5py.File(path, "r") as file:
-        data, starts = file["points"], file["structure"][:, 0].astype(np.int64)
-        n = len(data)
-        spans = [(0, n)]
-        if n > _MOST_POINTS:  # runs of neighbours
-            spans = [(a, a + 1000) for a in range(0, n - 1000, n // (_MOST_POINTS // 1000) + 1)]
-        parts = []
-        for first, last in spans:
-            piece = data[first:last].astype(float)
-            begins = starts[(starts > first) & (starts < last)] - first
-            keep = np.ones(len(piece) - 1, bool)
-            keep[begins - 1] = False
-            lengths = np.linalg.norm(np.diff(piece[:, :3], axis=0), axis=1)
-            middles = (piece[1:] + piece[:-1]) / 2
-            keep &= np.isfinite(middles).all(axis=1)
-            parts.append(np.column_stack([middles, lengths])[keep])
-    found = np.concatenate(parts)
-    if region is not None and (inside := region.is_in_box(found[:, :3])).any():
-        found = found[inside]
-    return found[:, :3], found[:, 3] / 2, found[:, 4]
-
-
-def _find_fit(tree: Any, points: Any, radii: Any, edge: float, box: Any) -> dict[str, Any]:
-    """Look for the factor, or the shift, by which a mesh lies on its skeleton."""
-    fits: dict[str, Any] = {}
-    low, high = np.array(box)
-    for factor in _FACTORS:
-        fits[f"{factor:g}"] = _compare(
-            tree.query(points / factor)[0] * factor, radii, edge * factor
-        )
-    shift = (points.min(axis=0) + points.max(axis=0)) / 2 - (low + high) / 2
-    for _ in range(20):  # nearest points say where the rest of a shift leads
-        distances, nearest = tree.query(points - shift)
-        steps = points - shift - tree.data[nearest]
-        far = steps * (1 - radii / np.maximum(distances, 1e-9))[:, None]
-        shift = shift + np.median(far, axis=0)
-    share = _compare(tree.query(points - shift)[0], radii, edge)
-    return {"factors": fits, "shift": shift.tolist(), "shifted": share}
+def _find_covered(
+    skeleton: _Skeleton, tree: Any, edge: float, factor: float = 1.0, shift: Any = 0.0
+) -> float:
+    """Return how many points of a skeleton have the mesh near their radius."""
+    distances = tree.query((skeleton.points - shift) / factor)[0] * factor
+    # Vertices may be within a vessel, where others join it.
+    near = 1.5 * skeleton.radii + np.minimum(edge * factor, skeleton.radii)
+    return float(np.mean(distances <= near))
