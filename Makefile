@@ -20,7 +20,7 @@ help: ## list the targets
 demo: $(VENV)/.installed-plot ## fit repeated measures by a mixed model and by least squares, and compare (a few minutes)
 	$(RUN) examples/demo.py
 
-test: lint ## lint, then run the tests (PYTEST_ARGS='-n 2' by default)
+test: lint $(if $(NIPYPE_BLM_NGV_PYTHON),,$(VENV)/.ngv) ## lint, then run the tests (PYTEST_ARGS='-n 2' by default)
 	$(RUN) -P -m pytest $(PYTEST_ARGS)
 
 test-short: ## run a few tests with PYTHON=python3.13 and its newest libraries, or with OLDEST=1
@@ -59,6 +59,11 @@ $(VENV)/.installed-%: setup.cfg pyproject.toml $(if $(OLDEST),$(VENV)/oldest.txt
 # Of each library, the lower bound is the only version that is allowed.
 $(VENV)/oldest.txt: setup.cfg | $(VENV)/bin/pip
 	sed -n 's/^    \([a-z0-9-]*\)>=\([0-9.]*\)\(,<[0-9.]*\)\{0,1\}\(;.*\)\{0,1\}$$/\1==\2/p' setup.cfg >$@
+
+# ArchNGV, in versions that do not go with those above.
+$(VENV)/.ngv: nipype_blm/ngv/pins.txt | $(VENV)/.installed-dev
+	$(RUN) -P -m nipype_blm.cli.main ngv install --folder $(VENV)/ngv
+	@touch $@
 
 # bin/pip is the last file that venv writes; bin/python stays behind when venv fails.
 $(VENV)/bin/pip:
