@@ -237,7 +237,8 @@ def _pair(data: Any, starts: Any, first: int, last: int) -> Any:
     """Return both ends of segments, each with its diameter."""
     piece = data[first:last].astype(float)
     keep = np.isfinite(piece[1:] + piece[:-1]).all(axis=1)
-    keep[starts[(starts > first) & (starts < last)] - first - 1] = False
+    own = slice(*np.searchsorted(starts, [first + 1, last]))  # sections that begin within
+    keep[starts[own] - first - 1] = False
     return np.stack([piece[:-1], piece[1:]], axis=1)[keep]
 
 
