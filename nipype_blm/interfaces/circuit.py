@@ -268,7 +268,8 @@ class DetectTouches(NGVInterface):
 
         given = self.inputs
         boxes = np.load(given.boxes_file, allow_pickle=False)
-        touches = find_touches(_open_cells(given), given.sources, given.min_overlap, boxes=boxes)
+        options = given.min_overlap, given.gap, given.spacing
+        touches = find_touches(_open_cells(given), given.sources, *options, boxes=boxes)
         path = Path(runtime.cwd, "touches.npy")
         np.save(path, touches)
         self._results["out_file"] = str(path)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from nipype.external.due import BibTeX
 from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, traits
+from nipype.interfaces.base.traits_extension import BasePath
 
 from nipype_blm.interfaces.base import BLMInterface, InputSpec
 from nipype_blm.ngv.companion import SCRIPTS
@@ -65,7 +66,9 @@ class ArchNGVInterface(NGVInterface):
     @property
     def cmdline(self) -> str:
         """The command, for a shell in the environment of ArchNGV."""
-        return shlex.join(self._make_argv(self.inputs.out_file))
+        self._check_mandatory_inputs()
+        argv = self._make_argv(self.inputs.out_file)
+        return shlex.join(["python", *argv] if argv[0].endswith(".py") else argv)
 
     def _make_argv(self, out_file: str) -> list[str]:
         argv, positional = list(self._command), []
@@ -74,8 +77,8 @@ class ArchNGVInterface(NGVInterface):
             if value is True:
                 argv.append(trait.flag)
             elif isdefined(value) and value is not False:
-                is_path = isinstance(value, str) and Path(value).exists() and name != "out_file"
-                text = str(Path(value).absolute()) if is_path else str(value)
+                is_given_path = trait.is_trait_type(BasePath) and name != "out_file"
+                text = str(Path(value).absolute()) if is_given_path else str(value)
                 argv += [trait.flag, text] if trait.flag else []
                 positional += [] if trait.flag else [text]
         return argv + positional

@@ -1,5 +1,6 @@
 """Resources of stages, as ArchNGV's cluster.yaml asks for them, in the terms of Nipype's nodes."""
 
+import math
 import os
 import re
 import shlex
@@ -8,36 +9,47 @@ from typing import Any, NamedTuple
 
 from nipype_blm.errors import InputError, show
 
-_SIZES = {"": 2**-10, "K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2.0**10}  # GiB, as of Slurm
-# What goes to sbatch, and what the option is called there.
-_OF_SLURM = {
-    "account": "account",
-    "partition": "partition",
-    "constraint": "constraint",
-    "time": "time",
-    "qos": "qos",
-    "reservation": "reservation",
-    "exclude": "exclude",
-    "nodelist": "nodelist",
-}
-# Of one node of Nipype: processes of MPI on several machines are not what it is.
-_OF_MPI = ("nodes", "tasks", "ntasks", "ntasks-per-node", "jobname")
+_SIZES = {"": 1.0, "K": 2**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}  # MiB, as of Slurm
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+# What goes to sbatch, where options are called the same.
+_OF_SLURM = (
+    *("account", "partition", "constraint", "time"),
+    *("qos", "reservation", "exclude", "nodelist"),
+)
 _IN_BRACES = re.compile(r"\$\{*(\w+)\}*")
+_WORD = re.compile(r"[\w.,:@%+=/&|\[\]-]*")
+# Minutes; minutes and seconds; hours, minutes and seconds; after days hours, and minutes, ...
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
 class Resources(NamedTuple):
     """What a node asks for."""
 
     n_procs: int = 1
-    mem_gb: float | None = None
-    plugin_args: Mapping[str, Any] = {}
+    mem_gb: float | None = None  # GiB, as Nipype has it
+    sbatch_options: tuple[str, ...] = ()
+    qsub_options: tuple[str, ...] = ()
+
+    @property
+    def plugin_args(self) -> dict[str, str]:
+        """Arguments of Nipype's SLURM and SGE plugins, which come after those of the whole run."""
+        # These plugins do not tell what they know of a node, n_procs and mem_gb.
+        sbatch = list(self.sbatch_options)
+        if self.n_procs > 1:
+            sbatch.append(f"--cpus-per-task={self.n_procs}")
+        if self.mem_gb is not None:
+            sbatch.append(f"--mem={math.ceil(self.mem_gb * 2**10)}M")
+        given = {"sbatch_args": sbatch, "qsub_args": self.qsub_options}
+        return {name: shlex.join(options) for name, options in given.items() if options}
 
 
 def read_resources(entry: Mapping[str, Any], stage: str) -> Resources:
     """Return what a node asks for, of an entry of cluster.yaml.
 
-    ``cpus-per-task`` and ``mem`` are Nipype's n_procs and mem_gb, which all of its plugins know;
-    ``time``, ``partition``, ``account``, ``constraint``, ``qos`` and ``exclusive`` go to sbatch.
+    ``cpus-per-task`` and ``mem`` are Nipype's n_procs and mem_gb, which all of its plugins know,
+    and go to sbatch, too; so do ``time``, ``partition``, ``account``, ``constraint``, ``qos``,
+    ``reservation``, ``exclude``, ``nodelist`` and ``exclusive``.  Of Grid Engine only ``time`` is
+    called the same everywhere (h_rt).
     How many machines and tasks MPI has is not asked for: cells are bundles, each a job of its own.
 
     Raises
@@ -45,47 +57,67 @@ def read_resources(entry: Mapping[str, Any], stage: str) -> Resources:
     InputError
     """
     where = f"cluster: {stage}: "
-    plugin_args = _write_options(entry, where)
-    n_procs = entry.get("cpus-per-task", 1)
+    n_procs = entry.get("cpus-per-task") or 1
     if not isinstance(n_procs, int) or isinstance(n_procs, bool) or n_procs < 1:
         raise InputError(f"{where}cpus-per-task: {show(n_procs)} was given; expected 1 or more.")
-    return Resources(n_procs, _read_memory(entry.get("mem"), where), plugin_args)
+    mib = _read_memory(entry.get("mem"), where)
+    options = [f"--{name}={text}" for name in _OF_SLURM if (text := _read(entry, name, where))]
+    if entry.get("exclusive"):
+        options.append("--exclusive")
+    if mib == 0:
+        options.append("--mem=0")  # all of the machine
+    seconds = _read_time(entry, where)
+    return Resources(
+        n_procs,
+        mib / 2**10 if mib else None,
+        tuple(options),
+        () if seconds is None else ("-l", f"h_rt={_write_time(seconds)}"),
+    )
 
 
 def _read_memory(value: Any, where: str) -> float | None:
-    """Return GiB; None where it is not said, or all of a machine."""
-    if value in (None, 0, "0"):
+    """Return MiB; None where it is not said."""
+    if value is None:
         return None
-    found = re.fullmatch(r"([0-9.]+)\s*([KMGT]?)(i?B)?", str(value).strip(), re.IGNORECASE)
+    found = _SIZE.fullmatch(str(value).strip())
     if found is None:
         raise InputError(f"{where}mem: {show(value)} was given; expected a size, such as 8G.")
     return float(found[1]) * _SIZES[found[2].upper()]
 
 
-def _write_options(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return arguments of Nipype's SLURM plugin, without options whose variable is not set."""
-    options = []
-    for name, option in _OF_SLURM.items():
-        value = entry.get(name)
-        if value is None:
-            continue
-        variable = _IN_BRACES.fullmatch(str(value))
-        text = os.environ.get(variable[1], "") if variable else _write_value(value, name)
-        if not re.fullmatch(r"[\w.,:@%+=/&|\[\]-]*", text):
-            raise InputError(f"{where}{name}: {show(value)} was given; expected a plain word.")
-        if text:
-            options.append(f"--{option}={shlex.quote(text)}")
-    if entry.get("exclusive"):
-        options.append("--exclusive")
-    if entry.get("mem") in (0, "0"):
-        options.append("--mem=0")
-    # Nipype's SGE plugin reads qsub_args, of which there are none.
-    return {"sbatch_args": " ".join(options)} if options else {}
+def _read(entry: Mapping[str, Any], name: str, where: str) -> str:
+    """Return what an option is given; nothing where it is a variable that is not set."""
+    value = entry.get(name)
+    if value is None:
+        return ""
+    variable = _IN_BRACES.fullmatch(str(value))
+    text = os.environ.get(variable[1], "") if variable else str(value)
+    is_plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+    if not is_plain or not _WORD.fullmatch(text):
+        raise InputError(f"{where}{name}: {show(value)} was given; expected a plain word.")
+    return text
 
 
-def _write_value(value: Any, name: str) -> str:
-    if name == "time" and isinstance(value, int):  # YAML 1.1 reads 4:00:00 as a number of seconds
-        minutes, seconds = divmod(value, 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours:02d}:{minutes:02d}:{seconds:02d}"
-    return str(value)
+def _read_time(entry: Mapping[str, Any], where: str) -> int | None:
+    """Return seconds; None where there is no limit."""
+    text = _read(entry, "time", where)
+    if text.lower() in ("", "unlimited", "infinite"):
+        return None
+    found = _TIME.fullmatch(text)
+    if found is None:
+        raise InputError(
+            f"{where}time: {show(entry['time'])} was given; expected minutes, or a time such as "
+            "04:00:00 or 1-12:00:00."
+        )
+    days, *parts = found.groups()
+    given = [int(part) for part in parts if part is not None]
+    if days is None and len(given) < 3:
+        given.insert(0, 0)  # no hours
+    hours, minutes, seconds = (*given, 0, 0)[:3]
+    return (int(days or 0) * 24 + hours) * 3600 + minutes * 60 + seconds
+
+
+def _write_time(seconds: int) -> str:
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{seconds:02d}"
