@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
+from math import ceil
 from typing import Any, NamedTuple
 
 from nipype_blm.errors import InputError, show
@@ -30,14 +31,26 @@ class Resources(NamedTuple):
 
     n_procs: int = 1
     mem_gb: float | None = None
-    plugin_args: Mapping[str, Any] = {}
+    options: str = ""  # of sbatch, beside these two
+
+    @property
+    def plugin_args(self) -> dict[str, str]:
+        """Arguments of Nipype's SLURM plugin, which asks for neither cores nor memory by itself."""
+        words = [
+            "" if self.n_procs == 1 else f"--cpus-per-task={self.n_procs}",
+            "" if self.mem_gb is None else f"--mem={ceil(self.mem_gb * 1024)}M",
+            self.options,
+        ]
+        given = " ".join(filter(None, words))
+        # Nipype's SGE plugin reads qsub_args, of which there are none.
+        return {"sbatch_args": given} if given else {}
 
 
 def read_resources(entry: Mapping[str, Any], stage: str) -> Resources:
     """Return what a node asks for, of an entry of cluster.yaml.
 
-    ``cpus-per-task`` and ``mem`` are Nipype's n_procs and mem_gb, which all of its plugins know;
-    ``time``, ``partition``, ``account``, ``constraint``, ``qos`` and ``exclusive`` go to sbatch.
+    ``cpus-per-task`` and ``mem`` are Nipype's n_procs and mem_gb, and go to sbatch as ``time``,
+    ``partition``, ``account``, ``constraint``, ``qos`` and ``exclusive`` do.
     How many machines and tasks MPI has is not asked for: cells are bundles, each a job of its own.
 
     Raises
@@ -45,11 +58,11 @@ def read_resources(entry: Mapping[str, Any], stage: str) -> Resources:
     InputError
     """
     where = f"cluster: {stage}: "
-    plugin_args = _write_options(entry, where)
+    options = _write_options(entry, where)
     n_procs = entry.get("cpus-per-task", 1)
     if not isinstance(n_procs, int) or isinstance(n_procs, bool) or n_procs < 1:
         raise InputError(f"{where}cpus-per-task: {show(n_procs)} was given; expected 1 or more.")
-    return Resources(n_procs, _read_memory(entry.get("mem"), where), plugin_args)
+    return Resources(n_procs, _read_memory(entry.get("mem"), where), options)
 
 
 def _read_memory(value: Any, where: str) -> float | None:
@@ -62,8 +75,8 @@ def _read_memory(value: Any, where: str) -> float | None:
     return float(found[1]) * _SIZES[found[2].upper()]
 
 
-def _write_options(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return arguments of Nipype's SLURM plugin, without options whose variable is not set."""
+def _write_options(entry: Mapping[str, Any], where: str) -> str:
+    """Return options of sbatch, without those whose variable is not set."""
     options = []
     for name, option in _OF_SLURM.items():
         value = entry.get(name)
@@ -79,8 +92,7 @@ def _write_options(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
         options.append("--exclusive")
     if entry.get("mem") in (0, "0"):
         options.append("--mem=0")
-    # Nipype's SGE plugin reads qsub_args, of which there are none.
-    return {"sbatch_args": " ".join(options)} if options else {}
+    return " ".join(options)
 
 
 def _write_value(value: Any, name: str) -> str:
