@@ -38,7 +38,7 @@ from nipype_blm.interfaces.ngv import (
     WriteCircuitConfig,
 )
 from nipype_blm.ngv.layout import Layout
-from nipype_blm.ngv.recipe import Recipe, read_recipe
+from nipype_blm.ngv.recipe import DEFAULT, Recipe, read_recipe
 from nipype_blm.ngv.resources import Resources, read_resources
 
 from .nodes import FreshNode
@@ -250,11 +250,22 @@ def init_ngv_wf(
         ),
         name="prepare",
     )
+    _equip(prepare, read_resources(recipe.cluster.get(DEFAULT, {}), DEFAULT)._replace(n_procs=1))
     where: dict[str, Any] = {"any_versions": any_versions}
     python = ngv_python if ngv_python is not None else recipe.ngv_python
     if python is not None:
         where["ngv_python"] = str(Path(python).absolute())
-    return connect_circuit(prepare, recipe, Layout(Path(out_dir).absolute()), where, name)
+    layout = Layout(Path(out_dir).absolute())
+    return connect_circuit(prepare, recipe, layout, where, name, parallel_nodes)
+
+
+def _equip(node: Node, resources: Resources) -> None:
+    """Have a node ask for resources."""
+    node._n_procs = resources.n_procs
+    if resources.mem_gb is not None:
+        node._mem_gb = resources.mem_gb
+    if resources.plugin_args:
+        node.plugin_args = resources.plugin_args
 
 
 def hold_prepared(**outputs: Any) -> Node:
@@ -327,11 +338,7 @@ class _Builder:
         self._put(stage, FreshNode(interface, name=stage), sources, resources)
 
     def _put(self, name: str, node: Node, sources: Sources, resources: Resources) -> None:
-        node._n_procs = resources.n_procs
-        if resources.mem_gb is not None:
-            node._mem_gb = resources.mem_gb
-        if resources.plugin_args:
-            node.plugin_args = resources.plugin_args
+        _equip(node, resources)
         self.nodes[name] = node
         self.connections.append((node, sources))
 

@@ -1,6 +1,7 @@
 """``nipype-blm ngv``: circuits of neurons, glia and vessels, by ArchNGV."""
 
 import argparse
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,9 +137,10 @@ def _example(arguments: argparse.Namespace) -> int:
     make_example(folder, python, side_um=arguments.side, seed=arguments.seed)
     if not arguments.quiet:
         shown = escape_name(str(arguments.folder))
+        word = escape_name(shlex.quote(str(arguments.folder)))  # for a shell
         print(
             f"An example is in {shown}; README.md tells what it is made from.  To compute it:\n"
-            f"nipype-blm ngv run {shown} {shown}"
+            f"nipype-blm ngv run {word} {word}"
         )
     return OK
 
@@ -191,7 +193,7 @@ def _describe_plan(recipe: "Recipe", environment: "Environment") -> str:
         words = [
             "" if resources.n_procs == 1 else count(resources.n_procs, "core"),
             "" if resources.mem_gb is None else f"{resources.mem_gb:g} GiB",
-            resources.plugin_args.get("sbatch_args", ""),
+            resources.options,
         ]
         lines.append("  ".join([f"  {stage:36}", *filter(None, words)]).rstrip())
     return "\n".join(lines)

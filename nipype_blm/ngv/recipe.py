@@ -57,7 +57,7 @@ class Recipe:
     seeds : mapping of str to int
         Of each stage that draws numbers.
     cluster : mapping of str to mapping
-        Resources, by stage, as cluster.yaml has them.
+        Resources, by stage, as cluster.yaml has them; `DEFAULT` are those of what is no stage.
     touches : TouchOptions
     ngv_python : Path or None
     """
@@ -304,7 +304,7 @@ def _read_cluster(
         )
         return {}
     default = dict(entries.get(DEFAULT) or {})
-    known = dict.fromkeys(STAGES, default) if default else {}
+    known = dict.fromkeys([DEFAULT, *STAGES], default) if default else {}
     for name, entry in entries.items():
         plain = str(name).replace("-", "_")
         if plain in STAGES:

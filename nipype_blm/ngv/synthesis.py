@@ -1,6 +1,7 @@
 """Grow astrocytes, each by itself: what is written stays, and what fails is named."""
 
 import json
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -59,6 +60,7 @@ class SynthesisPlan:
     bundles: Sequence[Sequence[int]]  # numbers of those that are to be grown
     folder: str
     retries: int
+    token: str = ""  # of this attempt: nodes with the inputs of an earlier one would not run again
 
     def find(self, index: int) -> Path:
         """Return the file of a cell."""
@@ -90,7 +92,7 @@ def plan_synthesis(
     seed : int
         Each cell has its own, made of this and its number.
     folder : Path
-        For morphologies.  Those that were made from other inputs are removed.
+        For morphologies.  Those that were made from other inputs, or are damaged, are removed.
     versions : str
         What tells the environment from others, see `Environment.stamp`.
     parallel_nodes : int
@@ -106,7 +108,7 @@ def plan_synthesis(
     names = read_names(inputs.astrocytes)
     check_domains(inputs.microdomains, names)
     _forget_others(folder, _stamp(inputs, seed, versions))
-    missing = [i for i, name in enumerate(names) if not (folder / f"{name}.h5").is_file()]
+    missing = [i for i, name in enumerate(names) if not _is_whole(folder / f"{name}.h5")]
     return SynthesisPlan(
         {name: str(path) for name, path in inputs._asdict().items()},
         seed,
@@ -114,7 +116,22 @@ def plan_synthesis(
         cut(missing, parallel_nodes) or [[]],  # Nipype runs no list of no node
         str(folder),
         retries,
+        secrets.token_hex(8) if missing else "",
     )
+
+
+def _is_whole(path: Path) -> bool:
+    """Say whether a cell is written; one that cannot be read is removed, to be grown again."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            is_whole = {"points", "structure"} <= file.keys()
+    except OSError:
+        is_whole = False
+    if not is_whole:
+        path.unlink(missing_ok=True)
+    return is_whole
 
 
 def count_cells(plan_file: Path) -> tuple[int, int]:
