@@ -40,7 +40,7 @@ BLIND = {"tasks": ("tasks",), "plugins": ("tasks", "plugins")}
 # Of tasks, what runs without Dask.
 LIGHT_TASKS = {
     "nipype_blm.tasks",
-    *(f"nipype_blm.tasks.{name}" for name in ("disks", "journal", "runner", "task")),
+    *(f"nipype_blm.tasks.{name}" for name in ("disks", "journal", "pieces", "runner", "task")),
     *(f"nipype_blm.tasks.{name}" for name in ("commandfolder", "commandjournal")),
     *(f"nipype_blm.tasks.{name}" for name in ("commandlist", "commands", "products", "shell")),
 }

@@ -193,7 +193,7 @@ def _describe_plan(recipe: "Recipe", environment: "Environment") -> str:
         words = [
             "" if resources.n_procs == 1 else count(resources.n_procs, "core"),
             "" if resources.mem_gb is None else f"{resources.mem_gb:g} GiB",
-            resources.options,
+            *resources.sbatch_options,
         ]
         lines.append("  ".join([f"  {stage:36}", *filter(None, words)]).rstrip())
     return "\n".join(lines)

@@ -233,13 +233,15 @@ class PlanTouches(NGVInterface):
     input_spec, output_spec = _PlanTouchesInputSpec, _PlanTouchesOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from nipype_blm.ngv.synthesis import cut
+        from nipype_blm.ngv.synthesis import MOST_IN_BUNDLE
         from nipype_blm.ngv.touches import measure_cells
+        from nipype_blm.tasks.pieces import cut_evenly
 
         cells = _open_cells(self.inputs)
         path = Path(runtime.cwd, "boxes.npy")
         np.save(path, measure_cells(cells))
-        bundles = cut(range(len(cells)), self.inputs.parallel_nodes)
+        n_nodes = self.inputs.parallel_nodes
+        bundles = cut_evenly(range(len(cells)), n_nodes, MOST_IN_BUNDLE)
         self._results = {"boxes_file": str(path), "sources": bundles}
         return runtime
 
@@ -373,7 +375,9 @@ class CheckIntegrity(NGVInterface):
 
 
 def _find_touches(folder: Path) -> dict[str, str]:
-    return {"touches": str(folder), "done_file": str(folder / "_SUCCESS")}
+    from nipype_blm.ngv.running import SUCCESS
+
+    return {"touches": str(folder), "done_file": str(folder / SUCCESS)}
 
 
 def _open_cells(inputs: _CellsInputSpec) -> "Cells":

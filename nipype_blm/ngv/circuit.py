@@ -4,8 +4,7 @@ Nodes and edges are in SONATA's format (github.com/AllenInstitute/sonata), morph
 one of MorphIO (morphology-documentation.readthedocs.io); lengths are in um.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError, join_some
 from nipype_blm.ngv.capsules import Capsules, Floats
+from nipype_blm.ngv.hdf5 import open_hdf5
 from nipype_blm.ngv.layout import GLIALGLIAL, GLIOVASCULAR, NEUROGLIAL, VASCULATURE, Layout
 from nipype_blm.ngv.manifest import resolve
 from nipype_blm.ngv.morphologies import Segments, Somata, read_segments, read_somata
@@ -200,7 +200,7 @@ def read_synapse_positions(path: Path, ids: Ids, population: str = "") -> Floats
     array or None
         None without positions.
     """
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         edges = _choose_edges(file, population)
         known = [] if edges is None else list(edges.get("0", ()))
         for side in ("efferent_center", "afferent_center"):
@@ -219,7 +219,7 @@ def read_synapse_positions(path: Path, ids: Ids, population: str = "") -> Floats
 
 def count_synapses(path: Path, population: str = "") -> int | None:
     """Return how many synapses a circuit of neurons has; see `read_synapse_positions`."""
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         edges = _choose_edges(file, population)
         return None if edges is None else len(edges["target_node_id"])
 
@@ -252,35 +252,9 @@ def _read_first(read: Any, *paths: Path) -> Any:
     """Read the first file that is there."""
     for path in paths:
         if path.is_file():
-            with _open(path) as file:
+            with open_hdf5(path) as file:
                 return read(file)
     return None
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """Open a file of HDF5, and say what is wrong with it."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise InputError(
-            "Circuits are read by h5py, which is not installed; `pip install 'nipype_blm[hdf5]'` "
-            "brings it."
-        ) from error
-    try:
-        # Nothing is written, and many network disks have no locks.
-        with h5py.File(path, "r", locking=False) as file:
-            yield file
-    except KeyError as error:
-        raise InputError(
-            f"{path} has no {error.args[0]}, which ArchNGV writes there; run the stage again that "
-            "makes it."
-        ) from error
-    except OSError as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise InputError(
-            f"{path} cannot be read: {reason}. Remove it, and run the stage again that makes it."
-        ) from error
 
 
 def _read(file: Any, name: str, n_axes: int = 1) -> Floats:

@@ -2,14 +2,15 @@
 
 import secrets
 import shutil
-import subprocess
+import tempfile
 from pathlib import Path
 
 from nipype_blm.errors import InputError, Problems, shorten
+from nipype_blm.ngv.companion import SCRIPTS, CompanionError, run_command
 
 # For an astrocyte or two; and for what is an example, with 340 of them.
 SIDES_UM = 50.0, 300.0
-_SCRIPT = Path(__file__).parent / "scripts" / "make_example.py"
+_SCRIPT = SCRIPTS / "make_example.py"
 
 
 def make_example(
@@ -56,7 +57,7 @@ def make_example(
     numbers = {"side": side_um, "neurons": n_neurons, "synapses": n_synapses, "seed": seed}
     options = [f"--{name}={value}" for name, value in numbers.items() if value is not None]
     try:
-        _run(ngv_python, [str(_SCRIPT), str(part), *options])
+        _run(ngv_python, [str(_SCRIPT), str(part), *options], folder.parent)
         part.replace(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -95,20 +96,12 @@ def _check(folder: Path, side_um: float, n_neurons: int | None, n_synapses: int,
         raise InputError(problems)
 
 
-def _run(ngv_python: Path, arguments: list[str]) -> None:
+def _run(ngv_python: Path, arguments: list[str], folder: Path) -> None:
     """Run the script; its last line tells what went wrong."""
-    try:
-        done = subprocess.run(
-            [str(ngv_python), *arguments], capture_output=True, text=True, check=False
-        )
-    except OSError as error:
-        raise InputError(
-            f"{ngv_python} cannot be run ({error.strerror}); give the Python of the environment "
-            "that ArchNGV is installed in."
-        ) from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise InputError(
-            f"The example could not be made by {ngv_python}: {shorten(lines[-1])}. It takes a "
-            "Python that ArchNGV is installed for."
-        )
+    with tempfile.NamedTemporaryFile() as log:
+        try:
+            ended = run_command(ngv_python, arguments, folder, Path(log.name))
+        except CompanionError as error:
+            raise InputError(str(error)) from error
+    if ended.code:
+        raise InputError(f"The example could not be made: {shorten(ended.describe())}")

@@ -41,4 +41,3 @@ class Layout:
         self.refined_mesh = build / "ngv_refined_tetrahedral_mesh.msh"
         self.config = build / "ngv_config.json"
         self.integrity = build / "integrity.txt"
-        self.logs = build / "logs"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError, count, join_some, show
 from nipype_blm.ngv.capsules import Capsules, Floats
+from nipype_blm.ngv.hdf5 import open_hdf5
 from nipype_blm.ngv.layout import ASTROCYTES
 
 SOMA = 1  # among the types of sections, as SWC numbers them
@@ -88,7 +89,7 @@ def read_somata(path: Path, population: str = ASTROCYTES) -> Somata:
     InputError
         If the file lacks any of them, or turns cells, which ArchNGV does not.
     """
-    with _open_hdf5(path) as file:
+    with open_hdf5(path) as file:
         group = file.get(f"nodes/{population}/0")
         if group is None:
             there = join_some(file.get("nodes", {})) or "none"
@@ -140,7 +141,7 @@ def read_segments(path: Path, position: Floats, soma_radius: float) -> Segments:
     ----------
     .. [1] https://morphology-documentation.readthedocs.io/en/latest/h5v1.html
     """
-    with _open_hdf5(path) as file:
+    with open_hdf5(path) as file:
         if missing := [name for name in ("points", "structure") if name not in file]:
             raise InputError(f"{path} has no {join_some(missing)}: it is no morphology in H5.")
         points, structure = file["points"][()].astype(float), file["structure"][()].astype(int)
@@ -225,14 +226,3 @@ def _read_strings(group: Any, name: str) -> list[str]:
         return [str(value) for value in values.asstr()[()]]
     words = library.asstr()[()]
     return [str(words[value]) for value in values[()]]
-
-
-def _open_hdf5(path: Path) -> Any:
-    import h5py
-
-    try:
-        return h5py.File(path, "r")
-    except FileNotFoundError as error:
-        raise InputError(f"There is no {path}.") from error
-    except OSError as error:
-        raise InputError(f"{path} is no HDF5, or is not complete ({error}).") from error

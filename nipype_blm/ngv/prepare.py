@@ -1,6 +1,5 @@
 """Write down what a circuit is made from, a file for each stage."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +62,7 @@ def prepare(recipe: Recipe, environment: Environment, layout: Layout) -> Prepare
         if STAGES[stage].sections or STAGES[stage].common:
             configs[stage] = layout.recipe / "stages" / f"{stage}.yaml"
             _write_yaml(configs[stage], _describe(recipe, stage, environment))
-    _drop_others(layout, configs)
+    _drop_others(layout)
     emodels = recipe.manifest.get("assign_emodels", {})
     mesh = recipe.manifest.get("tetrahedral_mesh", {})
     return Prepared(
@@ -76,7 +75,7 @@ def prepare(recipe: Recipe, environment: Environment, layout: Layout) -> Prepare
     )
 
 
-def _drop_others(layout: Layout, configs: Mapping[str, Path]) -> None:
+def _drop_others(layout: Layout) -> None:
     for path in (layout.recipe / "stages").glob("*.yaml"):
         if path.stem not in STAGES:
             path.unlink()
@@ -100,8 +99,3 @@ def _list_states(folder: Path) -> dict[str, list[int]]:
 
 def _write_yaml(path: Path, data: Mapping[str, Any]) -> None:
     write_if_changed(path, yaml.safe_dump(dict(data), sort_keys=False).encode())
-
-
-def forget(layout: Layout) -> None:
-    """Remove all that was computed in the folder of a circuit."""
-    shutil.rmtree(layout.build, ignore_errors=True)

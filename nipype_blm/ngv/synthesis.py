@@ -14,14 +14,14 @@ from nipype_blm.io.files import read_state, write_if_changed
 from nipype_blm.ngv.companion import SCRIPTS, CompanionError, Ended, run_command
 from nipype_blm.ngv.running import StageError
 from nipype_blm.progress import advance
+from nipype_blm.tasks.pieces import cut_evenly
 
 UNIT = "astrocytes"  # of progress
 PLAN_FILE = "synthesis.json"
 DONE = "_DONE"  # as ArchNGV's workflow marks a folder of morphologies that is complete
 _STAMP = "_STAMP"  # of what morphologies are made from
 _FAILED = "failed_cells.tsv"
-# Some for each node that runs at the same time: cells take between seconds and minutes.
-_BUNDLES_PER_NODE, _MOST_IN_BUNDLE, _MOST_BUNDLES = 4, 50, 2000
+MOST_IN_BUNDLE = 50  # cells take between seconds and minutes
 # Seeded anew, a cell fails the same way; only what a machine has done may go better.
 _OF_MACHINE = ("OSError", "BlockingIOError", "MemoryError", "PermissionError", "TimeoutError")
 _MOST_SHOWN = 10
@@ -113,7 +113,8 @@ def plan_synthesis(
         {name: str(path) for name, path in inputs._asdict().items()},
         seed,
         names,
-        cut(missing, parallel_nodes) or [[]],  # Nipype runs no list of no node
+        cut_evenly(missing, parallel_nodes, MOST_IN_BUNDLE)
+        or [[]],  # Nipype runs no list of no node
         str(folder),
         retries,
         secrets.token_hex(8) if missing else "",
@@ -138,13 +139,6 @@ def count_cells(plan_file: Path) -> tuple[int, int]:
     """Return how many cells there are, and how many were grown before."""
     plan = SynthesisPlan.read(plan_file)
     return len(plan.names), len(plan.names) - sum(map(len, plan.bundles))
-
-
-def cut(cells: Sequence[int], parallel_nodes: int) -> list[list[int]]:
-    """Return pieces of a list: some for each node that runs at the same time, none too long."""
-    n_pieces = max(-(-len(cells) // _MOST_IN_BUNDLE), _BUNDLES_PER_NODE * parallel_nodes)
-    size = max(1, -(-len(cells) // min(n_pieces, _MOST_BUNDLES)))
-    return [list(cells[i : i + size]) for i in range(0, len(cells), size)]
 
 
 def _stamp(inputs: Inputs, seed: int, versions: str) -> str:

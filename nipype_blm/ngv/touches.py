@@ -22,6 +22,7 @@ from nipype_blm.ngv.capsules import (
     iterate_near,
 )
 from nipype_blm.ngv.morphologies import SOMA, Segments
+from nipype_blm.ngv.running import SUCCESS
 
 # As touchdetector 5.4 and later have it, in 104 bytes; ArchNGV's reader wants these types.
 TOUCH = np.dtype(
@@ -53,7 +54,6 @@ _HEADER = np.dtype(
 )
 _ENTRY = np.dtype([("cell", "<i4"), ("n_touches", "<u4"), ("first_byte", "<i8")], align=True)
 _ARCHITECTURE, _VERSION = 1.001, b"5.6.1"
-_SUCCESS = "_SUCCESS"
 _FILE_NAME = re.compile(r"touches(?:Data)?\.(\d+)")
 
 
@@ -162,7 +162,7 @@ def write_touches(folder: Path, number: int, touches: Touches) -> None:
         By source; may be empty.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _SUCCESS).unlink(missing_ok=True)
+    (folder / SUCCESS).unlink(missing_ok=True)
     cells, firsts, counts = np.unique(
         touches["pre_ids"][:, 0], return_index=True, return_counts=True
     )
@@ -203,7 +203,7 @@ def finish_touches(folder: Path, n_files: int) -> None:
         match = _FILE_NAME.fullmatch(path.name)
         if match and int(match[1]) >= n_files:
             path.unlink()
-    with replacing(folder / _SUCCESS):
+    with replacing(folder / SUCCESS):
         pass
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nipype_blm.errors import InputError, count, join_some
+from nipype_blm.tasks.pieces import cut_evenly
 from nipype_blm.tbss.checks import check_images, check_options
 from nipype_blm.tbss.engines import ENGINES, check_engine
 from nipype_blm.tbss.looks import Look
@@ -22,8 +22,8 @@ from nipype_blm.tbss.plan import Plan, Subject, stamp_file
 _ENDINGS = re.compile(r"\.(nii|mgh|mgz|mnc|hdr|img|HEAD|BRIK)(\.(gz|bz2|zst))?$", re.IGNORECASE)
 _OF_FA = re.compile(r"(?<=.)[_.-](FA|fa)$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # would break lines and columns of tables
-# Pairs or subjects of a node: a minute or two of work, and enough nodes that all workers have some.
-_MOST_IN_BUNDLE, _BUNDLES_PER_NODE, _MOST_BUNDLES = 12, 4, 5000
+# Pairs or subjects of a node: a minute or two of work.
+_MOST_IN_BUNDLE = 12
 # Of the box around a brain, which is 140 x 190 x 150 mm of a human: cubes of 2 mm.
 _REGISTRATION_VOXELS = 450_000
 
@@ -65,21 +65,14 @@ def make_plan(
         )
         for i, name in enumerate(names)
     ]
-    batches = cut(range(len(subjects)), parallel_nodes)
+    batches = cut_evenly(range(len(subjects)), parallel_nodes, _MOST_IN_BUNDLE)
     spacing = choose_spacing(checked.fixed)
     plan = Plan(options, subjects, out_dir, work_dir, spacing, batches, notices=checked.notices)
     if options.target == "template":
         return plan
     # One without pairs where all are done: Nipype runs no list of no node.
-    return replace(plan, pair_bundles=cut(list_missing(plan), parallel_nodes) or [[]])
-
-
-def cut(items: Sequence[Any], parallel_nodes: int) -> list[list[Any]]:
-    """Return pieces of a list: some for each node that runs at the same time, none too long."""
-    n_pieces = max(-(-len(items) // _MOST_IN_BUNDLE), _BUNDLES_PER_NODE * parallel_nodes)
-    n_pieces = min(n_pieces, _MOST_BUNDLES)
-    size = max(1, -(-len(items) // n_pieces))
-    return [list(items[i : i + size]) for i in range(0, len(items), size)]
+    pairs = cut_evenly(list_missing(plan), parallel_nodes, _MOST_IN_BUNDLE)
+    return replace(plan, pair_bundles=pairs or [[]])
 
 
 def choose_spacing(looks: Sequence[Look]) -> float:

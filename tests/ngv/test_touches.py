@@ -173,7 +173,7 @@ def test_a_missing_morphology_is_named_with_its_astrocyte(bushes, tmp_path):
 
 def test_a_file_that_is_no_hdf5_is_named(tmp_path):
     (tmp_path / "nodes.h5").write_text("no")
-    with pytest.raises(InputError, match=r"nodes\.h5 is no HDF5"):
+    with pytest.raises(InputError, match=r"nodes\.h5 cannot be read"):
         read_somata(tmp_path / "nodes.h5")
     with pytest.raises(InputError, match=r"There is no .*other\.h5"):
         read_somata(tmp_path / "other.h5")

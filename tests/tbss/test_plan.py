@@ -16,7 +16,7 @@ from nipype_blm.tbss.images import Volume, write_volume
 from nipype_blm.tbss.looks import look_at_volume
 from nipype_blm.tbss.options import FA, Options
 from nipype_blm.tbss.plan import Plan
-from nipype_blm.tbss.planning import choose_spacing, cut, make_plan, name_subjects
+from nipype_blm.tbss.planning import choose_spacing, make_plan, name_subjects
 
 pytestmark = pytest.mark.usefixtures("heads")
 
@@ -63,18 +63,6 @@ def test_no_two_images_have_one_name_even_where_case_does_not_count(parts):
 def test_an_image_that_is_given_twice_is_named():
     with pytest.raises(InputError, match=r"more than once: /a/x\.nii;"):
         name_subjects([Path("/a/x.nii"), Path("/a/y.nii"), Path("/a/x.nii")])
-
-
-# ---------------------------------------------------------------------------- pieces
-
-
-@given(st.integers(0, 500), st.integers(1, 40))
-def test_pieces_have_everything_once_and_in_order(n, parallel_nodes):
-    pieces = cut(list(range(n)), parallel_nodes)
-    assert [item for piece in pieces for item in piece] == list(range(n))
-    assert all(1 <= len(piece) <= 12 for piece in pieces)
-    if n >= 4 * parallel_nodes:  # all nodes have some, and the last is not alone for long
-        assert len(pieces) >= 2 * parallel_nodes
 
 
 # ---------------------------------------------------------------------------- cubes
