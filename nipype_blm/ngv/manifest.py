@@ -5,13 +5,30 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from nipype_blm.ngv.environment import expand
+
 # A normal distribution between two bounds: mean, standard deviation, least, most.
 _Normal = Annotated[list[float], Field(min_length=4, max_length=4)]
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=0)]
-# YAML has no paths; an empty one is that of the recipe's folder.
-_Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else str(value))]
+
+
+def _read_text(value: Any) -> str:
+    """Return a path or a name; an empty path is that of the recipe's folder."""
+    if isinstance(value, list | dict):
+        raise ValueError("should be text")
+    return "" if value is None else str(_refuse_truth(value))
+
+
+def _refuse_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("is a truth value in YAML, as On, Yes and No are: put a name in quotes")
+    return value
+
+
+_Text = Annotated[str, BeforeValidator(_read_text)]
 _Name = Annotated[_Text, Field(min_length=1)]
+_Seed = Annotated[int, BeforeValidator(_refuse_truth), Field(ge=0, lt=2**32)]
 
 
 class _Section(BaseModel):
@@ -31,7 +48,7 @@ class Common(_Section):
     base_circuit_cells: _Name | None = None
     base_circuit_connectome: _Name | None = None
     base_spatial_synapse_index_dir: _Name | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: _Seed = 0
     region: _Name | None = None
     mask: _Name | None = None
 
@@ -159,5 +176,11 @@ FOLDERS = ("atlas", "base_spatial_synapse_index_dir")
 
 
 def resolve(folder: Path, path: str) -> Path:
-    """Return a path of a manifest, which is relative to its folder, as ArchNGV takes some."""
-    return Path(folder, Path(path).expanduser()).absolute()
+    """Return a path of a manifest, which is relative to its folder, as ArchNGV takes some.
+
+    Raises
+    ------
+    InputError
+        If it begins with ~ and the name of nobody.
+    """
+    return Path(folder, expand("the path", Path(path))).absolute()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nipype_blm.errors import InputError, show
 from nipype_blm.io.yamlfile import read_yaml
+from nipype_blm.ngv.environment import expand
 from nipype_blm.ngv.manifest import FILES, FOLDERS, SECTIONS, resolve
 from nipype_blm.ngv.stages import ALL, STAGES, TNS_FILES, find_stage, select_stages
 
@@ -108,17 +109,18 @@ def read_recipe(
     InputError
         With every key that is missing or cannot be used, of the stages that are asked for.
     """
-    path = Path(source).expanduser().absolute()
+    path = expand("CONFIG", Path(source)).absolute()
     own, bioname, manifest_path = _read_source(path)
     data = _merge(
         read_manifest(manifest_path) if manifest_path else {},
         {k: v for k, v in own.items() if k in SECTIONS},
     )
     stages = select_stages(until or _read_until(own.get("until"), path))
-    if seed is not None:
-        data["common"] = dict(data.get("common") or {}) | {"seed": seed}
+    if seed is not None and isinstance(data.get("common") or {}, dict):
+        data = _merge(data, {"common": {"seed": seed}})
     problems: list[str] = []
-    manifest = _check_manifest(data, stages, manifest_path, bioname, problems)
+    sources = {name: path if name in own else manifest_path or path for name in SECTIONS}
+    manifest = _check_manifest(data, stages, sources, bioname, problems)
     files = {
         name: resolve(path.parent, str(own[name])) if name in own else bioname / f"{name}.json"
         for name in TNS_FILES
@@ -157,6 +159,7 @@ def _read_source(path: Path) -> tuple[dict[str, Any], Path, Path | None]:
         )
     data = _read_mapping(path, "CONFIG")
     data = data["ngv"] if isinstance(data.get("ngv"), dict) else data
+    data = {name: value for name, value in data.items() if value is not None}
     if not data.keys() & {"bioname", *SECTIONS}:
         raise InputError(
             f"CONFIG {path} has none of {', '.join(['bioname', *SECTIONS])}; expected ArchNGV's "
@@ -205,19 +208,22 @@ def _merge(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_until(value: Any, path: Path) -> list[str]:
-    names = value if isinstance(value, list) else [ALL if value is None else value]
-    return [find_stage(str(name)) for name in names]
+    names = value if isinstance(value, list) else [value or ALL]
+    return [find_stage(str(name)) for name in names or [ALL]]
 
 
 def _check_manifest(
     data: Mapping[str, Any],
     stages: Sequence[str],
-    path: Path | None,
+    sources: Mapping[str, Path],
     bioname: Path,
     problems: list[str],
 ) -> dict[str, Any]:
-    """Return the sections that stages need, with absolute paths; note all that is wrong."""
-    where = f"{path or MANIFEST}: "
+    """Return the sections that stages need, with absolute paths; note all that is wrong.
+
+    `sources` are the files that sections are from.
+    """
+    where = f"{sources['common']}: "
     sections = {"common", *(name for stage in stages for name in STAGES[stage].sections)}
     manifest: dict[str, Any] = {}
     missing: list[str] = []
@@ -228,7 +234,7 @@ def _check_manifest(
             checked = SECTIONS[name].model_validate(data.get(name) or {})
         except ValidationError as error:
             for fault in error.errors():
-                _note(name, fault, where, missing, problems)
+                _note(name, fault, f"{sources[name]}: ", missing, problems)
             continue
         manifest[name] = checked.model_dump(by_alias=True, exclude_none=True)
     common = manifest.get("common", {})
@@ -255,12 +261,21 @@ def _check_manifest(
     return manifest
 
 
+# What pydantic says is about an input; here it comes after that.
+_SUBJECT = "^(Input|List|Value error,) "
+_WORDS = {
+    "model_type": "should be keys with values",
+    "dict_type": "should be keys with values",
+    "extra_forbidden": "is read by nobody",
+}
+
+
 def _note(section: str, fault: Any, where: str, missing: list[str], problems: list[str]) -> None:
     name = ".".join([section, *(str(part) for part in fault["loc"])])
     if fault["type"] == "missing":
         missing.append(name)
     else:
-        text = re.sub("^(Input|List|Value error,) ", "", fault["msg"])
+        text = _WORDS.get(fault["type"]) or re.sub(_SUBJECT, "", fault["msg"])
         problems.append(f"{where}{name}: {show(fault['input'])} was given; it {text}.")
 
 
@@ -271,13 +286,14 @@ def _read_seeds(value: Any, default: int, path: Path, problems: list[str]) -> di
         problems.append(f"{path}: seeds: {show(value)} was given; expected numbers by stage.")
         return seeds
     for name, seed in given.items():
-        stage = find_stage(str(name))
+        stage = find_stage(str(name), "seeds:")
         is_seed = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32
         if stage not in seeds:
             problems.append(f"{path}: seeds: {name} draws no numbers.")
         elif not is_seed:
             problems.append(
-                f"{path}: seeds: {name}: {show(seed)} was given; expected a number from 0 to 2**32."
+                f"{path}: seeds: {name}: {show(seed)} was given; expected a whole number from 0 to "
+                f"{2**32 - 1}."
             )
         else:
             seeds[stage] = seed
@@ -288,9 +304,10 @@ def _read_cluster(
     value: Any, bioname: Path, path: Path, problems: list[str]
 ) -> dict[str, dict[str, Any]]:
     """Return resources by stage, each with the defaults; those of ``cluster.yaml``, if none."""
+    is_own = isinstance(value, dict)
     if value is None:
-        file = bioname / CLUSTER
-        value = read_yaml(file, CLUSTER) if file.is_file() else {}
+        path = bioname / CLUSTER
+        value = read_yaml(path, CLUSTER) if path.is_file() else {}
     elif isinstance(value, str):
         path = resolve(path.parent, value)
         value = _read_mapping(path, "cluster")
@@ -304,6 +321,13 @@ def _read_cluster(
         )
         return {}
     default = dict(entries.get(DEFAULT) or {})
+    # Other workflows have stages of other names in the same cluster.yaml.
+    if is_own:
+        problems += [
+            f"{path}: cluster: {name} is no stage of a circuit."
+            for name in entries
+            if name != DEFAULT and str(name).replace("-", "_") not in STAGES
+        ]
     known = dict.fromkeys([DEFAULT, *STAGES], default) if default else {}
     for name, entry in entries.items():
         plain = str(name).replace("-", "_")

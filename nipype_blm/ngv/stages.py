@@ -81,8 +81,8 @@ _ALIASES = {
 }
 
 
-def find_stage(name: str) -> str:
-    """Return the stage that a user names, with hyphens or underscores.
+def find_stage(name: str, field: str = "until") -> str:
+    """Return the stage that a user names in a field, with hyphens or underscores.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def find_stage(name: str) -> str:
         return found
     near = get_close_matches(plain, [*STAGES, *_ALIASES], 1)
     hint = f"did you mean {near[0]}?  " if near else ""
-    raise InputError(f"until {name} is no stage; {hint}They are {', '.join(STAGES)}.")
+    raise InputError(f"{field} {name} is no stage; {hint}They are {', '.join(STAGES)}.")
 
 
 def select_stages(until: Iterable[str] = (ALL,)) -> list[str]:
