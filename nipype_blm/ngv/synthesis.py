@@ -1,14 +1,16 @@
 """Grow astrocytes, each by itself: what is written stays, and what fails is named."""
 
 import json
+import re
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from nipype_blm.errors import InputError, count, join_some
+from nipype_blm.errors import InputError, count, join_some, show
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import read_state, write_if_changed
 from nipype_blm.ngv.companion import SCRIPTS, CompanionError, Ended, run_command
@@ -25,6 +27,8 @@ MOST_IN_BUNDLE = 50  # cells take between seconds and minutes
 # Seeded anew, a cell fails the same way; only what a machine has done may go better.
 _OF_MACHINE = ("OSError", "BlockingIOError", "MemoryError", "PermissionError", "TimeoutError")
 _MOST_SHOWN = 10
+# Of a morphology: a name that is no path, and none of a file that is hidden.
+_NAME = re.compile(r"[^./\0\s][^/\0\n]*")
 
 
 class Inputs(NamedTuple):
@@ -153,8 +157,6 @@ def _forget_others(folder: Path, stamp: str) -> None:
     if not noted.is_file() or noted.read_text() != stamp:
         for path in (folder / DONE, *folder.glob("*.h5")):
             path.unlink(missing_ok=True)
-    for path in folder.glob(".*.part"):  # of cells that were interrupted
-        shutil.rmtree(path, ignore_errors=True)
     write_if_changed(noted, stamp.encode())
 
 
@@ -164,7 +166,7 @@ def read_names(astrocytes: Path) -> list[str]:
     Raises
     ------
     InputError
-        If there is none.
+        If there is none, or one cannot be the name of a file of its own.
     """
     import h5py
 
@@ -175,6 +177,13 @@ def read_names(astrocytes: Path) -> list[str]:
         raise InputError(
             f"{astrocytes} has no astrocyte: the density of the atlas gives none in this region; "
             "is it per mm^3, and the voxels in um?"
+        )
+    refused = [name for name in names if not _NAME.fullmatch(name)]
+    refused += [name for name, n in Counter(names).items() if n > 1]
+    if refused:
+        raise InputError(
+            f"{astrocytes} has {join_some(map(show, refused), _MOST_SHOWN)} as morphology of an "
+            "astrocyte; each needs a name of its own, which becomes that of a file."
         )
     return names
 
@@ -223,7 +232,7 @@ def synthesize(python: Path, plan_file: Path, bundle: int, logs: Path) -> list[F
     for index in plan.bundles[bundle]:
         if not plan.find(index).is_file():
             ended = _grow(python, plan_file, plan, index, logs)
-            if ended.code:
+            if ended.code and not plan.find(index).is_file():  # another run may have grown it
                 failures.append(Failure(plan.names[index], ended.describe()))
         advance(UNIT, 1)
     return failures
@@ -233,15 +242,16 @@ def _grow(python: Path, plan_file: Path, plan: SynthesisPlan, index: int, logs: 
     log = logs / f"{plan.names[index]}.log"
     ended = Ended(1, "it was not tried")
     for _ in range(plan.retries + 1):
-        scratch = Path(plan.folder, f".{plan.names[index]}.part")
-        shutil.rmtree(scratch, ignore_errors=True)
+        # Nobody else's: another run may grow the same cell.
+        scratch = Path(plan.folder, f".{plan.names[index]}.{secrets.token_hex(8)}.part")
         scratch.mkdir()
         log.unlink(missing_ok=True)
         try:
             argv = [str(SCRIPTS / "synthesize.py"), str(plan_file), str(index)]
             ended = run_command(python, argv, scratch, log)
             if not ended.code:
-                (scratch / plan.find(index).name).replace(plan.find(index))
+                if not plan.find(index).is_file():
+                    (scratch / plan.find(index).name).replace(plan.find(index))
                 log.unlink(missing_ok=True)
                 break
         except CompanionError as error:
@@ -267,6 +277,8 @@ def gather(plan_file: Path, failures: Sequence[Failure]) -> Path:
     missing = [name for i, name in enumerate(plan.names) if not plan.find(i).is_file()]
     if not missing:
         table.unlink(missing_ok=True)
+        for path in folder.glob(".*.part"):  # of runs that were killed
+            shutil.rmtree(path, ignore_errors=True)
         write_if_changed(folder / DONE, (folder / _STAMP).read_bytes())
         return folder / DONE
     (folder / DONE).unlink(missing_ok=True)
