@@ -38,20 +38,21 @@ from nipype_blm.interfaces.ngv import (
     WriteCircuitConfig,
 )
 from nipype_blm.ngv.layout import Layout
+from nipype_blm.ngv.prepare import RECIPE_FILE
 from nipype_blm.ngv.recipe import DEFAULT, Recipe, read_recipe
 from nipype_blm.ngv.resources import Resources, read_resources
+from nipype_blm.ngv.stages import STAGES
 
-from .nodes import FreshNode
+from .nodes import FreshNode, OwnFileNode
 
 # Where an input of a stage comes from: the name of a node and its output.
 Sources = Mapping[str, tuple[str, str]]
 
 
 class _Command(NamedTuple):
-    """A stage that is one node: its interface, what it writes, and where its inputs are from."""
+    """A stage that is one node: its interface, and where its inputs are from."""
 
     interface: type[NGVInterface]
-    product: str  # of `Layout`
     sources: Sources
 
 
@@ -70,33 +71,25 @@ _MORPHOLOGIES = {
     "done_file": ("gather_morphologies", "done_file"),
 }
 _COMMANDS: Mapping[str, _Command] = {
-    "sonata_vasculature": _Command(
-        VasculatureToSonata, "vasculature", {"in_file": _prepared("vasculature")}
-    ),
-    "cell_placement": _Command(
-        PlaceCells, "somata", {"atlas": _prepared("atlas"), "vasculature": _VESSELS}
-    ),
+    "sonata_vasculature": _Command(VasculatureToSonata, {"in_file": _prepared("vasculature")}),
+    "cell_placement": _Command(PlaceCells, {"atlas": _prepared("atlas"), "vasculature": _VESSELS}),
     "assign_emodels": _Command(
         AssignEmodels,
-        "emodels",
         {"in_file": _out("cell_placement"), "hoc_template": _prepared("hoc_template")},
     ),
     "finalize_astrocytes": _Command(
         FinalizeAstrocytes,
-        "astrocytes",
         {"somata": _out("cell_placement"), "emodels": _out("assign_emodels")},
     ),
     "microdomains": _Command(
-        BuildMicrodomains, "microdomains", {"atlas": _prepared("atlas"), "astrocytes": _CELLS}
+        BuildMicrodomains, {"atlas": _prepared("atlas"), "astrocytes": _CELLS}
     ),
     "gliovascular_connectivity": _Command(
         ConnectGliovascular,
-        "gliovascular_connectivity",
         {"astrocytes": _CELLS, "microdomains": _DOMAINS, "vasculature": _VESSELS},
     ),
     "neuroglial_connectivity": _Command(
         ConnectNeuroglial,
-        "neuroglial_connectivity",
         {
             "astrocytes": _CELLS,
             "microdomains": _DOMAINS,
@@ -107,7 +100,6 @@ _COMMANDS: Mapping[str, _Command] = {
     ),
     "endfeet_area": _Command(
         GrowEndfeet,
-        "endfeet_meshes",
         {
             "vasculature_mesh": _prepared("vasculature_mesh"),
             "gliovascular_connectivity": _out("gliovascular_connectivity"),
@@ -115,7 +107,6 @@ _COMMANDS: Mapping[str, _Command] = {
     ),
     "finalize_gliovascular_connectivity": _Command(
         FinalizeGliovascular,
-        "gliovascular",
         {
             "in_file": _out("gliovascular_connectivity"),
             "astrocytes": _CELLS,
@@ -126,7 +117,6 @@ _COMMANDS: Mapping[str, _Command] = {
     ),
     "finalize_neuroglial_connectivity": _Command(
         FinalizeNeuroglial,
-        "neuroglial",
         {
             "in_file": _out("neuroglial_connectivity"),
             "astrocytes": _CELLS,
@@ -137,7 +127,6 @@ _COMMANDS: Mapping[str, _Command] = {
     ),
     "glialglial_connectivity": _Command(
         ConnectGlialglial,
-        "glialglial",
         {
             "astrocytes": _CELLS,
             "touches": ("gather_touches", "touches"),
@@ -146,20 +135,15 @@ _COMMANDS: Mapping[str, _Command] = {
     ),
     "prepare_tetrahedral": _Command(
         PrepareMesh,
-        "surface_mesh",
         {"astrocytes": _CELLS, "neurons": _prepared("neurons"), "vasculature": _VESSELS},
     ),
-    "build_tetrahedral": _Command(
-        BuildMesh, "volume_mesh", {"in_file": _out("prepare_tetrahedral")}
-    ),
+    "build_tetrahedral": _Command(BuildMesh, {"in_file": _out("prepare_tetrahedral")}),
     "refine_tetrahedral": _Command(
         RefineMesh,
-        "refined_mesh",
         {"in_file": _out("build_tetrahedral"), "steps": _prepared("refinement_steps")},
     ),
     "ngv_config": _Command(
         WriteCircuitConfig,
-        "config",
         {"bioname": _prepared("bioname"), "manifest": _prepared("manifest")},
     ),
 }
@@ -178,7 +162,7 @@ _PLAN_SYNTHESIS: Sources = {
     "endfeet_meshes": _ENDFEET,
 }
 OUTPUTS: Sources = {
-    **{each.product: _out(stage) for stage, each in _COMMANDS.items()},
+    **{STAGES[stage].product: _out(stage) for stage in _COMMANDS},
     "morphologies": ("gather_morphologies", "morphologies"),
     "touches": ("gather_touches", "touches"),
     "integrity": _out("integrity"),
@@ -236,26 +220,22 @@ def init_ngv_wf(
         SONATA configuration of the circuit.
     """
     recipe = read_recipe(config, until, seed)
-    given = {
-        "until": None if until is None else list(until),
-        "seed": seed,
-        "ngv_python": None if ngv_python is None else str(Path(ngv_python).absolute()),
-    }
+    where: dict[str, Any] = {"any_versions": any_versions}
+    given = recipe.ngv_python if ngv_python is None else Path(ngv_python).expanduser().absolute()
+    if given is not None:
+        where["ngv_python"] = str(given / "bin" / "python" if given.is_dir() else given)
+    asked = {"until": None if until is None else list(until), "seed": seed}
+    layout = Layout(Path(out_dir).expanduser().absolute())
     prepare = FreshNode(
         PrepareCircuit(
-            config=str(Path(config).absolute()),
-            out_dir=str(Path(out_dir).absolute()),
-            any_versions=any_versions,
-            **{key: value for key, value in given.items() if value is not None},
+            config=str(recipe.source),
+            out_dir=str(layout.folder),
+            **where,
+            **{key: value for key, value in asked.items() if value is not None},
         ),
         name="prepare",
     )
     _equip(prepare, read_resources(recipe.cluster.get(DEFAULT, {}), DEFAULT)._replace(n_procs=1))
-    where: dict[str, Any] = {"any_versions": any_versions}
-    python = ngv_python if ngv_python is not None else recipe.ngv_python
-    if python is not None:
-        where["ngv_python"] = str(Path(python).absolute())
-    layout = Layout(Path(out_dir).absolute())
     return connect_circuit(prepare, recipe, layout, where, name, parallel_nodes)
 
 
@@ -326,21 +306,24 @@ class _Builder:
         command = _COMMANDS[stage]
         sources = dict(command.sources)
         traits = command.interface.input_spec().copyable_trait_names()
-        for field in ("config", "seed"):
-            if field in traits and field not in sources:
-                sources[field] = _prepared(f"{stage}_{field}")
+        sources["config" if "config" in traits else "recipe_file"] = _prepared(f"{stage}_config")
+        if "seed" in traits:
+            sources["seed"] = _prepared(f"{stage}_seed")
         resources = read_resources(self._recipe.cluster.get(stage, {}), stage)
-        interface = command.interface(
-            out_file=str(getattr(self._layout, command.product)), **self._where
-        )
-        if "parallel" in traits and resources.n_procs > 1:
-            interface.inputs.parallel = True
-        self._put(stage, FreshNode(interface, name=stage), sources, resources)
+        interface = command.interface(out_file=str(self._layout.find_product(stage)), **self._where)
+        if "n_procs" in traits:
+            interface.inputs.n_procs = resources.n_procs
+        self._put(stage, OwnFileNode(interface, name=stage), sources, resources)
 
     def _put(self, name: str, node: Node, sources: Sources, resources: Resources) -> None:
         _equip(node, resources)
         self.nodes[name] = node
         self.connections.append((node, sources))
+
+    def _read_default(self) -> Resources:
+        """Return what a node asks for that has little to do."""
+        entry = self._recipe.cluster.get(DEFAULT, {})
+        return read_resources(entry, DEFAULT)._replace(n_procs=1)
 
     def _add_synthesis(self, resources: Resources) -> None:
         plan = PlanSynthesis(
@@ -348,8 +331,8 @@ class _Builder:
             parallel_nodes=self._parallel_nodes,
             **self._where,
         )
-        few = resources._replace(n_procs=1)
-        self._put("plan_synthesis", FreshNode(plan, name="plan_synthesis"), _PLAN_SYNTHESIS, few)
+        few, little = resources._replace(n_procs=1), self._read_default()
+        self._put("plan_synthesis", FreshNode(plan, name="plan_synthesis"), _PLAN_SYNTHESIS, little)
         grow = SynthesizeAstrocytes(**self._where)
         plan_file = ("plan_synthesis", "plan_file")
         self._put(
@@ -362,22 +345,22 @@ class _Builder:
             "gather_morphologies",
             FreshNode(GatherMorphologies(), name="gather_morphologies"),
             {"plan_file": plan_file, "failures": ("synthesis", "failures")},
-            few,
+            little,
         )
 
     def _add_touches(self, resources: Resources) -> None:
         layout, options = self._layout, self._recipe.touches
         cells = {"astrocytes": _CELLS, **_MORPHOLOGIES}
-        few = resources._replace(n_procs=1)
+        few, little = resources._replace(n_procs=1), self._read_default()
         if options.command is not None:
             other = RunTouchDetector(command=options.command, out_dir=str(layout.touches))
-            recipe = self._layout.recipe / "astrocyte_gap_junction_recipe.xml"
+            recipe = layout.recipe / RECIPE_FILE
             if recipe.is_file():
                 other.inputs.recipe = str(recipe)
             self._put("gather_touches", FreshNode(other, name="gather_touches"), cells, resources)
             return
         plan = PlanTouches(parallel_nodes=self._parallel_nodes)
-        self._put("plan_touches", FreshNode(plan, name="plan_touches"), cells, few)
+        self._put("plan_touches", FreshNode(plan, name="plan_touches"), cells, little)
         self._put(
             "glial_gap_junctions",
             MapNode(
@@ -396,12 +379,17 @@ class _Builder:
             "gather_touches",
             FreshNode(GatherTouches(out_dir=str(layout.touches)), name="gather_touches"),
             {"touch_files": ("glial_gap_junctions", "out_file")},
-            few,
+            little,
         )
 
     def _add_integrity(self, resources: Resources) -> None:
         interface = CheckIntegrity(out_file=str(self._layout.integrity), **self._where)
-        node = FreshNode(interface, name="integrity")
+        node = OwnFileNode(interface, name="integrity")
         parts = ("astrocytes", "vasculature", "gliovascular", "neuroglial", "glialglial")
-        sources = {part: OUTPUTS[part] for part in parts}
-        self._put("integrity", node, {"config": _out("ngv_config"), **sources}, resources)
+        sources = {
+            "config": _out("ngv_config"),
+            "recipe_file": _prepared("integrity_config"),
+            "done_file": _MORPHOLOGIES["done_file"],
+            **{part: OUTPUTS[part] for part in (*parts, "microdomains", "endfeet_meshes")},
+        }
+        self._put("integrity", node, sources, resources)

@@ -9,6 +9,7 @@ from nipype.pipeline.engine import MapNode, Node
 from nipype.utils.filemanip import loadpkl, savepkl
 
 from nipype_blm.io.arrayfile import is_empty, is_whole
+from nipype_blm.io.files import describe_state
 
 
 class FreshNode(Node):
@@ -26,6 +27,23 @@ class FreshNode(Node):
         must_run = self.overwrite or (self.overwrite is None and self.interface.always_run)
         if must_run or not (cached and updated):
             _find_record(self).unlink(missing_ok=True)
+        return cached, updated
+
+
+class OwnFileNode(FreshNode):
+    """A FreshNode of an interface with `out_file` and its `state`, which lies outside of the node.
+
+    It is cached only while that file is the one that it wrote.
+    """
+
+    def is_cached(self, rm_outdated: bool = False) -> tuple[bool, bool]:
+        """Return whether there are results, and whether they are up to date."""
+        cached, updated = super().is_cached(rm_outdated)
+        if cached and updated:
+            outputs = _load_outputs(self)
+            if outputs is None or outputs.state != describe_state(Path(outputs.out_file)):
+                _find_record(self).unlink(missing_ok=True)
+                return False, False
         return cached, updated
 
 

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,11 +218,12 @@ def _compute(
     arguments: argparse.Namespace,
 ) -> None:
     """Run the workflow; by default on workers of this machine."""
-    from nipype_blm.cli.plugins import DASK, choose_node_runner
+    from nipype_blm.cli.plugins import DASK, LINEAR, choose_node_runner
     from nipype_blm.cli.progress import Counted, show_progress
     from nipype_blm.cli.run import Places, raise_or_describe, run_workflow
     from nipype_blm.interfaces.circuit import list_prepared
     from nipype_blm.machine import count_cores
+    from nipype_blm.ngv.companion import close_companions
     from nipype_blm.ngv.prepare import prepare
     from nipype_blm.ngv.synthesis import UNIT, count_cells
     from nipype_blm.workflows.ngv import connect_circuit, hold_prepared
@@ -230,13 +232,18 @@ def _compute(
     is_here = arguments.pool is None and arguments.plugin is None and arguments.plugin_args is None
     n_here = arguments.n_procs or count_cores()
     n_nodes = n_here if is_here else max(n_here, 10)
+    if is_here:  # what a cluster has says nothing of this machine
+        recipe = replace(recipe, cluster={})
+    plugin = arguments.plugin or (LINEAR if is_here and n_here == 1 else DASK)
+    if plugin != LINEAR:
+        close_companions()  # workers have their own
     prepared = prepare(recipe, environment, layout)
     where = {"ngv_python": str(environment.python), "any_versions": arguments.any_versions}
     plan_file = places.workflow_folder / "plan_synthesis" / "synthesis.json"
     work = Counted(UNIT, later=lambda: count_cells(plan_file))
     with show_progress(work, arguments.quiet) as note_node:
         runner = choose_node_runner(
-            arguments.plugin or DASK,
+            plugin,
             arguments.plugin_args,
             arguments.pool,
             places.workflow_folder,

@@ -28,7 +28,6 @@ class _PrepareCircuitInputSpec(NGVInputSpec):
     seed = traits.Range(low=0, high=2**32 - 1, desc="in place of that of the manifest")
 
 
-_STAGES_WITH_CONFIG = [name for name, stage in STAGES.items() if stage.sections or stage.common]
 _SEEDED = [name for name, stage in STAGES.items() if stage.is_seeded]
 PLACES = (
     *("vasculature", "vasculature_mesh", "neurons", "neuronal_connectivity"),
@@ -50,7 +49,7 @@ def _make_prepared_spec() -> type[TraitedSpec]:
         own[name] = kind(exists=True, desc="as common has it")
     for name in TNS_FILES:
         own[name] = File(exists=True, desc="parameters of synthesis")
-    for stage in _STAGES_WITH_CONFIG:
+    for stage in STAGES:
         own[f"{stage}_config"] = File(exists=True, desc=f"what {stage} reads of the manifest")
     for stage in _SEEDED:
         own[f"{stage}_seed"] = traits.Int(desc=f"seed of {stage}")
@@ -345,6 +344,9 @@ class _CheckIntegrityInputSpec(NGVInputSpec):
     gliovascular = File(exists=True, mandatory=True, desc="of FinalizeGliovascular")
     neuroglial = File(exists=True, mandatory=True, desc="of FinalizeNeuroglial")
     glialglial = File(exists=True, mandatory=True, desc="of ConnectGlialglial")
+    microdomains = File(exists=True, mandatory=True, desc="of BuildMicrodomains")
+    endfeet_meshes = File(exists=True, mandatory=True, desc="of GrowEndfeet")
+    done_file = File(exists=True, desc="of GatherMorphologies: tells whether these have changed")
     out_file = File("integrity.txt", usedefault=True, hash_files=False, desc="what was said")
 
 
@@ -354,7 +356,7 @@ class CheckIntegrity(NGVInterface):
     input_spec, output_spec = _CheckIntegrityInputSpec, OutFileSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from nipype_blm.io.files import write_if_changed
+        from nipype_blm.io.files import describe_state, write_if_changed
         from nipype_blm.ngv.companion import run_command
         from nipype_blm.ngv.running import StageError
 
@@ -370,7 +372,7 @@ class CheckIntegrity(NGVInterface):
                 f"it said is in {log}."
             )
         write_if_changed(place, b"ngv verify-circuit-integrity: all parts fit together\n")
-        self._results["out_file"] = str(place)
+        self._results = {"out_file": str(place), "state": describe_state(place)}
         return runtime
 
 

@@ -42,6 +42,9 @@ class NGVInputSpec(InputSpec):
         nohash=True,
         desc="take that environment also with other versions than those that work together",
     )
+    recipe_file = File(
+        exists=True, desc="of PrepareCircuit: the stage runs again when that changes"
+    )
 
 
 def find_python(inputs: NGVInputSpec) -> Path:
@@ -81,6 +84,8 @@ class ArchNGVInterface(NGVInterface):
                 text = str(Path(value).absolute()) if is_given_path else str(value)
                 argv += [trait.flag, text] if trait.flag else []
                 positional += [] if trait.flag else [text]
+        if getattr(self.inputs, "n_procs", 1) > 1:
+            argv.append("--parallel")
         return argv + positional
 
     def _list_files(self, place: Path) -> dict[str, Path]:
@@ -92,13 +97,15 @@ class ArchNGVInterface(NGVInterface):
         return []
 
     def _run_interface(self, runtime: Any) -> Any:
+        from nipype_blm.io.files import describe_state
         from nipype_blm.ngv.running import run_stage
 
         place = Path(runtime.cwd, self.inputs.out_file)
         commands = [self._make_argv(place.name), *self._list_further_commands(place.name)]
         log = Path(runtime.cwd, "ngv.log")
-        run_stage(find_python(self.inputs), commands, self._list_files(place), log)
-        self._results["out_file"] = str(place)
+        n_procs = getattr(self.inputs, "n_procs", 1)
+        run_stage(find_python(self.inputs), commands, self._list_files(place), log, n_procs)
+        self._results = {"out_file": str(place), "state": describe_state(place)}
         return runtime
 
 
@@ -130,6 +137,7 @@ class OutFileSpec(TraitedSpec):
     """The output of a stage that writes one file."""
 
     out_file = File(exists=True, desc="what was written")
+    state = traits.Str(desc="size and time of it, which tell whether something else is there now")
 
 
 def _index(edges: str, *nodes: str) -> list[str]:
@@ -283,8 +291,8 @@ class _CompletedInputSpec(NGVInputSpec):
         exists=True, mandatory=True, flag="--morph-dir", desc="folder of all morphologies"
     )
     done_file = File(exists=True, desc="of GatherMorphologies: tells whether these have changed")
-    parallel = traits.Bool(
-        False, usedefault=True, nohash=True, flag="--parallel", desc="use all cores of the machine"
+    n_procs = traits.Range(
+        low=1, value=1, usedefault=True, nohash=True, desc="processes; more than one: --parallel"
     )
     seed = _seed()
 

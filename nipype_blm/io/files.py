@@ -45,6 +45,15 @@ def read_state(path: Path) -> FileState:
     return FileState(found.st_size, found.st_mtime_ns, f"{found.st_ino}/{found.st_ctime_ns}")
 
 
+def describe_state(path: Path) -> str:
+    """Return size and time of a file, for who compares them later; nothing if there is none."""
+    try:
+        found = read_state(path)
+    except FileNotFoundError:
+        return ""
+    return f"{found.size} {found.mtime_ns}"
+
+
 @contextmanager
 def open_input(path: Path) -> Iterator[BufferedReader]:
     """Open a file that a user names; it must be one with a content that can be read again.

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from nipype_blm.ngv.stages import STAGES
+
 # What ArchNGV calls the populations of a circuit; its configuration of a circuit has no others.
 ASTROCYTES, VASCULATURE = "astrocytes", "vasculature"
 GLIOVASCULAR, NEUROGLIAL, GLIALGLIAL = "gliovascular", "neuroglial", "glialglial"
@@ -41,3 +43,12 @@ class Layout:
         self.refined_mesh = build / "ngv_refined_tetrahedral_mesh.msh"
         self.config = build / "ngv_config.json"
         self.integrity = build / "integrity.txt"
+
+    def find_recipe(self, stage: str) -> Path:
+        """Return what a stage was computed from."""
+        return self.recipe / "stages" / f"{stage}.yaml"
+
+    def find_product(self, stage: str) -> Path:
+        """Return the file, or folder, that a stage writes."""
+        product: Path = getattr(self, STAGES[stage].product)
+        return product

@@ -62,7 +62,10 @@ def read_resources(entry: Mapping[str, Any], stage: str) -> Resources:
         raise InputError(f"{where}cpus-per-task: {show(n_procs)} was given; expected 1 or more.")
     mib = _read_memory(entry.get("mem"), where)
     options = [f"--{name}={text}" for name in _OF_SLURM if (text := _read(entry, name, where))]
-    if entry.get("exclusive"):
+    exclusive = entry.get("exclusive", False)
+    if not isinstance(exclusive, bool):
+        raise InputError(f"{where}exclusive: {show(exclusive)} was given; expected true or false.")
+    if exclusive:
         options.append("--exclusive")
     if mib == 0:
         options.append("--mem=0")  # all of the machine

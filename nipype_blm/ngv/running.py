@@ -1,13 +1,14 @@
 """Run a stage of ArchNGV: what it writes appears at once, when it has ended well."""
 
 import filecmp
+import secrets
 import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nipype_blm.errors import InputError, show
+from nipype_blm.errors import InputError, join_some, show
 from nipype_blm.ngv.companion import run_command
 
 SUCCESS = "_SUCCESS"  # marks a folder of touches that is complete
@@ -18,7 +19,11 @@ class StageError(RuntimeError):
 
 
 def run_stage(
-    python: Path, commands: Sequence[Sequence[str]], outputs: Mapping[str, Path], log: Path
+    python: Path,
+    commands: Sequence[Sequence[str]],
+    outputs: Mapping[str, Path],
+    log: Path,
+    n_procs: int = 1,
 ) -> list[Path]:
     """Run commands that write files, and move these to where they belong.
 
@@ -34,6 +39,8 @@ def run_stage(
         computed again that was made from it.
     log : Path
         For what the command says.
+    n_procs : int
+        Processes that it may have.
 
     Returns
     -------
@@ -47,14 +54,16 @@ def run_stage(
     places = list(outputs.values())
     for place in places:
         place.parent.mkdir(parents=True, exist_ok=True)
-    # On the disk of the files; nobody else writes them meanwhile.
-    scratch = places[0].with_name(f".{places[0].name}.part")
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    # On the disk of the files, and nobody else's: jobs of a run that was killed may go on.
+    for path in places[0].parent.glob(f".{places[0].name}.*.part"):
+        shutil.rmtree(path, ignore_errors=True)
+    scratch = places[0].with_name(f".{places[0].name}.{secrets.token_hex(8)}.part")
     scratch.mkdir()
     log.unlink(missing_ok=True)
+    env = {"LOKY_MAX_CPU_COUNT": str(n_procs)}  # by which joblib counts cores
     try:
         for argv in commands:
-            ended = run_command(python, argv, scratch, log)
+            ended = run_command(python, argv, scratch, log, env)
             if ended.code:
                 raise StageError(
                     f"{_name(argv)} has failed: {ended.describe()}\nAll that it said is in {log}."
@@ -89,31 +98,51 @@ def run_touch_detector(command: str, places: Mapping[str, Path], log: Path) -> N
     StageError
         If it fails, or writes no touches.
     """
+    folder = places["touches"]
+    scratch = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.part")
     try:
-        argv = [word.format(**places) for word in shlex.split(command)]
+        argv = [word.format(**{**places, "touches": scratch}) for word in shlex.split(command)]
     except (ValueError, LookupError, AttributeError) as error:
         names = ", ".join(f"{{{name}}}" for name in places)
         raise InputError(
             f"touches: command: {show(command)} was given; expected a command with {names} in it "
             f"({error})."
         ) from error
-    folder = places["touches"]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    _check_touches(folder)
+    scratch.mkdir(parents=True)
+    try:
+        _run_detector(argv, log)
+        if not any(scratch.glob("touchesData.*")):
+            raise StageError(f"{argv[0]} has written no touchesData.* into {{touches}}; see {log}.")
+        (scratch / SUCCESS).touch()
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.replace(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run_detector(argv: Sequence[str], log: Path) -> None:
     with log.open("wb") as file:
         try:
-            code = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file
-            ).returncode
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         except OSError as error:
             raise StageError(
                 f"{argv[0]}, which is to find touches, cannot be run: {error}"
             ) from error
-    if code:
-        raise StageError(f"{argv[0]} has failed, with {code}.  All that it said is in {log}.")
-    if not any(folder.glob("touchesData.*")):
-        raise StageError(f"{argv[0]} has written no touchesData.* into {folder}; see {log}.")
-    (folder / SUCCESS).touch()
+    if done.returncode:
+        raise StageError(
+            f"{argv[0]} has failed, with {done.returncode}.  All that it said is in {log}."
+        )
+
+
+def _check_touches(folder: Path) -> None:
+    """Refuse to replace a folder that has something else in it."""
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in found if not name.startswith("touches") and name != SUCCESS]
+    if others:
+        raise InputError(
+            f"{folder}, for touches, has {join_some(others, 3)} in it; give another folder."
+        )
 
 
 def _is_same(one: Path, other: Path) -> bool:

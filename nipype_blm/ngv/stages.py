@@ -15,32 +15,50 @@ class Stage(NamedTuple):
     common: tuple[str, ...] = ()  # keys of its section of that name
     files: tuple[str, ...] = ()  # beside it
     is_seeded: bool = False
+    product: str = ""  # of `Layout`; every stage has one
 
 
 # What synthesis reads beside the manifest.
 TNS_FILES = ("tns_distributions", "tns_parameters", "tns_context", "er_data")
 _CELLS = ("finalize_astrocytes",)
 STAGES: Mapping[str, Stage] = {
-    "sonata_vasculature": Stage(common=("vasculature",)),
-    "cell_placement": Stage(
-        ("sonata_vasculature",), ("cell_placement",), ("atlas",), is_seeded=True
+    "sonata_vasculature": Stage(
+        common=("vasculature",),
+        product="vasculature",
     ),
-    "assign_emodels": Stage(("cell_placement",), ("assign_emodels",)),
-    "finalize_astrocytes": Stage(("cell_placement", "assign_emodels")),
-    "microdomains": Stage(_CELLS, ("microdomains",), ("atlas",), is_seeded=True),
+    "cell_placement": Stage(
+        ("sonata_vasculature",), ("cell_placement",), ("atlas",), is_seeded=True, product="somata"
+    ),
+    "assign_emodels": Stage(
+        ("cell_placement",),
+        ("assign_emodels",),
+        product="emodels",
+    ),
+    "finalize_astrocytes": Stage(
+        ("cell_placement", "assign_emodels"),
+        product="astrocytes",
+    ),
+    "microdomains": Stage(
+        _CELLS, ("microdomains",), ("atlas",), is_seeded=True, product="microdomains"
+    ),
     "gliovascular_connectivity": Stage(
-        ("microdomains", "sonata_vasculature"), ("gliovascular_connectivity",), is_seeded=True
+        ("microdomains", "sonata_vasculature"),
+        ("gliovascular_connectivity",),
+        is_seeded=True,
+        product="gliovascular_connectivity",
     ),
     "neuroglial_connectivity": Stage(
         ("microdomains",),
         common=("base_circuit_cells", "base_circuit_connectome", "base_spatial_synapse_index_dir"),
         is_seeded=True,
+        product="neuroglial_connectivity",
     ),
     "endfeet_area": Stage(
         ("gliovascular_connectivity",),
         ("endfeet_surface_meshes",),
         ("vasculature_mesh",),
         is_seeded=True,
+        product="endfeet_meshes",
     ),
     "synthesis": Stage(
         ("endfeet_area", "neuroglial_connectivity"),
@@ -48,26 +66,43 @@ STAGES: Mapping[str, Stage] = {
         ("base_circuit_connectome",),
         TNS_FILES,
         is_seeded=True,
+        product="morphologies",
     ),
-    "finalize_gliovascular_connectivity": Stage(("synthesis",), is_seeded=True),
+    "finalize_gliovascular_connectivity": Stage(
+        ("synthesis",), is_seeded=True, product="gliovascular"
+    ),
     "finalize_neuroglial_connectivity": Stage(
-        ("synthesis",), common=("base_circuit_connectome",), is_seeded=True
+        ("synthesis",), common=("base_circuit_connectome",), is_seeded=True, product="neuroglial"
     ),
-    "glial_gap_junctions": Stage(("synthesis",)),
-    "glialglial_connectivity": Stage(("glial_gap_junctions",), is_seeded=True),
+    "glial_gap_junctions": Stage(
+        ("synthesis",),
+        product="touches",
+    ),
+    "glialglial_connectivity": Stage(
+        ("glial_gap_junctions",), is_seeded=True, product="glialglial"
+    ),
     "prepare_tetrahedral": Stage(
-        (*_CELLS, "sonata_vasculature"), ("tetrahedral_mesh",), ("base_circuit_cells",)
+        (*_CELLS, "sonata_vasculature"),
+        ("tetrahedral_mesh",),
+        ("base_circuit_cells",),
+        product="surface_mesh",
     ),
-    "build_tetrahedral": Stage(("prepare_tetrahedral",)),
-    "refine_tetrahedral": Stage(("build_tetrahedral",), ("tetrahedral_mesh",)),
+    "build_tetrahedral": Stage(
+        ("prepare_tetrahedral",),
+        product="volume_mesh",
+    ),
+    "refine_tetrahedral": Stage(
+        ("build_tetrahedral",), ("tetrahedral_mesh",), product="refined_mesh"
+    ),
     "ngv_config": Stage(
-        common=("vasculature", "vasculature_mesh", "base_circuit_sonata"),
+        common=("vasculature", "vasculature_mesh", "base_circuit_sonata"), product="config"
     ),
     "integrity": Stage(
         (
             *("finalize_gliovascular_connectivity", "finalize_neuroglial_connectivity"),
             *("glialglial_connectivity", "ngv_config"),
-        )
+        ),
+        product="integrity",
     ),
 }
 ALL = "all"
@@ -109,3 +144,12 @@ def select_stages(until: Iterable[str] = (ALL,)) -> list[str]:
             wanted.add(name)
             waiting += STAGES[name].after
     return [name for name in STAGES if name in wanted]
+
+
+def find_later(names: Iterable[str]) -> set[str]:
+    """Return all stages that come after some."""
+    later: set[str] = set()
+    for name, stage in STAGES.items():  # in their order
+        if later.union(names) & set(stage.after):
+            later.add(name)
+    return later

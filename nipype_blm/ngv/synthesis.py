@@ -63,6 +63,7 @@ class SynthesisPlan:
     names: Sequence[str]  # of all cells
     bundles: Sequence[Sequence[int]]  # numbers of those that are to be grown
     folder: str
+    stamp: str  # of what they are made from
     retries: int
     token: str = ""  # of this attempt: nodes with the inputs of an earlier one would not run again
 
@@ -107,19 +108,21 @@ def plan_synthesis(
     Raises
     ------
     InputError
-        If an astrocyte has no domain.
+        If an astrocyte has no domain, or the folder has morphologies that were not written here.
     """
     names = read_names(inputs.astrocytes)
     check_domains(inputs.microdomains, names)
-    _forget_others(folder, _stamp(inputs, seed, versions))
+    stamp = _stamp(inputs, seed, versions)
+    _forget_others(folder, stamp)
     missing = [i for i, name in enumerate(names) if not _is_whole(folder / f"{name}.h5")]
     return SynthesisPlan(
         {name: str(path) for name, path in inputs._asdict().items()},
         seed,
         names,
-        cut_evenly(missing, parallel_nodes, MOST_IN_BUNDLE)
-        or [[]],  # Nipype runs no list of no node
+        # Nipype runs no list of no node.
+        cut_evenly(missing, parallel_nodes, MOST_IN_BUNDLE) or [[]],
         str(folder),
+        stamp,
         retries,
         secrets.token_hex(8) if missing else "",
     )
@@ -154,9 +157,16 @@ def _forget_others(folder: Path, stamp: str) -> None:
     """Remove morphologies that were made from something else."""
     folder.mkdir(parents=True, exist_ok=True)
     noted = folder / _STAMP
+    if not noted.is_file() and any(folder.glob("*.h5")):
+        raise InputError(
+            f"{folder} has morphologies that were not grown here; nobody knows what they are made "
+            "from.  Give the circuit another folder, or move them away."
+        )
     if not noted.is_file() or noted.read_text() != stamp:
         for path in (folder / DONE, *folder.glob("*.h5")):
             path.unlink(missing_ok=True)
+    for path in folder.glob(".*.part"):  # of cells that were interrupted
+        shutil.rmtree(path, ignore_errors=True)
     write_if_changed(noted, stamp.encode())
 
 
@@ -250,10 +260,11 @@ def _grow(python: Path, plan_file: Path, plan: SynthesisPlan, index: int, logs: 
             argv = [str(SCRIPTS / "synthesize.py"), str(plan_file), str(index)]
             ended = run_command(python, argv, scratch, log)
             if not ended.code:
-                if not plan.find(index).is_file():
-                    (scratch / plan.find(index).name).replace(plan.find(index))
+                _keep(scratch / plan.find(index).name, plan, index)
                 log.unlink(missing_ok=True)
                 break
+        except FileNotFoundError as error:  # of a scratch folder: another run has begun
+            ended = Ended(1, f"OSError: {error}")
         except CompanionError as error:
             ended = Ended(1, f"OSError: {error}")
         finally:
@@ -261,6 +272,14 @@ def _grow(python: Path, plan_file: Path, plan: SynthesisPlan, index: int, logs: 
         if ended.code > 0 and not ended.error.startswith(_OF_MACHINE):
             break
     return ended
+
+
+def _keep(path: Path, plan: SynthesisPlan, index: int) -> None:
+    """Move a cell to where it belongs, unless that is of other inputs by now."""
+    if Path(plan.folder, _STAMP).read_text() != plan.stamp:
+        raise StageError(f"{plan.folder} is that of another run now, which began after this one.")
+    if not plan.find(index).is_file():
+        path.replace(plan.find(index))
 
 
 def gather(plan_file: Path, failures: Sequence[Failure]) -> Path:
@@ -277,8 +296,6 @@ def gather(plan_file: Path, failures: Sequence[Failure]) -> Path:
     missing = [name for i, name in enumerate(plan.names) if not plan.find(i).is_file()]
     if not missing:
         table.unlink(missing_ok=True)
-        for path in folder.glob(".*.part"):  # of runs that were killed
-            shutil.rmtree(path, ignore_errors=True)
         write_if_changed(folder / DONE, (folder / _STAMP).read_bytes())
         return folder / DONE
     (folder / DONE).unlink(missing_ok=True)
