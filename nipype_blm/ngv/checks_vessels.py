@@ -151,7 +151,8 @@ def _rate(fit: Mapping[str, Any]) -> float:
 def _describe(fit: Mapping[str, Any]) -> str:
     if _rate(fit) < _LEAST_ON_SKELETON:
         return (
-            "No change of units and no shift makes it fit; give the mesh of this skeleton, in um."
+            "No other units and no shift were found that make it fit; give the mesh of this "
+            "skeleton."
         )
     if "factor" in fit:
         return f"With its coordinates times {fit['factor']:g}, it fits: write it in um."

@@ -463,7 +463,7 @@ def write_mesh(circuit, vertices, triangles):
         (lambda v: v / 1000, "With its coordinates times 1000, it fits"),
         (lambda v: v * 1000, "With its coordinates times 0.001, it fits"),
         (lambda v: v / 25, "With its coordinates times 25, it fits"),
-        (lambda v: v * [1, 1.6, 0.3], "No change of units and no shift makes it fit"),
+        (lambda v: v * [1, 1.6, 0.3], "No other units and no shift were found that make it fit"),
     ],
 )
 def test_meshes_of_another_space_are_refused(circuit, surface, change, message):
@@ -500,6 +500,17 @@ def test_tubes_around_the_skeleton_pass_however_they_are_written(circuit, surfac
     assert circuit.check("endfeet_area") == []
     numbers = (triangles - len(vertices)).tolist()  # from the last one, which is -1
     write_mesh(circuit, vertices, ["f {0}//{0} {1}/1/{1} {2}/1".format(*face) for face in numbers])
+    assert circuit.check("endfeet_area") == []
+
+
+def test_vessels_that_only_reach_into_a_region_are_no_fault_of_its_mesh(circuit, surface):
+    regions = full(0)
+    regions[4:, :3, 2:7] = 1
+    write_regions(circuit, regions)
+    write_density(circuit, full(30000))
+    assert circuit.check("endfeet_area") == []
+    vertices, triangles = surface
+    write_mesh(circuit, vertices, triangles)
     assert circuit.check("endfeet_area") == []
 
 

@@ -14,7 +14,7 @@ _PIECE_BYTES = 2**24  # of a file that is read in pieces
 _PIECE_ROWS = 2**20
 _MOST_READ = 2**28  # bytes of a mesh: of a larger one, blocks
 _MOST_POINTS = 10**6
-_RUN = 1000  # points of a skeleton that are read together, if it is large
+_MOST_SEGMENTS = 2 * 10**5  # that a mesh is compared with
 _SAMPLE = 2000
 _N_NEAREST = 8  # segments that a vertex may belong to
 _FAR_RADII, _FAR_UM = 0.25, 1.0  # which a vertex may be out of a vessel; the larger one counts
@@ -123,6 +123,8 @@ def inspect_mesh(request: Any, region: Any) -> dict[str, Any]:
     if request.get("skeleton"):
         try:
             facts["match"] = _match(request["skeleton"], vertices, facts, region)
+        except _NothingToCompareError:
+            pass  # of segments that are longer than what they are in, nothing can be said
         except Exception as fault:
             facts["match"] = {"error": f"{type(fault).__name__}: {fault}"}
     return facts
@@ -174,26 +176,36 @@ def _read_faces(lines: list[bytes], n_before: int) -> Any:
     return np.where(triangles < 0, triangles + n_before, triangles - 1)
 
 
-class _Skeleton:
-    """Segments of vessels, those in the region if any are; of many, some."""
+class _NothingToCompareError(Exception):
+    """No segment is in any box."""
 
-    def __init__(self, path: str, region: Any) -> None:
-        with h5py.File(path, "r") as file:
-            starts = file["structure"][:, 0].astype(np.int64)
-            pairs = np.concatenate([_pair(file["points"], starts, *span) for span in _choose(file)])
-        self.center = (pairs[..., :3].min(axis=(0, 1)) + pairs[..., :3].max(axis=(0, 1))) / 2
-        if region is not None and (inside := region.is_in_box(pairs.mean(axis=1)[:, :3])).any():
-            pairs = pairs[inside]
-        self._low, self._high = pairs[..., :3].min(axis=(0, 1)), pairs[..., :3].max(axis=(0, 1))
+
+class _Skeleton:
+    """Segments of vessels in a box: that of the region, if any are there, or a part of that."""
+
+    def __init__(self, path: str, region: Any, vertices: Any) -> None:
+        everywhere = (np.full(3, -np.inf), np.full(3, np.inf))
+        low, high = everywhere if region is None else region.box
+        own = vertices[((vertices >= low) & (vertices <= high)).all(axis=1)]
+        # If not all segments can be kept, those where the mesh is.
+        places = [own[len(own) // 2], None] if len(own) else [None]
+        tries = [(low, high, place) for place in places] + [(*everywhere, None)]
+        found = next(filter(None, (_read_segments(path, *each) for each in tries)), None)
+        if found is None:
+            raise _NothingToCompareError
+        pairs, self._low, self._high, self.center = found
         self._begins, self._steps = pairs[:, 0], pairs[:, 1] - pairs[:, 0]
         middles = pairs.mean(axis=1)
         self._tree = cKDTree(middles[:, :3])
-        some = _choose_some(middles)
+        some = _choose_some(middles[self._is_inside(middles[:, :3])])
         self.points, self.radii = some[:, :3], some[:, 3] / 2
+
+    def _is_inside(self, points: Any) -> Any:
+        return ((points >= self._low) & (points <= self._high)).all(axis=1)
 
     def covers(self, vertices: Any) -> float | None:
         """Return how many of the vertices in its box are on vessels, or in them."""
-        own = vertices[((vertices >= self._low) & (vertices <= self._high)).all(axis=1)]
+        own = vertices[self._is_inside(vertices)]
         if not len(own):
             return None
         outside, radii, _ = self._measure(_choose_some(own))
@@ -201,9 +213,12 @@ class _Skeleton:
 
     def find_shift(self, vertices: Any, shift: Any) -> Any:
         """Move vertices until they are on vessels, beginning with a shift, as ICP does."""
-        some = _choose_some(vertices)
+        some = _choose_some(vertices, 20 * _SAMPLE)
         for _ in range(_N_STEPS):
-            outside, radii, ways = self._measure(some + shift)
+            own = some[self._is_inside(some + shift)][:_SAMPLE]
+            if not len(own):
+                break
+            outside, radii, ways = self._measure(own + shift)
             is_on = outside > -_FAR_RADII * radii  # others are where vessels join
             if not is_on.any():
                 break
@@ -225,31 +240,64 @@ class _Skeleton:
         return (distances - radii)[best], radii[best], ways
 
 
-def _choose(file: Any) -> list[tuple[int, int]]:
-    n = len(file["points"])
-    if n <= _MOST_POINTS:
-        return [(0, n)]
-    step = n * _RUN // _MOST_POINTS + 1
-    return [(first, first + _RUN) for first in range(0, n - _RUN, step)]
+def _read_segments(path: str, low: Any, high: Any, center: Any) -> tuple[Any, Any, Any, Any] | None:
+    """Return all segments that reach into a box, that box, and the middle of all vessels.
+
+    Each segment is its two ends, with diameters.  The box becomes smaller if too many segments
+    reach into it, and ends where vessels end.
+    """
+    kept, ends = np.empty((0, 2, 4)), []
+    with h5py.File(path, "r") as file:
+        starts = file["structure"][:, 0].astype(np.int64)
+        for i, piece in enumerate(_pieces(file["points"], overlap=1)):
+            pairs = _pair(piece.astype(float), starts - i * _PIECE_ROWS)
+            if not len(pairs):
+                continue
+            ends += [pairs[..., :3].min(axis=(0, 1)), pairs[..., :3].max(axis=(0, 1))]
+            pairs = pairs[(_find_outside(pairs, low, high) <= 0)]
+            if center is None and len(pairs):
+                center = np.clip(pairs[0].mean(axis=0)[:3], low, high)
+            kept = np.concatenate([kept, pairs])
+            if len(kept) > _MOST_SEGMENTS:
+                # All that reach into a cube: a sample would lack vessels that the mesh has.
+                reach = _find_outside(kept, center, center)
+                side = np.partition(reach, _MOST_SEGMENTS)[_MOST_SEGMENTS]
+                low, high = np.maximum(low, center - side), np.minimum(high, center + side)
+                kept = kept[reach <= side]
+    if not len(kept):
+        return None
+    first, last = np.min(ends, axis=0), np.max(ends, axis=0)
+    low, high = np.maximum(low, first), np.minimum(high, last)
+    middles = kept.mean(axis=1)[:, :3]
+    is_any_inside = ((middles >= low) & (middles <= high)).all(axis=1).any()
+    return (kept, low, high, (first + last) / 2) if is_any_inside else None
 
 
-def _pair(data: Any, starts: Any, first: int, last: int) -> Any:
-    """Return both ends of segments, each with its diameter."""
-    piece = data[first:last].astype(float)
-    keep = np.isfinite(piece[1:] + piece[:-1]).all(axis=1)
-    own = slice(*np.searchsorted(starts, [first + 1, last]))  # sections that begin within
-    keep[starts[own] - first - 1] = False
-    return np.stack([piece[:-1], piece[1:]], axis=1)[keep]
+def _pair(piece: Any, starts: Any) -> Any:
+    """Return both ends of each segment of a piece, in which sections begin at some rows."""
+    is_segment = np.isfinite(piece[1:] + piece[:-1]).all(axis=1)
+    own = slice(*np.searchsorted(starts, [1, len(piece)]))
+    is_segment[starts[own] - 1] = False
+    return np.stack([piece[:-1], piece[1:]], axis=1)[is_segment]
 
 
-def _choose_some(rows: Any) -> Any:
+def _find_outside(pairs: Any, low: Any, high: Any) -> Any:
+    """Return how far segments are from reaching into a box with what may belong to them."""
+    middles = pairs.mean(axis=1)
+    gaps = np.maximum(low - middles[:, :3], middles[:, :3] - high).max(axis=1)
+    lengths = np.linalg.norm(pairs[:, 1, :3] - pairs[:, 0, :3], axis=1)
+    radii = pairs[..., 3].max(axis=1) / 2
+    return gaps - lengths / 2 - radii * (1 + _FAR_RADII) - _FAR_UM
+
+
+def _choose_some(rows: Any, n: int = _SAMPLE) -> Any:
     rng = np.random.default_rng(0)
-    return rows[rng.choice(len(rows), min(_SAMPLE, len(rows)), replace=False)]
+    return rows[rng.choice(len(rows), min(n, len(rows)), replace=False)]
 
 
 def _match(path: str, vertices: Any, facts: dict[str, Any], region: Any) -> dict[str, Any]:
     """Compare distances between a skeleton and a mesh with radii."""
-    skeleton = _Skeleton(path, region)
+    skeleton = _Skeleton(path, region, vertices)
     found: dict[str, Any] = {"radius": float(np.median(skeleton.radii))}
     found["on_skeleton"] = skeleton.covers(vertices)
     if not facts["is_whole"]:
