@@ -178,9 +178,15 @@ FOLDERS = ("atlas", "base_spatial_synapse_index_dir")
 def resolve(folder: Path, path: str) -> Path:
     """Return a path of a manifest, which is relative to its folder, as ArchNGV takes some.
 
+    The steps upwards in it are gone, as they are in what ArchNGV writes of it.
+
     Raises
     ------
     InputError
         If it begins with ~ and the name of nobody.
     """
-    return Path(folder, expand("the path", Path(path))).absolute()
+    found = Path(folder, expand("the path", Path(path))).absolute()
+    if found.name == "..":
+        return found.resolve()
+    # After a link, a step upwards leads elsewhere than the names say.
+    return found.parent.resolve() / found.name if ".." in found.parts else found

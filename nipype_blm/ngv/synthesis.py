@@ -300,8 +300,10 @@ def gather(plan_file: Path, failures: Sequence[Failure]) -> Path:
         return folder / DONE
     (folder / DONE).unlink(missing_ok=True)
     reasons: dict[str, Any] = dict.fromkeys(missing, "it was lost")
-    reasons |= {each.name: each.error for each in failures if each.name in reasons}
-    rows = [f"{name}\t{' '.join(reason.split())}\n" for name, reason in reasons.items()]
+    reasons |= {
+        each.name: " ".join(each.error.split()) for each in failures if each.name in reasons
+    }
+    rows = [f"{name}\t{reason}\n" for name, reason in reasons.items()]
     write_if_changed(table, "".join(["cell\terror\n", *rows]).encode())
     some = join_some((f"{name} ({reason})" for name, reason in reasons.items()), _MOST_SHOWN)
     raise StageError(

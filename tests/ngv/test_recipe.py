@@ -45,7 +45,7 @@ def refuse(bioname: Path, text: str, message: str) -> str:
 def test_every_way_to_name_a_recipe_gives_the_same(bioname, manifest, monkeypatch) -> None:
     expected = read_recipe(bioname)
     assert list(expected.stages) == list(STAGES)
-    assert expected.common["atlas"] == str(bioname / "../data/atlas")
+    assert expected.common["atlas"] == str(bioname.parent / "data/atlas")
     plain = write(bioname / "plain.yaml", manifest)
     monkeypatch.chdir(bioname.parent)
     monkeypatch.setenv("HOME", str(bioname.parent))
@@ -73,7 +73,7 @@ def test_a_file_has_the_last_word_over_the_manifest_that_it_names(bioname, manif
     found = ask(bioname, "common: {region: L5, mask:}\nsynthesis: {resampling: {enabled: true}}\n")
     assert found.common["region"] == "L5"
     assert "mask" not in found.common
-    assert found.common["atlas"] == str(bioname / "../data/atlas")  # relative to that manifest
+    assert found.common["atlas"] == str(bioname.parent / "data/atlas")  # relative to that manifest
     assert found.manifest["synthesis"]["resampling"] == {"enabled": True, "linear-density": 1.0}
     assert (
         found.manifest["synthesis"]["perimeter_distribution"]
@@ -288,7 +288,8 @@ def test_resources_are_found_where_they_are_given(bioname, kind) -> None:
         write(bioname / "cluster.yaml", entries | {"connectome": {"time": "1"}})  # of neurons
         found = ask(bioname)
     entries["glial_gap_junctions"] = {}
-    assert found.cluster == {stage: spread_as_snakefile(entries, stage) for stage in STAGES}
+    names = ["__default__", *STAGES]
+    assert found.cluster == {name: spread_as_snakefile(entries, name) for name in names}
 
 
 def test_without_defaults_only_named_stages_have_resources(bioname) -> None:
