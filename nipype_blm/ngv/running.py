@@ -91,6 +91,8 @@ def run_touch_detector(command: str, places: Mapping[str, Path], log: Path) -> N
     """
     try:
         argv = [word.format(**places) for word in shlex.split(command)]
+        if not argv:
+            raise ValueError("it is empty")
     except (ValueError, LookupError, AttributeError) as error:
         names = ", ".join(f"{{{name}}}" for name in places)
         raise InputError(
