@@ -67,10 +67,11 @@ def prepare(recipe: Recipe, environment: Environment, layout: Layout) -> Prepare
     configs = {stage: layout.find_recipe(stage) for stage in recipe.stages}
     for stage, path in configs.items():
         _write_yaml(path, contents[stage])
+    read = {key for stage in recipe.stages for key in STAGES[stage].common}
     emodels = recipe.manifest.get("assign_emodels", {})
     mesh = recipe.manifest.get("tetrahedral_mesh", {})
     return Prepared(
-        {PLACES[key]: Path(recipe.common[key]) for key in PLACES if key in recipe.common},
+        {PLACES[key]: Path(recipe.common[key]) for key in PLACES if key in read},
         files,
         configs,
         recipe.seeds,

@@ -102,6 +102,8 @@ def run_touch_detector(command: str, places: Mapping[str, Path], log: Path) -> N
     scratch = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.part")
     try:
         argv = [word.format(**{**places, "touches": scratch}) for word in shlex.split(command)]
+        if not argv:
+            raise ValueError("it is empty")
     except (ValueError, LookupError, AttributeError) as error:
         names = ", ".join(f"{{{name}}}" for name in places)
         raise InputError(
