@@ -209,10 +209,9 @@ def _compare_headers(atlas: AtlasFiles, facts: Mapping[str, Any], findings: Find
 
 def _describe_unknown(atlas: AtlasFiles, acronyms: Sequence[str]) -> str:
     given = atlas.region or ""
-    if given in ("True", "False"):
-        hint = "YAML reads ON, yes, no and the like as true or false: put it in quotes"
-    elif given[:1] in "[({":
-        names = "|".join(map(re.escape, re.findall(r"[^\s,'\"\[\](){}]+", given)))
+    parts = re.findall(r"[^\s,|'\"\[\](){}]+", given)
+    if len(parts) > 1 and {*parts} <= {*acronyms}:
+        names = "|".join(map(re.escape, parts))
         hint = f"several are given as one pattern: '@^({names})$'"
     else:
         same = [each for each in acronyms if each.lower() == given.strip().lower()]

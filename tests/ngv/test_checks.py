@@ -166,8 +166,7 @@ def test_trees_as_the_allen_institute_gives_them_pass(circuit):
     [
         ("l4", "did you mean L4?"),
         ("'H '", "did you mean H?"),
-        ("[L1, L2]", r"'@^(L1|L2)$'"),
-        ("ON", "YAML reads ON"),
+        ("L1, L2", "'@^(L1|L2)$'"),
         ("whole", "it has H, L1, L2"),
     ],
 )
