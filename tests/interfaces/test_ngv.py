@@ -280,9 +280,9 @@ def test_only_paths_become_absolute(make_stage, functional_circuit, tmp_path, mo
     )
 
 
-def test_a_stage_may_use_all_cores(make_stage):
+def test_a_stage_may_have_processes(make_stage):
     assert "--parallel" not in make_stage("FinalizeNeuroglial").cmdline
-    assert "--parallel" in shlex.split(make_stage("FinalizeNeuroglial", parallel=True).cmdline)
+    assert "--parallel" in shlex.split(make_stage("FinalizeNeuroglial", n_procs=2).cmdline)
 
 
 def test_a_stage_that_fails_says_why_and_leaves_what_was_there(make_stage, tmp_path):

@@ -245,7 +245,7 @@ def test_a_folder_with_something_in_it_is_left_alone(ngv_python, tmp_path):
 
 @pytest.mark.parametrize(
     ("python", "told"),
-    [("no/such/python", "cannot be run"), (sys.executable, "No module named")],
+    [("no/such/python", "no/such/python"), (sys.executable, "No module named")],
     ids=["missing", "without ArchNGV"],
 )
 def test_a_python_that_cannot_make_it_is_told_and_leaves_nothing(python, told, tmp_path):

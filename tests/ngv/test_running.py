@@ -84,7 +84,7 @@ def test_of_several_files_none_is_replaced_if_one_is_missing(run, tmp_path):
 
 
 def test_what_a_killed_run_left_is_no_part_of_the_next_one(run, tmp_path):
-    left = tmp_path / "out" / ".a.txt.part"
+    left = tmp_path / "out" / ".a.txt.0123.part"
     left.mkdir(parents=True)
     (left / "a.txt").write_text("half")
     with pytest.raises(StageError, match=r"has written no a.txt"):
