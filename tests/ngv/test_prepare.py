@@ -12,7 +12,7 @@ from nipype_blm.errors import InputError
 from nipype_blm.interfaces.circuit import PrepareCircuit
 from nipype_blm.ngv.environment import Environment
 from nipype_blm.ngv.layout import Layout
-from nipype_blm.ngv.prepare import PLACES, forget, prepare
+from nipype_blm.ngv.prepare import PLACES, prepare
 from nipype_blm.ngv.recipe import read_recipe
 from nipype_blm.ngv.stages import STAGES, TNS_FILES
 
@@ -144,14 +144,6 @@ def test_files_of_stages_that_are_no_more_are_removed(write, tmp_path):
     (stages / "of_before.yaml").touch()
     assert "stages/of_before.yaml" not in write(until=["cell_placement"])
     assert (stages / "synthesis.yaml").is_file()  # a later run may go on with it
-
-
-def test_to_forget_a_circuit_leaves_what_is_not_computed(write, tmp_path):
-    write()
-    (tmp_path / "circuit" / "notes.txt").touch()
-    forget(Layout(tmp_path / "circuit"))
-    assert list((tmp_path / "circuit").iterdir()) == [tmp_path / "circuit" / "notes.txt"]
-    forget(Layout(tmp_path / "nothing"))
 
 
 def test_the_interface_hands_on_what_stages_read(source, ngv_python, tmp_path):
