@@ -53,7 +53,7 @@ def compare(one, other):
 def test_what_stays_the_same_keeps_its_time(write):
     first = write()
     assert write() == first
-    assert len(first) == len([s for s in STAGES.values() if s.sections or s.common]) + 6
+    assert len(first) == len(STAGES) + 6
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ def test_what_stays_the_same_keeps_its_time(write):
             "tetrahedral_mesh: {refinement_subdividing_steps: 2}",
             {"prepare_tetrahedral", "refine_tetrahedral"},
         ),
-        ("seeds: {synthesis: 3}", set()),  # an input of its own
+        ("seeds: {synthesis: 3}", {"synthesis"}),
         ("cluster: {synthesis: {mem: 9G}}", set()),
-        ("common: {seed: 3}", set()),
+        ("common: {seed: 3}", {name for name, stage in STAGES.items() if stage.is_seeded}),
         ("touches: {gap: 1}", set()),
     ],
 )
@@ -80,7 +80,7 @@ def test_a_change_is_one_for_stages_that_read_it_alone(write, text, stages):
 
 def test_other_versions_are_a_change_for_all(write):
     changed = compare(write(), write(versions={"archngv": "3.4.0"}))
-    assert changed == {name for name, stage in STAGES.items() if stage.sections or stage.common}
+    assert changed == set(STAGES)
 
 
 def test_files_of_an_atlas_that_change_in_place_are_seen(write, source):
@@ -173,3 +173,14 @@ def test_what_later_stages_read_may_be_missing_when_they_are_not_asked_for(
         any_versions=True,
     ).run(cwd=tmp_path)
     assert Path(done.outputs.vasculature).is_file()
+
+
+def test_until_does_not_leave_later_stages_that_were_made_from_something_else(write, tmp_path):
+    write()
+    later = Layout(tmp_path / "circuit").find_product("microdomains")
+    later.touch()
+    write(until=["cell_placement"])  # nothing is another one
+    with pytest.raises(InputError, match="has microdomains, computed from another cell_placement"):
+        write("common: {seed: 3}", until=["cell_placement"])
+    assert later.is_file()
+    write("common: {seed: 3}")  # which makes all of them again

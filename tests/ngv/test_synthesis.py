@@ -83,10 +83,12 @@ def small(inputs, tmp_path):
     return plan
 
 
-def write_cell(path):
-    """Write what a morphology has at least."""
+def write_cell(folder, index):
+    """Write what looks like a cell; return its path."""
+    path = folder / f"GLIA_000000000000{index}.h5"
     with h5py.File(path, "w") as file:
         file["points"], file["structure"] = np.zeros((1, 4)), np.zeros((1, 3))
+    return path
 
 
 def list_cells(folder):
@@ -103,20 +105,19 @@ def list_hidden(folder):
 def test_cells_that_are_written_are_not_grown_again(small, tmp_path) -> None:
     assert count_cells(small()) == (5, 0)
     for index in (1, 3):
-        write_cell(tmp_path / "morphologies" / f"GLIA_000000000000{index}.h5")
+        write_cell(tmp_path / "morphologies", index)
     path = small()
     assert count_cells(path) == (5, 2)
     assert list(chain(*SynthesisPlan.read(path).bundles)) == [0, 2, 4]
     for index in range(5):
-        write_cell(tmp_path / "morphologies" / f"GLIA_000000000000{index}.h5")
+        write_cell(tmp_path / "morphologies", index)
     assert SynthesisPlan.read(small()).bundles == [[]]  # Nipype runs no list of no node
 
 
 @pytest.mark.parametrize("what", ["config", "seed", "versions", "tns_context", "microdomains"])
 def test_cells_made_from_something_else_are_grown_again(small, inputs, tmp_path, what) -> None:
     small()
-    cell = tmp_path / "morphologies" / f"{NAME}.h5"
-    write_cell(cell)
+    cell = write_cell(tmp_path / "morphologies", CELL)
     (cell.parent / "_DONE").touch()
     small()
     assert cell.is_file()
@@ -134,10 +135,22 @@ def test_cells_made_from_something_else_are_grown_again(small, inputs, tmp_path,
 
 def test_the_same_content_of_another_manifest_is_no_change(small, inputs, tmp_path) -> None:
     small()
-    cell = tmp_path / "morphologies" / f"{NAME}.h5"
-    write_cell(cell)
+    cell = write_cell(tmp_path / "morphologies", CELL)
     small(config=copy_input(inputs, "config", tmp_path).config)
     assert cell.is_file()
+
+
+def test_a_damaged_cell_is_grown_again(small, tmp_path) -> None:
+    small()
+    cell = write_cell(tmp_path / "morphologies", 3)
+    cell.write_bytes(cell.read_bytes()[:-100])
+    (tmp_path / "morphologies" / f"{NAME}.h5").touch()
+    assert list(chain(*SynthesisPlan.read(small()).bundles)) == [0, 1, 2, 3, 4]
+    assert list_cells(tmp_path / "morphologies") == []
+
+
+def test_cells_that_failed_are_tried_in_another_plan(small) -> None:
+    assert small().read_bytes() != small().read_bytes()  # else Nipype would not run its nodes
 
 
 def test_other_files_of_the_folder_stay(small, tmp_path) -> None:
@@ -300,7 +313,7 @@ def test_gathering_names_what_is_missing_and_why(small, tmp_path) -> None:
     plan_file = small()
     folder = tmp_path / "morphologies"
     for index in (0, 2, 3):
-        write_cell(folder / f"GLIA_000000000000{index}.h5")
+        write_cell(folder, index)
     failures = [
         Failure("GLIA_0000000000001", "ValueError: no\tbarcode\nat all"),
         Failure("GLIA_0000000000002", "it came later"),
@@ -309,7 +322,7 @@ def test_gathering_names_what_is_missing_and_why(small, tmp_path) -> None:
         gather(plan_file, failures)
     assert str(caught.value).startswith(
         "2 astrocytes of 5 could not be grown, without which connections cannot be completed: "
-        "GLIA_0000000000001 (ValueError: no\tbarcode\nat all), GLIA_0000000000004 (it was lost).  "
+        "GLIA_0000000000001 (ValueError: no barcode at all), GLIA_0000000000004 (it was lost).  "
     )
     assert (tmp_path / "failed_cells.tsv").read_text() == (
         "cell\terror\n"
@@ -318,7 +331,7 @@ def test_gathering_names_what_is_missing_and_why(small, tmp_path) -> None:
     )
     assert not (folder / "_DONE").exists()
     for index in (1, 4):
-        write_cell(folder / f"GLIA_000000000000{index}.h5")
+        write_cell(folder, index)
     assert gather(plan_file, failures) == folder / "_DONE"
     assert not (tmp_path / "failed_cells.tsv").exists()
 
@@ -327,7 +340,7 @@ def test_the_mark_changes_only_with_what_cells_are_made_from(small, tmp_path) ->
     def complete(**changed):
         plan_file = small(**changed)
         for index in range(5):
-            write_cell(tmp_path / "morphologies" / f"GLIA_000000000000{index}.h5")
+            write_cell(tmp_path / "morphologies", index)
         done = gather(plan_file, [])
         return done.read_bytes(), done.stat().st_mtime_ns
 
@@ -354,7 +367,7 @@ def grow(inputs, index, seed, folder, python):
     """Grow one cell, by itself; return its content."""
     plan = plan_synthesis(inputs, seed, folder / "cells", "1")
     for other in set(range(5)) - {index}:
-        write_cell(plan.find(other))
+        write_cell(folder / "cells", other)
     plan_synthesis(inputs, seed, folder / "cells", "1").write(folder / "plan.json")
     assert synthesize(python, folder / "plan.json", 0, folder) == []
     assert list_hidden(folder / "cells") == []
