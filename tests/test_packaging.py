@@ -77,6 +77,7 @@ def test_setup_cfg_lists_every_folder_with_python_files():
     config.read(CHECKOUT / "setup.cfg", encoding="utf-8")
     files = package_files()
     folders = {str(Path(file).parent) for file in files if file.endswith(".py")}
+    folders -= {"nipype_blm/ngv/scripts"}  # another Python runs these: data of this one
     assert {name.replace(".", "/") for name in config["options"]["packages"].split()} == folders
     assert {f"{folder}/__init__.py" for folder in folders} <= files
 
