@@ -6,6 +6,8 @@ import re
 import yaml
 from same_circuit import list_differences, read_circuit
 
+from nipype_blm.ngv.stages import STAGES
+
 LIMIT_S = 500
 SOURCE = """
 import json, sys
@@ -44,4 +46,4 @@ def test_a_circuit_of_jobs_is_that_of_one_process(
     assert list_differences(found, known) == []
     assert len([name for name in found if name.startswith("morphologies/GLIA_")]) == 5
     batches = list((out / "work").rglob("batchscript_*.sh"))
-    assert len(batches) > 20  # it was done by jobs
+    assert len(batches) >= len(STAGES) - 3  # it was done by jobs
