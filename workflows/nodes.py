@@ -36,6 +36,16 @@ class OwnFileNode(FreshNode):
     It is cached only while that file is the one that it wrote.
     """
 
+    @property
+    def needed_outputs(self) -> list[str]:
+        """The outputs that are kept, of which Nipype drops those that nobody reads."""
+        names: list[str] = super().needed_outputs
+        return names
+
+    @needed_outputs.setter
+    def needed_outputs(self, names: Iterable[str] | None) -> None:
+        FreshNode.needed_outputs.fset(self, {*(names or []), "state"})
+
     def is_cached(self, rm_outdated: bool = False) -> tuple[bool, bool]:
         """Return whether there are results, and whether they are up to date."""
         cached, updated = super().is_cached(rm_outdated)

@@ -150,7 +150,7 @@ def history(desk):
 
     return {
         "placed": run("--until", "cell-placement"),
-        "endfeet": cut(lambda: list(desk.layout.build.glob(".endfeet_meshes.h5.part"))),
+        "endfeet": cut(lambda: list(desk.layout.build.glob(".endfeet_meshes.h5.*.part"))),
         "grown": cut(lambda: list(desk.layout.morphologies.glob("*.h5"))),
         "whole": run(),
     }
@@ -218,8 +218,8 @@ def test_lines_tell_how_many_astrocytes_are_grown(history):
 def test_ctrl_c_ends_the_run_and_all_that_it_has_started(desk, tmp_path):
     out = tmp_path / "out"
     process = desk.start("--until", "cell-placement", out=out)
-    part = Layout(out).somata.with_name(".glia.somata.h5.part")
-    wait_for(part.is_dir, process)
+    folder = Layout(out).somata.parent
+    wait_for(lambda: list(folder.glob(".glia.somata.h5.*.part")), process)
     started = find_descendants(process)
     assert any("serve.py" in " ".join(each.cmdline()) for each in started)
     os.killpg(process.pid, signal.SIGINT)
@@ -280,12 +280,20 @@ def test_a_change_of_synthesis_grows_all_cells_and_completes_edges_again(circuit
 
 
 def test_another_seed_places_cells_elsewhere_and_vessels_stay(circuit, say):
-    known = read_circuit(circuit.out)
-    runs, _ = run_again(circuit, say, "--seed", 1, "--until", "cell_data_sonata")
-    assert runs == {"cell_placement"}  # as it is called today
-    changed = list_differences(read_circuit(circuit.out), known)
+    out = circuit.folder / "other"
+    asked = ("--seed", 1, "--until", "cell_data_sonata", "--plugin", "Linear")  # as once called
+    assert say("run", circuit.config, out, *asked).code == 0
+    changed = list_differences(read_circuit(out), read_circuit(circuit.out))
     assert "sonata.tmp/nodes/glia.somata.h5" in changed
     assert "sonata/networks/nodes/vasculature/nodes.h5" not in changed
+
+
+def test_later_stages_are_not_left_with_other_cells_than_those_that_are_placed(circuit, say):
+    known = read_circuit(circuit.out)
+    answer = say("run", circuit.config, circuit.out, "--seed", 1, "--until", "cell-placement")
+    assert answer.code == 2
+    assert "computed from another cell_placement than that asked for now" in answer.err
+    assert list_differences(read_circuit(circuit.out), known) == []
 
 
 def test_files_that_were_deleted_are_made_again_as_they_were(circuit, say):
