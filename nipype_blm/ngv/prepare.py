@@ -10,7 +10,7 @@ from nipype_blm.errors import InputError, join_some
 from nipype_blm.io.files import read_state, write_if_changed
 from nipype_blm.ngv.environment import Environment
 from nipype_blm.ngv.layout import Layout
-from nipype_blm.ngv.manifest import FOLDERS
+from nipype_blm.ngv.manifest import FOLDERS, SECTIONS
 from nipype_blm.ngv.recipe import Recipe, find_missing_files, read_manifest
 from nipype_blm.ngv.stages import STAGES, TNS_FILES, find_later
 
@@ -56,7 +56,8 @@ def prepare(recipe: Recipe, environment: Environment, layout: Layout) -> Prepare
         layout.integrity.unlink(missing_ok=True)
     layout.recipe.mkdir(parents=True, exist_ok=True)
     earlier = read_manifest(layout.manifest) if layout.manifest.is_file() else {}
-    _write_yaml(layout.manifest, {**earlier, **recipe.manifest})
+    known = {**earlier, **recipe.manifest}
+    _write_yaml(layout.manifest, {name: known[name] for name in SECTIONS if name in known})
     wanted = {name for stage in recipe.stages for name in STAGES[stage].files}
     files = {name: layout.recipe / f"{name}.json" for name in TNS_FILES if name in wanted}
     for name, place in files.items():
