@@ -258,7 +258,7 @@ def test_a_change_of_the_mesh_makes_the_mesh_alone_again(circuit, say):
     circuit.write(tetrahedral_mesh={"refinement_subdividing_steps": 2})
     runs, cells = run_again(circuit, say)
     # The surface comes out the same, so that nothing is made from it; the settings are noted.
-    assert runs == {"prepare_tetrahedral", "refine_tetrahedral", "ngv_config"}
+    assert runs == {"prepare_tetrahedral", "refine_tetrahedral", "integrity", "ngv_config"}
     assert not cells
     # The convex hull is 6 tetrahedra, each of which is split into 8, twice.
     assert count_tetrahedra(circuit.layout.refined_mesh) == 6 * 8**2
