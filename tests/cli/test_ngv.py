@@ -22,7 +22,7 @@ from nipype_blm.ngv.counts import count_tetrahedra
 from nipype_blm.ngv.layout import Layout
 from nipype_blm.ngv.stages import STAGES
 
-LIMIT_S = 400
+LIMIT_S = 900
 N_CELLS = 5
 PROGRAM = "from nipype_blm.cli.main import command; command()"
 # Stages that are one node, which Nipype runs only if something has changed.
@@ -226,7 +226,7 @@ def test_ctrl_c_ends_the_run_and_all_that_it_has_started(desk, tmp_path):
     assert process.wait(LIMIT_S) == 130
     assert process.said.splitlines()[-1].startswith("Interrupted. The same command goes on")
     assert "Traceback" not in process.said
-    _, left = psutil.wait_procs(started, 30)
+    _, left = psutil.wait_procs(started, LIMIT_S)
     assert not left
     assert not Layout(out).somata.exists()
 

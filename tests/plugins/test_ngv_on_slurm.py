@@ -8,7 +8,7 @@ from same_circuit import list_differences, read_circuit
 
 from nipype_blm.ngv.stages import STAGES
 
-LIMIT_S = 500
+LIMIT_S = 900
 SOURCE = """
 import json, sys
 from nipype_blm.workflows.ngv import init_ngv_wf

@@ -11,7 +11,7 @@ from nipype_blm.errors import InputError
 from nipype_blm.ngv.layout import Layout
 from nipype_blm.workflows.ngv import OUTPUTS, init_ngv_wf
 
-LIMIT_S = 400
+LIMIT_S = 900
 SOURCE = """
 import json, sys
 from nipype_blm.plugins import DaskPlugin
