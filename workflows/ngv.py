@@ -235,8 +235,13 @@ def init_ngv_wf(
         ),
         name="prepare",
     )
-    _equip(prepare, read_resources(recipe.cluster.get(DEFAULT, {}), DEFAULT)._replace(n_procs=1))
+    _equip(prepare, _read_default(recipe))
     return connect_circuit(prepare, recipe, layout, where, name, parallel_nodes)
+
+
+def _read_default(recipe: Recipe) -> Resources:
+    """Return what a node asks for that has little to do."""
+    return read_resources(recipe.cluster.get(DEFAULT, {}), DEFAULT)._replace(n_procs=1)
 
 
 def _equip(node: Node, resources: Resources) -> None:
@@ -320,18 +325,13 @@ class _Builder:
         self.nodes[name] = node
         self.connections.append((node, sources))
 
-    def _read_default(self) -> Resources:
-        """Return what a node asks for that has little to do."""
-        entry = self._recipe.cluster.get(DEFAULT, {})
-        return read_resources(entry, DEFAULT)._replace(n_procs=1)
-
     def _add_synthesis(self, resources: Resources) -> None:
         plan = PlanSynthesis(
             out_dir=str(self._layout.morphologies),
             parallel_nodes=self._parallel_nodes,
             **self._where,
         )
-        few, little = resources._replace(n_procs=1), self._read_default()
+        few, little = resources._replace(n_procs=1), _read_default(self._recipe)
         self._put("plan_synthesis", FreshNode(plan, name="plan_synthesis"), _PLAN_SYNTHESIS, little)
         grow = SynthesizeAstrocytes(**self._where)
         plan_file = ("plan_synthesis", "plan_file")
@@ -351,7 +351,7 @@ class _Builder:
     def _add_touches(self, resources: Resources) -> None:
         layout, options = self._layout, self._recipe.touches
         cells = {"astrocytes": _CELLS, **_MORPHOLOGIES}
-        few, little = resources._replace(n_procs=1), self._read_default()
+        few, little = resources._replace(n_procs=1), _read_default(self._recipe)
         if options.command is not None:
             other = RunTouchDetector(command=options.command, out_dir=str(layout.touches))
             recipe = layout.recipe / RECIPE_FILE

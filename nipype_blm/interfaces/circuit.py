@@ -9,6 +9,7 @@ from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, trai
 
 from nipype_blm.interfaces.base import InputSpec, warn_of
 from nipype_blm.interfaces.ngv import NGVInputSpec, NGVInterface, OutFileSpec, find_python
+from nipype_blm.ngv.manifest import FOLDERS, PLACES
 from nipype_blm.ngv.stages import STAGES, TNS_FILES
 
 if TYPE_CHECKING:
@@ -29,10 +30,6 @@ class _PrepareCircuitInputSpec(NGVInputSpec):
 
 
 _SEEDED = [name for name, stage in STAGES.items() if stage.is_seeded]
-PLACES = (
-    *("vasculature", "vasculature_mesh", "neurons", "neuronal_connectivity"),
-    *("atlas", "synapse_index"),
-)
 
 
 def _make_prepared_spec() -> type[TraitedSpec]:
@@ -44,9 +41,9 @@ def _make_prepared_spec() -> type[TraitedSpec]:
         "hoc_template": traits.Str(desc="electrical model"),
         "refinement_steps": traits.Int(desc="of the tetrahedral mesh"),
     }
-    for name in PLACES:
-        kind = Directory if name in PLACES[-2:] else File
-        own[name] = kind(exists=True, desc="as common has it")
+    for key, name in PLACES.items():
+        kind = Directory if key in FOLDERS else File
+        own[name] = kind(exists=True, desc=f"{key} of common")
     for name in TNS_FILES:
         own[name] = File(exists=True, desc="parameters of synthesis")
     for stage in STAGES:

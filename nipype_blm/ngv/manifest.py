@@ -173,6 +173,15 @@ FILES = (
     "base_circuit_connectome",
 )
 FOLDERS = ("atlas", "base_spatial_synapse_index_dir")
+# What stages get of the section `common`, and what their inputs are called.
+PLACES = {
+    "atlas": "atlas",
+    "vasculature": "vasculature",
+    "vasculature_mesh": "vasculature_mesh",
+    "base_circuit_cells": "neurons",
+    "base_circuit_connectome": "neuronal_connectivity",
+    "base_spatial_synapse_index_dir": "synapse_index",
+}
 
 
 def resolve(folder: Path, path: str) -> Path:

@@ -10,20 +10,11 @@ from nipype_blm.errors import InputError, join_some
 from nipype_blm.io.files import read_state, write_if_changed
 from nipype_blm.ngv.environment import Environment
 from nipype_blm.ngv.layout import Layout
-from nipype_blm.ngv.manifest import FOLDERS, SECTIONS
+from nipype_blm.ngv.manifest import FOLDERS, PLACES, SECTIONS
 from nipype_blm.ngv.recipe import Recipe, find_missing_files, read_manifest
 from nipype_blm.ngv.stages import STAGES, TNS_FILES, find_later
 
 RECIPE_FILE = "astrocyte_gap_junction_recipe.xml"  # of touchdetector
-# What stages get of the section `common`, and what their inputs are called.
-PLACES = {
-    "atlas": "atlas",
-    "vasculature": "vasculature",
-    "vasculature_mesh": "vasculature_mesh",
-    "base_circuit_cells": "neurons",
-    "base_circuit_connectome": "neuronal_connectivity",
-    "base_spatial_synapse_index_dir": "synapse_index",
-}
 
 
 class Prepared(NamedTuple):

@@ -14,6 +14,7 @@ from nipype_blm.errors import InputError, count, join_some, show
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import read_state, write_if_changed
 from nipype_blm.ngv.companion import SCRIPTS, CompanionError, Ended, run_command
+from nipype_blm.ngv.hdf5 import open_hdf5
 from nipype_blm.ngv.running import StageError
 from nipype_blm.progress import advance
 from nipype_blm.tasks.pieces import cut_evenly
@@ -130,12 +131,10 @@ def plan_synthesis(
 
 def _is_whole(path: Path) -> bool:
     """Say whether a cell is written; one that cannot be read is removed, to be grown again."""
-    import h5py
-
     try:
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:  # without a lock, which not all disks have
             is_whole = {"points", "structure"} <= file.keys()
-    except OSError:
+    except InputError:
         is_whole = False
     if not is_whole:
         path.unlink(missing_ok=True)
@@ -178,9 +177,7 @@ def read_names(astrocytes: Path) -> list[str]:
     InputError
         If there is none, or one cannot be the name of a file of its own.
     """
-    import h5py
-
-    with h5py.File(astrocytes) as file:
+    with open_hdf5(astrocytes) as file:
         (population,) = file["nodes"].values()
         names = [name.decode() for name in population["0/morphology"][()]]
     if not names:
@@ -206,10 +203,9 @@ def check_domains(microdomains: Path, names: Sequence[str]) -> None:
     InputError
         With the names of these.
     """
-    import h5py
     import numpy as np
 
-    with h5py.File(microdomains) as file:
+    with open_hdf5(microdomains) as file:
         n_points = np.diff(file["offsets/points"][()])
     if len(n_points) != len(names):
         raise InputError(

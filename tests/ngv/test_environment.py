@@ -369,22 +369,39 @@ install(Path(sys.argv[1]), Path(sys.argv[2]), print)
 """
 
 
-def test_an_installation_keeps_others_out_and_leaves_nothing_when_it_is_interrupted(
+@pytest.fixture
+def begin(
     make_python: Make,
     tmp_path: Path,
     start_program: Callable[..., Any],
     wait_until: Callable[..., None],
+) -> Callable[[Path, str], tuple[Any, int]]:
+    """Function that begins an installation whose pip says a number, and does not end."""
+
+    def start(folder: Path, pip: str) -> tuple[Any, int]:
+        mark = tmp_path / "pid"
+        slow = make_python("slow", pip=pip.format(mark=mark))
+        program = start_program(_INSTALL, str(folder), str(slow))
+        wait_until(lambda: mark.is_file() and mark.read_text(), 60, "pip runs")
+        return program, int(mark.read_text())
+
+    return start
+
+
+def test_an_installation_keeps_others_out_and_leaves_nothing_when_it_is_interrupted(
+    make_python: Make,
+    tmp_path: Path,
+    begin: Callable[..., tuple[Any, int]],
+    wait_until: Callable[..., None],
 ):
-    folder, mark = tmp_path / "new", tmp_path / "pid"
-    slow = make_python("slow", pip=f"sleep 300 & echo $! >{mark}; wait")
-    program = start_program(_INSTALL, str(folder), str(slow))
-    wait_until(lambda: mark.is_file() and mark.read_text(), 60, "pip runs")
+    folder = tmp_path / "new"
+    program, pid = begin(folder, "sleep 300 & echo $! >{mark}; wait")
     good = make_python("good")
     with pytest.raises(InputError, match="in use by another run"):
         install(folder, good, _be_silent)
     program.interrupt()
     program.wait()
-    wait_until(lambda: not _is_there(int(mark.read_text())), 10, "what pip started has ended")
+    wait_until(lambda: not _is_there(pid), 10, "what pip started has ended")
     with pytest.raises(InputError, match="not made to its end"):
         find_environment(folder)
     install(folder, good, _be_silent)
@@ -400,17 +417,12 @@ def _is_there(pid: int) -> bool:
 
 
 def test_an_installation_that_was_killed_is_begun_again(
-    make_python: Make,
-    tmp_path: Path,
-    start_program: Callable[..., Any],
-    wait_until: Callable[..., None],
+    make_python: Make, tmp_path: Path, begin: Callable[..., tuple[Any, int]]
 ):
-    folder, mark = tmp_path / "new", tmp_path / "pid"
-    slow = make_python("slow", pip=f"echo $$ >{mark}; sleep 30")
-    program = start_program(_INSTALL, str(folder), str(slow))
-    wait_until(lambda: mark.is_file() and mark.read_text(), 60, "pip runs")
+    folder = tmp_path / "new"
+    program, pid = begin(folder, "echo $$ >{mark}; sleep 30")
     program.kill()
-    os.killpg(int(mark.read_text()), signal.SIGKILL)
+    os.killpg(pid, signal.SIGKILL)
     install(folder, make_python("good"), _be_silent)
     assert is_installed(folder)
 
