@@ -30,7 +30,7 @@ REASONS = ["reason A", "reason B", "reason C", "apt-get install no-such-package"
 @pytest.mark.parametrize(("no_skips", "exit_code"), [("0", 0), ("1", 1)])
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_skips_fail_only_when_they_are_forbidden(no_skips, exit_code, workers, tmp_path):
-    for name in ("conftest.py", "children.py"):
+    for name in ("conftest.py", "children.py", "circuits.py"):
         shutil.copy(Path(__file__).with_name(name), tmp_path)
     (tmp_path / "test_some.py").write_text(SKIPPING_TESTS)
     (tmp_path / "test_module.py").write_text(SKIPPING_MODULE)
