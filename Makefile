@@ -61,7 +61,7 @@ $(VENV)/oldest.txt: setup.cfg | $(VENV)/bin/pip
 	sed -n 's/^    \([a-z0-9-]*\)>=\([0-9.]*\)\(,<[0-9.]*\)\{0,1\}\(;.*\)\{0,1\}$$/\1==\2/p' setup.cfg >$@
 
 # ArchNGV, in versions that do not go with those above.
-$(VENV)/.ngv: nipype_blm/ngv/pins.txt | $(VENV)/.installed-dev
+$(VENV)/.ngv: nipype_blm/ngv/environment/pins.txt | $(VENV)/.installed-dev
 	$(RUN) -P -m nipype_blm.cli.main ngv install --folder $(VENV)/ngv
 	@touch $@
 

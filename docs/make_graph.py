@@ -17,7 +17,7 @@ from nipype.pipeline.engine import Workflow
 from nipype_blm.cli.graph import draw_graph
 from nipype_blm.interfaces import PrepareCircuit
 from nipype_blm.ngv.layout import Layout
-from nipype_blm.ngv.recipe import Recipe
+from nipype_blm.ngv.recipe.reading import Recipe
 from nipype_blm.ngv.stages import STAGES
 from nipype_blm.workflows import (
     init_blm_wf,

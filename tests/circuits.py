@@ -8,8 +8,8 @@ import tarfile
 from pathlib import Path
 
 from nipype_blm.io.lock import locked
-from nipype_blm.ngv.environment import VARIABLE, is_installed, read_pins
-from nipype_blm.ngv.installing import install
+from nipype_blm.ngv.environment.finding import VARIABLE, is_installed, read_pins
+from nipype_blm.ngv.environment.installing import install
 
 CHECKOUT = Path(__file__).parents[1]
 _ENVIRONMENT = CHECKOUT / ".venv" / "ngv"

@@ -38,9 +38,9 @@ from nipype_blm.interfaces.ngv import (
     WriteCircuitConfig,
 )
 from nipype_blm.ngv.layout import Layout
-from nipype_blm.ngv.prepare import RECIPE_FILE
-from nipype_blm.ngv.recipe import DEFAULT, Recipe, read_recipe
-from nipype_blm.ngv.resources import Resources, read_resources
+from nipype_blm.ngv.recipe.prepare import RECIPE_FILE
+from nipype_blm.ngv.recipe.reading import DEFAULT, Recipe, read_recipe
+from nipype_blm.ngv.recipe.resources import Resources, read_resources
 from nipype_blm.ngv.stages import STAGES
 
 from .nodes import FreshNode, OwnFileNode

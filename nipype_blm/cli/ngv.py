@@ -23,9 +23,9 @@ from nipype_blm.cli.terminal import escape_name
 from nipype_blm.errors import InputError, count
 
 if TYPE_CHECKING:
-    from nipype_blm.ngv.environment import Environment
+    from nipype_blm.ngv.environment.finding import Environment
     from nipype_blm.ngv.layout import Layout
-    from nipype_blm.ngv.recipe import Recipe
+    from nipype_blm.ngv.recipe.reading import Recipe
 
 _DESCRIPTION = (
     "Circuits of neurons, glia and vessels by ArchNGV (Zisis et al. 2021), which runs in an "
@@ -130,7 +130,7 @@ def _add_show(tools: Any) -> None:
 
 
 def _example(arguments: argparse.Namespace) -> int:
-    from nipype_blm.ngv.environment import find_environment
+    from nipype_blm.ngv.environment.finding import find_environment
     from nipype_blm.ngv.example import make_example
 
     python = find_environment(arguments.ngv_python, arguments.any_versions).python
@@ -151,11 +151,11 @@ def _example(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from nipype_blm.io.lock import hold_folders
-    from nipype_blm.ngv.checks import check_inputs
-    from nipype_blm.ngv.companion import close_companions
-    from nipype_blm.ngv.environment import find_environment
+    from nipype_blm.ngv.checks.inputs import check_inputs
+    from nipype_blm.ngv.environment.companion import close_companions
+    from nipype_blm.ngv.environment.finding import find_environment
     from nipype_blm.ngv.layout import Layout
-    from nipype_blm.ngv.recipe import read_recipe
+    from nipype_blm.ngv.recipe.reading import read_recipe
     from nipype_blm.private import find_obstacle
 
     check_running_options(arguments)
@@ -186,7 +186,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _describe_plan(recipe: "Recipe", environment: "Environment") -> str:
-    from nipype_blm.ngv.resources import read_resources
+    from nipype_blm.ngv.recipe.resources import read_resources
 
     lines = [f"ArchNGV {environment.versions['archngv']}, of {environment.python}"]
     for stage in recipe.stages:
@@ -223,8 +223,8 @@ def _compute(
     from nipype_blm.cli.run import Places, raise_or_describe, run_workflow
     from nipype_blm.interfaces.circuit import list_prepared
     from nipype_blm.machine import count_cores
-    from nipype_blm.ngv.companion import close_companions
-    from nipype_blm.ngv.prepare import prepare
+    from nipype_blm.ngv.environment.companion import close_companions
+    from nipype_blm.ngv.recipe.prepare import prepare
     from nipype_blm.ngv.running import StageError
     from nipype_blm.ngv.synthesis import UNIT, count_cells
     from nipype_blm.workflows.ngv import connect_circuit, hold_prepared
@@ -287,8 +287,8 @@ def _show_circuit(
     layout: "Layout", quiet: bool, picture: Path | None = None, cell: str = ""
 ) -> None:
     """Write the table of a circuit, draw it, and say what is in the table."""
-    from nipype_blm.ngv.counts import describe_counts, measure_circuit, write_counts
-    from nipype_blm.ngv.recipe import read_manifest
+    from nipype_blm.ngv.circuit.counts import describe_counts, measure_circuit, write_counts
+    from nipype_blm.ngv.recipe.reading import read_manifest
     from nipype_blm.report.circuit import draw_circuit
 
     manifest = read_manifest(layout.manifest) if layout.manifest.is_file() else None

@@ -36,8 +36,8 @@ def add_install(tools: Any) -> None:
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    from nipype_blm.ngv.environment import VARIABLE, expand, find_default_folder
-    from nipype_blm.ngv.installing import InstallError, install
+    from nipype_blm.ngv.environment.finding import VARIABLE, expand, find_default_folder
+    from nipype_blm.ngv.environment.installing import InstallError, install
 
     default = find_default_folder()
     folder = default if arguments.folder is None else expand("--folder", arguments.folder)

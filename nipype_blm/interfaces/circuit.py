@@ -9,12 +9,12 @@ from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, trai
 
 from nipype_blm.interfaces.base import InputSpec, warn_of
 from nipype_blm.interfaces.ngv import NGVInputSpec, NGVInterface, OutFileSpec, find_python
-from nipype_blm.ngv.manifest import FOLDERS, PLACES
+from nipype_blm.ngv.recipe.manifest import FOLDERS, PLACES
 from nipype_blm.ngv.stages import STAGES, TNS_FILES
 
 if TYPE_CHECKING:
-    from nipype_blm.ngv.morphologies import Cells
-    from nipype_blm.ngv.prepare import Prepared
+    from nipype_blm.ngv.circuit.morphologies import Cells
+    from nipype_blm.ngv.recipe.prepare import Prepared
 
 
 class _PrepareCircuitInputSpec(NGVInputSpec):
@@ -80,11 +80,11 @@ class PrepareCircuit(NGVInterface):
     _always_run = True
 
     def _run_interface(self, runtime: Any) -> Any:
-        from nipype_blm.ngv.checks import check_inputs
-        from nipype_blm.ngv.environment import find_environment
+        from nipype_blm.ngv.checks.inputs import check_inputs
+        from nipype_blm.ngv.environment.finding import find_environment
         from nipype_blm.ngv.layout import Layout
-        from nipype_blm.ngv.prepare import prepare
-        from nipype_blm.ngv.recipe import read_recipe
+        from nipype_blm.ngv.recipe.prepare import prepare
+        from nipype_blm.ngv.recipe.reading import read_recipe
 
         given = self.inputs
         until = given.until if isdefined(given.until) else None
@@ -136,7 +136,7 @@ class PlanSynthesis(NGVInterface):
     _always_run = True
 
     def _run_interface(self, runtime: Any) -> Any:
-        from nipype_blm.ngv.environment import find_environment
+        from nipype_blm.ngv.environment.finding import find_environment
         from nipype_blm.ngv.synthesis import PLAN_FILE, Inputs, plan_synthesis
 
         given = self.inputs
@@ -354,7 +354,7 @@ class CheckIntegrity(NGVInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.io.files import describe_state, write_if_changed
-        from nipype_blm.ngv.companion import run_command
+        from nipype_blm.ngv.environment.companion import run_command
         from nipype_blm.ngv.running import StageError
 
         config = Path(self.inputs.config).absolute()
@@ -380,6 +380,6 @@ def _find_touches(folder: Path) -> dict[str, str]:
 
 
 def _open_cells(inputs: _CellsInputSpec) -> "Cells":
-    from nipype_blm.ngv.morphologies import Cells, read_somata
+    from nipype_blm.ngv.circuit.morphologies import Cells, read_somata
 
     return Cells(read_somata(Path(inputs.astrocytes)), Path(inputs.morphologies))

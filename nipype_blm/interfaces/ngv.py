@@ -9,7 +9,7 @@ from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, trai
 from nipype.interfaces.base.traits_extension import BasePath
 
 from nipype_blm.interfaces.base import BLMInterface, InputSpec
-from nipype_blm.ngv.companion import SCRIPTS
+from nipype_blm.ngv.environment.companion import SCRIPTS
 from nipype_blm.ngv.layout import ASTROCYTES, GLIALGLIAL, GLIOVASCULAR, NEUROGLIAL
 
 _NGV_REFERENCE = BibTeX(
@@ -55,7 +55,7 @@ def find_python(inputs: NGVInputSpec) -> Path:
     InputError
         If there is none, or it lacks something.
     """
-    from nipype_blm.ngv.environment import find_environment
+    from nipype_blm.ngv.environment.finding import find_environment
 
     given = inputs.ngv_python if isdefined(inputs.ngv_python) else None
     return find_environment(given, inputs.any_versions).python

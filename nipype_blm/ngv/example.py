@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from nipype_blm.errors import InputError, Problems, shorten
-from nipype_blm.ngv.companion import SCRIPTS, CompanionError, run_command
+from nipype_blm.ngv.environment.companion import SCRIPTS, CompanionError, run_command
 
 # For an astrocyte or two; and for what is an example, with 340 of them.
 SIDES_UM = 50.0, 300.0

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nipype_blm.errors import InputError, join_some, show
-from nipype_blm.ngv.companion import run_command
-from nipype_blm.ngv.hdf5 import open_hdf5
+from nipype_blm.ngv.circuit.hdf5 import open_hdf5
+from nipype_blm.ngv.environment.companion import run_command
 
 SUCCESS = "_SUCCESS"  # marks a folder of touches that is complete
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Self
 from nipype_blm.errors import InputError, count, join_some, show
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import read_state, write_if_changed
-from nipype_blm.ngv.companion import SCRIPTS, CompanionError, Ended, run_command
-from nipype_blm.ngv.hdf5 import open_hdf5
+from nipype_blm.ngv.circuit.hdf5 import open_hdf5
+from nipype_blm.ngv.environment.companion import SCRIPTS, CompanionError, Ended, run_command
 from nipype_blm.ngv.running import StageError
 from nipype_blm.progress import advance
 from nipype_blm.tasks.pieces import cut_evenly

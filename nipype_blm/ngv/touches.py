@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError, join_some
 from nipype_blm.io.files import replacing
-from nipype_blm.ngv.capsules import (
+from nipype_blm.ngv.circuit.capsules import (
     Capsules,
     Deepest,
     Floats,
@@ -21,7 +21,7 @@ from nipype_blm.ngv.capsules import (
     find_nearest,
     iterate_near,
 )
-from nipype_blm.ngv.morphologies import SOMA, Segments
+from nipype_blm.ngv.circuit.morphologies import SOMA, Segments
 from nipype_blm.ngv.running import SUCCESS
 
 # As touchdetector 5.4 and later have it, in 104 bytes; ArchNGV's reader wants these types.

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError, join_some, show
 from nipype_blm.io.files import replacing
-from nipype_blm.ngv.capsules import Capsules, find_nearest
-from nipype_blm.ngv.circuit import (
+from nipype_blm.ngv.circuit.capsules import Capsules, find_nearest
+from nipype_blm.ngv.circuit.morphologies import Segments
+from nipype_blm.ngv.circuit.parts import (
     PERIVASCULAR,
     Circuit,
     find_base_connectome,
@@ -21,9 +22,8 @@ from nipype_blm.ngv.circuit import (
     read_circuit,
     read_synapse_positions,
 )
+from nipype_blm.ngv.circuit.targets import read_distribution
 from nipype_blm.ngv.layout import Layout
-from nipype_blm.ngv.morphologies import Segments
-from nipype_blm.ngv.targets import read_distribution
 from nipype_blm.report.charts.asked import FAINT, draw_numbers, draw_values, say
 from nipype_blm.report.charts.drawing import COLOURS, own_style
 from nipype_blm.report.charts.scenes import (

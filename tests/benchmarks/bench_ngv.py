@@ -32,8 +32,8 @@ from harness import (
     write_result,
 )
 
-from nipype_blm.ngv.companion import SCRIPTS
-from nipype_blm.ngv.environment import VARIABLE, ask
+from nipype_blm.ngv.environment.companion import SCRIPTS
+from nipype_blm.ngv.environment.finding import VARIABLE, ask
 from nipype_blm.ngv.layout import Layout
 
 TESTS = HERE.parent

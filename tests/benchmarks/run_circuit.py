@@ -63,8 +63,8 @@ def run_stages(config: str, out: str, python: str, *until: str) -> dict[str, Any
     """Run the workflow, one node after the other; return what each node took."""
     from nipype.pipeline.plugins import LinearPlugin
 
-    from nipype_blm.ngv.companion import borrowing
-    from nipype_blm.ngv.environment import find_environment
+    from nipype_blm.ngv.environment.companion import borrowing
+    from nipype_blm.ngv.environment.finding import find_environment
     from nipype_blm.workflows.ngv import init_ngv_wf
 
     start = spend()
@@ -89,8 +89,8 @@ def run_stages(config: str, out: str, python: str, *until: str) -> dict[str, Any
 
 def grow_again(out: str, python: str, n_workers: str) -> dict[str, Any]:
     """Grow all cells of a circuit again, each worker with a companion of its own."""
-    from nipype_blm.ngv.companion import close_companions
-    from nipype_blm.ngv.environment import find_environment
+    from nipype_blm.ngv.environment.companion import close_companions
+    from nipype_blm.ngv.environment.finding import find_environment
     from nipype_blm.ngv.synthesis import PLAN_FILE, SynthesisPlan, cut, synthesize
 
     start = spend()

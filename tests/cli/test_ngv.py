@@ -18,7 +18,7 @@ from forked import fork_with_all
 from same_circuit import list_differences, read_circuit
 
 from nipype_blm.cli.main import main
-from nipype_blm.ngv.counts import count_tetrahedra
+from nipype_blm.ngv.circuit.counts import count_tetrahedra
 from nipype_blm.ngv.layout import Layout
 from nipype_blm.ngv.stages import STAGES
 
@@ -507,7 +507,7 @@ def test_other_versions_are_refused_unless_they_are_asked_for(fresh, say):
 
 LOOK = """
 import subprocess
-from nipype_blm.ngv.environment import _LOOK
+from nipype_blm.ngv.environment.finding import _LOOK
 print(subprocess.run(["{python}", "-I", "-c", _LOOK], capture_output=True, text=True).stdout)
 """
 

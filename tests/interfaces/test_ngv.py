@@ -178,7 +178,7 @@ def test_a_mesh_is_filled_and_refined_as_archngv_expects(
 
 
 def test_touches_that_were_found_become_gap_junctions(functional_circuit, ngv_python, tmp_path):
-    from nipype_blm.ngv.morphologies import Cells, read_somata
+    from nipype_blm.ngv.circuit.morphologies import Cells, read_somata
     from nipype_blm.ngv.touches import find_touches, finish_touches, write_touches
 
     cells = Cells(

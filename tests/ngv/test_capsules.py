@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from nipype_blm.ngv import capsules as module
-from nipype_blm.ngv.capsules import (
+from nipype_blm.ngv.circuit import capsules as module
+from nipype_blm.ngv.circuit.capsules import (
     Capsules,
     find_boxes,
     find_deepest,

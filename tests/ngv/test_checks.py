@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from nipype_blm.errors import InputError
-from nipype_blm.ngv.checks import check_inputs
-from nipype_blm.ngv.checks_synthesis import check_synthesis
-from nipype_blm.ngv.companion import close_companions
-from nipype_blm.ngv.environment import Environment
-from nipype_blm.ngv.findings import Findings
-from nipype_blm.ngv.recipe import read_recipe
+from nipype_blm.ngv.checks.findings import Findings
+from nipype_blm.ngv.checks.inputs import check_inputs
+from nipype_blm.ngv.checks.synthesis import check_synthesis
+from nipype_blm.ngv.environment.companion import close_companions
+from nipype_blm.ngv.environment.finding import Environment
+from nipype_blm.ngv.recipe.reading import read_recipe
 
 h5py = pytest.importorskip("h5py")
 

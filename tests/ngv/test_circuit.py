@@ -19,8 +19,9 @@ from small_circuits import (
 )
 
 from nipype_blm.errors import InputError
-from nipype_blm.ngv.capsules import Capsules
-from nipype_blm.ngv.circuit import (
+from nipype_blm.ngv.circuit.capsules import Capsules
+from nipype_blm.ngv.circuit.counts import measure_circuit
+from nipype_blm.ngv.circuit.parts import (
     count_synapses,
     measure_areas,
     measure_volumes,
@@ -28,7 +29,6 @@ from nipype_blm.ngv.circuit import (
     read_circuit,
     read_synapse_positions,
 )
-from nipype_blm.ngv.counts import measure_circuit
 from nipype_blm.ngv.layout import Layout
 
 # What ArchNGV and MorphIO read, by their own classes.

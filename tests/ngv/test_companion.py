@@ -16,8 +16,8 @@ import h5py
 import psutil
 import pytest
 
-from nipype_blm.ngv import companion as module
-from nipype_blm.ngv.companion import (
+from nipype_blm.ngv.environment import companion as module
+from nipype_blm.ngv.environment.companion import (
     Companion,
     CompanionError,
     Ended,
@@ -303,7 +303,7 @@ def _wait_for_pid(path: Path, wait_until: Callable[..., None], seconds: float = 
 _BORROW = f"""
 import os, sys, threading, time
 from pathlib import Path
-from nipype_blm.ngv import companion
+from nipype_blm.ngv.environment import companion
 companion._WAY = sys.argv[1]
 python, here = Path(sys.argv[2]), Path.cwd()
 (here / "sleep.py").write_text({_SLEEP!r})

@@ -19,14 +19,14 @@ from small_circuits import (
 )
 
 from nipype_blm.errors import InputError
-from nipype_blm.ngv.counts import (
+from nipype_blm.ngv.circuit.counts import (
     count_tetrahedra,
     describe_counts,
     measure_circuit,
     write_counts,
 )
+from nipype_blm.ngv.circuit.targets import find_share, find_target, judge
 from nipype_blm.ngv.layout import Layout
-from nipype_blm.ngv.targets import find_share, find_target, judge
 
 MANIFEST = {
     "common": {},

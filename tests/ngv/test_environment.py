@@ -15,8 +15,8 @@ import pytest
 from nipype_blm.cli.command import BAD_INPUT, FAILED, OK, report_errors
 from nipype_blm.cli.ngvinstall import add_install
 from nipype_blm.errors import InputError
-from nipype_blm.ngv import installing
-from nipype_blm.ngv.environment import (
+from nipype_blm.ngv.environment import installing
+from nipype_blm.ngv.environment.finding import (
     VARIABLE,
     find_default_folder,
     find_environment,
@@ -24,7 +24,7 @@ from nipype_blm.ngv.environment import (
     note,
     read_pins,
 )
-from nipype_blm.ngv.installing import InstallError, install
+from nipype_blm.ngv.environment.installing import InstallError, install
 
 # Has the versions of the pins, whatever is asked; all else a stand-in for pip does.
 _FAKE = """#!/bin/sh
@@ -364,7 +364,7 @@ def test_a_folder_with_something_else_or_without_room_is_refused(
 _INSTALL = """
 import sys
 from pathlib import Path
-from nipype_blm.ngv.installing import install
+from nipype_blm.ngv.environment.installing import install
 install(Path(sys.argv[1]), Path(sys.argv[2]), print)
 """
 

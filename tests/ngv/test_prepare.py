@@ -10,10 +10,10 @@ import yaml
 
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces.circuit import PrepareCircuit
-from nipype_blm.ngv.environment import Environment
+from nipype_blm.ngv.environment.finding import Environment
 from nipype_blm.ngv.layout import Layout
-from nipype_blm.ngv.prepare import PLACES, prepare
-from nipype_blm.ngv.recipe import read_recipe
+from nipype_blm.ngv.recipe.prepare import PLACES, prepare
+from nipype_blm.ngv.recipe.reading import read_recipe
 from nipype_blm.ngv.stages import STAGES, TNS_FILES
 
 VERSIONS = {"archngv": "3.3.0"}

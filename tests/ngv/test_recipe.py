@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from nipype_blm.errors import InputError
-from nipype_blm.ngv.recipe import Recipe, find_missing_files, read_recipe
+from nipype_blm.ngv.recipe.reading import Recipe, find_missing_files, read_recipe
 from nipype_blm.ngv.stages import STAGES, TNS_FILES
 
 

@@ -16,7 +16,7 @@ from nipype.pipeline.plugins.sge import SGEPlugin
 from nipype.pipeline.plugins.slurm import SLURMPlugin
 
 from nipype_blm.errors import InputError
-from nipype_blm.ngv.resources import Resources, read_resources
+from nipype_blm.ngv.recipe.resources import Resources, read_resources
 
 # As sbatch's manual has them, with the seconds that each is.
 TIMES = [

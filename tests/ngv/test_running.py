@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nipype_blm.errors import InputError
-from nipype_blm.ngv.companion import Ended
+from nipype_blm.ngv.environment.companion import Ended
 from nipype_blm.ngv.running import StageError, run_stage, run_touch_detector
 
 WRITE = """

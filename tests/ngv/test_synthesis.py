@@ -13,7 +13,7 @@ import pytest
 from nipype_blm.errors import InputError
 from nipype_blm.interfaces.circuit import GatherMorphologies, PlanSynthesis, SynthesizeAstrocytes
 from nipype_blm.ngv import synthesis
-from nipype_blm.ngv.companion import CompanionError, Ended
+from nipype_blm.ngv.environment.companion import CompanionError, Ended
 from nipype_blm.ngv.running import StageError
 from nipype_blm.ngv.synthesis import (
     Failure,

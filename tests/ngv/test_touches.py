@@ -10,9 +10,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nipype_blm.errors import InputError
-from nipype_blm.ngv.capsules import find_deepest
+from nipype_blm.ngv.circuit.capsules import find_deepest
+from nipype_blm.ngv.circuit.morphologies import Cells, Somata, read_segments, read_somata
 from nipype_blm.ngv.layout import GLIALGLIAL
-from nipype_blm.ngv.morphologies import Cells, Somata, read_segments, read_somata
 from nipype_blm.ngv.touches import (
     TOUCH,
     find_touches,

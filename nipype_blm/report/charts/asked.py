@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.core.linalg import FloatArray
-from nipype_blm.ngv.targets import cut_normal, find_share
+from nipype_blm.ngv.circuit.targets import cut_normal, find_share
 from nipype_blm.report.charts.drawing import COLOURS
 
 FAINT = "#8A8A8A"

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from nipype_blm.errors import InputError, shorten
 from nipype_blm.io.lock import RUN_LOCK, hold_folders
 from nipype_blm.machine import count_cores
-from nipype_blm.ngv.companion import make_environment, suspect_libraries
-from nipype_blm.ngv.environment import RECORD, ask, is_installed, note, owns, read_pins
+from nipype_blm.ngv.environment.companion import make_environment, suspect_libraries
+from nipype_blm.ngv.environment.finding import RECORD, ask, is_installed, note, owns, read_pins
 from nipype_blm.private import find_obstacle
 
 _PYTHONS = ((3, 11), (3, 12))  # that the pins are for
@@ -146,7 +146,7 @@ def _make(own: Path, base: _Base, work: "_Work") -> None:
             if not shutil.which("cmake"):
                 raise
     work.say(f"Installing {len(read_pins())} packages; this takes some minutes")
-    with resources.as_file(resources.files("nipype_blm.ngv") / "pins.txt") as path:
+    with resources.as_file(resources.files("nipype_blm.ngv.environment") / "pins.txt") as path:
         # The list is complete: to look for what else is needed would take longer than all the rest.
         work.perform([*pip, "--verbose", "install", "--no-deps", "--requirement", str(path)])
     work.perform([*pip, "check"])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nipype_blm.errors import count, join_some
-from nipype_blm.ngv.findings import Findings, show_box
+from nipype_blm.ngv.checks.findings import Findings, show_box
 
 _INDEX = "brain-indexer-synapses -o FOLDER --population NAME EDGES.h5"
 

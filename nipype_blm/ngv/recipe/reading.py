@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nipype_blm.errors import InputError, show
 from nipype_blm.io.yamlfile import read_yaml
-from nipype_blm.ngv.environment import expand
-from nipype_blm.ngv.manifest import FILES, FOLDERS, SECTIONS, resolve
+from nipype_blm.ngv.environment.finding import expand
+from nipype_blm.ngv.recipe.manifest import FILES, FOLDERS, SECTIONS, resolve
 from nipype_blm.ngv.stages import ALL, STAGES, TNS_FILES, find_stage, select_stages
 
 MANIFEST = "MANIFEST.yaml"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from nipype_blm.errors import InputError, join_some, shorten
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
-from nipype_blm.ngv.companion import make_environment, suspect_libraries
+from nipype_blm.ngv.environment.companion import make_environment, suspect_libraries
 
 VARIABLE = "NIPYPE_BLM_NGV_PYTHON"
 INSTALL = "nipype-blm ngv install"
@@ -51,7 +51,7 @@ class Environment(NamedTuple):
 
 def read_pins() -> dict[str, str]:
     """Return the versions that work together, by name as package indexes write it."""
-    text = resources.files("nipype_blm.ngv").joinpath("pins.txt").read_text()
+    text = resources.files("nipype_blm.ngv.environment").joinpath("pins.txt").read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     pins = (line.split("==") for line in lines)
     return {name.lower().replace("_", "-"): version for name, version in pins}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nipype_blm.errors import count, join_some, show
-from nipype_blm.ngv.findings import Findings, show_box
+from nipype_blm.ngv.checks.findings import Findings, show_box
 
 REGIONS, HIERARCHY = "brain_regions.nrrd", "hierarchy.json"
 _LEAST_VOXEL_UM, _MOST_VOXEL_UM = 1.0, 500.0

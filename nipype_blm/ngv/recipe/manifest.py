@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from nipype_blm.ngv.environment import expand
+from nipype_blm.ngv.environment.finding import expand
 
 # A normal distribution between two bounds: mean, standard deviation, least, most.
 _Normal = Annotated[list[float], Field(min_length=4, max_length=4)]

@@ -8,10 +8,10 @@ import yaml
 
 from nipype_blm.errors import InputError, join_some
 from nipype_blm.io.files import read_state, write_if_changed
-from nipype_blm.ngv.environment import Environment
+from nipype_blm.ngv.environment.finding import Environment
 from nipype_blm.ngv.layout import Layout
-from nipype_blm.ngv.manifest import FOLDERS, PLACES, SECTIONS
-from nipype_blm.ngv.recipe import Recipe, find_missing_files, read_manifest
+from nipype_blm.ngv.recipe.manifest import FOLDERS, PLACES, SECTIONS
+from nipype_blm.ngv.recipe.reading import Recipe, find_missing_files, read_manifest
 from nipype_blm.ngv.stages import STAGES, TNS_FILES, find_later
 
 RECIPE_FILE = "astrocyte_gap_junction_recipe.xml"  # of touchdetector

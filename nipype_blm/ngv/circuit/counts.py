@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError, join_some, show
 from nipype_blm.io.files import write_if_changed
-from nipype_blm.ngv.atlas import Region, read_region
-from nipype_blm.ngv.capsules import Floats
-from nipype_blm.ngv.circuit import (
+from nipype_blm.ngv.circuit.atlas import Region, read_region
+from nipype_blm.ngv.circuit.capsules import Floats
+from nipype_blm.ngv.circuit.morphologies import Segments, Somata
+from nipype_blm.ngv.circuit.parts import (
     PERISYNAPTIC,
     PERIVASCULAR,
     Circuit,
@@ -28,9 +29,7 @@ from nipype_blm.ngv.circuit import (
     read_branches,
     read_circuit,
 )
-from nipype_blm.ngv.layout import Layout
-from nipype_blm.ngv.morphologies import Segments, Somata
-from nipype_blm.ngv.targets import (
+from nipype_blm.ngv.circuit.targets import (
     Target,
     find_share,
     find_target,
@@ -38,6 +37,7 @@ from nipype_blm.ngv.targets import (
     read_distribution,
     take_numbers,
 )
+from nipype_blm.ngv.layout import Layout
 
 _UM3_PER_MM3 = 1e9
 _MOST_NAMES = 10

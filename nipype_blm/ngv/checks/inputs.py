@@ -9,14 +9,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nipype_blm.errors import InputError, show
-from nipype_blm.ngv.checks_atlas import AtlasFiles, check_atlas, check_files, check_room
-from nipype_blm.ngv.checks_neurons import check_cells, check_circuit, check_index, check_synapses
-from nipype_blm.ngv.checks_synthesis import check_synthesis
-from nipype_blm.ngv.checks_vessels import check_mesh, check_vasculature
-from nipype_blm.ngv.companion import SCRIPTS, CompanionError, run_command
-from nipype_blm.ngv.environment import Environment
-from nipype_blm.ngv.findings import Findings
-from nipype_blm.ngv.recipe import Recipe, find_missing_files
+from nipype_blm.ngv.checks.atlas import AtlasFiles, check_atlas, check_files, check_room
+from nipype_blm.ngv.checks.findings import Findings
+from nipype_blm.ngv.checks.neurons import check_cells, check_circuit, check_index, check_synapses
+from nipype_blm.ngv.checks.synthesis import check_synthesis
+from nipype_blm.ngv.checks.vessels import check_mesh, check_vasculature
+from nipype_blm.ngv.environment.companion import SCRIPTS, CompanionError, run_command
+from nipype_blm.ngv.environment.finding import Environment
+from nipype_blm.ngv.recipe.reading import Recipe, find_missing_files
 from nipype_blm.ngv.stages import STAGES
 
 _STRATEGIES = ("maximum_reachout", "random_selection")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nipype_blm.errors import count, join_some, show
-from nipype_blm.ngv.findings import Findings
+from nipype_blm.ngv.checks.findings import Findings
 
 # Processes at synapses grow as basal dendrites do, those to vessels as axons.
 _TYPES = ("basal", "axon")

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError, count, join_some, show
-from nipype_blm.ngv.capsules import Capsules, Floats
-from nipype_blm.ngv.hdf5 import open_hdf5
+from nipype_blm.ngv.circuit.capsules import Capsules, Floats
+from nipype_blm.ngv.circuit.hdf5 import open_hdf5
 from nipype_blm.ngv.layout import ASTROCYTES
 
 SOMA = 1  # among the types of sections, as SWC numbers them

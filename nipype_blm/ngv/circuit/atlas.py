@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError, show
-from nipype_blm.ngv.circuit import choose_part, find_input
+from nipype_blm.ngv.circuit.parts import choose_part, find_input
 from nipype_blm.ngv.layout import Layout
 
 

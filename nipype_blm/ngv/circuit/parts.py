@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError, join_some
-from nipype_blm.ngv.capsules import Capsules, Floats
-from nipype_blm.ngv.hdf5 import open_hdf5
+from nipype_blm.ngv.circuit.capsules import Capsules, Floats
+from nipype_blm.ngv.circuit.hdf5 import open_hdf5
+from nipype_blm.ngv.circuit.morphologies import Segments, Somata, read_segments, read_somata
 from nipype_blm.ngv.layout import GLIALGLIAL, GLIOVASCULAR, NEUROGLIAL, VASCULATURE, Layout
-from nipype_blm.ngv.manifest import resolve
-from nipype_blm.ngv.morphologies import Segments, Somata, read_segments, read_somata
+from nipype_blm.ngv.recipe.manifest import resolve
 
 Ids = NDArray[np.int64]
 

@@ -19,7 +19,7 @@ from weakref import WeakSet
 from nipype_blm.errors import shorten
 from nipype_blm.machine import THREAD_VARIABLES
 
-SCRIPTS = Path(__file__).parent / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 # By which another Python would import what is not of its environment.
 _FOREIGN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_PREFIX")
 _LOADING = ("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES")

@@ -1,0 +1,1 @@
+"""What can be known before a circuit is computed: whether it can be."""

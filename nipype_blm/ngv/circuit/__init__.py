@@ -1,0 +1,1 @@
+"""What has been computed: cells, domains, endfeet and connections, and how many there are."""

@@ -1,0 +1,1 @@
+"""Where ArchNGV is: its environment, how it is made, and processes of it."""

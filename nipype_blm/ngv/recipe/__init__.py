@@ -1,0 +1,1 @@
+"""What is asked of a circuit, and what each stage gets of that."""
