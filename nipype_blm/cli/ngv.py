@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,7 +224,6 @@ def _compute(
     from nipype_blm.machine import count_cores
     from nipype_blm.ngv.environment.companion import close_companions
     from nipype_blm.ngv.recipe.prepare import prepare
-    from nipype_blm.ngv.running import StageError
     from nipype_blm.ngv.synthesis import UNIT, count_cells
     from nipype_blm.workflows.ngv import connect_circuit, hold_prepared
 
@@ -256,12 +254,7 @@ def _compute(
         try:
             run_workflow(workflow, places, runner)
         except Exception as error:
-            reason = raise_or_describe(error, places, arguments.plugin)
-            # Its message is for users; Nipype writes whose it is before it.
-            name = f"{StageError.__module__}.{StageError.__name__}: "
-            raise RunError(reason.removeprefix(name)) from error
-    if arguments.work_dir is None:
-        shutil.rmtree(places.workflow_folder / "logs", ignore_errors=True)
+            raise RunError(raise_or_describe(error, places, arguments.plugin)) from error
 
 
 # --------------------------------------------------------------------------------------- show

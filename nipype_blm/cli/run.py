@@ -225,6 +225,8 @@ _LOST_SIGHT = {
 _MOST_LINES = 15
 # What Nipype adds to the text of an error when it writes a crash file.
 _NOTE_OF_NIPYPE = re.compile(r"\n\s*(?:When creating|During the creation of) this crashfile")
+# The messages of our own errors are for users; Python writes whose they are before them.
+_OURS = re.compile(r"\Anipype_blm(?:\.\w+)+: ")
 _DISK_IS_FULL = re.compile(
     rf"(\[Errno (?:{errno.ENOSPC}|{errno.EDQUOT})\] [^\n:]*(?:: (['\"])([^\n]*?)\2)?)"
 )
@@ -266,7 +268,7 @@ def describe_failure(error: BaseException, folders: Folders, plugin: str | None 
     _, found, lost = text.rpartition("PoolError: ")
     if found:
         return f"{lost.strip()}\n{GOES_ON}"
-    reason = _find_last_exception(str(error)) or type(error).__name__
+    reason = _OURS.sub("", _find_last_exception(str(error))) or type(error).__name__
     if reason == "KeyboardInterrupt":
         return reason
     full = _DISK_IS_FULL.findall(text)

@@ -227,9 +227,16 @@ def fail_with(text):
         raise ValueError(text) from error
 
 
-def run_by(plugin, text, folder):
+def fail_for_users(text):
+    """Raise an error of ours."""
+    from nipype_blm.ngv.running import StageError
+
+    raise StageError(text)
+
+
+def run_by(plugin, text, folder, function=fail_with):
     """Return the error of a workflow with a node that fails."""
-    node = Node(Function(input_names=["text"], function=fail_with), name="fail")
+    node = Node(Function(input_names=["text"], function=function), name="fail")
     node.inputs.text = text
     workflow = Workflow("fails", base_dir=str(folder))
     workflow.add_nodes([node])
@@ -265,6 +272,13 @@ def test_what_failed_is_said_whole_whatever_nipype_writes_around_it(study, make,
     assert describe_failure(error, config).startswith(f"ValueError: {text}\nThe run failed;")
     plain = RuntimeError(f"Could not submit it\nCommand:\n\nsbatch x\n\n{text}")
     assert describe_failure(plain, config).startswith(f"{plain}\nThe run failed;")
+
+
+@pytest.mark.parametrize("plugin", ["Linear", DaskPlugin])
+def test_of_an_error_of_ours_only_the_message_is_said(study, plugin):
+    plugin = plugin if plugin == "Linear" else plugin({"n_workers": 1})
+    error = run_by(plugin, "A stage has failed.", study.folder, fail_for_users)
+    assert describe_failure(error, study.ask()).startswith("A stage has failed.\nThe run failed;")
 
 
 def test_of_a_lost_node_nothing_is_said_about_crash_files(study):
