@@ -24,6 +24,7 @@ from nipype_blm.errors import InputError, count
 if TYPE_CHECKING:
     from nipype_blm.ngv.environment.finding import Environment
     from nipype_blm.ngv.layout import Layout
+    from nipype_blm.ngv.recipe.prepare import Prepared
     from nipype_blm.ngv.recipe.reading import Recipe
 
 _DESCRIPTION = (
@@ -154,6 +155,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from nipype_blm.ngv.environment.companion import close_companions
     from nipype_blm.ngv.environment.finding import find_environment
     from nipype_blm.ngv.layout import Layout
+    from nipype_blm.ngv.recipe.prepare import prepare
     from nipype_blm.ngv.recipe.reading import read_recipe
     from nipype_blm.private import find_obstacle
 
@@ -169,14 +171,16 @@ def _run(arguments: argparse.Namespace) -> int:
         return _draw(recipe, Layout(out), arguments)
     python = arguments.ngv_python or recipe.ngv_python
     environment = find_environment(python, arguments.any_versions)
-    for notice in check_inputs(recipe, environment):
+    checked = check_inputs(recipe, environment)
+    for notice in checked.notices:
         say(f"notice: {notice}")
     if arguments.check:
         print(_describe_plan(recipe, environment))
         return OK
     work_dir = out / "work" if arguments.work_dir is None else arguments.work_dir.absolute()
     with hold_folders({"OUT": out, "work_dir": work_dir}, private={"work_dir"}):
-        _compute(recipe, environment, Layout(out), work_dir, arguments)
+        prepared = prepare(recipe, environment, Layout(out), checked.region)
+        _compute(recipe, prepared, environment.python, Layout(out), work_dir, arguments)
         close_companions()
         if not arguments.quiet:
             print(f"{recipe.stages[-1]} is done; the circuit is in {escape_name(str(out))}")
@@ -211,7 +215,8 @@ def _draw(recipe: "Recipe", layout: "Layout", arguments: argparse.Namespace) -> 
 
 def _compute(
     recipe: "Recipe",
-    environment: "Environment",
+    prepared: "Prepared",
+    ngv_python: Path,
     layout: "Layout",
     work_dir: Path,
     arguments: argparse.Namespace,
@@ -223,7 +228,6 @@ def _compute(
     from nipype_blm.interfaces.circuit import list_prepared
     from nipype_blm.machine import count_cores
     from nipype_blm.ngv.environment.companion import close_companions
-    from nipype_blm.ngv.recipe.prepare import prepare
     from nipype_blm.ngv.synthesis import UNIT, count_cells
     from nipype_blm.workflows.ngv import connect_circuit, hold_prepared
 
@@ -236,8 +240,7 @@ def _compute(
     plugin = arguments.plugin or (LINEAR if is_here and n_here == 1 else DASK)
     if plugin != LINEAR:
         close_companions()  # workers have their own
-    prepared = prepare(recipe, environment, layout)
-    where = {"ngv_python": str(environment.python), "any_versions": arguments.any_versions}
+    where = {"ngv_python": str(ngv_python), "any_versions": arguments.any_versions}
     plan_file = places.workflow_folder / "plan_synthesis" / "synthesis.json"
     work = Counted(UNIT, later=lambda: count_cells(plan_file))
     with show_progress(work, arguments.quiet) as note_node:

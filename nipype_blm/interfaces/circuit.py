@@ -93,8 +93,9 @@ class PrepareCircuit(NGVInterface):
         python = given.ngv_python if isdefined(given.ngv_python) else recipe.ngv_python
         environment = find_environment(python, given.any_versions)
         layout = Layout(Path(runtime.cwd, given.out_dir).absolute())
-        warn_of(check_inputs(recipe, environment))
-        prepared = prepare(recipe, environment, layout)
+        checked = check_inputs(recipe, environment)
+        warn_of(checked.notices)
+        prepared = prepare(recipe, environment, layout, checked.region)
         self._results = list_prepared(prepared, layout.manifest)
         return runtime
 

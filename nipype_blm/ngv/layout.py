@@ -23,6 +23,7 @@ class Layout:
         self.build = build = folder / "build"
         self.recipe = build / "recipe"  # what was asked for, with absolute paths
         self.manifest = self.recipe / "MANIFEST.yaml"
+        self.region = self.recipe / "region.json"
         sonata, unfinished = build / "sonata" / "networks", build / "sonata.tmp"
         self.vasculature = sonata / "nodes" / VASCULATURE / "nodes.h5"
         self.somata = unfinished / "nodes" / "glia.somata.h5"

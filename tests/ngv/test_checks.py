@@ -56,7 +56,13 @@ class Circuit:
         path.write_text(yaml.safe_dump(manifest))
 
     def check(self, *until):
-        return list(check_inputs(read_recipe(self.bioname, until or None), self._environment))
+        return list(self._check(until).notices)
+
+    def measure_region(self):
+        return self._check(["cell_placement"]).region
+
+    def _check(self, until):
+        return check_inputs(read_recipe(self.bioname, until or None), self._environment)
 
     def find(self, *until):
         """Return the one problem that there is."""
@@ -292,6 +298,32 @@ def test_masks_need_a_region(circuit):
 def test_without_region_all_of_the_atlas_is_taken(circuit):
     circuit.change("common", region=None)
     assert circuit.check("gliovascular_connectivity") == []
+
+
+@pytest.mark.parametrize(
+    ("region", "mask"),
+    [("H", None), ("H", "roi"), ("L1", None), ("L1", "roi"), ("@^L[12]$", None), (None, None)],
+)
+def test_the_region_is_measured_voxel_by_voxel(circuit, region, mask):
+    """Against sums of numpy; without a region ArchNGV takes the density of all of the atlas."""
+    random = np.random.default_rng(0)
+    labels = full(1)
+    labels[6:], labels[:, :, 9] = 2, 0
+    density = random.uniform(4e4, 8e4, labels.shape).astype(np.float32)
+    roi = full(0, dtype=np.uint8)
+    roi[:, 2:] = 1
+    write_regions(circuit, labels)
+    write_density(circuit, density)
+    write_nrrd(circuit.atlas / "roi.nrrd", roi)
+    circuit.change("common", region=region, **({} if mask is None else {"mask": mask}))
+    found = circuit.measure_region()
+    within = {"H": labels > 0, "L1": labels == 1, "@^L[12]$": labels > 0, None: labels > 0}[region]
+    if mask is not None:
+        within &= roi > 0
+    summed = density if region is None else density[within]
+    assert found.volume == pytest.approx(343 * within.sum(), rel=1e-12)
+    # A sum of 32 bits each, in double.
+    assert found.expected == pytest.approx(summed.sum(dtype=float) * 343e-9, rel=1e-12)
 
 
 def test_pieces_of_a_region_without_domains_are_told(circuit):

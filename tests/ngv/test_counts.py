@@ -1,7 +1,6 @@
 """What is measured of a circuit, and whether it is as asked."""
 
 import csv
-import json
 from itertools import combinations
 
 import h5py
@@ -27,6 +26,7 @@ from nipype_blm.ngv.circuit.counts import (
 )
 from nipype_blm.ngv.circuit.targets import find_share, find_target, judge
 from nipype_blm.ngv.layout import Layout
+from nipype_blm.ngv.recipe.region import Region
 
 MANIFEST = {
     "common": {},
@@ -44,76 +44,29 @@ def measure(layout, manifest=MANIFEST):
     return {(count.stage, count.what): count for count in measure_circuit(layout, manifest)}
 
 
-def write_atlas(layout, labels, density, encoding_is_gzip=True):
-    """Write an atlas of voxels of 20 um with three regions: all, and both halves along x."""
-    sitk = pytest.importorskip("SimpleITK")
-    folder = layout.folder / "atlas"
-    folder.mkdir()
-    layout.recipe.mkdir()  # which paths are relative to
-    maps = {"brain_regions": labels, "[density]astrocytes": density}
-    for name, values in maps.items():
-        image = sitk.GetImageFromArray(values.T)  # SimpleITK has z first
-        image.SetSpacing((20.0, 20.0, 20.0))
-        sitk.WriteImage(image, str(folder / f"{name}.nrrd"), useCompression=encoding_is_gzip)
-    halves = [{"id": 1, "acronym": "L"}, {"id": 2, "acronym": "R"}]
-    tree = {"id": 9, "acronym": "all", "children": halves}
-    (folder / "hierarchy.json").write_text(json.dumps({"msg": [tree]}))
-
-
-@pytest.fixture
-def atlas(tmp_path):
-    """Layout of a small circuit in an atlas of 80 um, dense on the left and empty outside."""
+@pytest.mark.parametrize("expected", [6.4, 8.3, 30.0])
+def test_somata_are_compared_with_the_region_that_was_checked(tmp_path, expected):
     layout = write_small(tmp_path)
-    labels = np.zeros((4, 4, 5), np.int32)
-    labels[:2, :, :4], labels[2:, :, :4] = 1, 2
-    density = np.where(labels == 1, 20_000, 5_000).astype(np.float32)
-    write_atlas(layout, labels, density)
-    return layout
-
-
-def in_region(region, **more):
-    common = {"atlas": "../../atlas", "region": region, **more}
-    return {"common": common, "cell_placement": {"density": "[density]astrocytes"}}
-
-
-@pytest.mark.parametrize(
-    ("region", "asked", "share"),
-    [("all", (20_000 + 5_000) * 0.08**3 / 2, 1), ("L", 20_000 * 0.08**3 / 2, 0.5)],
-)
-def test_the_density_of_the_atlas_is_integrated_over_the_region(atlas, region, asked, share):
-    found = measure(atlas, in_region(region))
+    layout.recipe.mkdir()
+    volume = 0.08**3  # mm^3
+    Region(volume * 1e9, expected).write(layout.region)
+    found = measure(layout)
     count = found["cell-placement", "astrocytes"]
-    assert (count.measured, count.target) == (8, round(asked))
+    assert (count.measured, count.target) == (8, round(expected))
     density = found["cell-placement", "density in the region"]
-    volume = 0.08**3 * share  # mm^3
-    assert_allclose([density.measured, density.target], [8 / volume, round(asked) / volume])
-    assert count.fits == density.fits == ("above" if round(asked) < 8 else "as asked")
+    assert_allclose([density.measured, density.target], [8 / volume, round(expected) / volume])
+    assert count.fits == density.fits == {6: "above", 8: "as asked", 30: "below"}[round(expected)]
 
 
-def test_a_region_may_be_a_pattern(atlas):
-    one = measure(atlas, in_region("@^[LR]$"))
-    assert one == measure(atlas, in_region("all"))
+def test_a_damaged_record_of_the_region_is_named(tmp_path):
+    layout = write_small(tmp_path)
+    layout.recipe.mkdir()
+    layout.region.write_text('{"volume": 3}')
+    with pytest.raises(InputError, match=r"region\.json is damaged .*writes it anew"):
+        measure(layout)
 
 
-def test_without_a_region_all_of_the_atlas_counts(atlas):
-    manifest = in_region("all")
-    del manifest["common"]["region"]
-    # The same: what lies outside has no number.
-    assert measure(atlas, manifest) == measure(atlas, in_region("all"))
-
-
-def test_a_region_that_is_not_there_is_named(atlas):
-    with pytest.raises(InputError, match=r"hierarchy\.json has no region 'R2'"):
-        measure(atlas, in_region("R2"))
-
-
-def test_a_damaged_atlas_is_named(atlas):
-    (atlas.folder / "atlas" / "brain_regions.nrrd").write_text("NRRD0005\nnothing\n")
-    with pytest.raises(InputError, match=r"brain_regions\.nrrd cannot be read"):
-        measure(atlas, in_region("all"))
-
-
-def test_without_an_atlas_there_is_no_target_of_somata(tmp_path):
+def test_without_a_region_there_is_no_target_of_somata(tmp_path):
     found = measure(write_small(tmp_path))
     count = found["cell-placement", "astrocytes"]
     assert (count.measured, count.target, count.fits) == (8, None, "")

@@ -1,6 +1,7 @@
 """See whether an atlas says where astrocytes are, and how many."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -8,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nipype_blm.errors import count, join_some, show
-from nipype_blm.ngv.checks.findings import Findings, show_box
+from nipype_blm.ngv.checks.findings import Box, Findings, show_box
+from nipype_blm.ngv.recipe.region import Region
 
 REGIONS, HIERARCHY = "brain_regions.nrrd", "hierarchy.json"
 _LEAST_VOXEL_UM, _MOST_VOXEL_UM = 1.0, 500.0
@@ -110,8 +112,8 @@ def _find_fault(tree: Mapping[str, Any]) -> str | None:
     return None
 
 
-def check_atlas(atlas: AtlasFiles, facts: Mapping[str, Any], findings: Findings) -> float | None:
-    """Return how many astrocytes are expected, if that is known."""
+def check_atlas(atlas: AtlasFiles, facts: Mapping[str, Any], findings: Findings) -> Region | None:
+    """Return the region that is filled, if cells can be placed in it."""
     name = f"common.atlas: {atlas.folder}"
     if findings.refuse_unread(name, facts, "volumes of one shape, in files of nrrd"):
         return None
@@ -127,7 +129,9 @@ def check_atlas(atlas: AtlasFiles, facts: Mapping[str, Any], findings: Findings)
     _check_region(atlas, facts, findings)
     if len(findings.problems) > before or atlas.density is None:
         return None
-    return _check_density(atlas, facts, findings)
+    expected = _check_density(atlas, facts, findings)
+    voxel = facts["regions"]["voxel"]
+    return None if expected is None else Region(facts["n_masked"] * math.prod(voxel), expected)
 
 
 def _check_header(
@@ -294,24 +298,19 @@ def _check_density(atlas: AtlasFiles, facts: Mapping[str, Any], findings: Findin
     return expected
 
 
-def check_room(
-    expected: float, soma_radius: float, facts: Mapping[str, Any], findings: Findings
-) -> None:
+def check_room(region: Region, box: Box, soma_radius: float, findings: Findings) -> None:
     """Refuse more cells than have place in the region: ArchNGV tries again for ever."""
-    voxel = facts["regions"]["voxel"]
-    room = facts["n_masked"] * voxel[0] * voxel[1] * voxel[2]
-    share = expected * 4 / 3 * 3.141593 * soma_radius**3 / room
+    cells = f"{region.expected:.3g} astrocytes with somata of {soma_radius:g} um"
+    share = region.expected * 4 / 3 * math.pi * soma_radius**3 / region.volume
     # Spheres that are placed at random fill 0.384 of a volume at most (Zhang and Torquato 2013);
     # somata reach out of a region, by which a small one has place for more.
     if share > 1:
         findings.refuse(
-            f"cell_placement: {expected:.3g} astrocytes with somata of {soma_radius:g} um would "
-            f"take {share:.0%} of the region, and could never be placed; is density per mm^3, and "
-            "soma_radius in um?"
+            f"cell_placement: {cells} would take {share:.0%} of the region, and could never be "
+            "placed; is density per mm^3, and soma_radius in um?"
         )
     elif share > 0.2:
         findings.notice(
-            f"cell_placement: {expected:.3g} astrocytes with somata of {soma_radius:g} um take "
-            f"{share:.0%} of the region ({show_box(facts['box'])}); to place them takes long, if "
-            "it ends: at random, spheres fill 38% at most."
+            f"cell_placement: {cells} take {share:.0%} of the region ({show_box(box)}); to place "
+            "them takes long, if it ends: at random, spheres fill 38% at most."
         )

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from nipype_blm.errors import shorten
 
+Box = Sequence[Sequence[float]]  # both corners, um
+
 
 class Findings(NamedTuple):
     """Sentences for users."""
@@ -29,7 +31,7 @@ class Findings(NamedTuple):
         return error is not None
 
 
-def show_box(box: Sequence[Sequence[float]]) -> str:
+def show_box(box: Box) -> str:
     """Return both corners of a box as "x 0 to 70, y 0 to 70, z 0 to 70 um"."""
     ranges = zip("xyz", *box, strict=True)
     return ", ".join(f"{axis} {low:.6g} to {high:.6g}" for axis, low, high in ranges) + " um"

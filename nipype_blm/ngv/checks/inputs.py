@@ -6,17 +6,18 @@ from difflib import get_close_matches
 from math import erfc, sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from nipype_blm.errors import InputError, show
 from nipype_blm.ngv.checks.atlas import AtlasFiles, check_atlas, check_files, check_room
-from nipype_blm.ngv.checks.findings import Findings
+from nipype_blm.ngv.checks.findings import Box, Findings
 from nipype_blm.ngv.checks.neurons import check_cells, check_circuit, check_index, check_synapses
 from nipype_blm.ngv.checks.synthesis import check_synthesis
 from nipype_blm.ngv.checks.vessels import check_mesh, check_vasculature
 from nipype_blm.ngv.environment.companion import SCRIPTS, CompanionError, run_command
 from nipype_blm.ngv.environment.finding import Environment
 from nipype_blm.ngv.recipe.reading import Recipe, find_missing_files
+from nipype_blm.ngv.recipe.region import Region
 from nipype_blm.ngv.stages import STAGES
 
 _STRATEGIES = ("maximum_reachout", "random_selection")
@@ -33,8 +34,15 @@ _FILES = {
 }
 
 
-def check_inputs(recipe: Recipe, environment: Environment) -> Sequence[str]:
-    """Return what is no fault but may not be meant.
+class Checked(NamedTuple):
+    """What the inputs of a circuit have told."""
+
+    notices: Sequence[str]  # of what is no fault but may not be meant
+    region: Region | None  # None if no cells are placed
+
+
+def check_inputs(recipe: Recipe, environment: Environment) -> Checked:
+    """Return what is to be known of the inputs of a circuit, if it can be computed.
 
     Only what the stages read that are asked for is looked at.  Volumes are read once, in pieces;
     of the skeleton all points; of the mesh, of synapses and of their index, if they are large,
@@ -64,14 +72,15 @@ def check_inputs(recipe: Recipe, environment: Environment) -> Sequence[str]:
     if "index" in paths and "synapses" in paths:
         request["index"]["synapses"] = str(paths["synapses"])
     facts = _inspect(request, environment) if request else {}
+    region = None
     if atlas is not None and "atlas" in facts:
-        expected = check_atlas(atlas, facts["atlas"], findings)
-        if expected is not None:
-            _check_numbers(recipe, expected, facts["atlas"], findings)
+        region = check_atlas(atlas, facts["atlas"], findings)
+        if region is not None:
+            _check_numbers(recipe, region, facts["atlas"]["box"], findings)
     _check_files(paths, facts, findings)
     if findings.problems:
         raise InputError(findings.problems)
-    return findings.notices
+    return Checked(findings.notices, region)
 
 
 def _check_files(paths: Mapping[str, Path], facts: Mapping[str, Any], findings: Findings) -> None:
@@ -175,17 +184,15 @@ def _refuse_name(where: str, name: str, known: Any, findings: Findings) -> None:
     findings.refuse(f"{where}: {name} is not known{hint}  There are {', '.join(known)}.")
 
 
-def _check_numbers(
-    recipe: Recipe, expected: float, facts: Mapping[str, Any], findings: Findings
-) -> None:
+def _check_numbers(recipe: Recipe, region: Region, box: Box, findings: Findings) -> None:
     """Check distributions that fail only for some of all cells."""
-    check_room(expected, recipe.manifest["cell_placement"]["soma_radius"][0], facts, findings)
+    check_room(region, box, recipe.manifest["cell_placement"]["soma_radius"][0], findings)
     if "microdomains" not in recipe.stages:
         return
     mean, deviation = recipe.manifest["microdomains"]["overlap_distribution"]["values"]
     scale = max(deviation, 1e-300) * sqrt(2)
     outside = (erfc(mean / scale) + erfc((2 - mean) / scale)) / 2
-    if expected * outside >= 0.5:
+    if region.expected * outside >= 0.5:
         findings.refuse(
             f"microdomains.overlap_distribution: a mean of {mean:g} and a deviation of "
             f"{deviation:g} give {outside:.2g} of all domains an overlap below 0 or above 2, at "

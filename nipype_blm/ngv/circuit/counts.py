@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError, join_some, show
 from nipype_blm.io.files import write_if_changed
-from nipype_blm.ngv.circuit.atlas import Region, read_region
 from nipype_blm.ngv.circuit.capsules import Floats
 from nipype_blm.ngv.circuit.morphologies import Segments, Somata
 from nipype_blm.ngv.circuit.parts import (
@@ -38,6 +37,7 @@ from nipype_blm.ngv.circuit.targets import (
     take_numbers,
 )
 from nipype_blm.ngv.layout import Layout
+from nipype_blm.ngv.recipe.region import Region
 
 _UM3_PER_MM3 = 1e9
 _MOST_NAMES = 10
@@ -87,7 +87,7 @@ def measure_circuit(layout: Layout, manifest: Mapping[str, Any] | None = None) -
     distribution, sd sqrt(pi / 2 n).  What is not drawn has to be met exactly.
     """
     circuit = read_circuit(layout)
-    region = read_region(layout, manifest)
+    region = Region.read(layout.region)
     return [
         *_measure_vessels(circuit),
         *_measure_somata(circuit, region, manifest),

@@ -12,6 +12,7 @@ from nipype_blm.ngv.environment.finding import Environment
 from nipype_blm.ngv.layout import Layout
 from nipype_blm.ngv.recipe.manifest import FOLDERS, PLACES, SECTIONS
 from nipype_blm.ngv.recipe.reading import Recipe, find_missing_files, read_manifest
+from nipype_blm.ngv.recipe.region import Region
 from nipype_blm.ngv.stages import STAGES, TNS_FILES, find_later
 
 RECIPE_FILE = "astrocyte_gap_junction_recipe.xml"  # of touchdetector
@@ -28,8 +29,19 @@ class Prepared(NamedTuple):
     refinement_steps: int
 
 
-def prepare(recipe: Recipe, environment: Environment, layout: Layout) -> Prepared:
+def prepare(
+    recipe: Recipe, environment: Environment, layout: Layout, region: Region | None = None
+) -> Prepared:
     """Write the recipe of a circuit into its folder; files that stay the same keep their time.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    environment : Environment
+    layout : Layout
+        Of the circuit.
+    region : Region, optional
+        That cells are placed in, as `check_inputs` has measured it.
 
     Raises
     ------
@@ -50,6 +62,8 @@ def prepare(recipe: Recipe, environment: Environment, layout: Layout) -> Prepare
     known = {**earlier, **recipe.manifest}
     _write_yaml(layout.manifest, {name: known[name] for name in SECTIONS if name in known})
     wanted = {name for stage in recipe.stages for name in STAGES[stage].files}
+    if region is not None:
+        region.write(layout.region)
     files = {name: layout.recipe / f"{name}.json" for name in TNS_FILES if name in wanted}
     for name, place in files.items():
         write_if_changed(place, recipe.files[name].read_bytes())
