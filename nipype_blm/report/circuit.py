@@ -11,17 +11,15 @@ from nipype_blm.core.linalg import FloatArray
 from nipype_blm.errors import InputError, join_some, show
 from nipype_blm.io.files import replacing
 from nipype_blm.ngv.circuit.capsules import Capsules, find_nearest
-from nipype_blm.ngv.circuit.morphologies import Segments
-from nipype_blm.ngv.circuit.parts import (
-    PERIVASCULAR,
-    Circuit,
+from nipype_blm.ngv.circuit.files import (
     find_base_connectome,
     find_morphology,
-    measure_lengths,
     read_branches,
     read_circuit,
     read_synapse_positions,
 )
+from nipype_blm.ngv.circuit.morphologies import Segments
+from nipype_blm.ngv.circuit.parts import PERIVASCULAR, Circuit, measure_lengths
 from nipype_blm.ngv.circuit.targets import read_distribution
 from nipype_blm.ngv.layout import Layout
 from nipype_blm.report.charts.asked import FAINT, draw_numbers, draw_values, say

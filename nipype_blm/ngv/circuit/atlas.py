@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError, show
-from nipype_blm.ngv.circuit.parts import choose_part, find_input
+from nipype_blm.ngv.circuit.files import find_input
 from nipype_blm.ngv.layout import Layout
+from nipype_blm.ngv.recipe.manifest import choose_part
 
 
 class Region(NamedTuple):
