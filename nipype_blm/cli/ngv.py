@@ -283,7 +283,8 @@ def _show_circuit(
     layout: "Layout", quiet: bool, picture: Path | None = None, cell: str = ""
 ) -> None:
     """Write the table of a circuit, draw it, and say what is in the table."""
-    from nipype_blm.ngv.circuit.counts import describe_counts, measure_circuit, write_counts
+    from nipype_blm.ngv.circuit.counts import describe_counts, write_counts
+    from nipype_blm.ngv.circuit.measures import measure_circuit
     from nipype_blm.ngv.recipe.reading import read_manifest
     from nipype_blm.report.circuit import draw_circuit
 

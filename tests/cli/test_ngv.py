@@ -18,7 +18,7 @@ from forked import fork_with_all
 from same_circuit import list_differences, read_circuit
 
 from nipype_blm.cli.main import main
-from nipype_blm.ngv.circuit.counts import count_tetrahedra
+from nipype_blm.ngv.circuit.files import count_tetrahedra
 from nipype_blm.ngv.layout import Layout
 from nipype_blm.ngv.stages import STAGES
 

@@ -20,15 +20,14 @@ from small_circuits import (
 
 from nipype_blm.errors import InputError
 from nipype_blm.ngv.circuit.capsules import Capsules
-from nipype_blm.ngv.circuit.counts import measure_circuit
-from nipype_blm.ngv.circuit.parts import (
+from nipype_blm.ngv.circuit.files import (
     count_synapses,
-    measure_areas,
-    measure_volumes,
     read_branches,
     read_circuit,
     read_synapse_positions,
 )
+from nipype_blm.ngv.circuit.measures import measure_circuit
+from nipype_blm.ngv.circuit.parts import measure_areas, measure_volumes
 from nipype_blm.ngv.layout import Layout
 
 # What ArchNGV and MorphIO read, by their own classes.

@@ -18,12 +18,9 @@ from small_circuits import (
 )
 
 from nipype_blm.errors import InputError
-from nipype_blm.ngv.circuit.counts import (
-    count_tetrahedra,
-    describe_counts,
-    measure_circuit,
-    write_counts,
-)
+from nipype_blm.ngv.circuit.counts import describe_counts, write_counts
+from nipype_blm.ngv.circuit.files import count_tetrahedra
+from nipype_blm.ngv.circuit.measures import measure_circuit
 from nipype_blm.ngv.circuit.targets import find_share, find_target, judge
 from nipype_blm.ngv.layout import Layout
 from nipype_blm.ngv.recipe.region import Region

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nipype_blm.errors import InputError, show
 from nipype_blm.ngv.circuit.capsules import Floats
-from nipype_blm.ngv.circuit.parts import choose_part
+from nipype_blm.ngv.recipe.manifest import choose_part
 
 AS_ASKED, ABOVE, BELOW = "as asked", "above", "below"
 # How far from its target, in standard errors of so many draws, is still as asked.

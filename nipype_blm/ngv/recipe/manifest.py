@@ -1,5 +1,6 @@
 """The sections of ArchNGV's MANIFEST.yaml: what each has to hold, and which stages read it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -199,3 +200,15 @@ def resolve(folder: Path, path: str) -> Path:
         return found.resolve()
     # After a link, a step upwards leads elsewhere than the names say.
     return found.parent.resolve() / found.name if ".." in found.parts else found
+
+
+def choose_part(manifest: Mapping[str, Any] | None, *names: str) -> Mapping[str, Any]:
+    """Return a part of a manifest; what is not there is empty.
+
+    All of it may be under ``ngv``, beside what builds neurons.
+    """
+    found: Any = manifest or {}
+    found = found.get("ngv", found)
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}

@@ -1,1 +1,1 @@
-"""The figures of the report; its text is in the templates."""
+"""The figures of the report, and panels of the picture of a circuit; text is in the templates."""
