@@ -124,7 +124,7 @@ def _measure_somata(
         density = n * _UM3_PER_MM3 / volume
         yield Count(stage, "density in the box of the microdomains", density, unit="mm^-3")
     if n > 1:
-        distances = find_nearest(somata)
+        distances = _find_distances(somata)
         yield from compare(stage, "distance to the nearest astrocyte", distances, "um")
         yield Count(stage, "distance to the nearest astrocyte, least", distances.min(), unit="um")
     values = read_distribution(manifest, ("cell_placement",), "soma_radius")
@@ -139,7 +139,7 @@ def _count_astrocytes(what: str, n: int, asked: int | None, factor: float, unit:
     return Count(stage, what, measured, asked * factor, unit, judge(n, asked))
 
 
-def find_nearest(somata: Somata) -> Floats:
+def _find_distances(somata: Somata) -> Floats:
     """Return the distance of each astrocyte to the nearest other one in um, (n_astrocytes,)."""
     from scipy.spatial import KDTree
 
@@ -147,7 +147,7 @@ def find_nearest(somata: Somata) -> Floats:
     return np.asarray(distances[:, 1])
 
 
-def find_overlaps(domains: Microdomains) -> Floats:
+def _find_shared(domains: Microdomains) -> Floats:
     """Return the overlap that each microdomain was widened for, (n_astrocytes,).
 
     A cell of the tessellation of volume V is scaled by s, and so are its neighbours, so that a
@@ -174,7 +174,7 @@ def _measure_microdomains(
             "expected two numbers: mean and standard deviation."
         )
     target = None if values is None else Target(values[0], values[1], 3.0, values[0])
-    yield from compare(stage, "overlap", find_overlaps(domains), "", target)
+    yield from compare(stage, "overlap", _find_shared(domains), "", target)
     if region is not None:
         yield Count(stage, "volume of all per volume of the region", volumes.sum() / region.volume)
     n_neighbours = np.array([len(each) for each in domains.neighbours])
