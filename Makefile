@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2
+SHORT ?= tests/short.txt
 
 VENV := .venv
 OTHER_VENV := $(VENV)/$(notdir $(PYTHON))$(if $(OLDEST),-oldest)
@@ -29,7 +30,7 @@ test-short: ## run a few tests with PYTHON=python3.13 and its newest libraries, 
 # niworkflows and antspyx are large, and of use to one test each, which runs on one Python.
 short: $(VENV)/.installed-test $(if $(findstring 3.12,$(PYTHON)),$(VENV)/.installed-niworkflows) \
     $(if $(findstring 3.13,$(PYTHON)),$(VENV)/.installed-ants)
-	$(RUN) -P -m pytest $(PYTEST_ARGS) @tests/short.txt
+	$(RUN) -P -m pytest $(PYTEST_ARGS) @$(SHORT)
 
 faults: $(VENV)/.installed-test ## try what clusters do to runs: lost jobs, full disks, ... (as root; 15 minutes)
 	cd tests && $(abspath $(RUN)) -m faults
