@@ -45,7 +45,10 @@ LIGHT_TASKS = {
     "nipype_blm.tasks",
     *(f"nipype_blm.tasks.{name}" for name in ("disks", "journal", "pieces", "runner", "task")),
     *(f"nipype_blm.tasks.{name}" for name in ("commandfolder", "commandjournal")),
-    *(f"nipype_blm.tasks.{name}" for name in ("commandlist", "commands", "products", "shell")),
+    *(
+        f"nipype_blm.tasks.{name}"
+        for name in ("commandlist", "commands", "performing", "products", "shell")
+    ),
 }
 # What users install; the others are for tests.
 EXTRAS = ("plot", "tbss", "ants", "zarr", "hdf5", "tensorstore", "parquet", "boss", "ngv")

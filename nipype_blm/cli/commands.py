@@ -14,7 +14,7 @@ from nipype_blm.errors import InputError, Problems, count, join_some
 if TYPE_CHECKING:
     from nipype_blm.tasks.commandfolder import Summary
     from nipype_blm.tasks.commandlist import Command
-    from nipype_blm.tasks.commands import Settings
+    from nipype_blm.tasks.performing import Settings
 
 _DESCRIPTION = (
     "Run the commands of a text file, one a line, side by side on this machine, on a pool, or on "
@@ -139,7 +139,7 @@ def _read_settings(arguments: argparse.Namespace) -> "Settings":
     InputError
         With all faults.
     """
-    from nipype_blm.tasks.commands import Settings
+    from nipype_blm.tasks.performing import Settings
 
     least = {"n_procs": 1, "n_workers": 1, "retries": 0, "max_failures": 0}
     problems = Problems(list_too_low(arguments, least))

@@ -86,7 +86,8 @@ class CommandBatch(BLMInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from nipype_blm.stages.commands import holding, run_command_list
         from nipype_blm.tasks.commandlist import number_commands, read_commands
-        from nipype_blm.tasks.commands import Settings, check_list
+        from nipype_blm.tasks.commands import check_list
+        from nipype_blm.tasks.performing import Settings
 
         given = defined_traits(self.inputs)
         if "commands_file" in given:

@@ -12,7 +12,8 @@ from nipype_blm.machine import count_cores
 from nipype_blm.private import find_obstacle
 from nipype_blm.tasks.commandfolder import Summary
 from nipype_blm.tasks.commandlist import Command
-from nipype_blm.tasks.commands import Settings, choose_commands, run_commands
+from nipype_blm.tasks.commands import choose_commands, run_commands
+from nipype_blm.tasks.performing import Settings
 
 if TYPE_CHECKING:
     from nipype_blm.tasks.options import PoolOptions

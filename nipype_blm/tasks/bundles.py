@@ -16,7 +16,8 @@ from nipype_blm.progress import advance
 from nipype_blm.tasks.commandfolder import Places
 from nipype_blm.tasks.commandjournal import CommandJournal, History, Outcome
 from nipype_blm.tasks.commandlist import Command, find_missing, list_programs
-from nipype_blm.tasks.commands import (
+from nipype_blm.tasks.dispatch import run_as_taken, run_on_pool
+from nipype_blm.tasks.performing import (
     UNIT,
     Settings,
     Tally,
@@ -24,7 +25,6 @@ from nipype_blm.tasks.commands import (
     perform_command,
     tell_time,
 )
-from nipype_blm.tasks.dispatch import run_as_taken, run_on_pool
 from nipype_blm.tasks.pools import Pool
 from nipype_blm.tasks.shell import Shell
 from nipype_blm.tasks.task import PoolError, Task

@@ -16,9 +16,10 @@ from nipype_blm.tasks.bundles import Bundles, run_bundle
 from nipype_blm.tasks.commandfolder import Places, Summary
 from nipype_blm.tasks.commandjournal import Outcome
 from nipype_blm.tasks.commandlist import number_commands
-from nipype_blm.tasks.commands import Settings, Tally, run_commands
+from nipype_blm.tasks.commands import run_commands
 from nipype_blm.tasks.disks import blames_machine
 from nipype_blm.tasks.options import Resources, parse_options
+from nipype_blm.tasks.performing import Settings, Tally
 from nipype_blm.tasks.pools import Pool, open_pool
 
 KILL = "kill -9 $PPID; sleep 60"  # the worker, and wait for its end

@@ -13,7 +13,8 @@ from nipype_blm.errors import InputError
 from nipype_blm.progress import listening
 from nipype_blm.tasks.commandfolder import CommandsError, Places, Summary
 from nipype_blm.tasks.commandlist import number_commands
-from nipype_blm.tasks.commands import Settings, check_list, run_commands
+from nipype_blm.tasks.commands import check_list, run_commands
+from nipype_blm.tasks.performing import Settings
 
 
 class Desk:
