@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from nipype_blm.errors import InputError, Problem, Words, shorten, show
+from nipype_blm.frontends.faults import find_nearest
 from nipype_blm.frontends.fields import (
     ENTRIES,
     FORMULA_MODELS,
@@ -17,9 +18,9 @@ from nipype_blm.frontends.fields import (
     Fields,
     FormulaFields,
     check_fields,
-    find_nearest,
 )
-from nipype_blm.frontends.reading import Origin, make_contrast, make_request
+from nipype_blm.frontends.reading import Origin, make_contrast
+from nipype_blm.frontends.requests import make_request
 from nipype_blm.frontends.values import is_mixed_formula
 from nipype_blm.io.yamlfile import read_yaml
 from nipype_blm.model.request import Request

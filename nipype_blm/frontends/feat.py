@@ -8,7 +8,8 @@ from typing import Any
 from nipype_blm.errors import InputError, Problem, Problems, join_some
 from nipype_blm.frontends.blm import WORDS, to_yaml
 from nipype_blm.frontends.fields import check_fields
-from nipype_blm.frontends.reading import Origin, make_request
+from nipype_blm.frontends.reading import Origin
+from nipype_blm.frontends.requests import make_request
 from nipype_blm.io.tables import read_labels, read_text
 from nipype_blm.model.request import Request
 

@@ -1,13 +1,13 @@
 """The single values that a front end is given, checked all at once and named as in `Request`."""
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -17,9 +17,10 @@ from pydantic import (
 )
 
 from nipype_blm.core.lmm.estimates import METHODS
-from nipype_blm.errors import Problem, Words, shorten, show
+from nipype_blm.errors import InputError, Problem, Words, shorten, show
 from nipype_blm.frontends.contrasts import Vector, normalise_contrasts, parse_vector
 from nipype_blm.frontends.factors import normalise_factors
+from nipype_blm.frontends.faults import describe_fault, find_nearest
 from nipype_blm.frontends.values import (
     Bytes,
     Count,
@@ -29,7 +30,6 @@ from nipype_blm.frontends.values import (
     FilePath,
     FilePaths,
     Filters,
-    Inference,
     Number,
     Pattern,
     Share,
@@ -45,7 +45,6 @@ from nipype_blm.model.request import DEFAULT_MAX_BYTES, DEFAULT_MINLOG, DEFICIEN
 from nipype_blm.model.study import COLUMN_KINDS, ON_MISSING
 
 CLUSTER_TYPES = ("htcondor", "local", "lsf", "moab", "oar", "pbs", "sge", "slurm")
-_LONGEST_NAME = 40  # longer than any field
 _NO_CONTRASTS = [{"name": "none", "vector": [1]}]  # hold the place of what is at fault
 
 
@@ -54,6 +53,23 @@ class _Model(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True
     )
+
+
+def _read_inference(value: Any, info: ValidationInfo) -> dict[str, Any] | None:
+    """Check what is asked of an inference; true asks for what is usual."""
+    from nipype_blm.frontends.inference import InferenceFields, make_inference_options
+
+    given = {} if value is True else value
+    if given is False:
+        return None
+    if not isinstance(given, dict):
+        raise ValueError(f"{show(value)} was given; expected true, or fields such as n: 5000")
+    try:
+        options = make_inference_options(given, str, (info.context or {}).get("base"))
+    except InputError as error:
+        raise ValueError("; ".join(str(each).rstrip(".") for each in error.problems)) from error
+    packed = options.pack()
+    return {name: packed[name] for name in InferenceFields.model_fields if name in given}
 
 
 class ContrastFields(_Model):
@@ -155,7 +171,7 @@ class CommonFields(_Model):
         "needs; tiles, all and the values of the images by voxel, so that another model of them "
         "reads no images; or nothing.",
     )
-    inference: Inference = Field(
+    inference: Annotated[dict[str, Any] | None, BeforeValidator(_read_inference)] = Field(
         None,
         description="Correct p for the number of voxels once the maps are there: true, or options "
         "of `nipype-blm infer`, such as {n: 5000, summaries: [voxel, tfce]}.",
@@ -482,27 +498,6 @@ def _end(entries: list[str]) -> str:
     return shorten("".join(entries[1:2]))
 
 
-_NUMBER_TYPES = ("int_type", "int_parsing", "int_parsing_size", "int_from_float", "finite_number")
-_EXPECTED: dict[str, Callable[[Any], str]] = {
-    **dict.fromkeys(_NUMBER_TYPES, lambda _: "a whole number"),
-    "greater_than_equal": lambda limits: f"at least {limits['ge']}",
-    "less_than_equal": lambda limits: f"at most {limits['le']}",
-    "bool_type": lambda _: "true or false",
-    "bool_parsing": lambda _: "true or false",
-    "string_too_short": lambda _: "some text",
-}
-
-
-def describe_fault(fault: Any) -> str:
-    """Return what was given, and what was expected, of one of pydantic's errors."""
-    if fault["type"] == "value_error":
-        return str(fault["ctx"]["error"]).rstrip(".")
-    expected = _EXPECTED.get(fault["type"])
-    if expected is None:
-        return f"{show(fault['input'])} was given: {fault['msg'].lower()}".rstrip(".")
-    return f"{show(fault['input'])} was given; expected {expected(fault.get('ctx'))}"
-
-
 def _explain_unknown(
     place: Sequence[Any], where: str, parent: type[BaseModel], words: Words
 ) -> Problem:
@@ -511,12 +506,6 @@ def _explain_unknown(
     nearest = find_nearest(name, {words.name(each).lower(): each for each in names})
     template = f"{where} is not a known field; the nearest known one is {{{nearest}}}."
     return Problem(str(place[0]), template, entry=shorten(name))
-
-
-def find_nearest(name: str, known: Mapping[str, str]) -> str:
-    """Return what is known, in lower case, by the name that is most like another."""
-    [nearest] = difflib.get_close_matches(name.lower()[:_LONGEST_NAME], known, n=1, cutoff=0)
-    return known[nearest]
 
 
 def _name_place(field: str, entries: list[str]) -> str:

@@ -9,8 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from nipype_blm.core.clusters.summaries import SUMMARIES
 from nipype_blm.core.resampling.declared import RESAMPLINGS
 from nipype_blm.errors import InputError, Problem, shorten, show
-from nipype_blm.frontends.fields import describe_fault, find_nearest
-from nipype_blm.frontends.traits import TraitWords
+from nipype_blm.frontends.faults import describe_fault, find_nearest
 from nipype_blm.frontends.values import (
     Count,
     CountOrNone,
@@ -21,6 +20,7 @@ from nipype_blm.frontends.values import (
     one_of,
     parse_number,
 )
+from nipype_blm.frontends.words import TraitWords
 from nipype_blm.model.inference import (
     CORRECTIONS,
     EXCHANGES,

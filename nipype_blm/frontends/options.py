@@ -9,9 +9,10 @@ from nipype_blm.errors import InputError, Problem, shorten
 from nipype_blm.frontends import blm
 from nipype_blm.frontends.fields import Checked, check_fields
 from nipype_blm.frontends.flags import ALL, ENTITIES
-from nipype_blm.frontends.reading import Origin, make_request
-from nipype_blm.frontends.traits import TraitWords
+from nipype_blm.frontends.reading import Origin
+from nipype_blm.frontends.requests import make_request
 from nipype_blm.frontends.values import is_mixed_formula
+from nipype_blm.frontends.words import TraitWords
 from nipype_blm.model.request import Request
 from nipype_blm.model.study import COLUMN_KINDS
 from nipype_blm.units import GIB

@@ -1,4 +1,4 @@
-"""Make a request of checked fields: every table, label file and list is read, once."""
+"""What requests take of checked fields, however the model is given."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,19 +9,15 @@ import numpy as np
 
 from nipype_blm.core.lmm.estimates import MixedOptions
 from nipype_blm.data.kinds import is_image_path
-from nipype_blm.errors import InputError, Problem, Problems, Words
+from nipype_blm.errors import InputError, Problem, Words
 from nipype_blm.frontends.fields import (
     CommonFields,
     ContrastFields,
-    FactorFields,
-    Fields,
-    FormulaFields,
-    MixedFields,
     MixedOptionFields,
 )
-from nipype_blm.io.tables import explain_path, read_labels, read_path_list, read_table, scan_table
+from nipype_blm.io.tables import explain_path, read_path_list
 from nipype_blm.model.contrasts import Contrast
-from nipype_blm.model.request import Factor, ListedPath, Request, Table
+from nipype_blm.model.request import ListedPath
 
 # Fields that the request takes as they are.
 _SAME = (
@@ -42,39 +38,6 @@ class Origin(NamedTuple):
     notices: Sequence[str] = ()  # what is no fault but may not be meant
     record: Mapping[str, Any] = MappingProxyType({})  # the fields, as inputs.yml has them
     source: Path | None = None  # the file that they were read from
-
-
-def make_request(fields: CommonFields, origin: Origin) -> Request:
-    """Read what fields name; what `check_fields` leaves of faulty ones is good enough."""
-    if isinstance(fields, FormulaFields):
-        from nipype_blm.frontends.studies import make_formula_request  # pandas takes its time
-
-        return make_formula_request(fields, origin)
-    assert isinstance(fields, Fields)
-    words, found = origin.words, Problems(origin.problems)
-    factors = list(fields.factors) if isinstance(fields, MixedFields) else []
-    X = _read_X(fields.X, words.name("X"), fields.row_names, found)
-    contrasts, notices = _make_contrasts(fields.contrasts, X, found)
-    return Request(
-        X=X,
-        factors=[
-            _read_factor(each, words.entry("factors", i), fields, found)
-            for i, each in enumerate(factors, 1)
-        ],
-        images=_list_files(fields.images, "images", words, found),
-        data_masks=_list_files(fields.data_masks, "data_masks", words, found),
-        contrasts=contrasts,
-        match_rows=fields.match_rows,
-        may_ask=fields.row_names is None,
-        files=[
-            origin.source,
-            fields.X,
-            *(path for each in factors for path in (each.factor, each.design)),
-        ],
-        faults=found,
-        notices=[*origin.notices, *notices],
-        **request_options(fields, origin),
-    )
 
 
 def request_options(fields: CommonFields, origin: Origin) -> dict[str, Any]:
@@ -99,34 +62,6 @@ def request_options(fields: CommonFields, origin: Origin) -> dict[str, Any]:
     return options | {"words": origin.words, "record": origin.record}
 
 
-def _read_X(
-    path: Path | None, what: str, row_names: str | None, problems: Problems
-) -> Table | None:
-    """Return X, also where single cells are wrong."""
-    found = None if path is None else problems.attempt(scan_table, path, what, row_names)
-    if found is None:
-        return None
-    problems += found[1]
-    return found[0]
-
-
-def _read_factor(
-    factor: FactorFields, what: str, fields: Fields, problems: Problems
-) -> Factor | None:
-    labels = problems.attempt(read_labels, factor.factor, f"{what} factor")
-    design = problems.attempt(read_table, factor.design, f"{what} design", fields.row_names, False)
-    if labels is None or design is None:
-        return None
-    source = f"{what} factor {factor.factor}"
-    return Factor(factor.name, labels, design, factor.correlated, factor.nested_in, source)
-
-
-def _list_files(
-    given: Path | Sequence[Path] | None, field: str, words: Words, problems: Problems
-) -> list[ListedPath] | None:
-    return None if given is None else problems.attempt(list_files, given, field, words)
-
-
 def list_files(given: Path | Sequence[Path], field: str, words: Words) -> list[ListedPath]:
     """Return the files that a field names: a list file, one image, or several."""
     what = words.name(field)
@@ -138,20 +73,6 @@ def list_files(given: Path | Sequence[Path], field: str, words: Words) -> list[L
             raise InputError(Problem(field, f"{{{field}}}: {{fault}}.", fault=fault))
         return [ListedPath(given, what)]
     return read_path_list(given, what)
-
-
-def _make_contrasts(
-    given: Sequence[ContrastFields], X: Table | None, problems: Problems
-) -> tuple[Sequence[Contrast], Sequence[str]]:
-    """Return contrasts, and what may not be meant by them."""
-    if all(each.expression is None for each in given):
-        return [make_contrast(each) for each in given], []
-    if X is None:  # which is said already
-        return [], []
-    from nipype_blm.frontends.studies import list_contrasts_of_columns  # pandas takes its time
-
-    made = problems.attempt(list_contrasts_of_columns, X, given)
-    return ([], []) if made is None else made
 
 
 def make_contrast(fields: ContrastFields) -> Contrast:

@@ -1,14 +1,16 @@
 """The inputs of Nipype's interfaces: the traits' names of fields."""
 
 from collections.abc import Collection, Mapping
-from decimal import ROUND_UP, Context
 from types import MappingProxyType
 from typing import Any
 
-from nipype_blm.errors import Words, shorten
+from nipype_blm.errors import shorten
 from nipype_blm.frontends import blm
-from nipype_blm.frontends.fields import Checked, check_fields, choose_fields, find_nearest
-from nipype_blm.frontends.reading import Origin, make_request
+from nipype_blm.frontends.faults import find_nearest
+from nipype_blm.frontends.fields import Checked, check_fields, choose_fields
+from nipype_blm.frontends.reading import Origin
+from nipype_blm.frontends.requests import make_request
+from nipype_blm.frontends.words import TraitWords
 from nipype_blm.model.request import Request
 from nipype_blm.units import GIB
 
@@ -44,20 +46,6 @@ NAMES: Mapping[str, str] = MappingProxyType(
     }
     | {name: name for name in _SAME}
 )
-
-
-class TraitWords(Words):
-    """Words of those who set inputs of an interface."""
-
-    memory_hint = "give GiB, such as 4"
-
-    def memory(self, n_bytes: int) -> str:
-        """Return memory in GiB."""
-        return f"{n_bytes / GIB:.3g}"
-
-    def budget(self, n_bytes: int) -> str:
-        """Return memory in GiB, rounded up, so that it is enough when it is given."""
-        return f"{float(Context(4, ROUND_UP).create_decimal(n_bytes / GIB)):.4g}"
 
 
 WORDS = TraitWords(

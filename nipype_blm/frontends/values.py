@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from nipype_blm.data.kinds import is_image_path
-from nipype_blm.errors import InputError, Words, show
+from nipype_blm.errors import Words, show
 from nipype_blm.io.paths import resolve_path
 from nipype_blm.model.arithmetic import parse_number
 
@@ -150,23 +150,6 @@ def _read_filters(value: Any) -> dict[str, tuple[str, ...] | None]:
     return {str(name): None if each is None else _list_text(each) for name, each in value.items()}
 
 
-def _read_inference(value: Any, info: ValidationInfo) -> dict[str, Any] | None:
-    """Check what is asked of an inference; true asks for what is usual."""
-    from nipype_blm.frontends.inference import InferenceFields, make_inference_options
-
-    given = {} if value is True else value
-    if given is False:
-        return None
-    if not isinstance(given, dict):
-        raise ValueError(f"{show(value)} was given; expected true, or fields such as n: 5000")
-    try:
-        options = make_inference_options(given, str, (info.context or {}).get("base"))
-    except InputError as error:
-        raise ValueError("; ".join(str(each).rstrip(".") for each in error.problems)) from error
-    packed = options.pack()
-    return {name: packed[name] for name in InferenceFields.model_fields if name in given}
-
-
 def _read_diagnostics(value: Any) -> dict[str, Any] | None:
     """Check how diagnostics are asked for; true asks for what is usual."""
     given = {} if value is True else value
@@ -192,5 +175,4 @@ Derivatives = Annotated[tuple[str, ...], BeforeValidator(_find_derivatives)]
 TextList = Annotated[tuple[Text, ...], BeforeValidator(_list_text)]
 Filters = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_read_filters)]
 Share = Annotated[Fraction, BeforeValidator(_parse_fraction)]
-Inference = Annotated[dict[str, Any] | None, BeforeValidator(_read_inference)]
 Diagnostics = Annotated[dict[str, Any] | None, BeforeValidator(_read_diagnostics)]

@@ -15,7 +15,7 @@ from nipype_blm.data.manifest import format_manifest
 from nipype_blm.data.specfile import pack_contrasts
 from nipype_blm.frontends.contrasts import normalise_contrasts, parse_vector
 from nipype_blm.frontends.fields import check_fields
-from nipype_blm.frontends.reading import make_request
+from nipype_blm.frontends.requests import make_request
 from nipype_blm.io.tables import read_labels, scan_table
 from nipype_blm.model.planning import plan_run
 from nipype_blm.model.random import make_factor

@@ -16,7 +16,8 @@ from traits.api import TraitError
 
 from nipype_blm.cli.blmm import main
 from nipype_blm.errors import InputError
-from nipype_blm.frontends.reading import Origin, make_request
+from nipype_blm.frontends.reading import Origin
+from nipype_blm.frontends.requests import make_request
 from nipype_blm.frontends.traits import WORDS, check
 from nipype_blm.interfaces import (
     BLMM,

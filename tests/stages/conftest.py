@@ -11,7 +11,8 @@ import pytest
 from nipype_blm.core.factors import RandomFactor
 from nipype_blm.data.specfile import read_contrasts
 from nipype_blm.frontends.blm import WORDS, check
-from nipype_blm.frontends.reading import Origin, make_request
+from nipype_blm.frontends.reading import Origin
+from nipype_blm.frontends.requests import make_request
 from nipype_blm.results.blocks import Block, open_blocks
 from nipype_blm.stages.estimates import compute_estimates
 from nipype_blm.stages.plan import PlanFiles, PreparedRun, prepare_run, write_plan
