@@ -348,6 +348,19 @@ def test_small_pieces_in_the_box_of_a_large_one_pass(circuit):
     assert circuit.check("cell_placement") == []
 
 
+def test_pieces_whose_boxes_overlap_are_told_with_the_cells_that_are_in_both(circuit):
+    regions = full(0)
+    regions[:6, :2] = regions[:2, :6] = 1  # a corner, and a block in the box of that
+    regions[4:, 4:] = 1
+    write_regions(circuit, regions)
+    write_density(circuit, full(5e4))
+    n_both = 2 * 2 * 10  # voxels of the block up to where the corner ends
+    (notice,) = circuit.check("cell_placement")
+    assert f"with about {n_both * 343e-9 * 5e4:.2g} astrocytes in several boxes" in notice
+    write_density(circuit, full(5e4) * (np.arange(10) < 7).astype(np.float32))
+    assert circuit.check("cell_placement") == []  # fewer than half a cell: a matter of luck
+
+
 def test_regions_of_small_pieces_alone_are_refused(circuit):
     regions = full(0)
     regions[4:6, 4:6, 4:6] = 1

@@ -284,9 +284,18 @@ def _check_density(atlas: AtlasFiles, facts: Mapping[str, Any], findings: Findin
             f"{where} gives {expected:.3g} astrocytes in {region} ({size}); is it per mm^3?  "
             f"It is {facts['highest']:.3g} at most."
         )
-    lost = facts.get("islands", {}).get("sum", 0.0) * per_density
+    islands = facts.get("islands", {})
+    shared = islands.get("sum_shared", 0.0) * per_density
+    if shared >= 0.5:
+        findings.notice(
+            f"common.region: {region} has pieces whose boxes overlap, with about {shared:.2g} "
+            "astrocytes in several boxes: ArchNGV makes domains box by box, and of each astrocyte "
+            "keeps the last, so that domains there do not fit together.  One circuit for each "
+            "piece, by a common.mask, has no such place."
+        )
+    lost = islands.get("sum", 0.0) * per_density
     if lost:
-        n = facts["islands"]
+        n = islands
         text = (
             f"common.region: {region} has {count(n['n'], 'piece')} of less than 10 voxels "
             f"({count(n['n_voxels'], 'voxel')}), in which {lost:.2g} astrocytes are expected; "

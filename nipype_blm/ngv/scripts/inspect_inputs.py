@@ -160,8 +160,9 @@ def _count_voxels(paths: dict[str, Path], facts: dict[str, Any], ids: Any) -> di
             "n_voxels": islands.n_voxels,
             "n_large": islands.n_large,
         }
-        if islands.n and "density" in same:
-            found["islands"]["sum"] = _sum_density(paths["density"], islands.mask, start)
+        for name, voxels in (("sum", islands.mask), ("sum_shared", islands.shared)):
+            if voxels.any() and "density" in same:
+                found["islands"][name] = _sum_density(paths["density"], voxels, start)
     return found
 
 
@@ -245,20 +246,23 @@ class _Islands(NamedTuple):
     n_voxels: int
     n_large: int  # pieces that are large enough
     mask: Any  # voxels of small pieces, out of the boxes of large ones
+    shared: Any  # voxels of the region in the boxes of several large pieces
 
 
 def _find_islands(mask: Any) -> _Islands:
-    """Find pieces of a region in which astrocytes get no domain."""
+    """Find pieces of a region in which astrocytes get no domain, or more than one."""
     labels, n = ndimage.label(mask, np.ones((3, 3, 3)))
     is_small = np.bincount(labels.ravel(), minlength=n + 1) < _LEAST_OF_DOMAINS
     is_small[0] = False
-    small = is_small[labels]
     # ArchNGV takes all astrocytes in the box of a piece for those of the piece.
+    n_boxes = np.zeros(mask.shape, np.uint8)
     for box in ndimage.find_objects(np.where(is_small[labels], 0, labels)):
         if box is not None:
-            small[box] = False
+            n_boxes[box] = np.minimum(n_boxes[box], 1) + 1  # more than two make no difference
+    small = is_small[labels] & (n_boxes == 0)
     pieces = np.unique(labels[small])
-    return _Islands(len(pieces), _count(small), n - int(is_small.sum()), small)
+    n_large = n - int(is_small.sum())
+    return _Islands(len(pieces), _count(small), n_large, small, mask & (n_boxes > 1))
 
 
 def _sum_density(path: Path, where: Any, start: Any) -> float:
