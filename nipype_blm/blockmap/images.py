@@ -194,19 +194,23 @@ def open_boss(plan: Plan, output: Output) -> Any:
     WriteError
         If that fails after all retries.
     """
-    from nipype_blm.blockmap import boss
+    from nipype_blm.blockmap.boss.volumes import parse_uri
 
-    volume = boss.parse_uri(output.path, **output.options)
+    volume = parse_uri(output.path, **output.options)
+
+    def connect() -> Any:
+        from nipype_blm.blockmap.boss.client import BossArray
+
+        return BossArray(volume)
+
     failed = f"The output {output.name} could not be opened"
-    return retry(partial(boss.open_volume, volume), failed, WriteError, plan.config)
+    return retry(connect, failed, WriteError, plan.config)
 
 
 def send_boss(
     plan: Plan, output: Output, channel: Any, start: Triple, values: NDArray[Any]
 ) -> None:
     """Write voxels to the channel of an output; errors are those of `open_boss`."""
-    from nipype_blm.blockmap import boss
-
     failed = f"The output {output.name} at z, y, x from {start} could not be written"
-    write = partial(boss.write_region, channel, start, values)
+    write = partial(channel.write, start, values)
     retry(write, failed, WriteError, plan.config)

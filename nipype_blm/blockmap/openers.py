@@ -16,7 +16,7 @@ from nipype_blm.blockmap.blocks import AXES
 from nipype_blm.errors import InputError, join_some, show
 
 if TYPE_CHECKING:
-    from nipype_blm.blockmap.boss import Volume
+    from nipype_blm.blockmap.boss.volumes import Volume
     from nipype_blm.blockmap.sources import Source
 
 _NIFTI = re.compile(r"\.(nii|mgh|mgz|mnc|hdr|img)(\.(gz|bz2|zst))?$", re.IGNORECASE)
@@ -557,17 +557,16 @@ def _find_address(source: "Source") -> tuple[str, str]:
 
 
 def _open_boss(source: "Source", name: str) -> Opened:
-    from nipype_blm.blockmap.boss import find_extent, open_volume
+    from nipype_blm.blockmap.boss.client import BossArray
 
-    array = open_volume(find_volume(source))
-    bounds = [find_extent(array)[axis] for axis in AXES]
+    array = BossArray(find_volume(source))
     voxel_size = list(map(float, array.voxel_size))
-    return Opened(array, "zyx", voxel_size, str(array.voxel_unit or ""), bounds=bounds)
+    return Opened(array, "zyx", voxel_size, str(array.voxel_unit or ""), bounds=array.extent)
 
 
 def find_volume(source: "Source") -> "Volume":
     """Return the volume of a BOSS that a source is."""
-    from nipype_blm.blockmap.boss import parse_uri
+    from nipype_blm.blockmap.boss.volumes import parse_uri
 
     return parse_uri(source.path, **{"resolution": source.level, **source.options})
 

@@ -362,9 +362,9 @@ def _set_token_of(each: Any, token: str) -> Any:
 
 def _read_neurodata(path: Path, token: str | None) -> dict[str, Any]:
     """Return the fields that a configuration of Nd-Multicore has: where the channels are."""
-    from nipype_blm.blockmap import boss
+    from nipype_blm.blockmap.boss import neurodata
 
-    found = boss.read_config(path, token)
+    found = neurodata.read_config(path, token)
     channels = {
         name: {
             "path": f"bossdb://{volume.collection}/{volume.experiment}/{volume.channel}",

@@ -271,9 +271,9 @@ def find_oddities(config: Config, grid: Grid, channels: Mapping[str, Channel]) -
         if channel.opened.oddity:
             notices.append(f"{name} {channel.source.path} {channel.opened.oddity}.")
         if channel.source.opener == "boss":
-            from nipype_blm.blockmap import boss
+            from nipype_blm.blockmap.boss.volumes import list_notices
 
-            notices += boss.list_notices(find_volume(channel.source))
+            notices += list_notices(find_volume(channel.source))
         if channel.source.opener == "nifti" and is_compressed(channel.source.path):
             notices += _list_compression(channel)
     # Of an axis that is cut at all.

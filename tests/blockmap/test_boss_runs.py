@@ -448,7 +448,7 @@ def test_a_read_error_may_be_skipped_and_the_block_is_done_next_time(
 def test_a_slow_answer_and_a_connection_that_is_cut_cost_nothing_but_time(
     server: BossServer, voxels: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nipype_blm.blockmap.bossclient.TIMEOUT_S", (5.0, 0.4))
+    monkeypatch.setattr("nipype_blm.blockmap.boss.client.TIMEOUT_S", (5.0, 0.4))
     server.delay("/1:2/", 0.2)
     server.delay("/2:3/", 0.8)  # for which nobody waits
     server.hang_up("/3:4/")

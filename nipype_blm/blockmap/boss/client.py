@@ -21,8 +21,8 @@ from intern.resource.boss.resource import (
 )
 from numpy.typing import NDArray
 
-from nipype_blm.blockmap.boss import Volume, is_this_machine
-from nipype_blm.blockmap.bosserrors import NotFoundError, explained
+from nipype_blm.blockmap.boss.errors import NotFoundError, explained
+from nipype_blm.blockmap.boss.volumes import Volume, is_this_machine
 from nipype_blm.blockmap.tokens import read_token
 from nipype_blm.errors import InputError, join_some, show
 
@@ -114,12 +114,22 @@ def _find_url(volume: Volume) -> str:
 
 
 class BossArray(intern.array):
-    """A volume of a BOSS, see `nipype_blm.blockmap.boss.open_volume`.
+    """A volume of a BOSS as an array that is read when it is indexed by slices of z, y and x.
+
+    Indices are coordinates of the frame, which need not begin at 0: `shape` gives where it stops,
+    and what lies before its start (see `extent`) cannot be read.
 
     Parameters
     ----------
     volume : Volume
         A pickle holds this alone; the volume is opened again where it is read.
+
+    Raises
+    ------
+    InputError
+        If the server knows no such volume, or does not let this token see it.
+    OSError
+        If it does not answer, or is too busy: may be tried again.
     """
 
     def __init__(self, volume: Volume) -> None:
@@ -224,7 +234,7 @@ class BossArray(intern.array):
         return voxels
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        raise TypeError("a volume of a BOSS is written by nipype_blm.blockmap.boss.write_region")
+        raise TypeError("a volume of a BOSS is written by its method write")
 
     @property
     def _most_voxels(self) -> int:
@@ -258,7 +268,14 @@ class BossArray(intern.array):
             return self.volume_provider.get_cutout(self._channel, self.resolution, *reversed(box))
 
     def check_writable(self, dtype: Any) -> None:
-        """See `nipype_blm.blockmap.boss.check_writable`."""
+        """Refuse a type of voxels, or a volume, that a BOSS would not write.
+
+        Raises
+        ------
+        InputError
+            If the channel cannot hold every value of the type, or nothing can be written to it at
+            this resolution.
+        """
         volume, base = self.volume, self._channel.base_resolution
         if not np.can_cast(np.dtype(dtype), self.dtype, "safe"):
             raise InputError(
@@ -278,7 +295,22 @@ class BossArray(intern.array):
             )
 
     def write(self, start: tuple[int, int, int], data: Any) -> None:
-        """See `nipype_blm.blockmap.boss.write_region`."""
+        """Write voxels, zeros among them.
+
+        Parameters
+        ----------
+        start : tuple of int
+            Coordinates of the first voxel: z, y, x.
+        data : array of shape (z, y, x)
+            See `check_writable` for its type.
+
+        Raises
+        ------
+        InputError
+            If it does not lie in the frame, or the server does not let this token write.
+        OSError
+            If the server does not answer, or is too busy: may be tried again.
+        """
         data = np.asarray(data)
         if data.ndim != 3:
             raise InputError(
