@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.blockmap.blocks import AXES, Grid, Triple, find_region
-from nipype_blm.blockmap.openers import METRES
+from nipype_blm.blockmap.channels import Channel
+from nipype_blm.blockmap.lengths import METRES
 from nipype_blm.blockmap.outputs import Output
 from nipype_blm.blockmap.plan import PLAN_FILE, Plan
 from nipype_blm.blockmap.retrying import WriteError, retry
-from nipype_blm.blockmap.sources import Channel
 from nipype_blm.errors import InputError
 from nipype_blm.io.files import replacing
 
