@@ -20,7 +20,8 @@ import pytest
 from blockmap.boss_server import BossServer
 
 from nipype_blm.blockmap.boss import client
-from nipype_blm.blockmap.boss.client import BossArray, split_box
+from nipype_blm.blockmap.boss.boxes import split_box
+from nipype_blm.blockmap.boss.client import BossArray
 from nipype_blm.blockmap.boss.neurodata import read_config
 from nipype_blm.blockmap.boss.volumes import Volume, list_notices, parse_uri
 from nipype_blm.blockmap.tokens import read_token, redact
