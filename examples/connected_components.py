@@ -94,7 +94,8 @@ def label_volume(volume: Any, out: Path, threshold: float = 128, **how: Any) -> 
     **how
         As of `map_blocks`: `block_size`, `n_threads`, `plugin_args`, ...
     """
-    from nipype_blm.blockmap.sources import Source, open_channel
+    from nipype_blm.blockmap.channels import open_channel
+    from nipype_blm.blockmap.sources import Source
 
     source = Source(str(volume)) if isinstance(volume, str | Path) else volume
     extent = open_channel(source, "volume").extent.values()

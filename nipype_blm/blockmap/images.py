@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nipype_blm.blockmap.blocks import AXES, Grid, Triple, find_region
-from nipype_blm.blockmap.openers import METRES
+from nipype_blm.blockmap.channels import Channel
+from nipype_blm.blockmap.lengths import METRES
 from nipype_blm.blockmap.outputs import Output
 from nipype_blm.blockmap.plan import PLAN_FILE, Plan
 from nipype_blm.blockmap.retrying import WriteError, retry
-from nipype_blm.blockmap.sources import Channel
 from nipype_blm.errors import InputError
 from nipype_blm.io.files import replacing
 
@@ -194,19 +194,23 @@ def open_boss(plan: Plan, output: Output) -> Any:
     WriteError
         If that fails after all retries.
     """
-    from nipype_blm.blockmap import boss
+    from nipype_blm.blockmap.boss.volumes import parse_uri
 
-    volume = boss.parse_uri(output.path, **output.options)
+    volume = parse_uri(output.path, **output.options)
+
+    def connect() -> Any:
+        from nipype_blm.blockmap.boss.client import BossArray
+
+        return BossArray(volume)
+
     failed = f"The output {output.name} could not be opened"
-    return retry(partial(boss.open_volume, volume), failed, WriteError, plan.config)
+    return retry(connect, failed, WriteError, plan.config)
 
 
 def send_boss(
     plan: Plan, output: Output, channel: Any, start: Triple, values: NDArray[Any]
 ) -> None:
     """Write voxels to the channel of an output; errors are those of `open_boss`."""
-    from nipype_blm.blockmap import boss
-
     failed = f"The output {output.name} at z, y, x from {start} could not be written"
-    write = partial(boss.write_region, channel, start, values)
+    write = partial(channel.write, start, values)
     retry(write, failed, WriteError, plan.config)

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from nipype_blm.blockmap.addresses import DRIVERS
 from nipype_blm.blockmap.blocks import AXES, DEFAULT_SIZE, read_triple
-from nipype_blm.blockmap.sources import OPENERS, Source
+from nipype_blm.blockmap.openers.kinds import OPENERS
+from nipype_blm.blockmap.sources import Source
 from nipype_blm.errors import InputError, join_some, show
 
 AUTO = "auto"
@@ -285,7 +287,7 @@ def _resolve(path: str, base: Path) -> str:
         return _resolve_function(path, base)
     if has_scheme and "://" in rest:
         return path
-    if has_scheme and scheme in ("precomputed", "n5", "zarr2", "zarr3"):
+    if has_scheme and scheme in DRIVERS:
         return f"{scheme}://{Path(base, rest).expanduser()}"
     return path if has_scheme else str(Path(base, Path(path).expanduser()))
 
@@ -362,9 +364,9 @@ def _set_token_of(each: Any, token: str) -> Any:
 
 def _read_neurodata(path: Path, token: str | None) -> dict[str, Any]:
     """Return the fields that a configuration of Nd-Multicore has: where the channels are."""
-    from nipype_blm.blockmap import boss
+    from nipype_blm.blockmap.boss import neurodata
 
-    found = boss.read_config(path, token)
+    found = neurodata.read_config(path, token)
     channels = {
         name: {
             "path": f"bossdb://{volume.collection}/{volume.experiment}/{volume.channel}",

@@ -116,9 +116,10 @@ def plan_output(
     chunks, fits = choose_chunks(plan.grid, found.itemsize, fields.chunks)
     is_direct = fields.merge == "crop" and fits
     if kind == "boss":
-        from nipype_blm.blockmap import boss
+        from nipype_blm.blockmap.boss.client import BossArray
+        from nipype_blm.blockmap.boss.volumes import parse_uri
 
-        boss.check_writable(boss.parse_uri(path, **fields.options), found)
+        BossArray(parse_uri(path, **fields.options)).check_writable(found)
         is_direct = fields.merge == "crop"
     if fields.merge == "crop" and fields.chunks is not None and not fits:
         raise InputError(_explain_chunks(name, fields.chunks, plan.grid))

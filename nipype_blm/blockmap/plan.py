@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from nipype_blm.blockmap.blocks import AXES, Grid
+from nipype_blm.blockmap.channels import Channel, open_channel, reopen_channel
 from nipype_blm.blockmap.functions import Function, find_function
-from nipype_blm.blockmap.openers import find_place
 from nipype_blm.blockmap.options import Config
-from nipype_blm.blockmap.sources import Channel, open_channel, reopen_channel
+from nipype_blm.blockmap.sources import find_place
 from nipype_blm.io.arrayfile import fingerprint
 from nipype_blm.io.files import write_if_changed
 

@@ -9,19 +9,16 @@ from typing import Any
 import numpy as np
 
 from nipype_blm.blockmap.blocks import AXES, Extent, Grid, Triple, compute_blocks
+from nipype_blm.blockmap.channels import Channel, open_channel
 from nipype_blm.blockmap.functions import Function, check_arguments, find_function, name_function
 from nipype_blm.blockmap.images import convert_unit
-from nipype_blm.blockmap.openers import (
-    METRES,
-    find_array_place,
-    find_place,
-    find_volume,
-    is_compressed,
-)
+from nipype_blm.blockmap.lengths import METRES
+from nipype_blm.blockmap.openers.boss import find_volume
+from nipype_blm.blockmap.openers.nifti import is_compressed
 from nipype_blm.blockmap.options import AUTO, Config
 from nipype_blm.blockmap.outputs import plan_output
 from nipype_blm.blockmap.plan import Plan, make_stamp
-from nipype_blm.blockmap.sources import Channel, open_channel
+from nipype_blm.blockmap.sources import find_array_place, find_place
 from nipype_blm.errors import InputError, Problems, join_some
 from nipype_blm.units import GIB
 
@@ -271,9 +268,9 @@ def find_oddities(config: Config, grid: Grid, channels: Mapping[str, Channel]) -
         if channel.opened.oddity:
             notices.append(f"{name} {channel.source.path} {channel.opened.oddity}.")
         if channel.source.opener == "boss":
-            from nipype_blm.blockmap import boss
+            from nipype_blm.blockmap.boss.volumes import list_notices
 
-            notices += boss.list_notices(find_volume(channel.source))
+            notices += list_notices(find_volume(channel.source))
         if channel.source.opener == "nifti" and is_compressed(channel.source.path):
             notices += _list_compression(channel)
     # Of an axis that is cut at all.

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
+from nipype_blm.blockmap.channels import Channel
 from nipype_blm.blockmap.options import Config
-from nipype_blm.blockmap.sources import Channel
 from nipype_blm.blockmap.tokens import redact
 from nipype_blm.errors import InputError, count
 

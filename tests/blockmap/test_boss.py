@@ -19,20 +19,12 @@ import numpy as np
 import pytest
 from blockmap.boss_server import BossServer
 
-from nipype_blm.blockmap import bossclient
-from nipype_blm.blockmap.boss import (
-    Volume,
-    check_writable,
-    find_extent,
-    list_notices,
-    open_volume,
-    parse_uri,
-    read_config,
-    read_token,
-    redact,
-    write_region,
-)
-from nipype_blm.blockmap.bossclient import split_box
+from nipype_blm.blockmap.boss import client
+from nipype_blm.blockmap.boss.boxes import split_box
+from nipype_blm.blockmap.boss.client import BossArray
+from nipype_blm.blockmap.boss.neurodata import read_config
+from nipype_blm.blockmap.boss.volumes import Volume, list_notices, parse_uri
+from nipype_blm.blockmap.tokens import read_token, redact
 from nipype_blm.errors import InputError
 
 NAME = "collman/collman15v2/DAPI"
@@ -121,7 +113,7 @@ def test_the_protocol_of_the_configuration_is_the_one_used(
 ) -> None:
     config = read_config(write_config(tmp_path, server))
     assert config.volumes["DAPI"].protocol == "http"
-    assert np.array_equal(open_volume(config.volumes["DAPI"])[:, :, :], voxels)
+    assert np.array_equal(BossArray(config.volumes["DAPI"])[:, :, :], voxels)
 
 
 def test_what_a_configuration_may_leave_out(tmp_path: Path) -> None:
@@ -233,7 +225,7 @@ def test_http_to_another_machine_is_told() -> None:
 
 
 def test_a_cut_out_is_what_the_server_has(volume: Volume, voxels: np.ndarray) -> None:
-    array = open_volume(volume)
+    array = BossArray(volume)
     assert array.shape == voxels.shape
     assert array.dtype == voxels.dtype
     assert array.voxel_size == (40, 4, 4)
@@ -245,9 +237,7 @@ def test_a_cut_out_is_what_the_server_has(volume: Volume, voxels: np.ndarray) ->
 def test_57_megavoxels_are_one_request(server: BossServer, volume: Volume) -> None:
     made = np.random.default_rng(1).integers(0, 256, (57, 1000, 1000), dtype=np.uint8)
     server.add("c/e/large", made)
-    array = open_volume(
-        dataclasses.replace(volume, collection="c", experiment="e", channel="large")
-    )
+    array = BossArray(dataclasses.replace(volume, collection="c", experiment="e", channel="large"))
     assert np.array_equal(array[:, :, :], made)
     assert len(server.cutouts()) == 1
 
@@ -255,8 +245,8 @@ def test_57_megavoxels_are_one_request(server: BossServer, volume: Volume) -> No
 def test_a_volume_above_the_limit_is_cut_into_requests_that_do_not_overlap(
     server: BossServer, volume: Volume, voxels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bossclient, "MOST_BYTES", 5000)
-    assert np.array_equal(open_volume(volume)[1:, :, 3:], voxels[1:, :, 3:])
+    monkeypatch.setattr(client, "MOST_BYTES", 5000)
+    assert np.array_equal(BossArray(volume)[1:, :, 3:], voxels[1:, :, 3:])
     sizes = []
     for path in server.cutouts():
         ranges = [part.split(":") for part in path.split("/")[7:10]]
@@ -289,8 +279,8 @@ def test_indices_are_coordinates_of_a_frame_that_does_not_begin_at_0(
     server: BossServer, volume: Volume, voxels: np.ndarray
 ) -> None:
     server.add(NAME, voxels, start=(100, 20, 3))
-    array = open_volume(volume)
-    assert find_extent(array) == {"z": (100, 112), "y": (20, 60), "x": (3, 53)}
+    array = BossArray(volume)
+    assert array.extent == ((100, 112), (20, 60), (3, 53))
     assert array.shape == (112, 60, 53)
     assert np.array_equal(array[101:103, 20:60, 4:9], voxels[1:3, :, 1:6])
     assert np.array_equal(array[:, :, :], voxels)
@@ -305,32 +295,32 @@ def test_a_lower_resolution_is_read_in_its_own_voxels(
     full = np.random.default_rng(2).integers(0, 256, (9, 31, 50), dtype=np.uint8)
     half = full[:: 2 if hierarchy == "isotropic" else 1, ::2, ::2]
     server.add(NAME, full, half, hierarchy=hierarchy)
-    array = open_volume(dataclasses.replace(volume, resolution=1))
+    array = BossArray(dataclasses.replace(volume, resolution=1))
     assert array.shape == half.shape
     assert array.voxel_size == ((80 if hierarchy == "isotropic" else 40), 8, 8)
     assert np.array_equal(array[:, :, :], half)
     wrong = dataclasses.replace(volume, resolution=2)
-    assert "it has 0 to 1" in refuse(open_volume, wrong)
+    assert "it has 0 to 1" in refuse(BossArray, wrong)
 
 
 @pytest.mark.parametrize(
     "key", [np.s_[0:13, :, :], np.s_[:, 5:5, :], np.s_[:, :, -3:4], np.s_[4:2, :, :]]
 )
 def test_what_leads_out_of_the_frame_is_refused(volume: Volume, server: BossServer, key) -> None:
-    array = open_volume(volume)
+    array = BossArray(volume)
     assert "does not lie in" in refuse(array.__getitem__, key)
     assert not server.cutouts()
 
 
 def test_an_array_is_indexed_by_three_plain_slices(volume: Volume) -> None:
-    array = open_volume(volume)
+    array = BossArray(volume)
     for key in (3, np.s_[1:2], np.s_[0, :, :], np.s_[::2, :, :]):
         with pytest.raises(TypeError, match="slices"):
             array[key]
 
 
 def test_threads_share_an_array(volume: Volume, voxels: np.ndarray) -> None:
-    array = open_volume(volume)
+    array = BossArray(volume)
     with ThreadPoolExecutor(4) as pool:
         read = list(pool.map(lambda z: array[z : z + 1, :, :], range(12)))
     assert np.array_equal(np.concatenate(read), voxels)
@@ -350,8 +340,8 @@ def read_inherited(z: int) -> np.ndarray:
 def test_daemonic_forked_workers_read_an_array_that_is_open(
     volume: Volume, voxels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bossclient, "TIMEOUT_S", (5.0, 10.0))
-    array = open_volume(volume)
+    monkeypatch.setattr(client, "TIMEOUT_S", (5.0, 10.0))
+    array = BossArray(volume)
     read_slice(array, 0)  # so that there is a connection to inherit
     with get_context("fork").Pool(3, _inherited.append, [array]) as pool:
         read = pool.map(read_inherited, [z % 12 for z in range(60)], chunksize=1)
@@ -365,7 +355,7 @@ def test_daemonic_forked_workers_read_an_array_that_is_open(
 def test_a_server_that_is_busy_is_an_oserror_and_answers_later(
     server: BossServer, volume: Volume, voxels: np.ndarray
 ) -> None:
-    array = open_volume(volume)
+    array = BossArray(volume)
     for status in (503, 500, 429):
         server.fail("cutout", status)
         with pytest.raises(OSError, match=str(status)) as caught:
@@ -378,8 +368,8 @@ def test_a_server_that_is_busy_is_an_oserror_and_answers_later(
 def test_a_silent_server_is_an_oserror_after_a_while(
     server: BossServer, volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bossclient, "TIMEOUT_S", (5.0, 0.3))
-    array = open_volume(volume)
+    monkeypatch.setattr(client, "TIMEOUT_S", (5.0, 0.3))
+    array = BossArray(volume)
     server.delay("cutout", 1.0)
     began = time.monotonic()
     with pytest.raises(OSError, match="timed out"):
@@ -390,7 +380,7 @@ def test_a_silent_server_is_an_oserror_after_a_while(
 def test_a_slow_answer_is_waited_for(
     server: BossServer, volume: Volume, voxels: np.ndarray
 ) -> None:
-    array = open_volume(volume)
+    array = BossArray(volume)
     server.delay("cutout", 0.5)
     assert np.array_equal(array[:, :, :], voxels)
 
@@ -398,7 +388,7 @@ def test_a_slow_answer_is_waited_for(
 def test_an_answer_that_breaks_off_is_an_oserror(
     server: BossServer, volume: Volume, voxels: np.ndarray
 ) -> None:
-    array = open_volume(volume)
+    array = BossArray(volume)
     server.hang_up("cutout")
     with pytest.raises(OSError, match="IncompleteRead") as caught:
         array[:, :, :]
@@ -408,22 +398,22 @@ def test_an_answer_that_breaks_off_is_an_oserror(
 
 def test_no_server_is_an_oserror(volume: Volume) -> None:
     with pytest.raises(OSError, match="refused"):
-        open_volume(dataclasses.replace(volume, host="127.0.0.1:1"))
+        BossArray(dataclasses.replace(volume, host="127.0.0.1:1"))
 
 
 def test_a_wrong_token_is_told(volume: Volume, server: BossServer) -> None:
     server.token = "another"
-    told = refuse(open_volume, volume)
+    told = refuse(BossArray, volume)
     assert "does not know the token" in told
     assert volume.token.removeprefix("file:") in told
 
 
 def test_a_missing_permission_is_told(volume: Volume, server: BossServer) -> None:
-    array = open_volume(volume)
+    array = BossArray(volume)
     server.private.add(NAME)
-    assert "permission" in refuse(open_volume, volume)
+    assert "permission" in refuse(BossArray, volume)
     assert "z 0:1, y 0:40, x 0:50" in refuse(read_slice, array, 0)
-    assert "not public" in refuse(open_volume, dataclasses.replace(volume, token="public"))
+    assert "not public" in refuse(BossArray, dataclasses.replace(volume, token="public"))
 
 
 @pytest.mark.parametrize(
@@ -438,11 +428,11 @@ def test_a_missing_permission_is_told(volume: Volume, server: BossServer) -> Non
 def test_an_unknown_name_is_told_with_those_that_there_are(
     volume: Volume, changed: dict[str, str], told: str
 ) -> None:
-    assert told in refuse(open_volume, dataclasses.replace(volume, **changed))
+    assert told in refuse(BossArray, dataclasses.replace(volume, **changed))
 
 
 def test_what_the_server_refuses_is_told_in_its_words(volume: Volume, server: BossServer) -> None:
-    array = open_volume(volume)
+    array = BossArray(volume)
     server.fail("cutout", 400, body=b'{"message": "the moon is full"}')
     assert "the moon is full" in refuse(read_slice, array, 0)
 
@@ -451,19 +441,19 @@ def test_voxels_of_another_type_than_told_are_refused(
     volume: Volume, server: BossServer, voxels: np.ndarray
 ) -> None:
     server.add(NAME, voxels.astype(np.uint8), datatype="uint16")
-    assert "not of the type" in refuse(read_slice, open_volume(volume), 0)
+    assert "not of the type" in refuse(read_slice, BossArray(volume), 0)
     server.add(NAME, voxels, datatype="float32")
-    assert "float32" in refuse(open_volume, volume)
+    assert "float32" in refuse(BossArray, volume)
 
 
 def test_an_answer_that_is_no_cut_out_is_an_oserror(volume: Volume, server: BossServer) -> None:
-    array = open_volume(volume)
+    array = BossArray(volume)
     server.fail("cutout", 200, body=b"<html>Please log in</html>")
     with pytest.raises(OSError, match="cannot be unpacked"):
         array[0:1, :, :]
     server.fail("channel", 200, body=b"<html>Please log in</html>")
     with pytest.raises(OSError, match="does not answer as a BOSS"):
-        open_volume(volume)
+        BossArray(volume)
 
 
 @pytest.fixture
@@ -504,10 +494,10 @@ def test_certificates_are_verified(
     with BossServer(certificate=certificate) as server:
         server.add(NAME, voxels)
         safe = dataclasses.replace(volume, host=server.host, protocol="https")
-        assert "certificate" in refuse(open_volume, safe)
+        assert "certificate" in refuse(BossArray, safe)
         assert not server.requests, "the token was sent"
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-        assert np.array_equal(open_volume(safe)[:, :, :], voxels)
+        assert np.array_equal(BossArray(safe)[:, :, :], voxels)
 
 
 def test_a_password_of_the_host_in_netrc_does_not_take_the_place_of_the_token(
@@ -515,17 +505,17 @@ def test_a_password_of_the_host_in_netrc_does_not_take_the_place_of_the_token(
 ) -> None:
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password no\n")
     (tmp_path / ".netrc").chmod(0o600)
-    assert np.array_equal(open_volume(volume)[:, :, :], voxels)
+    assert np.array_equal(BossArray(volume)[:, :, :], voxels)
 
 
 def test_a_proxy_is_used_for_other_machines_only(
     server: BossServer, volume: Volume, voxels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", f"http://{server.host}")
-    refuse(open_volume, dataclasses.replace(volume, host="boss.invalid"))
+    refuse(BossArray, dataclasses.replace(volume, host="boss.invalid"))
     assert server.requests[0].startswith("GET http://boss.invalid/v1/")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert np.array_equal(open_volume(volume)[:, :, :], voxels)
+    assert np.array_equal(BossArray(volume)[:, :, :], voxels)
 
 
 # Writing
@@ -534,7 +524,7 @@ def test_a_proxy_is_used_for_other_machines_only(
 def test_what_is_written_is_there(server: BossServer, volume: Volume) -> None:
     there = server.add(NAME, np.zeros((12, 40, 50), np.uint16))
     data = np.random.default_rng(3).integers(0, 2**16, (4, 10, 20), dtype=np.uint16)
-    write_region(volume, (3, 5, 7), data)
+    BossArray(volume).write((3, 5, 7), data)
     expected = np.zeros_like(there)
     expected[3:7, 5:15, 7:27] = data
     assert np.array_equal(there, expected)
@@ -544,11 +534,11 @@ def test_zeros_are_written_over_what_there_was(
     server: BossServer, volume: Volume, voxels: np.ndarray
 ) -> None:
     expected = voxels.copy()
-    write_region(volume, (0, 0, 0), np.zeros((2, 40, 50), np.uint16))
+    BossArray(volume).write((0, 0, 0), np.zeros((2, 40, 50), np.uint16))
     expected[:2] = 0
     assert np.array_equal(voxels, expected)
     some = voxels[4:6] * np.random.default_rng(4).integers(0, 2, (2, 40, 50), dtype=np.uint16)
-    write_region(volume, (4, 0, 0), some)
+    BossArray(volume).write((4, 0, 0), some)
     expected[4:6] = some
     assert np.array_equal(voxels, expected)
 
@@ -557,7 +547,7 @@ def test_zeros_are_not_sent_where_there_is_nothing_to_clear(
     server: BossServer, volume: Volume
 ) -> None:
     server.add(NAME, np.zeros((12, 40, 50), np.uint16))
-    write_region(volume, (0, 0, 0), np.eye(40, 50, dtype=np.uint16)[None])
+    BossArray(volume).write((0, 0, 0), np.eye(40, 50, dtype=np.uint16)[None])
     assert not server.cutouts("PUT")
     assert len(server.cutouts("POST")) == 1
 
@@ -566,7 +556,7 @@ def test_labels_whose_sum_overflows_to_0_are_written(server: BossServer, volume:
     there = server.add(NAME, np.zeros((2, 4, 4), np.uint64), type="annotation")
     data = np.full((2, 4, 4), 2**60, np.uint64)
     assert data.sum() == 0
-    write_region(volume, (0, 0, 0), data)
+    BossArray(volume).write((0, 0, 0), data)
     assert np.array_equal(there, data)
 
 
@@ -574,27 +564,27 @@ def test_a_large_region_is_written_in_parts(
     server: BossServer, volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = server.add(NAME, np.zeros((12, 40, 50), np.uint8))
-    monkeypatch.setattr(bossclient, "MOST_VOXELS", 5000)
+    monkeypatch.setattr(client, "MOST_VOXELS", 5000)
     data = np.random.default_rng(5).integers(1, 256, there.shape, dtype=np.uint8)
-    write_region(open_volume(volume), (0, 0, 0), data)
+    BossArray(volume).write((0, 0, 0), data)
     assert np.array_equal(there, data)
     assert len(server.cutouts("POST")) >= 5
 
 
 def test_a_write_to_a_frame_that_does_not_begin_at_0(server: BossServer, volume: Volume) -> None:
     there = server.add(NAME, np.zeros((4, 5, 6), np.uint8), start=(10, 20, 30))
-    write_region(volume, (11, 20, 30), np.full((1, 5, 6), 7, np.uint8))
+    BossArray(volume).write((11, 20, 30), np.full((1, 5, 6), 7, np.uint8))
     assert there[1].min() == there.max() == 7
     assert there.sum() == 7 * 30
-    assert "does not lie in" in refuse(write_region, volume, (0, 0, 0), there)
+    assert "does not lie in" in refuse(BossArray(volume).write, (0, 0, 0), there)
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32", "uint64", "uint32", "int8", "complex64"])
 def test_a_type_that_the_channel_cannot_hold_is_refused(
     server: BossServer, volume: Volume, voxels: np.ndarray, dtype: str
 ) -> None:
-    assert "holds uint16" in refuse(check_writable, volume, dtype)
-    assert "holds uint16" in refuse(write_region, volume, (0, 0, 0), voxels.astype(dtype))
+    assert "holds uint16" in refuse(BossArray(volume).check_writable, dtype)
+    assert "holds uint16" in refuse(BossArray(volume).write, (0, 0, 0), voxels.astype(dtype))
     assert not server.cutouts("POST")
 
 
@@ -602,9 +592,9 @@ def test_a_type_that_the_channel_cannot_hold_is_refused(
 def test_a_type_that_fits_is_written_as_the_channel_has_it(
     server: BossServer, volume: Volume, voxels: np.ndarray, dtype: str
 ) -> None:
-    check_writable(volume, dtype)
+    BossArray(volume).check_writable(dtype)
     data = (np.arange(voxels.size).reshape(voxels.shape) % 3).astype(dtype)
-    write_region(volume, (0, 0, 0), data)
+    BossArray(volume).write((0, 0, 0), data)
     assert np.array_equal(voxels, data)
 
 
@@ -612,15 +602,16 @@ def test_what_a_boss_does_not_write_is_refused(server: BossServer, volume: Volum
     levels = [np.zeros((4, 8 >> level, 8 >> level), np.uint8) for level in range(3)]
     server.add(NAME, *levels)
     deep = dataclasses.replace(volume, resolution=2)
-    assert "at 0 or 1" in refuse(check_writable, deep, "uint8")
+    assert "at 0 or 1" in refuse(BossArray(deep).check_writable, "uint8")
     server.add(NAME, *levels, storage_type="cloudvol")
-    assert "CloudVolume" in refuse(check_writable, volume, "uint8")
-    assert "three axes" in refuse(write_region, volume, (0, 0, 0), levels[0][0])
+    assert "CloudVolume" in refuse(BossArray(volume).check_writable, "uint8")
+    assert "three axes" in refuse(BossArray(volume).write, (0, 0, 0), levels[0][0])
 
 
 def test_a_write_that_may_not_be_is_told(server: BossServer, volume: Volume) -> None:
     data = np.ones((1, 2, 3), np.uint16)
-    told = refuse(write_region, dataclasses.replace(volume, token="public"), (0, 0, 0), data)
+    array = BossArray(dataclasses.replace(volume, token="public"))
+    told = refuse(array.write, (0, 0, 0), data)
     assert "to write z 0:1" in told
 
 
@@ -643,7 +634,7 @@ def test_the_token_is_in_nothing_that_is_kept(
     server: BossServer, volume: Volume, voxels: np.ndarray, tmp_path: Path
 ) -> None:
     config = read_config(write_config(tmp_path, server))
-    array = open_volume(volume)
+    array = BossArray(volume)
     array[0:1, :, :]
     kept = [volume, config, array]
     texts = [text for each in kept for text in (repr(each), str(each), repr(pickle.dumps(each)))]
@@ -655,13 +646,13 @@ def test_the_token_is_in_nothing_that_is_kept(
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 429, 500, 503])
 def test_the_token_is_in_no_error(volume: Volume, server: BossServer, status: int) -> None:
-    array = open_volume(volume)
+    array = BossArray(volume)
     data = np.ones((1, 2, 3), np.uint16)
     echo = f"you sent {server.token}".encode()
     for function, path in [
-        (lambda: open_volume(volume), "GET"),
+        (lambda: BossArray(volume), "GET"),
         (lambda: array[0:1, :, :], "GET"),
-        (lambda: write_region(array, (0, 0, 0), data), "POST"),
+        (lambda: array.write((0, 0, 0), data), "POST"),
     ]:
         server.fail(path, status, body=echo)
         with pytest.raises((InputError, OSError)) as caught:
@@ -673,13 +664,13 @@ def test_the_token_is_in_no_error(volume: Volume, server: BossServer, status: in
 def test_the_token_is_in_no_error_of_a_connection(
     volume: Volume, server: BossServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bossclient, "TIMEOUT_S", (5.0, 0.1))
-    array = open_volume(volume)
+    monkeypatch.setattr(client, "TIMEOUT_S", (5.0, 0.1))
+    array = BossArray(volume)
     server.delay("cutout", 0.3)
     with pytest.raises(OSError, match="timed out") as late:
         array[0:1, :, :]
     with pytest.raises(OSError, match="refused") as refused:
-        open_volume(dataclasses.replace(volume, host="127.0.0.1:1"))
+        BossArray(dataclasses.replace(volume, host="127.0.0.1:1"))
     for caught in (late, refused):
         assert not leak(caught.value, server.token)
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
@@ -725,5 +716,5 @@ def test_every_token_that_was_read_is_taken_out_of_a_text(
 
 def test_a_worker_reads_the_token_where_it_is(volume: Volume, voxels: np.ndarray) -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        array = pool.submit(open_volume, volume).result()
+        array = pool.submit(BossArray, volume).result()
     assert np.array_equal(array[:, :, :], voxels)

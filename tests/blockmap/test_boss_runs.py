@@ -19,7 +19,7 @@ import yaml
 from blockmap.boss_server import BossServer
 from intern.utils.parallel import block_compute
 
-from nipype_blm.blockmap import sources
+from nipype_blm.blockmap.channels import _opened
 from nipype_blm.blockmap.journal import name_journal, read_history
 from nipype_blm.blockmap.plan import Plan
 from nipype_blm.blockmap.retrying import ReadError, WriteError
@@ -448,7 +448,7 @@ def test_a_read_error_may_be_skipped_and_the_block_is_done_next_time(
 def test_a_slow_answer_and_a_connection_that_is_cut_cost_nothing_but_time(
     server: BossServer, voxels: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nipype_blm.blockmap.bossclient.TIMEOUT_S", (5.0, 0.4))
+    monkeypatch.setattr("nipype_blm.blockmap.boss.client.TIMEOUT_S", (5.0, 0.4))
     server.delay("/1:2/", 0.2)
     server.delay("/2:3/", 0.8)  # for which nobody waits
     server.hang_up("/3:4/")
@@ -505,11 +505,11 @@ def test_a_worker_that_cannot_open_the_channels_tries_again(
     for path in Path("out/journal").iterdir():
         path.unlink()
     plan = Plan.read(Path("out/blockmap.json").absolute())
-    sources._opened.clear()  # as in a new process
+    _opened.clear()  # as in a new process
     server.fail("GET /v1/collection", 503, times=2)
     run_bundle(plan, [0, 1], name_journal(plan.paths.journal))
     assert read_history(plan.paths.journal).done == {0, 1}
-    sources._opened.clear()
+    _opened.clear()
     server.fail("GET /v1/collection", 503, times=3)
     with pytest.raises(ReadError, match=r"channels could not be opened, 3 times: .*503"):
         run_bundle(plan, [2], name_journal(plan.paths.journal))

@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nipype_blm.blockmap import map_blocks
+from nipype_blm.blockmap.addresses import tell_kind
 from nipype_blm.blockmap.blocks import AXES, Grid, compute_blocks
+from nipype_blm.blockmap.channels import Channel, open_channel, reopen_channel
 from nipype_blm.blockmap.images import describe_image, find_affine
-from nipype_blm.blockmap.openers import find_place, tell_kind
-from nipype_blm.blockmap.sources import Channel, Source, open_channel, reopen_channel
+from nipype_blm.blockmap.sources import Source, find_place
 from nipype_blm.errors import InputError
 
 SHAPE, CHUNKS = (5, 7, 11), (2, 3, 4)
@@ -384,7 +385,8 @@ def test_a_file_that_is_being_written_is_not_read(
     made = volumes.make_hdf5(tmp_path, make_values(SHAPE), CHUNKS)
     source = """
 import sys
-from nipype_blm.blockmap.sources import Source, open_channel
+from nipype_blm.blockmap.channels import open_channel
+from nipype_blm.blockmap.sources import Source
 print(open_channel(Source(sys.argv[1]), "em").shape)
 """
     with h5py.File(made["path"], "r+", locking=True):

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nipype_blm.blockmap.sources import Channel, Source, open_channel
+from nipype_blm.blockmap.channels import Channel, open_channel
+from nipype_blm.blockmap.sources import Source
 
 Triple = tuple[int, int, int]
 Values = NDArray[Any]

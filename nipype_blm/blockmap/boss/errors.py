@@ -3,15 +3,12 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import requests
 
+from nipype_blm.blockmap.boss.volumes import Volume
 from nipype_blm.blockmap.tokens import PUBLIC, describe_place, redact
 from nipype_blm.errors import InputError, shorten
-
-if TYPE_CHECKING:
-    from nipype_blm.blockmap.boss import Volume
 
 # Of the statuses that mean a wrong request, those that may be right later.
 _TRANSIENT = {408, 425, 429}
@@ -22,7 +19,7 @@ class NotFoundError(InputError):
 
 
 @contextmanager
-def explained(volume: "Volume", asked: str) -> Iterator[None]:
+def explained(volume: Volume, asked: str) -> Iterator[None]:
     """Turn what a user can mend into an InputError; let all else go on, without the token.
 
     Parameters
@@ -49,7 +46,7 @@ def explained(volume: "Volume", asked: str) -> Iterator[None]:
         raise told from None
 
 
-def _translate(error: Exception, volume: "Volume", asked: str) -> Exception:
+def _translate(error: Exception, volume: Volume, asked: str) -> Exception:
     if isinstance(error, requests.RequestException):
         return _translate_request(error, volume, asked)
     if isinstance(error, ValueError) and not isinstance(error, InputError):
@@ -63,7 +60,7 @@ def _translate(error: Exception, volume: "Volume", asked: str) -> Exception:
     return error
 
 
-def _translate_request(error: requests.RequestException, volume: "Volume", asked: str) -> Exception:
+def _translate_request(error: requests.RequestException, volume: Volume, asked: str) -> Exception:
     response = error.response
     # The headers of a request have the token, and an error is pickled with its request.
     error.request = error.response = None
@@ -91,7 +88,7 @@ def _shorten_reason(error: requests.RequestException) -> str:
     )
 
 
-def _translate_ssl(text: str, volume: "Volume") -> InputError | None:
+def _translate_ssl(text: str, volume: Volume) -> InputError | None:
     """Return what stays wrong however often it is tried."""
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return InputError(
@@ -106,7 +103,7 @@ def _translate_ssl(text: str, volume: "Volume") -> InputError | None:
     return None
 
 
-def _explain(volume: "Volume", asked: str, status: int, answer: str) -> str:
+def _explain(volume: Volume, asked: str, status: int, answer: str) -> str:
     where = describe_place(volume.token)
     if status == 401:
         return (

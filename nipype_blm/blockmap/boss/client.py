@@ -5,7 +5,6 @@ one voxel; and waits for a silent server for ever.  What is here does none of th
 """
 
 import difflib
-import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -21,18 +20,16 @@ from intern.resource.boss.resource import (
 )
 from numpy.typing import NDArray
 
-from nipype_blm.blockmap.boss import Volume, is_this_machine
-from nipype_blm.blockmap.bosserrors import NotFoundError, explained
+from nipype_blm.blockmap.boss.boxes import Box, find_place, split_box, tell_box
+from nipype_blm.blockmap.boss.errors import NotFoundError, explained
+from nipype_blm.blockmap.boss.volumes import Volume, is_this_machine
 from nipype_blm.blockmap.tokens import read_token
 from nipype_blm.errors import InputError, join_some, show
-
-Box = tuple[tuple[int, int], ...]  # start and stop of z, y, x
 
 TIMEOUT_S = (10.0, 300.0)  # to connect, and between two parts of an answer
 # intern cuts what is above 60.4 million voxels into requests of its own; a BOSS refuses 500 MB.
 MOST_VOXELS = 60_000_000
 MOST_BYTES = 400_000_000
-_CUBOID = (16, 512, 512)  # what a BOSS stores as one: z, y, x
 
 
 class BossProvider(VolumeProvider):
@@ -114,12 +111,22 @@ def _find_url(volume: Volume) -> str:
 
 
 class BossArray(intern.array):
-    """A volume of a BOSS, see `nipype_blm.blockmap.boss.open_volume`.
+    """A volume of a BOSS as an array that is read when it is indexed by slices of z, y and x.
+
+    Indices are coordinates of the frame, which need not begin at 0: `shape` gives where it stops,
+    and what lies before its start (see `extent`) cannot be read.
 
     Parameters
     ----------
     volume : Volume
         A pickle holds this alone; the volume is opened again where it is read.
+
+    Raises
+    ------
+    InputError
+        If the server knows no such volume, or does not let this token see it.
+    OSError
+        If it does not answer, or is too busy: may be tried again.
     """
 
     def __init__(self, volume: Volume) -> None:
@@ -220,11 +227,11 @@ class BossArray(intern.array):
         box = self._find_box(key)
         voxels = np.empty([stop - start for start, stop in box], self.dtype)
         for part in split_box(box, self._most_voxels):
-            voxels[_find_place(part, box)] = self._read(part)
+            voxels[find_place(part, box)] = self._read(part)
         return voxels
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        raise TypeError("a volume of a BOSS is written by nipype_blm.blockmap.boss.write_region")
+        raise TypeError("a volume of a BOSS is written by its method write")
 
     @property
     def _most_voxels(self) -> int:
@@ -249,16 +256,23 @@ class BossArray(intern.array):
         for (start, stop), (first, last) in zip(box, self.extent, strict=True):
             if not first <= start < stop <= last:
                 raise InputError(
-                    f"{_tell_box(box)} does not lie in {self.volume} of {self.volume.host}, which "
-                    f"has {_tell_box(self.extent)} at resolution {self.resolution}."
+                    f"{tell_box(box)} does not lie in {self.volume} of {self.volume.host}, which "
+                    f"has {tell_box(self.extent)} at resolution {self.resolution}."
                 )
 
     def _read(self, box: Box) -> NDArray[Any]:
-        with explained(self.volume, f"{_tell_box(box)} of {self.volume}"):
+        with explained(self.volume, f"{tell_box(box)} of {self.volume}"):
             return self.volume_provider.get_cutout(self._channel, self.resolution, *reversed(box))
 
     def check_writable(self, dtype: Any) -> None:
-        """See `nipype_blm.blockmap.boss.check_writable`."""
+        """Refuse a type of voxels, or a volume, that a BOSS would not write.
+
+        Raises
+        ------
+        InputError
+            If the channel cannot hold every value of the type, or nothing can be written to it at
+            this resolution.
+        """
         volume, base = self.volume, self._channel.base_resolution
         if not np.can_cast(np.dtype(dtype), self.dtype, "safe"):
             raise InputError(
@@ -278,7 +292,22 @@ class BossArray(intern.array):
             )
 
     def write(self, start: tuple[int, int, int], data: Any) -> None:
-        """See `nipype_blm.blockmap.boss.write_region`."""
+        """Write voxels, zeros among them.
+
+        Parameters
+        ----------
+        start : tuple of int
+            Coordinates of the first voxel: z, y, x.
+        data : array of shape (z, y, x)
+            See `check_writable` for its type.
+
+        Raises
+        ------
+        InputError
+            If it does not lie in the frame, or the server does not let this token write.
+        OSError
+            If the server does not answer, or is too busy: may be tried again.
+        """
         data = np.asarray(data)
         if data.ndim != 3:
             raise InputError(
@@ -290,8 +319,8 @@ class BossArray(intern.array):
         box = tuple((int(a), int(a) + n) for a, n in zip(start, data.shape, strict=True))
         self._check_inside(box)
         for part in split_box(box, self._most_voxels):
-            with explained(self.volume, f"to write {_tell_box(part)} of {self.volume}"):
-                self._write(part, data[_find_place(part, box)])
+            with explained(self.volume, f"to write {tell_box(part)} of {self.volume}"):
+                self._write(part, data[find_place(part, box)])
 
     def _write(self, box: Box, data: NDArray[Any]) -> None:
         # A BOSS keeps the voxels that it has where zeros are sent to it.
@@ -300,7 +329,7 @@ class BossArray(intern.array):
         # intern sends nothing whose sum is 0, to which large labels can overflow.
         if data.any() and data.sum() == 0:
             for half in split_box(box, data.size // 2):
-                self._write(half, data[_find_place(half, box)])
+                self._write(half, data[find_place(half, box)])
         elif data.any():
             self.volume_provider.create_cutout(self._channel, self.resolution, *reversed(box), data)
 
@@ -308,7 +337,7 @@ class BossArray(intern.array):
         self.volume_provider.blacken(self._channel, self.resolution, *reversed(box))
         # A BOSS does that later, but reading waits for it; what is sent before would be lost.
         if self._read(box)[zeros].any():
-            raise OSError(f"{self.volume.host} has not cleared {_tell_box(box)} of {self.volume}")
+            raise OSError(f"{self.volume.host} has not cleared {tell_box(box)} of {self.volume}")
 
 
 def list_channels(volume: Volume) -> list[str]:
@@ -321,40 +350,6 @@ def list_channels(volume: Volume) -> list[str]:
     except NotFoundError:
         reason = _explain_missing(volume, remote)
     raise InputError(reason)
-
-
-def split_box(box: Box, most: int) -> list[Box]:
-    """Return boxes of at most so many voxels that together make one, cut between cuboids.
-
-    Halves are cut where a BOSS does not have to read one cuboid for both.
-    """
-    sizes = [stop - start for start, stop in box]
-    if math.prod(sizes) <= max(most, 1):
-        return [box]
-    axis = max(range(3), key=lambda i: (sizes[i] > 1, sizes[i] / _CUBOID[i]))
-    start, stop = box[axis]
-    middle = (start + stop) // 2
-    aligned = middle // _CUBOID[axis] * _CUBOID[axis]
-    middle = aligned if start < aligned else middle
-    return [
-        each
-        for half in ((start, middle), (middle, stop))
-        for each in split_box((*box[:axis], half, *box[axis + 1 :]), most)
-    ]
-
-
-def _find_place(part: Box, box: Box) -> tuple[slice, ...]:
-    """Return where a part of a box lies in an array of the box."""
-    return tuple(
-        slice(start - first, stop - first)
-        for (start, stop), (first, _) in zip(part, box, strict=True)
-    )
-
-
-def _tell_box(box: Box) -> str:
-    return ", ".join(
-        f"{axis} {start}:{stop}" for axis, (start, stop) in zip("zyx", box, strict=True)
-    )
 
 
 def _explain_missing(volume: Volume, remote: BossRemote) -> str:

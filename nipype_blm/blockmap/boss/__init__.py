@@ -1,0 +1,1 @@
+"""Volumes in a BOSS, such as BossDB; only `client` needs the package intern."""
