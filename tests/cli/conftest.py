@@ -1,6 +1,7 @@
 """A small study on disk, and the ``blm`` command run on it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from forked import Forker
 
 from nipype_blm.cli.blm import main
 from nipype_blm.frontends.blm import read
@@ -168,6 +170,52 @@ def snapshot(folder: Path):
 @pytest.fixture
 def study(tmp_path, capsys):
     return Study(tmp_path, capsys)
+
+
+class Kernels(NamedTuple):
+    """A cache of all kernels, and what the command said while it filled it."""
+
+    cache: Path
+    out: str
+    err: str
+
+
+def compile_all(cache, *options):
+    """Run ``nipype-blm compile`` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "nipype_blm.cli.main", "compile", *options],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """All kernels, compiled from nothing.
+
+    `.ci/run` has done it already, and says where they are: all other tests use a copy.
+    """
+    folder = os.environ.get("NIPYPE_BLM_TEST_KERNELS")
+    if folder is None:
+        cache = tmp_path_factory.mktemp("cache")
+        done = compile_all(cache)
+        return Kernels(cache, done.stdout, done.stderr)
+    said = (Path(folder, name).read_text() for name in ("stdout", "stderr"))
+    return Kernels(Path(folder, "compiled"), *said)
+
+
+@pytest.fixture(scope="session")
+def fork_with_kernels(compiled):
+    """What runs programs in processes that have imported the package and use all kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_CACHE_DIR", str(compiled.cache))
+        forker = Forker("import nipype_blm.cli.fit, nipype_blm.stages.run, nipype_blm.workflows")
+    yield forker
+    forker.close()
 
 
 @pytest.fixture

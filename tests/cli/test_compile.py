@@ -2,12 +2,10 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from cli.test_compiled_once import run_command, write_study
+from cli.test_compiled_once import configure, write_study
 
 from nipype_blm.cli.main import main
 from nipype_blm.stages.samples import SAMPLES
@@ -15,47 +13,22 @@ from nipype_blm.stages.samples import SAMPLES
 CORE = Path(__file__).parents[2] / "nipype_blm" / "core"
 
 
-def compile_all(cache, *options):
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "nipype_blm.cli.main", "compile", *options],
-        env=os.environ | {"NUMBA_CACHE_DIR": str(cache)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 def list_compiled(cache):
     return {path.name for path in cache.rglob("*.nbc")}
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """A cache that was new, and what the command said while it filled it.
-
-    `.ci/run` has called it already, and says where that is: all other tests use a copy.
-    """
-    folder = os.environ.get("NIPYPE_BLM_TEST_KERNELS")
-    if folder is None:
-        cache = tmp_path_factory.mktemp("cache")
-        return cache, compile_all(cache)
-    said = (Path(folder, name).read_text() for name in ("stdout", "stderr"))
-    return Path(folder, "compiled"), subprocess.CompletedProcess([], 0, *said)
-
-
 def test_it_says_what_it_compiles_and_how_long_that_took(compiled):
-    cache, done = compiled
-    assert re.fullmatch(rf"All kernels are compiled, in \d+ s: {cache}/\S+\n", done.stdout)
+    assert re.fullmatch(
+        rf"All kernels are compiled, in \d+ s: {compiled.cache}/\S+\n", compiled.out
+    )
     for number, sample in enumerate(SAMPLES, 1):
         what = f"{number} of {len(SAMPLES)}, {sample.what}: "
-        assert f"{what}compiling what " in done.stderr
-        assert re.search(rf"^{re.escape(what)}\d+ s$", done.stderr, re.MULTILINE)
+        assert f"{what}compiling what " in compiled.err
+        assert re.search(rf"^{re.escape(what)}\d+ s$", compiled.err, re.MULTILINE)
 
 
 def test_every_kernel_is_in_the_cache(compiled):
-    found = {name.split("-")[0] for name in list_compiled(compiled[0])}
+    found = {name.split("-")[0] for name in list_compiled(compiled.cache)}
     kernels = {
         f"{path.stem}.{name}"
         for path in CORE.rglob("*.py")
@@ -65,14 +38,20 @@ def test_every_kernel_is_in_the_cache(compiled):
     assert kernels - found == set()
 
 
-def test_a_second_call_has_nothing_to_do(compiled):
-    cache, _ = compiled
-    before = list_compiled(cache)
-    done = compile_all(cache)
+def test_a_second_call_has_nothing_to_do(compiled, fork_with_kernels, tmp_path):
+    before = list_compiled(compiled.cache)
+    program = "from nipype_blm.cli.main import command; command()"
+    done = fork_with_kernels.run(program, tmp_path, os.environ, "compile")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Nothing to do: all kernels are compiled already")
     assert done.stderr == ""
-    assert compile_all(cache, "--quiet").stdout == ""
-    assert list_compiled(cache) == before
+    assert list_compiled(compiled.cache) == before
+
+
+def test_quiet_is_quiet(monkeypatch, capsys):
+    monkeypatch.setattr("nipype_blm.stages.samples.SAMPLES", SAMPLES[2:3])  # the fastest
+    assert main(["compile", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 LEVELS = {"name": "f", "factor": "level.txt", "design": "one.csv"}
@@ -92,16 +71,17 @@ SLOPES = LEVELS | {"design": "X2.csv"}
         ("blmm", {"Z": [{"f1": SLOPES}, {"f2": OTHERS}], "method": "pSFS", "maxnit": 30}),
     ],
 )
-def test_a_run_that_follows_compiles_nothing(compiled, tmp_path, model, fields):
-    cache, _ = compiled
+def test_a_run_that_follows_compiles_nothing(compiled, fork_with_kernels, tmp_path, model, fields):
     write_study(tmp_path, model)
     (tmp_path / "X2.csv").write_text("".join(f"1,{i % 7}\n" for i in range(20)))
     (tmp_path / "other.txt").write_text("".join(f"{i % 3}\n" for i in range(20)))
-    (tmp_path / "cache").symlink_to(cache)
-    before = list_compiled(cache)
-    said = run_command(tmp_path, model, **fields | ({"safeMode": 0} if model == "blmm" else {}))
-    assert not [line for line in said if "compiling" in line]
-    assert list_compiled(cache) == before
+    before = list_compiled(compiled.cache)
+    configure(tmp_path, **fields | ({"safeMode": 0} if model == "blmm" else {}))
+    program = f"from nipype_blm.cli.{model} import command; command()"
+    done = fork_with_kernels.run(program, tmp_path, os.environ, "run.yml")
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if "compiling" in line]
+    assert list_compiled(compiled.cache) == before
 
 
 def test_kernels_that_cannot_be_kept_are_not_compiled(tmp_path, monkeypatch, capsys):

@@ -5,10 +5,9 @@ could also round differently.
 """
 
 import functools
+import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from cli.conftest import Kernels
+from forked import Forker, fork_with_numba
 
 SHAPE = (10, 9, 8)  # more than two tiles, so that two threads have work
 
@@ -48,80 +49,97 @@ def write_study(folder: Path, model: str) -> None:
     (folder / "study.yml").write_text(yaml.safe_dump(config))
 
 
-def run_command(folder: Path, model: str, *options: str, **settings: Any) -> list[str]:
-    """Run the study in a new process; return what it says."""
-    config = yaml.safe_load((folder / "study.yml").read_text())
-    config |= {"numNodes": 1} | settings
-    (folder / "study.yml").write_text(yaml.safe_dump(config))
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(folder / "cache")}
-    command = [sys.executable, "-P", "-m", f"nipype_blm.cli.{model}", "study.yml", *options]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, check=True, capture_output=True, text=True
-    )
-    return done.stderr.splitlines()
+def configure(folder: Path, **settings: Any) -> None:
+    """Write the configuration of one run of a study."""
+    config = yaml.safe_load((folder / "study.yml").read_text()) | {"numNodes": 1} | settings
+    (folder / "run.yml").write_text(yaml.safe_dump(config))
 
 
-def list_compiled(folder: Path) -> set[str]:
-    """Return the kernels in the cache of a study."""
-    return {path.name for path in (folder / "cache").rglob("*.nbc")}
+def list_announced(said: str) -> list[str]:
+    return [line for line in said.splitlines() if "compiling" in line]
 
 
-def list_announced(said: list[str]) -> list[str]:
-    return [line for line in said if "compiling" in line]
+# Prints, of each kernel that was used, its versions.
+RUN = """
+import gc, json, sys
+from numba.core.dispatcher import Dispatcher
+from nipype_blm.cli.fit import main
+if main(["run.yml"], sys.argv[1]):
+    raise SystemExit("the run has failed")
+found = (each for each in gc.get_objects() if isinstance(each, Dispatcher))
+used = {f"{d.__module__}.{d.__name__}": sorted(map(str, d.signatures)) for d in found}
+print(json.dumps({name: versions for name, versions in used.items() if versions}))
+"""
 
 
-class First(NamedTuple):
-    """The first run of a model: its study, with the cache that was new, and what it said."""
+class Run(NamedTuple):
+    """A run of a study with all kernels at hand: what it used, and what it said."""
 
-    folder: Path
-    said: list[str]
+    used: set[tuple[str, str]]  # kernels, and the arguments they are compiled for
+    said: str
 
 
 @pytest.fixture(scope="module")
-def first_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], First]:
-    """Function that returns the first run of a model, which compiles: once for all tests."""
+def run_study(fork_with_kernels: Forker) -> Callable[..., Run]:
+    """Function that runs the study of a folder."""
+
+    def run(folder: Path, model: str, **settings: Any) -> Run:
+        configure(folder, **settings)
+        done = fork_with_kernels.run(RUN, folder, os.environ, model)
+        assert done.returncode == 0, done.stderr
+        used = json.loads(done.stdout.splitlines()[-1])
+        return Run({(name, each) for name in used for each in used[name]}, done.stderr)
+
+    return run
+
+
+class First(NamedTuple):
+    """A study that has been run with one thread."""
+
+    folder: Path
+    run: Run
+
+
+@pytest.fixture(scope="module")
+def first_runs(
+    tmp_path_factory: pytest.TempPathFactory, run_study: Callable[..., Run]
+) -> Callable[[str], First]:
+    """Function that returns the first run of a model: once for all tests."""
 
     @functools.cache
     def run_first(model: str) -> First:
         folder = tmp_path_factory.mktemp(model)
         write_study(folder, model)
-        return First(folder, run_command(folder, model))
+        return First(folder, run_study(folder, model))
 
     return run_first
-
-
-@pytest.fixture
-def copy_first(first_runs: Callable[[str], First], tmp_path: Path) -> Callable[[str], Path]:
-    """Function that returns a copy of the study and cache of a first run."""
-
-    def copy(model: str) -> Path:
-        return shutil.copytree(first_runs(model).folder, tmp_path / model)
-
-    return copy
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: there is one thread")
 @pytest.mark.parametrize("model", ["blm", "blmm"])
 def test_another_number_of_threads_compiles_nothing(
-    copy_first: Callable[[str], Path], model: str
+    first_runs: Callable[[str], First], run_study: Callable[..., Run], model: str
 ) -> None:
-    folder = copy_first(model)
-    compiled = list_compiled(folder)
-    assert compiled
-    assert not list_announced(run_command(folder, model, numNodes=2, outdir="out2"))
-    assert list_compiled(folder) == compiled
+    folder, first = first_runs(model)
+    assert len(first.used) > 5
+    assert not list_announced(first.said)
+    run = run_study(folder, model, numNodes=2, outdir="out2")
+    assert run.used == first.used
+    assert not list_announced(run.said)
 
 
-def test_a_single_voxel_compiles_no_other_statistics(copy_first: Callable[[str], Path]) -> None:
-    folder = copy_first("blmm")
-    compiled = list_compiled(folder)
+def test_a_single_voxel_compiles_no_other_statistics(
+    first_runs: Callable[[str], First], run_study: Callable[..., Run]
+) -> None:
+    folder, first = first_runs("blmm")
     inside = np.zeros(SHAPE, np.int16)
     inside[4, 4, 4] = 1
     nib.Nifti1Image(inside, np.eye(4)).to_filename(folder / "one.nii")
-    run_command(folder, "blmm", analysis_mask="one.nii", outdir="alone")
-    new = list_compiled(folder) - compiled
+    run = run_study(folder, "blmm", analysis_mask="one.nii", outdir="alone")
+    new = {name for name, _ in run.used - first.used}
     # Reading copies values, and a mask of one run may have another layout: nothing is rounded.
-    assert not [name for name in new if not name.startswith("voxels.gather")]
+    assert new <= {"nipype_blm.core.voxels.gather"}
+    assert len(run.used) > 5
 
 
 def list_announcements(fitting_s: int) -> list[str]:
@@ -134,25 +152,47 @@ def list_announcements(fitting_s: int) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("model", "seconds"), [("blm", 8), ("blmm", 30)])
-def test_what_is_compiled_is_announced(
-    first_runs: Callable[[str], First], model: str, seconds: int
-) -> None:
-    """Otherwise a first run stands still for half a minute, and nobody knows why."""
-    assert list_announced(first_runs(model).said) == list_announcements(seconds)
+def test_what_is_compiled_from_nothing_is_announced(compiled: Kernels) -> None:
+    """Once for each part, though that has many kernels; the first sample is a linear model."""
+    first = [
+        line.partition(": ")[2] for line in compiled.err.splitlines() if line.startswith("1 of ")
+    ]
+    assert first[:3] == list_announcements(8)
 
 
-@pytest.mark.parametrize("plugin", ["MultiProc", "Dask"])
-def test_what_other_processes_compile_is_announced_only_if_it_is(
-    copy_first: Callable[[str], Path], plugin: str
+PARTS = {
+    "blm": ("products._accumulate", "ols._covariance", "contrasts._variance"),
+    "blmm": ("products._accumulate", "fit._clear_dropped", "tails._compute_t_tails"),
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "plugin", "seconds"),
+    [("blmm", "Linear", 30), ("blm", "MultiProc", 8), ("blm", "Dask", 8)],
+)
+def test_what_any_process_compiles_is_announced_only_if_it_is(
+    compiled: Kernels, tmp_path: Path, model: str, plugin: str, seconds: int
 ) -> None:
-    """A kernel of each part is taken away: all of them would take as long as a first run."""
-    folder, options = copy_first("blm"), ("--plugin", plugin)
-    for kernel in ("products._accumulate", "ols._covariance", "contrasts._variance"):
-        found = list((folder / "cache").rglob(f"{kernel}-*"))
+    """Otherwise a first run stands still for half a minute, and nobody knows why.
+
+    A kernel of each part is taken away: all of them would take minutes.
+    """
+    cache = shutil.copytree(compiled.cache, tmp_path / "cache")
+    for kernel in PARTS[model]:
+        found = list(cache.rglob(f"{kernel}-*"))
         assert found
         for path in found:
             path.unlink()
-    said = run_command(folder, "blm", *options, outdir="parts")
-    assert list_announced(said) == list_announcements(8)
-    assert not list_announced(run_command(folder, "blm", *options, outdir="again"))
+    write_study(tmp_path, model)
+    program = f"from nipype_blm.cli.{model} import command; command()"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
+
+    def run(outdir: str) -> list[str]:
+        configure(tmp_path, outdir=outdir)
+        words = ("run.yml", "--plugin", plugin)
+        done = fork_with_numba().run(program, tmp_path, environment, *words)
+        assert done.returncode == 0, done.stderr
+        return list_announced(done.stderr)
+
+    assert run("parts") == list_announcements(seconds)
+    assert not run("again")

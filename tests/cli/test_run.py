@@ -202,8 +202,7 @@ def test_a_limit_of_processes_that_is_too_low_is_named(study, stranger, plugin, 
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o002])
-@pytest.mark.parametrize("work", ["made", "there"])
+@pytest.mark.parametrize(("umask", "work"), [(0o022, "there"), (0o002, "made")])
 def test_intermediate_files_are_private_and_maps_are_as_the_umask_says(study, umask, work):
     """Nipype reads pickles there, which are programs; a folder that is there keeps its mode."""
     if work == "there":

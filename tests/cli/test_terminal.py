@@ -1,5 +1,6 @@
 """Whatever becomes of what a command prints, and whatever is in it, the run goes on."""
 
+import itertools
 import os
 import re
 import shlex
@@ -66,20 +67,26 @@ def test_a_log_that_cannot_be_written_costs_its_messages_and_no_map(study, monke
     assert study.map("mask").any()
 
 
-@pytest.mark.parametrize("streams", STREAMS.values(), ids=STREAMS)
+REFUSED = (
+    f"{PYTHON}.blm blm.yml",
+    f"{PYTHON}.blmm blm.yml --check",
+    f"{PYTHON}.compare none none out",
+    f"{PYTHON}.main pool status --file none.json",
+)
+PRINTED = (f"{PYTHON}.blm --help", f"{PYTHON}.compare --help", f"{PYTHON}.main --version")
+
+
+@pytest.mark.parametrize("number", range(len(STREAMS)), ids=STREAMS)
 def test_what_a_command_found_is_its_exit_code_whatever_becomes_of_what_it_prints(
-    study, shell, streams
+    study, shell, number
 ):
+    """Each case has an option and two inputs refused, and something printed."""
     study.configure(X="none.csv")
     (study.folder / "none").mkdir()
-    bad = [
-        f"{PYTHON}.blm blm.yml",
-        f"{PYTHON}.blm --no-such-option",
-        f"{PYTHON}.blmm blm.yml --check",
-        f"{PYTHON}.compare none none out",
-        f"{PYTHON}.main pool status --file none.json",
-    ]
-    good = [f"{PYTHON}.blm --help", f"{PYTHON}.compare --help", f"{PYTHON}.main --version"]
+    pairs = [*itertools.combinations(REFUSED, 2), REFUSED[:2], REFUSED[2:]]
+    bad = [f"{PYTHON}.blm --no-such-option", *pairs[number]]
+    good = [PRINTED[number % len(PRINTED)]]
+    streams = [*STREAMS.values()][number]
     codes = [shell(f"{command} {streams}")[0] for command in bad + good]
     assert codes == [2] * len(bad) + [0] * len(good)
 

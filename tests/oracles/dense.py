@@ -5,10 +5,12 @@ Nothing here is shared with the package or with lme4.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from nipype_blm.core.factors import RandomFactor
 
@@ -85,6 +87,7 @@ def criterion(
     return Fit(blocks, deviance, offset + change, sigma2, sigma2 * np.linalg.inv(information))
 
 
+@threadpool_limits.wrap(limits=1)  # as `fit`
 def satterthwaite(
     y: np.ndarray,
     X: np.ndarray,
@@ -118,6 +121,8 @@ def satterthwaite(
     return [_test(np.asarray(contrast, float), at, compute_nu) for contrast in contrasts]
 
 
+# A second thread of BLAS waits for its part of such small matrices, and uses a core for that.
+@threadpool_limits.wrap(limits=1)
 def fit(y: np.ndarray, X: np.ndarray, factors: Sequence[RandomFactor], *, reml: bool = True) -> Fit:
     """Return the model of smallest deviance found from several starts, D = 0 among them."""
     coordinates = _coordinates(factors)
@@ -135,15 +140,17 @@ def fit(y: np.ndarray, X: np.ndarray, factors: Sequence[RandomFactor], *, reml: 
     def evaluate(theta: np.ndarray) -> Fit:
         return criterion(y, X, factors, [r @ r.T for r in make_roots(theta)], reml=reml)
 
-    def expand(theta: np.ndarray) -> _Expansion:
+    @lru_cache(maxsize=1)  # the gradient is asked for where the Hessian is
+    def expand(at: tuple[float, ...]) -> _Expansion:
+        theta = np.array(at)
         sigma = np.sqrt(evaluate(theta).sigma2)
         return _expand(y, X, factors, make_roots(theta), coordinates, sigma, reml=reml)
 
     def gradient(theta: np.ndarray) -> np.ndarray:
-        return expand(theta).gradient[:-1] * scale
+        return expand(tuple(theta)).gradient[:-1] * scale
 
     def hessian(theta: np.ndarray) -> np.ndarray:
-        full = expand(theta).hessian
+        full = expand(tuple(theta)).hessian
         # sigma follows theta, hence the Schur complement.
         profiled = full[:-1, :-1] - np.outer(full[:-1, -1], full[-1, :-1]) / full[-1, -1]
         return profiled * np.outer(scale, scale)

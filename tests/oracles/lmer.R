@@ -1,17 +1,15 @@
 # Fits linear mixed models with lme4 and tests contrasts with lmerTest.
 #
-# Rscript --vanilla lmer.R INPUT OUTPUT
+# Rscript --vanilla lmer.R
 #
-# Both files are streams of 8-byte numbers; lmer.py writes the one and reads the other.
+# Loading lme4 takes longer than most fits: one process serves all.  It reads two lines for each job,
+# the paths of its input and output, and answers "done:" or "failed:" and why.  Both files are
+# streams of 8-byte numbers; lmer.py writes the one and reads the other.
 
 suppressPackageStartupMessages({
     library(lme4)
     library(lmerTest)
 })
-
-arguments <- commandArgs(trailingOnly = TRUE)
-input <- file(arguments[1], "rb")
-output <- file(arguments[2], "wb")
 
 take <- function(n = 1) {
     values <- readBin(input, "double", n)
@@ -202,8 +200,25 @@ fit_case <- function(design) {
     give(n_warnings)
 }
 
-for (i in seq_len(take())) {
-    design <- read_design()
-    for (case in seq_len(take())) fit_case(design)
+fit_all <- function(paths) {
+    input <<- file(paths[1], "rb")
+    output <<- file(paths[2], "wb")
+    on.exit({
+        close(input)
+        close(output)
+    })
+    for (i in seq_len(take())) {
+        design <- read_design()
+        for (case in seq_len(take())) fit_case(design)
+    }
 }
-close(output)
+
+jobs <- file("stdin", "r")
+while (length(paths <- readLines(jobs, 2)) == 2) {
+    answer <- tryCatch({
+        fit_all(paths)
+        "done:"
+    }, error = function(problem) paste("failed:", conditionMessage(problem)))
+    cat(gsub("[\r\n]+", " ", answer), "\n", sep = "")
+    flush(stdout())
+}

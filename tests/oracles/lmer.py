@@ -1,5 +1,6 @@
-"""Mixed models fitted by lme4, their contrasts tested by lmerTest, in one run of R."""
+"""Mixed models fitted by lme4, their contrasts tested by lmerTest, all in one process of R."""
 
+import atexit
 import itertools
 import shutil
 import subprocess
@@ -86,18 +87,57 @@ def run_lmer(cases: Sequence[Case]) -> list[LmerFit]:
     with tempfile.TemporaryDirectory(prefix="lmer_") as folder:
         source, target = Path(folder, "input"), Path(folder, "output")
         _flatten(cases).tofile(source)
-        run = subprocess.run(
-            ["Rscript", "--vanilla", SCRIPT, source, target],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if run.returncode != 0:
-            raise ValueError(f"R ended with {run.returncode}: {run.stderr.strip()}")
+        _start_r().fit(source, target)
         stream = _Stream(np.fromfile(target))
     fits = [_read_fit(stream, case) for case in cases]
     stream.check_end()
     return fits
+
+
+class _R:
+    """A process of R that has loaded lme4, for one run after the other."""
+
+    def __init__(self) -> None:
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            ["Rscript", "--vanilla", SCRIPT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+        )
+        atexit.register(self.close)
+
+    def fit(self, source: Path, target: Path) -> None:
+        """Fit what one file holds, and write the answers to the other."""
+        assert self._process.stdin
+        assert self._process.stdout
+        answer = ""
+        try:
+            self._process.stdin.write(f"{source}\n{target}\n")
+            self._process.stdin.flush()
+            while not answer.startswith(("done:", "failed:")):
+                answer = self._process.stdout.readline()
+                if not answer:
+                    self._said.seek(0)
+                    answer = f"failed: R ended: {self._said.read()}"
+                    _start_r.cache_clear()
+        except BaseException:  # an interruption, say: its answer would be taken for the next one's
+            _start_r.cache_clear()
+            self.close()
+            raise
+        if answer.startswith("failed:"):
+            raise ValueError(answer.removeprefix("failed:").strip())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+@cache
+def _start_r() -> _R:
+    return _R()
 
 
 class _Stream:
