@@ -4,14 +4,17 @@ import fcntl
 import getpass
 import os
 import subprocess
+import uuid
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import nipype
 import pytest
+from children import START, Program
+from forked import fork_with_all
 
 SCRIPTS = Path(__file__).parents[1] / "schedulers"
 
@@ -36,6 +39,45 @@ def pytest_runtest_makereport(
             f"and this test.  (Or the test is broken: {marker.args[0]} had the defect.)"
         )
     return report
+
+
+# A script is its own main module there, and all that it prints goes into one file.
+AS_SCRIPT = """
+import os, runpy, sys
+output = os.open("output.txt", os.O_WRONLY | os.O_APPEND)
+for number in (1, 2):
+    os.dup2(output, number)
+sys.argv[0] = "program.py"
+runpy.run_path("program.py", run_name="__main__")
+"""
+
+
+class ForkedProgram(Program):
+    """A Python program as `Program`, forked from a process that has imported Nipype already."""
+
+    def __init__(self, folder: Path, source: str, *arguments: str) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.user = f"user{uuid.uuid4().hex[:8]}"
+        (folder / "program.py").write_text(START + source)
+        (folder / "output.txt").touch()
+        environment = os.environ | {"LOGNAME": self.user}
+        process = fork_with_all().start(AS_SCRIPT, folder, environment, *arguments)
+        self._process = cast(Any, process)
+
+
+@pytest.fixture
+def fork_program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """Function as `start_program`, for those that need not prove that they import anything."""
+    programs: list[Program] = []
+
+    def start(source: str, *arguments: str) -> Program:
+        programs.append(ForkedProgram(tmp_path / f"forked{len(programs)}", source, *arguments))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.kill()
 
 
 class Job(NamedTuple):

@@ -205,9 +205,10 @@ class Run:
     def connect(self, source: Any, target: Any, name: str = "x") -> None:
         self.workflow.connect(source, "out", target, name)
 
-    def run(self, updatehash: bool = False, **plugin_args: Any) -> None:
-        given = {"status_callback": self._note_status} | plugin_args
-        self.workflow.run(plugin=DaskPlugin(given), updatehash=updatehash)
+    def run(self, updatehash: bool = False, **plugin_args: Any) -> DaskPlugin:
+        plugin = DaskPlugin({"status_callback": self._note_status} | plugin_args)
+        self.workflow.run(plugin=plugin, updatehash=updatehash)
+        return plugin
 
     def _note_status(self, node: Any, status: str) -> None:
         self.statuses.append((node.name, status))
@@ -267,7 +268,9 @@ class Seen:
         self.address = ""
         self.answers: dict[str, str] = {}
         self.pages: set[int] = set()
-        self.run.run(n_workers=2, n_procs=2, memory_gb=2, status_callback=self._look)
+        self.run.workflow.config["execution"]["job_finished_timeout"] = "5"  # Nipype's default
+        given = {"n_workers": 2, "n_procs": 2, "memory_gb": 2}
+        self.plugin = self.run.run(**given, status_callback=self._look)
 
     def _look(self, node: Any, status: str) -> None:
         self.run.statuses.append((node.name, status))
@@ -385,6 +388,10 @@ def test_no_pages_are_served_unless_asked_for(seen: Seen) -> None:
     assert 200 not in seen.pages
 
 
+def test_files_of_this_machine_are_waited_for_as_long_as_nipype_does(seen: Seen) -> None:
+    assert seen.plugin._patience_s == 5
+
+
 def test_no_process_is_left_after_a_run(seen: Seen, wait_until: Callable) -> None:
     wait_until(
         lambda: (
@@ -472,17 +479,48 @@ def test_lost_workers_are_replaced_and_their_nodes_repeated(run: Run) -> None:
     ]
 
 
-def test_a_node_that_loses_its_worker_is_named_with_the_place_and_the_reason(run: Run) -> None:
-    run.add("killer", kill_worker, x=1)
-    with pytest.raises(RuntimeError) as caught:
-        run.run(n_workers=1, n_procs=1, retries=0)
-    text = str(caught.value)
-    folder = re.escape(str(run.folder / "work" / "wf" / "killer"))
-    assert re.search(rf"Node wf\.killer in {folder} was started 1 x", text)
-    assert re.search(rf"on {re.escape(os.uname().nodename)} \(pid \d+\)", text)
-    assert "Likely reason: its process was killed" in text
-    assert "Likely reason: its process was killed" in run.crash()
-    assert run.statuses == [("killer", "start"), ("killer", "exception")]
+N_WAITING = 4
+
+
+class Killed:
+    """A run with a node that kills its only worker, and nodes that wait, in a job of Slurm."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = Run(folder)
+        self.run.add("killer", kill_worker, x=1)
+        for i in range(N_WAITING):
+            self.run.add(f"waiting{i}", same, x=1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURM_JOB_ID", "12345")
+            with pytest.raises(RuntimeError) as caught:
+                self.run.run(n_workers=1, n_procs=1, retries=0)
+        self.error = str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    return Killed(tmp_path_factory.mktemp("killed"))
+
+
+def test_a_node_that_loses_its_worker_is_named_with_the_place_and_the_reason(
+    killed: Killed,
+) -> None:
+    folder = re.escape(str(killed.run.folder / "work" / "wf" / "killer"))
+    assert re.search(rf"Node wf\.killer in {folder} was started 1 x", killed.error)
+    assert re.search(rf"on {re.escape(os.uname().nodename)} \(pid \d+\)", killed.error)
+
+
+def test_a_local_worker_is_no_job_even_if_the_driver_is_one(killed: Killed) -> None:
+    assert "Likely reason: its process was killed" in killed.error
+    assert "Likely reason: its process was killed" in killed.run.crash()
+
+
+def test_a_node_that_kills_its_worker_fails_alone(killed: Killed) -> None:
+    statuses = killed.run.statuses
+    of_killer = [status for name, status in statuses if name == "killer"]
+    assert of_killer == ["start", "exception"]
+    ended = {name for name, status in statuses if status == "end"}
+    assert ended == {f"waiting{i}" for i in range(N_WAITING)}
 
 
 def test_a_node_that_uses_too_much_memory_is_told_so_with_both_figures(run: Run) -> None:
@@ -537,25 +575,6 @@ def test_errors_of_the_input_and_of_the_model_are_not_tried_again(
         run.run(cluster=cluster, retries=2)
     assert run.starts(x) == n_starts
     assert run.statuses == [("node", "start"), ("node", "exception")]
-
-
-def test_a_node_that_kills_its_worker_fails_alone(run: Run) -> None:
-    run.add("killer", kill_worker, x=1)
-    names = [f"waiting{i}" for i in range(4)]
-    for name in names:
-        run.add(name, same, x=1)
-    with pytest.raises(RuntimeError, match="killer"):
-        run.run(n_workers=1, n_procs=1, retries=0)
-    assert [name for name in names if (name, "end") not in run.statuses] == []
-
-
-def test_a_local_worker_is_no_job_even_if_the_driver_is_one(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "12345")
-    run.add("killer", kill_worker, x=1)
-    with pytest.raises(RuntimeError, match="Likely reason: its process was killed"):
-        run.run(n_workers=1, n_procs=1, retries=0)
 
 
 def test_a_job_that_is_not_accepted_ends_the_run_with_what_was_said(
@@ -699,19 +718,14 @@ def test_updatehash_runs_no_node_that_has_a_result(tmp_path: Path, cluster: Loca
 # -- Ready clusters ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("is_local", "configured_s", "expected_s"),
-    [(False, "5", 60), (False, "90", 90), (True, "5", 5)],
-)
+@pytest.mark.parametrize(("configured_s", "expected_s"), [("5", 60), ("90", 90)])
 def test_files_of_other_machines_are_waited_for_a_minute_at_least(
-    run: Run, cluster: LocalCluster, is_local: bool, configured_s: str, expected_s: float
+    run: Run, cluster: LocalCluster, configured_s: str, expected_s: float
 ) -> None:
-    """Nipype's default is too short for network disks; on this machine it is long enough."""
+    """Nipype's default is too short for network disks."""
     run.workflow.config["execution"]["job_finished_timeout"] = configured_s
     run.add("some", same, x=1)
-    plugin = DaskPlugin({"cluster": "local", "n_procs": 1} if is_local else {"cluster": cluster})
-    run.workflow.run(plugin=plugin)
-    assert plugin._patience_s == expected_s
+    assert run.run(cluster=cluster)._patience_s == expected_s
 
 
 def test_a_run_leaves_a_ready_client_as_it_was(run: Run, cluster: LocalCluster) -> None:
@@ -884,9 +898,9 @@ def test_a_run_that_is_ended_leaves_no_process_and_goes_on_where_it_was(
 
 
 def test_the_end_of_a_cluster_in_the_users_process_leaves_the_process(
-    start_program: Callable, tmp_path: Path
+    fork_program: Callable, tmp_path: Path
 ) -> None:
-    program = start_program(
+    program = fork_program(
         PROGRAM
         + """
 from distributed import LocalCluster

@@ -60,8 +60,8 @@ workflow.config["execution"] = {
 
 
 @pytest.fixture
-def start(start_program: Callable) -> Callable:
-    return lambda source, *arguments: start_program(PROGRAM + source, *arguments)
+def start(fork_program: Callable) -> Callable:
+    return lambda source, *arguments: fork_program(PROGRAM + source, *arguments)
 
 
 def last_line(program: Any) -> str:
@@ -121,10 +121,11 @@ run("SLURM")
 
 
 def test_multiproc_waits_for_ever_for_a_killed_process(
-    start: Callable, wait_until: Callable
+    start_program: Callable, wait_until: Callable
 ) -> None:
-    program = start(
-        """
+    program = start_program(
+        PROGRAM
+        + """
 if __name__ == "__main__":  # which MultiProc may import
     node("killed", kill).inputs.x = str(folder / "mark")
     run("MultiProc")
@@ -159,9 +160,12 @@ run("SGE", qstatProgramPath=sys.argv[1], qstatCachedProgramPath=sys.argv[1])
 
 
 def test_ctrl_c_leaves_all_jobs_in_the_queue(
-    start: Callable, slurm: Any, wait_until: Callable
+    start_program: Callable, slurm: Any, wait_until: Callable
 ) -> None:
-    program = start('node("held", same).inputs.x = 1\nrun("SLURM", sbatch_args="--hold")')
+    # Not forked from what has imported more than Nipype: there the exception was raised, once, in
+    # what a weak reference calls, and Python dropped it.
+    held = 'node("held", same).inputs.x = 1\nrun("SLURM", sbatch_args="--hold")'
+    program = start_program(PROGRAM + held)
     wait_until(lambda: program.jobs(slurm) or program.has_ended, TIME_LIMIT, "a job is there")
     program.interrupt()
     assert program.wait(TIME_LIMIT) != 0
