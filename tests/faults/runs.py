@@ -7,6 +7,7 @@ import string
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 import psutil
 import yaml
 from children import hear_signals
-from cli.test_faults import Driver
+from cli.test_faults import LIMIT_S, Driver
+from forked import Forked, start_command
 
 POOLS = ("local", "slurm", "sge")
 # What one worker gets; the queues are those of tests/schedulers.
@@ -88,21 +90,34 @@ class PooledDriver(Driver):
         # Here a pool is not the default.
         self.options = ["--plugin", "Dask"] if pool == "local" else []
         self.environment: dict[str, str] = {}
+        self.begins_anew = True  # else it is forked from what has imported all already
 
-    def start(self) -> Command:
+    def start(self) -> Command | Forked:
         if not self.config.exists():
             self.configure()
         arguments = self.folder / "arguments.yml"
         arguments.write_text(yaml.safe_dump(self.arguments))
         options = [*self.options, "--plugin-args", str(arguments)]
+        if not self.begins_anew:
+            given = (self.config, *options)
+            return start_command(self.model, *given, folder=self.folder, **self.environment)
         command = [sys.executable, "-P", "-m", f"nipype_blm.cli.{self.model}", str(self.config)]
         return Command([*command, *options], self.folder, os.environ | self.environment)
+
+    def wait_for(self, process: Command | Forked, *moment: object) -> None:
+        """Wait, as `start_until` does, until a process that was started has made a file."""
+        end = time.monotonic() + LIMIT_S
+        while not self.has(*moment):
+            assert process.poll() is None, process.said
+            assert time.monotonic() < end
+            time.sleep(0.001)
 
     def show_files_late(self) -> None:
         """Hide the files that a process makes from all others for three seconds."""
         path = os.pathsep.join(filter(None, [str(LATE_FILES), os.environ.get("PYTHONPATH")]))
         late = {"LATE_FILES_BELOW": str(self.outdir), "LATE_FILES_SECONDS": "3"}
         self.environment |= late | {"PYTHONPATH": path}
+        self.begins_anew = True  # so that nothing has been imported before it reads that
 
     def find_jobs(self, scheduler: Any) -> set[str]:
         """Return the numbers of its jobs that are queued or running."""

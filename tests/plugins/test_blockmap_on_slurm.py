@@ -15,13 +15,13 @@ from nipype_blm.interfaces import BlockMap
 
 
 def test_the_results_are_those_of_a_local_run_although_workers_are_killed(
-    slurm, tmp_path, start_program, wait_until
+    slurm, tmp_path, fork_program, wait_until
 ):
     write_volume(tmp_path)
     slow = {"arguments": {"folder": str(tmp_path), "seconds": 0.3}}
     arguments = ARGUMENTS["slurm"] | {"cluster": "slurm", "n_workers": 2, "memory": "2GB"}
     arguments |= {"job_name": "blockmap-test"}
-    program = start_workflow(start_program, tmp_path, "Dask", arguments, mem_gb=0.5, **slow)
+    program = start_workflow(fork_program, tmp_path, "Dask", arguments, mem_gb=0.5, **slow)
     wait_until(
         lambda: len(count_calls(tmp_path)) > 4 or program.has_ended, LIMIT_S, "blocks have started"
     )

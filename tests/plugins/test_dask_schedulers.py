@@ -136,14 +136,14 @@ class Held:
 
 @pytest.fixture
 def start_held(
-    name: str, scheduler: Any, start_program: Callable, wait_until: Callable
+    name: str, scheduler: Any, fork_program: Callable, wait_until: Callable
 ) -> Iterator[Callable[..., Held]]:
     """Function that starts the workflow; returns when two sub-nodes run, in two jobs."""
     programs = []
 
     def start(**arguments: Any) -> Held:
         given = {k: v for k, v in (ARGUMENTS[name] | arguments).items() if v is not None}
-        held = Held(start_program(HELD, json.dumps(given | {"cluster": name})), wait_until)
+        held = Held(fork_program(HELD, json.dumps(given | {"cluster": name})), wait_until)
         programs.append(held.program)
         held.wait_for_starts(2)
         return held
@@ -153,10 +153,15 @@ def start_held(
         cancel(scheduler, {job.id for job in program.jobs(scheduler)})
 
 
+@pytest.mark.parametrize(
+    ("name", "interface"), [("slurm", None), ("sge", "lo")], ids=["slurm-chosen by us", "sge-lo"]
+)
 def test_workflows_with_map_and_join_nodes_survive_the_loss_of_a_job_and_of_a_process(
-    start_held: Callable[..., Held], scheduler: Any, wait_until: Callable
+    start_held: Callable[..., Held], scheduler: Any, wait_until: Callable, interface: str | None
 ) -> None:
-    held = start_held()
+    """And nothing listens on all interfaces meanwhile, whoever has chosen one."""
+    held = start_held(interface=interface)
+    assert_hidden(held, interface)
     (first, _), (second, pid) = held.starts()
     assert first != second
     assert {job.id for job in held.program.jobs(scheduler)} == {first, second}
@@ -173,13 +178,8 @@ def test_workflows_with_map_and_join_nodes_survive_the_loss_of_a_job_and_of_a_pr
     wait_until(lambda: not held.program.jobs(scheduler), LEFTOVERS_END_S, "no job is left")
 
 
-@pytest.mark.parametrize(
-    ("name", "interface"), [("slurm", None), ("sge", "lo")], ids=["chosen by us", "lo"]
-)
-def test_nothing_listens_on_all_interfaces(
-    start_held: Callable[..., Held], interface: str | None
-) -> None:
-    held = start_held(interface=interface)
+def assert_hidden(held: Held, interface: str | None) -> None:
+    """Check that neither the driver nor a worker listens on all interfaces."""
     pids = {pid for _, pid in held.starts()}
     assert pids <= {process.pid for process in find_processes(held.program.folder)}
     addresses = {ipaddress.ip_address(ip) for ip in find_listeners(held.program.folder)}
@@ -187,16 +187,15 @@ def test_nothing_listens_on_all_interfaces(
     assert not any(address.is_unspecified for address in addresses)
     if interface == "lo":
         assert all(address.is_loopback for address in addresses)
-    assert held.finish() == TOTALS
 
 
 @pytest.mark.parametrize("name", ["sge"])
 def test_no_job_is_ended_by_its_walltime_while_nodes_of_half_of_it_run(
-    name: str, scheduler: Any, start_program: Callable
+    name: str, scheduler: Any, fork_program: Callable
 ) -> None:
     """Each is started once; jobs end in peace and are replaced, and none counts as lost."""
     arguments = ARGUMENTS[name] | {"cluster": name, "retries": 0, "walltime": "00:00:28"}
-    program = start_program(HALVES, json.dumps(arguments), "12", "4")
+    program = fork_program(HALVES, json.dumps(arguments), "12", "4")
     assert program.wait(LIMIT_S) == 0, program.output
     starts = [path.stem.split("-")[0] for path in program.folder.glob("*.started")]
     assert sorted(starts) == ["0", "1", "2", "3"]
@@ -239,6 +238,7 @@ def make_driver(
 
     def make(model: str = "blm", **arguments: Any) -> PooledDriver:
         driver = PooledDriver(tmp_path, inputs, name, model)
+        driver.begins_anew = False
         driver.configure(**PLAN)
         driver.arguments |= arguments
         drivers.append(driver)
@@ -250,48 +250,32 @@ def make_driver(
         cancel(scheduler, driver.find_jobs(scheduler))
 
 
-@pytest.mark.parametrize(("model", "name"), [("blm", "slurm"), ("blm", "sge"), ("blmm", "slurm")])
+@pytest.mark.parametrize(
+    ("model", "name", "has_banner"),
+    [("blm", "slurm", True), ("blm", "sge", True), ("blmm", "slurm", False)],
+    ids=["blm-slurm-banner", "blm-sge-banner", "blmm-slurm"],
+)
 def test_the_maps_are_those_of_a_local_run(
-    make_driver: Callable, local_maps: Callable, model: str
+    make_driver: Callable,
+    local_maps: Callable,
+    scheduler: Any,
+    wait_until: Callable,
+    tmp_path: Path,
+    model: str,
+    name: str,
+    has_banner: bool,
 ) -> None:
+    """Also at a site that prints more than the number of a job, and its jobs are cancelled."""
     driver = make_driver(model)
+    if has_banner:  # runs that are disturbed, below, have none
+        driver.environment |= make_chatty(tmp_path / "bin", SUBMITS[name])
     code, printed = driver.run()
     assert code == 0, printed
     assert driver.maps() == local_maps(model)
     assert driver.has("products", N_BATCHES - 1)
     assert driver.has("estimates", N_BLOCKS - 1)
     assert any((driver.work / f"{model}_wf" / "logs" / "workers").iterdir())  # logs of jobs
-
-
-def test_a_worker_killed_in_mid_batch_changes_nothing(
-    make_driver: Callable, local_maps: Callable
-) -> None:
-    driver = make_driver()
-    with driver.start_until("products") as process:
-        assert kill(find_workers(driver.folder))
-        assert process.poll() is None  # there was still something to be done
-        code, printed = finish(process)
-    assert code == 0, printed
-    assert driver.maps() == local_maps()
-
-
-def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(
-    make_driver: Callable, local_maps: Callable, scheduler: Any, wait_until: Callable
-) -> None:
-    driver = make_driver()
-    with driver.start_until("products", 1) as process:
-        jobs = driver.find_jobs(scheduler)
-        process.kill()
-        finish(process)
-    before = driver.stamp()
-    code, printed = driver.run()
-    assert code == 0, printed
-    assert driver.maps() == local_maps()
-    assert_kept(before, driver)
-    assert jobs
-    wait_until(
-        lambda: not jobs & driver.find_jobs(scheduler), LEFTOVERS_END_S, "the old jobs have ended"
-    )
+    wait_until(lambda: not driver.find_jobs(scheduler), 10, "all jobs are cancelled")
 
 
 @pytest.mark.parametrize(
@@ -299,34 +283,51 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(
     [("slurm", signal.SIGTERM), ("sge", signal.SIGINT)],
     ids=["slurm-SIGTERM", "sge-SIGINT"],
 )
-def test_a_driver_that_is_told_to_end_cancels_its_jobs_and_goes_on_later(
+def test_a_run_that_loses_workers_is_told_to_end_and_is_killed_leaves_nothing_and_goes_on(
     make_driver: Callable,
     local_maps: Callable,
     scheduler: Any,
     wait_until: Callable,
     number: signal.Signals,
 ) -> None:
+    """One after the other, to one run of a model that is started three times."""
     driver = make_driver()
-    with driver.start_until("products", 1) as process:
+    with driver.start_until("products") as process:
+        assert kill(find_workers(driver.folder))
         assert driver.find_jobs(scheduler)
+        driver.wait_for(process, "products", 4)  # which those that took their place have made
         process.send_signal(number)
         code, printed = finish(process)
     assert code == 128 + number
     assert printed.splitlines()[-1] == "Interrupted. The same command goes on from where it was."
     assert "Traceback" not in printed
     wait_until(lambda: not driver.find_jobs(scheduler), LEFTOVERS_END_S, "all jobs are cancelled")
-    before = driver.stamp()
+    told = driver.stamp()
+    with driver.start_until("estimates") as process:
+        jobs = driver.find_jobs(scheduler)
+        process.kill()
+        assert finish(process)[0] == -signal.SIGKILL
+    assert_kept(told, driver)
+    killed = driver.stamp()
     code, printed = driver.run()
     assert code == 0, printed
     assert driver.maps() == local_maps()
-    assert_kept(before, driver)
+    assert_kept(told, driver)
+    assert_kept(killed, driver)
+    assert jobs
+    wait_until(
+        lambda: not jobs & driver.find_jobs(scheduler), LEFTOVERS_END_S, "the old jobs have ended"
+    )
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", ["slurm"])
 def test_files_that_other_machines_show_late_are_waited_for(
     make_driver: Callable, local_maps: Callable
 ) -> None:
-    """By driver and workers, also in a run that goes on at once after an interruption."""
+    """By driver and workers, also in a run that goes on at once after an interruption.
+
+    Which scheduler has started them is all the same to those that wait.
+    """
     driver = make_driver()
     driver.show_files_late()
     with driver.start_until("products") as process:
@@ -344,24 +345,7 @@ def assert_kept(before: dict[Path, int], driver: PooledDriver) -> None:
     assert before.items() < driver.stamp().items()
 
 
-# -- Sites that print more than the number of a job ------------------------------------------
-
-
-def test_a_sites_banner_around_the_number_of_a_job_changes_nothing(
-    make_driver: Callable,
-    local_maps: Callable,
-    scheduler: Any,
-    wait_until: Callable,
-    tmp_path: Path,
-    name: str,
-) -> None:
-    """The number is that of the sentence, so that every job is cancelled at the end."""
-    driver = make_driver()
-    driver.environment |= make_chatty(tmp_path / "bin", SUBMITS[name])
-    code, printed = driver.run()
-    assert code == 0, printed
-    assert driver.maps() == local_maps()
-    wait_until(lambda: not driver.find_jobs(scheduler), 10, "all jobs are cancelled")
+# -- Sites that do not print the number of a job ---------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["slurm"])
@@ -508,6 +492,8 @@ def test_the_jobqueue_file_of_blm_py_is_used_and_its_dashboard_is_on_localhost(
     (tmp_path / "dask").mkdir()
     monkeypatch.setenv("DASK_CONFIG", str(tmp_path / "dask"))
     driver = make_driver()
+    driver.begins_anew = True  # and reads that file
+    driver.configure(numNodes=1)
     driver.arguments.clear()
     with slurm_partition("up") as queue:
         (tmp_path / "dask" / "jobqueue.yaml").write_text(

@@ -12,13 +12,13 @@ def cohort(tmp_path_factory):
 
 
 def test_the_images_are_those_of_a_local_run_although_workers_are_killed(
-    slurm, cohort, start_program, wait_until
+    slurm, cohort, fork_program, wait_until
 ):
     arguments = ARGUMENTS["slurm"] | {"cluster": "slurm", "n_workers": 2, "memory": "2GB"}
-    program = start_tbss(start_program, cohort, "Dask", arguments | {"job_name": "tbss-test"})
+    program = start_tbss(fork_program, cohort, "Dask", arguments | {"job_name": "tbss-test"})
     lose_a_worker(program, wait_until)
     found = finish_tbss(program)
-    known = finish_tbss(start_tbss(start_program, cohort, "Linear", {}))
+    known = finish_tbss(start_tbss(fork_program, cohort, "Linear", {}))
     assert sorted(found) == sorted(known)
     assert [name for name in known if found[name] != known[name]] == []
     wait_until(
