@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import NamedTuple
@@ -182,6 +183,7 @@ def find_faults(imports: Iterator[Import]) -> list[str]:
     ]
 
 
+@cache
 def read_package() -> dict[str, list[Import]]:
     imports = {}
     for package, folder in FOLDERS.items():
