@@ -303,8 +303,11 @@ def test_a_run_that_loses_workers_is_told_to_end_and_is_killed_leaves_nothing_an
     assert "Traceback" not in printed
     wait_until(lambda: not driver.find_jobs(scheduler), LEFTOVERS_END_S, "all jobs are cancelled")
     told = driver.stamp()
-    with driver.start_until("estimates") as process:
+    with driver.start() as process:
+        # Beforehand: to ask takes so long that all estimates could be there, and what comes of them.
+        wait_until(lambda: driver.find_jobs(scheduler), LIMIT_S, "jobs are there")
         jobs = driver.find_jobs(scheduler)
+        driver.wait_for(process, "estimates")
         process.kill()
         assert finish(process)[0] == -signal.SIGKILL
     assert_kept(told, driver)
