@@ -304,7 +304,7 @@ def test_a_run_that_loses_workers_is_told_to_end_and_is_killed_leaves_nothing_an
     wait_until(lambda: not driver.find_jobs(scheduler), LEFTOVERS_END_S, "all jobs are cancelled")
     told = driver.stamp()
     with driver.start() as process:
-        # Beforehand: to ask takes so long that all estimates could be there, and what comes of them.
+        # Beforehand: while that is asked, all estimates and what comes of them could be made.
         wait_until(lambda: driver.find_jobs(scheduler), LIMIT_S, "jobs are there")
         jobs = driver.find_jobs(scheduler)
         driver.wait_for(process, "estimates")
