@@ -10,8 +10,9 @@ Usage:
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,17 +92,18 @@ def grow_again(out: str, python: str, n_workers: str) -> dict[str, Any]:
     """Grow all cells of a circuit again, each worker with a companion of its own."""
     from nipype_blm.ngv.environment.companion import close_companions
     from nipype_blm.ngv.environment.finding import find_environment
-    from nipype_blm.ngv.synthesis import PLAN_FILE, SynthesisPlan, cut, synthesize
+    from nipype_blm.ngv.synthesis import PLAN_FILE, SynthesisPlan, synthesize
+    from nipype_blm.tasks.pieces import cut_evenly
 
     start = spend()
     environment = find_environment(python)
     plan = SynthesisPlan.read(Path(out, "work", ROOT, "plan_synthesis", PLAN_FILE))
-    cells, n = range(len(plan.names)), int(n_workers)
+    cells, n = list(range(len(plan.names))), int(n_workers)
     for index in cells:
         plan.find(index).unlink(missing_ok=True)
     again = Path(out, "work", "again.json")
-    bundles: Sequence[Sequence[int]] = cut(cells, n)
-    SynthesisPlan(plan.inputs, plan.seed, plan.names, bundles, plan.folder, 0).write(again)
+    bundles = cut_evenly(cells, n, len(cells))
+    replace(plan, bundles=bundles, retries=0).write(again)
 
     def grow(bundle: int) -> list[Any]:
         return synthesize(environment.python, again, bundle, again.parent)
