@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -112,6 +113,11 @@ def full(value, shape=(10, 10, 10), dtype=np.float32):
 
 
 # --- all ---
+
+
+def test_the_library_that_reads_circuits_is_missed_before_anything_runs(circuit, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert "pip install 'nipype_blm[ngv]'" in circuit.find("sonata_vasculature")
 
 
 def test_good_inputs_pass_without_notice(circuit):

@@ -14,6 +14,7 @@ from nipype_blm.ngv.checks.findings import Box, Findings
 from nipype_blm.ngv.checks.neurons import check_cells, check_circuit, check_index, check_synapses
 from nipype_blm.ngv.checks.synthesis import check_synthesis
 from nipype_blm.ngv.checks.vessels import check_mesh, check_vasculature
+from nipype_blm.ngv.circuit.hdf5 import require_h5py
 from nipype_blm.ngv.environment.companion import SCRIPTS, CompanionError, run_command
 from nipype_blm.ngv.environment.finding import Environment
 from nipype_blm.ngv.recipe.reading import Recipe, find_missing_files
@@ -53,6 +54,7 @@ def check_inputs(recipe: Recipe, environment: Environment) -> Checked:
     InputError
         With all that is wrong.
     """
+    require_h5py()  # which nobody would miss before the first stages have ended
     findings = Findings(find_missing_files(recipe), [])
     _check_values(recipe, findings)
     paths = _find_paths(recipe)

@@ -8,6 +8,24 @@ from typing import Any
 from nipype_blm.errors import InputError
 
 
+def require_h5py() -> Any:
+    """Return the library that reads circuits.
+
+    Raises
+    ------
+    InputError
+        If it is not installed.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise InputError(
+            "Circuits are read by h5py, which is not installed; `pip install 'nipype_blm[ngv]'` "
+            "brings it."
+        ) from error
+    return h5py
+
+
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Any]:
     """Open a file to be read.
@@ -17,13 +35,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     InputError
         If it is not there, is damaged, or lacks what is looked up in it; or without h5py.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise InputError(
-            "Circuits are read by h5py, which is not installed; `pip install 'nipype_blm[ngv]'` "
-            "brings it."
-        ) from error
+    h5py = require_h5py()
     try:
         # Nothing is written, and many network disks have no locks.
         with h5py.File(path, "r", locking=False) as file:
