@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,15 @@ class Program:
         self.folder = folder
         self.user = f"user{uuid.uuid4().hex[:8]}"
         (folder / "program.py").write_text(START + source)
-        with (folder / "output.txt").open("w") as output:
-            self._process = subprocess.Popen(
+        (folder / "output.txt").touch()
+        self._process = self._start(os.environ | {"LOGNAME": self.user}, arguments)
+
+    def _start(self, environment: dict[str, str], arguments: Sequence[str]) -> Any:
+        with (self.folder / "output.txt").open("w") as output:
+            return subprocess.Popen(
                 [sys.executable, "program.py", *arguments],
-                cwd=folder,
-                env=os.environ | {"LOGNAME": self.user},
+                cwd=self.folder,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -91,3 +95,18 @@ class Program:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
+
+
+@contextmanager
+def starting(kind: type[Program], folder: Path) -> Iterator[Callable[..., Program]]:
+    """Give a function that starts programs, each in a folder of its own; kill them at the end."""
+    programs: list[Program] = []
+
+    def start(source: str, *arguments: str) -> Program:
+        place = folder / f"{kind.__name__.lower()}{len(programs)}"
+        programs.append(kind(place, source, *arguments))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.kill()

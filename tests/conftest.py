@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import Program, wait_until
+from children import Program, starting, wait_until
 from circuits import fetch_source, find_ngv_python, share_circuit
 from hypothesis import settings
 
@@ -87,15 +87,8 @@ def _wait_until() -> Callable[[Callable[[], object], float, str], None]:
 @pytest.fixture
 def start_program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     """Function that starts a Python program; it is killed when the test ends."""
-    programs: list[Program] = []
-
-    def start(source: str, *arguments: str) -> Program:
-        programs.append(Program(tmp_path / f"program{len(programs)}", source, *arguments))
-        return programs[-1]
-
-    yield start
-    for program in programs:
-        program.kill()
+    with starting(Program, tmp_path) as start:
+        yield start
 
 
 @pytest.fixture

@@ -4,16 +4,15 @@ import fcntl
 import getpass
 import os
 import subprocess
-import uuid
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import nipype
 import pytest
-from children import START, Program
+from children import Program, starting
 from forked import fork_with_all
 
 SCRIPTS = Path(__file__).parents[1] / "schedulers"
@@ -55,29 +54,15 @@ runpy.run_path("program.py", run_name="__main__")
 class ForkedProgram(Program):
     """A Python program as `Program`, forked from a process that has imported Nipype already."""
 
-    def __init__(self, folder: Path, source: str, *arguments: str) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.user = f"user{uuid.uuid4().hex[:8]}"
-        (folder / "program.py").write_text(START + source)
-        (folder / "output.txt").touch()
-        environment = os.environ | {"LOGNAME": self.user}
-        process = fork_with_all().start(AS_SCRIPT, folder, environment, *arguments)
-        self._process = cast(Any, process)
+    def _start(self, environment: dict[str, str], arguments: Sequence[str]) -> Any:
+        return fork_with_all().start(AS_SCRIPT, self.folder, environment, *arguments)
 
 
 @pytest.fixture
 def fork_program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     """Function as `start_program`, for those that need not prove that they import anything."""
-    programs: list[Program] = []
-
-    def start(source: str, *arguments: str) -> Program:
-        programs.append(ForkedProgram(tmp_path / f"forked{len(programs)}", source, *arguments))
-        return programs[-1]
-
-    yield start
-    for program in programs:
-        program.kill()
+    with starting(ForkedProgram, tmp_path) as start:
+        yield start
 
 
 class Job(NamedTuple):
